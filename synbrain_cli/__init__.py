@@ -1,0 +1,18 @@
+"""synbrain: draw the single-trial fMRI responses a person's visual cortex would give to images.
+
+>>> from synbrain_cli import load_model
+>>> model = load_model("weights/sub-01")                    # doctest: +SKIP
+>>> draws = model.draw("examples/images", n_draws=8)        # doctest: +SKIP
+"""
+
+from typing import Any
+
+__all__ = ["load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_model":  # torch loads here, not when `synbrain --help` imports the package
+        from synbrain_cli.brain import load_model
+
+        return load_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,340 @@
+"""A trained model of one person's visual cortex: what `load_model` returns."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+
+from synbrain_cli.config import MapperConfig, VAEConfig
+from synbrain_cli.errors import InputError
+from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.features.images import ImageSet, image_digest
+from synbrain_cli.io.bundle import load_arrays, read_config
+from synbrain_cli.io.prepared import roi_masks
+from synbrain_cli.io.surface import SurfaceSampling
+from synbrain_cli.io.volume import load_image, unmask
+from synbrain_cli.model.linear import LinearEncoder
+from synbrain_cli.model.mapper import Mapper
+from synbrain_cli.model.readout import LatentReadout, draw_generator
+from synbrain_cli.model.tokens import TokenScaler
+from synbrain_cli.model.vae import BrainVAE
+
+SAMPLINGS = ("latent", "mean")
+UNITS = ("psc", "z")
+BATCH = 16
+
+
+def load_model(path: Path | str, device: str = "auto") -> Brain:
+    """Load a model bundle.
+
+    Parameters
+    ----------
+    path : path
+        ``weights/<name>``.
+    device : str
+        "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", …
+
+    Raises
+    ------
+    MissingError, InputError
+        Not a bundle, incomplete, or changed since it was written.
+
+    Examples
+    --------
+    >>> model = load_model("weights/sub-01")                         # doctest: +SKIP
+    >>> draws = model.draw("examples/images", n_draws=8, seed=0)     # doctest: +SKIP
+    """
+    return Brain(Path(path), resolve_device(device))
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn "auto" into a device; check any other.
+
+    Raises
+    ------
+    InputError
+        When it does not exist here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(1, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device}: not available here; use cpu or auto") from error
+    return resolved
+
+
+class Brain:
+    """A trained model of one person.
+
+    Parameters
+    ----------
+    folder : Path
+        Model bundle.
+    device : torch.device
+
+    Attributes
+    ----------
+    config : dict
+        ``config.json``.
+    voxels : DataFrame
+        One row a voxel.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder = folder
+        self.device = device
+        self.config: dict[str, Any] = read_config(folder)
+        state = load_arrays(folder / "networks.safetensors")
+        vae = {k[4:]: torch.from_numpy(v) for k, v in state.items() if k.startswith("vae.")}
+        mapper = {k[7:]: torch.from_numpy(v) for k, v in state.items() if k.startswith("mapper.")}
+        with torch.device("meta"):
+            self.vae = BrainVAE(VAEConfig.from_dict(self.config["vae"]))
+            self.mapper = Mapper(MapperConfig.from_dict(self.config["mapper"]))
+        try:
+            self.vae.load_state_dict(vae, assign=True)
+            self.mapper.load_state_dict(mapper, assign=True)
+        except RuntimeError as error:
+            raise InputError(
+                f"{folder / 'networks.safetensors'}: its tensors are not those that config.json "
+                f"describes ({str(error).splitlines()[0]}): train the model again"
+            ) from error
+        self.vae.to(device).eval()
+        self.mapper.to(device).eval()
+        arrays = load_arrays(folder / "arrays.safetensors")
+        self.scaler = TokenScaler(arrays["token_mean"], arrays["token_sd"])
+        self.readout = LatentReadout(arrays["latent_sd"])
+        self.response_mean, self.response_sd = arrays["response_mean"], arrays["response_sd"]
+        self.mean_pattern = arrays["mean_pattern"]
+        self.voxels: pd.DataFrame = pd.read_csv(
+            folder / "voxels.tsv", sep="\t", keep_default_na=False
+        )
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def subject(self) -> str:
+        """Label without ``sub-``."""
+        return self.config["subject"]
+
+    @property
+    def simulated(self) -> bool:
+        return self.config["simulated"]
+
+    @property
+    def n_voxels(self) -> int:
+        return len(self.response_mean)
+
+    @cached_property
+    def encoder(self) -> Any:
+        """The image encoder, checked to be the one trained with.
+
+        Raises
+        ------
+        InputError
+            When its weights are others.
+        """
+        wanted = self.config["encoder"]
+        encoder = load_encoder(wanted["spec"], device=str(self.device))
+        if encoder.identity != wanted["identity"]:
+            raise InputError(
+                f"{self.folder}: trained with the image encoder {wanted['identity']}, "
+                f"{wanted['spec']} is now {encoder.identity}: use the weights it was trained with"
+            )
+        return encoder
+
+    @cached_property
+    def linear(self) -> LinearEncoder:
+        return LinearEncoder(**load_arrays(self.folder / "linear.safetensors"))
+
+    @cached_property
+    def mask(self) -> nib.Nifti1Image:
+        return load_image(self.folder / "mask.nii.gz")
+
+    @cached_property
+    def sampling(self) -> SurfaceSampling | None:
+        path = self.folder / "sampling.npz"
+        return SurfaceSampling.load(path) if path.exists() else None
+
+    def rois(self) -> dict[str, np.ndarray]:
+        """Boolean array (n_voxels,) per ROI."""
+        return roi_masks(self.voxels)
+
+    # ------------------------------------------------------------------ images → responses
+
+    def mean(self, images: Any, unit: str = "psc") -> np.ndarray:
+        """The model's single deterministic response to each image.
+
+        Parameters
+        ----------
+        images : folder, path, list of paths, PIL images, array
+            uint8 array (n_images, height, width, 3), or the encoder's tokens, float
+            (n_images, n_tokens, n_dims).
+        unit : {"psc", "z"}
+            Percent signal change, or standardised as in training.
+
+        Returns
+        -------
+        float32 array of shape (n_images, n_voxels)
+        """
+        return np.concatenate([d[:, 0] for _, d in self.stream(images, 1, 0, "mean", unit=unit)])
+
+    def draw(
+        self,
+        images: Any,
+        n_draws: int = 1,
+        seed: int = 0,
+        sampling: str = "latent",
+        noise_factor: float | None = None,
+        unit: str = "psc",
+    ) -> np.ndarray:
+        """Draw single-trial responses.
+
+        Draw k of an image depends on the seed, the image's pixels, k and the model: not on the
+        other images, their order, or how many are processed at once.
+
+        Parameters
+        ----------
+        images
+            As in `mean`.
+        n_draws : int
+        seed : int
+        sampling : {"latent", "mean"}
+            "latent": z = S2N(tokens) + noise, decoded. "mean": no noise.
+        noise_factor : float, optional
+            Deviation of the latent's noise. None: the posterior's own, dimension by dimension
+            (between-repeat spread of posterior means and posterior variance). A number: the
+            same for every dimension (Mai et al. 2025, appendix E).
+        unit : {"psc", "z"}
+
+        Returns
+        -------
+        float32 array of shape (n_images, n_draws, n_voxels)
+        """
+        parts = self.stream(images, n_draws, seed, sampling, noise_factor, unit)
+        return np.concatenate([draws for _, draws in parts])
+
+    def stream(
+        self,
+        images: Any,
+        n_draws: int,
+        seed: int,
+        sampling: str,
+        noise_factor: float | None = None,
+        unit: str = "psc",
+        start: int = 0,
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield draws batch by batch, in constant memory: `draw` says what each is.
+
+        Yields
+        ------
+        slice, float32 array of shape (n, n_draws, n_voxels)
+            Which images, from ``start`` on, and their draws.
+        """
+        if n_draws < 1:
+            raise InputError(f"expected at least one draw, found {n_draws}")
+        if sampling not in SAMPLINGS:
+            raise InputError(f"expected the sampling {' or '.join(SAMPLINGS)}, found {sampling!r}")
+        if unit not in UNITS:
+            raise InputError(f"expected the unit {' or '.join(UNITS)}, found {unit!r}")
+        if noise_factor is not None and not (np.isfinite(noise_factor) and noise_factor >= 0):
+            raise InputError(f"expected a noise factor of 0 or more, found {noise_factor}")
+        for where, tokens, digests in self._tokens(images, start):
+            latent = self._latents(tokens)
+            draws = np.empty((len(latent), n_draws, self.n_voxels), np.float32)
+            if sampling == "mean":
+                draws[:] = self._decode(latent)[:, None]
+            else:
+                for k in range(n_draws):
+                    noise = np.stack(
+                        [
+                            self.readout.noise(
+                                draw_generator(seed, digest, k, self.config["fingerprint"]),
+                                noise_factor,
+                            )
+                            for digest in digests
+                        ]
+                    )
+                    draws[:, k] = self._decode(latent + torch.from_numpy(noise).to(self.device))
+            if unit == "psc":
+                draws = draws * self.response_sd + self.response_mean
+            yield where, draws
+
+    def predict_linear(self, images: Any, unit: str = "psc") -> np.ndarray:
+        """Predict with the linear encoder: float32 (n_images, n_voxels)."""
+        values = np.concatenate(
+            [self.linear.predict(self.scaler(tokens)) for _, tokens, _ in self._tokens(images, 0)]
+        )
+        return values * self.response_sd + self.response_mean if unit == "psc" else values
+
+    def _tokens(self, images: Any, start: int) -> Iterator[tuple[slice, np.ndarray, list[str]]]:
+        """Tokens (n, n_tokens, n_dims) and a digest of each image's content, batch by batch."""
+        expected = (self.config["mapper"]["n_tokens"], self.config["mapper"]["n_dims"])
+        given = isinstance(images, np.ndarray) and images.dtype.kind == "f"
+        if given and (images.ndim != 3 or images.shape[1:] != expected):
+            raise InputError(
+                f"expected tokens of shape (n_images, {expected[0]}, {expected[1]}) for this "
+                f"model's encoder {self.config['encoder']['spec']}, found {images.shape}"
+            )
+        chosen = images if given else ImageSet.of(images)
+        for first in range(start, len(chosen), BATCH):
+            where = slice(first, min(first + BATCH, len(chosen)))
+            if given:
+                tokens = np.ascontiguousarray(chosen[where], np.float32)
+                digests = [hashlib.sha256(token.tobytes()).hexdigest() for token in tokens]
+            else:
+                pixels = [chosen[i] for i in range(where.start, where.stop)]
+                tokens = self.encoder(pixels)
+                digests = [image_digest(p) for p in pixels]
+            yield where, tokens, digests
+
+    @torch.inference_mode()
+    def _latents(self, tokens: np.ndarray) -> torch.Tensor:
+        return self.mapper(torch.from_numpy(self.scaler(tokens)).to(self.device))
+
+    @torch.inference_mode()
+    def _decode(self, latent: torch.Tensor) -> np.ndarray:
+        return self.vae.decode(latent, self.n_voxels).cpu().numpy()
+
+    # ------------------------------------------------------------------ responses → space
+
+    def to_nifti(self, values: np.ndarray) -> nib.Nifti1Image:
+        """Put responses on the subject's own grid.
+
+        Parameters
+        ----------
+        values : array of shape (n_voxels,) or (n_maps, n_voxels)
+
+        Returns
+        -------
+        Nifti1Image
+            float32, 3-D or 4-D, 0 outside the mask.
+        """
+        label = "simulated by synbrain" if self.simulated else "synthesized by synbrain"
+        return unmask(values, self.mask, description=label)
+
+    def to_surface(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Sample responses on fsaverage5: {"left", "right"}, float32 (..., 10242), NaN outside.
+
+        Raises
+        ------
+        InputError
+            When the subject has no transforms to fsaverage.
+        """
+        if self.sampling is None:
+            raise InputError(
+                f"{self.folder}: this subject was prepared without transforms to fsaverage, so "
+                "there is nothing to draw on a cortical surface: look at the NIfTI volumes"
+            )
+        return self.sampling.project(values)

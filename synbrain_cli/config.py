@@ -1,0 +1,230 @@
+"""Settings: frozen dataclasses, named presets, to and from JSON.
+
+Every trained model carries these in its ``config.json``, so nothing has to be said again when it
+is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Self
+
+from synbrain_cli.errors import InputError
+
+
+class _JSON:
+    """Conversion shared by the settings below."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Rebuild from ``to_dict``'s output (JSON turns tuples into lists: turned back here).
+
+        Raises
+        ------
+        InputError
+            When a setting is missing or unknown.
+        """
+        known = {f.name for f in fields(cls)}
+        if set(values) != known:
+            missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
+            raise InputError(
+                f"{cls.__name__}: expected the settings {sorted(known)}; "
+                f"missing {missing}, unknown {unknown}: was it written by another version?"
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class VAEConfig(_JSON):
+    """Shape of a BrainVAE. The defaults are the published ones (Mai et al. 2025).
+
+    Attributes
+    ----------
+    n_tokens, n_dims : int
+        Shape of the latent, that of the image tokens. The tokens are the convolution's channels.
+    channels : int
+        Channels after the first convolution. GroupNorm has 32 groups, so every level's
+        ``channels * multiplier`` is a multiple of 32.
+    multipliers : tuple of int
+        Channels of each level, in multiples of ``channels``.
+    n_res_blocks : int
+        Residual blocks per level of the encoder; the decoder has one more.
+    n_scales : int
+        Levels after which the length is halved (encoder), and doubled (decoder).
+    ada_length : int
+        Length to which the voxels are max-pooled, whatever their number.
+    projector_width : int
+        Hidden width of the projectors between length and ``n_dims``.
+    """
+
+    n_tokens: int = 256
+    n_dims: int = 1664
+    channels: int = 128
+    multipliers: tuple[int, ...] = (2, 4, 4)
+    n_res_blocks: int = 2
+    n_scales: int = 1
+    ada_length: int = 8192
+    projector_width: int = 2048
+
+    @property
+    def hidden_length(self) -> int:
+        """Length between the convolutions and the projectors (4096 as published)."""
+        return self.ada_length // 2**self.n_scales
+
+
+@dataclass(frozen=True)
+class MapperConfig(_JSON):
+    """Shape of an S2N mapper. The defaults are the published ones.
+
+    ``prediction`` is ``"x"`` (the output is the latent) or ``"v"`` (the output is added to the
+    tokens). ``n_dims`` must be a multiple of ``n_heads``.
+    """
+
+    n_tokens: int = 256
+    n_dims: int = 1664
+    depth: int = 8
+    n_heads: int = 13
+    mlp_ratio: float = 4.0
+    prediction: str = "x"
+
+
+@dataclass(frozen=True)
+class StageConfig(_JSON):
+    """How one of the two networks is trained.
+
+    Attributes
+    ----------
+    epochs : int
+        Upper bound; early stopping usually ends sooner.
+    batch_size : int
+        Trials (BrainVAE) or images (mapper) per step.
+    learning_rate, weight_decay, betas : float, float, (float, float)
+        AdamW's.
+    warmup_steps : int
+        Linear warm-up, then a cosine to a tenth of ``learning_rate`` over the whole run.
+    clip_norm : float
+        Largest gradient norm; 0 for none.
+    ema_decay : float
+        Decay per step of the averaged weights; 0 for none.
+    patience : int
+        Epochs without a better validation score before stopping.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = 0
+    clip_norm: float = 1.0
+    ema_decay: float = 0.0
+    patience: int = 5
+
+
+@dataclass(frozen=True)
+class LossConfig(_JSON):
+    """Weights of BrainVAE's three losses, for any number of voxels.
+
+    The published objective sums squared errors over voxels, so its balance depends on their
+    number V. Divided by V·s² (s² the variance of a voxel over trials), with V = 15,724,
+    425,984 latent dimensions and s² = 0.135 (mean over the four published subjects of the mean
+    pattern's squared error), it reads
+
+        mean squared error / s² + 0.20 · KL per dimension + 0.47 · SoftCLIP,
+
+    which is what is minimised here: the paper's balance at the paper's size, the same balance at
+    any other. Published: KL weight 0.001, SoftCLIP weight 1000, temperature 0.125.
+    """
+
+    kl: float = 0.20
+    clip: float = 0.47
+    temperature: float = 0.125
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes and schedule of both networks; the latent's shape comes from the image encoder.
+
+    ``vae`` and ``mapper`` hold the settings of `VAEConfig` and `MapperConfig` that the encoder
+    does not fix; ``head_size`` is the smallest width of an attention head.
+    """
+
+    name: str
+    vae: dict[str, Any]
+    mapper: dict[str, Any]
+    head_size: int
+    vae_stage: StageConfig
+    mapper_stage: StageConfig
+    adapt_vae_stage: StageConfig
+    adapt_mapper_stage: StageConfig
+    loss: LossConfig = LossConfig()
+
+    def networks(self, n_tokens: int, n_dims: int) -> tuple[VAEConfig, MapperConfig]:
+        """Configurations for tokens of this shape."""
+        n_heads = max(1, n_dims // self.head_size)
+        while n_dims % n_heads:
+            n_heads -= 1
+        shape = {"n_tokens": n_tokens, "n_dims": n_dims}
+        return VAEConfig(**shape, **self.vae), MapperConfig(
+            **shape, n_heads=n_heads, **self.mapper
+        )
+
+
+def _stages(
+    vae_epochs: int, mapper_epochs: int, batch: int, rate: float, ema: float
+) -> dict[str, StageConfig]:
+    vae = StageConfig(vae_epochs, batch, rate, 0.05, warmup_steps=50)
+    mapper = StageConfig(mapper_epochs, batch, rate, 0.0, warmup_steps=50, ema_decay=ema)
+    return {
+        "vae_stage": vae,
+        "mapper_stage": mapper,
+        "adapt_vae_stage": replace(vae, learning_rate=rate / 2),
+        "adapt_mapper_stage": replace(mapper, learning_rate=rate / 2),
+    }
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        # For a laptop's CPU and simulated subjects (about 1,000 voxels).
+        Preset(
+            "tiny",
+            vae={
+                "channels": 32,
+                "multipliers": (1, 1, 1),
+                "n_res_blocks": 1,
+                "ada_length": 512,
+                "projector_width": 128,
+            },
+            mapper={"depth": 3},
+            head_size=16,
+            **_stages(vae_epochs=8, mapper_epochs=20, batch=24, rate=1e-3, ema=0.99),
+        ),
+        # For one consumer GPU, or half an hour of a CPU.
+        Preset(
+            "small",
+            vae={
+                "channels": 32,
+                "multipliers": (2, 2, 2),
+                "n_res_blocks": 2,
+                "ada_length": 1024,
+                "projector_width": 256,
+            },
+            mapper={"depth": 4},
+            head_size=16,
+            **_stages(vae_epochs=12, mapper_epochs=40, batch=24, rate=5e-4, ema=0.995),
+        ),
+        # Mai et al. 2025: learning rate 1e-4, batch 24, at most 15 epochs of BrainVAE; 50,000
+        # mapper steps are 133 epochs of 9,000 images. Few-shot: 40,000 steps on 750 trials' images.
+        Preset(
+            "paper",
+            vae={},
+            mapper={"depth": 8},
+            head_size=128,
+            **_stages(vae_epochs=15, mapper_epochs=133, batch=24, rate=1e-4, ema=0.9999),
+        ),
+    )
+}

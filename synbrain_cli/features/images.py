@@ -1,0 +1,352 @@
+"""Pictures in, 8-bit RGB pixels out: the one place where images are read and converted.
+
+>>> import numpy as np
+>>> images = ImageSet.of(np.zeros((2, 8, 8, 3), np.uint8))
+>>> len(images), images.names
+(2, ['image-0001', 'image-0002'])
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from synbrain_cli.errors import InputError, InputTypeError, MissingError
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+GREY = 128  # what lies behind transparent pixels
+
+ACCEPTED = (
+    "a folder, a path, a list of paths, PIL images, a uint8 array (n, h, w, 3) "
+    "or (h, w, 3), or a list of uint8 arrays (h, w, 3)"
+)
+
+# What Pillow raises on files that are cut short, corrupt or absurdly large.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read one image file as 8-bit RGB.
+
+    Every kind of file has one defined conversion:
+
+    - grey, palette, CMYK, YCbCr, Lab → RGB by Pillow's formulas; embedded ICC profiles are ignored
+      (pixels are taken as sRGB, as stimulus software does);
+    - 16-bit grey → 8 bits by dividing by 257 (so that 65535 becomes 255) and rounding; 16-bit
+      colour is reduced by Pillow itself, which keeps the high byte;
+    - floating-point grey → times 255, values must lie in [0, 1];
+    - transparency → composited on mid-grey (128): scanner and monkey experiments show images on a
+      grey screen, and neither a black nor a white background would be neutral;
+    - EXIF orientation → applied.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    array of shape (h, w, 3), uint8
+
+    Raises
+    ------
+    MissingError
+        No such file.
+    InputError
+        Unreadable, truncated, or animated: the file, what was found and what to do are named.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MissingError(f"{path}: no such image: check the path")
+    if path.is_dir():
+        raise InputError(f"{path}: expected an image file, found a folder: pass one image in it")
+    try:
+        with Image.open(path) as image:
+            return _rgb(image, str(path))
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        size = path.stat().st_size
+        what = "an empty file" if size == 0 else f"{size} bytes that do not decode ({error})"
+        raise InputError(
+            f"{path}: expected a readable image, found {what}: copy or export it again, "
+            "or take it out"
+        ) from error
+
+
+def _rgb(image: Image.Image, name: str) -> np.ndarray:
+    """Convert a PIL image as `read_image` documents. Returns uint8 (h, w, 3)."""
+    n_frames = getattr(image, "n_frames", 1)
+    if n_frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview behind it
+        raise InputError(
+            f"{name}: expected a still image, found {image.format} with {n_frames} frames: "
+            "save the frame you want as PNG"
+        )
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = np.asarray(image, np.float64)
+        scale, top = (255.0, 1.0) if image.mode == "F" else (1 / 257, 65535)
+        if not (np.isfinite(grey).all() and grey.min() >= 0 and grey.max() <= top):
+            raise InputError(
+                f"{name}: expected values from 0 to {top} in mode {image.mode}, found "
+                f"{grey.min():g} to {grey.max():g}: rescale it, or save it as 8-bit PNG"
+            )
+        return np.repeat(np.rint(grey * scale).astype(np.uint8)[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        behind = Image.new("RGBA", image.size, (GREY, GREY, GREY, 255))
+        image = Image.alpha_composite(behind, image)
+    return np.array(image.convert("RGB"))
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Image files of a folder, sorted by name; subfolders, hidden and other files are ignored.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    MissingError
+        No such folder, or no image in it.
+    InputError
+        Not a folder, or two images with the same stem: outputs are named by stem.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise MissingError(f"{folder}: no such folder of images: check the path")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of images, found a file")
+    paths = sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
+    )
+    if not paths:
+        raise MissingError(
+            f"{folder}: expected images ({' '.join(SUFFIXES)}), found none: "
+            "subfolders are not searched"
+        )
+    _names(paths)
+    return paths
+
+
+def _names(items: Sequence[Any]) -> list[str]:
+    """One name per image, safe in file names: a file's stem, or its 1-based number."""
+    names = [
+        re.sub(r"[^\w.-]+", "-", item.stem) if isinstance(item, Path) else f"image-{i:04d}"
+        for i, item in enumerate(items, start=1)
+    ]
+    _check_unique(names, [str(x) if isinstance(x, Path) else "array" for x in items])
+    return names
+
+
+def _check_unique(names: Sequence[str], sources: Sequence[str]) -> None:
+    first: dict[str, int] = {}
+    for i, name in enumerate(names):
+        other = first.setdefault(name.casefold(), i)  # some file systems ignore case
+        if other != i:
+            raise InputError(
+                f"{sources[i]}: image {i + 1} has the same name ({name}) as image {other + 1}, "
+                f"{sources[other]}; outputs are named after their image, without its suffix: "
+                "rename one of them, or leave one out"
+            )
+
+
+class ImageSet(Sequence):
+    """Images of any accepted kind, read one at a time when asked for.
+
+    Build it with `ImageSet.of`. Thousands of files take no more memory than one.
+
+    Attributes
+    ----------
+    names : list of str
+        Unique and safe in file names: a file's stem, else ``image-0001``, ``image-0002``, …
+    sources : list of str
+        Path of the file, or ``"array"``.
+    """
+
+    def __init__(self, items: Sequence[Any], names: Sequence[str] | None = None) -> None:
+        self._items = items
+        paths = [x if isinstance(x, Path) else "array" for x in _kinds(items)]
+        self.sources = [str(p) for p in paths]
+        if names is None:
+            self.names = _names(paths)
+        else:
+            self.names = [re.sub(r"[^\w.-]+", "-", str(n)) for n in names]
+            if len(self.names) != len(items):
+                raise InputError(f"expected {len(items)} names, found {len(self.names)}")
+            _check_unique(self.names, self.names.copy())
+
+    @classmethod
+    def of(cls, images: Any, names: Sequence[str] | None = None) -> ImageSet:
+        """Take images in any accepted form.
+
+        Parameters
+        ----------
+        images : folder, path, list of paths, PIL image(s), uint8 array (n, h, w, 3) or (h, w, 3), \
+list of uint8 arrays (h, w, 3), or ImageSet
+            Arrays may be memory maps or HDF5 datasets: they are read one image at a time.
+        names : sequence of str, optional
+            Names to use instead, one per image.
+
+        Raises
+        ------
+        InputTypeError
+            Anything else; floating-point arrays among them.
+        """
+        if isinstance(images, ImageSet):
+            return images if names is None else cls(images._items, names)
+        if isinstance(images, str | Path):
+            path = Path(images)
+            return cls(list_images(path) if path.is_dir() else [_existing(path)], names)
+        if isinstance(images, Image.Image):
+            return cls([images], names)
+        if hasattr(images, "shape") and hasattr(images, "dtype"):
+            return cls(_image_stack(images), names)
+        if not isinstance(images, Sequence):
+            raise InputTypeError(f"expected {ACCEPTED}; found {type(images).__name__}")
+        if not len(images):
+            raise InputError("expected at least one image, found an empty list")
+        return cls([_item(x, i) for i, x in enumerate(images)], names)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Pixels of image `i`: uint8 (h, w, 3)."""
+        i = range(len(self))[i]
+        item = self._items[i]
+        if isinstance(item, Path):
+            return read_image(item)
+        if isinstance(item, Image.Image):
+            try:
+                return _rgb(item, self.names[i])
+            except InputError:
+                raise
+            except _UNREADABLE as error:
+                raise InputError(f"{self.names[i]}: PIL image that does not decode: {error}") from (
+                    error
+                )
+        return np.ascontiguousarray(item)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"ImageSet({len(self)} images: {', '.join(self.names[:3])}{', …' * (len(self) > 3)})"
+
+    def digest(self, i: int) -> str:
+        """`image_digest` of image `i`."""
+        return image_digest(self[i])
+
+
+def image_digest(image: np.ndarray) -> str:
+    """SHA-256, in hex, of decoded pixels uint8 (h, w, 3) and their shape.
+
+    The same pixels have the same digest from a PNG, a PIL image or an array.
+    """
+    image = np.ascontiguousarray(image)
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+
+
+def _kinds(items: Sequence[Any]) -> Sequence[Any]:
+    """The items, without reading them when they are the planes of one array."""
+    return items if isinstance(items, list) else [None] * len(items)
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise MissingError(f"{path}: no such image or folder: check the path")
+    return path
+
+
+def _item(item: Any, i: int) -> Path | Image.Image | np.ndarray:
+    """One element of a list of images, checked."""
+    if isinstance(item, str | Path):
+        return _existing(Path(item))
+    if isinstance(item, Image.Image):
+        return item
+    if isinstance(item, np.ndarray) and item.ndim == 3:
+        return _image_stack(item)[0]
+    raise InputTypeError(f"expected {ACCEPTED}; element {i} is {_describe(item)}")
+
+
+def _image_stack(array: Any) -> Any:
+    """Check an array of images; returns it as (n, h, w, 3)."""
+    found = _describe(array)
+    if array.dtype != np.uint8:
+        raise InputTypeError(
+            f"expected {ACCEPTED}; found {found}: multiply images in [0, 1] by 255, round and "
+            "convert to uint8 (tokens, float (n_images, n_tokens, n_dims), are passed as tokens)"
+        )
+    if len(array.shape) not in (3, 4) or array.shape[-1] != 3:
+        raise InputTypeError(f"expected {ACCEPTED}; found {found}")
+    if 0 in array.shape:
+        raise InputError(f"expected at least one image of at least one pixel; found {found}")
+    return array if len(array.shape) == 4 else np.asarray(array)[None]
+
+
+def _describe(x: Any) -> str:
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        return f"{x.dtype} {type(x).__name__} of shape {tuple(x.shape)}"
+    return type(x).__name__
+
+
+def resize(
+    images: Sequence[np.ndarray] | np.ndarray, size: int, device: str | torch.device = "cpu"
+) -> torch.Tensor:
+    """Square images of one size, in [0, 1].
+
+    The largest centred square is cut out (NSD's images are square already), then resized by
+    bicubic interpolation with antialiasing and clipped to [0, 1].
+
+    Parameters
+    ----------
+    images : sequence of uint8 arrays (h, w, 3), or uint8 array of shape (n, h, w, 3)
+    size : int
+        Side of the result, in pixels.
+    device : str or torch.device
+        Where to compute.
+
+    Returns
+    -------
+    tensor of shape (n, 3, size, size), float32
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    out = torch.empty(len(images), 3, size, size, device=device)
+    for i, image in enumerate(images):
+        h, w = image.shape[:2]
+        side = min(h, w)
+        top, left = (h - side) // 2, (w - side) // 2
+        square = np.ascontiguousarray(image[top : top + side, left : left + side])
+        x = torch.tensor(square, device=device).permute(2, 0, 1).contiguous()  # (3, side, side)
+        x = x.float().div_(255)
+        if side != size:
+            x = interpolate(x[None], (size, size), mode="bicubic", antialias=True)[0]
+        out[i] = x.clamp_(0, 1)
+    return out

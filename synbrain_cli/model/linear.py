@@ -1,0 +1,138 @@
+"""Linear encoder: ridge from image tokens to voxels, one penalty per voxel.
+
+The baseline every result stands beside, and part of every model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from synbrain_cli.errors import InputError
+
+MAX_FEATURES = 16_384  # pooled token features; 9,000 NSD images × these are 590 MB in float32
+MAX_COMPONENTS = 2_048
+ALPHAS = np.logspace(-4, 3, 15)  # relative to the mean squared norm of an image's features
+
+
+@dataclass(frozen=True)
+class LinearEncoder:
+    """Ridge regression in the principal components of pooled tokens.
+
+    ``prediction = (pool(tokens) − feature_mean) @ components @ coefficients + intercept``
+
+    Attributes
+    ----------
+    feature_mean : float32 array of shape (n_features,)
+    components : float32 array of shape (n_features, n_components)
+    coefficients : float32 array of shape (n_components, n_voxels)
+    intercept : float32 array of shape (n_voxels,)
+    alphas : float32 array of shape (n_voxels,)
+        Penalty chosen for each voxel by cross-validation.
+    """
+
+    feature_mean: np.ndarray
+    components: np.ndarray
+    coefficients: np.ndarray
+    intercept: np.ndarray
+    alphas: np.ndarray
+
+    def predict(self, tokens: np.ndarray) -> np.ndarray:
+        """Predict responses.
+
+        Parameters
+        ----------
+        tokens : float array of shape (n_images, n_tokens, n_dims)
+
+        Returns
+        -------
+        float32 array of shape (n_images, n_voxels)
+        """
+        features = pool_tokens(tokens)
+        if features.shape[1] != len(self.feature_mean):
+            raise InputError(
+                f"linear encoder: expected {len(self.feature_mean)} token features, found "
+                f"{features.shape[1]}: these tokens are of another encoder"
+            )
+        return (features - self.feature_mean) @ self.components @ self.coefficients + self.intercept
+
+
+def pool_tokens(tokens: np.ndarray) -> np.ndarray:
+    """Average neighbouring tokens until at most `MAX_FEATURES` features are left.
+
+    Tokens on a square grid are averaged in 2 × 2 squares, others in consecutive pairs.
+
+    Parameters
+    ----------
+    tokens : array of shape (n_images, n_tokens, n_dims)
+
+    Returns
+    -------
+    float32 array of shape (n_images, n_features)
+    """
+    tokens = np.asarray(tokens, np.float32)
+    n_images, n_tokens, n_dims = tokens.shape
+    while n_tokens * n_dims > MAX_FEATURES and n_tokens > 1:
+        side = round(n_tokens**0.5)
+        if side * side == n_tokens and side % 2 == 0:
+            tokens = tokens.reshape(n_images, side // 2, 2, side // 2, 2, n_dims).mean((2, 4))
+            n_tokens //= 4
+        else:
+            pairs = n_tokens // 2
+            tokens = tokens.reshape(n_images, n_tokens, n_dims)[:, : 2 * pairs]
+            tokens = tokens.reshape(n_images, pairs, 2, n_dims).mean(2)
+            n_tokens = pairs
+    return tokens.reshape(n_images, -1)
+
+
+def fit_linear(
+    tokens: np.ndarray, responses: np.ndarray, generator: np.random.Generator, n_folds: int = 5
+) -> LinearEncoder:
+    """Fit by ridge regression, choosing each voxel's penalty by cross-validation over images.
+
+    The fit is that of himalaya's ``RidgeCV`` on the principal components of the features, which
+    with all components kept is ridge on the features themselves.
+
+    Parameters
+    ----------
+    tokens : float array of shape (n_images, n_tokens, n_dims)
+        Standardised (`synbrain_cli.model.tokens`).
+    responses : float array of shape (n_images, n_voxels)
+        Averages over the repeats of each image: one row an image, so no image is on both sides
+        of a fold.
+    generator : numpy Generator
+        Deals images to folds.
+
+    Returns
+    -------
+    LinearEncoder
+    """
+    from himalaya.ridge import RidgeCV
+    from sklearn.model_selection import KFold
+
+    features = pool_tokens(tokens)
+    mean = features.mean(0, dtype=np.float64).astype(np.float32)
+    features -= mean
+    # Principal components by way of the images' Gram matrix: n_images is the smaller side.
+    gram = (features @ features.T).astype(np.float64)
+    values, vectors = np.linalg.eigh(gram)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    n_components = min(MAX_COMPONENTS, int((values > values[0] * 1e-7).sum()))
+    values, vectors = values[:n_components], vectors[:, :n_components]
+    unit = np.sqrt(values.sum() / len(features))  # root mean squared norm of an image
+    scores = (vectors * np.sqrt(values) / unit).astype(np.float32)
+    components = (features.T @ (vectors / np.sqrt(values) / unit).astype(np.float32)).astype(
+        np.float32
+    )
+    folds = KFold(n_folds, shuffle=True, random_state=int(generator.integers(2**31)))
+    intercept = responses.mean(0, dtype=np.float64).astype(np.float32)
+    ridge = RidgeCV(alphas=ALPHAS, cv=folds, fit_intercept=False)
+    ridge.fit(scores, np.asarray(responses - intercept, np.float32))
+    return LinearEncoder(
+        mean,
+        components,
+        np.asarray(ridge.coef_, np.float32),
+        intercept,
+        np.asarray(ridge.best_alphas_, np.float32),
+    )

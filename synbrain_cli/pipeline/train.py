@@ -1,0 +1,461 @@
+"""`synbrain train`: a prepared subject → a model bundle.
+
+Linear encoder, then BrainVAE on single trials (stage 1), then the S2N mapper from image tokens
+to the posterior means of those trials (stage 2; Mai et al. 2025, section 3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from synbrain_cli.brain import resolve_device
+from synbrain_cli.config import PRESETS, LossConfig, StageConfig
+from synbrain_cli.errors import InputError
+from synbrain_cli.io.bundle import load_arrays, save_arrays, write_config
+from synbrain_cli.io.files import (
+    atomic,
+    locked,
+    read_json,
+    replace_folder,
+    sha256,
+    versions,
+    write_json,
+)
+from synbrain_cli.io.prepared import PreparedSubject, TokenStore, Trials
+from synbrain_cli.metrics.accuracy import average_repeats
+from synbrain_cli.model.fit import State, fit
+from synbrain_cli.model.linear import LinearEncoder, fit_linear
+from synbrain_cli.model.losses import brainvae_loss
+from synbrain_cli.model.mapper import Mapper
+from synbrain_cli.model.readout import latent_spread, posteriors
+from synbrain_cli.model.tokens import TokenScaler
+from synbrain_cli.model.vae import BrainVAE
+from synbrain_cli.pipeline.progress import Report
+from synbrain_cli.pipeline.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split, ready for training.
+
+    Attributes
+    ----------
+    betas : float32 array of shape (n_trials, n_voxels), z-scored
+    image_index : int array of shape (n_trials,)
+    tokens : float32 array of shape (n_images, n_tokens, n_dims), standardised
+    averages : float32 array of shape (n_images, n_voxels)
+        Over the repeats of each image.
+    """
+
+    betas: np.ndarray
+    image_index: np.ndarray
+    tokens: np.ndarray
+    averages: np.ndarray
+
+    @classmethod
+    def of(cls, trials: Trials, store: TokenStore, scaler: TokenScaler) -> Examples:
+        averages, _, _ = average_repeats(trials.betas, trials.image_index)
+        tokens = scaler(store.take(trials.images))
+        return cls(trials.betas, trials.image_index, tokens, averages)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The bundle made, and the record of its training (``config.json``'s "training")."""
+
+    folder: Path
+    record: dict[str, Any]
+
+
+def train(
+    workspace: Workspace,
+    subject: PreparedSubject,
+    store: TokenStore,
+    *,
+    preset: str = "tiny",
+    name: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Report | None = None,
+) -> TrainResult:
+    """Train a model of one person.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    subject : PreparedSubject
+    store : TokenStore
+        Tokens of its images; they fix the encoder.
+    preset : str
+        Of `synbrain_cli.config.PRESETS`.
+    name : str, optional
+        Of the bundle; default ``sub-01``.
+    seed : int
+        One seed for initial weights, batches and noise.
+    device : str
+    resume : bool
+        Go on with an interrupted training: same weights as without the interruption (bit for
+        bit on the same CPU). An error if its settings were others.
+    overwrite : bool
+        Replace a finished or unfinished model of that name.
+    report : Report, optional
+
+    Raises
+    ------
+    SynbrainError
+    """
+    report = report or Report()
+    if preset not in PRESETS:
+        raise InputError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
+    chosen = PRESETS[preset]
+    torch_device = resolve_device(device)
+    settings = {
+        "preset": preset,
+        "seed": seed,
+        "data": sha256(subject.folder / "dataset_description.json"),
+        "encoder": store.identity,
+        "stages": [asdict(chosen.vae_stage), asdict(chosen.mapper_stage), asdict(chosen.loss)],
+    }
+    run = TrainingRun(workspace.weights / (name or f"sub-{subject.subject}"), settings)
+    with locked(run.folder, "a model"):
+        run.open(resume, overwrite)
+        scaler, train_set, val_set = load_examples(subject, store)
+        report.say(
+            f"training {run.folder.name}: {len(train_set.betas):,} trials of "
+            f"{len(train_set.tokens):,} images, {subject.n_voxels:,} voxels, preset {preset}, "
+            f"{torch_device}"
+        )
+        linear = run.linear(train_set, seed, report)
+        n_tokens, n_dims = train_set.tokens.shape[1:]
+        vae_config, mapper_config = chosen.networks(n_tokens, n_dims)
+        vae = BrainVAE(vae_config, torch.Generator().manual_seed(seed))
+        mapper = Mapper(mapper_config, torch.Generator().manual_seed(seed + 1))
+        fit_networks(
+            run,
+            vae.to(torch_device),
+            mapper.to(torch_device),
+            list(vae.parameters()),
+            list(mapper.parameters()),
+            train_set,
+            val_set,
+            (chosen.vae_stage, chosen.mapper_stage, chosen.loss),
+            seed,
+            report,
+        )
+        record = run.finish(
+            subject, store, subject.sessions, scaler, linear, vae, mapper, train_set, val_set
+        )
+    report.say(f"wrote {run.folder}")
+    return TrainResult(run.folder, record)
+
+
+def load_examples(
+    subject: PreparedSubject,
+    store: TokenStore,
+    sessions: list[int] | None = None,
+    scaler: TokenScaler | None = None,
+) -> tuple[TokenScaler, Examples, Examples]:
+    """Training and validation examples of a subject. The test split is not opened."""
+    train_trials = subject.select("train", sessions)
+    val_trials = subject.select("val", sessions)
+    scaler = scaler or TokenScaler.fit(store.take(train_trials.images))
+    return (
+        scaler,
+        Examples.of(train_trials, store, scaler),
+        Examples.of(val_trials, store, scaler),
+    )
+
+
+def fit_networks(
+    run: TrainingRun,
+    vae: BrainVAE,
+    mapper: Mapper,
+    vae_parameters: list[torch.nn.Parameter],
+    mapper_parameters: list[torch.nn.Parameter],
+    train_set: Examples,
+    val_set: Examples,
+    stages: tuple[StageConfig, StageConfig, LossConfig],
+    seed: int,
+    report: Report,
+) -> None:
+    """Train BrainVAE, then the mapper; both are left with their best weights."""
+    vae_stage, mapper_stage, loss_config = stages
+    device = next(vae.parameters()).device
+    n_voxels = train_set.betas.shape[1]
+    betas = torch.from_numpy(train_set.betas).to(device)
+    tokens = torch.from_numpy(train_set.tokens).to(device)
+    image_index = torch.from_numpy(train_set.image_index)
+    val_betas = torch.from_numpy(val_set.betas).to(device)
+
+    def vae_loss(network: BrainVAE, items: torch.Tensor, generator: torch.Generator):
+        y = betas[items.to(device)]
+        reconstruction, posterior, latent = network(y, generator)
+        matching = tokens[image_index[items].to(device)]
+        return brainvae_loss(reconstruction, y, posterior, latent, matching, loss_config)[0]
+
+    @torch.inference_mode()
+    def vae_score(network: BrainVAE) -> float:
+        """Share of the variance of held-out trials that their reconstruction holds."""
+        error = 0.0
+        for y in val_betas.split(64):
+            error += float((network(y)[0] - y).square().sum())
+        return 1 - error / float(val_betas.square().sum())
+
+    run.stage("BrainVAE", vae, vae_parameters, vae_loss, vae_score, len(betas), vae_stage, seed, report)
+
+    # Stage 2. The squared error to the posterior means of an image's trials has the gradient of
+    # that to their average: each trial is encoded once, and one target an image is kept.
+    targets = run.targets(vae, train_set).to(device)
+    val_tokens = torch.from_numpy(val_set.tokens).to(device)
+    val_averages = torch.from_numpy(val_set.averages).to(device)
+
+    def mapper_loss(network: Mapper, items: torch.Tensor, generator: torch.Generator):
+        items = items.to(device)
+        return F.mse_loss(network(tokens[items]), targets[items])
+
+    @torch.inference_mode()
+    def mapper_score(network: Mapper) -> float:
+        """Share of the variance of held-out images' average responses that decoding predicts."""
+        predicted = torch.cat(
+            [vae.decode(network(t), n_voxels) for t in val_tokens.split(64)]
+        )
+        error = (predicted - val_averages).square().sum()
+        return 1 - float(error / val_averages.square().sum())
+
+    run.stage(
+        "mapper",
+        mapper,
+        mapper_parameters,
+        mapper_loss,
+        mapper_score,
+        len(tokens),
+        mapper_stage,
+        seed + 1000,
+        report,
+    )
+
+
+class TrainingRun:
+    """The folder of a training under way, ``.<name>.partial``, and its checkpoints."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        self.partial = folder.with_name(f".{folder.name}.partial")
+        self.settings = settings
+        self.histories: dict[str, Any] = {}
+
+    def open(self, resume: bool, overwrite: bool) -> None:
+        """Start, or go on with what an interrupted run left."""
+        record = self.partial / "settings.json"
+        if self.folder.exists() and not overwrite:
+            raise InputError(
+                f"{self.folder} already holds a finished model: pass --overwrite to train it "
+                "again, or --name for another"
+            )
+        if record.exists() and not overwrite:
+            if not resume:
+                raise InputError(
+                    f"{self.partial} holds an interrupted training: pass --resume to go on with "
+                    "it, or --overwrite to start again"
+                )
+            if read_json(record) != self.settings:
+                raise InputError(
+                    f"{self.partial}: the interrupted training had other settings or data: "
+                    "repeat its options with --resume, or pass --overwrite to start again"
+                )
+            return
+        shutil.rmtree(self.partial, ignore_errors=True)
+        write_json(record, self.settings)
+
+    def linear(self, examples: Examples, seed: int, report: Report) -> LinearEncoder:
+        """Fit the linear encoder, or take it from the interrupted run."""
+        path = self.partial / "linear.safetensors"
+        if path.exists():
+            return LinearEncoder(**load_arrays(path))
+        report.say("linear encoder")
+        linear = fit_linear(examples.tokens, examples.averages, np.random.default_rng(seed))
+        save_arrays(path, {k: getattr(linear, k) for k in linear.__dataclass_fields__})
+        return linear
+
+    def targets(self, vae: BrainVAE, examples: Examples) -> torch.Tensor:
+        """Posterior means averaged over repeats (n_images, n_tokens, n_dims), computed once.
+
+        Also keeps the latent's spread, for draws.
+        """
+        path = self.partial / "targets.safetensors"
+        if not path.exists():
+            means, variance = posteriors(vae, examples.betas)
+            n_images = len(examples.tokens)
+            targets = np.zeros((n_images, *means.shape[1:]), np.float32)
+            np.add.at(targets, examples.image_index, means)
+            targets /= np.bincount(examples.image_index)[:, None, None]
+            spread = latent_spread(means, variance, examples.image_index)
+            save_arrays(path, {"targets": targets, "latent_sd": spread})
+        arrays = load_arrays(path)
+        self.latent_sd = arrays["latent_sd"]
+        return torch.from_numpy(arrays["targets"])
+
+    def stage(
+        self,
+        title: str,
+        network: torch.nn.Module,
+        parameters: list[torch.nn.Parameter],
+        loss: Any,
+        score: Any,
+        n_items: int,
+        config: StageConfig,
+        seed: int,
+        report: Report,
+    ) -> None:
+        """Run `fit` with a checkpoint after every epoch."""
+        path = self.partial / f"{title.lower()}.pt"
+        state: State | None = None
+        if path.exists():
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            report.say(f"{title}: going on after epoch {state['epoch']}")
+
+        def save(state: State) -> None:
+            with atomic(path) as temporary:
+                torch.save(state, temporary)
+            last = state["history"][-1]
+            report.say(
+                f"{title}: epoch {last['epoch']}: loss {last['loss']:.3f}, "
+                f"validation score {last['validation_score']:.3f}"
+            )
+
+        with report.bar(title) as bar:
+            state = fit(
+                network,
+                parameters,
+                loss,
+                score,
+                n_items,
+                config,
+                seed,
+                state=state,
+                on_epoch=save,
+                on_step=bar.to,
+            )
+        self.histories[title] = {
+            "best_epoch": state["best_epoch"],
+            "best_score": state["best_score"],
+            "history": state["history"],
+        }
+
+    def finish(
+        self,
+        subject: PreparedSubject,
+        store: TokenStore,
+        sessions: list[int],
+        scaler: TokenScaler,
+        linear: LinearEncoder,
+        vae: BrainVAE,
+        mapper: Mapper,
+        train_set: Examples,
+        val_set: Examples,
+        extra: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write the bundle, with validation scores, and give it its name."""
+        partial = self.partial
+        tensors = {f"vae.{k}": v.cpu().numpy() for k, v in vae.state_dict().items()}
+        tensors |= {f"mapper.{k}": v.cpu().numpy() for k, v in mapper.state_dict().items()}
+        save_arrays(partial / "networks.safetensors", tensors)
+        mean, sd = subject.standardization(sessions)
+        save_arrays(
+            partial / "arrays.safetensors",
+            {
+                "token_mean": scaler.mean,
+                "token_sd": scaler.sd,
+                "latent_sd": self.latent_sd,
+                "response_mean": mean.astype(np.float32),
+                "response_sd": sd.astype(np.float32),
+                "mean_pattern": train_set.betas.mean(0, dtype=np.float64).astype(np.float32),
+            },
+        )
+        for file in ("mask.nii.gz", "voxels.tsv", "sampling.npz"):
+            if (subject.folder / file).exists():
+                shutil.copyfile(subject.folder / file, partial / file)
+        residual = val_set.averages - linear.predict(val_set.tokens)
+        linear_score = 1 - float((residual**2).sum() / (val_set.averages**2).sum())
+        record = {
+            "settings": self.settings,
+            "sessions": sessions,
+            "n_trials": {"train": len(train_set.betas), "val": len(val_set.betas)},
+            "n_images": {"train": len(train_set.tokens), "val": len(val_set.tokens)},
+            "validation": {
+                "model": self.histories["mapper"]["best_score"],
+                "linear": linear_score,
+                "mean_pattern": 0.0,
+            },
+            "stages": self.histories,
+            "versions": versions(),
+            **(extra or {}),
+        }
+        for leftover in (
+            "settings.json",
+            "targets.safetensors",
+            *(f"{title.lower()}.pt" for title in self.histories),
+        ):
+            (partial / leftover).unlink(missing_ok=True)
+        write_config(
+            partial,
+            {
+                "subject": subject.subject,
+                "dataset": subject.dataset,
+                "simulated": subject.simulated,
+                "space": subject.description["Space"],
+                "unit": "z-score within session; response_mean and response_sd return it to "
+                "percent signal change",
+                "voxel_order": "C order of the mask",
+                "encoder": store.identity,
+                "vae": vae.config.to_dict(),
+                "mapper": mapper.config.to_dict(),
+                "fingerprint": hashlib.sha256(
+                    (partial / "networks.safetensors").read_bytes()
+                ).hexdigest()[:16],
+                "training": record,
+            },
+        )
+        (partial / "card.md").write_text(model_card(subject, store, record, self.folder.name))
+        replace_folder(partial, self.folder)
+        return record
+
+
+def model_card(
+    subject: PreparedSubject, store: TokenStore, record: dict[str, Any], name: str
+) -> str:
+    """The bundle's ``card.md``."""
+    simulated = "**Simulated subject: no person was measured.**\n\n" if subject.simulated else ""
+    licence = (
+        "The simulated data are free of rights; the weights follow the program's licence (MIT)."
+        if subject.simulated
+        else "Weights derived from a data set follow its terms (NSD: no redistribution of data)."
+    )
+    validation = record["validation"]
+    return f"""# {name}
+
+{simulated}Responses of subject {subject.subject} of {subject.dataset}: \
+{record["n_trials"]["train"]:,} training trials of {record["n_images"]["train"]:,} images, \
+sessions {record["sessions"][0]} to {record["sessions"][-1]}, {subject.n_voxels:,} voxels \
+({subject.description["Space"]}).
+Image encoder: {store.identity["spec"]}.
+
+Share of the variance of validation images' average responses that is predicted (this score chose
+the weights; test scores are made by `synbrain evaluate --model {name}`):
+
+| model | linear encoder | mean pattern |
+|---|---|---|
+| {validation["model"]:.3f} | {validation["linear"]:.3f} | {validation["mean_pattern"]:.3f} |
+
+{licence}
+"""
