@@ -66,15 +66,15 @@ class Design:
         ------
         MissingError, InputError
         """
+        if not path.exists():
+            raise MissingError(
+                f"{path} does not exist: --root must be the folder that holds nsddata/"
+            )
         try:
             mat = scipy.io.loadmat(path)
             ordering = mat["masterordering"].astype(np.int64).ravel() - 1
             subject_images = mat["subjectim"].astype(np.int64) - 1
             n_shared, n_sessions = mat["sharedix"].size, len(mat["stimpattern"])
-        except FileNotFoundError as error:
-            raise MissingError(
-                f"{path} does not exist: --root must be the folder that holds nsddata/"
-            ) from error
         except KeyError as error:
             raise InputError(f"{path}: expected the variable {error} of NSD's design") from error
         except (ValueError, TypeError, NotImplementedError, OSError) as error:

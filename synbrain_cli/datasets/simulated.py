@@ -72,7 +72,7 @@ class SimulationConfig(_JSON):
     n_repeats: int = 3
     n_sessions: int = 4
     image_size: int = 128
-    voxel_size: float = 4.0
+    voxel_size: float = 5.0
     unexplained: float = 0.2
     seed: int = 0
 
@@ -424,8 +424,8 @@ def build_responses(
     # Signal-to-noise: log-normal, as in NSD's visual voxels (median 0.42, 5-95 % 0.20 to 0.82),
     # lower where the receptive field leaves the picture.
     outside = np.clip(np.hypot(joined["x"], joined["y"]) - 0.9, 0, None) * early
-    snr = 0.45 * np.exp(0.42 * organised(1, 10.0, 0.5)[:, 0] - 1.5 * outside)
-    noise_sd = 1 / np.clip(snr, 0.08, 1.4)
+    snr = 0.48 * np.exp(0.38 * organised(1, 10.0, 0.5)[:, 0] - outside)
+    noise_sd = 1 / np.clip(snr, 0.1, 1.4)
     loadings = organised(6, 30.0, 0.5)
     loadings /= np.linalg.norm(loadings, axis=1, keepdims=True)
     share = 0.3  # of the noise's variance, shared by voxels

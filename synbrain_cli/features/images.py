@@ -37,7 +37,8 @@ _UNREADABLE = (
     SyntaxError,
     ValueError,
     EOFError,
-    IndexError,
+    LookupError,
+    TypeError,
     struct.error,
     Image.DecompressionBombError,
 )
@@ -149,23 +150,17 @@ def list_images(folder: str | Path) -> list[Path]:
             f"{folder}: expected images ({' '.join(SUFFIXES)}), found none: "
             "subfolders are not searched"
         )
-    _names(paths)
+    _unique_names([p.stem for p in paths], [str(p) for p in paths])
     return paths
 
 
-def _names(items: Sequence[Any]) -> list[str]:
-    """One name per image, safe in file names: a file's stem, or its 1-based number."""
-    names = [
-        re.sub(r"[^\w.-]+", "-", item.stem) if isinstance(item, Path) else f"image-{i:04d}"
-        for i, item in enumerate(items, start=1)
-    ]
-    _check_unique(names, [str(x) if isinstance(x, Path) else "array" for x in items])
-    return names
-
-
-def _check_unique(names: Sequence[str], sources: Sequence[str]) -> None:
+def _unique_names(names: Sequence[str], sources: Sequence[str]) -> list[str]:
+    """The names made safe for files, or an error where two are the same."""
+    if len(names) != len(sources):
+        raise InputError(f"expected {len(sources)} names, one per image, found {len(names)}")
+    safe = [re.sub(r"[^\w.-]+", "-", str(name)) for name in names]
     first: dict[str, int] = {}
-    for i, name in enumerate(names):
+    for i, name in enumerate(safe):
         other = first.setdefault(name.casefold(), i)  # some file systems ignore case
         if other != i:
             raise InputError(
@@ -173,6 +168,7 @@ def _check_unique(names: Sequence[str], sources: Sequence[str]) -> None:
                 f"{sources[other]}; outputs are named after their image, without its suffix: "
                 "rename one of them, or leave one out"
             )
+    return safe
 
 
 class ImageSet(Sequence):
@@ -190,15 +186,14 @@ class ImageSet(Sequence):
 
     def __init__(self, items: Sequence[Any], names: Sequence[str] | None = None) -> None:
         self._items = items
-        paths = [x if isinstance(x, Path) else "array" for x in _kinds(items)]
-        self.sources = [str(p) for p in paths]
+        listed = items if isinstance(items, list) else [None] * len(items)  # leave arrays unread
+        self.sources = [str(x) if isinstance(x, Path) else "array" for x in listed]
         if names is None:
-            self.names = _names(paths)
-        else:
-            self.names = [re.sub(r"[^\w.-]+", "-", str(n)) for n in names]
-            if len(self.names) != len(items):
-                raise InputError(f"expected {len(items)} names, found {len(self.names)}")
-            _check_unique(self.names, self.names.copy())
+            names = [
+                x.stem if isinstance(x, Path) else f"image-{i:04d}"
+                for i, x in enumerate(listed, start=1)
+            ]
+        self.names = _unique_names(names, self.sources)
 
     @classmethod
     def of(cls, images: Any, names: Sequence[str] | None = None) -> ImageSet:
@@ -270,11 +265,6 @@ def image_digest(image: np.ndarray) -> str:
     """
     image = np.ascontiguousarray(image)
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-
-
-def _kinds(items: Sequence[Any]) -> Sequence[Any]:
-    """The items, without reading them when they are the planes of one array."""
-    return items if isinstance(items, list) else [None] * len(items)
 
 
 def _existing(path: Path) -> Path:

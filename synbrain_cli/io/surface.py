@@ -229,6 +229,19 @@ class SurfaceSampling:
             maps[hemisphere][..., reached] = total / inside[reached].sum(1)
         return maps
 
+    def keep(self, voxels: ArrayLike) -> Self:
+        """Sampling for a mask with fewer voxels.
+
+        Parameters
+        ----------
+        voxels : bool array of shape (n_voxels,)
+            Voxels that stay; vertices and depths that read another are outside from now on.
+        """
+        voxels = self._check(voxels).astype(bool)
+        # The last entry answers for −1, outside.
+        renumbered = np.append(np.where(voxels, np.cumsum(voxels) - 1, -1), -1).astype(np.int32)
+        return type(self)(renumbered[self.left], renumbered[self.right], int(voxels.sum()))
+
     def project_labels(self, labels: ArrayLike, outside: int = -1) -> dict[str, NDArray[np.int32]]:
         """Carry voxel labels (ROIs) to the surface, where they cannot be averaged.
 

@@ -24,7 +24,7 @@ def load_image(path: Path | str) -> nib.spatialimages.SpatialImage:
         return nib.load(path)
     except FileNotFoundError as error:
         raise MissingError(f"{path} does not exist") from error
-    except (nib.filebasedimages.ImageFileError, EOFError, OSError) as error:
+    except (nib.filebasedimages.ImageFileError, EOFError, OSError, TypeError) as error:
         raise InputError(
             f"{path}: expected a NIfTI or MGH image, found something that cannot be read "
             f"({error}): copy or download the file again"

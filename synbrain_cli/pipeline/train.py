@@ -215,13 +215,21 @@ def fit_networks(
 
     # Stage 2. The squared error to the posterior means of an image's trials has the gradient of
     # that to their average: each trial is encoded once, and one target an image is kept.
+    vae.requires_grad_(False)
     targets = run.targets(vae, train_set).to(device)
+    target_variance = targets.var(0).mean()
+    averages = torch.from_numpy(train_set.averages).to(device)
     val_tokens = torch.from_numpy(val_set.tokens).to(device)
     val_averages = torch.from_numpy(val_set.averages).to(device)
 
     def mapper_loss(network: Mapper, items: torch.Tensor, generator: torch.Generator):
         items = items.to(device)
-        return F.mse_loss(network(tokens[items]), targets[items])
+        latent = network(tokens[items])
+        loss = F.mse_loss(latent, targets[items]) / target_variance
+        if loss_config.response:
+            decoded = vae.decode(latent, n_voxels)
+            loss = loss + loss_config.response * F.mse_loss(decoded, averages[items])
+        return loss
 
     @torch.inference_mode()
     def mapper_score(network: Mapper) -> float:
@@ -322,18 +330,18 @@ class TrainingRun:
         state: State | None = None
         if path.exists():
             state = torch.load(path, weights_only=True, map_location="cpu")
-            report.say(f"{title}: going on after epoch {state['epoch']}")
+            report.say(f"{self.folder.name} {title}: going on after epoch {state['epoch']}")
 
         def save(state: State) -> None:
             with atomic(path) as temporary:
                 torch.save(state, temporary)
             last = state["history"][-1]
             report.say(
-                f"{title}: epoch {last['epoch']}: loss {last['loss']:.3f}, "
+                f"{self.folder.name} {title}: epoch {last['epoch']}: loss {last['loss']:.3f}, "
                 f"validation score {last['validation_score']:.3f}"
             )
 
-        with report.bar(title) as bar:
+        with report.bar(f"{self.folder.name} {title}") as bar:
             state = fit(
                 network,
                 parameters,

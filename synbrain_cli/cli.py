@@ -1,0 +1,478 @@
+"""The command line: thin commands over `synbrain_cli.pipeline`.
+
+Nothing heavy is imported here: ``synbrain --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from synbrain_cli.errors import SynbrainError
+
+if TYPE_CHECKING:
+    from synbrain_cli.pipeline.progress import Report
+    from synbrain_cli.pipeline.workspace import Workspace
+
+app = typer.Typer(
+    name="synbrain",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Draw the single-trial fMRI responses a person's visual cortex would give to your "
+    "images.\n\nStart with `synbrain demo`, which needs no data.",
+)
+prepare_app = typer.Typer(no_args_is_help=True, help="Read data into prepared subjects.")
+plot_app = typer.Typer(no_args_is_help=True, help="Draw figures.")
+app.add_typer(prepare_app, name="prepare")
+app.add_typer(plot_app, name="plot")
+
+# ------------------------------------------------------------------ options used by several
+
+WorkspaceOption = Annotated[
+    Path,
+    typer.Option(
+        "--workspace",
+        "-w",
+        envvar="SYNBRAIN_WORKSPACE",
+        help="Folder with prepared/, weights/ and outputs/.",
+    ),
+]
+SubjectOption = Annotated[
+    str | None, typer.Option("--subject", "-s", help="Person: 2, 02, sub-02 or subj02.")
+]
+DatasetOption = Annotated[str | None, typer.Option(help="Folder below prepared/.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="Model: a name in weights/, or a path.")
+]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(help="Image encoder: gabor, or openclip:ARCH/PRETRAINED-or-file."),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")]
+FormatOption = Annotated[str, typer.Option("--format", help="png, svg or pdf.")]
+DpiOption = Annotated[int, typer.Option(min=20, max=1200, help="Dots per inch.")]
+
+
+def _open(workspace: Path, quiet: bool) -> tuple[Workspace, Report]:
+    from synbrain_cli.errors import MissingError
+    from synbrain_cli.pipeline.progress import Report
+    from synbrain_cli.pipeline.workspace import Workspace
+
+    if not workspace.is_dir():
+        raise MissingError(f"--workspace {workspace}: no such folder: make it first")
+    return Workspace(workspace.resolve()), Report(quiet)
+
+
+# ---------------------------------------------------------------------------------- prepare
+
+
+@prepare_app.command("nsd")
+def prepare_nsd(
+    root: Annotated[
+        Path | None, typer.Option(help="Local copy of NSD: the folder that holds nsddata/.")
+    ] = None,
+    subject: Annotated[
+        list[str] | None, typer.Option("--subject", "-s", help="Repeat for several; default all.")
+    ] = None,
+    sessions: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many sessions.")
+    ] = None,
+    encoder: EncoderOption = "gabor",
+    validation: Annotated[
+        float, typer.Option(min=0.01, max=0.5, help="Share of training images for validation.")
+    ] = 0.1,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    workspace: WorkspaceOption = Path(),
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Read the Natural Scenes Dataset from a local folder.
+
+    Example: synbrain prepare nsd --root /data/nsd --subject 1 --subject 2
+    """
+    from synbrain_cli.errors import MissingError
+    from synbrain_cli.pipeline import prepare
+    from synbrain_cli.pipeline.workspace import subject_label
+
+    place, report = _open(workspace, quiet)
+    if root is None:
+        raise MissingError(
+            "--root is needed: the folder of your copy of NSD that holds nsddata/, "
+            "nsddata_betas/ and nsddata_stimuli/ (downloading is not part of this version; "
+            "`synbrain prepare simulated` needs no data)"
+        )
+    result = prepare.prepare_nsd(
+        place,
+        root,
+        subjects=[_number(subject_label(s)) for s in subject] if subject else None,
+        sessions=list(range(1, sessions + 1)) if sessions else None,
+        encoder=encoder or "gabor",
+        validation_share=validation,
+        seed=seed,
+        device=_device(device),
+        overwrite=overwrite,
+        report=report,
+    )
+    _print_rows(prepare.describe(result))
+
+
+@prepare_app.command("simulated")
+def prepare_simulated(
+    encoder: EncoderOption = "gabor",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    workspace: WorkspaceOption = Path(),
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Simulate three subjects in NSD's file format, and prepare them. Needs no data.
+
+    Example: synbrain prepare simulated
+    """
+    from synbrain_cli.datasets.simulated import SimulationConfig
+    from synbrain_cli.pipeline import prepare
+
+    place, report = _open(workspace, quiet)
+    result = prepare.prepare_simulated(
+        place,
+        config=SimulationConfig(seed=seed),
+        encoder=encoder or "gabor",
+        device=_device(device),
+        overwrite=overwrite,
+        report=report,
+    )
+    _print_rows(prepare.describe(result))
+
+
+# ---------------------------------------------------------------------------- train, adapt
+
+
+@app.command()
+def train(
+    subject: SubjectOption = None,
+    dataset: DatasetOption = None,
+    preset: Annotated[str, typer.Option(help="Size and schedule: tiny, small or paper.")] = "tiny",
+    encoder: EncoderOption = None,
+    name: Annotated[str | None, typer.Option(help="Of the model; default sub-01.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Train a model of one prepared subject.
+
+    Example: synbrain train --subject 1 --preset small
+    """
+    from synbrain_cli.pipeline.train import train as run
+
+    place, report = _open(workspace, quiet)
+    person = place.find_subject(subject, dataset, report.say)
+    store = place.find_tokens(person.dataset, encoder, report.say)
+    result = run(
+        place,
+        person,
+        store,
+        preset=preset,
+        name=name,
+        seed=seed,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        report=report,
+    )
+    _print_training(result)
+
+
+@app.command()
+def adapt(
+    hours: Annotated[int, typer.Option(min=1, help="Scanning sessions, in recorded order.")] = 1,
+    subject: SubjectOption = None,
+    dataset: DatasetOption = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="Model to start from: a name in weights/.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the model; default sub-03_hours-1.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Make a model of a new person from an hour of their data and another person's model.
+
+    Example: synbrain adapt --hours 1 --subject 3 --from sub-01
+    """
+    from synbrain_cli.pipeline.adapt import adapt as run
+    from synbrain_cli.pipeline.adapt import choose
+
+    place, report = _open(workspace, quiet)
+    bundle, person, store = choose(place, source, subject, dataset, report.say)
+    result = run(
+        place,
+        bundle,
+        person,
+        store,
+        hours=hours,
+        name=name,
+        seed=seed,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        report=report,
+    )
+    _print_training(result)
+
+
+# ------------------------------------------------------------------------------ synthesize
+
+
+@app.command()
+def synthesize(
+    images: Annotated[list[Path], typer.Argument(help="A folder of images, or image files.")],
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    samples: Annotated[
+        int, typer.Option("--samples", "-n", min=1, help="Draws (single trials) per image.")
+    ] = 1,
+    sampling: Annotated[
+        str, typer.Option(help="latent: draws around the predicted latent; mean: no noise.")
+    ] = "latent",
+    noise_factor: Annotated[
+        float | None,
+        typer.Option(help="Latent noise: the paper's nf; default the posterior's own spread."),
+    ] = None,
+    unit: Annotated[str, typer.Option(help="psc (percent signal change) or z.")] = "psc",
+    surfaces: Annotated[bool, typer.Option(help="Also write fsaverage5 GIFTI maps.")] = True,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    output: OutputOption = None,
+    overwrite: OverwriteOption = False,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Draw single-trial responses to images: NIfTI, fsaverage GIFTI and arrays.
+
+    Example: synbrain synthesize examples/images --subject 2 --samples 8
+    """
+    from synbrain_cli.pipeline.synthesize import synthesize as run
+
+    place, report = _open(workspace, quiet)
+    bundle = place.find_model(model, subject, report.say)
+    result = run(
+        place,
+        bundle,
+        images[0] if len(images) == 1 else images,
+        n_draws=samples,
+        seed=seed,
+        sampling=sampling,
+        noise_factor=noise_factor,
+        unit=unit,
+        output=output,
+        surfaces=surfaces,
+        device=device,
+        overwrite=overwrite,
+        report=report,
+    )
+    print(result.draws)
+    for file in result.images["nifti"]:
+        print(result.folder / file)
+
+
+# -------------------------------------------------------------------------------- evaluate
+
+
+@app.command()
+def evaluate(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    rois: Annotated[bool, typer.Option(help="Show every region in the table.")] = True,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    output: OutputOption = None,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Score a model on test images, beside the linear encoder, the mean pattern and the ceiling.
+
+    Example: synbrain evaluate --subject 1
+    """
+    from synbrain_cli.brain import load_model
+    from synbrain_cli.pipeline.evaluate import evaluate as run
+
+    place, report = _open(workspace, quiet)
+    brain = load_model(place.find_model(model, subject, report.say), device)
+    person = place.find_subject(brain.subject, brain.config["dataset"], report.say)
+    store = place.find_tokens(person.dataset, brain.config["encoder"]["spec"], report.say)
+    result = run(place, brain, person, store, output=output, seed=seed, report=report)
+    _print_scores(result.table(), rois)
+    print(result.folder / "metrics.json")
+
+
+# ------------------------------------------------------------------------------------ plot
+
+
+def plot_flatmap(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    what: Annotated[
+        str,
+        typer.Option(help="mean, std or draw of the last responses; accuracy or ceiling."),
+    ] = "mean",
+    responses: Annotated[
+        Path | None, typer.Option(help="Folder written by synthesize; default the last.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="One image; default all.")] = None,
+    draw: Annotated[int, typer.Option(min=0, help="Which draw, with --what draw.")] = 0,
+    threshold: Annotated[float | None, typer.Option(help="Hide smaller absolute values.")] = None,
+    vmax: Annotated[float | None, typer.Option(help="Limit of the colours.")] = None,
+    format: FormatOption = "png",
+    dpi: DpiOption = 200,
+    output: OutputOption = None,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Draw responses, or a model's accuracy, on fsaverage's flattened cortex.
+
+    Example: synbrain plot-flatmap --subject 2 --what std
+    """
+    from synbrain_cli.pipeline import plot
+
+    place, report = _open(workspace, quiet)
+    result = plot.flatmap(
+        place,
+        what=what,
+        model=model,
+        subject=subject,
+        responses=responses,
+        image=image,
+        draw=draw,
+        threshold=threshold,
+        vmax=vmax,
+        format=format,
+        dpi=dpi,
+        output=output,
+        report=report,
+    )
+    for file in result.files:
+        print(file)
+
+
+plot_app.command("flatmap")(plot_flatmap)
+app.command("plot-flatmap")(plot_flatmap)
+
+
+# ------------------------------------------------------------------------------------ demo
+
+
+@app.command()
+def demo(
+    images: Annotated[
+        Path | None, typer.Argument(help="Images to synthesize; default examples/images.")
+    ] = None,
+    seed: SeedOption = 0,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Run everything on simulated subjects: prepare, train, synthesize, evaluate, plot.
+
+    Example: synbrain demo
+    """
+    from synbrain_cli.pipeline.demo import demo as run
+
+    place, report = _open(workspace, quiet)
+    result = run(place, images, seed=seed, report=report)
+    print()
+    _print_scores(result.scores, rois=False)
+    print()
+    for what, path in result.paths.items():
+        print(f"{what:12} {path}")
+    print(f"\nThe subjects are simulated. {result.seconds / 60:.1f} minutes.")
+
+
+# --------------------------------------------------------------------------------- printing
+
+
+def _print_training(result: object) -> None:
+    scores = result.record["validation"]
+    print(
+        f"{result.folder}\nvalidation images, share of variance predicted: "
+        f"model {scores['model']:.3f}, linear encoder {scores['linear']:.3f}, mean pattern 0"
+    )
+
+
+def _print_scores(table: object, rois: bool) -> None:
+    """Print a table of scores: the model always beside its baselines and ceiling."""
+
+    def cell(value: float | None) -> str:
+        return f"{value:.3f}" if value is not None and value == value else "-"
+
+    header = ("region", "score", "model", "95 % CI", "linear", "mean pat.", "shuffled", "ceiling")
+    rows = [header]
+    for row in table.to_dict("records"):
+        if not rois and row["region"] != "all":
+            continue
+        low, high = cell(row["ci_low"]), cell(row["ci_high"])
+        rows.append(
+            (
+                row["region"],
+                row["score"],
+                cell(row["model"]),
+                "-" if low == "-" else f"{low}–{high}",
+                *(cell(row[k]) for k in ("linear", "mean_pattern", "shuffled", "ceiling")),
+            )
+        )
+    _print_columns(rows)
+
+
+def _print_rows(rows: list[dict[str, object]]) -> None:
+    _print_columns([tuple(rows[0]), *(tuple(map(str, row.values())) for row in rows)])
+
+
+def _print_columns(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        first = [value.ljust(width) for value, width in zip(row[:2], widths[:2], strict=True)]
+        rest = [value.rjust(width) for value, width in zip(row[2:], widths[2:], strict=True)]
+        print("  ".join(first + rest).rstrip())
+
+
+def _number(label: str) -> int:
+    from synbrain_cli.errors import InputError
+
+    if not label.isdigit():
+        raise InputError(f"--subject {label}: NSD's subjects are numbers, 1 to 8")
+    return int(label)
+
+
+def _device(device: str) -> str:
+    from synbrain_cli.brain import resolve_device
+
+    return str(resolve_device(device))
+
+
+def main() -> None:
+    """Entry point: one line and exit 1 for a fault the user can mend."""
+    try:
+        app()
+    except SynbrainError as error:
+        print(f"synbrain: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""`synbrain demo`: everything, from nothing, on simulated subjects."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from synbrain_cli.brain import load_model
+from synbrain_cli.errors import MissingError, SynbrainError
+from synbrain_cli.pipeline import plot
+from synbrain_cli.pipeline.evaluate import evaluate
+from synbrain_cli.pipeline.prepare import prepare_simulated
+from synbrain_cli.pipeline.progress import Report
+from synbrain_cli.pipeline.synthesize import synthesize
+from synbrain_cli.pipeline.workspace import Workspace
+
+TRAINED = ("01", "02")  # the third subject is left for `synbrain adapt`
+N_DRAWS = 8
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Scores of subject 1's model, what was made where, and how long it took."""
+
+    scores: pd.DataFrame
+    paths: dict[str, Path]
+    seconds: float
+
+
+def demo(
+    workspace: Workspace, images: Path | None = None, *, seed: int = 0, report: Report | None = None
+) -> DemoResult:
+    """Simulate, prepare, train two subjects side by side, synthesize, evaluate, plot.
+
+    Steps already done in this workspace are not done again; an interrupted demo goes on.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    images : path, optional
+        Photographs to synthesize responses to; default ``examples/images`` in the workspace.
+    seed : int
+    report : Report, optional
+    """
+    report = report or Report()
+    start = time.monotonic()
+    images = images or workspace.root / "examples" / "images"
+    if not images.exists():
+        raise MissingError(
+            f"{images} does not exist: name a folder of images, as in "
+            "`synbrain demo path/to/images`"
+        )
+    report.say("1/5 prepare: three simulated subjects")
+    prepared = prepare_simulated(workspace, report=report)
+    report.say(f"2/5 train: subjects {' and '.join(TRAINED)}, side by side")
+    train_side_by_side(workspace, TRAINED, seed, report)
+    model = workspace.weights / "sub-01"
+    report.say("3/5 synthesize")
+    made = synthesize(workspace, model, images, n_draws=N_DRAWS, seed=seed, report=report)
+    report.say("4/5 evaluate")
+    brain = load_model(model, "cpu")
+    store = workspace.find_tokens("simulated", brain.config["encoder"]["spec"], report.say)
+    scores = evaluate(workspace, brain, prepared.subjects[0], store, seed=seed, report=report)
+    report.say("5/5 plot-flatmap")
+    flatmaps = plot.plot_responses(workspace, made.folder, report=report)
+    accuracy = plot.plot_accuracy(workspace, brain)
+    paths = {
+        "model": model,
+        "responses": made.folder,
+        "flatmaps": flatmaps.files[0].parent,
+        "accuracy map": accuracy.files[0],
+        "scores": scores.folder / "metrics.json",
+    }
+    return DemoResult(
+        scores.table(),
+        {k: Path(os.path.relpath(v, workspace.root)) for k, v in paths.items()},
+        time.monotonic() - start,
+    )
+
+
+def train_side_by_side(
+    workspace: Workspace, subjects: tuple[str, ...], seed: int, report: Report
+) -> None:
+    """Train each subject in a process of its own, sharing the cores between them.
+
+    Networks this small use one core well and several badly.
+    """
+    cores = len(os.sched_getaffinity(0))
+    threads = str(max(1, cores // len(subjects)))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    running = {}
+    for subject in subjects:
+        if (workspace.weights / f"sub-{subject}").exists():
+            report.say(f"sub-{subject}: already trained")
+            continue
+        command = [sys.executable, "-m", "synbrain_cli.cli", "train", "--subject", subject]
+        command += ["--dataset", "simulated", "--preset", "tiny", "--seed", str(seed), "--resume"]
+        command += ["--encoder", "gabor", "--device", "cpu", "--workspace", str(workspace.root)]
+        command += ["--quiet"] if report.quiet else []
+        running[subject] = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        failed = [subject for subject, process in running.items() if process.wait() != 0]
+    finally:
+        for process in running.values():
+            process.kill()
+    if failed:
+        raise SynbrainError(
+            f"training of sub-{failed[0]} failed (see above): mend it, then run the demo again"
+        )

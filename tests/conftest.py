@@ -1,0 +1,91 @@
+"""One small simulated subject pair, prepared and trained once for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synbrain_cli.config import PRESETS, Preset, StageConfig
+from synbrain_cli.datasets.simulated import SimulationConfig
+from synbrain_cli.pipeline.prepare import prepare_simulated
+from synbrain_cli.pipeline.progress import Report
+from synbrain_cli.pipeline.train import train
+from synbrain_cli.pipeline.workspace import Workspace
+
+QUIET = Report(quiet=True)
+SMALL = SimulationConfig(
+    n_subjects=2, n_shared=40, n_unique=85, n_sessions=3, voxel_size=8.0, image_size=64, seed=3
+)
+# Minutes of training are for the demo; here it is enough that every step is taken.
+_STAGE = StageConfig(2, 24, 2e-3, 0.01, warmup_steps=5, patience=5)
+TEST_PRESET = Preset(
+    "test",
+    vae={
+        "channels": 32,
+        "multipliers": (1,),
+        "n_res_blocks": 1,
+        "ada_length": 64,
+        "projector_width": 32,
+    },
+    mapper={"depth": 1},
+    head_size=16,
+    vae_stage=_STAGE,
+    mapper_stage=StageConfig(2, 24, 2e-3, 0.0, ema_decay=0.9, patience=5),
+    adapt_vae_stage=_STAGE,
+    adapt_mapper_stage=StageConfig(2, 24, 2e-3, 0.0, ema_decay=0.9, patience=5),
+)
+
+
+def shared_folder() -> Path | None:
+    """Real data beside the repository, where there are any."""
+    folder = Path(
+        os.environ.get("SYNBRAIN_SHARED", Path(__file__).resolve().parents[2] / "shared")
+    )
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    folder = shared_folder()
+    if folder is None:
+        pytest.skip("the real data are not beside the repository (../shared, SYNBRAIN_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _test_preset():
+    PRESETS["test"] = TEST_PRESET
+    yield
+    del PRESETS["test"]
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Workspace:
+    """Workspace with two simulated subjects, prepared; read-only for tests."""
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    prepare_simulated(workspace, config=SMALL, report=QUIET)
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def trained(prepared) -> Workspace:
+    """The same workspace with a model of subject 1."""
+    subject = prepared.find_subject("1", None, QUIET.say)
+    store = prepared.find_tokens("simulated", None, QUIET.say)
+    train(prepared, subject, store, preset="test", device="cpu", report=QUIET)
+    return prepared
+
+
+@pytest.fixture()
+def own(prepared, tmp_path) -> Workspace:
+    """A workspace of the test's own, with the prepared subjects linked in."""
+    (tmp_path / "prepared").symlink_to(prepared.prepared)
+    return Workspace(tmp_path)
+
+
+@pytest.fixture()
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

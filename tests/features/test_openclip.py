@@ -1,0 +1,202 @@
+"""open_clip towers, small and randomly initialised, saved to disk and loaded back."""
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from synbrain_cli.errors import InputError, MissingError, SynbrainError
+from synbrain_cli.features.encoders import load_encoder
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 40, 48, 3), dtype=np.uint8)
+TEXT = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1}
+VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+TIMM = {
+    "image_size": 224,
+    "timm_model_name": "vit_tiny_patch16_224",
+    "timm_pool": "token",
+    "timm_proj": "linear",
+}
+TOWERS = {  # vision settings, expected (n_tokens, n_dims)
+    "tiny-ViT": (VIT, (16, 32)),
+    "tiny-average": ({**VIT, "pool_type": "avg", "final_ln_after_pool": True}, (16, 32)),
+    "tiny-pooled": ({**VIT, "attentional_pool": True}, None),
+    "tiny-ResNet": ({"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}, (1, 256)),
+    "tiny-timm": (TIMM, (196, 192)),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def towers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("configs")
+    for name, (vision, _) in TOWERS.items():
+        config = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": TEXT}
+        (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
+
+
+def clip(name, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return open_clip.create_model(name).eval()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A CLIP model of the small ViT and the file of its state dict."""
+    model = clip("tiny-ViT")
+    torch.save(model.state_dict(), tmp_path / "clip.pt")
+    return model, tmp_path / "clip.pt"
+
+
+def test_tokens_are_open_clips_own(saved):
+    model, path = saved
+    encoder = load_encoder(f"openclip:tiny-ViT/{path}")
+    tokens = encoder(IMAGES)
+    assert tokens.shape == (3, encoder.n_tokens, encoder.n_dims) == (3, 16, 32)
+    assert tokens.dtype == np.float32
+    # another way there: torch's resize, open_clip's forward pass with output_tokens
+    x = torch.tensor(IMAGES[:, :, 4:44]).permute(0, 3, 1, 2) / 255
+    x = torch.nn.functional.interpolate(x, (32, 32), mode="bicubic", antialias=True).clip(0, 1)
+    mean, sd = (
+        torch.tensor(v)[:, None, None]
+        for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    model.visual.output_tokens = True
+    with torch.no_grad():
+        _, expected = model.visual((x - mean) / sd)
+    np.testing.assert_allclose(tokens, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", [n for n, (_, shape) in TOWERS.items() if shape])
+def test_every_kind_of_tower(tmp_path, name):
+    save_file(clip(name).visual.state_dict(), tmp_path / "visual.safetensors")
+    encoder = load_encoder(f"openclip:{name}/{tmp_path / 'visual.safetensors'}")
+    together = encoder(IMAGES)
+    assert together.shape[1:] == (encoder.n_tokens, encoder.n_dims) == TOWERS[name][1]
+    alone = np.concatenate([encoder([image]) for image in IMAGES])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 0.02 * together.std()
+
+
+def test_tokens_come_after_the_final_norm(tmp_path):
+    for name in ("tiny-ViT", "tiny-average", "tiny-timm"):  # a fresh LayerNorm has no gain
+        torch.save(clip(name).state_dict(), tmp_path / "w.pt")
+        tokens = load_encoder(f"openclip:{name}/{tmp_path / 'w.pt'}")(IMAGES)
+        np.testing.assert_allclose(tokens.mean(-1), 0, atol=1e-4)
+        np.testing.assert_allclose(tokens.std(-1), 1, atol=0.05)
+
+
+def test_identity_is_that_of_the_weights(saved, tmp_path):
+    model, path = saved
+    state = model.state_dict()
+    visual = {k: v.clone() for k, v in model.visual.state_dict().items()}
+    save_file(visual, tmp_path / "visual.safetensors")
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}},
+               tmp_path / "training.pt")  # fmt: skip
+    torch.save(visual, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save(clip("tiny-ViT", seed=1).state_dict(), tmp_path / "other.pt")
+    encoders = [
+        load_encoder(f"openclip:tiny-ViT/{p}")
+        for p in (path, *(tmp_path / f for f in ("visual.safetensors", "training.pt", "old.pt")))
+    ]
+    tokens = encoders[0](IMAGES)
+    for encoder in encoders[1:]:
+        assert encoder.identity == encoders[0].identity
+        assert encoder.slug == encoders[0].slug
+        np.testing.assert_array_equal(encoder(IMAGES), tokens)
+    assert json.loads(json.dumps(encoders[0].identity)) == encoders[0].identity
+    assert encoders[0].slug == f"openclip-tiny-ViT-{encoders[0].identity['weights'][:8]}"
+    other = load_encoder(f"openclip:tiny-ViT/{tmp_path / 'other.pt'}")
+    assert other.identity != encoders[0].identity
+    assert other.slug != encoders[0].slug
+
+
+def test_half_precision_weights_become_float32(tmp_path):
+    state = clip("tiny-ViT").half().visual.state_dict()
+    torch.save(state, tmp_path / "half.pt")
+    torch.save({k: v.float() for k, v in state.items()}, tmp_path / "full.pt")
+    half, full = (load_encoder(f"openclip:tiny-ViT/{tmp_path / f}.pt") for f in ("half", "full"))
+    assert half.identity == full.identity
+    np.testing.assert_array_equal(half(IMAGES), full(IMAGES))
+
+
+def test_input_statistics_beside_the_file(saved):
+    _, path = saved
+    default = load_encoder(f"openclip:tiny-ViT/{path}")
+    beside = {"preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (path.parent / "open_clip_config.json").write_text(json.dumps(beside))
+    encoder = load_encoder(f"openclip:tiny-ViT/{path}")
+    assert encoder.identity["mean"] == [0.5] * 3
+    assert encoder.identity != default.identity
+    assert np.abs(encoder(IMAGES) - default(IMAGES)).max() > 1e-3
+
+
+ERRORS = [
+    ("openclip:ViT-bigG-15/x", InputError, "perhaps ViT-bigG-14"),
+    ("openclip:", InputError, "no architecture"),
+    ("openclip:ViT-B-32", InputError, "laion2b_s34b_b79k"),
+    ("openclip:ViT-B-32/nowhere.pt", MissingError, "laion2b_s34b_b79k"),
+    ("openclip:ViT-B-32/openai", InputError, "ViT-B-32-quickgelu/openai"),
+    ("openclip:tiny-pooled/{path}", InputError, "no patch tokens"),
+    ("openclip:tiny-ResNet/{path}", InputError, "not the weights of tiny-ResNet"),
+    ("openclip:ViT-B-32/{path}", InputError, "expected shape .* found"),
+    ("openclip:ViT-L-14/{path}", InputError, "open_clip_config.json"),
+    ("openclip:tiny-ViT/{cut}", InputError, "load safely"),
+    ("openclip:tiny-ViT/{text}", InputError, "load safely"),
+    ("openclip:tiny-ViT/{pickled}", InputError, "load safely"),
+    ("openclip:tiny-ViT/{cut_safetensors}", InputError, "load safely"),
+    ("openclip:tiny-ViT/{listed}", InputError, "found list"),
+]
+
+
+@pytest.mark.parametrize(("spec", "error", "message"), ERRORS)
+def test_errors(saved, spec, error, message):
+    _, path = saved
+    files = {"path": path}
+    for name, content in (
+        ("cut", path.read_bytes()[:1000]),
+        ("text", b"hello"),
+        ("cut_safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{"),
+    ):
+        suffix = "safetensors" if "safetensors" in name else "pt"
+        files[name] = path.parent / f"{name}.{suffix}"
+        files[name].write_bytes(content)
+    files |= {name: path.parent / f"{name}.pt" for name in ("pickled", "listed")}
+    torch.save(clip("tiny-ViT"), files["pickled"])  # a whole module: would run code when loaded
+    torch.save([1], files["listed"])
+    with pytest.raises(error, match=message):
+        load_encoder(spec.format(**files))
+
+
+def test_offline(monkeypatch):
+    def offline(*_, **__):
+        raise FileNotFoundError("Failed to download: no network")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", offline)
+    with pytest.raises(SynbrainError, match=r"ViT-bigG-14-laion2B.*openclip:ViT-bigG-14/FILE"):
+        load_encoder("openclip:ViT-bigG-14/laion2b_s39b_b160k")
+
+
+def test_a_downloaded_tag_is_the_same_as_its_file(saved, monkeypatch):
+    _, path = saved
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda _: ["tag"])
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"url": "there"})
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(path))
+    tag, file = (load_encoder(f"openclip:tiny-ViT/{s}") for s in ("tag", path))
+    assert tag.identity == file.identity
+    assert tag.spec == "openclip:tiny-ViT/tag"
+    assert file.spec == f"openclip:tiny-ViT/{path}"
+
+
+def test_the_published_tower_has_256_tokens_of_1664():
+    config = open_clip.get_model_config("ViT-bigG-14")
+    with torch.device("meta"):  # shapes alone: no memory, no weights
+        tower = open_clip.model._build_vision_tower(config["embed_dim"], config["vision_cfg"])
+        features = tower.forward_intermediates(
+            torch.zeros(1, 3, 224, 224), indices=1, intermediates_only=True
+        )
+    assert features["image_intermediates"][0].shape == (1, 1664, 16, 16)

@@ -1,0 +1,115 @@
+"""Killed with SIGKILL at random moments, the same command again gives the same result."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+KILLING = Path(__file__).parents[1] / "killing.py"
+
+
+def run(*arguments, kill_at=0, timeout=120):
+    command = [sys.executable, str(KILLING), str(kill_at), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+
+
+def kill_then_finish(arguments, final, moments, resume=()):
+    """Kill at each moment in turn, never leaving ``final`` behind, then let it finish."""
+    killed = 0
+    for number, moment in enumerate(moments):
+        done = run(*arguments, *(resume if number else ()), kill_at=moment)
+        if done.returncode == -signal.SIGKILL:
+            killed += 1
+            assert not final.exists()
+        else:
+            assert done.returncode == 0, done.stderr
+    assert killed > 0
+    done = run(*arguments, *resume)
+    assert done.returncode == 0, done.stderr
+    assert final.exists()
+
+
+def assert_same_files(one: Path, other: Path, patterns):
+    for pattern in patterns:
+        files = sorted(one.glob(pattern))
+        assert files, pattern
+        for file in files:
+            assert file.read_bytes() == (other / file.name).read_bytes(), file.name
+
+
+@pytest.mark.slow
+def test_prepare(prepared, tmp_path, rng):
+    moments = rng.integers(1, 9, 3)
+    arguments = ["prepare", "nsd", "--root", prepared.root / "simulated", "--workspace", tmp_path]
+    arguments += ["--subject", "1", "--device", "cpu"]
+    target = tmp_path / "prepared/nsd/sub-01"
+    for moment in moments:
+        done = run(*arguments, kill_at=moment)
+        assert done.returncode == -signal.SIGKILL
+    assert run(*arguments).returncode == 0
+    assert_same_files(
+        prepared.prepared / "simulated/sub-01",
+        target,
+        ("betas.npy", "trials.tsv", "voxels.tsv", "mask.nii.gz"),
+    )
+    tokens = np.load(tmp_path / "prepared/nsd/features/gabor/tokens.npy")
+    names = (tmp_path / "prepared/nsd/features/gabor/images.tsv").read_text().split()[1:]
+    store = prepared.find_tokens("simulated", None, print)
+    np.testing.assert_allclose(tokens, store.take(names), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_train_gives_the_same_weights(trained, own, rng):
+    moments = [2, int(rng.integers(3, 6)), int(rng.integers(2, 4))]
+    arguments = ["train", "--subject", "1", "--preset", "test", "--device", "cpu"]
+    arguments += ["--workspace", own.root]
+    kill_then_finish(arguments, own.weights / "sub-01", moments, resume=["--resume"])
+    expected = load_file(trained.weights / "sub-01/networks.safetensors")
+    found = load_file(own.weights / "sub-01/networks.safetensors")
+    assert expected.keys() == found.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_synthesize(trained, tmp_path, rng):
+    images = tmp_path / "images"
+    images.mkdir()
+    from PIL import Image
+
+    for k in range(20):
+        pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(images / f"image-{k:02d}.png")
+    common = ["synthesize", images, "--model", trained.weights / "sub-01", "--samples", "2"]
+    common += ["--device", "cpu", "--workspace", tmp_path, "--output"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(*common, whole).returncode == 0
+    kill_then_finish([*common, broken], broken, rng.integers(5, 130, 3))
+    assert_same_files(whole, broken, ("*.npy", "*.tsv", "*.gii", "settings.json"))
+    assert {p.name for p in whole.iterdir()} == {p.name for p in broken.iterdir()}
+    assert not list(tmp_path.glob(".broken*"))
+
+
+@pytest.mark.slow
+def test_train_killed_at_random_times(trained, own, rng):
+    """The same, by the clock: whatever it is doing."""
+    arguments = ["train", "--subject", "1", "--preset", "test", "--device", "cpu", "--resume"]
+    arguments += ["--workspace", str(own.root), "--quiet"]
+    for delay in rng.uniform(2.0, 5.0, 2):
+        process = subprocess.Popen([sys.executable, str(KILLING), "0", *arguments])
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+    if not (own.weights / "sub-01").exists():
+        assert run(*arguments).returncode == 0
+    expected = load_file(trained.weights / "sub-01/networks.safetensors")
+    found = load_file(own.weights / "sub-01/networks.safetensors")
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
