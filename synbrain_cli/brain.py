@@ -73,6 +73,18 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
+def check_drawing(n_draws: int, sampling: str, noise_factor: float | None, unit: str) -> None:
+    """Raise `InputError` where an argument of `Brain.draw` is impossible."""
+    if n_draws < 1:
+        raise InputError(f"expected at least one draw, found {n_draws}")
+    if sampling not in SAMPLINGS:
+        raise InputError(f"expected the sampling {' or '.join(SAMPLINGS)}, found {sampling!r}")
+    if unit not in UNITS:
+        raise InputError(f"expected the unit {' or '.join(UNITS)}, found {unit!r}")
+    if noise_factor is not None and not (np.isfinite(noise_factor) and noise_factor >= 0):
+        raise InputError(f"expected a noise factor of 0 or more, found {noise_factor}")
+
+
 class Brain:
     """A trained model of one person.
 
@@ -95,8 +107,12 @@ class Brain:
         self.device = device
         self.config: dict[str, Any] = read_config(folder)
         state = load_arrays(folder / "networks.safetensors")
-        vae = {k[4:]: torch.from_numpy(v) for k, v in state.items() if k.startswith("vae.")}
-        mapper = {k[7:]: torch.from_numpy(v) for k, v in state.items() if k.startswith("mapper.")}
+        # Copies: fine-tuning writes to them.
+        tensors = {name: torch.from_numpy(value.copy()) for name, value in state.items()}
+        vae = {k.removeprefix("vae."): v for k, v in tensors.items() if k.startswith("vae.")}
+        mapper = {
+            k.removeprefix("mapper."): v for k, v in tensors.items() if k.startswith("mapper.")
+        }
         with torch.device("meta"):
             self.vae = BrainVAE(VAEConfig.from_dict(self.config["vae"]))
             self.mapper = Mapper(MapperConfig.from_dict(self.config["mapper"]))
@@ -214,8 +230,8 @@ class Brain:
             "latent": z = S2N(tokens) + noise, decoded. "mean": no noise.
         noise_factor : float, optional
             Deviation of the latent's noise. None: the posterior's own, dimension by dimension
-            (between-repeat spread of posterior means and posterior variance). A number: the
-            same for every dimension (Mai et al. 2025, appendix E).
+            (root mean square over training trials). A number: the same for every dimension
+            (Mai et al. 2025, appendix E).
         unit : {"psc", "z"}
 
         Returns
@@ -242,14 +258,7 @@ class Brain:
         slice, float32 array of shape (n, n_draws, n_voxels)
             Which images, from ``start`` on, and their draws.
         """
-        if n_draws < 1:
-            raise InputError(f"expected at least one draw, found {n_draws}")
-        if sampling not in SAMPLINGS:
-            raise InputError(f"expected the sampling {' or '.join(SAMPLINGS)}, found {sampling!r}")
-        if unit not in UNITS:
-            raise InputError(f"expected the unit {' or '.join(UNITS)}, found {unit!r}")
-        if noise_factor is not None and not (np.isfinite(noise_factor) and noise_factor >= 0):
-            raise InputError(f"expected a noise factor of 0 or more, found {noise_factor}")
+        check_drawing(n_draws, sampling, noise_factor, unit)
         for where, tokens, digests in self._tokens(images, start):
             latent = self._latents(tokens)
             draws = np.empty((len(latent), n_draws, self.n_voxels), np.float32)

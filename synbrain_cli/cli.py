@@ -5,9 +5,10 @@ Nothing heavy is imported here: ``synbrain --help`` answers at once.
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -465,13 +466,31 @@ def _device(device: str) -> str:
     return str(resolve_device(device))
 
 
+# What a disk can refuse: full, over quota, not permitted, read-only.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
 def main() -> None:
     """Entry point: one line and exit 1 for a fault the user can mend."""
     try:
         app()
     except SynbrainError as error:
-        print(f"synbrain: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        _stop(str(error))
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _stop(
+            f"{place}{error.strerror}: nothing half-written was left under a final name; free "
+            "some space or choose a folder you may write to, then run the command again"
+        )
+    except KeyboardInterrupt:
+        _stop("interrupted: run the command again (training: with --resume) to go on", 130)
+
+
+def _stop(message: str, code: int = 1) -> NoReturn:
+    print(f"synbrain: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -175,9 +175,7 @@ class Preset:
         while n_dims % n_heads:
             n_heads -= 1
         shape = {"n_tokens": n_tokens, "n_dims": n_dims}
-        return VAEConfig(**shape, **self.vae), MapperConfig(
-            **shape, n_heads=n_heads, **self.mapper
-        )
+        return VAEConfig(**shape, **self.vae), MapperConfig(**shape, n_heads=n_heads, **self.mapper)
 
 
 def _stages(
@@ -209,26 +207,26 @@ PRESETS = {
             },
             mapper={"depth": 3},
             head_size=12,
-            vae_stage=StageConfig(6, 24, 3e-3, 0.05, warmup_steps=50),
-            mapper_stage=StageConfig(6, 24, 1e-3, 0.0, warmup_steps=20, ema_decay=0.99),
-            adapt_vae_stage=StageConfig(8, 24, 2e-3, 0.05, warmup_steps=20),
+            vae_stage=StageConfig(7, 16, 3e-3, 0.05, warmup_steps=50),
+            mapper_stage=StageConfig(4, 24, 1e-3, 0.0, warmup_steps=20, ema_decay=0.99),
+            adapt_vae_stage=StageConfig(8, 16, 2e-3, 0.05, warmup_steps=20),
             adapt_mapper_stage=StageConfig(8, 24, 1e-3, 0.0, warmup_steps=20, ema_decay=0.99),
-            loss=LossConfig(clip=1.0, response=20.0),
+            loss=LossConfig(kl=0.5, clip=1.0, response=20.0),
         ),
         # For one consumer GPU, or half an hour of a CPU.
         Preset(
             "small",
             vae={
                 "channels": 32,
-                "multipliers": (2, 2, 2),
-                "n_res_blocks": 2,
-                "ada_length": 1024,
-                "projector_width": 256,
+                "multipliers": (2, 2),
+                "n_res_blocks": 1,
+                "ada_length": 512,
+                "projector_width": 128,
             },
             mapper={"depth": 4},
             head_size=12,
-            **_stages(vae_epochs=12, mapper_epochs=40, batch=24, rate=1e-3, ema=0.995),
-            loss=LossConfig(clip=1.0, response=20.0),
+            **_stages(vae_epochs=12, mapper_epochs=20, batch=16, rate=2e-3, ema=0.99),
+            loss=LossConfig(kl=0.5, clip=1.0, response=20.0),
         ),
         # Mai et al. 2025: learning rate 1e-4, batch 24, at most 15 epochs of BrainVAE; 50,000
         # mapper steps are 133 epochs of 9,000 images. Few-shot: 40,000 steps on 750 trials' images.

@@ -17,7 +17,7 @@ from synbrain_cli.pipeline.workspace import Workspace
 
 QUIET = Report(quiet=True)
 SMALL = SimulationConfig(
-    n_subjects=2, n_shared=40, n_unique=85, n_sessions=3, voxel_size=8.0, image_size=64, seed=3
+    n_subjects=2, n_shared=40, n_unique=85, n_sessions=3, voxel_size=8.0, seed=3
 )
 # Minutes of training are for the demo; here it is enough that every step is taken.
 _STAGE = StageConfig(2, 24, 2e-3, 0.01, warmup_steps=5, patience=5)
@@ -41,9 +41,7 @@ TEST_PRESET = Preset(
 
 def shared_folder() -> Path | None:
     """Real data beside the repository, where there are any."""
-    folder = Path(
-        os.environ.get("SYNBRAIN_SHARED", Path(__file__).resolve().parents[2] / "shared")
-    )
+    folder = Path(os.environ.get("SYNBRAIN_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     return folder if folder.is_dir() else None
 
 
@@ -79,13 +77,13 @@ def trained(prepared) -> Workspace:
     return prepared
 
 
-@pytest.fixture()
+@pytest.fixture
 def own(prepared, tmp_path) -> Workspace:
     """A workspace of the test's own, with the prepared subjects linked in."""
     (tmp_path / "prepared").symlink_to(prepared.prepared)
     return Workspace(tmp_path)
 
 
-@pytest.fixture()
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

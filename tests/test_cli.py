@@ -25,17 +25,20 @@ from synbrain_cli.io.files import locked
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 
 
-@pytest.fixture()
+@pytest.fixture
 def synbrain(capsys, monkeypatch):
     """Run a command line; (exit code, output, error)."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["synbrain", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
+        try:
             cli.main()
-            sys.exit(0)
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        else:
+            code = 0
         captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
+        return code, captured.out, captured.err
 
     return run
 
@@ -49,7 +52,7 @@ def commands(group=None, prefix=()):
             yield (*prefix, name)
 
 
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
+@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
 def test_help_of_every_command_has_an_example(command):
     result = CliRunner().invoke(cli.app, [*command, "--help"])
     assert result.exit_code == 0
@@ -134,9 +137,7 @@ def test_evaluate_sets_every_score_beside_its_baselines(trained, synbrain):
     assert low < high
     # The linear encoder has learned, and shuffling the images takes it away from the model.
     assert overall["voxelwise_correlation"]["linear"] > 0.1
-    assert (
-        overall["voxelwise_correlation"]["shuffled"] < overall["voxelwise_correlation"]["linear"]
-    )
+    assert overall["voxelwise_correlation"]["shuffled"] < overall["voxelwise_correlation"]["linear"]
     # What the mean pattern scores on raw patterns: nearly everything.
     assert overall["pattern_correlation"]["mean_pattern"] > 0.2
     assert {"V1", "V2", "V3"} <= set(metrics["roi"])
@@ -251,12 +252,12 @@ def test_bad_images(trained, tmp_path, synbrain, name):
         (["train", "--subject", "1", "--preset", "huge"], "expected one of tiny"),
         (["train", "--subject", "1", "--encoder", "resnet"], "no image tokens of resnet"),
         (["train", "--subject", "1", "--preset", "test"], "already holds a finished model"),
-        (["synthesize", IMAGES, "--subject", "2"], "no model of sub-02; models: sub-01"),
+        (["synthesize", IMAGES, "--subject", "3"], "no model of sub-03; models: sub-01"),
         (["synthesize", IMAGES, "--model", "gone"], "no model gone"),
         (["synthesize", IMAGES, "--subject", "two!"], "expected a label such as 2"),
         (["synthesize", IMAGES, "--sampling", "best"], "expected the sampling"),
         (["synthesize", IMAGES, "--device", "warp"], "not available here"),
-        (["evaluate", "--subject", "2"], "no model of sub-02"),
+        (["evaluate", "--subject", "4"], "no model of sub-04"),
         (["adapt", "--hours", "9", "--subject", "2"], "expected 1 to 3"),
         (["adapt", "--subject", "7"], "no prepared sub-07"),
         (["plot-flatmap", "--what", "soul"], "expected one of mean"),
@@ -326,7 +327,14 @@ def test_a_folder_of_somebody_elses_is_not_overwritten(trained, synbrain, tmp_pa
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.tex").write_text("precious")
     code, _, error = synbrain(
-        "synthesize", IMAGES, "-m", "sub-01", "-w", trained.root, "-o", tmp_path / "thesis",
+        "synthesize",
+        IMAGES,
+        "-m",
+        "sub-01",
+        "-w",
+        trained.root,
+        "-o",
+        tmp_path / "thesis",
         "--overwrite",
     )
     assert code == 1

@@ -78,7 +78,9 @@ class Design:
         except KeyError as error:
             raise InputError(f"{path}: expected the variable {error} of NSD's design") from error
         except (ValueError, TypeError, NotImplementedError, OSError) as error:
-            raise InputError(f"{path}: not a readable .mat file ({error}): copy it again") from error
+            raise InputError(
+                f"{path}: not a readable .mat file ({error}): copy it again"
+            ) from error
         return cls(ordering, subject_images, n_shared, len(ordering) // n_sessions)
 
     def images(self, subject: int) -> np.ndarray:
@@ -122,7 +124,9 @@ class NSD:
     def session_files(self, subject: int) -> dict[int, Path]:
         """Session number → betas file, for the sessions that are here."""
         folder = self.root / f"nsddata_betas/ppdata/subj{subject:02d}/func1pt8mm/{BETAS}"
-        return {int(p.name[13:15]): p for p in sorted(folder.glob("betas_session[0-9][0-9].nii.gz"))}
+        return {
+            int(p.name[13:15]): p for p in sorted(folder.glob("betas_session[0-9][0-9].nii.gz"))
+        }
 
     def read_images(self, images: list[str]) -> Iterator[np.ndarray]:
         """Yield uint8 (425, 425, 3) pixels of images named as in ``trials.tsv``, one at a time.

@@ -27,7 +27,14 @@ _SHOWN = {
 }
 
 
-_TEXTURES = ("hubble_deep_field.jpg", "coins.png", "moon.png", "grass.png", "gravel.png", "brick.png")
+_TEXTURES = (
+    "hubble_deep_field.jpg",
+    "coins.png",
+    "moon.png",
+    "grass.png",
+    "gravel.png",
+    "brick.png",
+)
 
 
 def load_photographs() -> tuple[list[np.ndarray], np.ndarray]:
@@ -96,7 +103,9 @@ def crop_photographs(
             factor = int(side // size)
             box = box.reduce(factor)
             matrix = tuple(m / factor for m in matrix)
-        view = box.transform((size, size), Image.Transform.AFFINE, matrix, Image.BICUBIC)
+        view = box.transform(
+            (size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+        )
         exposure = np.exp(generator.normal(0, 0.1, 3) + generator.normal(0, 0.15))
         views[i] = np.clip(np.asarray(view) * exposure, 0, 255)
     return views

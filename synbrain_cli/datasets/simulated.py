@@ -36,6 +36,7 @@ from scipy.spatial import cKDTree
 
 from synbrain_cli.config import _JSON
 from synbrain_cli.datasets.photographs import crop_photographs, load_photographs
+from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic, versions, write_json
 from synbrain_cli.io.surface import fsaverage
 from synbrain_cli.io.volume import save_image
@@ -58,7 +59,7 @@ class SimulationConfig(_JSON):
     n_sessions : int
         Trials (images × repeats) are dealt evenly to sessions.
     image_size : int
-        Pixels (NSD: 425).
+        Pixels, a multiple of 64 (NSD: 425).
     voxel_size : float
         Millimetres (NSD: 1.8; coarser here, so that a whole visual cortex is a small problem).
     unexplained : float
@@ -73,7 +74,7 @@ class SimulationConfig(_JSON):
     n_sessions: int = 4
     image_size: int = 128
     voxel_size: float = 5.0
-    unexplained: float = 0.2
+    unexplained: float = 0.15
     seed: int = 0
 
     @property
@@ -213,11 +214,17 @@ def smooth_fields(
 # --------------------------------------------------------------------- image features
 
 
+# Of the Gaussian derivatives, in pixels of the finest scale (half the image's resolution): they
+# prefer some 13, 6 and 3 cycles per image.
+SIGMA = 0.8
+
+
 def contrast_energy(images: np.ndarray) -> np.ndarray:
     """Local energies that drive the simulated early areas.
 
     Gaussian-derivative quadrature pairs (first and second derivative; Freeman & Adelson 1991) of
-    luminance at three scales and four orientations, and the squares of two opponent colours, averaged in the cells of a 16 × 16 grid.
+    luminance at three scales (from half the image's resolution on) and four
+    orientations, and the squares of two opponent colours, averaged in a 16 × 16 grid of cells.
 
     Parameters
     ----------
@@ -230,12 +237,11 @@ def contrast_energy(images: np.ndarray) -> np.ndarray:
     n_cells, angles = 16, np.arange(4) * np.pi / 4
 
     def pool(maps: np.ndarray) -> np.ndarray:  # (n, size, size) -> (n, 16, 16)
-        cell = maps.shape[1] // n_cells
-        return maps.reshape(-1, n_cells, cell, n_cells, cell).mean((2, 4))
+        return _block_mean(maps, maps.shape[1] // n_cells)
 
     out = np.empty((len(images), n_cells, n_cells, 14), np.float32)
     for start in range(0, len(images), 32):
-        rgb = images[start : start + 32].astype(np.float32) / 255
+        rgb = _block_mean(images[start : start + 32].astype(np.float32) / 255, 2)
         luminance = rgb.mean(3)
         channels = []
         for scale in range(3):
@@ -246,23 +252,28 @@ def contrast_energy(images: np.ndarray) -> np.ndarray:
                 even = c * c * dxx + 2 * c * s * dxy + s * s * dyy
                 channels.append(pool(odd**2 + even**2))
             if scale < 2:
-                half = luminance.shape[1] // 2
-                luminance = luminance.reshape(-1, half, 2, half, 2).mean((2, 4))
+                luminance = _block_mean(luminance, 2)
         red_green, blue_yellow = rgb[..., 0] - rgb[..., 1], rgb[..., 2] - rgb.mean(3)
         channels += [pool(red_green**2), pool(blue_yellow**2)]
         out[start : start + 32] = np.stack(channels, -1)
     return out
 
 
+def _block_mean(maps: np.ndarray, size: int) -> np.ndarray:
+    """Average size × size squares of pixels: (n, h, w, …) -> (n, h / size, w / size, …)."""
+    corners = [(i, j) for i in range(size) for j in range(size)]
+    return sum(maps[:, i::size, j::size] for i, j in corners) / np.float32(size * size)
+
+
 def _derivatives(luminance: np.ndarray) -> list[np.ndarray]:
-    """First and second Gaussian derivatives (σ = 1.4 pixels): x, y, xx, yy, xy."""
-    rows = [gaussian_filter1d(luminance, 1.4, axis=1, order=order) for order in (0, 1, 2)]
+    """First and second Gaussian derivatives: x, y, xx, yy, xy."""
+    rows = [gaussian_filter1d(luminance, SIGMA, axis=1, order=order) for order in (0, 1, 2)]
     return [
-        gaussian_filter1d(rows[0], 1.4, axis=2, order=1),
-        gaussian_filter1d(rows[1], 1.4, axis=2),
-        gaussian_filter1d(rows[0], 1.4, axis=2, order=2),
-        gaussian_filter1d(rows[2], 1.4, axis=2),
-        gaussian_filter1d(rows[1], 1.4, axis=2, order=1),
+        gaussian_filter1d(rows[0], SIGMA, axis=2, order=1),
+        gaussian_filter1d(rows[1], SIGMA, axis=2),
+        gaussian_filter1d(rows[0], SIGMA, axis=2, order=2),
+        gaussian_filter1d(rows[2], SIGMA, axis=2),
+        gaussian_filter1d(rows[1], SIGMA, axis=2, order=1),
     ]
 
 
@@ -498,6 +509,11 @@ def simulate(
         ``dataset_description.json``.
     """
     config = config or SimulationConfig()
+    if config.image_size % 64 or config.image_size < 128 or config.n_trials % config.n_sessions:
+        raise InputError(
+            "expected an image size in multiples of 64, 128 at least, and images × repeats that "
+            f"divide into the sessions; found {config}"
+        )
     root = Path(root)
     record = root / "dataset_description.json"
     seeds = np.random.SeedSequence(config.seed).spawn(3 + config.n_subjects)

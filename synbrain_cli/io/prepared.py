@@ -144,7 +144,7 @@ class PreparedSubject:
         table = self.trials
         chosen = (table["split"] == split).to_numpy()
         if sessions is not None:
-            chosen &= table["session"].isin(list(sessions)).to_numpy()
+            chosen = chosen & table["session"].isin(list(sessions)).to_numpy()
         if not chosen.any():
             raise InputError(
                 f"{self.folder}: no trial of the {split} split"

@@ -113,7 +113,7 @@ def fit_linear(
 
     features = pool_tokens(tokens)
     mean = features.mean(0, dtype=np.float64).astype(np.float32)
-    features -= mean
+    features = features - mean  # not in place: pooling may hand back the caller's own array
     # Principal components by way of the images' Gram matrix: n_images is the smaller side.
     gram = (features @ features.T).astype(np.float64)
     values, vectors = np.linalg.eigh(gram)

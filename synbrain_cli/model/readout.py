@@ -22,7 +22,8 @@ class LatentReadout:
     Attributes
     ----------
     sd : float32 array of shape (n_tokens, n_dims)
-        Deviation of the latent of single trials about their image's mean (`latent_spread`).
+        The posterior's deviation, root mean square over training trials (`posteriors`): the noise
+        the decoder was trained with.
     """
 
     sd: np.ndarray
@@ -51,7 +52,7 @@ def draw_generator(seed: int, digest: str, k: int, fingerprint: str) -> np.rando
 
 @torch.inference_mode()
 def posteriors(vae: BrainVAE, betas: np.ndarray, batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior mean and variance of every trial.
+    """Posterior mean of every trial, and the posterior's deviation.
 
     Parameters
     ----------
@@ -61,8 +62,8 @@ def posteriors(vae: BrainVAE, betas: np.ndarray, batch: int = 64) -> tuple[np.nd
     Returns
     -------
     mean : float32 array of shape (n_trials, n_tokens, n_dims)
-    variance : float64 array of shape (n_tokens, n_dims)
-        Averaged over trials.
+    deviation : float32 array of shape (n_tokens, n_dims)
+        Root mean square over trials.
     """
     device = next(vae.parameters()).device
     shape = (vae.config.n_tokens, vae.config.n_dims)
@@ -71,33 +72,4 @@ def posteriors(vae: BrainVAE, betas: np.ndarray, batch: int = 64) -> tuple[np.nd
         posterior = vae.encode(torch.from_numpy(betas[start : start + batch]).to(device))
         mean[start : start + batch] = posterior.mean.cpu().numpy()
         variance += posterior.log_variance.double().exp().sum(0).cpu().numpy()
-    return mean, variance / len(betas)
-
-
-def latent_spread(
-    means: np.ndarray, variance: np.ndarray, image_index: np.ndarray
-) -> np.ndarray:
-    """Deviation of a single trial's latent about its image's mean.
-
-    By the law of total variance: the variance of posterior means between repeats of an image
-    (pooled over images, n − 1), plus the mean posterior variance. Without repeats, the latter
-    alone.
-
-    Parameters
-    ----------
-    means : array of shape (n_trials, n_tokens, n_dims)
-    variance : array of shape (n_tokens, n_dims)
-    image_index : int array of shape (n_trials,)
-
-    Returns
-    -------
-    float32 array of shape (n_tokens, n_dims)
-    """
-    squares, freedom = np.zeros(variance.shape), 0
-    for image in np.unique(image_index):
-        repeats = means[image_index == image]
-        if len(repeats) > 1:
-            squares += ((repeats - repeats.mean(0, dtype=np.float64)) ** 2).sum(0)
-            freedom += len(repeats) - 1
-    between = squares / freedom if freedom else squares
-    return np.sqrt(between + variance).astype(np.float32)
+    return mean, np.sqrt(variance / len(betas)).astype(np.float32)

@@ -164,9 +164,7 @@ def evaluate(
             scale, shift = to_psc[1][:, voxels], to_psc[0][:, voxels]
             for score, function in patterns.items():
                 values = {k: function(true, p[rows] * scale + shift) for k, p in some.items()}
-                per_image = np.stack(
-                    [values["model"][rows == i].mean() for i in range(len(truth))]
-                )
+                per_image = np.stack([values["model"][rows == i].mean() for i in range(len(truth))])
                 scores[score] = {
                     **{k: float(np.nanmean(v)) for k, v in values.items()},
                     "ceiling": _repeat_ceiling(function, true, rows),
@@ -226,7 +224,7 @@ def evaluate(
 
 
 def scores_table(metrics: dict[str, Any]) -> pd.DataFrame:
-    """Flatten ``metrics.json``: region, score, model, ci, linear, mean_pattern, shuffled, ceiling."""
+    """Flatten ``metrics.json``: one row a region and score, one column a predictor."""
     rows = []
     for region, scores in {"all": metrics["overall"], **metrics["roi"]}.items():
         for score, values in scores.items():

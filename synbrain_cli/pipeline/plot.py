@@ -194,7 +194,9 @@ def plot_accuracy(
         symmetric=what == "accuracy",
         note=_note(brain),
     )
-    file = (Path(output) if output else folder / "figures") / f"{brain.name}_{what}_flatmap.{format}"
+    file = (
+        Path(output) if output else folder / "figures"
+    ) / f"{brain.name}_{what}_flatmap.{format}"
     save_figure(figure, file, dpi=dpi)
     return PlotResult([file])
 

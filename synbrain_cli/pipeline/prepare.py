@@ -242,7 +242,10 @@ def describe(result: PrepareResult) -> list[dict[str, Any]]:
                 "subject": f"{subject.dataset}/sub-{subject.subject}",
                 "sessions": len(subject.sessions),
                 "trials": len(subject.trials),
-                **{f"{split} images": int(images.get(split, 0)) for split in ("train", "val", "test")},
+                **{
+                    f"{split} images": int(images.get(split, 0))
+                    for split in ("train", "val", "test")
+                },
                 "voxels": subject.n_voxels,
                 "median ncsnr": round(float(subject.voxels["ncsnr"].median()), 2),
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain import Brain, check_drawing, load_model
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.files import locked, read_json, replace_folder, sha256, versions, write_json
@@ -85,6 +86,7 @@ def synthesize(
     SynbrainError
     """
     report = report or Report()
+    check_drawing(n_draws, sampling, noise_factor, unit)
     pictures = ImageSet.of(images)
     brain = load_model(model, device)
     stem = Path(images).resolve().name if isinstance(images, (str, Path)) else "images"
@@ -215,13 +217,11 @@ def _write_records(
         "Model": brain.name,
         "ModelFingerprint": settings["model_fingerprint"],
         "Sampling": settings["sampling"],
-        "NoiseFactor": settings["noise_factor"] or "posterior (per latent dimension)",
+        "NoiseFactor": _noise(settings),
         "NumberOfDraws": settings["n_draws"],
         "Seed": settings["seed"],
         "Versions": versions(),
     }
-    if settings["sampling"] != "latent" or settings["noise_factor"] is not None:
-        sidecar["NoiseFactor"] = settings["noise_factor"]
     write_json(folder / f"{prefix}_desc-draws_betas.json", sidecar)
     write_json(
         folder / "dataset_description.json",
@@ -235,13 +235,18 @@ def _write_records(
     )
 
 
+def _noise(settings: dict[str, Any]) -> float | str | None:
+    if settings["sampling"] != "latent":
+        return None
+    given = settings["noise_factor"]
+    return given if given is not None else "posterior deviation, per latent dimension"
+
+
 def bids_label(name: str) -> str:
     """BIDS labels are alphanumeric: drop the rest, with a reminder of what was dropped.
 
     Two names that differ only in dropped characters get different labels.
     """
-    import hashlib
-
     label = "".join(c for c in name if c.isascii() and c.isalnum())
     if label == name:
         return label

@@ -35,7 +35,7 @@ from synbrain_cli.model.fit import State, fit
 from synbrain_cli.model.linear import LinearEncoder, fit_linear
 from synbrain_cli.model.losses import brainvae_loss
 from synbrain_cli.model.mapper import Mapper
-from synbrain_cli.model.readout import latent_spread, posteriors
+from synbrain_cli.model.readout import posteriors
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.pipeline.progress import Report
@@ -211,13 +211,16 @@ def fit_networks(
             error += float((network(y)[0] - y).square().sum())
         return 1 - error / float(val_betas.square().sum())
 
-    run.stage("BrainVAE", vae, vae_parameters, vae_loss, vae_score, len(betas), vae_stage, seed, report)
+    run.stage(
+        "BrainVAE", vae, vae_parameters, vae_loss, vae_score, len(betas), vae_stage, seed, report
+    )
 
     # Stage 2. The squared error to the posterior means of an image's trials has the gradient of
     # that to their average: each trial is encoded once, and one target an image is kept.
     vae.requires_grad_(False)
     targets = run.targets(vae, train_set).to(device)
     target_variance = targets.var(0).mean()
+    latent_sd = torch.from_numpy(run.latent_sd).to(device)
     averages = torch.from_numpy(train_set.averages).to(device)
     val_tokens = torch.from_numpy(val_set.tokens).to(device)
     val_averages = torch.from_numpy(val_set.averages).to(device)
@@ -227,16 +230,17 @@ def fit_networks(
         latent = network(tokens[items])
         loss = F.mse_loss(latent, targets[items]) / target_variance
         if loss_config.response:
-            decoded = vae.decode(latent, n_voxels)
+            # Half the images are decoded as `mean` does, half as a draw: both must fit.
+            noise = torch.randn(latent.shape, generator=generator, device=device) * latent_sd
+            noise[: len(items) // 2] = 0
+            decoded = vae.decode(latent + noise, n_voxels)
             loss = loss + loss_config.response * F.mse_loss(decoded, averages[items])
         return loss
 
     @torch.inference_mode()
     def mapper_score(network: Mapper) -> float:
         """Share of the variance of held-out images' average responses that decoding predicts."""
-        predicted = torch.cat(
-            [vae.decode(network(t), n_voxels) for t in val_tokens.split(64)]
-        )
+        predicted = torch.cat([vae.decode(network(t), n_voxels) for t in val_tokens.split(64)])
         error = (predicted - val_averages).square().sum()
         return 1 - float(error / val_averages.square().sum())
 
@@ -298,17 +302,16 @@ class TrainingRun:
     def targets(self, vae: BrainVAE, examples: Examples) -> torch.Tensor:
         """Posterior means averaged over repeats (n_images, n_tokens, n_dims), computed once.
 
-        Also keeps the latent's spread, for draws.
+        Also keeps the posterior's deviation, for draws.
         """
         path = self.partial / "targets.safetensors"
         if not path.exists():
-            means, variance = posteriors(vae, examples.betas)
+            means, deviation = posteriors(vae, examples.betas)
             n_images = len(examples.tokens)
             targets = np.zeros((n_images, *means.shape[1:]), np.float32)
             np.add.at(targets, examples.image_index, means)
             targets /= np.bincount(examples.image_index)[:, None, None]
-            spread = latent_spread(means, variance, examples.image_index)
-            save_arrays(path, {"targets": targets, "latent_sd": spread})
+            save_arrays(path, {"targets": targets, "latent_sd": deviation})
         arrays = load_arrays(path)
         self.latent_sd = arrays["latent_sd"]
         return torch.from_numpy(arrays["targets"])

@@ -27,7 +27,7 @@ from synbrain_cli.io.volume import read_masked
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)
 
 
-@pytest.fixture()
+@pytest.fixture
 def copy(prepared, tmp_path):
     """A copy of the simulated NSD folder that a test may damage."""
     return NSD(shutil.copytree(prepared.root / "simulated", tmp_path / "nsd"))
@@ -254,9 +254,7 @@ def test_mending_the_copy_lets_the_same_command_go_on(copy, tmp_path, prepared):
         prepare_subject(copy, 1, target)
     path.write_bytes(whole)
     subject = prepare_subject(copy, 1, target)
-    np.testing.assert_array_equal(
-        subject.betas, prepared.find_subject("1", None, print).betas
-    )
+    np.testing.assert_array_equal(subject.betas, prepared.find_subject("1", None, print).betas)
 
 
 @pytest.mark.parametrize(
