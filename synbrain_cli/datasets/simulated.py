@@ -505,7 +505,8 @@ def simulate(
     -------
     path
         ``root``, with ``nsddata/``, ``nsddata_betas/``, ``nsddata_stimuli/``, ``truth/`` (one
-        ``.npz`` a subject: ``mean``, ``scale``, ``loadings``, ``private``) and, written last,
+        ``.npz`` a subject: ``mean``, ``scale``, ``loadings``, ``private``, ``explained``; see
+        `Responses`) and, written last,
         ``dataset_description.json``.
     """
     config = config or SimulationConfig()

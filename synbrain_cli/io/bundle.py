@@ -4,7 +4,7 @@
                           and a checksum of every other file but the card
 ``networks.safetensors``  BrainVAE and mapper
 ``linear.safetensors``    linear encoder
-``arrays.safetensors``    token scaler, latent spread, standardisation, noise-ceiling inputs
+``arrays.safetensors``    token scaler, posterior deviation, standardisation, mean pattern
 ``mask.nii.gz``, ``voxels.tsv``, ``sampling.npz``   as in the prepared subject
 ``card.md``               what it was trained on, and its scores
 """

@@ -44,7 +44,8 @@ def atomic(path: Path | str) -> Iterator[Path]:
             "free some space or choose a folder you may write to, then run the command again"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path | str, content: Any) -> None:

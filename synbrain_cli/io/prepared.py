@@ -11,13 +11,13 @@
                             s's betas in percent signal change are ``betas * sd[s] + mean[s]``
 ``dataset_description.json``  unit, sources with checksums, versions, options, simulated or not
 
-Beside the subjects: ``images.tsv``, where each image's pixels are, and
-``features/<encoder>/tokens.npy`` (n_images, n_tokens, n_dims) with its own ``images.tsv`` (row
-order) and ``encoder.json``.
+Beside the subjects: ``features/<encoder>/tokens.npy`` (n_images, n_tokens, n_dims), with
+``images.tsv`` (row order) and ``encoder.json``.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -203,7 +203,9 @@ class PreparedWriter:
     ) -> None:
         self.folder = Path(folder)
         self.partial = self.folder.with_name(f".{self.folder.name}.partial")
-        self._options = {**options, "n_trials": n_trials, "n_voxels": n_voxels}
+        self._options = json.loads(
+            json.dumps({**options, "n_trials": n_trials, "n_voxels": n_voxels})
+        )
         self._sessions = sessions
         self._starts = np.concatenate([[0], np.cumsum(n_trials)])
         self._progress = self.partial / "progress.json"

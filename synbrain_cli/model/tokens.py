@@ -11,9 +11,8 @@ import numpy as np
 class TokenScaler:
     """z-score of every token feature over training images.
 
-    The published model takes raw CLIP tokens: for those, ``mean`` is 0 and ``sd`` is 1. Features
-    of unequal scale (Gabor energies) need it: raw, the contrastive loss would compare what all
-    images share.
+    Ours: the published model takes raw CLIP tokens (``mean`` 0, ``sd`` 1 would say so). Raw, the
+    contrastive loss compares what all images share as much as what tells them apart.
 
     Attributes
     ----------

@@ -7,6 +7,7 @@ to the posterior means of those trials (stage 2; Mai et al. 2025, section 3).
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -263,7 +264,7 @@ class TrainingRun:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
         self.partial = folder.with_name(f".{folder.name}.partial")
-        self.settings = settings
+        self.settings = json.loads(json.dumps(settings))  # as it will be read back
         self.histories: dict[str, Any] = {}
 
     def open(self, resume: bool, overwrite: bool) -> None:
