@@ -301,7 +301,7 @@ def synthesize(
 def evaluate(
     subject: SubjectOption = None,
     model: ModelOption = None,
-    rois: Annotated[bool, typer.Option(help="Show every region in the table.")] = True,
+    rois: Annotated[bool, typer.Option(help="Show voxelwise correlation by region, too.")] = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     output: OutputOption = None,
@@ -321,6 +321,7 @@ def evaluate(
     store = place.find_tokens(person.dataset, brain.config["encoder"]["spec"], report.say)
     result = run(place, brain, person, store, output=output, seed=seed, report=report)
     _print_scores(result.table(), rois)
+    print(f"\nEvery score of every region: {result.folder / 'metrics.tsv'}")
     print(result.folder / "metrics.json")
 
 
@@ -417,7 +418,10 @@ def _print_training(result: object) -> None:
 
 
 def _print_scores(table: object, rois: bool) -> None:
-    """Print a table of scores: the model always beside its baselines and ceiling."""
+    """Print a table of scores: the model always beside its baselines and ceiling.
+
+    All scores over all voxels, and by region the first; the rest is in ``metrics.tsv``.
+    """
 
     def cell(value: float | None) -> str:
         return f"{value:.3f}" if value is not None and value == value else "-"
@@ -425,7 +429,7 @@ def _print_scores(table: object, rois: bool) -> None:
     header = ("region", "score", "model", "95 % CI", "linear", "mean pat.", "shuffled", "ceiling")
     rows = [header]
     for row in table.to_dict("records"):
-        if not rois and row["region"] != "all":
+        if row["region"] != "all" and not (rois and row["score"] == "voxelwise_correlation"):
             continue
         low, high = cell(row["ci_low"]), cell(row["ci_high"])
         rows.append(
