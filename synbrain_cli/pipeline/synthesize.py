@@ -102,7 +102,7 @@ def synthesize(
         "unit": unit,
         "surfaces": surfaces,
         "images": [
-            {"name": name, "source": source, "sha256": sha256(source)}
+            {"name": name, "source": str(Path(source).resolve()), "sha256": sha256(source)}
             for name, source in zip(pictures.names, pictures.sources, strict=True)
         ],
     }
@@ -198,7 +198,7 @@ def _write_records(
         {
             "index": range(len(pictures)),
             "image": pictures.names,
-            "source": pictures.sources,
+            "source": [image["source"] for image in settings["images"]],
             "nifti": [
                 f"{prefix}_stim-{bids_label(name)}_desc-draws_betas.nii.gz"
                 for name in pictures.names
