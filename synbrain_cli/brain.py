@@ -30,6 +30,7 @@ from synbrain_cli.model.vae import BrainVAE
 SAMPLINGS = ("latent", "mean")
 UNITS = ("psc", "z")
 BATCH = 16
+MEAN_PAIRS = 8  # antithetic pairs of latents whose decoded responses make up the mean
 
 
 def load_model(path: Path | str, device: str = "auto") -> Brain:
@@ -190,7 +191,7 @@ class Brain:
     # ------------------------------------------------------------------ images → responses
 
     def mean(self, images: Any, unit: str = "psc") -> np.ndarray:
-        """The model's single deterministic response to each image.
+        """The response expected to each image: the mean of draws, deterministic.
 
         Parameters
         ----------
@@ -227,7 +228,9 @@ class Brain:
         n_draws : int
         seed : int
         sampling : {"latent", "mean"}
-            "latent": z = S2N(tokens) + noise, decoded. "mean": no noise.
+            "latent": z = S2N(tokens) + noise, decoded. "mean": the average of such responses
+            over a fixed set of noise, the same for every draw; with ``noise_factor=0`` the
+            published deterministic output, the decoded S2N(tokens).
         noise_factor : float, optional
             Deviation of the latent's noise. None: the posterior's own, dimension by dimension
             (root mean square over training trials). A number: the same for every dimension
@@ -263,7 +266,7 @@ class Brain:
             latent = self._latents(tokens)
             draws = np.empty((len(latent), n_draws, self.n_voxels), np.float32)
             if sampling == "mean":
-                draws[:] = self._decode(latent)[:, None]
+                draws[:] = self._expected(latent, noise_factor)[:, None]
             else:
                 for k in range(n_draws):
                     noise = np.stack(
@@ -307,6 +310,21 @@ class Brain:
                 tokens = self.encoder(pixels)
                 digests = [image_digest(p) for p in pixels]
             yield where, tokens, digests
+
+    def _expected(self, latent: torch.Tensor, noise_factor: float | None) -> np.ndarray:
+        """Response expected over the latent's noise: (n, n_voxels).
+
+        The decoder is far from linear (it normalises its input), so the response to the central
+        latent is not the mean of draws. Averaged over pairs z ± ε, the same for every image.
+        """
+        if noise_factor == 0:
+            return self._decode(latent)
+        total = np.zeros((len(latent), self.n_voxels), np.float32)
+        for pair in range(MEAN_PAIRS):
+            generator = draw_generator(0, "mean", pair, self.config["fingerprint"])
+            noise = torch.from_numpy(self.readout.noise(generator, noise_factor)).to(self.device)
+            total += self._decode(latent + noise) + self._decode(latent - noise)
+        return total / (2 * MEAN_PAIRS)
 
     @torch.inference_mode()
     def _latents(self, tokens: np.ndarray) -> torch.Tensor:

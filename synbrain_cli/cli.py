@@ -251,7 +251,8 @@ def synthesize(
         int, typer.Option("--samples", "-n", min=1, help="Draws (single trials) per image.")
     ] = 1,
     sampling: Annotated[
-        str, typer.Option(help="latent: draws around the predicted latent; mean: no noise.")
+        str,
+        typer.Option(help="latent: draws around the predicted latent; mean: their expectation."),
     ] = "latent",
     noise_factor: Annotated[
         float | None,

@@ -235,9 +235,7 @@ def _write_records(
     )
 
 
-def _noise(settings: dict[str, Any]) -> float | str | None:
-    if settings["sampling"] != "latent":
-        return None
+def _noise(settings: dict[str, Any]) -> float | str:
     given = settings["noise_factor"]
     return given if given is not None else "posterior deviation, per latent dimension"
 

@@ -231,7 +231,7 @@ def fit_networks(
         latent = network(tokens[items])
         loss = F.mse_loss(latent, targets[items]) / target_variance
         if loss_config.response:
-            # Half the images are decoded as `mean` does, half as a draw: both must fit.
+            # Half the images are decoded as they are, half with a draw's noise: both must fit.
             noise = torch.randn(latent.shape, generator=generator, device=device) * latent_sd
             noise[: len(items) // 2] = 0
             decoded = vae.decode(latent + noise, n_voxels)
