@@ -5,8 +5,10 @@ Nothing heavy is imported here: ``synbrain --help`` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -65,6 +67,16 @@ FormatOption = Annotated[str, typer.Option("--format", help="png, svg or pdf.")]
 DpiOption = Annotated[int, typer.Option(min=20, max=1200, help="Dots per inch.")]
 
 
+@contextlib.contextmanager
+def _interruptible(option: str = "") -> Iterator[None]:
+    """Say how to go on after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = f"with {option} " if option else ""
+        _stop(f"interrupted: the same command {again}goes on where it stopped", 130)
+
+
 def _open(workspace: Path, quiet: bool) -> tuple[Workspace, Report]:
     from synbrain_cli.errors import MissingError
     from synbrain_cli.pipeline.progress import Report
@@ -114,18 +126,19 @@ def prepare_nsd(
             "nsddata_betas/ and nsddata_stimuli/ (downloading is not part of this version; "
             "`synbrain prepare simulated` needs no data)"
         )
-    result = prepare.prepare_nsd(
-        place,
-        root,
-        subjects=[_number(subject_label(s)) for s in subject] if subject else None,
-        sessions=list(range(1, sessions + 1)) if sessions else None,
-        encoder=encoder or "gabor",
-        validation_share=validation,
-        seed=seed,
-        device=_device(device),
-        overwrite=overwrite,
-        report=report,
-    )
+    with _interruptible():
+        result = prepare.prepare_nsd(
+            place,
+            root,
+            subjects=[_number(subject_label(s)) for s in subject] if subject else None,
+            sessions=list(range(1, sessions + 1)) if sessions else None,
+            encoder=encoder or "gabor",
+            validation_share=validation,
+            seed=seed,
+            device=_device(device),
+            overwrite=overwrite,
+            report=report,
+        )
     _print_rows(prepare.describe(result))
 
 
@@ -146,14 +159,15 @@ def prepare_simulated(
     from synbrain_cli.pipeline import prepare
 
     place, report = _open(workspace, quiet)
-    result = prepare.prepare_simulated(
-        place,
-        config=SimulationConfig(seed=seed),
-        encoder=encoder or "gabor",
-        device=_device(device),
-        overwrite=overwrite,
-        report=report,
-    )
+    with _interruptible():
+        result = prepare.prepare_simulated(
+            place,
+            config=SimulationConfig(seed=seed),
+            encoder=encoder or "gabor",
+            device=_device(device),
+            overwrite=overwrite,
+            report=report,
+        )
     _print_rows(prepare.describe(result))
 
 
@@ -183,18 +197,19 @@ def train(
     place, report = _open(workspace, quiet)
     person = place.find_subject(subject, dataset, report.say)
     store = place.find_tokens(person.dataset, encoder, report.say)
-    result = run(
-        place,
-        person,
-        store,
-        preset=preset,
-        name=name,
-        seed=seed,
-        device=device,
-        resume=resume,
-        overwrite=overwrite,
-        report=report,
-    )
+    with _interruptible("--resume"):
+        result = run(
+            place,
+            person,
+            store,
+            preset=preset,
+            name=name,
+            seed=seed,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            report=report,
+        )
     _print_training(result)
 
 
@@ -223,19 +238,20 @@ def adapt(
 
     place, report = _open(workspace, quiet)
     bundle, person, store = choose(place, source, subject, dataset, report.say)
-    result = run(
-        place,
-        bundle,
-        person,
-        store,
-        hours=hours,
-        name=name,
-        seed=seed,
-        device=device,
-        resume=resume,
-        overwrite=overwrite,
-        report=report,
-    )
+    with _interruptible("--resume"):
+        result = run(
+            place,
+            bundle,
+            person,
+            store,
+            hours=hours,
+            name=name,
+            seed=seed,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            report=report,
+        )
     _print_training(result)
 
 
@@ -275,21 +291,22 @@ def synthesize(
 
     place, report = _open(workspace, quiet)
     bundle = place.find_model(model, subject, report.say)
-    result = run(
-        place,
-        bundle,
-        images[0] if len(images) == 1 else images,
-        n_draws=samples,
-        seed=seed,
-        sampling=sampling,
-        noise_factor=noise_factor,
-        unit=unit,
-        output=output,
-        surfaces=surfaces,
-        device=device,
-        overwrite=overwrite,
-        report=report,
-    )
+    with _interruptible():
+        result = run(
+            place,
+            bundle,
+            images[0] if len(images) == 1 else images,
+            n_draws=samples,
+            seed=seed,
+            sampling=sampling,
+            noise_factor=noise_factor,
+            unit=unit,
+            output=output,
+            surfaces=surfaces,
+            device=device,
+            overwrite=overwrite,
+            report=report,
+        )
     print(result.draws)
     for file in result.images["nifti"]:
         print(result.folder / file)
@@ -398,7 +415,8 @@ def demo(
     from synbrain_cli.pipeline.demo import demo as run
 
     place, report = _open(workspace, quiet)
-    result = run(place, images, seed=seed, report=report)
+    with _interruptible():
+        result = run(place, images, seed=seed, report=report)
     print()
     _print_scores(result.scores, rois=False)
     print()
@@ -489,8 +507,6 @@ def main() -> None:
             f"{place}{error.strerror}: nothing half-written was left under a final name; free "
             "some space or choose a folder you may write to, then run the command again"
         )
-    except KeyboardInterrupt:
-        _stop("interrupted: run the command again (training: with --resume) to go on", 130)
 
 
 def _stop(message: str, code: int = 1) -> NoReturn:

@@ -113,3 +113,19 @@ def test_train_killed_at_random_times(trained, own, rng):
     found = load_file(own.weights / "sub-01/networks.safetensors")
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_ctrl_c_says_how_to_go_on(own):
+    arguments = ["train", "--subject", "1", "--preset", "test", "--device", "cpu", "--quiet"]
+    arguments += ["--workspace", str(own.root)]
+    process = subprocess.Popen(
+        [sys.executable, str(KILLING), "0", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    settings = own.weights / ".sub-01.partial/settings.json"
+    while not settings.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in error
+    assert "Traceback" not in error
