@@ -1,6 +1,8 @@
 # Two commands do all the set-up: `make demo` and `make test`.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# Nothing is written outside this folder (but pip's cache).
+export MPLCONFIGDIR := $(CURDIR)/.venv/cache/matplotlib
 
 .PHONY: demo test install clean-demo
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -495,6 +496,10 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 def main() -> None:
     """Entry point: one line and exit 1 for a fault the user can mend."""
+    if sys.prefix != sys.base_prefix:
+        # Matplotlib would keep its font list in the home folder; and its settings there are not
+        # to change our figures.
+        os.environ.setdefault("MPLCONFIGDIR", str(Path(sys.prefix) / "cache" / "matplotlib"))
     try:
         app()
     except SynbrainError as error:
