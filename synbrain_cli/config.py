@@ -12,7 +12,7 @@ from typing import Any, Self
 from synbrain_cli.errors import InputError
 
 
-class _JSON:
+class JSONSettings:
     """Conversion shared by the settings below."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class _JSON:
 
 
 @dataclass(frozen=True)
-class VAEConfig(_JSON):
+class VAEConfig(JSONSettings):
     """Shape of a BrainVAE. The defaults are the published ones (Mai et al. 2025).
 
     Attributes
@@ -76,7 +76,7 @@ class VAEConfig(_JSON):
 
 
 @dataclass(frozen=True)
-class MapperConfig(_JSON):
+class MapperConfig(JSONSettings):
     """Shape of an S2N mapper. The defaults are the published ones.
 
     ``prediction`` is ``"x"`` (the output is the latent) or ``"v"`` (the output is added to the
@@ -92,7 +92,7 @@ class MapperConfig(_JSON):
 
 
 @dataclass(frozen=True)
-class StageConfig(_JSON):
+class StageConfig(JSONSettings):
     """How one of the two networks is trained.
 
     Attributes
@@ -125,7 +125,7 @@ class StageConfig(_JSON):
 
 
 @dataclass(frozen=True)
-class LossConfig(_JSON):
+class LossConfig(JSONSettings):
     """Weights of the losses, for any number of voxels and latent dimensions.
 
     The published objective sums squared errors over voxels, so its balance depends on their
@@ -142,7 +142,7 @@ class LossConfig(_JSON):
     those means over images, plus (ours) ``response`` times the squared error of the decoded
     response, as a share of a voxel's variance. With the published objective alone
     (``response=0``) decoded amplitudes are those of single trials, noise included: the decoder's
-    group normalisation undoes the shrinkage that makes a latent a conditional mean.
+    layer and group normalisation undo the shrinkage that makes a latent a conditional mean.
     """
 
     kl: float = 0.20

@@ -157,6 +157,16 @@ def test_flatmap(made, trained, synbrain, command):
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
 
 
+def test_flatmap_of_a_model_outside_the_workspace(trained, synbrain, tmp_path):
+    model = shutil.copytree(trained.weights / "sub-01", tmp_path / "elsewhere/sub-01")
+    (tmp_path / "own").mkdir()
+    place = ["-w", tmp_path / "own", "-q"]
+    assert synbrain("synthesize", IMAGES / "coffee.png", "--model", model, *place)[0] == 0
+    code, output, error = synbrain("plot-flatmap", "--dpi", 50, *place)
+    assert code == 0, error
+    assert Path(output.strip()).exists()
+
+
 def test_flatmap_of_accuracy(trained, synbrain):
     assert synbrain("evaluate", "-w", trained.root, "-q")[0] == 0
     code, output, error = synbrain(
@@ -263,6 +273,7 @@ def test_bad_images(trained, tmp_path, synbrain, name):
         (["plot-flatmap", "--what", "soul"], "expected one of mean"),
         (["plot-flatmap", "--format", "bmp"], "expected one of png"),
         (["plot-flatmap", "--responses", "nowhere"], "synbrain synthesize"),
+        (["plot-flatmap", "--responses", "r", "--subject", "1"], "leave out --model and --subject"),
         (["prepare", "nsd"], "--root is needed"),
         (["prepare", "nsd", "--root", "nowhere"], "nsddata"),
         (["prepare", "simulated"], "other settings"),

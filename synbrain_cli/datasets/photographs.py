@@ -7,33 +7,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# Eleven photographs for the simulated subjects to look at; textures are shown half as often as
-# scenes. Four more (coffee, flower, rocket, chelsea) are in examples/images and shown to no
+# Eleven photographs for the simulated subjects to look at, and how often: scenes twice as often as
+# textures. Four more (coffee, flower, rocket, chelsea) are in examples/images and shown to no
 # simulated subject.
-_SHOWN = {
-    "skimage": (
-        "astronaut.png",
-        "camera.png",
-        "motorcycle_left.png",
-        "hubble_deep_field.jpg",
-        "coins.png",
-        "moon.png",
-        "grass.png",
-        "gravel.png",
-        "brick.png",
-    ),
-    "sklearn": ("china.jpg",),
-    "matplotlib": ("grace_hopper.jpg",),
-}
-
-
-_TEXTURES = (
-    "hubble_deep_field.jpg",
-    "coins.png",
-    "moon.png",
-    "grass.png",
-    "gravel.png",
-    "brick.png",
+_SHOWN = (
+    ("skimage", "astronaut.png", 2),
+    ("skimage", "camera.png", 2),
+    ("skimage", "motorcycle_left.png", 2),
+    ("skimage", "hubble_deep_field.jpg", 1),
+    ("skimage", "coins.png", 1),
+    ("skimage", "moon.png", 1),
+    ("skimage", "grass.png", 1),
+    ("skimage", "gravel.png", 1),
+    ("skimage", "brick.png", 1),
+    ("sklearn", "china.jpg", 2),
+    ("matplotlib", "grace_hopper.jpg", 2),
 )
 
 
@@ -50,10 +38,9 @@ def load_photographs() -> tuple[list[np.ndarray], np.ndarray]:
     }
     photographs = [
         np.asarray(Image.open(folders[package] / name).convert("RGB"))
-        for package, names in _SHOWN.items()
-        for name in names
+        for package, name, _ in _SHOWN
     ]
-    weight = np.array([1 if n in _TEXTURES else 2 for names in _SHOWN.values() for n in names])
+    weight = np.array([times for _, _, times in _SHOWN])
     return photographs, weight / weight.sum()
 
 

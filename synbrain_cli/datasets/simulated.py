@@ -34,7 +34,7 @@ import scipy.io
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial import cKDTree
 
-from synbrain_cli.config import _JSON
+from synbrain_cli.config import JSONSettings
 from synbrain_cli.datasets.photographs import crop_photographs, load_photographs
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic, versions, write_json
@@ -47,7 +47,7 @@ HEMISPHERES = ("left", "right")
 
 
 @dataclass(frozen=True)
-class SimulationConfig(_JSON):
+class SimulationConfig(JSONSettings):
     """What is simulated. The defaults are the demo's.
 
     Attributes

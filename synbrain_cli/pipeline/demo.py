@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from synbrain_cli.brain import load_model
+from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.errors import MissingError, SynbrainError
 from synbrain_cli.pipeline import plot
 from synbrain_cli.pipeline.evaluate import evaluate
@@ -46,6 +47,7 @@ def demo(
     images : path, optional
         Photographs to synthesize responses to; default ``examples/images`` in the workspace.
     seed : int
+        Of the simulation, the training and the draws.
     report : Report, optional
     """
     report = report or Report()
@@ -57,7 +59,7 @@ def demo(
             "`synbrain demo path/to/images`"
         )
     report.say("1/5 prepare: three simulated subjects")
-    prepared = prepare_simulated(workspace, report=report)
+    prepared = prepare_simulated(workspace, config=SimulationConfig(seed=seed), report=report)
     report.say(f"2/5 train: subjects {' and '.join(TRAINED)}, side by side")
     train_side_by_side(workspace, TRAINED, seed, report)
     model = workspace.weights / "sub-01"

@@ -65,6 +65,8 @@ def flatmap(
         raise InputError(
             f"--what {what}: expected one of {', '.join(RESPONSE_MAPS + ACCURACY_MAPS)}"
         )
+    if responses is not None and (model is not None or subject is not None):
+        raise InputError("--responses says whose they are: leave out --model and --subject")
     if responses is None:
         responses = latest_responses(workspace, model, subject)
         report.say(f"responses: {responses}")
@@ -111,7 +113,10 @@ def plot_responses(
     """
     report = report or Report()
     settings = read_json(responses / "settings.json")
-    brain = load_model(workspace.find_model(settings["model"], None, report.say), "cpu")
+    bundle = Path(settings["model_folder"])
+    if not bundle.exists():  # the workspace was moved since
+        bundle = workspace.find_model(settings["model"], None, report.say)
+    brain = load_model(bundle, "cpu")
     if brain.config["fingerprint"] != settings["model_fingerprint"]:
         raise InputError(
             f"{responses} was made by another training of {brain.name}: run synthesize again"

@@ -94,6 +94,7 @@ def synthesize(
     prefix = f"sub-{brain.subject}"
     settings = {
         "model": brain.name,
+        "model_folder": str(Path(model).resolve()),
         "model_fingerprint": brain.config["fingerprint"],
         "sampling": sampling,
         "noise_factor": noise_factor,
