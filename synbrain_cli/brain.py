@@ -18,9 +18,9 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.features.encoders import load_encoder
 from synbrain_cli.features.images import ImageSet, image_digest
 from synbrain_cli.io.bundle import load_arrays, read_config
+from synbrain_cli.io.place import Place, Volume, load_place
 from synbrain_cli.io.prepared import roi_masks
-from synbrain_cli.io.surface import SurfaceSampling
-from synbrain_cli.io.volume import load_image, unmask
+from synbrain_cli.io.sampling import SurfaceSampling, VolumeSampling
 from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import LatentReadout, draw_generator
@@ -28,7 +28,7 @@ from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.model.vae import BrainVAE
 
 SAMPLINGS = ("latent", "mean")
-UNITS = ("psc", "z")
+UNITS = ("recorded", "z")
 BATCH = 16
 MEAN_PAIRS = 8  # antithetic pairs of latents whose decoded responses make up the mean
 
@@ -176,13 +176,36 @@ class Brain:
         return LinearEncoder(**load_arrays(self.folder / "linear.safetensors"))
 
     @cached_property
-    def mask(self) -> nib.Nifti1Image:
-        return load_image(self.folder / "mask.nii.gz")
+    def place(self) -> Place | None:
+        """Where its voxels are: in a volume, on a surface, or None where nothing says."""
+        return load_place(self.folder)
 
     @cached_property
     def sampling(self) -> SurfaceSampling | None:
         path = self.folder / "sampling.npz"
         return SurfaceSampling.load(path) if path.exists() else None
+
+    @cached_property
+    def mni(self) -> VolumeSampling | None:
+        path = self.folder / "mni.npz"
+        return VolumeSampling.load(path) if path.exists() else None
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """Spaces its responses can be brought to, beside its own."""
+        surfaces = self.sampling.spaces if self.sampling is not None else ()
+        return (*surfaces, "MNI") if self.mni is not None else surfaces
+
+    @property
+    def unit(self) -> str:
+        """The unit of the data: what ``unit="recorded"`` is."""
+        return self.config["recorded_unit"]
+
+    def standardize(self, betas: np.ndarray) -> np.ndarray:
+        """A prepared subject's betas in the unit the networks work in (``unit="z"``)."""
+        if self.config["standardization"] != "none":
+            return betas
+        return (betas - self.response_mean) / self.response_sd
 
     def rois(self) -> dict[str, np.ndarray]:
         """Boolean array (n_voxels,) per ROI."""
@@ -190,7 +213,7 @@ class Brain:
 
     # ------------------------------------------------------------------ images → responses
 
-    def mean(self, images: Any, unit: str = "psc") -> np.ndarray:
+    def mean(self, images: Any, unit: str = "recorded") -> np.ndarray:
         """The response expected to each image: the mean of draws, deterministic.
 
         Parameters
@@ -198,8 +221,8 @@ class Brain:
         images : folder, path, list of paths, PIL images, array
             uint8 array (n_images, height, width, 3), or the encoder's tokens, float
             (n_images, n_tokens, n_dims).
-        unit : {"psc", "z"}
-            Percent signal change, or standardised as in training.
+        unit : {"recorded", "z"}
+            That of the data (percent signal change, for NSD), or standardised as in training.
 
         Returns
         -------
@@ -214,7 +237,7 @@ class Brain:
         seed: int = 0,
         sampling: str = "latent",
         noise_factor: float | None = None,
-        unit: str = "psc",
+        unit: str = "recorded",
     ) -> np.ndarray:
         """Draw single-trial responses.
 
@@ -235,7 +258,7 @@ class Brain:
             Deviation of the latent's noise. None: the posterior's own, dimension by dimension
             (root mean square over training trials). A number: the same for every dimension
             (Mai et al. 2025, appendix E).
-        unit : {"psc", "z"}
+        unit : {"recorded", "z"}
 
         Returns
         -------
@@ -251,7 +274,7 @@ class Brain:
         seed: int,
         sampling: str,
         noise_factor: float | None = None,
-        unit: str = "psc",
+        unit: str = "recorded",
         start: int = 0,
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield draws batch by batch, in constant memory: `draw` says what each is.
@@ -279,16 +302,16 @@ class Brain:
                         ]
                     )
                     draws[:, k] = self._decode(latent + torch.from_numpy(noise).to(self.device))
-            if unit == "psc":
+            if unit == "recorded":
                 draws = draws * self.response_sd + self.response_mean
             yield where, draws
 
-    def predict_linear(self, images: Any, unit: str = "psc") -> np.ndarray:
+    def predict_linear(self, images: Any, unit: str = "recorded") -> np.ndarray:
         """Predict with the linear encoder: float32 (n_images, n_voxels)."""
         values = np.concatenate(
             [self.linear.predict(self.scaler(tokens)) for _, tokens, _ in self._tokens(images, 0)]
         )
-        return values * self.response_sd + self.response_mean if unit == "psc" else values
+        return values * self.response_sd + self.response_mean if unit == "recorded" else values
 
     def _tokens(self, images: Any, start: int) -> Iterator[tuple[slice, np.ndarray, list[str]]]:
         """Tokens (n, n_tokens, n_dims) and a digest of each image's content, batch by batch."""
@@ -347,21 +370,54 @@ class Brain:
         -------
         Nifti1Image
             float32, 3-D or 4-D, 0 outside the mask.
-        """
-        label = "simulated by synbrain" if self.simulated else "synthesized by synbrain"
-        return unmask(values, self.mask, description=label)
-
-    def to_surface(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        """Sample responses on fsaverage5: {"left", "right"}, float32 (..., 10242), NaN outside.
 
         Raises
         ------
         InputError
-            When the subject has no transforms to fsaverage.
+            When the subject's responses were not recorded in a volume.
+        """
+        if not isinstance(self.place, Volume):
+            raise InputError(
+                f"{self.folder}: its responses are not of a volume, so there is no NIfTI of them: "
+                "use the array, or to_surface where the subject is on a surface"
+            )
+        label = "simulated by synbrain" if self.simulated else "synthesized by synbrain"
+        return self.place.to_nifti(values, description=label)
+
+    def to_surface(self, values: np.ndarray, space: str = "fsaverage5") -> dict[str, np.ndarray]:
+        """Sample responses on a cortical surface.
+
+        Parameters
+        ----------
+        values : array of shape (..., n_voxels)
+        space : str
+            One of `spaces`: fsaverage5, fsaverage6, fsaverage, or fsnative, the subject's own.
+
+        Returns
+        -------
+        dict
+            "left" and "right": float32 (..., n_vertices), NaN where no voxel is.
+
+        Raises
+        ------
+        InputError
+            When the subject has no transforms to that surface.
         """
         if self.sampling is None:
             raise InputError(
                 f"{self.folder}: this subject was prepared without transforms to fsaverage, so "
-                "there is nothing to draw on a cortical surface: look at the NIfTI volumes"
+                "there is nothing to draw on a cortical surface: look at the arrays or volumes"
             )
-        return self.sampling.project(values)
+        return self.sampling.project(values, space)
+
+    def to_mni(self, values: np.ndarray) -> nib.Nifti1Image:
+        """Sample responses in MNI152: values (n_voxels,) or (n_maps, n_voxels), 0 outside.
+
+        Raises
+        ------
+        InputError
+            When the subject has no transform to MNI.
+        """
+        if self.mni is None:
+            raise InputError(f"{self.folder}: this subject was prepared without a transform to MNI")
+        return self.mni.project(values)

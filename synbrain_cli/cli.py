@@ -11,13 +11,15 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
 import typer
 
 from synbrain_cli.errors import SynbrainError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from synbrain_cli.pipeline.progress import Report
     from synbrain_cli.pipeline.workspace import Workspace
 
@@ -64,6 +66,14 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")]
+StandardizeOption = Annotated[
+    str, typer.Option(help="z-score by session, by the train(ing) trials, or none.")
+]
+ValidationOption = Annotated[
+    float, typer.Option(min=0.01, max=0.5, help="Share of training images for validation.")
+]
+TestOption = Annotated[float, typer.Option(min=0.01, max=0.5, help="Share of images for the test.")]
+NewDatasetOption = Annotated[str, typer.Option(help="Name below prepared/.")]
 FormatOption = Annotated[str, typer.Option("--format", help="png, svg or pdf.")]
 DpiOption = Annotated[int, typer.Option(min=20, max=1200, help="Dots per inch.")]
 
@@ -94,48 +104,226 @@ def _open(workspace: Path, quiet: bool) -> tuple[Workspace, Report]:
 @prepare_app.command("nsd")
 def prepare_nsd(
     root: Annotated[
-        Path | None, typer.Option(help="Local copy of NSD: the folder that holds nsddata/.")
+        Path | None,
+        typer.Option(help="Copy of NSD: the folder that holds nsddata/; default nsd in workspace."),
     ] = None,
     subject: Annotated[
         list[str] | None, typer.Option("--subject", "-s", help="Repeat for several; default all.")
     ] = None,
     sessions: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many sessions.")
+        str | None, typer.Option(help="10: the first ten; 3-5,8: those; default all there are.")
     ] = None,
+    space: Annotated[
+        str, typer.Option(help="func1pt8mm, func1mm, fsaverage or nativesurface.")
+    ] = "func1pt8mm",
+    preparation: Annotated[
+        str,
+        typer.Option(help="betas_fithrf_GLMdenoise_RR, betas_fithrf or betas_assumehrf."),
+    ] = "betas_fithrf_GLMdenoise_RR",
+    roi: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Voxels to model: a collection (nsdgeneral, streams), a label (V1, FFA-1), both "
+            "(streams:ventral) or a mask file. Repeat for their union; default nsdgeneral."
+        ),
+    ] = None,
+    standardize: StandardizeOption = "session",
+    split: Annotated[
+        str,
+        typer.Option(help="Test images: shared1000, shared515, or a table of image and split."),
+    ] = "shared1000",
+    validation: ValidationOption = 0.1,
+    download: Annotated[
+        bool | None,
+        typer.Option(
+            "--download/--no-download",
+            help="Complete the copy from NSD's public bucket, or never do; default: where it "
+            "lacks what is needed.",
+        ),
+    ] = None,
+    accept_terms: Annotated[
+        bool,
+        typer.Option("--accept-terms", help="NSD's terms are accepted: fetch without asking."),
+    ] = False,
+    dataset: NewDatasetOption = "nsd",
     encoder: EncoderOption = "gabor",
-    validation: Annotated[
-        float, typer.Option(min=0.01, max=0.5, help="Share of training images for validation.")
-    ] = 0.1,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Sessions read at once; default one a core.")
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     workspace: WorkspaceOption = Path(),
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Read the Natural Scenes Dataset from a local folder.
+    """Prepare subjects of the Natural Scenes Dataset, downloading what is not there.
 
-    Example: synbrain prepare nsd --root /data/nsd --subject 1 --subject 2
+    Example: synbrain prepare nsd --subject 1 --sessions 10
     """
-    from synbrain_cli.errors import MissingError
+    from synbrain_cli.datasets.nsd import Choice
     from synbrain_cli.pipeline import prepare
     from synbrain_cli.pipeline.workspace import subject_label
 
     place, report = _open(workspace, quiet)
-    if root is None:
-        raise MissingError(
-            "--root is needed: the folder of your copy of NSD that holds nsddata/, "
-            "nsddata_betas/ and nsddata_stimuli/ (downloading is not part of this version; "
-            "`synbrain prepare simulated` needs no data)"
-        )
     with _interruptible():
         result = prepare.prepare_nsd(
             place,
             root,
             subjects=[_number(subject_label(s)) for s in subject] if subject else None,
-            sessions=list(range(1, sessions + 1)) if sessions else None,
+            sessions=_sessions(sessions),
+            choice=Choice(
+                space=space,
+                preparation=preparation,
+                rois=tuple(roi or ["nsdgeneral"]),
+                standardize=standardize,
+                split=split,
+                validation_share=validation,
+                seed=seed,
+            ),
+            download=download,
+            ask=_Terms(accept_terms),
+            dataset=dataset,
             encoder=encoder or "gabor",
+            workers=jobs,
+            device=_device(device),
+            overwrite=overwrite,
+            report=report,
+        )
+    _print_rows(prepare.describe(result))
+
+
+@prepare_app.command("algonauts")
+def prepare_algonauts(
+    root: Annotated[Path, typer.Option(help="The challenge's folder: it holds subj01/, …")],
+    subject: Annotated[
+        list[str] | None, typer.Option("--subject", "-s", help="Repeat for several; default all.")
+    ] = None,
+    standardize: StandardizeOption = "train",
+    test: TestOption = 0.1,
+    validation: ValidationOption = 0.1,
+    dataset: NewDatasetOption = "algonauts",
+    encoder: EncoderOption = "gabor",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    workspace: WorkspaceOption = Path(),
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Prepare subjects of the Algonauts 2023 challenge.
+
+    Example: synbrain prepare algonauts --root algonauts_2023 --subject 1
+    """
+    from synbrain_cli.pipeline import prepare
+    from synbrain_cli.pipeline.workspace import subject_label
+
+    place, report = _open(workspace, quiet)
+    with _interruptible():
+        result = prepare.prepare_algonauts(
+            place,
+            root,
+            subjects=[_number(subject_label(s)) for s in subject] if subject else None,
+            standardize=standardize,
+            test_share=test,
             validation_share=validation,
             seed=seed,
+            dataset=dataset,
+            encoder=encoder or "gabor",
+            device=_device(device),
+            overwrite=overwrite,
+            report=report,
+        )
+    _print_rows(prepare.describe(result))
+
+
+@prepare_app.command("table")
+def prepare_table(
+    trials: Annotated[
+        Path,
+        typer.Argument(help="Table, one row a trial: image; optionally session, repeat, split."),
+    ],
+    images: Annotated[Path, typer.Option(help="Folder of the images that the table names.")],
+    dataset: Annotated[str, typer.Option(help="Name for the experiment, below prepared/.")],
+    subject: Annotated[str, typer.Option("--subject", "-s", help="Person: 1, sub-01, CSI1, …")],
+    responses: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help=".npy (trials, voxels), 4-D NIfTI or HDF5, trials in the table's order; repeat "
+            "for more files."
+        ),
+    ] = None,
+    left: Annotated[
+        list[Path] | None,
+        typer.Option(help="Left hemisphere: .npy (trials, vertices), .mgh or .gii."),
+    ] = None,
+    right: Annotated[list[Path] | None, typer.Option(help="Right hemisphere, likewise.")] = None,
+    mask: Annotated[
+        list[Path] | None,
+        typer.Option(help="Volume above 0 in the voxels to model; of surfaces, left and right."),
+    ] = None,
+    voxels: Annotated[
+        Path | None, typer.Option(help="Table, one row a voxel: ncsnr, and columns of labels.")
+    ] = None,
+    roi: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE: a region's volume. Repeat for more.")
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Where it is not image or stim_file.")
+    ] = None,
+    space: Annotated[
+        str,
+        typer.Option(
+            help="Of surfaces fsaverage, fsaverage5, fsaverage6 or fsnative; of volumes "
+            "a name, as T1w or MNI152NLin2009cAsym."
+        ),
+    ] = "individual",
+    unit: Annotated[str, typer.Option(help="Unit of the responses.")] = "as recorded",
+    standardize: StandardizeOption = "session",
+    split: Annotated[
+        Path | None, typer.Option(help="Table of image and split (train, val or test).")
+    ] = None,
+    test: TestOption = 0.15,
+    validation: ValidationOption = 0.1,
+    encoder: EncoderOption = "gabor",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    workspace: WorkspaceOption = Path(),
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Prepare a subject of your own experiment: trials, responses and images.
+
+    Example: synbrain prepare table trials.tsv --responses responses.npy --images images
+    --dataset v4 --subject 1
+    """
+    from synbrain_cli.datasets.table import Experiment
+    from synbrain_cli.pipeline import prepare
+    from synbrain_cli.pipeline.workspace import subject_label
+
+    place, report = _open(workspace, quiet)
+    with _interruptible():
+        result = prepare.prepare_table(
+            place,
+            Experiment(
+                trials=trials,
+                images=images,
+                responses=tuple(responses or ()),
+                left=tuple(left or ()),
+                right=tuple(right or ()),
+                mask=tuple(mask or ()),
+                voxels=voxels,
+                rois=tuple(_named_file(text) for text in roi or ()),
+                image_column=image_column,
+                space=space,
+                unit=unit,
+                standardize=standardize,
+                split=split,
+                test_share=test,
+                validation_share=validation,
+                seed=seed,
+            ),
+            subject=subject_label(subject),
+            dataset=dataset,
+            encoder=encoder or "gabor",
             device=_device(device),
             overwrite=overwrite,
             report=report,
@@ -275,8 +463,16 @@ def synthesize(
         float | None,
         typer.Option(help="Latent noise: the paper's nf; default the posterior's own spread."),
     ] = None,
-    unit: Annotated[str, typer.Option(help="psc (percent signal change) or z.")] = "psc",
-    surfaces: Annotated[bool, typer.Option(help="Also write fsaverage5 GIFTI maps.")] = True,
+    unit: Annotated[
+        str, typer.Option(help="recorded (for NSD percent signal change) or z.")
+    ] = "recorded",
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also write mean and deviation in: fsaverage5 (default), fsaverage6, fsaverage, "
+            "fsnative, MNI, or none. Repeat for several."
+        ),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     output: OutputOption = None,
@@ -303,13 +499,13 @@ def synthesize(
             noise_factor=noise_factor,
             unit=unit,
             output=output,
-            surfaces=surfaces,
+            spaces=None if space is None else [s for s in space if s != "none"],
             device=device,
             overwrite=overwrite,
             report=report,
         )
     print(result.draws)
-    for file in result.images["nifti"]:
+    for file in result.images.get("nifti", []):
         print(result.folder / file)
 
 
@@ -468,12 +664,84 @@ def _print_rows(rows: list[dict[str, object]]) -> None:
     _print_columns([tuple(rows[0]), *(tuple(map(str, row.values())) for row in rows)])
 
 
-def _print_columns(rows: list[tuple[str, ...]]) -> None:
+def _print_columns(
+    rows: list[tuple[str, ...]], n_left: int = 2, file: TextIO | None = None
+) -> None:
+    """Print a table, the first ``n_left`` columns flush left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
-        first = [value.ljust(width) for value, width in zip(row[:2], widths[:2], strict=True)]
-        rest = [value.rjust(width) for value, width in zip(row[2:], widths[2:], strict=True)]
-        print("  ".join(first + rest).rstrip())
+        first = [
+            value.ljust(width) for value, width in zip(row[:n_left], widths[:n_left], strict=True)
+        ]
+        rest = [
+            value.rjust(width) for value, width in zip(row[n_left:], widths[n_left:], strict=True)
+        ]
+        print("  ".join(first + rest).rstrip(), file=file)
+
+
+class _Terms:
+    """Asks on the terminal before NSD is fetched, unless the terms were accepted in the command."""
+
+    def __init__(self, accepted: bool) -> None:
+        self.accepted = accepted
+
+    def terms(self, terms: str, form: str) -> None:
+        from synbrain_cli.errors import InputError
+
+        if self.accepted:
+            return
+        how = (
+            f"NSD may be used once you have accepted its terms ({terms}) and filled in its access "
+            f"form ({form}); neither data nor images may be passed on"
+        )
+        if not sys.stdin.isatty():
+            raise InputError(f"{how}: pass --accept-terms if you have")
+        if not typer.confirm(f"{how}.\nHave you done both?", err=True):
+            raise InputError("NSD's terms were not accepted: nothing was fetched")
+
+    def fetch(self, table: pd.DataFrame, root: Path) -> None:
+        from synbrain_cli.errors import InputError
+
+        rows = [tuple(table.columns)]
+        for what, files, size, left in table.itertuples(index=False):
+            rows.append((what, f"{files:,}", f"{size:,.2f}", f"{left:,.2f}"))
+        _print_columns(rows, n_left=1, file=sys.stderr)
+        if self.accepted or not sys.stdin.isatty():
+            return
+        if not typer.confirm(f"Fetch into {root}?", default=True, err=True):
+            raise InputError("nothing was fetched; --subject and --sessions choose less")
+
+
+def _sessions(text: str | None) -> list[int] | None:
+    """Sessions of "10" (the first ten) or "3-5,8"."""
+    from synbrain_cli.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        if text.strip().isdigit():
+            chosen = list(range(1, int(text) + 1))
+        else:
+            chosen = []
+            for part in text.split(","):
+                first, _, last = part.strip().partition("-")
+                chosen += range(int(first), int(last or first) + 1)
+    except ValueError:
+        chosen = []
+    if not chosen or min(chosen) < 1:
+        raise InputError(
+            f"--sessions {text}: expected a number (the first so many) or a list such as 3-5,8"
+        )
+    return chosen
+
+
+def _named_file(text: str) -> tuple[str, Path]:
+    from synbrain_cli.errors import InputError
+
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise InputError(f"--roi {text}: expected NAME=FILE, as FFA=ffa_mask.nii.gz")
+    return name, Path(path)
 
 
 def _number(label: str) -> int:

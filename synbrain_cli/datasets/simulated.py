@@ -14,8 +14,9 @@ photographs (`photographs`), and respond, in trial k of image i at voxel v, with
     d_kv   slow drift within and between sessions, low-rank
 
 All functional properties are smooth functions of fsaverage5 position common to the subjects, to
-which each adds variations of its own; brains differ in size, pose and voxel grid. The truth is
-kept in ``truth/`` for tests and the documentation; no command reads it.
+which each adds variations of its own; brains differ in size, pose and voxel grid. fsaverage's
+coordinates stand for MNI's (the two differ by a few millimetres). The truth is kept in ``truth/``
+for tests and the documentation; no command reads it.
 
 The functional layout is schematic (log-polar V1, mirror-reversed V2 and V3, discs for higher
 areas): good enough to look like a visual cortex, no atlas.
@@ -23,6 +24,7 @@ areas): good enough to look like a visual cortex, no atlas.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import scipy.io
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import distance_transform_edt, gaussian_filter1d
 from scipy.spatial import cKDTree
 
 from synbrain_cli.config import JSONSettings
@@ -204,11 +206,29 @@ def smooth_fields(
     -------
     array of shape (n_points, n_fields)
     """
+    return random_fields(n_fields, length, generator)(positions)
+
+
+def random_fields(
+    n_fields: int, length: float, generator: np.random.Generator
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Draw the fields of `smooth_fields` once, to be evaluated at any positions.
+
+    Returns
+    -------
+    callable
+        Positions (n_points, 3), float32 or float64, → fields (n_points, n_fields) in that dtype.
+    """
     n_waves = 128
     waves = generator.normal(0, 1 / length, (3, n_waves))
     phases = generator.uniform(0, 2 * np.pi, n_waves)
     weights = generator.normal(0, np.sqrt(2 / n_waves), (n_waves, n_fields))
-    return np.cos(positions @ waves + phases) @ weights
+
+    def evaluate(positions: np.ndarray) -> np.ndarray:
+        w, p, a = (array.astype(positions.dtype) for array in (waves, phases, weights))
+        return np.cos(positions @ w + p) @ a
+
+    return evaluate
 
 
 # --------------------------------------------------------------------- image features
@@ -290,13 +310,15 @@ class Anatomy:
 
     ``layers[hemisphere]`` is (3 depths, 10,242, 3), 1-based voxel coordinates, 9999 outside;
     ``owner`` (n_voxels,) is the vertex each voxel of the mask takes its function from, counted
-    through the left hemisphere, then the right.
+    through the left hemisphere, then the right. ``deform`` takes fsaverage's positions (n, 3) in mm
+    to this brain's in the scanner, in mm; ``affine`` leads there from 0-based voxels.
     """
 
     affine: np.ndarray
     mask: np.ndarray
     layers: dict[str, np.ndarray]
     owner: np.ndarray
+    deform: Callable[[np.ndarray], np.ndarray]
 
 
 def build_anatomy(
@@ -307,22 +329,19 @@ def build_anatomy(
     scale = 1 + generator.uniform(-0.07, 0.07, 3)
     turn = generator.normal(0, 0.04, 3)
     rotation = np.eye(3) + np.cross(np.eye(3), turn)  # small angles
-    white, pial = fsaverage("white"), fsaverage("pial")
-    points = {
-        h: np.stack(
-            [white[h][0] + depth * (pial[h][0] - white[h][0]) for depth in (0.25, 0.5, 0.75)]
-        ).astype(float)
-        for h in HEMISPHERES
-    }
-    cloud = np.concatenate([points[h].reshape(-1, 3) for h in HEMISPHERES])
-    bend = 1.5 * smooth_fields(cloud, 3, 40.0, generator)  # millimetres
-    cloud = (cloud + bend) * scale @ rotation.T
+    bend = random_fields(3, 40.0, generator)
+
+    def deform(points: np.ndarray) -> np.ndarray:
+        return (points + 1.5 * bend(points)) * scale @ rotation.T  # millimetres
+
+    points = _cortex()
+    cloud = deform(np.concatenate([points[h].reshape(-1, 3) for h in HEMISPHERES]))
     low, high = cloud.min(0) - 2 * config.voxel_size, cloud.max(0) + 2 * config.voxel_size
     shape = tuple(np.ceil((high - low) / config.voxel_size).astype(int))
     affine = np.diag([config.voxel_size] * 3 + [1.0])
     affine[:3, 3] = low
     coordinates = (cloud - low) / config.voxel_size
-    n = len(points["left"][0])
+    n = points["left"].shape[1]
     layers = {
         h: coordinates[k * 3 * n : (k + 1) * 3 * n].reshape(3, n, 3)
         for k, h in enumerate(HEMISPHERES)
@@ -338,7 +357,56 @@ def build_anatomy(
         owners.append(chosen + k * n)
     _, nearest = cKDTree(np.concatenate(where)).query(np.argwhere(mask))
     owner = np.concatenate(owners)[nearest]
-    return Anatomy(affine, mask, {h: v + 1 for h, v in layers.items()}, owner)
+    return Anatomy(affine, mask, {h: v + 1 for h, v in layers.items()}, owner, deform)
+
+
+def _cortex() -> dict[str, np.ndarray]:
+    """Three depths of fsaverage5's cortex, (3, 10,242, 3) per hemisphere, in mm."""
+    white, pial = fsaverage("white"), fsaverage("pial")
+    return {
+        h: np.stack(
+            [white[h][0] + depth * (pial[h][0] - white[h][0]) for depth in (0.25, 0.5, 0.75)]
+        ).astype(float)
+        for h in HEMISPHERES
+    }
+
+
+# FSL's MNI152 grid of 2 mm: its first axis runs from right to left, as NSD stores it.
+MNI_SHAPE = (91, 109, 91)
+MNI_AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
+OUTSIDE = 9999  # NSD's coordinate of what has none
+
+
+@functools.cache
+def _near_cortex() -> np.ndarray:
+    """Voxels of the MNI grid within 8 mm of cortex: 0-based indices (n, 3)."""
+    points = np.concatenate([layers[1] for layers in _cortex().values()])
+    away = np.ones(MNI_SHAPE, bool)
+    voxels = nib.affines.apply_affine(np.linalg.inv(MNI_AFFINE), points)
+    away[tuple(np.rint(voxels).astype(int).T)] = False
+    return np.argwhere(distance_transform_edt(away, sampling=2) <= 8)
+
+
+def mni_coordinates(anatomy: Anatomy) -> np.ndarray:
+    """Where the voxels of the MNI grid lie in a simulated brain, as NSD tells it.
+
+    Returns
+    -------
+    float32 array of shape (91, 109, 91, 3)
+        1-based voxel coordinates of ``anatomy``, 9999 farther than 8 mm from cortex and off its
+        grid. The first axis runs from right to left.
+    """
+    near = _near_cortex()
+    positions = nib.affines.apply_affine(MNI_AFFINE, near).astype(np.float32)
+    # In float32 (good to 1e-4 mm) and in pieces: there are 200,000.
+    places = np.concatenate(
+        [anatomy.deform(part) for part in np.array_split(positions, len(positions) // 8192 + 1)]
+    )
+    voxels = nib.affines.apply_affine(np.linalg.inv(anatomy.affine), places)
+    inside = ((voxels > -0.5) & (voxels < np.array(anatomy.mask.shape) - 0.5)).all(1)
+    coordinates = np.full((*MNI_SHAPE, 3), OUTSIDE, np.float32)
+    coordinates[tuple(near[inside].T)] = voxels[inside] + 1
+    return coordinates
 
 
 @dataclass
@@ -669,6 +737,11 @@ def _write_subject(
             base / f"transforms/{short}.white-to-fsaverage.mgz",
             np.arange(1, n_vertices + 1, dtype=np.int32)[:, None],
         )
+    # As in NSD, the header does not say how the grid lies.
+    save_image(
+        nib.Nifti1Image(mni_coordinates(anatomy), np.eye(4)),
+        base / "transforms/func1pt8-to-MNI.nii.gz",
+    )
 
     # Betas: int16, percent signal change × 300.
     folder = root / f"nsddata_betas/ppdata/{name}/func1pt8mm/{BETAS}"

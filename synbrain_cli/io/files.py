@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from synbrain_cli.errors import BusyError, InputError, MissingError, SynbrainError
 
@@ -71,6 +75,102 @@ def read_json(path: Path | str) -> Any:
         raise InputError(
             f"{path}: expected JSON, found something else ({error}): make it again"
         ) from error
+
+
+def read_table(path: Path | str, columns: Iterable[str] = ()) -> pd.DataFrame:
+    """Read a table with a header: tab-separated, or comma-separated where it is named .csv.
+
+    All values are text; empty cells are empty text.
+
+    Parameters
+    ----------
+    path : path
+    columns : iterable of str
+        Columns that must be there.
+
+    Raises
+    ------
+    MissingError, InputError
+        No such file; not a table; a column is missing.
+    """
+    path = Path(path)
+    separator = "," if path.suffix.lower() == ".csv" else "\t"
+    try:
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise MissingError(f"{path} does not exist") from error
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise InputError(
+            f"{path}: expected a table with a header row, {'comma' if separator == ',' else 'tab'}-"
+            f"separated, found something else ({error})"
+        ) from error
+    missing = [column for column in columns if column not in table]
+    if missing:
+        found = ", ".join(map(str, table.columns[:10]))
+        raise InputError(
+            f"{path}: expected the column {missing[0]}, found {found}: rename the column that "
+            "holds it, and check that the table is "
+            f"{'comma' if separator == ',' else 'tab'}-separated"
+        )
+    return table
+
+
+def create_array(path: Path | str, dtype: Any, shape: tuple[int, ...]) -> int:
+    """Make a ``.npy`` of zeros whose room on the disk is taken at once.
+
+    A full disk is so found before the work, not in the middle of it, and never by the signal that
+    ends a process which writes to a memory map of a file that cannot grow.
+
+    Returns
+    -------
+    int
+        Where the values begin, in bytes.
+
+    Raises
+    ------
+    SynbrainError
+        The disk has not room enough, or may not be written.
+    """
+    path, dtype = Path(path), np.dtype(dtype)
+    n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    header = {"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))}
+    try:
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            start = file.tell()
+            _take_room(file.fileno(), start + n_bytes)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise SynbrainError(
+            f"cannot write {path}: {n_bytes / 1e9:.3g} GB are needed: {error.strerror}: free some "
+            "space or choose a folder you may write to, then run the command again"
+        ) from error
+    return start
+
+
+def _take_room(file: int, n_bytes: int) -> None:
+    """Give a new file its length and, where the file system can, its blocks."""
+    os.ftruncate(file, n_bytes)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        try:
+            os.posix_fallocate(file, 0, n_bytes)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+
+
+def write_at(file: int, values: np.ndarray, offset: int) -> None:
+    """Write a whole contiguous array at a place of an open file."""
+    view = memoryview(np.ascontiguousarray(values)).cast("B")
+    while view:
+        n = os.pwrite(file, view, offset)
+        view, offset = view[n:], offset + n
+
+
+def is_simulated(folder: Path | str) -> bool:
+    """Whether a folder of data says that it is simulated (``dataset_description.json``)."""
+    path = Path(folder) / "dataset_description.json"
+    return path.exists() and bool(read_json(path).get("Simulated", False))
 
 
 def sha256(path: Path | str) -> str:

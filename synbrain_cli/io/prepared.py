@@ -2,41 +2,61 @@
 
 ``prepared/<dataset>/sub-01/``
 
-``betas.npy``               float32 (n_trials, n_voxels), z-scored within session; memory-mapped
+``betas.npy``               float32 (n_trials, n_voxels), standardised; memory-mapped
 ``trials.tsv``              trial, session, image, repeat, split
-``voxels.tsv``              i, j, k, ncsnr, then one column of labels per ROI collection
-``mask.nii.gz``             the voxels, in C order
-``sampling.npz``            how voxels reach fsaverage (`synbrain_cli.io.surface`), where known
+``voxels.tsv``              position (i, j, k in a volume; hemisphere, vertex on a surface), ncsnr
+                            (given, or from the repeats), ncsnr_recomputed, then one column of
+                            labels per ROI collection
+``mask.nii.gz``             the voxels, in C order; or ``vertices.npz``, on a surface; or neither
+``sampling.npz``            how voxels reach cortical surfaces, where known
+``mni.npz``                 how voxels reach MNI, where known
 ``standardization.npz``     sessions (n_sessions,), mean and sd (n_sessions, n_voxels): session
-                            s's betas in percent signal change are ``betas * sd[s] + mean[s]``
+                            s's betas in the unit they came in are ``betas * sd[s] + mean[s]``
 ``dataset_description.json``  unit, sources with checksums, versions, options, simulated or not
 
 Beside the subjects: ``features/<encoder>/tokens.npy`` (n_images, n_tokens, n_dims), with
-``images.tsv`` (row order) and ``encoder.json``.
+``images.tsv`` (row order) and ``encoder.json``; and ``stimuli.tsv``, what is known of the images.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.files import atomic, read_json, replace_folder, write_json
-from synbrain_cli.io.surface import SurfaceSampling
-from synbrain_cli.io.volume import load_image, save_image
+from synbrain_cli.errors import InputError, MissingError, SynbrainError
+from synbrain_cli.io.files import (
+    atomic,
+    create_array,
+    read_json,
+    read_table,
+    replace_folder,
+    write_at,
+    write_json,
+)
+from synbrain_cli.io.place import PLACE_COLUMNS, Place, load_place
+from synbrain_cli.io.sampling import SurfaceSampling, VolumeSampling
 
 SPLITS = ("train", "val", "test")
 TRIAL_COLUMNS = ("trial", "session", "image", "repeat", "split")
-_PLACE = ("i", "j", "k", "ncsnr")
+# How betas are standardised, and what one then is.
+STANDARDIZATIONS = {
+    "session": "z-score within session (over all its trials, test trials included)",
+    "train": "z-score by the training trials of all sessions",
+    "none": "as recorded",
+}
+# What a model takes over from the subject it is of.
+PLACE_FILES = ("mask.nii.gz", "vertices.npz", "voxels.tsv", "sampling.npz", "mni.npz")
 
 
 @dataclass(frozen=True)
@@ -110,8 +130,8 @@ class PreparedSubject:
         return pd.read_csv(self.folder / "voxels.tsv", sep="\t", keep_default_na=False)
 
     @cached_property
-    def mask(self) -> nib.Nifti1Image:
-        return load_image(self.folder / "mask.nii.gz")
+    def place(self) -> Place | None:
+        return load_place(self.folder)
 
     @cached_property
     def sampling(self) -> SurfaceSampling | None:
@@ -128,7 +148,7 @@ class PreparedSubject:
         return sorted(int(s) for s in self.trials["session"].unique())
 
     def standardization(self, sessions: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation (n_voxels,), percent signal change, averaged over ``sessions``."""
+        """Mean and deviation (n_voxels,), in the unit betas came in, averaged over ``sessions``."""
         with np.load(self.folder / "standardization.npz", allow_pickle=False) as file:
             rows = np.isin(file["sessions"], list(sessions))
             return file["mean"][rows].mean(0), np.sqrt((file["sd"][rows] ** 2).mean(0))
@@ -163,10 +183,22 @@ class PreparedSubject:
         return roi_masks(self.voxels)
 
 
-def roi_masks(voxels: pd.DataFrame) -> dict[str, np.ndarray]:
-    """ROIs of a ``voxels.tsv`` table: see `PreparedSubject.rois`."""
+def roi_collections(voxels: pd.DataFrame) -> list[str]:
+    """Columns of a ``voxels.tsv`` table that hold labels: text, not numbers."""
+    return [
+        column
+        for column in voxels.columns
+        if column not in (*PLACE_COLUMNS, "ncsnr", "ncsnr_recomputed")
+        and not pd.api.types.is_numeric_dtype(voxels[column])
+    ]
+
+
+def roi_masks(
+    voxels: pd.DataFrame, collections: Iterable[str] | None = None
+) -> dict[str, np.ndarray]:
+    """ROIs of a ``voxels.tsv`` table, of all or some collections: see `PreparedSubject.rois`."""
     masks: dict[str, np.ndarray] = {}
-    for collection in [c for c in voxels.columns if c not in _PLACE]:
+    for collection in roi_collections(voxels) if collections is None else collections:
         labels = voxels[collection].astype(str).to_numpy()
         for label in sorted(set(labels) - {""}):
             name = label[:-1] if label in ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d") else label
@@ -178,85 +210,203 @@ class PreparedWriter:
     """Writes a prepared subject session by session; a stopped run goes on where it was.
 
     Everything is written in ``.sub-01.partial`` beside the final folder, which takes its name
-    when `finish` is called.
+    when `finish` is called. Sessions may be written in any order, by several threads; memory does
+    not grow with their number.
 
     Parameters
     ----------
-    folder : path
+    folder : Path
         Final folder.
     options : dict
         What the content depends on (sources, options). A partial folder made with others is
         dropped.
-    sessions : list of int
-    n_trials : list of int
-        Per session.
+    trials : DataFrame
+        ``trials.tsv``; the trials of a session follow one another.
     n_voxels : int
+    standardize : {"session", "train", "none"}
+        z-score each voxel within session, over all its trials (usual for NSD; it uses the test
+        trials' responses, though not their images); or by mean and deviation of the training
+        trials of all sessions; or leave betas as they come.
     """
 
     def __init__(
         self,
         folder: Path,
         options: dict[str, Any],
-        sessions: list[int],
-        n_trials: list[int],
+        trials: pd.DataFrame,
         n_voxels: int,
+        standardize: str = "session",
     ) -> None:
+        if standardize not in STANDARDIZATIONS:
+            raise InputError(
+                f"standardize: expected one of {', '.join(STANDARDIZATIONS)}, found {standardize!r}"
+            )
         self.folder = Path(folder)
         self.partial = self.folder.with_name(f".{self.folder.name}.partial")
+        self.trials = trials
+        self.n_voxels = n_voxels
+        self.standardize = standardize
+        self._train = (trials["split"] == "train").to_numpy()
         self._options = json.loads(
-            json.dumps({**options, "n_trials": n_trials, "n_voxels": n_voxels})
+            json.dumps(
+                {
+                    **options,
+                    "standardize": standardize,
+                    "trials": hashlib.sha256(trials.to_csv().encode()).hexdigest(),
+                    "n_voxels": n_voxels,
+                }
+            )
         )
-        self._sessions = sessions
-        self._starts = np.concatenate([[0], np.cumsum(n_trials)])
+        session = trials["session"].to_numpy()
+        starts = np.flatnonzero(np.r_[True, session[1:] != session[:-1]])
+        self.rows = {
+            int(session[start]): slice(int(start), int(stop))
+            for start, stop in zip(starts, [*starts[1:], len(session)], strict=True)
+        }
+        if len(self.rows) != len(starts):
+            raise InputError("trials: expected the trials of a session to follow one another")
+        self._lock = threading.Lock()
         self._progress = self.partial / "progress.json"
-        if self._progress.exists() and read_json(self._progress)["options"] == self._options:
-            self.done: list[int] = read_json(self._progress)["done"]
-            self._betas = np.lib.format.open_memmap(self.partial / "betas.npy", mode="r+")
-            return
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(parents=True)
-        self.done = []
-        self._betas = np.lib.format.open_memmap(
-            self.partial / "betas.npy", "w+", np.float32, (int(self._starts[-1]), n_voxels)
+        self._betas = self.partial / "unfinished.npy"
+        if not self._go_on():
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.partial.mkdir(parents=True)
+            self.done: dict[int, str] = {}
+            self._start = create_array(self._betas, np.float32, (len(trials), n_voxels))
+            self._note_progress()
+
+    def _go_on(self) -> bool:
+        """Take up what an interrupted run with the same options left."""
+        if not self._progress.exists():
+            return False
+        record = read_json(self._progress)
+        if record["options"] != self._options:
+            return False
+        self.done = {int(session): digest for session, digest in record["done"].items()}
+        self._start = record["start"]
+        return self._betas.exists()
+
+    def _note_progress(self) -> None:
+        write_json(
+            self._progress, {"options": self._options, "start": self._start, "done": self.done}
         )
-        write_json(self._progress, {"options": self._options, "done": []})
 
-    def write_session(self, session: int, betas: np.ndarray) -> None:
-        """Standardise one session's betas (percent signal change) and keep them.
+    def write_session(self, session: int, betas: np.ndarray, source: str = "") -> None:
+        """Standardise one session's betas (in the unit they came in) and keep them.
 
-        The z-score uses all trials of the session, test trials included, as is usual for NSD;
-        ``dataset_description.json`` says so. Voxels that are constant or not finite are marked,
-        and left out by `finish`.
+        Voxels that are constant or not finite are marked, and left out by `finish`.
+
+        Parameters
+        ----------
+        session : int
+        betas : array of shape (n_trials of the session, n_voxels)
+            float32 is standardised in place.
+        source : str
+            The file, for messages.
+
+        Raises
+        ------
+        InputError
+            Another shape; a trial without a single finite value; the same betas as another
+            session's.
         """
-        position = self._sessions.index(session)
-        mean = betas.mean(0, dtype=np.float64)
-        sd = betas.std(0, dtype=np.float64)
+        rows = self.rows[session]
+        expected = (rows.stop - rows.start, self.n_voxels)
+        if betas.shape != expected:
+            raise InputError(
+                f"{source or f'session {session}'}: expected {expected[0]} trials (the design) × "
+                f"{expected[1]} voxels, found {betas.shape[0]} × {betas.shape[1]}"
+            )
+        digest = hashlib.sha256(np.ascontiguousarray(betas)).hexdigest()
+        betas = np.asarray(betas, np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean, sd = _moments(betas)
         usable = np.isfinite(sd) & (sd > 0)
-        scale = np.where(usable, sd, 1.0)
-        start, stop = self._starts[position : position + 2]
-        self._betas[start:stop] = np.where(usable, (betas - mean) / scale, 0)
-        self._betas.flush()
-        with atomic(self.partial / f"session{session:02d}.npz") as path, path.open("wb") as file:
-            np.savez(file, mean=mean.astype(np.float32), sd=sd.astype(np.float32), usable=usable)
-        self.done.append(session)
-        write_json(self._progress, {"options": self._options, "done": self.done})
+        if not usable.all():
+            _check_trials(betas, rows.start, source or f"session {session}")
+        arrays = {"mean": mean, "sd": sd, "usable": usable}
+        if self.standardize == "session":
+            with np.errstate(invalid="ignore", over="ignore"):
+                betas = betas - mean.astype(np.float32)
+                betas /= np.where(usable, sd, 1).astype(np.float32)
+            if not usable.all():
+                betas[:, ~usable] = 0
+        elif self.standardize == "train":
+            chosen = self._train[rows]
+            arrays["n_train"] = np.array(chosen.sum())
+            if chosen.any():
+                with np.errstate(invalid="ignore", over="ignore"):
+                    arrays["train_mean"], arrays["train_sd"] = _moments(betas[chosen])
+        try:
+            with self._betas.open("r+b") as file:
+                write_at(file.fileno(), betas, self._start + rows.start * 4 * self.n_voxels)
+        except OSError as error:
+            raise SynbrainError(
+                f"cannot write {self._betas}: {error.strerror or error}: sessions done stay; free "
+                "some space, then the same command goes on"
+            ) from error
+        with atomic(self._moments_file(session)) as path, path.open("wb") as file:
+            np.savez(file, **arrays)
+        with self._lock:
+            for other, known in self.done.items():
+                if known == digest and other != session:
+                    raise InputError(
+                        f"{source or f'session {session}'}: the same betas as session {other}: "
+                        "one of the two files is a copy of the other; copy or download it again"
+                    )
+            self.done[session] = digest
+            self._note_progress()
+
+    def _moments_file(self, session: int) -> Path:
+        return self.partial / f"session{session:02d}.npz"
+
+    def _load_moments(self) -> dict[int, dict[str, np.ndarray]]:
+        return {s: dict(np.load(self._moments_file(s), allow_pickle=False)) for s in self.rows}
+
+    def read_standardized(self, rows: np.ndarray) -> np.ndarray:
+        """Some trials, z-scored within session whatever the standardisation: float32 (n, n_voxels).
+
+        For what must be computed over all sessions (ncsnr), before `finish`.
+        """
+        out = np.empty((len(rows), self.n_voxels), np.float32)
+        with self._betas.open("rb") as file:
+            for one, row in zip(out, rows, strict=True):
+                os.preadv(file.fileno(), [one], self._start + int(row) * one.nbytes)
+        if self.standardize != "session":
+            for session, moments in self._load_moments().items():
+                span = self.rows[session]
+                inside = (rows >= span.start) & (rows < span.stop)
+                scale = np.where(moments["usable"], moments["sd"], 1)
+                out[inside] = (out[inside] - moments["mean"]) / scale
+        return out
+
+    def usable(self) -> np.ndarray:
+        """Boolean (n_voxels,): finite and not constant in every session."""
+        usable = np.all([m["usable"] for m in self._load_moments().values()], axis=0)
+        if not usable.any():
+            raise InputError(
+                f"{self.folder.name}: every voxel is constant or not finite in some session: "
+                "is the mask that of these betas?"
+            )
+        return usable
 
     def finish(
         self,
-        trials: pd.DataFrame,
         voxels: pd.DataFrame,
-        mask: nib.Nifti1Image,
-        sampling: SurfaceSampling | None,
+        place: Place | None,
+        samplings: dict[str, SurfaceSampling | VolumeSampling],
         description: dict[str, Any],
     ) -> int:
         """Drop unusable voxels, write the tables, and give the folder its name.
 
         Parameters
         ----------
-        trials, voxels : DataFrame
-        mask : Nifti1Image
-            As many voxels as ``voxels`` has rows.
-        sampling : SurfaceSampling, optional
+        voxels : DataFrame
+            One row a voxel: what is known of it beside its place.
+        place : Place, optional
+            Of as many voxels.
+        samplings : dict
+            File name → how voxels reach another space.
         description : dict
             Goes into ``dataset_description.json`` with what is known here.
 
@@ -265,50 +415,110 @@ class PreparedWriter:
         int
             Voxels left out because they were constant or not finite in some session.
         """
-        parts = [dict(np.load(self.partial / f"session{s:02d}.npz")) for s in self._sessions]
-        usable = np.all([part["usable"] for part in parts], axis=0)
+        moments = self._load_moments()
+        usable = self.usable()
+        mean = np.stack([m["mean"] for m in moments.values()])
+        sd = np.stack([m["sd"] for m in moments.values()])
+        if self.standardize == "train":
+            pooled = _pool([m for m in moments.values() if m["n_train"] > 0])
+            # A voxel that training trials alone leave constant cannot be standardised by them.
+            usable &= np.isfinite(pooled[1]) & (pooled[1] > 0)
+            mean, sd = (np.broadcast_to(x, mean.shape) for x in pooled)
+        elif self.standardize == "none":
+            mean, sd = np.zeros_like(mean), np.ones_like(sd)
         n_dropped = int((~usable).sum())
-        if not usable.any():
-            raise InputError(
-                f"{self.folder.name}: every voxel is constant or not finite in some session: "
-                "is the mask that of these betas?"
-            )
-        if n_dropped:
-            kept = np.lib.format.open_memmap(
-                self.partial / "kept.npy", "w+", np.float32, (len(self._betas), int(usable.sum()))
-            )
-            for start in range(0, len(kept), 1024):
-                kept[start : start + 1024] = self._betas[start : start + 1024, usable]
-            kept.flush()
-            (self.partial / "kept.npy").replace(self.partial / "betas.npy")
-            inside = np.asarray(mask.dataobj) > 0
-            inside[inside] = usable
-            mask = nib.Nifti1Image(inside.astype(np.uint8), mask.affine, mask.header)
-            voxels = voxels[usable]
-            if sampling is not None:
-                sampling = sampling.keep(usable)
         with (self.partial / "standardization.npz").open("wb") as file:
             np.savez(
                 file,
-                sessions=np.array(self._sessions),
-                mean=np.stack([part["mean"][usable] for part in parts]),
-                sd=np.stack([part["sd"][usable] for part in parts]),
+                sessions=np.array(list(self.rows)),
+                mean=mean[:, usable].astype(np.float32),
+                sd=sd[:, usable].astype(np.float32),
             )
-        trials.to_csv(self.partial / "trials.tsv", sep="\t", index=False)
-        voxels.to_csv(self.partial / "voxels.tsv", sep="\t", index=False, float_format="%.5g")
-        save_image(mask, self.partial / "mask.nii.gz")
-        if sampling is not None:
-            sampling.save(self.partial / "sampling.npz")
+        table = voxels if place is None else pd.concat([place.table(), voxels], axis=1)
+        table[usable].to_csv(
+            self.partial / "voxels.tsv", sep="\t", index=False, float_format="%.5g"
+        )
+        self.trials.to_csv(self.partial / "trials.tsv", sep="\t", index=False)
+        if place is not None:
+            place.keep(usable).save(self.partial)
+        for name, sampling in samplings.items():
+            sampling.keep(usable).save(self.partial / name)
+        left_out = {
+            str(s): int((~m["usable"]).sum()) for s, m in moments.items() if not m["usable"].all()
+        }
         write_json(
             self.partial / "dataset_description.json",
-            {**description, "VoxelsLeftOut": n_dropped},
+            {
+                **description,
+                "Unit": STANDARDIZATIONS[self.standardize],
+                "Standardization": self.standardize,
+                "BetasSHA256": {str(s): self.done[s] for s in self.rows},
+                "VoxelsLeftOut": n_dropped,
+                "VoxelsLeftOutBySession": left_out,
+            },
         )
-        for session in self._sessions:
-            (self.partial / f"session{session:02d}.npz").unlink()
+        self._write_betas(usable, mean[0], sd[0])
+        for session in self.rows:
+            self._moments_file(session).unlink()
+        self._betas.unlink(missing_ok=True)
         self._progress.unlink()
-        del self._betas
         replace_folder(self.partial, self.folder)
         return n_dropped
+
+    def _write_betas(self, usable: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> None:
+        """``betas.npy``: as written, or in a second pass where voxels or scale change."""
+        if usable.all() and self.standardize != "train":
+            self._betas.replace(self.partial / "betas.npy")
+            return
+        n_trials, n_kept = len(self.trials), int(usable.sum())
+        shift, scale = mean[usable].astype(np.float32), sd[usable].astype(np.float32)
+        block = np.empty((1024, self.n_voxels), np.float32)
+        with atomic(self.partial / "betas.npy") as path:
+            offset = create_array(path, np.float32, (n_trials, n_kept))
+            with self._betas.open("rb") as source, path.open("r+b") as target:
+                source.seek(self._start)
+                for start in range(0, n_trials, len(block)):
+                    some = block[: n_trials - start]
+                    source.readinto(some)
+                    values = some[:, usable]
+                    if self.standardize == "train":
+                        values -= shift
+                        values /= scale
+                    write_at(target.fileno(), values, offset + start * 4 * n_kept)
+
+
+def _moments(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation over trials, float64, in bounded memory; deviations from the mean."""
+    mean = betas.mean(0, dtype=np.float64)
+    squares = np.zeros(betas.shape[1])
+    centre = mean.astype(np.float32)
+    for start in range(0, len(betas), 64):
+        squares += ((betas[start : start + 64] - centre) ** 2).sum(0, dtype=np.float64)
+    # Around a float32 centre: what rounding it moved is taken off again.
+    variance = squares / len(betas) - (mean - centre) ** 2
+    constant = np.ptp(betas, axis=0) == 0
+    return mean, np.where(constant, 0, np.sqrt(np.maximum(variance, 0)))
+
+
+def _pool(parts: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of training trials of all sessions together (Chan et al. 1979)."""
+    if not parts:
+        raise InputError("no training trial to take mean and deviation from: check the splits")
+    n = np.array([float(part["n_train"]) for part in parts])[:, None]
+    means = np.stack([part["train_mean"] for part in parts])
+    variances = np.stack([part["train_sd"] for part in parts]) ** 2
+    mean = (n * means).sum(0) / n.sum()
+    return mean, np.sqrt((n * (variances + (means - mean) ** 2)).sum(0) / n.sum())
+
+
+def _check_trials(betas: np.ndarray, first: int, source: str) -> None:
+    """A trial that lacks all its values would cost every voxel: name it instead."""
+    empty = np.flatnonzero(~np.isfinite(betas).any(1))
+    if len(empty) and np.isfinite(betas).any():
+        raise InputError(
+            f"{source}: {len(empty)} trials have no finite value (first: trial {first + empty[0]}, "
+            "counted from 0): leave those trials out of the table and of the responses"
+        )
 
 
 def find_prepared(root: Path) -> list[PreparedSubject]:
@@ -333,9 +543,21 @@ class TokenStore:
         return read_json(self.folder / "encoder.json")
 
     @cached_property
-    def images(self) -> list[str]:
+    def _table(self) -> pd.DataFrame:
         path = self.folder / "images.tsv"
-        return pd.read_csv(path, sep="\t", dtype=str)["image"].tolist() if path.exists() else []
+        if not path.exists():
+            return pd.DataFrame({"image": [], "pixels": []}, dtype=str)
+        return read_table(path, ("image", "pixels"))
+
+    @property
+    def images(self) -> list[str]:
+        """Name of each row."""
+        return self._table["image"].tolist()
+
+    @property
+    def digests(self) -> list[str]:
+        """Checksum of the pixels that each row came from."""
+        return self._table["pixels"].tolist()
 
     @cached_property
     def tokens(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Volumes ↔ masked arrays. ``read_masked`` and ``unmask`` are a pair: C order of the mask."""
+"""Volumes: masks, ROIs, maps. ``unmask`` is the pair of `synbrain_cli.io.betas.read_masked`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from isal import isal_zlib
 
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic
+
+# What a truncated or altered file makes its readers raise.
+DAMAGED = (EOFError, OSError, zlib.error, isal_zlib.error)
 
 
 def load_image(path: Path | str) -> nib.spatialimages.SpatialImage:
@@ -36,8 +40,13 @@ def read_volume(path: Path | str) -> tuple[np.ndarray, nib.spatialimages.Spatial
     image = load_image(path)
     try:
         return np.asarray(image.dataobj), image
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: truncated or damaged ({error}): copy the file again") from error
+    except DAMAGED as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path | str, error: Exception) -> InputError:
+    """The error to raise for a file that cannot be read to its end."""
+    return InputError(f"{path}: truncated or damaged ({error}): copy or download the file again")
 
 
 def check_same_grid(
@@ -57,57 +66,6 @@ def check_same_grid(
             f"{path}: its affine is not that of {mask_path}: resample one of them, "
             "or use files of the same subject and space"
         )
-
-
-def read_masked(path: Path | str, mask: np.ndarray) -> np.ndarray:
-    """Read the masked voxels of a 4-D volume, one time point in memory at once.
-
-    Parameters
-    ----------
-    path : path
-        NIfTI, compressed or not.
-    mask : bool array of shape (x, y, z)
-
-    Returns
-    -------
-    array of shape (n_trials, n_voxels)
-        In the file's own dtype and unscaled (NSD's betas have no scl_slope; one that is set
-        raises), voxels in C order of the mask.
-
-    Raises
-    ------
-    MissingError, InputError
-        Absent, truncated, of another grid, or scaled in its header.
-    """
-    image = load_image(path)
-    if len(image.shape) != 4 or image.shape[:3] != mask.shape:
-        raise InputError(
-            f"{path}: expected a 4-D volume on the mask's grid {mask.shape}, found {image.shape}"
-        )
-    slope, intercept = image.header.get_slope_inter()
-    if (slope or 1.0) != 1.0 or (intercept or 0.0) != 0.0:
-        raise InputError(
-            f"{path}: expected unscaled integers, found scl_slope {slope} and "
-            f"scl_inter {intercept}: is this an NSD betas file?"
-        )
-    dtype = image.header.get_data_dtype()
-    n_trials = image.shape[3]
-    # NIfTI is stored first axis fastest: index a flat volume in that order.
-    index = np.ravel_multi_index(np.nonzero(mask), mask.shape, order="F")
-    n_bytes = int(np.prod(mask.shape)) * dtype.itemsize
-    out = np.empty((n_trials, index.size), dtype=dtype.newbyteorder("="))
-    holder = image.file_map["image"]
-    try:
-        with holder.get_prepare_fileobj("rb") as file:
-            file.seek(image.dataobj.offset)
-            for trial in range(n_trials):
-                piece = file.read(n_bytes)
-                if len(piece) != n_bytes:
-                    raise EOFError(f"{trial} of {n_trials} volumes are whole")
-                out[trial] = np.frombuffer(piece, dtype)[index]
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: truncated or damaged ({error}): copy the file again") from error
-    return out
 
 
 def unmask(

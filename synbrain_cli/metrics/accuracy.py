@@ -215,28 +215,81 @@ def ncsnr(betas: ArrayLike, image_index: ArrayLike) -> NDArray:
         0 where repeats differ as much as images do. NaN where the voxel does not vary or a value is
         missing; infinite where repeats are identical.
     """
-    betas, images, order, starts, counts = _group(betas, image_index)
-    n_trials, n_within = len(order), len(order) - len(images)
-    if n_within == 0 or len(images) < 2:
-        raise InputError(
-            f"ncsnr: expected two images or more, at least one of them seen twice; found "
-            f"{len(images)} images in {n_trials} trials: pass single trials, not their averages"
-        )
-    effective = n_trials - (counts.astype(np.float64) ** 2).sum() / n_trials
+    betas, _, order, starts, counts = _group(betas, image_index)
+    _need_repeats(counts)
 
     def ratio(block: NDArray) -> NDArray:
         block = block[order]
         flat = np.ptp(block, axis=0) == 0
         block -= block.mean(0)
         total = (block**2).sum(0)
-        means = np.add.reduceat(block, starts, axis=0) / counts[:, None]
-        block -= np.repeat(means, counts, axis=0)
-        noise = (block**2).sum(0) / n_within
-        signal = np.maximum((total - (n_trials - 1) * noise) / effective, 0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(flat, np.nan, np.sqrt(signal / noise))
+        return np.where(flat, np.nan, _ncsnr(total, _within(block, starts, counts), counts))
 
     return _blockwise(ratio, betas, keep=1).astype(_float_dtype(betas))
+
+
+def ncsnr_of_stream(
+    read: Callable[[NDArray], NDArray], image_index: ArrayLike, n_rows: int = 512
+) -> NDArray:
+    """``ncsnr`` of responses that are too many for memory: read some images at a time.
+
+    Parameters
+    ----------
+    read : callable
+        Rows (int array) → responses of those trials, (n, n_voxels), of about zero mean.
+    image_index : array of shape (n_trials,)
+        Which image each trial showed.
+    n_rows : int
+        Trials read at once, or the repeats of one image if these are more.
+
+    Returns
+    -------
+    float64 array of shape (n_voxels,)
+    """
+    index = np.asarray(image_index)
+    _, inverse, counts = np.unique(index, return_inverse=True, return_counts=True)
+    _need_repeats(counts)
+    order, ends = np.argsort(inverse, kind="stable"), np.cumsum(counts)
+    total = squares = within = 0.0
+    first = 0
+    while first < len(counts):
+        begin = ends[first] - counts[first]
+        last = max(first + 1, int(np.searchsorted(ends, begin + n_rows, side="right")))
+        block = read(order[begin : ends[last - 1]]).astype(np.float64)
+        total = total + block.sum(0)
+        squares = squares + (block**2).sum(0)
+        some = counts[first:last]
+        within = within + _within(block, np.cumsum(some) - some, some)
+        first = last
+    spread = squares - total**2 / len(order)
+    # What remains of a constant after cancellation is no variance.
+    flat = spread <= 1e-12 * squares
+    return np.where(flat, np.nan, _ncsnr(spread, within, counts))
+
+
+def _need_repeats(counts: NDArray) -> None:
+    if counts.max(initial=0) < 2 or len(counts) < 2:
+        raise InputError(
+            f"ncsnr: expected two images or more, at least one of them seen twice; found "
+            f"{len(counts)} images in {counts.sum()} trials: pass single trials, not their averages"
+        )
+
+
+def _within(block: NDArray, starts: NDArray, counts: NDArray) -> NDArray:
+    """Sum of squares around the mean of each image, trials sorted by image; changes ``block``."""
+    means = np.add.reduceat(block, starts, axis=0) / counts[:, None]
+    block -= np.repeat(means, counts, axis=0)
+    return (block**2).sum(0)
+
+
+def _ncsnr(total: NDArray, within: NDArray, counts: NDArray) -> NDArray:
+    """From sums of squares around the mean, and around each image's mean."""
+    n_trials = counts.sum()
+    noise = within / (n_trials - len(counts))
+    effective = n_trials - (counts.astype(np.float64) ** 2).sum() / n_trials
+    signal = np.maximum((total - (n_trials - 1) * noise) / effective, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt(signal / noise)
 
 
 def noise_ceiling(ncsnr: ArrayLike, n_repeats: ArrayLike) -> NDArray:

@@ -91,7 +91,7 @@ def adapt(
     with locked(run.folder, "a model"):
         run.open(resume, overwrite)
         # The source's token scale stays: its mapper was trained on it.
-        scaler, train_set, val_set = load_examples(subject, store, sessions, brain.scaler)
+        scaler, scale, train_set, val_set = load_examples(subject, store, sessions, brain.scaler)
         report.say(
             f"adapting {brain.name} to sub-{subject.subject}: sessions {sessions}, "
             f"{len(train_set.betas):,} trials of {len(train_set.tokens):,} images, "
@@ -118,6 +118,7 @@ def adapt(
             store,
             sessions,
             scaler,
+            scale,
             linear,
             vae,
             mapper,

@@ -18,6 +18,7 @@ import pandas as pd
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
+from synbrain_cli.io.place import PLACE_COLUMNS
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore
 from synbrain_cli.metrics.accuracy import (
     average_repeats,
@@ -36,6 +37,11 @@ from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.workspace import Workspace
 
 RELIABLE = 0.2  # ncsnr above which a voxel counts as reliable
+STANDARDIZED = {
+    "session": "z-score within session",
+    "train": "z-score by the training trials",
+    "none": "z-score by the training trials",
+}
 PREDICTORS = ("model", "linear", "mean_pattern", "shuffled")
 
 
@@ -102,7 +108,8 @@ def evaluate(
     report.say(
         f"evaluating {brain.name}: {len(test.betas):,} test trials of {len(test.images):,} images"
     )
-    averages, index, n_repeats = average_repeats(test.betas, test.image_index)
+    betas = brain.standardize(test.betas)
+    averages, index, n_repeats = average_repeats(betas, test.image_index)
     tokens = store.take(test.images[index])
     generator = np.random.default_rng(seed)
     predictions = {"model": brain.mean(tokens, unit="z")}
@@ -120,10 +127,10 @@ def evaluate(
     ceiling = correlation_ceiling(reliability, n_repeats)
     explained_ceiling = noise_ceiling(reliability, n_repeats)
 
-    # Single trials back in percent signal change, where patterns have a mean to be predicted.
+    # Single trials back in the recorded unit, where patterns have a mean to be predicted.
     rows = test.image_index
-    to_psc = _session_scale(subject, test.session)
-    trials = test.betas * to_psc[1] + to_psc[0]
+    recorded = _recorded_scale(brain, subject, test.session)
+    trials = betas * recorded[1] + recorded[0]
 
     def regional(voxels: np.ndarray) -> dict[str, dict[str, Any]]:
         """Every score within some voxels."""
@@ -161,7 +168,7 @@ def evaluate(
         }
         if voxels.sum() > 2:
             true = np.ascontiguousarray(trials[:, voxels])
-            scale, shift = to_psc[1][:, voxels], to_psc[0][:, voxels]
+            scale, shift = recorded[1][:, voxels], recorded[0][:, voxels]
             for score, function in patterns.items():
                 values = {k: function(true, p[rows] * scale + shift) for k, p in some.items()}
                 per_image = np.stack([values["model"][rows == i].mean() for i in range(len(truth))])
@@ -185,6 +192,7 @@ def evaluate(
         for name, mask in rois.items():
             by_roi[name] = {"n_voxels": int(mask.sum()), **regional(mask)}
             bar()
+    kind = brain.config["standardization"]
     metrics = {
         "model": brain.name,
         "subject": f"{subject.dataset}/sub-{subject.subject}",
@@ -195,8 +203,8 @@ def evaluate(
         "n_voxels": brain.n_voxels,
         "n_reliable_voxels": int(reliable.sum()),
         "units": {
-            "voxelwise_correlation, skill": "z-score within session, repeat averages",
-            "pattern_correlation, mse, cosine": "percent signal change, single trials",
+            "voxelwise_correlation, skill": f"{STANDARDIZED[kind]}, repeat averages",
+            "pattern_correlation, mse, cosine": f"{brain.unit}, single trials",
         },
         "overall": overall,
         "roi": by_roi,
@@ -209,7 +217,7 @@ def evaluate(
             "versions": versions(),
         },
     }
-    voxels = brain.voxels[["i", "j", "k", "ncsnr"]].copy()
+    voxels = brain.voxels[[c for c in (*PLACE_COLUMNS, "ncsnr") if c in brain.voxels]].copy()
     for name in ("model", "linear"):
         voxels[name] = correlation[name]
     voxels["ceiling"] = ceiling
@@ -265,8 +273,15 @@ def _check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> N
         )
 
 
-def _session_scale(subject: PreparedSubject, session: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation (n_trials, n_voxels) that return each trial to percent signal change."""
+def _recorded_scale(
+    brain: Brain, subject: PreparedSubject, session: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation (n_trials, n_voxels) that return each trial to the recorded unit."""
+    if brain.config["standardization"] == "none":
+        shape = (len(session), brain.n_voxels)
+        return np.broadcast_to(brain.response_mean, shape), np.broadcast_to(
+            brain.response_sd, shape
+        )
     with np.load(subject.folder / "standardization.npz", allow_pickle=False) as file:
         row = np.searchsorted(file["sessions"], session)
         return file["mean"][row], file["sd"][row]

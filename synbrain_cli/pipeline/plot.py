@@ -12,8 +12,9 @@ from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.images import read_image
 from synbrain_cli.io.files import read_json
+from synbrain_cli.io.prepared import roi_collections, roi_masks
 from synbrain_cli.pipeline.progress import Report
-from synbrain_cli.pipeline.synthesize import UNIT_NAMES
+from synbrain_cli.pipeline.synthesize import unit_name
 from synbrain_cli.pipeline.workspace import Workspace, subject_label
 from synbrain_cli.plotting.flatmap import plot_flatmap, save_figure
 
@@ -156,7 +157,7 @@ def plot_responses(
             figure = plot_flatmap(
                 brain.to_surface(values(row)),
                 title=f"{name}: {titles[what]}, {brain.name}",
-                unit=UNIT_NAMES[settings["unit"]],
+                unit=unit_name(brain, settings["unit"]),
                 rois=surface_rois(brain),
                 threshold=threshold,
                 vmax=vmax,
@@ -189,13 +190,21 @@ def plot_accuracy(
     table = pd.read_csv(folder / "voxels.tsv", sep="\t")
     column = {"accuracy": "model", "ceiling": "ceiling"}[what]
     title = {"accuracy": "prediction of test images", "ceiling": "noise ceiling"}[what]
+    if not table[column].notna().any():
+        raise InputError(
+            f"{folder / 'voxels.tsv'}: the {what} is not known: no image was shown twice, and the "
+            "data came without ncsnr"
+        )
+    if vmax is None:  # by the ceiling where there is one, so that maps can be compared with it
+        limit = table["ceiling"] if table["ceiling"].notna().any() else table[column].abs()
+        vmax = float(np.nanquantile(limit, 0.99))
     figure = plot_flatmap(
         brain.to_surface(table[column].to_numpy(np.float32)),
         title=f"{title}, {brain.name}",
         unit="correlation over images (r)",
         rois=surface_rois(brain),
         threshold=threshold,
-        vmax=vmax if vmax is not None else float(np.nanquantile(table["ceiling"], 0.99)),
+        vmax=vmax,
         symmetric=what == "accuracy",
         note=_note(brain),
     )
@@ -232,13 +241,14 @@ def latest_responses(workspace: Workspace, model: str | None, subject: str | Non
 def surface_rois(brain: Brain) -> dict[str, dict[str, np.ndarray]]:
     """ROIs on fsaverage5 for outlines: {"left": {name: bool (10242,)}, "right": …}.
 
-    The visual areas and category-selective areas; ``streams``, which cover them, are left out.
+    The visual areas and category-selective areas where the subject has them, else every ROI of
+    the first collection: collections overlap, and outlines of all would hide the map.
     """
-    streams = set(brain.voxels["streams"]) if "streams" in brain.voxels else set()
+    collections = roi_collections(brain.voxels)
+    drawn = [c for c in collections if c == "prf-visualrois" or c.startswith("floc-")]
+    chosen = roi_masks(brain.voxels, drawn or collections[:1])
     outlines: dict[str, dict[str, np.ndarray]] = {"left": {}, "right": {}}
-    for name, mask in brain.rois().items():
-        if name in streams:
-            continue
+    for name, mask in chosen.items():
         for hemisphere, share in brain.to_surface(mask.astype(np.float32)).items():
             inside = np.nan_to_num(share) >= 0.5
             if inside.any():

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.datasets.nsd import NSD, prepare_subject
+from synbrain_cli.datasets import algonauts, nsd_bucket
+from synbrain_cli.datasets.download import Bucket, check_space, fetch, missing
+from synbrain_cli.datasets.nsd import NSD, SESSIONS, Choice, prepare_subject
 from synbrain_cli.datasets.simulated import SimulationConfig, simulate
+from synbrain_cli.datasets.table import Experiment, prepare_experiment
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoders import load_encoder
-from synbrain_cli.io.files import atomic, locked, read_json, write_json
+from synbrain_cli.features.images import image_digest
+from synbrain_cli.io.files import atomic, create_array, locked, read_json, write_json
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore
-from synbrain_cli.pipeline.progress import Report
+from synbrain_cli.pipeline.progress import Bar, Report
 from synbrain_cli.pipeline.workspace import Workspace
 
 TOKEN_BATCH = 64
+READ_AHEAD = 2 * TOKEN_BATCH  # images waiting for the encoder: 70 MB of NSD's
+
+
+class Ask(Protocol):
+    """Who is asked before anything is fetched; refuses by raising `SynbrainError`."""
+
+    def terms(self, terms: str, form: str) -> None:
+        """Accept NSD's terms?"""
+
+    def fetch(self, table: pd.DataFrame, root: Path) -> None:
+        """Fetch these?"""
 
 
 @dataclass(frozen=True)
@@ -62,6 +82,7 @@ def prepare_simulated(
     return prepare_nsd(
         workspace,
         root,
+        download=False,
         dataset="simulated",
         encoder=encoder,
         device=device,
@@ -72,35 +93,42 @@ def prepare_simulated(
 
 def prepare_nsd(
     workspace: Workspace,
-    root: Path,
+    root: Path | None = None,
     *,
     subjects: list[int] | None = None,
     sessions: list[int] | None = None,
+    choice: Choice | None = None,
+    download: bool | None = None,
+    ask: Ask | None = None,
     dataset: str = "nsd",
     encoder: str = "gabor",
-    validation_share: float = 0.1,
-    seed: int = 0,
+    workers: int | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     report: Report | None = None,
 ) -> PrepareResult:
-    """Prepare subjects of a local NSD folder, streaming a session at a time.
+    """Prepare subjects of NSD, from its public bucket or a local copy.
 
     Parameters
     ----------
     workspace : Workspace
-    root : path
-        Folder that holds ``nsddata/``.
+    root : path, optional
+        Folder that holds ``nsddata/``; default ``<workspace>/nsd``.
     subjects, sessions : list of int, optional
         1-based; default: all that are there.
+    choice : Choice
+        Space, betas, ROIs, standardisation and splits.
+    download : bool, optional
+        True: fetch whatever the bucket has of the choice and ``root`` lacks. False: never.
+        Default: only where ``root`` is not enough.
+    ask : Ask, optional
+        Shows what will be fetched and asks for leave; without it, nothing is fetched.
     dataset : str
         Name below ``prepared/``.
     encoder : str
         Image encoder whose tokens are extracted.
-    validation_share : float
-        Part of the training images kept for validation.
-    seed : int
-        Of the validation split.
+    workers : int, optional
+        Sessions read at once; default: one a core.
     device : str
         Of the encoder.
     overwrite : bool
@@ -110,51 +138,244 @@ def prepare_nsd(
     Raises
     ------
     SynbrainError
-        What is wrong with the data or the folder; subjects finished before stay.
+        What is wrong with the data, the connection or the folder; subjects finished before stay.
     """
     report = report or Report()
-    nsd = NSD(Path(root))
+    choice = choice or Choice()
+    if root is not None and not download and not (Path(root) / "nsddata").is_dir():
+        raise MissingError(
+            f"--root {root}: expected a folder that holds nsddata/, nsddata_betas/ and "
+            "nsddata_stimuli/: check the path, or pass --download to make a copy there"
+        )
+    root = Path(root) if root is not None else workspace.root / "nsd"
+    lacking = nsd_bucket.lacks(root, subjects, sessions, choice)
+    if download or (download is None and lacking):
+        download_nsd(workspace, root, subjects, sessions, choice, lacking, ask, report)
+    nsd = NSD(root)
     numbers = subjects or nsd.subjects
     if not numbers:
         raise MissingError(f"{nsd.root / 'nsddata_betas/ppdata'}: no subject with betas")
-    prepared = []
-    for number in numbers:
-        folder = workspace.prepared / dataset / f"sub-{number:02d}"
-        with locked(folder, "a prepared subject"):
-            if (folder / "dataset_description.json").exists() and not overwrite:
-                options = PreparedSubject(folder).description["Options"]
-                wanted = {"validation_share": validation_share, "seed": seed}
-                if sessions is not None:
-                    wanted["sessions"] = sessions
-                if any(options[k] != v for k, v in wanted.items()):
-                    raise InputError(
-                        f"{folder} was prepared with other options ({options}): pass --overwrite "
-                        "to prepare it again"
-                    )
-                report.say(f"{folder}: already prepared")
-                prepared.append(PreparedSubject(folder))
-                continue
-            with report.bar(f"sub-{number:02d}: sessions") as bar:
-                subject = prepare_subject(
-                    nsd,
-                    number,
-                    folder,
-                    sessions=sessions,
-                    validation_share=validation_share,
-                    seed=seed,
-                    progress=bar.to,
+    wanted = {**choice.to_dict(), **({"sessions": sorted(sessions)} if sessions else {})}
+
+    def prepare(number: int, folder: Path, bar: Bar) -> PreparedSubject:
+        return prepare_subject(
+            nsd,
+            number,
+            folder,
+            choice=choice,
+            sessions=sessions,
+            workers=workers,
+            progress=bar.to,
+            say=report.say,
+        )
+
+    prepared = [
+        _prepare_one(workspace, dataset, f"{n:02d}", wanted, partial(prepare, n), overwrite, report)
+        for n in numbers
+    ]
+    result = _with_tokens(workspace, dataset, prepared, nsd.read_images, encoder, device, report)
+    _write_stimuli(workspace.prepared / dataset, nsd, result.subjects, report)
+    return result
+
+
+def download_nsd(
+    workspace: Workspace,
+    root: Path,
+    subjects: list[int] | None,
+    sessions: list[int] | None,
+    choice: Choice,
+    lacking: str | None,
+    ask: Ask | None,
+    report: Report,
+) -> None:
+    """Bring what a choice needs from NSD's bucket, after its terms were accepted.
+
+    Files already whole in ``root`` stay; broken downloads go on; each file is verified.
+    """
+    if lacking:
+        report.say(lacking)
+    if ask is None:
+        raise MissingError(f"downloading needs NSD's terms accepted: {nsd_bucket.TERMS}")
+    accepted = workspace.root / "nsd_terms.json"
+    terms_known = accepted.exists()
+    if not terms_known:
+        ask.terms(nsd_bucket.TERMS, nsd_bucket.FORM)
+        record = {"terms": nsd_bucket.TERMS, "form": nsd_bucket.FORM, "accepted": _now()}
+        write_json(accepted, record)
+    with locked(root, "a copy of NSD"):
+        bucket = Bucket()
+        report.say(f"s3://{bucket.name}: listing what is needed")
+        numbers = subjects or list(range(1, len(SESSIONS) + 1))
+        needs = nsd_bucket.files_needed(bucket, numbers, sessions, choice)
+        files = missing([need.file for need in needs], root)
+        if not files:
+            report.say(f"{root}: nothing to fetch")
+            return
+        check_space(files, root, extra=_prepared_bytes(needs))
+        ask.fetch(nsd_bucket.fetch_table(needs, root), root)
+        with report.bar("download", sum(file.size for file in files), unit="B") as bar:
+            fetch(bucket, files, root, progress=bar.to)
+        report.say(f"{root}: {len(files)} files fetched and verified")
+
+
+def _prepared_bytes(needs: list[nsd_bucket.Need]) -> int:
+    """Room for the prepared subjects: 750 trials × some 18,000 voxels × 4 bytes a session."""
+    return 750 * 18_000 * 4 * sum(need.group.endswith("betas") for need in needs)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _write_stimuli(folder: Path, nsd: NSD, subjects: list[PreparedSubject], report: Report) -> None:
+    """``stimuli.tsv``: what NSD's table, and captions where they are, say of the images shown."""
+    images = sorted({image for subject in subjects for image in subject.trials["image"]})
+    table = nsd.stimuli(images)
+    if table is not None:
+        with atomic(folder / "stimuli.tsv") as path:
+            table.to_csv(path, sep="\t", index=False)
+        report.say(f"{folder / 'stimuli.tsv'}: {len(table):,} images")
+
+
+def prepare_algonauts(
+    workspace: Workspace,
+    root: Path,
+    *,
+    subjects: list[int] | None = None,
+    standardize: str = "train",
+    test_share: float = 0.1,
+    validation_share: float = 0.1,
+    seed: int = 0,
+    dataset: str = "algonauts",
+    encoder: str = "gabor",
+    device: str = "cpu",
+    overwrite: bool = False,
+    report: Report | None = None,
+) -> PrepareResult:
+    """Prepare subjects of the Algonauts 2023 challenge's folders.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    root : path
+        Folder that holds ``subj01/``, …
+    subjects : list of int, optional
+        Default: all that are there.
+    standardize, test_share, validation_share, seed
+        As in `synbrain_cli.datasets.algonauts.prepare_subject`.
+    dataset, encoder, device, overwrite, report
+        As in `prepare_nsd`.
+
+    Raises
+    ------
+    SynbrainError
+    """
+    report = report or Report()
+    challenge = algonauts.Challenge(Path(root))
+    wanted = {
+        "standardize": standardize,
+        "test_share": test_share,
+        "validation_share": validation_share,
+        "seed": seed,
+    }
+
+    def prepare(number: int, folder: Path, bar: Bar) -> PreparedSubject:
+        return algonauts.prepare_subject(challenge, number, folder, **wanted)
+
+    prepared = [
+        _prepare_one(workspace, dataset, f"{n:02d}", wanted, partial(prepare, n), overwrite, report)
+        for n in subjects or sorted(challenge.folders)
+    ]
+    read = challenge.read_images
+    return _with_tokens(workspace, dataset, prepared, read, encoder, device, report)
+
+
+def prepare_table(
+    workspace: Workspace,
+    experiment: Experiment,
+    *,
+    subject: str,
+    dataset: str,
+    encoder: str = "gabor",
+    device: str = "cpu",
+    overwrite: bool = False,
+    report: Report | None = None,
+) -> PrepareResult:
+    """Prepare a subject of anybody's experiment.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    experiment : Experiment
+        Its files, and how they are to be prepared.
+    subject : str
+        Label.
+    dataset : str
+        Name below ``prepared/``: the subjects of one dataset share their images.
+    encoder, device, overwrite, report
+        As in `prepare_nsd`.
+
+    Raises
+    ------
+    SynbrainError
+    """
+    report = report or Report()
+
+    def prepare(folder: Path, bar: Bar) -> PreparedSubject:
+        return prepare_experiment(experiment, subject, folder, progress=bar.to, say=report.say)
+
+    wanted = {k: v for k, v in experiment.options().items() if k != "sources"}
+    one = _prepare_one(workspace, dataset, subject, wanted, prepare, overwrite, report)
+    read = experiment.read_images
+    return _with_tokens(workspace, dataset, [one], read, encoder, device, report, check_pixels=True)
+
+
+def _prepare_one(
+    workspace: Workspace,
+    dataset: str,
+    label: str,
+    wanted: dict[str, Any],
+    prepare: Callable[[Path, Bar], PreparedSubject],
+    overwrite: bool,
+    report: Report,
+) -> PreparedSubject:
+    """Prepare one subject, unless it is there already with the options wanted."""
+    folder = workspace.prepared / dataset / f"sub-{label}"
+    with locked(folder, "a prepared subject"):
+        if (folder / "dataset_description.json").exists() and not overwrite:
+            options = PreparedSubject(folder).description["Options"]
+            other = [f"{k} {options.get(k)!r}" for k, v in wanted.items() if options.get(k) != v]
+            if other:
+                raise InputError(
+                    f"{folder} was prepared with other options ({', '.join(other)}): pass "
+                    "--overwrite to prepare it again, or --dataset for another name"
                 )
-            left_out = subject.description["VoxelsLeftOut"]
-            report.say(
-                f"{folder}: {len(subject.trials):,} trials, {subject.n_voxels:,} voxels"
-                + (f" ({left_out} constant or not finite ones left out)" if left_out else "")
-            )
-            prepared.append(subject)
-    images = sorted({image for subject in prepared for image in subject.trials["image"]})
-    store = extract_tokens(
-        workspace.prepared / dataset, images, nsd.read_images, encoder, device, report
-    )
-    return PrepareResult(prepared, store.folder)
+            report.say(f"{folder}: already prepared")
+            return PreparedSubject(folder)
+        with report.bar(f"sub-{label}: sessions") as bar:
+            subject = prepare(folder, bar)
+        left_out = subject.description["VoxelsLeftOut"]
+        report.say(
+            f"{folder}: {len(subject.trials):,} trials, {subject.n_voxels:,} voxels"
+            + (f"; {left_out:,} constant or not finite ones left out" if left_out else "")
+        )
+        return subject
+
+
+def _with_tokens(
+    workspace: Workspace,
+    dataset: str,
+    subjects: list[PreparedSubject],
+    read: Callable[[list[str]], Iterable[np.ndarray]],
+    encoder: str,
+    device: str,
+    report: Report,
+    check_pixels: bool = False,
+) -> PrepareResult:
+    images = sorted({image for subject in subjects for image in subject.trials["image"]})
+    folder = workspace.prepared / dataset
+    store = extract_tokens(folder, images, read, encoder, device, report, check_pixels)
+    return PrepareResult(subjects, store.folder)
 
 
 def extract_tokens(
@@ -164,11 +385,13 @@ def extract_tokens(
     spec: str,
     device: str,
     report: Report,
+    check_pixels: bool = False,
 ) -> TokenStore:
     """Extract the tokens of images that have none yet, once per image, whoever saw it.
 
-    Finished batches survive an interruption: the array is written in place behind the rows that
-    ``images.tsv`` names, and rows are named only once they are whole.
+    Images are read in a thread of their own, in order and some ahead, so that the encoder does not
+    wait for the disk. Finished batches survive an interruption: the array is written in place
+    behind the rows that ``images.tsv`` names, and rows are named only once they are whole.
 
     Parameters
     ----------
@@ -179,6 +402,14 @@ def extract_tokens(
         Names → pixels, uint8 (height, width, 3), in the same order.
     spec, device : str
         Image encoder.
+    check_pixels : bool
+        Compare images that are there by name with the pixels their tokens came from: subjects of
+        one dataset may come with folders of their own.
+
+    Raises
+    ------
+    InputError
+        Tokens of another encoder; another image under the same name.
     """
     encoder = load_encoder(spec, device=device)
     folder = dataset / "features" / encoder.slug
@@ -189,8 +420,11 @@ def extract_tokens(
                 f"{folder}: holds tokens of {store.identity['identity']}, the encoder is now "
                 f"{encoder.identity}: move that folder away to extract them again"
             )
+        if check_pixels:
+            _check_pixels(store, images, read)
         known = set(store.images)
         rows = store.images + [image for image in images if image not in known]
+        digests = list(store.digests)
         done = len(store.images)
         if done == len(rows):
             report.say(f"{folder}: tokens of {done:,} images, already there")
@@ -199,37 +433,91 @@ def extract_tokens(
         tokens = _grown(folder / "tokens.npy", done, (len(rows), encoder.n_tokens, encoder.n_dims))
         write_json(folder / "encoder.json", {"spec": spec, "identity": encoder.identity})
         with report.bar("image tokens", len(rows), done) as bar:
-            pixels = iter(read(rows[done:]))
-            for start in range(done, len(rows), TOKEN_BATCH):
-                stop = min(start + TOKEN_BATCH, len(rows))
-                tokens[start:stop] = encoder([next(pixels) for _ in range(start, stop)])
+            start = done
+            for batch in _batches(_ahead(read(rows[done:]), READ_AHEAD), TOKEN_BATCH):
+                stop = start + len(batch)
+                tokens[start:stop] = encoder(batch)
+                digests += [image_digest(pixels) for pixels in batch]
                 if stop == len(rows) or (stop - done) % (16 * TOKEN_BATCH) == 0:
                     tokens.flush()
-                    _write_rows(folder, rows[:stop])
+                    _write_rows(folder, rows[:stop], digests)
                 bar.to(stop, len(rows))
+                start = stop
     return TokenStore(folder)
+
+
+def _check_pixels(
+    store: TokenStore, images: list[str], read: Callable[[list[str]], Iterable[np.ndarray]]
+) -> None:
+    known = dict(zip(store.images, store.digests, strict=True))
+    again = [image for image in images if image in known]
+    for image, pixels in zip(again, _ahead(read(again), READ_AHEAD), strict=True):
+        if image_digest(pixels) != known[image]:
+            raise InputError(
+                f"{store.folder}: another image is known there by the name {image}: subjects of "
+                "one dataset share their images; rename it, or choose another --dataset"
+            )
+
+
+def _ahead(items: Iterable[np.ndarray], n: int) -> Iterator[np.ndarray]:
+    """The same items, read by a thread that is up to ``n`` of them ahead."""
+    waiting: queue.Queue[Any] = queue.Queue(n)
+    end, stop = object(), threading.Event()
+
+    def put(item: Any) -> bool:
+        while not stop.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(item):
+                    return
+            put(end)
+        except BaseException as error:
+            put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while (item := waiting.get()) is not end:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+
+
+def _batches(items: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    """Lists of ``size`` items, the last one shorter."""
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
 
 
 def _grown(path: Path, done: int, shape: tuple[int, ...]) -> np.ndarray:
     """Open ``path`` for writing with ``shape``, keeping its first ``done`` rows."""
-    if path.exists() and done:
-        old = np.load(path, mmap_mode="r")
-        if old.shape == shape:
-            return np.lib.format.open_memmap(path, "r+")
+    old = np.load(path, mmap_mode="r") if path.exists() and done else None
+    if old is None or old.shape != shape:
         grown = path.with_name(".tokens.npy")
-        new = np.lib.format.open_memmap(grown, "w+", np.float32, shape)
+        create_array(grown, np.float32, shape)
+        new = np.load(grown, mmap_mode="r+")
         for start in range(0, done, 1024):
             new[start : min(start + 1024, done)] = old[start : min(start + 1024, done)]
         new.flush()
         del old, new
         grown.replace(path)
-        return np.lib.format.open_memmap(path, "r+")
-    return np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    return np.load(path, mmap_mode="r+")
 
 
-def _write_rows(folder: Path, rows: list[str]) -> None:
+def _write_rows(folder: Path, rows: list[str], digests: list[str]) -> None:
     with atomic(folder / "images.tsv") as path:
-        pd.DataFrame({"image": rows}).to_csv(path, sep="\t", index=False)
+        table = pd.DataFrame({"image": rows, "pixels": digests})
+        table.to_csv(path, sep="\t", index=False)
 
 
 def describe(result: PrepareResult) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ class Bar:
     total: int | None
     done: int
     quiet: bool
+    unit: str = "it"
     every: float = 10.0  # seconds between plain lines
     _bar: object = None
     _said: float = field(default_factory=time.monotonic)
@@ -35,8 +36,14 @@ class Bar:
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._said > self.every:
             self._said = time.monotonic()
-            of = f" of {self.total}" if self.total else ""
-            print(f"{self.title}: {done}{of}{'  ' + message if message else ''}", file=sys.stderr)
+            of = f" of {self._count(self.total)}" if self.total else ""
+            print(
+                f"{self.title}: {self._count(done)}{of}{'  ' + message if message else ''}",
+                file=sys.stderr,
+            )
+
+    def _count(self, n: int) -> str:
+        return f"{n / 1e9:.2f} GB" if self.unit == "B" else str(n)
 
 
 @dataclass
@@ -51,13 +58,23 @@ class Report:
             print(message, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def bar(self, title: str, total: int | None = None, done: int = 0) -> Iterator[Bar]:
-        """Show progress while the block runs."""
-        bar = Bar(title, total, done, self.quiet)
+    def bar(
+        self, title: str, total: int | None = None, done: int = 0, unit: str = "it"
+    ) -> Iterator[Bar]:
+        """Show progress while the block runs; ``unit`` "B" counts bytes."""
+        bar = Bar(title, total, done, self.quiet, unit)
         if sys.stderr.isatty() and not self.quiet:
             from tqdm import tqdm
 
-            with tqdm(total=total, initial=done, desc=title, file=sys.stderr, leave=False) as shown:
+            with tqdm(
+                total=total,
+                initial=done,
+                desc=title,
+                file=sys.stderr,
+                leave=False,
+                unit=unit,
+                unit_scale=unit == "B",
+            ) as shown:
                 bar._bar = shown
                 yield bar
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,24 @@ import pandas as pd
 from synbrain_cli.brain import Brain, check_drawing, load_model
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet
-from synbrain_cli.io.files import locked, read_json, replace_folder, sha256, versions, write_json
+from synbrain_cli.io.files import (
+    create_array,
+    locked,
+    read_json,
+    replace_folder,
+    sha256,
+    versions,
+    write_json,
+)
+from synbrain_cli.io.place import Vertices, Volume
 from synbrain_cli.io.surface import write_gifti
 from synbrain_cli.io.volume import save_image
 from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.workspace import Workspace
 
-UNIT_NAMES = {"psc": "percent signal change", "z": "standard deviations (z-score within session)"}
+STANDARD_UNIT = "standard deviations of a single trial"
+DEFAULT_SPACES = ("fsaverage5",)
+MNI_NAME = "MNI152NLin6Asym"  # FSL's MNI152, as templates are named in BIDS
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class SynthesizeResult:
     draws : Path
         ``.npy``, float32 (n_images, n_draws, n_voxels).
     images : DataFrame
-        ``images.tsv``: index, image, source, nifti.
+        ``images.tsv``: index, image, source, and, of a volume, nifti.
     """
 
     folder: Path
@@ -50,9 +62,9 @@ def synthesize(
     seed: int = 0,
     sampling: str = "latent",
     noise_factor: float | None = None,
-    unit: str = "psc",
+    unit: str = "recorded",
     output: Path | None = None,
-    surfaces: bool = True,
+    spaces: Sequence[str] | None = None,
     device: str = "auto",
     overwrite: bool = False,
     report: Report | None = None,
@@ -74,8 +86,9 @@ def synthesize(
         As in `synbrain_cli.brain.Brain.draw`.
     output : path, optional
         Default ``outputs/<model>_<folder of images>``.
-    surfaces : bool
-        Also write fsaverage5 GIFTI maps of the mean and deviation.
+    spaces : sequence of str, optional
+        Spaces to bring mean and deviation to, beside the subject's own: fsaverage5, fsaverage6,
+        fsaverage, fsnative (GIFTI), MNI (NIfTI). Default: fsaverage5 where there is a way.
     device : str
     overwrite : bool
         Replace a finished output of other settings.
@@ -89,6 +102,7 @@ def synthesize(
     check_drawing(n_draws, sampling, noise_factor, unit)
     pictures = ImageSet.of(images)
     brain = load_model(model, device)
+    spaces = _spaces(brain, spaces)
     stem = Path(images).resolve().name if isinstance(images, (str, Path)) else "images"
     folder = Path(output) if output else workspace.outputs / f"{brain.name}_{Path(stem).stem}"
     prefix = f"sub-{brain.subject}"
@@ -101,7 +115,7 @@ def synthesize(
         "n_draws": n_draws,
         "seed": seed,
         "unit": unit,
-        "surfaces": surfaces,
+        "spaces": spaces,
         "images": [
             {"name": name, "source": str(Path(source).resolve()), "sha256": sha256(source)}
             for name, source in zip(pictures.names, pictures.sources, strict=True)
@@ -125,12 +139,9 @@ def synthesize(
             )
         done = _open_partial(partial, settings)
         array = partial / f"{prefix}_desc-draws_betas.npy"
-        mode = "r+" if array.exists() and done else "w+"
-        store = (
-            np.lib.format.open_memmap(array, mode)
-            if mode == "r+"
-            else np.lib.format.open_memmap(array, mode, np.float32, shape)
-        )
+        if not (array.exists() and done):
+            create_array(array, np.float32, shape)
+        store = np.load(array, mmap_mode="r+")
         with report.bar("drawing", len(pictures), done) as bar:
             for where, draws in brain.stream(
                 pictures, n_draws, seed, sampling, noise_factor, unit, start=done
@@ -142,7 +153,7 @@ def synthesize(
                     )
                 store[where] = draws
                 for i, one in zip(range(where.start, where.stop), draws, strict=True):
-                    _write_maps(partial, prefix, pictures.names[i], brain, one, unit, surfaces)
+                    _write_maps(partial, prefix, pictures.names[i], brain, one, unit, spaces)
                 store.flush()
                 write_json(partial / "progress.json", {"done": where.stop})
                 bar.to(where.stop, len(pictures))
@@ -164,6 +175,22 @@ def _open_partial(partial: Path, settings: dict[str, Any]) -> int:
     return 0
 
 
+def _spaces(brain: Brain, asked: Sequence[str] | None) -> list[str]:
+    """The spaces asked for, checked to be within reach; or those of the default that are."""
+    if asked is None:
+        return [space for space in DEFAULT_SPACES if space in brain.spaces]
+    for space in asked:
+        if space not in brain.spaces:
+            reach = ", ".join(brain.spaces) or "none: it was prepared without transforms"
+            raise InputError(f"--space {space}: {brain.name} can be brought to {reach}")
+    return list(dict.fromkeys(asked))
+
+
+def unit_name(brain: Brain, unit: str) -> str:
+    """What one is, for sidecars and colour bars."""
+    return brain.unit if unit == "recorded" else STANDARD_UNIT
+
+
 def _write_maps(
     folder: Path,
     prefix: str,
@@ -171,45 +198,55 @@ def _write_maps(
     brain: Brain,
     draws: np.ndarray,
     unit: str,
-    surfaces: bool,
+    spaces: list[str],
 ) -> None:
-    """Volumes (draws, mean, deviation) and surfaces (mean, deviation) of one image."""
+    """Draws, mean and deviation of one image in the subject's own space; the latter in others."""
     base = f"{prefix}_stim-{bids_label(name)}"
     maps = {"mean": draws.mean(0)}
     if len(draws) > 1:
         maps["std"] = draws.std(0, ddof=1)
-    save_image(brain.to_nifti(draws), folder / f"{base}_desc-draws_betas.nii.gz")
+    meta = {"Unit": unit_name(brain, unit), "Simulated": str(brain.simulated)}
+
+    def write_surface(values: dict[str, np.ndarray], space: str, suffix: str) -> None:
+        for hemisphere, data in values.items():
+            file = f"{base}_hemi-{hemisphere[0].upper()}_space-{space}_{suffix}.func.gii"
+            write_gifti(folder / file, data, hemisphere, meta)
+
+    if isinstance(brain.place, Volume):
+        save_image(brain.to_nifti(draws), folder / f"{base}_desc-draws_betas.nii.gz")
+    elif isinstance(brain.place, Vertices):
+        write_surface(brain.place.to_full(draws), brain.place.space, "desc-draws_betas")
     for stat, values in maps.items():
-        save_image(brain.to_nifti(values), folder / f"{base}_stat-{stat}_statmap.nii.gz")
-        if surfaces and brain.sampling is not None:
-            for hemisphere, data in brain.to_surface(values).items():
-                write_gifti(
-                    folder / f"{base}_hemi-{hemisphere[0].upper()}_space-fsaverage5"
-                    f"_stat-{stat}_statmap.func.gii",
-                    data,
-                    hemisphere,
-                    {"Unit": UNIT_NAMES[unit], "Simulated": str(brain.simulated)},
-                )
+        if isinstance(brain.place, Volume):
+            save_image(brain.to_nifti(values), folder / f"{base}_stat-{stat}_statmap.nii.gz")
+        for space in spaces:
+            if space == "MNI":
+                file = f"{base}_space-{MNI_NAME}_stat-{stat}_statmap.nii.gz"
+                save_image(brain.to_mni(values), folder / file)
+            else:
+                surfaces = brain.to_surface(values, space)
+                write_surface(surfaces, space, f"stat-{stat}_statmap")
 
 
 def _write_records(
     folder: Path, prefix: str, brain: Brain, pictures: ImageSet, settings: dict[str, Any]
 ) -> None:
-    pd.DataFrame(
+    table = pd.DataFrame(
         {
             "index": range(len(pictures)),
             "image": pictures.names,
             "source": [image["source"] for image in settings["images"]],
-            "nifti": [
-                f"{prefix}_stim-{bids_label(name)}_desc-draws_betas.nii.gz"
-                for name in pictures.names
-            ],
         }
-    ).to_csv(folder / "images.tsv", sep="\t", index=False)
+    )
+    if isinstance(brain.place, Volume):
+        table["nifti"] = [
+            f"{prefix}_stim-{bids_label(name)}_desc-draws_betas.nii.gz" for name in pictures.names
+        ]
+    table.to_csv(folder / "images.tsv", sep="\t", index=False)
     sidecar = {
         "Description": "Synthesized single-trial responses",
-        "Axes": ["image (rows of images.tsv)", "draw", "voxel (C order of the mask)"],
-        "Unit": UNIT_NAMES[settings["unit"]],
+        "Axes": ["image (rows of images.tsv)", "draw", "voxel (rows of the model's voxels.tsv)"],
+        "Unit": unit_name(brain, settings["unit"]),
         "Simulated": brain.simulated,
         "Subject": brain.subject,
         "Dataset": brain.config["dataset"],

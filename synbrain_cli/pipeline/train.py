@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from synbrain_cli.io.files import (
     versions,
     write_json,
 )
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.prepared import PLACE_FILES, PreparedSubject, TokenStore, Trials
 from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.model.fit import State, fit
 from synbrain_cli.model.linear import LinearEncoder, fit_linear
@@ -66,6 +66,19 @@ class Examples:
         averages, _, _ = average_repeats(trials.betas, trials.image_index)
         tokens = scaler(store.take(trials.images))
         return cls(trials.betas, trials.image_index, tokens, averages)
+
+
+@dataclass(frozen=True)
+class ResponseScale:
+    """What returns the networks' unit to the recorded one: ``z * sd + mean``; both (n_voxels,)."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+
+    def apply(self, trials: Trials) -> Trials:
+        """Trials in recorded units, standardised."""
+        betas = ((trials.betas - self.mean) / self.sd).astype(np.float32)
+        return replace(trials, betas=betas)
 
 
 @dataclass(frozen=True)
@@ -130,7 +143,7 @@ def train(
     run = TrainingRun(workspace.weights / (name or f"sub-{subject.subject}"), settings)
     with locked(run.folder, "a model"):
         run.open(resume, overwrite)
-        scaler, train_set, val_set = load_examples(subject, store)
+        scaler, scale, train_set, val_set = load_examples(subject, store)
         report.say(
             f"training {run.folder.name}: {len(train_set.betas):,} trials of "
             f"{len(train_set.tokens):,} images, {subject.n_voxels:,} voxels, preset {preset}, "
@@ -154,7 +167,7 @@ def train(
             report,
         )
         record = run.finish(
-            subject, store, subject.sessions, scaler, linear, vae, mapper, train_set, val_set
+            subject, store, subject.sessions, scaler, scale, linear, vae, mapper, train_set, val_set
         )
     report.say(f"wrote {run.folder}")
     return TrainResult(run.folder, record)
@@ -165,13 +178,25 @@ def load_examples(
     store: TokenStore,
     sessions: list[int] | None = None,
     scaler: TokenScaler | None = None,
-) -> tuple[TokenScaler, Examples, Examples]:
-    """Training and validation examples of a subject. The test split is not opened."""
+) -> tuple[TokenScaler, ResponseScale, Examples, Examples]:
+    """Training and validation examples of a subject. The test split is not opened.
+
+    Networks learn in standard deviations: betas prepared without standardisation are standardised
+    here, by mean and deviation of the training trials.
+    """
     train_trials = subject.select("train", sessions)
     val_trials = subject.select("val", sessions)
+    scale = ResponseScale(*subject.standardization(sessions or subject.sessions))
+    if subject.description["Standardization"] == "none":
+        sd = train_trials.betas.std(0, dtype=np.float64)
+        scale = ResponseScale(
+            train_trials.betas.mean(0, dtype=np.float64), np.where(sd > 0, sd, 1.0)
+        )
+        train_trials, val_trials = scale.apply(train_trials), scale.apply(val_trials)
     scaler = scaler or TokenScaler.fit(store.take(train_trials.images))
     return (
         scaler,
+        scale,
         Examples.of(train_trials, store, scaler),
         Examples.of(val_trials, store, scaler),
     )
@@ -370,6 +395,7 @@ class TrainingRun:
         store: TokenStore,
         sessions: list[int],
         scaler: TokenScaler,
+        scale: ResponseScale,
         linear: LinearEncoder,
         vae: BrainVAE,
         mapper: Mapper,
@@ -382,19 +408,18 @@ class TrainingRun:
         tensors = {f"vae.{k}": v.cpu().numpy() for k, v in vae.state_dict().items()}
         tensors |= {f"mapper.{k}": v.cpu().numpy() for k, v in mapper.state_dict().items()}
         save_arrays(partial / "networks.safetensors", tensors)
-        mean, sd = subject.standardization(sessions)
         save_arrays(
             partial / "arrays.safetensors",
             {
                 "token_mean": scaler.mean,
                 "token_sd": scaler.sd,
                 "latent_sd": self.latent_sd,
-                "response_mean": mean.astype(np.float32),
-                "response_sd": sd.astype(np.float32),
+                "response_mean": scale.mean.astype(np.float32),
+                "response_sd": scale.sd.astype(np.float32),
                 "mean_pattern": train_set.betas.mean(0, dtype=np.float64).astype(np.float32),
             },
         )
-        for file in ("mask.nii.gz", "voxels.tsv", "sampling.npz"):
+        for file in PLACE_FILES:
             if (subject.folder / file).exists():
                 shutil.copyfile(subject.folder / file, partial / file)
         residual = val_set.averages - linear.predict(val_set.tokens)
@@ -426,9 +451,11 @@ class TrainingRun:
                 "dataset": subject.dataset,
                 "simulated": subject.simulated,
                 "space": subject.description["Space"],
-                "unit": "z-score within session; response_mean and response_sd return it to "
-                "percent signal change",
-                "voxel_order": "C order of the mask",
+                "unit": "standard deviations; response_mean and response_sd return it to the "
+                "recorded unit",
+                "recorded_unit": subject.description["UnitBeforeStandardization"],
+                "standardization": subject.description["Standardization"],
+                "voxel_order": "that of voxels.tsv (of a volume: C order of the mask)",
                 "encoder": store.identity,
                 "vae": vae.config.to_dict(),
                 "mapper": mapper.config.to_dict(),

@@ -13,13 +13,16 @@ from synbrain_cli.datasets.photographs import crop_photographs, load_photographs
 from synbrain_cli.datasets.simulated import (
     Responses,
     SimulationConfig,
+    build_anatomy,
     contrast_energy,
     draw_session,
     functional_layout,
+    mni_coordinates,
     simulate,
     smooth_fields,
 )
 from synbrain_cli.errors import InputError
+from synbrain_cli.io.surface import fsaverage
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +60,33 @@ def test_volumes_have_nsds_dtypes_and_fills(root):
     assert np.asarray(nib.load(transforms / "lh.white-to-fsaverage.mgz").dataobj).min() == 1
 
 
+def test_mni_transform_is_stored_like_nsds(root):
+    """Float32, 1-based, 9999 outside, first axis from right to left: cortex is where it must be."""
+    white, pial = fsaverage("white"), fsaverage("pial")
+    for subject in ("subj01", "subj02"):
+        folder = root / f"nsddata/ppdata/{subject}/transforms"
+        image = nib.load(folder / "func1pt8-to-MNI.nii.gz")
+        assert image.shape == (91, 109, 91, 3)
+        assert image.get_data_dtype() == np.float32
+        places = np.asarray(image.dataobj)
+        outside = (places == 9999).any(-1)
+        assert (outside == (places == 9999).all(-1)).all()
+        assert 0.5 < outside.mean() < 0.9
+        assert places[~outside].min() > 0.5
+        for hemisphere, short in (("left", "lh"), ("right", "rh")):
+            x, y, z = (white[hemisphere][0] + pial[hemisphere][0]).T / 2
+            # FSL's grid of 2 mm: voxel (0, 0, 0) is at (90, −126, −72) mm.
+            voxel = np.rint([(90 - x) / 2, (y + 126) / 2, (z + 72) / 2]).astype(int)
+            layer = np.asarray(nib.load(folder / f"{short}.func1pt8-to-layerB2.mgz").dataobj)
+            away = places[tuple(voxel)] - layer[:, 0, 0]
+            # At most half a voxel of 2 mm in each direction, in voxels of 8 mm; the head is turned.
+            assert np.abs(away).max() < 1.4 / 8
+
+
 def test_subjects_differ_in_voxels_and_share_organisation(prepared):
     one, two = (prepared.find_subject(s, None, print) for s in "12")
     assert one.n_voxels != two.n_voxels
-    assert one.mask.shape != two.mask.shape
+    assert one.place.mask.shape != two.place.mask.shape
     assert set(one.rois()) == set(two.rois())
     # The average response per area to the shared images agrees across people.
     profiles = []
@@ -112,8 +138,6 @@ def test_left_hemisphere_sees_the_right_field_and_fovea_is_at_the_pole():
         v1 = (layout.visual == 1) | (layout.visual == 2)
         assert (np.sign(layout.x[v1]) == sign).mean() > 0.99
         assert layout.y[layout.visual == 1].mean() > 0 > layout.y[layout.visual == 2].mean()
-        from synbrain_cli.io.surface import fsaverage
-
         white = fsaverage("white")[hemisphere][0]
         near = v1 & (np.hypot(layout.x, layout.y) < 0.15)
         far = v1 & (np.hypot(layout.x, layout.y) > 0.8)
@@ -179,6 +203,23 @@ def test_the_same_seed_gives_the_same_subjects(root, tmp_path):
         with np.load(one) as a, np.load(tmp_path / "again/truth" / one.name) as b:
             for name in a:
                 np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.parametrize("voxel_size", [8.0, 3.0])
+def test_one_deformation_makes_cortex_and_mni(voxel_size):
+    layouts = {h: functional_layout(h) for h in ("left", "right")}
+    config = SimulationConfig(voxel_size=voxel_size)
+    anatomy = build_anatomy(1, layouts, config, np.random.SeedSequence(5))
+    white, pial = fsaverage("white"), fsaverage("pial")
+    for hemisphere, layers in anatomy.layers.items():
+        middle = (white[hemisphere][0] + pial[hemisphere][0]) / 2
+        found = nib.affines.apply_affine(anatomy.affine, layers[1] - 1)
+        np.testing.assert_allclose(found, anatomy.deform(middle.astype(float)), atol=1e-4)
+    coordinates = mni_coordinates(anatomy)
+    near = np.argwhere(coordinates[..., 0] != 9999)[::50]
+    places = anatomy.deform(near * [-2.0, 2, 2] + [90, -126, -72])
+    found = nib.affines.apply_affine(anatomy.affine, coordinates[tuple(near.T)] - 1.0)
+    np.testing.assert_allclose(found, places, atol=1e-3)
 
 
 def test_impossible_settings_are_refused(tmp_path):

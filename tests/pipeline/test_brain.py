@@ -99,17 +99,17 @@ def test_more_noise_spreads_more(model, pictures):
 
 
 def test_units(model, pictures):
-    z, psc = model.mean(pictures[:2], "z"), model.mean(pictures[:2], "psc")
+    z, psc = model.mean(pictures[:2], "z"), model.mean(pictures[:2], "recorded")
     np.testing.assert_allclose(z * model.response_sd + model.response_mean, psc, rtol=1e-5)
 
 
 def test_to_nifti_is_on_the_subjects_grid(model, trained):
     values = np.arange(2 * model.n_voxels, dtype=np.float32).reshape(2, -1)
     image = model.to_nifti(values)
-    mask = np.asarray(model.mask.dataobj) > 0
+    mask = model.place.inside
     np.testing.assert_array_equal(np.asarray(image.dataobj)[mask].T, values)
     assert np.asarray(image.dataobj)[~mask].max() == 0
-    np.testing.assert_array_equal(image.affine, model.mask.affine)
+    np.testing.assert_array_equal(image.affine, model.place.mask.affine)
     assert image.header.get_data_dtype() == np.float32
     assert b"simulated" in bytes(image.header["descrip"])
     with pytest.raises(InputError, match="expected"):

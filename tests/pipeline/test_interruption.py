@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+
+from synbrain_cli.io.prepared import TokenStore
 
 KILLING = Path(__file__).parents[1] / "killing.py"
 
@@ -60,9 +64,34 @@ def test_prepare(prepared, tmp_path, rng):
         ("betas.npy", "trials.tsv", "voxels.tsv", "mask.nii.gz"),
     )
     tokens = np.load(tmp_path / "prepared/nsd/features/gabor/tokens.npy")
-    names = (tmp_path / "prepared/nsd/features/gabor/images.tsv").read_text().split()[1:]
+    names = TokenStore(tmp_path / "prepared/nsd/features/gabor").images
     store = prepared.find_tokens("simulated", None, print)
     np.testing.assert_allclose(tokens, store.take(names), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_prepare_with_a_second_pass(prepared, tmp_path):
+    """Killed around the pass that leaves a voxel out and standardises by the training trials."""
+    root = shutil.copytree(prepared.root / "simulated", tmp_path / "nsd")
+    path = next(root.glob("nsddata_betas/ppdata/subj01/func1pt8mm/*/betas_session02.nii.gz"))
+    image = nib.load(path)
+    values = np.asarray(image.dataobj).copy()
+    values[tuple(np.argwhere(values.std(3) > 0)[4])] = 0
+    nib.save(nib.Nifti1Image(values, image.affine, image.header), path)
+    arguments = ["prepare", "nsd", "--root", root, "--subject", "1", "--device", "cpu"]
+    arguments += ["--standardize", "train", "--workspace"]
+    whole, target = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, target):
+        folder.mkdir()
+    assert run(*arguments, whole).returncode == 0
+    final = target / "prepared/nsd/sub-01"
+    for moment in (8, 3, 2, 4):  # in the first run after all sessions; then step by step
+        if final.exists():
+            break
+        assert run(*arguments, target, kill_at=moment).returncode == -signal.SIGKILL
+    assert run(*arguments, target).returncode == 0
+    files = ("betas.npy", "trials.tsv", "voxels.tsv", "standardization.npz")
+    assert_same_files(whole / "prepared/nsd/sub-01", final, files)
 
 
 @pytest.mark.slow

@@ -1,0 +1,297 @@
+"""The Algonauts 2023 challenge's folders → prepared subjects.
+
+Gifford et al. 2023 (arXiv 2301.03198): NSD's responses on fsaverage, z-scored within session and
+averaged over the repeats of each image. Its test responses were never published: the test images
+here are a share of the training images.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from synbrain_cli.datasets.sessions import add_ncsnr
+from synbrain_cli.datasets.splits import check_splits, draw_images, split_trials
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.features.images import SUFFIXES, read_image
+from synbrain_cli.io.betas import read_array
+from synbrain_cli.io.files import is_simulated, versions
+from synbrain_cli.io.place import Vertices
+from synbrain_cli.io.prepared import PreparedSubject, PreparedWriter
+from synbrain_cli.io.sampling import SurfaceSampling
+from synbrain_cli.io.surface import HEMISPHERES
+
+SHORT = dict(zip(HEMISPHERES, ("lh", "rh"), strict=True))
+_IMAGE = re.compile(r"train-(\d{4,})_(nsd-\d{5})$")
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """The challenge's folder: ``subj01/``, …, or one of them."""
+
+    root: Path
+
+    @cached_property
+    def folders(self) -> dict[int, Path]:
+        """Subject → folder.
+
+        Raises
+        ------
+        MissingError
+            When there is none.
+        """
+        candidates = [self.root, *sorted(self.root.glob("subj[0-9][0-9]"))]
+        found = {
+            int(folder.resolve().name[4:]): folder
+            for folder in candidates
+            if re.fullmatch(r"subj\d\d", folder.resolve().name)
+            and (folder / "training_split").is_dir()
+        }
+        if not found:
+            raise MissingError(
+                f"{self.root}: expected the challenge's folders (subj01/training_split/…), found "
+                "none: pass the folder that holds subj01, or that folder, with --root"
+            )
+        return found
+
+    def image_files(self, subject: int) -> dict[str, Path]:
+        """Image → file, in the order of the responses' rows.
+
+        An image is named as in the challenge: ``nsd-00013`` is NSD's image 13, counted from 0.
+
+        Raises
+        ------
+        MissingError, InputError
+            No image, a name of another form, or a number left out.
+        """
+        folder = self.folders[subject] / "training_split/training_images"
+        files = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+        if not files:
+            raise MissingError(f"{folder}: expected train-0001_nsd-00013.png, …; found no image")
+        images: dict[str, Path] = {}
+        for number, path in enumerate(files, start=1):
+            match = _IMAGE.fullmatch(path.stem)
+            if match is None or int(match[1]) != number or match[2] in images:
+                raise InputError(
+                    f"{path}: expected the name train-{number:04d}_nsd-….png: an image is missing "
+                    "from the folder, or one too many is in it"
+                )
+            images[match[2]] = path
+        return images
+
+    def read_images(self, names: list[str]) -> Iterator[np.ndarray]:
+        """Yield pixels, uint8 (h, w, 3), of named images of any subject."""
+        files: dict[str, Path] = {}
+        for subject in self.folders:
+            files |= self.image_files(subject)
+        for name in names:
+            yield read_image(files[name])
+
+    def responses(self, subject: int) -> dict[str, np.ndarray]:
+        """Memory-mapped (n_images, n_vertices) of each hemisphere, checked to fit together."""
+        folder = self.folders[subject] / "training_split/training_fmri"
+        paths = {h: folder / f"{short}_training_fmri.npy" for h, short in SHORT.items()}
+        values = {h: read_array(path) for h, path in paths.items()}
+        n_images = len(self.image_files(subject))
+        for h, path in paths.items():
+            if values[h].ndim != 2 or len(values[h]) != n_images:
+                raise InputError(
+                    f"{path}: expected one row for each of the {n_images} training images, found "
+                    f"{values[h].shape}"
+                )
+        return values
+
+    def place(self, subject: int) -> Vertices:
+        """Which fsaverage vertices the columns are."""
+        chosen, sizes = {}, {}
+        for h, short in SHORT.items():
+            path = self._roi(subject, f"{short}.all-vertices_fsaverage_space.npy")
+            inside = read_array(path)
+            chosen[h], sizes[h] = np.flatnonzero(inside), len(inside)
+            n_columns = self.responses(subject)[h].shape[1]
+            if len(chosen[h]) != n_columns:
+                raise InputError(
+                    f"{path}: {len(chosen[h]):,} vertices, but the responses have {n_columns:,} "
+                    f"columns: are they of subject {subject}?"
+                )
+        space = {10_242: "fsaverage5", 40_962: "fsaverage6"}.get(sizes["left"], "fsaverage")
+        return Vertices(chosen["left"], chosen["right"], sizes, space)
+
+    def voxel_table(self, subject: int) -> pd.DataFrame:
+        """Label of each vertex in every ROI class."""
+        folder = self.folders[subject] / "roi_masks"
+        n = {h: values.shape[1] for h, values in self.responses(subject).items()}
+        table = pd.DataFrame(index=range(sum(n.values())))
+        for path in sorted(folder.glob("mapping_*.npy")):
+            collection = path.stem.removeprefix("mapping_")
+            names = read_mapping(path)
+            codes = []
+            for h, short in SHORT.items():
+                file = self._roi(subject, f"{short}.{collection}_challenge_space.npy")
+                values = read_array(file)
+                if values.shape != (n[h],):
+                    raise InputError(
+                        f"{file}: expected one code for each of {n[h]:,} vertices, found "
+                        f"{values.shape}"
+                    )
+                codes.append(values)
+            table[collection] = [
+                names.get(code, f"{collection}-{code}") if code > 0 else ""
+                for code in np.concatenate(codes).astype(int).tolist()
+            ]
+        return table
+
+    def _roi(self, subject: int, name: str) -> Path:
+        path = self.folders[subject] / "roi_masks" / name
+        if not path.exists():
+            raise MissingError(f"{path} does not exist: copy the challenge's roi_masks folder")
+        return path
+
+
+class _Numbers(pickle.Unpickler):
+    """Unpickles arrays and plain values, and calls nothing else."""
+
+    _ALLOWED = frozenset(
+        {
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"),
+            ("numpy._core.multiarray", "scalar"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is not a number or an array")
+        return super().find_class(module, name)
+
+
+def read_mapping(path: Path) -> dict[int, str]:
+    """Code → label from the challenge's ``mapping_*.npy``, a pickled dictionary.
+
+    Opened by an unpickler that makes numbers, text and arrays alone, so that a file from a
+    stranger runs no code.
+
+    Raises
+    ------
+    InputError
+        Anything else in the file.
+    """
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            read_header(file)
+            content = _Numbers(io.BytesIO(file.read())).load()
+        mapping = content.item() if isinstance(content, np.ndarray) else content
+        return {int(code): str(name) for code, name in mapping.items()}
+    except (pickle.UnpicklingError, ValueError, KeyError, EOFError, AttributeError, OSError) as e:
+        raise InputError(
+            f"{path}: expected the challenge's dictionary of codes and labels, found something "
+            f"else ({e}): copy the file again"
+        ) from e
+
+
+def prepare_subject(
+    challenge: Challenge,
+    subject: int,
+    folder: Path,
+    *,
+    standardize: str = "train",
+    test_share: float = 0.1,
+    validation_share: float = 0.1,
+    seed: int = 0,
+) -> PreparedSubject:
+    """Write a prepared subject: one trial an image, the average of its repeats.
+
+    Parameters
+    ----------
+    challenge : Challenge
+    subject : int
+        1 to 8.
+    folder : path
+        ``prepared/<dataset>/sub-01``.
+    standardize : {"session", "train", "none"}
+        All rows count as one session: which were recorded when is not in the files.
+    test_share, validation_share : float
+    seed : int
+        Draws test and validation images.
+
+    Raises
+    ------
+    MissingError, InputError
+        Unknown subject; files missing, damaged, or of different lengths.
+    """
+    if subject not in challenge.folders:
+        raise MissingError(
+            f"{challenge.root}: no subject {subject}; here are {sorted(challenge.folders)}"
+        )
+    files = challenge.image_files(subject)
+    responses = challenge.responses(subject)
+    place = challenge.place(subject)
+    shown = np.array(list(files))
+    split = split_trials(
+        shown, draw_images(shown, test_share, seed, "test"), share=validation_share, seed=seed
+    )
+    check_splits(split, shown, "choose larger shares with --test or --validation")
+    trials = pd.DataFrame(
+        {
+            "trial": np.arange(len(shown)),
+            "session": 1,
+            "image": shown,
+            "repeat": 1,
+            "split": split,
+        }
+    )
+    options = {
+        "subject": subject,
+        "standardize": standardize,
+        "test_share": test_share,
+        "validation_share": validation_share,
+        "seed": seed,
+    }
+    source = challenge.folders[subject] / "training_split/training_fmri"
+    sizes = {f"{p.name}": p.stat().st_size for p in sorted(source.glob("*.npy"))}
+    writer = PreparedWriter(
+        folder, {**options, "sources": sizes}, trials, place.n_voxels, standardize
+    )
+    if 1 not in writer.done:
+        betas = np.empty((len(shown), place.n_voxels), np.float32)
+        betas[:, : len(place.left)] = responses["left"]
+        betas[:, len(place.left) :] = responses["right"]
+        writer.write_session(1, betas, str(source))
+    voxels, reliability = add_ncsnr(challenge.voxel_table(subject), writer)
+    vertices = {h: getattr(place, h) for h in HEMISPHERES}
+    writer.finish(
+        voxels,
+        place,
+        {"sampling.npz": SurfaceSampling.from_vertices(vertices, place.n_vertices)},
+        {
+            "Name": f"Algonauts 2023 subject {subject}, prepared",
+            "BIDSVersion": "1.9.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "synbrain", "Version": versions()["synbrain"]}],
+            "Simulated": is_simulated(challenge.root),
+            "Space": place.space,
+            "UnitBeforeStandardization": "z-score within session, averaged over repeats",
+            "Options": options,
+            "Sources": {name: {"bytes": size} for name, size in sizes.items()},
+            "NoiseCeilingSNR": reliability,
+            "Versions": versions(),
+        },
+    )
+    return PreparedSubject(folder)

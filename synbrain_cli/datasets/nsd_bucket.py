@@ -1,0 +1,196 @@
+"""Which files of NSD's public bucket a choice of subjects, sessions and betas needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from synbrain_cli.datasets.download import Bucket, RemoteFile, missing
+from synbrain_cli.datasets.nsd import (
+    DESIGN,
+    NSD,
+    STIMULI,
+    STIMULUS_TABLE,
+    TRANSFORM_NAMES,
+    Choice,
+    betas_prefix,
+)
+from synbrain_cli.errors import MissingError
+
+FORM = "https://forms.gle/xue2bCdM9LaFNMeb7"
+TERMS = "https://cvnlab.slite.page/p/IB6BSeW_7o/Terms-and-Conditions"
+_TEMPLATE_LABELS = ("MTL", "thalamus")  # their label tables are kept apart from the others
+
+
+@dataclass(frozen=True)
+class Need:
+    """A file that is needed, and what for: one line of the table shown before a download."""
+
+    group: str
+    file: RemoteFile
+
+
+def files_needed(
+    bucket: Bucket, subjects: Iterable[int], sessions: list[int] | None, choice: Choice
+) -> list[Need]:
+    """List the bucket's files that a choice needs.
+
+    Parameters
+    ----------
+    bucket : Bucket
+    subjects : iterable of int
+    sessions : list of int, optional
+        Default: all that the bucket has.
+    choice : Choice
+
+    Returns
+    -------
+    list of Need
+        Small files first; sessions in order.
+
+    Raises
+    ------
+    MissingError
+        A subject, session or file is not in the bucket; the message says what is.
+    """
+    needs = [Need("images", _one(bucket, key)) for key in (DESIGN, STIMULI)]
+    table = bucket.find(STIMULUS_TABLE)
+    needs[1:1] = [Need("images", table)] if table else []
+    labels = bucket.list("nsddata/templates/")
+    for subject in subjects:
+        name = f"subj{subject:02d}"
+        small = _grid_files(bucket, subject, choice)
+        small |= {
+            key: file
+            for key, file in labels.items()
+            if key.removesuffix(".ctab").rpartition("/")[2] in _TEMPLATE_LABELS
+        }
+        known = {need.file.key for need in needs}
+        needs += [
+            Need(f"{name}: ROIs, transforms", file) for k, file in small.items() if k not in known
+        ]
+        betas = bucket.list(betas_prefix(subject, choice) + "/")
+        needs += [
+            Need(f"{name}: ROIs, transforms", file)
+            for key, file in betas.items()
+            if Path(key).name in ("ncsnr.nii.gz", "lh.ncsnr.mgh", "rh.ncsnr.mgh")
+        ]
+        found = session_keys(betas, choice)
+        if not found:
+            raise MissingError(
+                f"s3://{bucket.name}/{betas_prefix(subject, choice)}: no betas of subject "
+                f"{subject} there; NSD has the subjects 1 to 8"
+            )
+        absent = sorted(set(sessions or []) - set(found))
+        if absent:
+            raise MissingError(
+                f"s3://{bucket.name}/{betas_prefix(subject, choice)}: no betas of session "
+                f"{absent[0]}: subject {subject} has the sessions {min(found)} to {max(found)} "
+                "there; choose among them with --sessions"
+            )
+        needs += [
+            Need(f"{name}: betas", betas[key])
+            for session in sorted(sessions or found)
+            for key in found[session]
+        ]
+    return needs
+
+
+def session_keys(betas: Mapping[str, RemoteFile], choice: Choice) -> dict[int, tuple[str, ...]]:
+    """Session → keys of its betas.
+
+    Of a volume the compressed file is fetched, half as long as its HDF5 twin.
+    """
+    by_name = {Path(key).name: key for key in betas}
+    found = {}
+    for number in range(1, 100):
+        name = f"betas_session{number:02d}"
+        stems = [name] if choice.volume else [f"lh.{name}", f"rh.{name}"]
+        for suffix in (".nii.gz",) if choice.volume else (".hdf5", ".mgh"):
+            names = [f"{stem}{suffix}" for stem in stems]
+            if all(n in by_name for n in names):
+                found[number] = tuple(by_name[n] for n in names)
+                break
+    return found
+
+
+def _one(bucket: Bucket, key: str) -> RemoteFile:
+    file = bucket.find(key)
+    if file is None:
+        raise MissingError(
+            f"s3://{bucket.name}/{key}: not in the bucket: has NSD moved it? Use a local copy with "
+            "--root, and tell us"
+        )
+    return file
+
+
+def _grid_files(bucket: Bucket, subject: int, choice: Choice) -> dict[str, RemoteFile]:
+    """ROIs with their label tables, and transforms."""
+    name = f"subj{subject:02d}"
+    labels = bucket.list(f"nsddata/freesurfer/{name}/label/")
+    transforms = bucket.list(f"nsddata/ppdata/{name}/transforms/")
+    tables = {key: file for key, file in labels.items() if key.endswith(".mgz.ctab")}
+    wanted = {f"{short}.white-to-fsaverage.mgz" for short in ("lh", "rh")}
+    if choice.volume:
+        rois = {
+            key: file
+            for key, file in bucket.list(f"nsddata/ppdata/{name}/{choice.space}/roi/").items()
+            if not Path(key).name.startswith(("lh.", "rh.")) and key.endswith(".nii.gz")
+        }
+        stem = TRANSFORM_NAMES[choice.space]
+        wanted |= {f"{h}.{stem}-to-layerB{d}.mgz" for h in ("lh", "rh") for d in (1, 2, 3)}
+        wanted.add(f"{stem}-to-MNI.nii.gz")
+    else:
+        # Maps lie beside the ROIs: an ROI collection is one that has a label table.
+        collections = {Path(key).name.removesuffix(".mgz.ctab") for key in tables} | {"nsdgeneral"}
+        rois = {
+            key: file
+            for key, file in labels.items()
+            if Path(key).name in {f"{h}.{c}.mgz" for h in ("lh", "rh") for c in collections}
+        }
+    found = tables | rois
+    return found | {key: f for key, f in transforms.items() if Path(key).name in wanted}
+
+
+def fetch_table(needs: list[Need], root: Path) -> pd.DataFrame:
+    """What would be fetched, by kind: columns what, files, GB, and GB still to fetch."""
+    to_fetch = {file.key for file in missing([need.file for need in needs], root)}
+    rows: dict[str, list[float]] = {}
+    for need in needs:
+        row = rows.setdefault(need.group, [0, 0.0, 0.0])
+        row[0] += 1
+        row[1] += need.file.size / 1e9
+        row[2] += need.file.size / 1e9 * (need.file.key in to_fetch)
+    table = pd.DataFrame(
+        [(group, int(n), size, left) for group, (n, size, left) in rows.items()],
+        columns=["what", "files", "GB", "GB to fetch"],
+    )
+    total = ("all", int(table["files"].sum()), table["GB"].sum(), table["GB to fetch"].sum())
+    return pd.concat([table, pd.DataFrame([total], columns=table.columns)], ignore_index=True)
+
+
+def lacks(
+    root: Path, subjects: list[int] | None, sessions: list[int] | None, choice: Choice
+) -> str | None:
+    """What a local copy lacks for a choice, in words; None where nothing must be fetched.
+
+    Sessions that nobody asked for are not lacking: older copies end earlier.
+    """
+    if not (root / "nsddata").is_dir():
+        return f"{root} holds no nsddata/"
+    for key in (DESIGN, STIMULI):
+        if not (root / key).exists():
+            return f"{root / key} is not there"
+    nsd = NSD(root)
+    for subject in subjects or nsd.subjects or [1]:
+        here = sorted(nsd.session_files(subject, choice))
+        wanted = sessions or list(range(1, max(here, default=1) + 1))
+        absent = sorted(set(wanted) - set(here))
+        if absent:
+            return f"{root}: session {absent[0]} of subject {subject} is not there"
+        if not nsd.collections(subject, choice):
+            return f"{root}: the ROIs of subject {subject} are not there"
+    return None

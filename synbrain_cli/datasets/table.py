@@ -1,0 +1,565 @@
+"""Anybody's experiment → a prepared subject: a table of trials, responses, and a folder of images.
+
+Responses are an array (neurons, voxels of a mask), volumes (GLMsingle's or anybody's single-trial
+betas) or surface maps; one file, or several whose trials follow one another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from synbrain_cli.datasets.sessions import add_ncsnr, describe_ncsnr
+from synbrain_cli.datasets.splits import check_splits, draw_images, read_split_list, split_trials
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.features.images import SUFFIXES, read_image
+from synbrain_cli.io.betas import (
+    n_trials_of,
+    read_array,
+    read_at_vertices,
+    read_map,
+    read_masked,
+)
+from synbrain_cli.io.files import is_simulated, read_table, sha256, versions
+from synbrain_cli.io.place import Place, Vertices, Volume
+from synbrain_cli.io.prepared import SPLITS, PreparedSubject, PreparedWriter
+from synbrain_cli.io.sampling import SurfaceSampling, VolumeSampling
+from synbrain_cli.io.surface import HEMISPHERES, fsaverage
+from synbrain_cli.io.volume import check_same_grid, read_volume
+
+SURFACES = ("fsaverage", "fsaverage6", "fsaverage5", "fsnative")
+FSAVERAGE_SIZES = {"fsaverage": 163_842, "fsaverage6": 40_962, "fsaverage5": 10_242}
+IMAGE_COLUMNS = ("image", "stim_file")  # the second is BIDS's
+OFTEN = 3  # images shown this many times as often as the median image are the test images …
+N_OFTEN = 20  # … where there are so many of them
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Files of one subject.
+
+    Attributes
+    ----------
+    trials : path
+        Table (.tsv, .csv), one row a trial in the order of the responses: ``image``, and
+        optionally ``session`` (whole numbers from 1), ``repeat`` and ``split`` (train, val,
+        test). Other columns are ignored.
+    images : path
+        Folder of the images; the table names them with or without their suffix.
+    responses : tuple of paths
+        ``.npy`` (n_trials, n_voxels) or (x, y, z, n_trials), 4-D NIfTI, or HDF5 with ``betas`` or
+        ``betasmd``. Empty for surfaces.
+    left, right : tuples of paths
+        Surface maps of the hemispheres: ``.npy`` (n_trials, n_vertices), MGH, GIFTI.
+    mask : tuple of paths
+        One volume, above 0 inside; or one map a hemisphere.
+    voxels : path, optional
+        Table, one row a voxel in the responses' order: ``ncsnr`` and columns of labels.
+    rois : tuple of (name, path)
+        Volumes on the mask's grid, above 0 inside the ROI.
+    image_column : str, optional
+        Where it is not ``image`` or ``stim_file``.
+    space : str
+        Of `SURFACES` for surfaces; of volumes a name for the record ("T1w"; one that begins with
+        MNI lets maps be drawn on fsaverage).
+    unit : str
+        Of the responses, for records and colour bars.
+    standardize : {"session", "train", "none"}
+    split : path, optional
+        See `synbrain_cli.datasets.splits.read_split_list`.
+    test_share, validation_share : float
+        Of the images, where nothing else says which are for what.
+    seed : int
+        Draws them.
+    """
+
+    trials: Path
+    images: Path
+    responses: tuple[Path, ...] = ()
+    left: tuple[Path, ...] = ()
+    right: tuple[Path, ...] = ()
+    mask: tuple[Path, ...] = ()
+    voxels: Path | None = None
+    rois: tuple[tuple[str, Path], ...] = ()
+    image_column: str | None = None
+    space: str = "individual"
+    unit: str = "as recorded"
+    standardize: str = "session"
+    split: Path | None = None
+    test_share: float = 0.15
+    validation_share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if bool(self.responses) == bool(self.left or self.right):
+            raise InputError("expected either --responses, or --left and --right for surfaces")
+        if len(self.left) != len(self.right):
+            raise InputError(
+                f"expected as many --left as --right, found {len(self.left)} and {len(self.right)}"
+            )
+        if self.on_surface and self.space not in SURFACES:
+            raise InputError(
+                f"--space {self.space}: responses on a surface need one of {', '.join(SURFACES)}"
+            )
+        if len(self.mask) not in ((0, 2) if self.on_surface else (0, 1)):
+            raise InputError(
+                f"--mask: expected {'one a hemisphere, left first' if self.on_surface else 'one'}, "
+                f"found {len(self.mask)}"
+            )
+        for path in (*self.files, *self.mask):
+            if not path.exists():
+                raise MissingError(f"{path} does not exist")
+        for files in (self.responses, self.left, self.right):
+            twice = {path for path in files if files.count(path) > 1}
+            if twice:
+                raise InputError(f"{twice.pop()} is given twice: each file holds other trials")
+
+    @property
+    def on_surface(self) -> bool:
+        return bool(self.left)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.responses or (*self.left, *self.right)
+
+    def options(self) -> dict[str, Any]:
+        """For the record: what the content depends on; tables and masks by their content."""
+        options = {k: v for k, v in asdict(self).items() if k not in ("responses", "left", "right")}
+        for name in ("trials", "voxels", "split"):
+            if options[name] is not None:
+                options[name] = f"{options[name].name} (sha256 {sha256(options[name])})"
+        options["mask"] = [sha256(path) for path in self.mask]
+        options["rois"] = {name: sha256(path) for name, path in self.rois}
+        options["images"] = str(options["images"])
+        options["sources"] = {str(path): path.stat().st_size for path in self.files}
+        return json.loads(json.dumps(options))
+
+    # ---------------------------------------------------------------------------- trials
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The table as it is, checked: ``image`` (a name), ``session``, ``file`` of the image."""
+        table = read_table(self.trials)
+        column = self.image_column or next((c for c in IMAGE_COLUMNS if c in table), None)
+        if column is None or column not in table:
+            raise InputError(
+                f"{self.trials}: expected the column {self.image_column or 'image'}, found "
+                f"{', '.join(map(str, table.columns[:10]))}: rename the one that names each "
+                "trial's image, or pass --image-column"
+            )
+        if not len(table):
+            raise InputError(f"{self.trials}: expected one row a trial, found no row")
+        empty = np.flatnonzero((table[column].str.strip() == "").to_numpy())
+        if len(empty):
+            raise InputError(
+                f"{self.trials}: row {empty[0] + 2} names no image: leave trials without an image "
+                "out of the table and of the responses"
+            )
+        session = self._whole_numbers(table, "session") if "session" in table else None
+        files = self._find_images(table[column])
+        return pd.DataFrame(
+            {
+                "image": [files[value].stem for value in table[column]],
+                "session": 1 if session is None else session,
+                "repeat": self._whole_numbers(table, "repeat") if "repeat" in table else 0,
+                "split": table.get("split", ""),
+            }
+        )
+
+    def _whole_numbers(self, table: pd.DataFrame, column: str) -> np.ndarray:
+        values = pd.to_numeric(table[column].str.replace(r"^ses-", "", regex=True), errors="coerce")
+        bad = np.flatnonzero(~(values >= 1) | (values % 1 != 0))
+        if len(bad):
+            raise InputError(
+                f"{self.trials}: row {bad[0] + 2}: expected a whole number from 1 in the column "
+                f"{column}, found {table[column][bad[0]]!r}"
+            )
+        return values.to_numpy().astype(int)
+
+    def _find_images(self, values: pd.Series) -> dict[str, Path]:
+        """Value in the table → image file."""
+        if not self.images.is_dir():
+            raise MissingError(f"--images {self.images}: no such folder")
+        by_stem: dict[str, Path] = {}
+        for path in sorted(self.images.iterdir()):
+            if path.suffix.lower() in SUFFIXES:
+                by_stem.setdefault(path.stem, path)
+        found: dict[str, Path] = {}
+        missing = []
+        for value in values.unique():
+            direct = self.images / value
+            path = direct if direct.is_file() else by_stem.get(Path(value).name)
+            path = path or by_stem.get(Path(value).stem)
+            if path is None:
+                missing.append(value)
+            else:
+                found[value] = path
+        if missing:
+            raise MissingError(
+                f"{self.images}: {len(missing)} of {values.nunique()} images of {self.trials} are "
+                f"not in this folder (first: {missing[0]}): expected files of those names, with "
+                f"or without one of {' '.join(SUFFIXES)}"
+            )
+        names: dict[str, Path] = {}
+        for path in found.values():
+            if names.setdefault(path.stem, path) != path:
+                raise InputError(
+                    f"{path}: the same name as {names[path.stem]}: images are known by their name "
+                    "without folder and suffix; rename one of them"
+                )
+        return found
+
+    @cached_property
+    def image_files(self) -> dict[str, Path]:
+        """Name of each image → its file."""
+        raw = read_table(self.trials)
+        column = self.image_column or next(c for c in IMAGE_COLUMNS if c in raw)
+        return {path.stem: path for path in self._find_images(raw[column]).values()}
+
+    def read_images(self, names: list[str]) -> Iterator[np.ndarray]:
+        """Yield pixels, uint8 (h, w, 3), of named images."""
+        for name in names:
+            yield read_image(self.image_files[name])
+
+    def repeats(self) -> np.ndarray:
+        """Repeat of each trial, as the table has it or counted in its order.
+
+        Raises
+        ------
+        InputError
+            When the table says of two trials that they are the same repeat of an image.
+        """
+        table = self.table
+        counted = table.groupby("image").cumcount().to_numpy() + 1
+        if not (table["repeat"] > 0).any():
+            return counted
+        twice = np.flatnonzero(table.duplicated(["image", "repeat"]).to_numpy())
+        if len(twice):
+            row = table.iloc[twice[0]]
+            raise InputError(
+                f"{self.trials}: row {twice[0] + 2}: repeat {row['repeat']} of {row['image']} is "
+                "there already: number the repeats of an image 1, 2, …, or leave the column out"
+            )
+        return table["repeat"].to_numpy()
+
+    def splits(self, say: Callable[[str], None]) -> np.ndarray:
+        """Split of each trial: from the table, a list, or drawn.
+
+        Test images drawn are those shown far more often than the others, where there are such
+        (they were meant for it), else a share of all.
+        """
+        table = self.table
+        shown = table["image"].to_numpy(str)
+        if (table["split"] != "").any() and self.split is None:
+            return self._given_splits()
+        if self.split is not None:
+            test, validation = read_split_list(self.split, shown)
+        else:
+            validation = set()
+            counts = table.groupby("image").size()
+            often = counts[counts >= OFTEN * counts.median()]
+            if len(often) >= N_OFTEN and len(often) < len(counts) / 2:
+                test = set(often.index)
+                say(f"test images: the {len(test)} shown {often.min()} times or more (--split)")
+            else:
+                test = draw_images(set(shown), self.test_share, self.seed, "test")
+                say(f"test images: {len(test)} of {len(counts)}, drawn (--test, --split)")
+        return split_trials(shown, test, validation, share=self.validation_share, seed=self.seed)
+
+    def _given_splits(self) -> np.ndarray:
+        split = self.table["split"].replace({"validation": "val"}).to_numpy(str)
+        unknown = np.flatnonzero(~np.isin(split, SPLITS))
+        if len(unknown):
+            raise InputError(
+                f"{self.trials}: row {unknown[0] + 2}: expected {', '.join(SPLITS)} in the column "
+                f"split, found {split[unknown[0]]!r}"
+            )
+        pairs = pd.DataFrame({"image": self.table["image"], "split": split}).drop_duplicates()
+        twice = pairs["image"][pairs["image"].duplicated()]
+        if len(twice):
+            raise InputError(
+                f"{self.trials}: {twice.iloc[0]} is in two splits: a model would be tested on an "
+                "image it was trained on; give all trials of an image one split"
+            )
+        if not (split == "val").any():
+            chosen = draw_images(
+                set(self.table["image"][split == "train"]), self.validation_share, self.seed
+            )
+            split[np.isin(self.table["image"].to_numpy(str), list(chosen)) & (split == "train")] = (
+                "val"
+            )
+        return split
+
+    # ------------------------------------------------------------------------- responses
+
+    def rows_of_files(self) -> list[int]:
+        """Trials in each file of responses (or of the left hemisphere), checked to be the table's.
+
+        Raises
+        ------
+        InputError
+            Another number than the table has rows; hemispheres that differ.
+        """
+        files = self.responses or self.left
+        inside = self.place.inside if isinstance(self.place, Volume) else None
+        counts = [n_trials_of(path, inside) for path in files]
+        for left, right, n in zip(self.left, self.right, counts, strict=False):
+            if n_trials_of(right, None) != n:
+                raise InputError(
+                    f"{right}: {n_trials_of(right, None)} trials, but {left} has {n}: expected the "
+                    "two hemispheres of the same trials"
+                )
+        if sum(counts) != len(self.table):
+            each = ", ".join(f"{p.name} {n}" for p, n in zip(files, counts, strict=True))
+            raise InputError(
+                f"{self.trials} has {len(self.table)} rows, but the responses have {sum(counts)} "
+                f"trials ({each}): expected one row a trial, in the same order"
+            )
+        return counts
+
+    @cached_property
+    def place(self) -> Place | None:
+        """Where the voxels are: the mask's volume, the surface's vertices, or nowhere."""
+        if self.on_surface:
+            return self._vertices()
+        if not self.mask:
+            for path in self.responses:
+                if path.suffix != ".npy" or read_array(path).ndim != 2:
+                    raise InputError(
+                        f"{path}: a volume needs a mask: pass --mask with a volume on the same "
+                        "grid that is above 0 in the voxels to model (an ROI, or fMRIPrep's "
+                        "*_desc-brain_mask.nii.gz)"
+                    )
+            return None
+        values, image = read_volume(self.mask[0])
+        if values.ndim != 3 or not (values > 0).any():
+            raise InputError(f"{self.mask[0]}: expected a 3-D mask with voxels above 0")
+        for path in self.responses:
+            if path.name.endswith((".nii", ".nii.gz")):
+                check_same_grid(path, nib.load(path), self.mask[0], image)
+        return Volume.of(values > 0, image)
+
+    def _vertices(self) -> Vertices:
+        sizes = {
+            h: read_array(files[0]).shape[-1] if files[0].suffix == ".npy" else None
+            for h, files in zip(HEMISPHERES, (self.left, self.right), strict=True)
+        }
+        for h, files in zip(HEMISPHERES, (self.left, self.right), strict=True):
+            sizes[h] = sizes[h] or read_map(files[0]).shape[0]
+            expected = FSAVERAGE_SIZES.get(self.space, sizes[h])
+            if sizes[h] != expected:
+                raise InputError(
+                    f"{files[0]}: expected the {expected:,} vertices of {self.space}, found "
+                    f"{sizes[h]:,}: pass the --space it is in"
+                )
+        chosen = {h: np.arange(sizes[h]) for h in HEMISPHERES}
+        for h, path in zip(HEMISPHERES, self.mask, strict=False):
+            values = read_map(path)
+            values = values[:, 0] if values.ndim == 2 else values
+            if values.shape != (sizes[h],):
+                raise InputError(
+                    f"{path}: expected a mask of {sizes[h]:,} vertices, found {values.shape}"
+                )
+            chosen[h] = np.flatnonzero(values > 0)
+        return Vertices(chosen["left"], chosen["right"], sizes, self.space)
+
+    def read(self, index: int) -> np.ndarray:
+        """Responses of one file (of both hemispheres): float32 (n_trials, n_voxels)."""
+        place = self.place
+        if isinstance(place, Vertices):
+            parts = [
+                read_at_vertices(files[index], getattr(place, h), place.n_vertices[h])
+                for h, files in zip(HEMISPHERES, (self.left, self.right), strict=True)
+            ]
+            return np.concatenate(parts, axis=1).astype(np.float32)
+        path = self.responses[index]
+        if path.suffix == ".npy":
+            values = read_array(path)
+            if values.ndim == 4 and isinstance(place, Volume):
+                return np.ascontiguousarray(values[place.inside].T, np.float32)
+            if place is not None and values.shape[1] != place.n_voxels:
+                raise InputError(
+                    f"{path}: expected the {place.n_voxels:,} voxels of {self.mask[0]} on the "
+                    f"second axis, found {values.shape}: is it the mask of another subject?"
+                )
+            return np.array(values, np.float32)
+        return read_masked(path, place.inside).astype(np.float32, copy=False)
+
+    @property
+    def n_voxels(self) -> int:
+        place = self.place
+        return read_array(self.responses[0]).shape[1] if place is None else place.n_voxels
+
+    def voxel_table(self) -> pd.DataFrame:
+        """What is known of each voxel: the user's table, and ROI volumes."""
+        table = pd.DataFrame(index=range(self.n_voxels))
+        if self.voxels is not None:
+            given = read_table(self.voxels)
+            if len(given) != self.n_voxels:
+                raise InputError(
+                    f"{self.voxels}: expected one row for each of the {self.n_voxels:,} voxels, "
+                    f"found {len(given):,}"
+                )
+            for column in given.columns:
+                numbers = pd.to_numeric(given[column], errors="coerce")
+                table[column] = given[column] if numbers.isna().all() else numbers
+            table = table.drop(columns=["i", "j", "k", "hemisphere", "vertex"], errors="ignore")
+        for name, path in self.rois:
+            if not isinstance(self.place, Volume):
+                raise InputError(
+                    f"--roi {name}: only with a volume --mask; otherwise put labels into --voxels"
+                )
+            values, image = read_volume(path)
+            check_same_grid(path, image, self.mask[0], self.place.mask)
+            table[name] = np.where(values[self.place.inside] > 0, name, "")
+        return table
+
+    def samplings(self) -> dict[str, SurfaceSampling | VolumeSampling]:
+        """How voxels reach fsaverage: of surfaces in fsaverage, and of volumes in MNI."""
+        place = self.place
+        if isinstance(place, Vertices) and place.space != "fsnative":
+            vertices = {h: getattr(place, h) for h in HEMISPHERES}
+            return {"sampling.npz": SurfaceSampling.from_vertices(vertices, place.n_vertices)}
+        if isinstance(place, Volume) and self.space.upper().startswith("MNI"):
+            return {"sampling.npz": mni_to_fsaverage(place)}
+        return {}
+
+
+def mni_to_fsaverage(place: Volume) -> SurfaceSampling:
+    """Sample a volume in MNI at fsaverage5's vertices, between white and pial surface.
+
+    As nilearn's ``vol_to_surf`` does with fsaverage: an average brain's surface in an average
+    brain's volume, good for pictures and not for measurements.
+    """
+    inverse = np.linalg.inv(place.mask.affine)
+    white, pial = fsaverage("white"), fsaverage("pial")
+    layers = {}
+    for h in HEMISPHERES:
+        depths = [
+            white[h].coordinates + share * (pial[h].coordinates - white[h].coordinates)
+            for share in (0.25, 0.5, 0.75)
+        ]
+        layers[h] = np.stack([nib.affines.apply_affine(inverse, d) + 1 for d in depths])
+    return SurfaceSampling.from_layers(place.inside, layers, None)
+
+
+def prepare_experiment(
+    experiment: Experiment,
+    subject: str,
+    folder: Path,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    say: Callable[[str], None] = lambda message: None,
+) -> PreparedSubject:
+    """Write a prepared subject from anybody's files.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    subject : str
+        Label.
+    folder : path
+        ``prepared/<dataset>/sub-01``. An interrupted run goes on where it stopped.
+    progress : callable
+        Told files done and their number.
+    say : callable
+        Told what was chosen and found.
+
+    Raises
+    ------
+    MissingError, InputError
+        What is wrong with the table, the images, the responses or the mask.
+    """
+    counts = experiment.rows_of_files()
+    split = experiment.splits(say)
+    shown = experiment.table["image"].to_numpy(str)
+    check_splits(
+        split, shown, "give them in the column split, with --split, --test or --validation"
+    )
+    order = np.argsort(experiment.table["session"].to_numpy(), kind="stable")
+    session = experiment.table["session"].to_numpy()[order]
+    trials = pd.DataFrame(
+        {
+            "trial": order,
+            "session": session,
+            "image": shown[order],
+            "repeat": experiment.repeats()[order],
+            "split": split[order],
+        }
+    )
+    options = {"subject": subject, **experiment.options()}
+    writer = PreparedWriter(folder, options, trials, experiment.n_voxels, experiment.standardize)
+    _write_sessions(experiment, writer, order, counts, progress)
+    voxels, reliability = add_ncsnr(experiment.voxel_table(), writer)
+    say(f"sub-{subject}: {describe_ncsnr(reliability)}")
+    writer.finish(
+        voxels,
+        experiment.place,
+        experiment.samplings(),
+        {
+            "Name": f"Subject {subject}, prepared from {experiment.trials.name}",
+            "BIDSVersion": "1.9.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "synbrain", "Version": versions()["synbrain"]}],
+            "Simulated": is_simulated(experiment.trials.parent),
+            "Space": experiment.space,
+            "UnitBeforeStandardization": experiment.unit,
+            "Options": {k: v for k, v in options.items() if k != "sources"},
+            "Sources": {name: {"bytes": size} for name, size in options["sources"].items()},
+            "NoiseCeilingSNR": reliability,
+            "Versions": versions(),
+        },
+    )
+    return PreparedSubject(folder)
+
+
+def _write_sessions(
+    experiment: Experiment,
+    writer: PreparedWriter,
+    order: np.ndarray,
+    counts: list[int],
+    progress: Callable[[int, int], None],
+) -> None:
+    """Read file after file; write each session once its last trial has been read."""
+    place_of = np.empty(len(order), int)  # row of the table → row among the sorted trials
+    place_of[order] = np.arange(len(order))
+    session_of = writer.trials["session"].to_numpy()
+    unwritten: dict[int, np.ndarray] = {}
+    left = {session: rows.stop - rows.start for session, rows in writer.rows.items()}
+    first = 0
+    for index, n in enumerate(counts):
+        progress(index, len(counts))
+        rows = place_of[first : first + n]
+        first += n
+        sessions = [s for s in dict.fromkeys(session_of[rows].tolist()) if s not in writer.done]
+        if not sessions:
+            continue
+        values = experiment.read(index)
+        if values.shape[1] != writer.n_voxels:
+            raise InputError(
+                f"{(experiment.responses or experiment.left)[index]}: expected {writer.n_voxels} "
+                f"voxels as in the first file, found {values.shape[1]}"
+            )
+        for session in sessions:
+            span = writer.rows[session]
+            chosen = session_of[rows] == session
+            whole = unwritten.setdefault(
+                session, np.empty((span.stop - span.start, writer.n_voxels), np.float32)
+            )
+            whole[rows[chosen] - span.start] = values[chosen]
+            left[session] -= int(chosen.sum())
+            if not left[session]:
+                writer.write_session(
+                    session,
+                    unwritten.pop(session),
+                    str((experiment.responses or experiment.left)[index]),
+                )
+    progress(len(counts), len(counts))
