@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from synbrain_cli import cli
 from synbrain_cli.config import PRESETS, Preset, StageConfig
 from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.pipeline.prepare import prepare_simulated
@@ -82,6 +84,24 @@ def own(prepared, tmp_path) -> Workspace:
     """A workspace of the test's own, with the prepared subjects linked in."""
     (tmp_path / "prepared").symlink_to(prepared.prepared)
     return Workspace(tmp_path)
+
+
+@pytest.fixture
+def synbrain(capsys, monkeypatch):
+    """Run a command line; (exit code, output, error)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["synbrain", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        else:
+            code = 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture

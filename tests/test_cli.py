@@ -25,24 +25,6 @@ from synbrain_cli.io.files import locked
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 
 
-@pytest.fixture
-def synbrain(capsys, monkeypatch):
-    """Run a command line; (exit code, output, error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["synbrain", *map(str, arguments)])
-        try:
-            cli.main()
-        except SystemExit as stopped:
-            code = stopped.code or 0
-        else:
-            code = 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
 def commands(group=None, prefix=()):
     group = group or get_command(cli.app)
     for name, command in group.commands.items():
