@@ -28,7 +28,7 @@ from synbrain_cli.io.files import is_simulated, versions
 from synbrain_cli.io.place import Vertices
 from synbrain_cli.io.prepared import PreparedSubject, PreparedWriter
 from synbrain_cli.io.sampling import SurfaceSampling
-from synbrain_cli.io.surface import HEMISPHERES
+from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
 
 SHORT = dict(zip(HEMISPHERES, ("lh", "rh"), strict=True))
 _IMAGE = re.compile(r"train-(\d{4,})_(nsd-\d{5})$")
@@ -74,7 +74,7 @@ class Challenge:
             No image, a name of another form, or a number left out.
         """
         folder = self.folders[subject] / "training_split/training_images"
-        files = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+        files = sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() in SUFFIXES)
         if not files:
             raise MissingError(f"{folder}: expected train-0001_nsd-00013.png, …; found no image")
         images: dict[str, Path] = {}
@@ -91,8 +91,10 @@ class Challenge:
     def read_images(self, names: list[str]) -> Iterator[np.ndarray]:
         """Yield pixels, uint8 (h, w, 3), of named images of any subject."""
         files: dict[str, Path] = {}
-        for subject in self.folders:
-            files |= self.image_files(subject)
+        for folder in self.folders.values():  # of subjects not asked for, perhaps with gaps
+            for path in folder.glob("training_split/training_images/train-*"):
+                if match := _IMAGE.fullmatch(path.stem):
+                    files[match[2]] = path
         for name in names:
             yield read_image(files[name])
 
@@ -112,10 +114,16 @@ class Challenge:
 
     def place(self, subject: int) -> Vertices:
         """Which fsaverage vertices the columns are."""
+        spaces = {n: space for space, n in N_FSAVERAGE.items()}
         chosen, sizes = {}, {}
         for h, short in SHORT.items():
             path = self._roi(subject, f"{short}.all-vertices_fsaverage_space.npy")
             inside = read_array(path)
+            if inside.ndim != 1 or len(inside) not in spaces:
+                raise InputError(
+                    f"{path}: expected one value for each of fsaverage's 163,842 vertices, found "
+                    f"{inside.shape}"
+                )
             chosen[h], sizes[h] = np.flatnonzero(inside), len(inside)
             n_columns = self.responses(subject)[h].shape[1]
             if len(chosen[h]) != n_columns:
@@ -123,8 +131,7 @@ class Challenge:
                     f"{path}: {len(chosen[h]):,} vertices, but the responses have {n_columns:,} "
                     f"columns: are they of subject {subject}?"
                 )
-        space = {10_242: "fsaverage5", 40_962: "fsaverage6"}.get(sizes["left"], "fsaverage")
-        return Vertices(chosen["left"], chosen["right"], sizes, space)
+        return Vertices(chosen["left"], chosen["right"], sizes, spaces[sizes["left"]])
 
     def voxel_table(self, subject: int) -> pd.DataFrame:
         """Label of each vertex in every ROI class."""
@@ -199,7 +206,16 @@ def read_mapping(path: Path) -> dict[int, str]:
             content = _Numbers(io.BytesIO(file.read())).load()
         mapping = content.item() if isinstance(content, np.ndarray) else content
         return {int(code): str(name) for code, name in mapping.items()}
-    except (pickle.UnpicklingError, ValueError, KeyError, EOFError, AttributeError, OSError) as e:
+    except (
+        pickle.UnpicklingError,
+        ValueError,
+        TypeError,
+        LookupError,
+        EOFError,
+        AttributeError,
+        ImportError,
+        OSError,
+    ) as e:
         raise InputError(
             f"{path}: expected the challenge's dictionary of codes and labels, found something "
             f"else ({e}): copy the file again"
@@ -266,6 +282,7 @@ def prepare_subject(
     }
     source = challenge.folders[subject] / "training_split/training_fmri"
     sizes = {f"{p.name}": p.stat().st_size for p in sorted(source.glob("*.npy"))}
+    voxels = challenge.voxel_table(subject)
     writer = PreparedWriter(
         folder, {**options, "sources": sizes}, trials, place.n_voxels, standardize
     )
@@ -274,7 +291,7 @@ def prepare_subject(
         betas[:, : len(place.left)] = responses["left"]
         betas[:, len(place.left) :] = responses["right"]
         writer.write_session(1, betas, str(source))
-    voxels, reliability = add_ncsnr(challenge.voxel_table(subject), writer)
+    voxels, reliability = add_ncsnr(voxels, writer)
     vertices = {h: getattr(place, h) for h in HEMISPHERES}
     writer.finish(
         voxels,

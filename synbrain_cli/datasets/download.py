@@ -236,7 +236,7 @@ def _answer(error: Exception) -> tuple[int, str]:
 def _is_transient(error: Exception) -> bool:
     """Whether one of a bucket's ``faults`` may be gone at the next try."""
     status, code = _answer(error)
-    return status in (0, 429) or status >= 500 or code in ("RequestTimeout", "SlowDown")
+    return status in (0, 429) or status >= 500 or code == "RequestTimeout"
 
 
 def _one_line(error: Exception) -> str:

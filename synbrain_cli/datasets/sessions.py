@@ -87,7 +87,7 @@ def add_ncsnr(
         where unknown.
     """
     recomputed = np.full(writer.n_voxels, np.nan)
-    if (writer.trials["repeat"] > 1).any() and writer.trials["image"].nunique() > 1:
+    if writer.trials["image"].duplicated().any() and writer.trials["image"].nunique() > 1:
         recomputed = ncsnr_of_stream(writer.read_standardized, writer.trials["image"].to_numpy(str))
     given = np.full(writer.n_voxels, np.nan)
     if "ncsnr" in voxels:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.features.images import SUFFIXES
 from synbrain_cli.io.files import read_table
 from synbrain_cli.io.prepared import SPLITS
 
@@ -65,8 +66,8 @@ def read_split_list(path: Path, shown: np.ndarray) -> tuple[set[str], set[str]]:
     Parameters
     ----------
     path : path
-        A table (.tsv, .csv) with the columns ``image`` and ``split`` (train, val or test). Images
-        that it does not name are training images.
+        A table (.tsv, .csv) with the columns ``image``, with or without folder and suffix, and
+        ``split`` (train, val or test). Images that it does not name are training images.
     shown : array of str
         Images that there are.
 
@@ -80,8 +81,11 @@ def read_split_list(path: Path, shown: np.ndarray) -> tuple[set[str], set[str]]:
         No such file; a column is missing; another split; an image twice with two splits; no test
         image among those shown.
     """
-    table = read_table(path, ("image", "split"))
-    table = table.assign(image=table["image"].map(lambda name: Path(name).stem))
+    table = read_table(path, ("image", "split"))[["image", "split"]]
+    table = table.assign(
+        image=table["image"].map(_without_suffix),
+        split=table["split"].replace({"validation": "val"}),
+    )
     unknown = sorted(set(table["split"]) - set(SPLITS))
     if unknown:
         raise InputError(
@@ -101,6 +105,12 @@ def read_split_list(path: Path, shown: np.ndarray) -> tuple[set[str], set[str]]:
             f"{example}"
         )
     return parts["test"], parts["val"]
+
+
+def _without_suffix(image: str) -> str:
+    """Name without folder and suffix; a dot within a name ("face.03") is no suffix."""
+    path = Path(image)
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 
 def check_splits(split: np.ndarray, shown: np.ndarray, advice: str) -> None:

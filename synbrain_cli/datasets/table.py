@@ -6,6 +6,7 @@ betas) or surface maps; one file, or several whose trials follow one another.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -23,23 +24,28 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.images import SUFFIXES, read_image
 from synbrain_cli.io.betas import (
     n_trials_of,
+    n_vertices_of,
     read_array,
     read_at_vertices,
     read_map,
     read_masked,
 )
 from synbrain_cli.io.files import is_simulated, read_table, sha256, versions
-from synbrain_cli.io.place import Place, Vertices, Volume
+from synbrain_cli.io.place import PLACE_COLUMNS, Place, Vertices, Volume
 from synbrain_cli.io.prepared import SPLITS, PreparedSubject, PreparedWriter
 from synbrain_cli.io.sampling import SurfaceSampling, VolumeSampling
-from synbrain_cli.io.surface import HEMISPHERES, fsaverage
-from synbrain_cli.io.volume import check_same_grid, read_volume
+from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
+from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
 
-SURFACES = ("fsaverage", "fsaverage6", "fsaverage5", "fsnative")
-FSAVERAGE_SIZES = {"fsaverage": 163_842, "fsaverage6": 40_962, "fsaverage5": 10_242}
+SURFACES = (*N_FSAVERAGE, "fsnative")
 IMAGE_COLUMNS = ("image", "stim_file")  # the second is BIDS's
 OFTEN = 3  # images shown this many times as often as the median image are the test images …
 N_OFTEN = 20  # … where there are so many of them
+VOLUMES = (".npy", ".nii", ".nii.gz", ".hdf5", ".h5")
+MAPS = (".npy", ".mgh", ".mgz", ".gii", ".gii.gz")
+OWN_COLUMNS = [*PLACE_COLUMNS, "ncsnr_recomputed"]  # that a prepared voxels.tsv has of its own
+NO_VALUE = ("", "n/a", "na", "nan")  # in a table's cell; the second is BIDS's
+PIECES, PIECE = 64, 4096  # of a file, in bytes, by which it is known again
 
 
 @dataclass(frozen=True)
@@ -114,13 +120,27 @@ class Experiment:
                 f"--mask: expected {'one a hemisphere, left first' if self.on_surface else 'one'}, "
                 f"found {len(self.mask)}"
             )
-        for path in (*self.files, *self.mask):
+        tables = [path for path in (self.trials, self.voxels, self.split) if path is not None]
+        for path in (*tables, *self.files, *self.mask, *(path for _, path in self.rois)):
             if not path.exists():
                 raise MissingError(f"{path} does not exist")
-        for files in (self.responses, self.left, self.right):
-            twice = {path for path in files if files.count(path) > 1}
-            if twice:
-                raise InputError(f"{twice.pop()} is given twice: each file holds other trials")
+            if not path.is_file():
+                raise InputError(f"{path}: expected a file, found a folder")
+        known = MAPS if self.on_surface else VOLUMES
+        for path in self.files:
+            if not path.name.endswith(known):
+                raise InputError(
+                    f"{path}: expected responses in one of {' '.join(known)}: save them as .npy "
+                    f"(n_trials, {'n_vertices' if self.on_surface else 'n_voxels'})"
+                )
+        files = [path.resolve() for path in self.files]
+        twice = [path for path in files if files.count(path) > 1]
+        if twice:
+            raise InputError(f"{twice[0]} is given twice: each file holds other responses")
+        names = [name for name, _ in self.rois]
+        for name in names:
+            if names.count(name) > 1 or name in (*OWN_COLUMNS, "ncsnr"):
+                raise InputError(f"--roi {name}: the name is taken: give each region its own")
 
     @property
     def on_surface(self) -> bool:
@@ -131,7 +151,7 @@ class Experiment:
         return self.responses or (*self.left, *self.right)
 
     def options(self) -> dict[str, Any]:
-        """For the record: what the content depends on; tables and masks by their content."""
+        """For the record: what the content depends on; files by their content."""
         options = {k: v for k, v in asdict(self).items() if k not in ("responses", "left", "right")}
         for name in ("trials", "voxels", "split"):
             if options[name] is not None:
@@ -139,6 +159,7 @@ class Experiment:
         options["mask"] = [sha256(path) for path in self.mask]
         options["rois"] = {name: sha256(path) for name, path in self.rois}
         options["images"] = str(options["images"])
+        options["responses"] = [fingerprint(path) for path in self.files]
         options["sources"] = {str(path): path.stat().st_size for path in self.files}
         return json.loads(json.dumps(options))
 
@@ -153,22 +174,31 @@ class Experiment:
             raise InputError(
                 f"{self.trials}: expected the column {self.image_column or 'image'}, found "
                 f"{', '.join(map(str, table.columns[:10]))}: rename the one that names each "
-                "trial's image, or pass --image-column"
+                "trial's image, or pass --image-column (columns are separated by commas in a "
+                ".csv, by tabs in any other file)"
             )
         if not len(table):
             raise InputError(f"{self.trials}: expected one row a trial, found no row")
-        empty = np.flatnonzero((table[column].str.strip() == "").to_numpy())
+        empty = np.flatnonzero(table[column].str.strip().isin(["", "n/a"]).to_numpy())
         if len(empty):
             raise InputError(
                 f"{self.trials}: row {empty[0] + 2} names no image: leave trials without an image "
                 "out of the table and of the responses"
             )
-        session = self._whole_numbers(table, "session") if "session" in table else None
+        session = np.ones(len(table), int)
+        if "session" in table:
+            session = self._whole_numbers(table, "session")
+            numbers, counts = np.unique(session, return_counts=True)
+            if counts.min() == 1:
+                raise InputError(
+                    f"{self.trials}: session {numbers[counts.argmin()]} has one trial: expected "
+                    "sessions (days of recording) in the column session, numbered from 1"
+                )
         files = self._find_images(table[column])
         return pd.DataFrame(
             {
                 "image": [files[value].stem for value in table[column]],
-                "session": 1 if session is None else session,
+                "session": session,
                 "repeat": self._whole_numbers(table, "repeat") if "repeat" in table else 0,
                 "split": table.get("split", ""),
             }
@@ -188,20 +218,26 @@ class Experiment:
         """Value in the table → image file."""
         if not self.images.is_dir():
             raise MissingError(f"--images {self.images}: no such folder")
-        by_stem: dict[str, Path] = {}
+        by_stem: dict[str, list[Path]] = {}
         for path in sorted(self.images.iterdir()):
-            if path.suffix.lower() in SUFFIXES:
-                by_stem.setdefault(path.stem, path)
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                by_stem.setdefault(path.stem, []).append(path)
         found: dict[str, Path] = {}
         missing = []
         for value in values.unique():
-            direct = self.images / value
-            path = direct if direct.is_file() else by_stem.get(Path(value).name)
-            path = path or by_stem.get(Path(value).stem)
-            if path is None:
-                missing.append(value)
+            name = Path(value)
+            beside = [self.images / value, self.images / name.name]
+            paths = [path for path in beside if path.is_file()][:1]
+            paths = paths or by_stem.get(name.name) or by_stem.get(name.stem) or []
+            if len(paths) > 1:
+                raise InputError(
+                    f"{self.trials}: {value} is {paths[0].name} or {paths[1].name} in "
+                    f"{self.images}: write the suffix into the table, or take one of them out"
+                )
+            if paths:
+                found[value] = paths[0]
             else:
-                found[value] = path
+                missing.append(value)
         if missing:
             raise MissingError(
                 f"{self.images}: {len(missing)} of {values.nunique()} images of {self.trials} are "
@@ -209,7 +245,13 @@ class Experiment:
                 f"or without one of {' '.join(SUFFIXES)}"
             )
         names: dict[str, Path] = {}
-        for path in found.values():
+        value_of: dict[Path, str] = {}
+        for value, path in found.items():
+            if value_of.setdefault(path, value) != value:
+                raise InputError(
+                    f"{self.trials}: {value_of[path]} and {value} are the same file, {path}: name "
+                    "each image in one way; for images in sub-folders pass the folder above them"
+                )
             if names.setdefault(path.stem, path) != path:
                 raise InputError(
                     f"{path}: the same name as {names[path.stem]}: images are known by their name "
@@ -317,11 +359,14 @@ class Experiment:
                     f"{right}: {n_trials_of(right, None)} trials, but {left} has {n}: expected the "
                     "two hemispheres of the same trials"
                 )
-        if sum(counts) != len(self.table):
-            each = ", ".join(f"{p.name} {n}" for p, n in zip(files, counts, strict=True))
+        n = len(self.table)
+        if sum(counts) != n:
+            each = ", ".join(f"{path.name} {k}" for path, k in zip(files, counts, strict=True))
+            swapped = files[0].suffix == ".npy" and read_array(files[0]).shape[1:] == (n,)
             raise InputError(
-                f"{self.trials} has {len(self.table)} rows, but the responses have {sum(counts)} "
-                f"trials ({each}): expected one row a trial, in the same order"
+                f"{self.trials} has {n} rows, but the responses have {sum(counts)} trials "
+                f"({each}): expected one row a trial, in the same order"
+                + (": trials are the first axis: save the transpose" if swapped else "")
             )
         return counts
 
@@ -332,33 +377,31 @@ class Experiment:
             return self._vertices()
         if not self.mask:
             for path in self.responses:
-                if path.suffix != ".npy" or read_array(path).ndim != 2:
+                if path.suffix != ".npy" or read_array(path).ndim > 2:
                     raise InputError(
                         f"{path}: a volume needs a mask: pass --mask with a volume on the same "
                         "grid that is above 0 in the voxels to model (an ROI, or fMRIPrep's "
                         "*_desc-brain_mask.nii.gz)"
                     )
             return None
-        values, image = read_volume(self.mask[0])
-        if values.ndim != 3 or not (values > 0).any():
-            raise InputError(f"{self.mask[0]}: expected a 3-D mask with voxels above 0")
+        values, image = read_3d(self.mask[0])
+        if not (values > 0).any():
+            raise InputError(f"{self.mask[0]}: expected voxels above 0, found none")
         for path in self.responses:
             if path.name.endswith((".nii", ".nii.gz")):
-                check_same_grid(path, nib.load(path), self.mask[0], image)
+                check_same_grid(path, load_image(path), self.mask[0], image)
         return Volume.of(values > 0, image)
 
     def _vertices(self) -> Vertices:
-        sizes = {
-            h: read_array(files[0]).shape[-1] if files[0].suffix == ".npy" else None
-            for h, files in zip(HEMISPHERES, (self.left, self.right), strict=True)
-        }
-        for h, files in zip(HEMISPHERES, (self.left, self.right), strict=True):
-            sizes[h] = sizes[h] or read_map(files[0]).shape[0]
-            expected = FSAVERAGE_SIZES.get(self.space, sizes[h])
+        sizes = {}
+        for h, (path, *_) in zip(HEMISPHERES, (self.left, self.right), strict=True):
+            sizes[h] = n_vertices_of(path)
+            expected = N_FSAVERAGE.get(self.space, sizes[h])
             if sizes[h] != expected:
                 raise InputError(
-                    f"{files[0]}: expected the {expected:,} vertices of {self.space}, found "
-                    f"{sizes[h]:,}: pass the --space it is in"
+                    f"{path}: expected the {expected:,} vertices of {self.space} in each trial, "
+                    f"found {sizes[h]:,}: pass the --space it is in; of .npy, trials are the "
+                    "first axis"
                 )
         chosen = {h: np.arange(sizes[h]) for h in HEMISPHERES}
         for h, path in zip(HEMISPHERES, self.mask, strict=False):
@@ -369,6 +412,8 @@ class Experiment:
                     f"{path}: expected a mask of {sizes[h]:,} vertices, found {values.shape}"
                 )
             chosen[h] = np.flatnonzero(values > 0)
+        if not (len(chosen["left"]) or len(chosen["right"])):
+            raise InputError(f"{self.mask[0]}: expected vertices above 0, found none")
         return Vertices(chosen["left"], chosen["right"], sizes, self.space)
 
     def read(self, index: int) -> np.ndarray:
@@ -408,19 +453,33 @@ class Experiment:
                     f"{self.voxels}: expected one row for each of the {self.n_voxels:,} voxels, "
                     f"found {len(given):,}"
                 )
-            for column in given.columns:
-                numbers = pd.to_numeric(given[column], errors="coerce")
-                table[column] = given[column] if numbers.isna().all() else numbers
-            table = table.drop(columns=["i", "j", "k", "hemisphere", "vertex"], errors="ignore")
+            for column in given.columns.drop(OWN_COLUMNS, errors="ignore"):
+                table[column] = self._numbers_or_labels(given[column])
         for name, path in self.rois:
             if not isinstance(self.place, Volume):
                 raise InputError(
                     f"--roi {name}: only with a volume --mask; otherwise put labels into --voxels"
                 )
-            values, image = read_volume(path)
+            values, image = read_3d(path)
             check_same_grid(path, image, self.mask[0], self.place.mask)
             table[name] = np.where(values[self.place.inside] > 0, name, "")
         return table
+
+    def _numbers_or_labels(self, given: pd.Series) -> pd.Series:
+        """Numbers where every cell that holds something is one, else text; ncsnr must be numbers.
+
+        One label that looks like a number ("4" beside "V4") leaves the others as they are.
+        """
+        text = given.str.strip()
+        text = text.where(~text.str.lower().isin(NO_VALUE), "")
+        numbers = pd.to_numeric(text, errors="coerce")
+        other = np.flatnonzero((numbers.isna() & (text != "")).to_numpy())
+        if given.name == "ncsnr" and len(other):
+            raise InputError(
+                f"{self.voxels}: row {other[0] + 2}: expected a number in the column ncsnr (n/a "
+                f"where it is not known), found {given[other[0]]!r}"
+            )
+        return numbers if given.name == "ncsnr" or (not len(other) and (text != "").any()) else text
 
     def samplings(self) -> dict[str, SurfaceSampling | VolumeSampling]:
         """How voxels reach fsaverage: of surfaces in fsaverage, and of volumes in MNI."""
@@ -431,6 +490,34 @@ class Experiment:
         if isinstance(place, Volume) and self.space.upper().startswith("MNI"):
             return {"sampling.npz": mni_to_fsaverage(place)}
         return {}
+
+
+def fingerprint(path: Path) -> str:
+    """By what a file of responses is known again, without reading all of it.
+
+    Name, size, and a checksum of pieces from its beginning to its end: betas of another fit have
+    the same size.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for place in np.linspace(0, max(size - PIECE, 0), PIECES).astype(int).tolist():
+            file.seek(place)
+            digest.update(file.read(PIECE))
+    return f"{path.name} ({size} bytes, sha256 of pieces {digest.hexdigest()})"
+
+
+def read_3d(path: Path) -> tuple[np.ndarray, nib.spatialimages.SpatialImage]:
+    """Values and image of a mask or region: one volume, with the affine that says where it is."""
+    if path.suffix in (".npy", ".npz", ".mat"):
+        raise InputError(
+            f"{path}: expected a volume whose header says where its voxels are (NIfTI): save it "
+            "with nibabel, with the affine of an image on the same grid"
+        )
+    values, image = read_volume(path)
+    if values.ndim != 3:
+        raise InputError(f"{path}: expected one 3-D volume, found {values.shape}")
+    return values, image
 
 
 def mni_to_fsaverage(place: Volume) -> SurfaceSampling:
@@ -484,6 +571,7 @@ def prepare_experiment(
     check_splits(
         split, shown, "give them in the column split, with --split, --test or --validation"
     )
+    voxels, samplings = experiment.voxel_table(), experiment.samplings()
     order = np.argsort(experiment.table["session"].to_numpy(), kind="stable")
     session = experiment.table["session"].to_numpy()[order]
     trials = pd.DataFrame(
@@ -498,12 +586,12 @@ def prepare_experiment(
     options = {"subject": subject, **experiment.options()}
     writer = PreparedWriter(folder, options, trials, experiment.n_voxels, experiment.standardize)
     _write_sessions(experiment, writer, order, counts, progress)
-    voxels, reliability = add_ncsnr(experiment.voxel_table(), writer)
+    voxels, reliability = add_ncsnr(voxels, writer)
     say(f"sub-{subject}: {describe_ncsnr(reliability)}")
     writer.finish(
         voxels,
         experiment.place,
-        experiment.samplings(),
+        samplings,
         {
             "Name": f"Subject {subject}, prepared from {experiment.trials.name}",
             "BIDSVersion": "1.9.0",
@@ -538,15 +626,17 @@ def _write_sessions(
     for index, n in enumerate(counts):
         progress(index, len(counts))
         rows = place_of[first : first + n]
-        first += n
+        above, first = first, first + n
         sessions = [s for s in dict.fromkeys(session_of[rows].tolist()) if s not in writer.done]
         if not sessions:
             continue
         values = experiment.read(index)
+        source = (experiment.responses or experiment.left)[index]
+        _check_finite(values, source, experiment.trials, above)
         if values.shape[1] != writer.n_voxels:
             raise InputError(
-                f"{(experiment.responses or experiment.left)[index]}: expected {writer.n_voxels} "
-                f"voxels as in the first file, found {values.shape[1]}"
+                f"{source}: expected {writer.n_voxels} voxels as in the first file, found "
+                f"{values.shape[1]}"
             )
         for session in sessions:
             span = writer.rows[session]
@@ -557,9 +647,20 @@ def _write_sessions(
             whole[rows[chosen] - span.start] = values[chosen]
             left[session] -= int(chosen.sum())
             if not left[session]:
-                writer.write_session(
-                    session,
-                    unwritten.pop(session),
-                    str((experiment.responses or experiment.left)[index]),
-                )
+                writer.write_session(session, unwritten.pop(session), str(source))
     progress(len(counts), len(counts))
+
+
+def _check_finite(values: np.ndarray, source: Path, table: Path, above: int) -> None:
+    """Raise `InputError` where a trial has no value; ``above`` rows of the table come before."""
+    empty = np.flatnonzero(~np.isfinite(values).any(1))
+    if len(empty) == len(values):
+        raise InputError(
+            f"{source}: no voxel has a finite value in any of the {len(values)} trials: is the "
+            "mask that of these betas?"
+        )
+    if len(empty):
+        raise InputError(
+            f"{source}: {len(empty)} trials have no finite value (first: row "
+            f"{above + empty[0] + 2} of {table}): leave them out of the table and of the responses"
+        )

@@ -6,6 +6,7 @@ A prepared subject and a model keep it in the same files: ``mask.nii.gz`` or ``v
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from nibabel.spatialimages import HeaderDataError
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic
 from synbrain_cli.io.surface import HEMISPHERES
-from synbrain_cli.io.volume import load_image, save_image, unmask
+from synbrain_cli.io.volume import read_volume, save_image, unmask
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,14 +132,28 @@ class Vertices:
                 return cls(file["left"], file["right"], n_vertices, str(file["space"]))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            NotImplementedError,
+        ) as error:
             raise InputError(f"{path}: truncated or damaged ({error}): prepare again") from error
 
     def to_full(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """Values (..., n_voxels) on whole hemispheres, (..., n_vertices) float32, NaN elsewhere."""
+        values = np.asarray(values)
+        if values.shape[-1] != self.n_voxels:
+            raise InputError(
+                f"expected (..., {self.n_voxels}) values for these vertices, found {values.shape}"
+            )
         maps = {}
         for hemisphere, part in zip(
-            HEMISPHERES, np.split(np.asarray(values), [len(self.left)], axis=-1), strict=True
+            HEMISPHERES, np.split(values, [len(self.left)], axis=-1), strict=True
         ):
             full = np.full((*part.shape[:-1], self.n_vertices[hemisphere]), np.nan, np.float32)
             full[..., getattr(self, hemisphere)] = part
@@ -151,8 +167,12 @@ PLACE_COLUMNS = ("i", "j", "k", "hemisphere", "vertex")
 
 def load_place(folder: Path) -> Place | None:
     """Where the voxels of a prepared subject or model are; None where nothing says."""
-    if (folder / "mask.nii.gz").exists():
-        return Volume(load_image(folder / "mask.nii.gz"))
+    path = folder / "mask.nii.gz"
+    if path.exists():
+        try:
+            return Volume(read_volume(path)[1])  # to its end, here where a fault can be told
+        except (zlib.error, HeaderDataError) as error:
+            raise InputError(f"{path}: truncated or damaged ({error}): prepare again") from error
     if (folder / "vertices.npz").exists():
         return Vertices.load(folder / "vertices.npz")
     return None

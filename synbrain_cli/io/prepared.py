@@ -317,7 +317,7 @@ class PreparedWriter:
                 f"{source or f'session {session}'}: expected {expected[0]} trials (the design) × "
                 f"{expected[1]} voxels, found {betas.shape[0]} × {betas.shape[1]}"
             )
-        digest = hashlib.sha256(np.ascontiguousarray(betas)).hexdigest()
+        digest = hashlib.blake2b(np.ascontiguousarray(betas), digest_size=16).hexdigest()
         betas = np.asarray(betas, np.float32)
         with np.errstate(invalid="ignore", over="ignore"):
             mean, sd = _moments(betas)
@@ -452,7 +452,7 @@ class PreparedWriter:
                 **description,
                 "Unit": STANDARDIZATIONS[self.standardize],
                 "Standardization": self.standardize,
-                "BetasSHA256": {str(s): self.done[s] for s in self.rows},
+                "BetasBLAKE2b": {str(s): self.done[s] for s in self.rows},
                 "VoxelsLeftOut": n_dropped,
                 "VoxelsLeftOutBySession": left_out,
             },
@@ -556,7 +556,7 @@ class TokenStore:
 
     @property
     def digests(self) -> list[str]:
-        """Checksum of the pixels that each row came from."""
+        """Checksum of the pixels that each row came from; empty where names are NSD's."""
         return self._table["pixels"].tolist()
 
     @cached_property

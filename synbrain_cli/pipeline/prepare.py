@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,6 @@ from synbrain_cli.datasets.simulated import SimulationConfig, simulate
 from synbrain_cli.datasets.table import Experiment, prepare_experiment
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoders import load_encoder
-from synbrain_cli.features.images import image_digest
 from synbrain_cli.io.files import atomic, create_array, locked, read_json, write_json
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore
 from synbrain_cli.pipeline.progress import Bar, Report
@@ -434,10 +434,11 @@ def extract_tokens(
         write_json(folder / "encoder.json", {"spec": spec, "identity": encoder.identity})
         with report.bar("image tokens", len(rows), done) as bar:
             start = done
-            for batch in _batches(_ahead(read(rows[done:]), READ_AHEAD), TOKEN_BATCH):
+            pictures = ((p, _digest(p) if check_pixels else "") for p in read(rows[done:]))
+            for batch in _batches(_ahead(pictures, READ_AHEAD), TOKEN_BATCH):
                 stop = start + len(batch)
-                tokens[start:stop] = encoder(batch)
-                digests += [image_digest(pixels) for pixels in batch]
+                tokens[start:stop] = encoder([pixels for pixels, _ in batch])
+                digests += [digest for _, digest in batch]
                 if stop == len(rows) or (stop - done) % (16 * TOKEN_BATCH) == 0:
                     tokens.flush()
                     _write_rows(folder, rows[:stop], digests)
@@ -451,15 +452,22 @@ def _check_pixels(
 ) -> None:
     known = dict(zip(store.images, store.digests, strict=True))
     again = [image for image in images if image in known]
-    for image, pixels in zip(again, _ahead(read(again), READ_AHEAD), strict=True):
-        if image_digest(pixels) != known[image]:
+    for image, pixels in zip(again, read(again), strict=True):
+        if _digest(pixels) != known[image]:
             raise InputError(
                 f"{store.folder}: another image is known there by the name {image}: subjects of "
                 "one dataset share their images; rename it, or choose another --dataset"
             )
 
 
-def _ahead(items: Iterable[np.ndarray], n: int) -> Iterator[np.ndarray]:
+def _digest(pixels: np.ndarray) -> str:
+    """Checksum of pixels and their shape (BLAKE2b: SHA-256 would be slower than some encoders)."""
+    content = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    content.update(np.ascontiguousarray(pixels))
+    return content.hexdigest()
+
+
+def _ahead(items: Iterable[Any], n: int) -> Iterator[Any]:
     """The same items, read by a thread that is up to ``n`` of them ahead."""
     waiting: queue.Queue[Any] = queue.Queue(n)
     end, stop = object(), threading.Event()
@@ -492,7 +500,7 @@ def _ahead(items: Iterable[np.ndarray], n: int) -> Iterator[np.ndarray]:
         stop.set()
 
 
-def _batches(items: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """Lists of ``size`` items, the last one shorter."""
     items = iter(items)
     while batch := list(islice(items, size)):

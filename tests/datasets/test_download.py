@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,6 +66,12 @@ STIMULI_CONTENT = content(STIMULI, 11 * MIB)
 # --------------------------------------------------------------------------- the servers
 
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # the client may leave when it likes
+            super().handle_error(request, client_address)
+
+
 class Proxy:
     """Forward to the S3 server; what it does to the answers about a key is in ``faults``."""
 
@@ -95,20 +100,21 @@ class Proxy:
             def log_message(self, *arguments) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def reset(self) -> None:
         self.seen, self.faults = [], {}
         self.active = self.most_active = 0
         self.gate = None
-        self.lies_about_parts = self.forgets_conditions = False
+        self.part_number = "told"
+        self.forgets_conditions = False
         self.page = None
 
-    def on(self, key, action, times=None):
-        """Treat the GETs of a key (None: listings) with ``action``; ``times``: only the first."""
-        self.faults[key] = itertools.repeat(action, *(() if times is None else (times,)))
+    def on(self, key, action, *, after=0, times=1000):
+        """Treat so many GETs of a key (None: listings) with ``action``, after some good ones."""
+        self.faults[key] = iter([None] * after + [action] * times)
 
     def ranges(self, key):
         """(first byte, end) of the GETs of a key, in order."""
@@ -130,7 +136,7 @@ class Proxy:
             self.gate()
         if self.page and key is None:
             target += f"&max-keys={self.page}"
-        if self.lies_about_parts:
+        if self.part_number == "ignored":
             target = target.replace("partNumber=1", "")
         if self.forgets_conditions:
             headers.pop("If-Match", None)
@@ -141,6 +147,8 @@ class Proxy:
         upstream.close()
         sent_headers = {name.lower(): value for name, value in reply.getheaders()}
         answer = SimpleNamespace(status=reply.status, headers=sent_headers, body=body)
+        if self.part_number == "refused" and "partNumber" in target:
+            answer.status = 405
         sent = action(answer) if action else None
         handler.send_response(answer.status)
         for name, value in answer.headers.items():
@@ -169,6 +177,10 @@ def shorten(to):
         answer.headers["content-range"] = f"bytes {start}-{int(start) + to - 1}/{total}"
 
     return action
+
+
+def empty(answer):
+    answer.body, answer.headers["content-length"] = b"", "0"
 
 
 def corrupt(answer):
@@ -460,10 +472,10 @@ def stimuli(bucket, owner, monkeypatch):
     return bucket.find(STIMULI)
 
 
-@pytest.mark.parametrize("lies", [False, True], ids=["part size told", "part size guessed"])
-def test_upload_in_parts_is_verified(bucket, proxy, stimuli, tmp_path, lies):
+@pytest.mark.parametrize("part_number", ["told", "ignored", "refused"])
+def test_upload_in_parts_is_verified(bucket, proxy, stimuli, tmp_path, part_number):
     assert stimuli.etag.endswith("-2")
-    proxy.lies_about_parts = lies
+    proxy.part_number = part_number
     fetch(bucket, [stimuli], tmp_path)
     assert (tmp_path / STIMULI).read_bytes() == STIMULI_CONTENT
     proxy.on(STIMULI, corrupt)
@@ -508,8 +520,24 @@ def test_damage_on_disk_is_found(bucket, proxy, session, tmp_path):
 
 
 def test_etag_that_is_no_checksum(bucket, proxy, session, tmp_path):
+    """Then there is the size."""
     proxy.forgets_conditions = True
-    fetch(bucket, [RemoteFile(SESSION, session.size, "opaque")], tmp_path)
+    part, _ = beside(tmp_path, SESSION)
+
+    def lengthen(done, total):
+        if not told:
+            with part.open("ab") as file:
+                file.write(b"long")
+        told.append(done)
+
+    told = [0]
+    fetch(bucket, [RemoteFile(SESSION, session.size, "opaque")], tmp_path, progress=lengthen)
+    assert len(proxy.gets(SESSION)) == 11
+    assert_whole(tmp_path, SESSION)
+    (tmp_path / SESSION).unlink()
+    told.clear()
+    fetch(bucket, [RemoteFile(SESSION, session.size, "opaque")], tmp_path, progress=lengthen)
+    assert len(proxy.gets(SESSION)) == 11 + 22
     assert_whole(tmp_path, SESSION)
 
 
@@ -568,9 +596,9 @@ def test_progress_between_cuts_renews_the_tries(bucket, proxy, session, tmp_path
     assert len(proxy.gets(SESSION)) > 2 * download.RETRIES * 5
 
 
-def test_lost_connection_keeps_what_is_there(bucket, proxy, session, tmp_path):
-    good = iter([None] * 4)
-    proxy.on(SESSION, lambda answer: next(good, 0))
+@pytest.mark.parametrize("action", [cut(0), empty], ids=["cut", "empty"])
+def test_lost_connection_keeps_what_is_there(bucket, proxy, session, tmp_path, action):
+    proxy.on(SESSION, action, after=4)
     with pytest.raises(SynbrainError, match=rf"session01.* lost after {4 * PIECE} of") as fault:
         fetch(bucket, [session], tmp_path, workers=1)
     assert "run the same command again: it goes on where it stopped" in str(fault.value)
@@ -579,13 +607,16 @@ def test_lost_connection_keeps_what_is_there(bucket, proxy, session, tmp_path):
     assert_goes_on(bucket, proxy, session, tmp_path, 4)
 
 
-@pytest.mark.parametrize("status", [500, 503, 429])
-def test_busy_server_is_asked_again(bucket, proxy, session, tmp_path, status):
-    proxy.on(SESSION, refuse(status, "SlowDown"), times=3)
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(500, "InternalError"), (503, "SlowDown"), (429, "TooMany"), (400, "RequestTimeout")],
+)
+def test_busy_server_is_asked_again(bucket, proxy, session, tmp_path, status, code):
+    proxy.on(SESSION, refuse(status, code), times=3)
     fetch(bucket, [session], tmp_path, workers=1)
     assert_whole(tmp_path, SESSION)
-    proxy.on(SESSION, refuse(status, "SlowDown"))
-    with pytest.raises(SynbrainError, match=rf"answered {status} \(SlowDown\) after 0 of .* again"):
+    proxy.on(SESSION, refuse(status, code))
+    with pytest.raises(SynbrainError, match=rf"answered {status} \({code}\) after 0 of .* again"):
         fetch(bucket, [session], tmp_path / "again", workers=1)
 
 
@@ -607,50 +638,97 @@ def test_retries_wait_longer_each_time(bucket, proxy, session, tmp_path, monkeyp
     assert waits == [1, 2, 4, 8, 16]
 
 
-def test_killed(bucket, proxy, session, tmp_path):
+def start_fetch(file, root, setting):
+    """Start a process that downloads a file with one worker, after some other lines of Python."""
     program = f"""
-import os, signal, itertools
-from synbrain_cli.datasets import download
 from pathlib import Path
-download.PIECE, download.CHUNK, download.RECORD_EVERY = {PIECE}, {CHUNK}, 0
+from synbrain_cli.datasets import download
+download.PIECE, download.CHUNK = {PIECE}, {CHUNK}
+download.RECORD_EVERY, download.STOPPING = 0, 0.3
+{setting}
+file = download.RemoteFile({file.key!r}, {file.size}, {file.etag!r})
+download.fetch(download.Bucket(), [file], Path({str(root)!r}), workers=1)
+"""
+    return subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+
+
+def test_killed(bucket, proxy, session, tmp_path):
+    setting = f"""
+import itertools, os, signal
 write, left = os.pwrite, itertools.count({3 * PER_PIECE + 4}, -1)
 os.pwrite = lambda *a: write(*a) if next(left) else os.kill(os.getpid(), signal.SIGKILL)
-bucket = download.Bucket()
-download.fetch(bucket, [bucket.find({SESSION!r})], Path({str(tmp_path)!r}), workers=1)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    with start_fetch(session, tmp_path, setting) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, errors
     assert_goes_on(bucket, proxy, session, tmp_path, 3)
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt(), GeneratorExit("a bug")], ids=repr)
-def test_interrupted(bucket, proxy, session, tmp_path, fault):
+def test_interrupted(bucket, proxy, session, tmp_path, fault, monkeypatch):
+    monkeypatch.setattr(download, "RECORD_EVERY", 1000)  # the record is that of the end
     with pytest.raises(type(fault)):
         fetch_until(3 * PER_PIECE + 2, bucket, [session], tmp_path, fault)
     assert_goes_on(bucket, proxy, session, tmp_path, 3)
 
 
 def test_ctrl_c_does_not_wait_for_a_silent_server(bucket, proxy, session, tmp_path):
-    main, released = threading.main_thread().ident, threading.Event()
-    # A shell that starts tests in the background makes them ignore it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    released = threading.Event()
 
     def stall(answer):
-        signal.pthread_kill(main, signal.SIGINT)
+        process.send_signal(signal.SIGINT)
         released.wait(30)
 
-    good = iter([None] * 3)
-    proxy.on(SESSION, lambda answer: next(good, stall) and stall(answer))
-    began = time.monotonic()
+    proxy.on(SESSION, stall, after=3)
+    # A shell that starts the tests in the background makes them ignore SIGINT.
+    setting = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    process = start_fetch(session, tmp_path, setting)
     try:
-        with pytest.raises(KeyboardInterrupt):
-            fetch(bucket, [session], tmp_path, workers=1)
+        _, errors = process.communicate(timeout=20)
     finally:
-        signal.signal(signal.SIGINT, before)
-    assert time.monotonic() - began < 10
-    proxy.reset()
+        process.kill()
     released.set()
+    assert errors.splitlines()[-1] == "KeyboardInterrupt"
+    proxy.reset()
     assert_goes_on(bucket, proxy, session, tmp_path, 3)
+
+
+def test_fault_of_one_worker_stops_the_others(bucket, proxy, tmp_path, monkeypatch):
+    files = [bucket.find(SESSION), bucket.find(OTHER)]
+    written, stopped, events = [], [], []
+    pwrite, three_written = os.pwrite, threading.Event()
+
+    class Event(threading.Event):
+        def __init__(self):
+            super().__init__()
+            events.append(self)  # the first is that which stops the run
+
+    def watched_pwrite(*arguments):
+        written.append(arguments)
+        if len(written) == 3:
+            three_written.set()
+            stopped.append(events[0].wait(10))
+        return pwrite(*arguments)
+
+    def refuse_late(answer):
+        three_written.wait(10)
+        refuse(403)(answer)
+
+    monkeypatch.setattr(download, "PIECE", MIB)
+    monkeypatch.setattr(threading, "Event", Event)
+    monkeypatch.setattr(os, "pwrite", watched_pwrite)
+    proxy.on(OTHER, refuse_late)
+    with pytest.raises(SynbrainError, match=r"session02.* refused \(403\)"):
+        fetch(bucket, files, tmp_path, workers=2)
+    assert stopped == [True]
+    assert len(written) == 3
+
+
+def test_file_is_on_the_disk_before_it_has_its_name(bucket, session, tmp_path, monkeypatch):
+    named = []
+    monkeypatch.setattr(os, "fsync", lambda file: named.append((tmp_path / SESSION).exists()))
+    fetch(bucket, [session], tmp_path)
+    assert named == [False]
 
 
 def test_full_disk_is_met_before_anything_is_downloaded(
@@ -699,10 +777,11 @@ def test_chunks_written_by_halves(bucket, session, tmp_path, monkeypatch):
         lambda part, record: record.write_text("[1]"),
         lambda part, record: record.write_text(record.read_text().replace("4000", "4096")),
         lambda part, record: part.write_bytes(b"short"),
+        lambda part, record: part.write_bytes(part.read_bytes() + b"long"),
         lambda part, record: part.unlink(),
         lambda part, record: record.unlink(),
     ],
-    ids=["no JSON", "no record", "other pieces", "short file", "no file", "none"],
+    ids=["no JSON", "no record", "other pieces", "short file", "long file", "no file", "none"],
 )
 def test_doubtful_records_are_thrown_away(bucket, proxy, session, tmp_path, damage):
     with pytest.raises(KeyboardInterrupt):

@@ -33,7 +33,7 @@ def bucket(prepared, tmp_path_factory):
     (root / "dataset_description.json").unlink()
     for name in ("meanbeta.nii.gz", "R2_session01.nii.gz", "betas_session01.hdf5"):
         (root / BETAS / name).write_bytes(b"not needed")
-    server = ThreadedMotoServer(port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
@@ -59,13 +59,20 @@ def bucket(prepared, tmp_path_factory):
             )
     owner.url = url
     yield owner
+    # moto's buckets outlive its server in this process.
+    for key in owner.local_files:
+        owner.delete_object(Bucket=download.BUCKET, Key=key)
+    owner.delete_bucket(Bucket=download.BUCKET)
     server.stop()
 
 
 @pytest.fixture
 def online(bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", bucket.url)
+    for variable in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(variable, "/nonexistent")
     monkeypatch.setattr(download, "BACKOFF", 0)
+    monkeypatch.setattr(download, "CALL_RETRIES", 0)
     return bucket
 
 

@@ -1,0 +1,76 @@
+"""What every benchmark shares: a child process measured, and the dated record."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from synbrain_cli.io.files import versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def measured(script: str, *arguments: object) -> dict[str, float]:
+    """Run a benchmark's own step in a fresh process: its seconds and peak memory.
+
+    The step prints one JSON object with ``seconds`` of the work alone (imports left out); peak
+    memory is the whole process's.
+    """
+    command = [sys.executable, script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def report(seconds: float, **more: Any) -> None:
+    """Print what `measured` reads."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    print(json.dumps({"seconds": seconds, "peak_megabytes": peak, **more}))
+
+
+class Timer:
+    """``with Timer() as timer: …; timer.seconds``."""
+
+    def __enter__(self) -> Timer:
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._start
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores this process may use, system."""
+    model = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def save(name: str, command: str, result: dict[str, Any]) -> Path:
+    """Write ``results/<date>_<name>.json``."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{date.today().isoformat()}_{name}.json"
+    content = {"command": command, "machine": machine(), "versions": versions(), **result}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return path
