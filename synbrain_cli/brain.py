@@ -19,7 +19,7 @@ from synbrain_cli.features.encoders import load_encoder
 from synbrain_cli.features.images import ImageSet, image_digest
 from synbrain_cli.io.bundle import load_arrays, read_config
 from synbrain_cli.io.place import Place, Volume, load_place
-from synbrain_cli.io.prepared import roi_masks
+from synbrain_cli.io.prepared import read_voxels, roi_masks
 from synbrain_cli.io.sampling import SurfaceSampling, VolumeSampling
 from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.mapper import Mapper
@@ -132,9 +132,7 @@ class Brain:
         self.readout = LatentReadout(arrays["latent_sd"])
         self.response_mean, self.response_sd = arrays["response_mean"], arrays["response_sd"]
         self.mean_pattern = arrays["mean_pattern"]
-        self.voxels: pd.DataFrame = pd.read_csv(
-            folder / "voxels.tsv", sep="\t", keep_default_na=False
-        )
+        self.voxels: pd.DataFrame = read_voxels(folder / "voxels.tsv")
 
     @property
     def name(self) -> str:

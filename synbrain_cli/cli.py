@@ -238,8 +238,11 @@ def prepare_algonauts(
 @prepare_app.command("table")
 def prepare_table(
     trials: Annotated[
-        Path,
-        typer.Argument(help="Table, one row a trial: image; optionally session, repeat, split."),
+        list[Path],
+        typer.Argument(
+            help="Table, one row a trial: image; optionally session, repeat, split. Several are "
+            "joined."
+        ),
     ],
     images: Annotated[Path, typer.Option(help="Folder of the images that the table names.")],
     dataset: Annotated[str, typer.Option(help="Name for the experiment, below prepared/.")],
@@ -277,6 +280,9 @@ def prepare_table(
         ),
     ] = "individual",
     unit: Annotated[str, typer.Option(help="Unit of the responses.")] = "as recorded",
+    divide_by: Annotated[
+        float, typer.Option(help="Of the responses, as 300 for NSD's integers.")
+    ] = 1.0,
     standardize: StandardizeOption = "session",
     split: Annotated[
         Path | None, typer.Option(help="Table of image and split (train, val or test).")
@@ -304,7 +310,7 @@ def prepare_table(
         result = prepare.prepare_table(
             place,
             Experiment(
-                trials=trials,
+                trials=tuple(trials),
                 images=images,
                 responses=tuple(responses or ()),
                 left=tuple(left or ()),
@@ -315,6 +321,7 @@ def prepare_table(
                 image_column=image_column,
                 space=space,
                 unit=unit,
+                divide_by=divide_by,
                 standardize=standardize,
                 split=split,
                 test_share=test,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from synbrain_cli.datasets.splits import check_splits, draw_images, split_trials
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.images import SUFFIXES, read_image
 from synbrain_cli.io.betas import read_array
-from synbrain_cli.io.files import is_simulated, versions
+from synbrain_cli.io.files import is_simulated
 from synbrain_cli.io.place import Vertices
 from synbrain_cli.io.prepared import PreparedSubject, PreparedWriter
 from synbrain_cli.io.sampling import SurfaceSampling
@@ -164,8 +165,26 @@ class Challenge:
         return path
 
 
+class _Kept:
+    """In the place of numpy's arrays, dtypes and numbers: keeps what they are made of.
+
+    numpy itself trusts the state of a pickled dtype, by which memory can be read and written.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments, self.state = arguments, ()
+
+    def __setstate__(self, state: tuple) -> None:
+        self.state = state
+
+    def number(self) -> int:
+        """Of a pickled scalar."""
+        dtype, content = self.arguments
+        return int(np.frombuffer(content, np.dtype(dtype.state[1] + dtype.arguments[0]))[0])
+
+
 class _Numbers(pickle.Unpickler):
-    """Unpickles arrays and plain values, and calls nothing else."""
+    """Unpickles plain values, and arrays' content; calls nothing of what a file names."""
 
     _ALLOWED = frozenset(
         {
@@ -181,14 +200,14 @@ class _Numbers(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} is not a number or an array")
-        return super().find_class(module, name)
+        return _Kept
 
 
 def read_mapping(path: Path) -> dict[int, str]:
     """Code → label from the challenge's ``mapping_*.npy``, a pickled dictionary.
 
-    Opened by an unpickler that makes numbers, text and arrays alone, so that a file from a
-    stranger runs no code.
+    Opened by an unpickler that makes numbers and text alone, so that a file from a stranger runs
+    no code.
 
     Raises
     ------
@@ -203,23 +222,32 @@ def read_mapping(path: Path) -> dict[int, str]:
                 (2, 0): np.lib.format.read_array_header_2_0,
             }[version]
             read_header(file)
-            content = _Numbers(io.BytesIO(file.read())).load()
-        mapping = content.item() if isinstance(content, np.ndarray) else content
-        return {int(code): str(name) for code, name in mapping.items()}
+            array = _Numbers(io.BytesIO(file.read())).load()
+        (mapping,) = array.state[-1]  # (version, shape, dtype, order, values)
+        return {
+            code.number() if isinstance(code, _Kept) else int(code): _text(name)
+            for code, name in mapping.items()
+        }
     except (
         pickle.UnpicklingError,
+        tokenize.TokenError,
         ValueError,
         TypeError,
         LookupError,
         EOFError,
         AttributeError,
-        ImportError,
         OSError,
     ) as e:
         raise InputError(
             f"{path}: expected the challenge's dictionary of codes and labels, found something "
             f"else ({e}): copy the file again"
         ) from e
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"a label is no text but {type(name).__name__}")
+    return name
 
 
 def prepare_subject(
@@ -299,16 +327,12 @@ def prepare_subject(
         {"sampling.npz": SurfaceSampling.from_vertices(vertices, place.n_vertices)},
         {
             "Name": f"Algonauts 2023 subject {subject}, prepared",
-            "BIDSVersion": "1.9.0",
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "synbrain", "Version": versions()["synbrain"]}],
             "Simulated": is_simulated(challenge.root),
             "Space": place.space,
             "UnitBeforeStandardization": "z-score within session, averaged over repeats",
             "Options": options,
             "Sources": {name: {"bytes": size} for name, size in sizes.items()},
             "NoiseCeilingSNR": reliability,
-            "Versions": versions(),
         },
     )
     return PreparedSubject(folder)

@@ -21,10 +21,10 @@ from synbrain_cli.datasets.sessions import add_ncsnr, describe_ncsnr, in_paralle
 from synbrain_cli.datasets.splits import check_splits, read_split_list, split_trials
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.betas import read_at_vertices, read_masked
-from synbrain_cli.io.files import is_simulated, read_json, sha256, versions
+from synbrain_cli.io.files import is_simulated, read_json, sha256
 from synbrain_cli.io.place import Place, Vertices, Volume
 from synbrain_cli.io.prepared import STANDARDIZATIONS, PreparedSubject, PreparedWriter
-from synbrain_cli.io.sampling import SurfaceSampling, VolumeSampling
+from synbrain_cli.io.sampling import NothingReached, SurfaceSampling, VolumeSampling
 from synbrain_cli.io.surface import HEMISPHERES, read_mgh_vertices
 from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
 
@@ -574,11 +574,13 @@ class NSD:
             for hemisphere, short in SHORT.items()
         }
         if nearest is not None and all(p.exists() for paths in layers.values() for p in paths):
-            found["sampling.npz"] = SurfaceSampling.from_layers(
-                inside,
-                {h: np.stack([read_mgh_vertices(p) for p in ps]) for h, ps in layers.items()},
-                nearest,
-            )
+            depths = {h: np.stack([read_mgh_vertices(p) for p in ps]) for h, ps in layers.items()}
+            try:
+                found["sampling.npz"] = SurfaceSampling.from_layers(inside, depths, nearest)
+            except NothingReached:
+                # A mask of subcortical voxels reaches no surface, and needs none; cortex must.
+                if choice.rois == Choice.rois:
+                    raise
         mni = folder / f"{stem}-to-MNI.nii.gz"
         if mni.exists():
             found["mni.npz"] = VolumeSampling.from_mni(inside, read_volume(mni)[0])
@@ -743,16 +745,12 @@ def prepare_subject(
         samplings,
         {
             "Name": f"{'Simulated' if nsd.simulated else 'NSD'} subject {subject}, prepared",
-            "BIDSVersion": "1.9.0",
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "synbrain", "Version": versions()["synbrain"]}],
             "Simulated": nsd.simulated,
             "Space": choice.space,
             "UnitBeforeStandardization": "percent signal change",
             "Options": options,
             "Sources": {name: {"bytes": size} for name, size in sources.items()},
             "NoiseCeilingSNR": reliability,
-            "Versions": versions(),
         },
     )
     return PreparedSubject(folder)

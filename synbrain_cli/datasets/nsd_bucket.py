@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from synbrain_cli.datasets.download import Bucket, RemoteFile, missing
 from synbrain_cli.datasets.nsd import (
     DESIGN,
     NSD,
+    SESSIONS,
     STIMULI,
     STIMULUS_TABLE,
     TRANSFORM_NAMES,
@@ -19,9 +21,11 @@ from synbrain_cli.datasets.nsd import (
     betas_prefix,
 )
 from synbrain_cli.errors import MissingError
+from synbrain_cli.io.files import read_json, write_json
 
 FORM = "https://forms.gle/xue2bCdM9LaFNMeb7"
 TERMS = "https://cvnlab.slite.page/p/IB6BSeW_7o/Terms-and-Conditions"
+UNFINISHED = ".synbrain_unfinished.json"
 _TEMPLATE_LABELS = ("MTL", "thalamus")  # their label tables are kept apart from the others
 
 
@@ -172,6 +176,23 @@ def fetch_table(needs: list[Need], root: Path) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame([total], columns=table.columns)], ignore_index=True)
 
 
+@contextlib.contextmanager
+def unfinished(root: Path, subjects: Iterable[int], choice: Choice) -> Iterator[None]:
+    """Note, while they are fetched, whose betas are not all there yet.
+
+    An interrupted download looks like an older copy that ends early; the note tells them apart.
+    """
+    path = root / UNFINISHED
+    folders = {betas_prefix(subject, choice) for subject in subjects}
+    before = set(read_json(path)) if path.exists() else set()
+    write_json(path, sorted(before | folders))
+    yield
+    if before - folders:
+        write_json(path, sorted(before - folders))
+    else:
+        path.unlink()
+
+
 def lacks(
     root: Path, subjects: list[int] | None, sessions: list[int] | None, choice: Choice
 ) -> str | None:
@@ -185,6 +206,11 @@ def lacks(
         if not (root / key).exists():
             return f"{root / key} is not there"
     nsd = NSD(root)
+    note = root / UNFINISHED
+    begun = set(read_json(note)) if note.exists() else set()
+    numbers = subjects or list(range(1, len(SESSIONS) + 1))
+    if sessions is None and begun & {betas_prefix(subject, choice) for subject in numbers}:
+        return f"{root}: a download was interrupted"
     for subject in subjects or nsd.subjects or [1]:
         here = sorted(nsd.session_files(subject, choice))
         wanted = sessions or list(range(1, max(here, default=1) + 1))

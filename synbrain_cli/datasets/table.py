@@ -30,7 +30,7 @@ from synbrain_cli.io.betas import (
     read_map,
     read_masked,
 )
-from synbrain_cli.io.files import is_simulated, read_table, sha256, versions
+from synbrain_cli.io.files import is_simulated, read_table, sha256
 from synbrain_cli.io.place import PLACE_COLUMNS, Place, Vertices, Volume
 from synbrain_cli.io.prepared import SPLITS, PreparedSubject, PreparedWriter
 from synbrain_cli.io.sampling import SurfaceSampling, VolumeSampling
@@ -54,10 +54,10 @@ class Experiment:
 
     Attributes
     ----------
-    trials : path
-        Table (.tsv, .csv), one row a trial in the order of the responses: ``image``, and
-        optionally ``session`` (whole numbers from 1), ``repeat`` and ``split`` (train, val,
-        test). Other columns are ignored.
+    trials : path, or tuple of paths
+        Table (.tsv, .csv), or several to be joined, one row a trial in the order of the
+        responses: ``image``, and optionally ``session`` (whole numbers from 1), ``repeat`` and
+        ``split`` (train, val, test). Other columns are ignored.
     images : path
         Folder of the images; the table names them with or without their suffix.
     responses : tuple of paths
@@ -77,7 +77,9 @@ class Experiment:
         Of `SURFACES` for surfaces; of volumes a name for the record ("T1w"; one that begins with
         MNI lets maps be drawn on fsaverage).
     unit : str
-        Of the responses, for records and colour bars.
+        Of the responses (after the division), for records and colour bars.
+    divide_by : float
+        Of the responses: 300 for NSD's integers.
     standardize : {"session", "train", "none"}
     split : path, optional
         See `synbrain_cli.datasets.splits.read_split_list`.
@@ -87,7 +89,7 @@ class Experiment:
         Draws them.
     """
 
-    trials: Path
+    trials: Path | tuple[Path, ...]
     images: Path
     responses: tuple[Path, ...] = ()
     left: tuple[Path, ...] = ()
@@ -98,6 +100,7 @@ class Experiment:
     image_column: str | None = None
     space: str = "individual"
     unit: str = "as recorded"
+    divide_by: float = 1.0
     standardize: str = "session"
     split: Path | None = None
     test_share: float = 0.15
@@ -120,8 +123,16 @@ class Experiment:
                 f"--mask: expected {'one a hemisphere, left first' if self.on_surface else 'one'}, "
                 f"found {len(self.mask)}"
             )
-        tables = [path for path in (self.trials, self.voxels, self.split) if path is not None]
-        for path in (*tables, *self.files, *self.mask, *(path for _, path in self.rois)):
+        if not np.isfinite(self.divide_by) or self.divide_by == 0:
+            raise InputError(f"--divide-by {self.divide_by}: expected a number other than 0")
+        lists = [path for path in (self.voxels, self.split) if path is not None]
+        for path in (
+            *self.tables,
+            *lists,
+            *self.files,
+            *self.mask,
+            *(path for _, path in self.rois),
+        ):
             if not path.exists():
                 raise MissingError(f"{path} does not exist")
             if not path.is_file():
@@ -143,6 +154,10 @@ class Experiment:
                 raise InputError(f"--roi {name}: the name is taken: give each region its own")
 
     @property
+    def tables(self) -> tuple[Path, ...]:
+        return self.trials if isinstance(self.trials, tuple) else (self.trials,)
+
+    @property
     def on_surface(self) -> bool:
         return bool(self.left)
 
@@ -153,9 +168,10 @@ class Experiment:
     def options(self) -> dict[str, Any]:
         """For the record: what the content depends on; files by their content."""
         options = {k: v for k, v in asdict(self).items() if k not in ("responses", "left", "right")}
-        for name in ("trials", "voxels", "split"):
+        for name in ("voxels", "split"):
             if options[name] is not None:
                 options[name] = f"{options[name].name} (sha256 {sha256(options[name])})"
+        options["trials"] = [f"{path.name} (sha256 {sha256(path)})" for path in self.tables]
         options["mask"] = [sha256(path) for path in self.mask]
         options["rois"] = {name: sha256(path) for name, path in self.rois}
         options["images"] = str(options["images"])
@@ -166,23 +182,44 @@ class Experiment:
     # ---------------------------------------------------------------------------- trials
 
     @cached_property
+    def _parts(self) -> list[pd.DataFrame]:
+        return [read_table(path) for path in self.tables]
+
+    @cached_property
+    def _joined(self) -> pd.DataFrame:
+        """The tables one after the other, as they are."""
+        return pd.concat(self._parts, ignore_index=True).fillna("")
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(map(str, self.tables))
+
+    def row(self, index: int) -> str:
+        """File and line of a row of the joined table, for messages."""
+        for path, part in zip(self.tables, self._parts, strict=True):
+            if index < len(part):
+                return f"{path}: row {index + 2}"
+            index -= len(part)
+        raise IndexError(index)
+
+    @cached_property
     def table(self) -> pd.DataFrame:
         """The table as it is, checked: ``image`` (a name), ``session``, ``file`` of the image."""
-        table = read_table(self.trials)
+        table = self._joined
         column = self.image_column or next((c for c in IMAGE_COLUMNS if c in table), None)
         if column is None or column not in table:
             raise InputError(
-                f"{self.trials}: expected the column {self.image_column or 'image'}, found "
+                f"{self._names}: expected the column {self.image_column or 'image'}, found "
                 f"{', '.join(map(str, table.columns[:10]))}: rename the one that names each "
                 "trial's image, or pass --image-column (columns are separated by commas in a "
                 ".csv, by tabs in any other file)"
             )
         if not len(table):
-            raise InputError(f"{self.trials}: expected one row a trial, found no row")
+            raise InputError(f"{self._names}: expected one row a trial, found no row")
         empty = np.flatnonzero(table[column].str.strip().isin(["", "n/a"]).to_numpy())
         if len(empty):
             raise InputError(
-                f"{self.trials}: row {empty[0] + 2} names no image: leave trials without an image "
+                f"{self.row(empty[0])} names no image: leave trials without an image "
                 "out of the table and of the responses"
             )
         session = np.ones(len(table), int)
@@ -191,7 +228,7 @@ class Experiment:
             numbers, counts = np.unique(session, return_counts=True)
             if counts.min() == 1:
                 raise InputError(
-                    f"{self.trials}: session {numbers[counts.argmin()]} has one trial: expected "
+                    f"{self._names}: session {numbers[counts.argmin()]} has one trial: expected "
                     "sessions (days of recording) in the column session, numbered from 1"
                 )
         files = self._find_images(table[column])
@@ -209,7 +246,7 @@ class Experiment:
         bad = np.flatnonzero(~(values >= 1) | (values % 1 != 0))
         if len(bad):
             raise InputError(
-                f"{self.trials}: row {bad[0] + 2}: expected a whole number from 1 in the column "
+                f"{self.row(bad[0])}: expected a whole number from 1 in the column "
                 f"{column}, found {table[column][bad[0]]!r}"
             )
         return values.to_numpy().astype(int)
@@ -231,7 +268,7 @@ class Experiment:
             paths = paths or by_stem.get(name.name) or by_stem.get(name.stem) or []
             if len(paths) > 1:
                 raise InputError(
-                    f"{self.trials}: {value} is {paths[0].name} or {paths[1].name} in "
+                    f"{self._names}: {value} is {paths[0].name} or {paths[1].name} in "
                     f"{self.images}: write the suffix into the table, or take one of them out"
                 )
             if paths:
@@ -240,7 +277,7 @@ class Experiment:
                 missing.append(value)
         if missing:
             raise MissingError(
-                f"{self.images}: {len(missing)} of {values.nunique()} images of {self.trials} are "
+                f"{self.images}: {len(missing)} of {values.nunique()} images of {self._names} are "
                 f"not in this folder (first: {missing[0]}): expected files of those names, with "
                 f"or without one of {' '.join(SUFFIXES)}"
             )
@@ -249,7 +286,7 @@ class Experiment:
         for value, path in found.items():
             if value_of.setdefault(path, value) != value:
                 raise InputError(
-                    f"{self.trials}: {value_of[path]} and {value} are the same file, {path}: name "
+                    f"{self._names}: {value_of[path]} and {value} are the same file, {path}: name "
                     "each image in one way; for images in sub-folders pass the folder above them"
                 )
             if names.setdefault(path.stem, path) != path:
@@ -262,9 +299,8 @@ class Experiment:
     @cached_property
     def image_files(self) -> dict[str, Path]:
         """Name of each image → its file."""
-        raw = read_table(self.trials)
-        column = self.image_column or next(c for c in IMAGE_COLUMNS if c in raw)
-        return {path.stem: path for path in self._find_images(raw[column]).values()}
+        column = self.image_column or next(c for c in IMAGE_COLUMNS if c in self._joined)
+        return {path.stem: path for path in self._find_images(self._joined[column]).values()}
 
     def read_images(self, names: list[str]) -> Iterator[np.ndarray]:
         """Yield pixels, uint8 (h, w, 3), of named images."""
@@ -287,7 +323,7 @@ class Experiment:
         if len(twice):
             row = table.iloc[twice[0]]
             raise InputError(
-                f"{self.trials}: row {twice[0] + 2}: repeat {row['repeat']} of {row['image']} is "
+                f"{self.row(twice[0])}: repeat {row['repeat']} of {row['image']} is "
                 "there already: number the repeats of an image 1, 2, …, or leave the column out"
             )
         return table["repeat"].to_numpy()
@@ -321,14 +357,14 @@ class Experiment:
         unknown = np.flatnonzero(~np.isin(split, SPLITS))
         if len(unknown):
             raise InputError(
-                f"{self.trials}: row {unknown[0] + 2}: expected {', '.join(SPLITS)} in the column "
-                f"split, found {split[unknown[0]]!r}"
+                f"{self.row(unknown[0])}: expected {', '.join(SPLITS)} in the column "
+                f"split, found {str(split[unknown[0]])!r}"
             )
         pairs = pd.DataFrame({"image": self.table["image"], "split": split}).drop_duplicates()
         twice = pairs["image"][pairs["image"].duplicated()]
         if len(twice):
             raise InputError(
-                f"{self.trials}: {twice.iloc[0]} is in two splits: a model would be tested on an "
+                f"{self._names}: {twice.iloc[0]} is in two splits: a model would be tested on an "
                 "image it was trained on; give all trials of an image one split"
             )
         if not (split == "val").any():
@@ -361,11 +397,13 @@ class Experiment:
                 )
         n = len(self.table)
         if sum(counts) != n:
-            each = ", ".join(f"{path.name} {k}" for path, k in zip(files, counts, strict=True))
+            pairs = list(zip(files, counts, strict=True))
+            each = ", ".join(f"{path.name} {k}" for path, k in pairs[:20])
             swapped = files[0].suffix == ".npy" and read_array(files[0]).shape[1:] == (n,)
             raise InputError(
-                f"{self.trials} has {n} rows, but the responses have {sum(counts)} trials "
-                f"({each}): expected one row a trial, in the same order"
+                f"{self._names} has {n} rows, but the responses have {sum(counts)} trials "
+                f"({each}{', …' if len(pairs) > 20 else ''}): expected one row a trial, in the "
+                "same order"
                 + (": trials are the first axis: save the transpose" if swapped else "")
             )
         return counts
@@ -375,6 +413,12 @@ class Experiment:
         """Where the voxels are: the mask's volume, the surface's vertices, or nowhere."""
         if self.on_surface:
             return self._vertices()
+        for path in self.responses:
+            shape = read_array(path).shape if path.suffix == ".npy" else ()
+            if len(shape) == 4 and shape[1:3] == (1, 1):  # GLMsingle's of voxels without a grid
+                raise InputError(
+                    f"{path}: expected (n_trials, n_voxels), found {shape}: save betas[:, 0, 0].T"
+                )
         if not self.mask:
             for path in self.responses:
                 if path.suffix != ".npy" or read_array(path).ndim > 2:
@@ -418,6 +462,10 @@ class Experiment:
 
     def read(self, index: int) -> np.ndarray:
         """Responses of one file (of both hemispheres): float32 (n_trials, n_voxels)."""
+        values = self._stored(index)
+        return values if self.divide_by == 1 else values / np.float32(self.divide_by)
+
+    def _stored(self, index: int) -> np.ndarray:
         place = self.place
         if isinstance(place, Vertices):
             parts = [
@@ -460,6 +508,8 @@ class Experiment:
                 raise InputError(
                     f"--roi {name}: only with a volume --mask; otherwise put labels into --voxels"
                 )
+            if name in table:
+                raise InputError(f"--roi {name}: the name is taken: {self.voxels} has that column")
             values, image = read_3d(path)
             check_same_grid(path, image, self.mask[0], self.place.mask)
             table[name] = np.where(values[self.place.inside] > 0, name, "")
@@ -568,9 +618,7 @@ def prepare_experiment(
     counts = experiment.rows_of_files()
     split = experiment.splits(say)
     shown = experiment.table["image"].to_numpy(str)
-    check_splits(
-        split, shown, "give them in the column split, with --split, --test or --validation"
-    )
+    check_splits(split, shown, "draw more with --test and --validation, or name them with --split")
     voxels, samplings = experiment.voxel_table(), experiment.samplings()
     order = np.argsort(experiment.table["session"].to_numpy(), kind="stable")
     session = experiment.table["session"].to_numpy()[order]
@@ -593,17 +641,13 @@ def prepare_experiment(
         experiment.place,
         samplings,
         {
-            "Name": f"Subject {subject}, prepared from {experiment.trials.name}",
-            "BIDSVersion": "1.9.0",
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "synbrain", "Version": versions()["synbrain"]}],
-            "Simulated": is_simulated(experiment.trials.parent),
+            "Name": f"Subject {subject}, prepared from {experiment.tables[0].name}",
+            "Simulated": is_simulated(experiment.tables[0].parent),
             "Space": experiment.space,
             "UnitBeforeStandardization": experiment.unit,
             "Options": {k: v for k, v in options.items() if k != "sources"},
             "Sources": {name: {"bytes": size} for name, size in options["sources"].items()},
             "NoiseCeilingSNR": reliability,
-            "Versions": versions(),
         },
     )
     return PreparedSubject(folder)
@@ -632,7 +676,7 @@ def _write_sessions(
             continue
         values = experiment.read(index)
         source = (experiment.responses or experiment.left)[index]
-        _check_finite(values, source, experiment.trials, above)
+        _check_finite(values, source, experiment, above)
         if values.shape[1] != writer.n_voxels:
             raise InputError(
                 f"{source}: expected {writer.n_voxels} voxels as in the first file, found "
@@ -651,7 +695,7 @@ def _write_sessions(
     progress(len(counts), len(counts))
 
 
-def _check_finite(values: np.ndarray, source: Path, table: Path, above: int) -> None:
+def _check_finite(values: np.ndarray, source: Path, experiment: Experiment, above: int) -> None:
     """Raise `InputError` where a trial has no value; ``above`` rows of the table come before."""
     empty = np.flatnonzero(~np.isfinite(values).any(1))
     if len(empty) == len(values):
@@ -661,6 +705,6 @@ def _check_finite(values: np.ndarray, source: Path, table: Path, above: int) -> 
         )
     if len(empty):
         raise InputError(
-            f"{source}: {len(empty)} trials have no finite value (first: row "
-            f"{above + empty[0] + 2} of {table}): leave them out of the table and of the responses"
+            f"{source}: {len(empty)} trials have no finite value (first: "
+            f"{experiment.row(above + empty[0])}): leave them out of the table and of the responses"
         )

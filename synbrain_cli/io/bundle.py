@@ -5,7 +5,8 @@
 ``networks.safetensors``  BrainVAE and mapper
 ``linear.safetensors``    linear encoder
 ``arrays.safetensors``    token scaler, posterior deviation, standardisation, mean pattern
-``mask.nii.gz``, ``voxels.tsv``, ``sampling.npz``   as in the prepared subject
+``mask.nii.gz`` or ``vertices.npz``, ``voxels.tsv``, ``sampling.npz``, ``mni.npz``   as in the
+prepared subject
 ``card.md``               what it was trained on, and its scores
 """
 
@@ -21,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic, read_json, sha256, write_json
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -80,7 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config.get("format") != FORMAT:
         raise InputError(
             f"{path}: expected bundle format {FORMAT}, found {config.get('format')}: "
-            "use the version of synbrain that wrote it"
+            "use the version of synbrain that wrote it, or train the model again"
         )
     for name, checksum in config["checksums"].items():
         if not (folder / name).exists():

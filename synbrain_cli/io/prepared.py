@@ -41,6 +41,7 @@ from synbrain_cli.io.files import (
     read_json,
     read_table,
     replace_folder,
+    versions,
     write_at,
     write_json,
 )
@@ -116,7 +117,10 @@ class PreparedSubject:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        table = pd.read_csv(self.folder / "trials.tsv", sep="\t", dtype={"image": str})
+        # An image may be called NA.
+        table = pd.read_csv(
+            self.folder / "trials.tsv", sep="\t", dtype={"image": str}, keep_default_na=False
+        )
         if tuple(table.columns) != TRIAL_COLUMNS or len(table) != len(self.betas):
             raise InputError(
                 f"{self.folder / 'trials.tsv'}: expected {len(self.betas)} rows and the columns "
@@ -127,7 +131,7 @@ class PreparedSubject:
 
     @cached_property
     def voxels(self) -> pd.DataFrame:
-        return pd.read_csv(self.folder / "voxels.tsv", sep="\t", keep_default_na=False)
+        return read_voxels(self.folder / "voxels.tsv")
 
     @cached_property
     def place(self) -> Place | None:
@@ -181,6 +185,15 @@ class PreparedSubject:
         Columns are collections; a label found in two of them is listed once, joined.
         """
         return roi_masks(self.voxels)
+
+
+def read_voxels(path: Path) -> pd.DataFrame:
+    """Read ``voxels.tsv``: labels are text, empty where there is none; ncsnr NaN where unknown."""
+    table = pd.read_csv(path, sep="\t", keep_default_na=False)
+    for column in ("ncsnr", "ncsnr_recomputed"):
+        if column in table:
+            table[column] = pd.to_numeric(table[column], errors="coerce")
+    return table
 
 
 def roi_collections(voxels: pd.DataFrame) -> list[str]:
@@ -377,7 +390,8 @@ class PreparedWriter:
                 span = self.rows[session]
                 inside = (rows >= span.start) & (rows < span.stop)
                 scale = np.where(moments["usable"], moments["sd"], 1)
-                out[inside] = (out[inside] - moments["mean"]) / scale
+                with np.errstate(invalid="ignore", over="ignore"):  # voxels that are left out
+                    out[inside] = (out[inside] - moments["mean"]) / scale
         return out
 
     def usable(self) -> np.ndarray:
@@ -408,7 +422,8 @@ class PreparedWriter:
         samplings : dict
             File name → how voxels reach another space.
         description : dict
-            Goes into ``dataset_description.json`` with what is known here.
+            Goes into ``dataset_description.json`` with what is known here: ``Name``,
+            ``Simulated``, ``Space``, ``UnitBeforeStandardization``, ``Options``, ``Sources``, ….
 
         Returns
         -------
@@ -449,12 +464,17 @@ class PreparedWriter:
         write_json(
             self.partial / "dataset_description.json",
             {
+                "Name": description["Name"],
+                "BIDSVersion": "1.9.0",
+                "DatasetType": "derivative",
+                "GeneratedBy": [{"Name": "synbrain", "Version": versions()["synbrain"]}],
                 **description,
                 "Unit": STANDARDIZATIONS[self.standardize],
                 "Standardization": self.standardize,
                 "BetasBLAKE2b": {str(s): self.done[s] for s in self.rows},
                 "VoxelsLeftOut": n_dropped,
                 "VoxelsLeftOutBySession": left_out,
+                "Versions": versions(),
             },
         )
         self._write_betas(usable, mean[0], sd[0])
@@ -507,8 +527,9 @@ def _pool(parts: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     n = np.array([float(part["n_train"]) for part in parts])[:, None]
     means = np.stack([part["train_mean"] for part in parts])
     variances = np.stack([part["train_sd"] for part in parts]) ** 2
-    mean = (n * means).sum(0) / n.sum()
-    return mean, np.sqrt((n * (variances + (means - mean) ** 2)).sum(0) / n.sum())
+    with np.errstate(invalid="ignore", over="ignore"):  # voxels that are left out
+        mean = (n * means).sum(0) / n.sum()
+        return mean, np.sqrt((n * (variances + (means - mean) ** 2)).sum(0) / n.sum())
 
 
 def _check_trials(betas: np.ndarray, first: int, source: str) -> None:

@@ -39,6 +39,11 @@ _SIZES = ", ".join(map(str, N_FSAVERAGE.values()))
 _T = TypeVar("_T")
 
 
+class NothingReached(InputError):
+    """No point of the other space lies in the mask: a transform that is not its own, or a mask
+    without cortex."""
+
+
 def interpolation(mask: ArrayLike, coordinates: ArrayLike) -> csr_array:
     """Weights that interpolate masked values at points of the voxel grid.
 
@@ -201,8 +206,9 @@ class SurfaceSampling:
         Raises
         ------
         InputError
-            When shapes or hemispheres disagree, an index is no vertex of the native surface, or no
-            vertex at all lands in the mask.
+            When shapes or hemispheres disagree, or an index is no vertex of the native surface.
+        NothingReached
+            When no vertex at all lands in the mask.
         """
         layers = _hemispheres(layers, "layers")
         for hemisphere, layer in layers.items():
@@ -221,7 +227,7 @@ class SurfaceSampling:
             # Each depth inside adds 1 to a row's sum.
             weights[hemisphere] = _rescaled(sum(depths[1:], depths[0]))
         if not any(matrix.nnz for matrix in weights.values()):
-            raise InputError(
+            raise NothingReached(
                 f"surface sampling: no vertex lands in the mask of shape {np.shape(mask)}: "
                 "expected 1-based voxel coordinates of the same subject and resolution as the mask"
             )
@@ -511,7 +517,9 @@ class VolumeSampling:
         Raises
         ------
         InputError
-            When it is another grid, or no target voxel at all lands in the mask.
+            When it is another grid.
+        NothingReached
+            When no target voxel at all lands in the mask.
         """
         coordinates = np.asarray(coordinates)
         shape = coordinates.shape[:3]
@@ -530,7 +538,7 @@ class VolumeSampling:
         weights = interpolation(mask, flipped.reshape(-1, 3))
         index = np.flatnonzero(np.diff(weights.indptr))
         if not len(index):
-            raise InputError(
+            raise NothingReached(
                 f"volume sampling: no MNI voxel lands in the mask of shape {np.shape(mask)}: "
                 "expected 1-based voxel coordinates of the same subject and resolution as the mask"
             )

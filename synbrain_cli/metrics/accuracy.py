@@ -256,12 +256,14 @@ def ncsnr_of_stream(
         begin = ends[first] - counts[first]
         last = max(first + 1, int(np.searchsorted(ends, begin + n_rows, side="right")))
         block = read(order[begin : ends[last - 1]]).astype(np.float64)
-        total = total + block.sum(0)
-        squares = squares + (block**2).sum(0)
         some = counts[first:last]
-        within = within + _within(block, np.cumsum(some) - some, some)
+        with np.errstate(invalid="ignore"):
+            total = total + block.sum(0)
+            squares = squares + (block**2).sum(0)
+            within = within + _within(block, np.cumsum(some) - some, some)
         first = last
-    spread = squares - total**2 / len(order)
+    with np.errstate(invalid="ignore"):
+        spread = squares - total**2 / len(order)
     # What remains of a constant after cancellation is no variance.
     flat = spread <= 1e-12 * squares
     return np.where(flat, np.nan, _ncsnr(spread, within, counts))

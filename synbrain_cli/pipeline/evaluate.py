@@ -117,7 +117,7 @@ def evaluate(
     predictions["mean_pattern"] = np.broadcast_to(brain.mean_pattern, averages.shape)
     predictions["shuffled"] = predictions["model"][_derangement(len(averages), generator)]
 
-    reliability = pd.to_numeric(brain.voxels["ncsnr"], errors="coerce").to_numpy(float)
+    reliability = brain.voxels["ncsnr"].to_numpy(float)
     reliable = reliability > RELIABLE
     has_ceiling = bool(np.isfinite(reliability).any())
     correlation = {

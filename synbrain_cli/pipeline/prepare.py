@@ -213,7 +213,10 @@ def download_nsd(
             return
         check_space(files, root, extra=_prepared_bytes(needs))
         ask.fetch(nsd_bucket.fetch_table(needs, root), root)
-        with report.bar("download", sum(file.size for file in files), unit="B") as bar:
+        with (
+            nsd_bucket.unfinished(root, numbers, choice),
+            report.bar("download", sum(file.size for file in files), unit="B") as bar,
+        ):
             fetch(bucket, files, root, progress=bar.to)
         report.say(f"{root}: {len(files)} files fetched and verified")
 
@@ -543,7 +546,11 @@ def describe(result: PrepareResult) -> list[dict[str, Any]]:
                     for split in ("train", "val", "test")
                 },
                 "voxels": subject.n_voxels,
-                "median ncsnr": round(float(subject.voxels["ncsnr"].median()), 2),
+                "median ncsnr": _rounded(subject.voxels["ncsnr"].median()),
             }
         )
     return rows
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.2f}" if np.isfinite(value) else "unknown"

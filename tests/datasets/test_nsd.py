@@ -579,6 +579,27 @@ def test_rois_and_their_unions_are_masks(prepared, tmp_path, rois, chosen):
     np.testing.assert_array_equal(subject.betas, whole.betas[rows][:, expected])
 
 
+def test_a_mask_off_the_cortex_has_no_surface(prepared, tmp_path):
+    nsd = NSD(prepared.root / "simulated")
+    _, image = nsd.grid(1, Choice())
+    inside = np.zeros(image.shape, np.uint8)
+    middle = tuple(n // 2 for n in image.shape)
+    session, _ = volume_betas(nsd, 1, 1)
+    off = np.argwhere(session.std(3) > 0)
+    # One voxel with data, and every vertex moved away from it.
+    inside[tuple(off[0])] = 1
+    root = shutil.copytree(nsd.root, tmp_path / "nsd")
+    for layer in root.glob("nsddata/ppdata/subj01/transforms/*layerB*.mgz"):
+        values = np.asarray(nib.load(layer).dataobj).copy()
+        values[...] = np.array(middle, np.float32)
+        nib.save(nib.MGHImage(values, np.eye(4)), layer)
+    mask = tmp_path / "deep.nii.gz"
+    nib.save(nib.Nifti1Image(inside, image.affine), mask)
+    subject = prepare(NSD(root), tmp_path, rois=(str(mask),))
+    assert subject.n_voxels == 1
+    assert subject.sampling is None
+
+
 def test_a_mask_file_is_a_mask(prepared, tmp_path):
     whole = prepared.find_subject("1", None, print)
     inside = whole.place.inside.copy()

@@ -54,8 +54,11 @@ def test_a_draw_is_the_same_on_every_machine():
     """Of hashes of names, not of the process: a model's test images are these for ever."""
     assert draw_images(NAMES[:20], 0.2, 0) == {"nsd00000", "nsd00012", "nsd00015"}
     assert draw_images(NAMES[:20], 0.2, 0, "test") == {
-        "nsd00008", "nsd00011", "nsd00012", "nsd00019",
-    }  # fmt: skip
+        "nsd00008",
+        "nsd00011",
+        "nsd00012",
+        "nsd00019",
+    }
 
 
 # -------------------------------------------------------------------------------- trials

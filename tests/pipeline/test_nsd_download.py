@@ -225,6 +225,21 @@ def test_faults_of_the_bucket(altered, synbrain, tmp_path, fault):
     assert not (tmp_path / "nsd" / SESSION).exists() or fault != "403"
 
 
+def test_a_download_that_failed_goes_on(altered, synbrain, tmp_path, online):
+    """A copy without its last session looks like an older one: that it is unfinished is noted."""
+    last = f"{BETAS}/betas_session03.nii.gz"
+    altered(last, acl="private")
+    code, _, error = typed(synbrain, tmp_path, "--accept-terms")
+    assert code == 1
+    assert SESSION in fetched(tmp_path / "nsd")
+    altered(last, online.local_files[last])
+    code, output, error = typed(synbrain, tmp_path)
+    assert code == 0, error
+    assert "was interrupted" in error
+    assert "nsd/sub-01  3 " in output
+    assert not list((tmp_path / "nsd").glob(".synbrain*"))
+
+
 def test_an_object_truncated_in_the_bucket(altered, synbrain, tmp_path, online):
     """Its checksum is right, its gzip stream is not: the reader must say so, and go on later."""
     whole = online.local_files[SESSION]
