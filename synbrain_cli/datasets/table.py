@@ -222,7 +222,9 @@ class Experiment:
                 f"{self.row(empty[0])} names no image: leave trials without an image "
                 "out of the table and of the responses"
             )
-        session = np.ones(len(table), int)
+        # Several tables are those of several days, unless they say which.
+        lengths = [len(part) for part in self._parts]
+        session = np.repeat(np.arange(1, len(lengths) + 1), lengths)
         if "session" in table:
             session = self._whole_numbers(table, "session")
             numbers, counts = np.unique(session, return_counts=True)

@@ -7,13 +7,11 @@ import io
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-from xml.parsers.expat import ExpatError
 
 import h5py
 import nibabel as nib
 import numpy as np
 from isal import igzip
-from nibabel.spatialimages import HeaderDataError
 
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.surface import read_mgh_vertices
@@ -22,13 +20,10 @@ from synbrain_cli.io.volume import DAMAGED, damaged, load_image
 _CHUNKS = 512  # HDF5 chunks gathered before they are transposed into place
 _REST = 1 << 20  # bytes read at once of what follows the betas
 _HDF5 = (".hdf5", ".h5")
-# What readers raise beside DAMAGED where a header, or GIFTI's text, is not whole.
+# What readers of arrays, HDF5 and surfaces raise beside.
 _UNREADABLE = (
     *DAMAGED,
-    HeaderDataError,
-    ExpatError,
     tokenize.TokenError,
-    ValueError,
     TypeError,
     LookupError,
     RuntimeError,

@@ -96,7 +96,8 @@ def read_table(path: Path | str, columns: Iterable[str] = ()) -> pd.DataFrame:
     path = Path(path)
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+        # index_col: a separator at the end of every row would otherwise shift the columns.
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, index_col=False)
     except FileNotFoundError as error:
         raise MissingError(f"{path} does not exist") from error
     except (OSError, ValueError, pd.errors.ParserError) as error:

@@ -14,7 +14,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel.spatialimages import HeaderDataError
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic
@@ -169,10 +168,7 @@ def load_place(folder: Path) -> Place | None:
     """Where the voxels of a prepared subject or model are; None where nothing says."""
     path = folder / "mask.nii.gz"
     if path.exists():
-        try:
-            return Volume(read_volume(path)[1])  # to its end, here where a fault can be told
-        except (zlib.error, HeaderDataError) as error:
-            raise InputError(f"{path}: truncated or damaged ({error}): prepare again") from error
+        return Volume(read_volume(path)[1])  # to its end, here where a fault can be told
     if (folder / "vertices.npz").exists():
         return Vertices.load(folder / "vertices.npz")
     return None

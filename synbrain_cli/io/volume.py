@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from xml.parsers.expat import ExpatError
 
 import nibabel as nib
 import numpy as np
 from isal import isal_zlib
+from nibabel.spatialimages import HeaderDataError
 
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic
 
-# What a truncated or altered file makes its readers raise.
-DAMAGED = (EOFError, OSError, zlib.error, isal_zlib.error)
+# What a truncated or altered file makes its readers raise: streams, headers, GIFTI's text.
+DAMAGED = (
+    EOFError,
+    OSError,
+    zlib.error,
+    isal_zlib.error,
+    HeaderDataError,
+    ExpatError,
+    KeyError,
+    ValueError,
+)
 
 
 def load_image(path: Path | str) -> nib.spatialimages.SpatialImage:
@@ -28,7 +39,7 @@ def load_image(path: Path | str) -> nib.spatialimages.SpatialImage:
         return nib.load(path)
     except FileNotFoundError as error:
         raise MissingError(f"{path} does not exist") from error
-    except (nib.filebasedimages.ImageFileError, EOFError, OSError, TypeError) as error:
+    except (nib.filebasedimages.ImageFileError, TypeError, *DAMAGED) as error:
         raise InputError(
             f"{path}: expected a NIfTI or MGH image, found something that cannot be read "
             f"({error}): copy or download the file again"

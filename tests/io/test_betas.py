@@ -295,6 +295,7 @@ DAMAGES = {
 CHECKED = {  # what has a checksum: gzip's trailer holds it in 4 bytes, and the length in 4
     "cut in the trailer": cut_bytes(5),
     "without the trailer": cut_bytes(8),
+    "another checksum": lambda content: content[:-8] + b"abcd" + content[-4:],
     "one byte flipped": flip,
 }
 VOLUME_FILES = {
