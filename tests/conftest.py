@@ -47,6 +47,11 @@ def shared_folder() -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def pytest_collection_modifyitems(items):
+    """The demo first: it takes longest, and other workers go on meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_demo.py")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     folder = shared_folder()

@@ -25,7 +25,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -313,7 +313,7 @@ class PreparedWriter:
         ----------
         session : int
         betas : array of shape (n_trials of the session, n_voxels)
-            float32 is standardised in place.
+            In the unit they came in; unchanged.
         source : str
             The file, for messages.
 
@@ -340,10 +340,7 @@ class PreparedWriter:
         arrays = {"mean": mean, "sd": sd, "usable": usable}
         if self.standardize == "session":
             with np.errstate(invalid="ignore", over="ignore"):
-                betas = betas - mean.astype(np.float32)
-                betas /= np.where(usable, sd, 1).astype(np.float32)
-            if not usable.all():
-                betas[:, ~usable] = 0
+                betas = _standardize(betas, mean, sd)
         elif self.standardize == "train":
             chosen = self._train[rows]
             arrays["n_train"] = np.array(chosen.sum())
@@ -508,16 +505,31 @@ class PreparedWriter:
 
 
 def _moments(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation over trials, float64, in bounded memory; deviations from the mean."""
-    mean = betas.mean(0, dtype=np.float64)
-    squares = np.zeros(betas.shape[1])
-    centre = mean.astype(np.float32)
-    for start in range(0, len(betas), 64):
-        squares += ((betas[start : start + 64] - centre) ** 2).sum(0, dtype=np.float64)
-    # Around a float32 centre: what rounding it moved is taken off again.
-    variance = squares / len(betas) - (mean - centre) ** 2
-    constant = np.ptp(betas, axis=0) == 0
-    return mean, np.where(constant, 0, np.sqrt(np.maximum(variance, 0)))
+    """Mean and deviation over trials (n_voxels,), in float64 and bounded memory."""
+    mean, sd = np.empty(betas.shape[1]), np.empty(betas.shape[1])
+    for some in _columns(betas):
+        mean[some] = betas[:, some].mean(0, dtype=np.float64)
+        sd[some] = betas[:, some].std(0, dtype=np.float64)
+        # Of a constant, rounding may leave a deviation.
+        sd[some][np.ptp(betas[:, some], axis=0) == 0] = 0
+    return mean, sd
+
+
+def _standardize(betas: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """z-scores in float32, computed in float64; 0 where the deviation is none."""
+    out = np.zeros_like(betas)
+    usable = np.isfinite(sd) & (sd > 0)
+    for some in _columns(betas):
+        z = (betas[:, some] - mean[some]) / np.where(usable[some], sd[some], 1)
+        out[:, some] = np.where(usable[some], z, 0)
+    return out
+
+
+def _columns(betas: np.ndarray) -> Iterator[slice]:
+    """Voxels, so many at a time that float64 copies of them take some 30 MB."""
+    step = max(1, (1 << 22) // len(betas))
+    for start in range(0, betas.shape[1], step):
+        yield slice(start, start + step)
 
 
 def _pool(parts: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
