@@ -23,7 +23,14 @@ from synbrain_cli.datasets.simulated import SimulationConfig, simulate
 from synbrain_cli.datasets.table import Experiment, prepare_experiment
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoders import load_encoder
-from synbrain_cli.io.files import atomic, create_array, locked, read_json, write_json
+from synbrain_cli.io.files import (
+    atomic,
+    create_array,
+    is_simulated,
+    locked,
+    read_json,
+    write_json,
+)
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore
 from synbrain_cli.pipeline.progress import Bar, Report
 from synbrain_cli.pipeline.workspace import Workspace
@@ -148,7 +155,11 @@ def prepare_nsd(
             "nsddata_stimuli/: check the path, or pass --download to make a copy there"
         )
     root = Path(root) if root is not None else workspace.root / "nsd"
-    lacking = nsd_bucket.lacks(root, subjects, sessions, choice)
+    if is_simulated(root):  # not to be mixed with anybody's data
+        if download:
+            raise InputError(f"--root {root} is simulated: NSD's files do not belong there")
+        download = False
+    lacking = None if download is False else nsd_bucket.lacks(root, subjects, sessions, choice)
     if download or (download is None and lacking):
         download_nsd(workspace, root, subjects, sessions, choice, lacking, ask, report)
     nsd = NSD(root)

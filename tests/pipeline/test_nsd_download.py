@@ -171,9 +171,20 @@ def test_a_whole_copy_needs_no_network(synbrain, tmp_path, prepared, monkeypatch
     assert code == 0, error
 
 
+def test_nothing_is_fetched_into_a_simulated_folder(online, synbrain, tmp_path, prepared):
+    root = prepared.root / "simulated"
+    before = fetched(root)
+    for more, message in ((("--sessions", "9"), "no betas of session"), (("--download",), "simul")):
+        code, _, error = typed(synbrain, tmp_path, "--root", root, "--accept-terms", *more)
+        assert code == 1
+        assert message in error.splitlines()[-1]
+    assert fetched(root) == before
+
+
 def test_no_download_says_what_is_missing(synbrain, tmp_path, prepared):
     root = shutil.copytree(prepared.root / "simulated", tmp_path / "copy")
     (root / SESSION).unlink()
+    (root / "dataset_description.json").unlink()
     code, _, error = typed(synbrain, tmp_path, "--root", root, "--no-download")
     assert code == 1
     assert "without a gap" in error
@@ -231,7 +242,12 @@ def test_a_download_that_failed_goes_on(altered, synbrain, tmp_path, online):
     altered(last, acl="private")
     code, _, error = typed(synbrain, tmp_path, "--accept-terms")
     assert code == 1
-    assert SESSION in fetched(tmp_path / "nsd")
+    assert list((tmp_path / "nsd").glob(".synbrain*"))
+    for key in set(online.local_files) - {last}:  # whatever had come by then
+        if key in fetched(tmp_path / "nsd") or "subj02" in key:
+            continue
+        (tmp_path / "nsd" / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "nsd" / key).write_bytes(online.local_files[key])
     altered(last, online.local_files[last])
     code, output, error = typed(synbrain, tmp_path)
     assert code == 0, error
