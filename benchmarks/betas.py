@@ -2,8 +2,8 @@
 
     python benchmarks/betas.py [FOLDER]
 
-Makes sessions of NSD's size (81 × 104 × 83 voxels × 750 trials, int16, gzip; some 470 MB each) in
-FOLDER (default: a temporary one; 4 GB), then measures, each in a process of its own:
+Makes sessions of NSD's size (81 × 104 × 83 voxels × 750 trials, int16, gzip; some 700 MB each) in
+FOLDER (default: a temporary one; 6 GB), then measures, each in a process of its own:
 
 - isal: decompressing one session, nothing else;
 - ours: reading it, keeping 15,724 voxels, standardising and writing them;
@@ -11,7 +11,7 @@ FOLDER (default: a temporary one; 4 GB), then measures, each in a process of its
 - subjects of 2 and 8 sessions through `prepare_subject`, on all cores.
 
 The betas are made up: noise of subject 1's order of magnitude within a head-shaped mask, little
-around it, so that the files have the size that NSD's are said to have.
+around it, so that they compress no better than real ones do.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def make_tree(root: Path) -> None:
             for _ in range(N_TRIALS):
                 values = spread * generator.standard_normal(len(inside), np.float32)
                 frame[inside] = values.clip(-32768, 32767)
-                frame[around] = 5 * generator.standard_normal(len(around), np.float32)
+                frame[around] = 40 * generator.standard_normal(len(around), np.float32)
                 file.write(frame.tobytes())
         partial.replace(path)
 

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -18,6 +19,9 @@ from synbrain_cli.pipeline.train import train
 from synbrain_cli.pipeline.workspace import Workspace
 
 QUIET = Report(quiet=True)
+# The same examples in every run, however slow the machine.
+hypothesis.settings.register_profile("synbrain", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("synbrain")
 SMALL = SimulationConfig(
     n_subjects=2, n_shared=40, n_unique=85, n_sessions=3, voxel_size=8.0, seed=3
 )

@@ -526,8 +526,8 @@ def _standardize(betas: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndar
 
 
 def _columns(betas: np.ndarray) -> Iterator[slice]:
-    """Voxels, so many at a time that float64 copies of them take some 30 MB."""
-    step = max(1, (1 << 22) // len(betas))
+    """Voxels, so many at a time that float64 copies of them take 8 MB."""
+    step = max(1, (1 << 20) // len(betas))
     for start in range(0, betas.shape[1], step):
         yield slice(start, start + step)
 

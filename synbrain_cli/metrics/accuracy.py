@@ -229,7 +229,7 @@ def ncsnr(betas: ArrayLike, image_index: ArrayLike) -> NDArray:
 
 
 def ncsnr_of_stream(
-    read: Callable[[NDArray], NDArray], image_index: ArrayLike, n_rows: int = 512
+    read: Callable[[NDArray], NDArray], image_index: ArrayLike, n_rows: int = 256
 ) -> NDArray:
     """``ncsnr`` of responses that are too many for memory: read some images at a time.
 
