@@ -23,7 +23,12 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.betas import read_at_vertices, read_masked
 from synbrain_cli.io.files import is_simulated, read_json, sha256
 from synbrain_cli.io.place import Place, Vertices, Volume
-from synbrain_cli.io.prepared import STANDARDIZATIONS, PreparedSubject, PreparedWriter
+from synbrain_cli.io.prepared import (
+    STANDARDIZATIONS,
+    PreparedSubject,
+    PreparedWriter,
+    roi_name,
+)
 from synbrain_cli.io.sampling import NothingReached, SurfaceSampling, VolumeSampling
 from synbrain_cli.io.surface import HEMISPHERES, read_mgh_vertices
 from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
@@ -592,11 +597,6 @@ def betas_prefix(subject: int, choice: Choice) -> str:
     return f"nsddata_betas/ppdata/subj{subject:02d}/{choice.space}/{choice.preparation}"
 
 
-def roi_name(label: str) -> str:
-    """V1 for V1v and V1d, likewise V2 and V3; other labels as they are."""
-    return label[:-1] if label in ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d") else label
-
-
 def image_name(index: int) -> str:
     """Name of an image from its 0-based 73k id: 1-based with five digits, as in NSD's files."""
     return f"nsd{index + 1:05d}"
@@ -723,9 +723,11 @@ def prepare_subject(
         for paths in files.values()
         for path in paths
     }
+    # Files of one format have one size: an altered one is known by its time.
+    times = [path.stat().st_mtime_ns for paths in files.values() for path in paths]
     writer = PreparedWriter(
         folder,
-        {**options, "sources": sources},
+        {**options, "sources": sources, "times": times},
         trials,
         place.n_voxels,
         choice.standardize,

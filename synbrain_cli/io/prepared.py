@@ -214,9 +214,14 @@ def roi_masks(
     for collection in roi_collections(voxels) if collections is None else collections:
         labels = voxels[collection].astype(str).to_numpy()
         for label in sorted(set(labels) - {""}):
-            name = label[:-1] if label in ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d") else label
+            name = roi_name(label)
             masks[name] = masks.get(name, False) | (labels == label)
     return masks
+
+
+def roi_name(label: str) -> str:
+    """V1 for V1v and V1d, likewise V2 and V3; other labels as they are."""
+    return label[:-1] if label in ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d") else label
 
 
 class PreparedWriter:
@@ -360,6 +365,9 @@ class PreparedWriter:
         with self._lock:
             for other, known in self.done.items():
                 if known == digest and other != session:
+                    # Which of the two is the copy is not known: both are read again.
+                    del self.done[other]
+                    self._note_progress()
                     raise InputError(
                         f"{source or f'session {session}'}: the same betas as session {other}: "
                         "one of the two files is a copy of the other; copy or download it again"

@@ -166,7 +166,11 @@ def prepare_nsd(
     numbers = subjects or nsd.subjects
     if not numbers:
         raise MissingError(f"{nsd.root / 'nsddata_betas/ppdata'}: no subject with betas")
-    wanted = {**choice.to_dict(), **({"sessions": sorted(sessions)} if sessions else {})}
+
+    def wanted(number: int) -> dict[str, Any]:
+        # Sessions that came since it was prepared are not passed over in silence.
+        here = sorted(sessions or nsd.session_files(number, choice))
+        return {**choice.to_dict(), **({"sessions": here} if here else {})}
 
     def prepare(number: int, folder: Path, bar: Bar) -> PreparedSubject:
         return prepare_subject(
@@ -181,7 +185,9 @@ def prepare_nsd(
         )
 
     prepared = [
-        _prepare_one(workspace, dataset, f"{n:02d}", wanted, partial(prepare, n), overwrite, report)
+        _prepare_one(
+            workspace, dataset, f"{n:02d}", wanted(n), partial(prepare, n), overwrite, report
+        )
         for n in numbers
     ]
     result = _with_tokens(workspace, dataset, prepared, nsd.read_images, encoder, device, report)

@@ -830,3 +830,26 @@ def test_voxels_missing_in_one_session_are_counted_there(copy, tmp_path):
     kept = np.argwhere(subject.place.inside)
     np.testing.assert_array_equal(kept, np.delete(inside, [2, 9], axis=0))
     np.testing.assert_array_equal(subject.voxels[["i", "j", "k"]], kept)
+
+
+def test_sessions_that_came_since_are_not_passed_over(prepared, tmp_path):
+    """Two hours first, the rest later: the command says so, and keeps what is there."""
+    workspace, root = type(prepared)(tmp_path), prepared.root / "simulated"
+    first = prepare_nsd(workspace, root, subjects=[1], sessions=[1, 2]).subjects[0]
+    with pytest.raises(InputError, match=r"sessions \[1, 2\].*--overwrite"):
+        prepare_nsd(workspace, root, subjects=[1])
+    assert first.sessions == [1, 2]
+    again = prepare_nsd(workspace, root, subjects=[1], overwrite=True).subjects[0]
+    assert again.sessions == [1, 2, 3]
+
+
+def test_a_copied_session_can_be_mended_in_files_of_one_size(copy, prepared, tmp_path):
+    write_hdf5_twins(copy, 1)
+    path = session_file(copy, 2)
+    whole = path.read_bytes()
+    path.write_bytes(session_file(copy, 3).read_bytes())
+    with pytest.raises(InputError, match="the same betas as session"):
+        prepare(copy, tmp_path)
+    path.write_bytes(whole)
+    subject = prepare(copy, tmp_path)
+    np.testing.assert_array_equal(subject.betas, prepared.find_subject("1", None, print).betas)
