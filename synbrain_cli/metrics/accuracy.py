@@ -145,6 +145,24 @@ def pooled_skill(y_true: ArrayLike, y_pred: ArrayLike, baseline: ArrayLike) -> f
     return float(_one_minus_ratio(model.sum(), base.sum()))
 
 
+def squared_errors_of_images(
+    y_true: ArrayLike, y_pred: ArrayLike, baseline: ArrayLike
+) -> NDArray[np.float64]:
+    """Squared errors of model and baseline, one per image: what ``pooled_skill`` is made of.
+
+    Parameters as in ``skill``.
+
+    Returns
+    -------
+    float64 array of shape (n_images, 2)
+        Means over voxels, of the model and of the baseline: for ``weighted_mean``.
+    """
+    y_true, y_pred, _ = _pair(y_true, y_pred)
+    baseline = np.broadcast_to(np.asarray(baseline), y_true.shape)
+    both = [mean_squared_error(y_true.astype(np.float64), p) for p in (y_pred, baseline)]
+    return np.stack(both, axis=1)
+
+
 def average_repeats(
     betas: ArrayLike, image_index: ArrayLike
 ) -> tuple[NDArray, NDArray, NDArray[np.int64]]:
@@ -223,7 +241,7 @@ def ncsnr(betas: ArrayLike, image_index: ArrayLike) -> NDArray:
         flat = np.ptp(block, axis=0) == 0
         block -= block.mean(0)
         total = (block**2).sum(0)
-        return np.where(flat, np.nan, _ncsnr(total, _within(block, starts, counts), counts))
+        return np.where(flat, np.nan, ncsnr_of_sums(total, _within(block, starts, counts), counts))
 
     return _blockwise(ratio, betas, keep=1).astype(_float_dtype(betas))
 
@@ -266,7 +284,7 @@ def ncsnr_of_stream(
         spread = squares - total**2 / len(order)
     # What remains of a constant after cancellation is no variance.
     flat = spread <= 1e-12 * squares
-    return np.where(flat, np.nan, _ncsnr(spread, within, counts))
+    return np.where(flat, np.nan, ncsnr_of_sums(spread, within, counts))
 
 
 def _need_repeats(counts: NDArray) -> None:
@@ -284,8 +302,20 @@ def _within(block: NDArray, starts: NDArray, counts: NDArray) -> NDArray:
     return (block**2).sum(0)
 
 
-def _ncsnr(total: NDArray, within: NDArray, counts: NDArray) -> NDArray:
-    """From sums of squares around the mean, and around each image's mean."""
+def ncsnr_of_sums(total: NDArray, within: NDArray, counts: NDArray) -> NDArray:
+    """``ncsnr`` of responses that were summed as they went by.
+
+    Parameters
+    ----------
+    total, within : arrays of shape (n_voxels,)
+        Sums of squares around the mean, and around each image's mean.
+    counts : int array of shape (n_images,)
+        Repeats of each image.
+
+    Returns
+    -------
+    array of shape (n_voxels,)
+    """
     n_trials = counts.sum()
     noise = within / (n_trials - len(counts))
     effective = n_trials - (counts.astype(np.float64) ** 2).sum() / n_trials
