@@ -319,7 +319,7 @@ class SurfaceSampling:
         """
         values = _check_values(values, self.n_voxels)
         maps = {}
-        for hemisphere, weights in self._weights(space).items():
+        for hemisphere, weights in self.weights_to(space).items():
             reached = np.flatnonzero(np.diff(weights.indptr))
             own = np.full((*values.shape[:-1], weights.shape[0]), np.nan, dtype=np.float32)
             own[..., reached] = _weighted(weights[reached], values)
@@ -363,7 +363,7 @@ class SurfaceSampling:
             shape=(len(kind), len(kinds)),
         )
         maps = {}
-        for hemisphere, weights in self._weights(space).items():
+        for hemisphere, weights in self.weights_to(space).items():
             votes = weights @ belongs  # (n_vertices, n_kinds)
             n_kinds = np.diff(votes.indptr)
             # Row by row, the most votes last; of equals, the smallest label.
@@ -424,7 +424,7 @@ class SurfaceSampling:
 
         return _load(path, build, "a surface sampling (.npz with left_weights, right_weights, …)")
 
-    def _weights(self, space: str) -> dict[str, csr_array]:
+    def weights_to(self, space: str) -> dict[str, csr_array]:
         """Weights of each hemisphere's vertices in a space."""
         if space not in self.spaces:
             raise InputError(

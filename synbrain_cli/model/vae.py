@@ -1,9 +1,9 @@
 """BrainVAE: single-trial responses ↔ a latent of the shape of the image tokens.
 
-The network of Mai et al. (2025), written from its description. Voxels are a 1-D signal in mask
-order; an adaptive max-pool before the levels and a linear interpolation after them make every
-weight independent of the number of voxels. The latent's tokens are the convolutions' channels, its
-dims a projection of their length.
+The network of Mai et al. (2025), written from its description. Voxels are a 1-D signal, in the
+order of the file or in another (`synbrain_cli.model.order`); an adaptive max-pool before the levels
+and a linear interpolation after them make every weight independent of the number of voxels. The
+latent's tokens are the convolutions' channels, its dims a projection of their length.
 """
 
 from __future__ import annotations
@@ -144,6 +144,12 @@ class BrainVAE(nn.Module):
         Initial weights are a function of its state alone; a CPU generator of seed 0 by default.
         Under ``torch.device("meta")`` nothing is drawn and the network has no values.
 
+    Attributes
+    ----------
+    order, position : int64 Tensor of shape (n_voxels,), or None
+        The voxels as the convolutions meet them, and where each voxel is met (the inverse). Kept
+        with the weights. None: as they come, whatever their number.
+
     Raises
     ------
     InputError
@@ -154,6 +160,8 @@ class BrainVAE(nn.Module):
         super().__init__()
         _check(config)
         self.config = config
+        self.register_buffer("order", None)
+        self.register_buffer("position", None, persistent=False)
         length, width, n_dims = config.hidden_length, config.projector_width, config.n_dims
         with torch.device("meta"):
             self.encoder = Encoder(config)
@@ -169,6 +177,11 @@ class BrainVAE(nn.Module):
         """Draw every weight from PyTorch's default distributions, in the order of definition."""
         for layer in self.modules():
             default_init_(layer, generator)
+
+    def lay_out(self, order: Tensor | None) -> None:
+        """Set the order in which the convolutions meet the voxels: of another person, another."""
+        self.order = order
+        self.position = None if order is None else torch.argsort(order)
 
     def encode(self, y: Tensor) -> Posterior:
         """Posterior of the latent given responses.
@@ -188,6 +201,9 @@ class BrainVAE(nn.Module):
                 "expected floating-point responses of shape (batch, n_voxels), "
                 f"found {y.dtype} of shape {tuple(y.shape)}: pass one row per trial"
             )
+        if self.order is not None:
+            self._check_voxels(y.shape[1])
+            y = y[:, self.order]
         h = self.encoder(y.unsqueeze(1))  # (B, V) → (B, 1, V) → (B, n_tokens, hidden_length)
         return Posterior(self.to_mean(h), self.to_log_variance(h))  # (B, n_tokens, n_dims)
 
@@ -212,7 +228,18 @@ class BrainVAE(nn.Module):
             )
         if n_voxels < 1:
             raise InputError(f"expected at least one voxel to decode to, found {n_voxels}")
-        return self.decoder(self.from_latent(latent), n_voxels).squeeze(1)  # (B, V)
+        y = self.decoder(self.from_latent(latent), n_voxels).squeeze(1)  # (B, V)
+        if self.position is None:
+            return y
+        self._check_voxels(n_voxels)
+        return y[:, self.position]
+
+    def _check_voxels(self, n_voxels: int) -> None:
+        if n_voxels != len(self.order):
+            raise InputError(
+                f"expected {len(self.order)} voxels, those laid out for this network, found "
+                f"{n_voxels}: lay_out another order first"
+            )
 
     def forward(
         self, y: Tensor, generator: torch.Generator | None = None
