@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,14 @@ from synbrain_cli.io.prepared import read_voxels, roi_masks
 from synbrain_cli.io.sampling import SurfaceSampling, VolumeSampling
 from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.mapper import Mapper
-from synbrain_cli.model.readout import LatentReadout, draw_generator
+from synbrain_cli.model.readout import LatentReadout, Readout, draw_generator
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.model.vae import BrainVAE
 
-SAMPLINGS = ("latent", "mean")
+SAMPLINGS = ("calibrated", "latent", "mean")
+SIGNALS = ("shared", "fresh")
 UNITS = ("recorded", "z")
-BATCH = 16
-MEAN_PAIRS = 8  # antithetic pairs of latents whose decoded responses make up the mean
+BATCH = 16  # images read, and responses handed over, at a time
 
 
 def load_model(path: Path | str, device: str = "auto") -> Brain:
@@ -74,16 +75,45 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def check_drawing(n_draws: int, sampling: str, noise_factor: float | None, unit: str) -> None:
-    """Raise `InputError` where an argument of `Brain.draw` is impossible."""
-    if n_draws < 1:
-        raise InputError(f"expected at least one draw, found {n_draws}")
-    if sampling not in SAMPLINGS:
-        raise InputError(f"expected the sampling {' or '.join(SAMPLINGS)}, found {sampling!r}")
-    if unit not in UNITS:
-        raise InputError(f"expected the unit {' or '.join(UNITS)}, found {unit!r}")
-    if noise_factor is not None and not (np.isfinite(noise_factor) and noise_factor >= 0):
-        raise InputError(f"expected a noise factor of 0 or more, found {noise_factor}")
+def token_digest(token: np.ndarray) -> str:
+    """What stands for an image's content where tokens are given: (n_tokens, n_dims) → text."""
+    return hashlib.sha256(np.ascontiguousarray(token, np.float32).tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How responses are drawn: the arguments of `Brain.draw`, checked.
+
+    Raises
+    ------
+    InputError
+        Where one is impossible.
+    """
+
+    n_draws: int = 1
+    seed: int = 0
+    sampling: str = "calibrated"
+    signal: str = "shared"
+    noise_factor: float | None = None
+    unit: str = "recorded"
+
+    def __post_init__(self) -> None:
+        if self.n_draws < 1:
+            raise InputError(f"expected at least one draw, found {self.n_draws}")
+        for name, choices in (("sampling", SAMPLINGS), ("signal", SIGNALS), ("unit", UNITS)):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name}: expected {' or '.join(choices)}, found {getattr(self, name)!r}"
+                )
+        if self.noise_factor is None:
+            return
+        if self.sampling != "latent":
+            raise InputError(
+                f"a noise factor is the latent's: expected it with the sampling latent, found "
+                f"{self.sampling}"
+            )
+        if not (np.isfinite(self.noise_factor) and self.noise_factor >= 0):
+            raise InputError(f"expected a noise factor of 0 or more, found {self.noise_factor}")
 
 
 class Brain:
@@ -107,32 +137,46 @@ class Brain:
         self.folder = folder
         self.device = device
         self.config: dict[str, Any] = read_config(folder)
-        state = load_arrays(folder / "networks.safetensors")
+        arrays = load_arrays(folder / "arrays.safetensors")
+        self.scaler = TokenScaler(arrays["token_mean"], arrays["token_sd"])
+        self.response_mean, self.response_sd = arrays["response_mean"], arrays["response_sd"]
+        self.mean_pattern = arrays["mean_pattern"]
+        if self.config["vae"] is not None:
+            self.vae, self.mapper = self._networks()
+            self.latent_readout = LatentReadout(arrays["latent_sd"])
+        readout = load_arrays(folder / "readout.safetensors")
+        self.stack = readout["stack"]  # (n_predictors, n_voxels): linear, then deep where there is
+        self.readout = Readout.from_arrays(readout)
+        self.linear_variance = readout["linear_variance"]
+        self.trial_variance = readout["trial_variance"]
+        self.voxels: pd.DataFrame = read_voxels(folder / "voxels.tsv")
+
+    def _networks(self) -> tuple[BrainVAE, Mapper]:
+        state = load_arrays(self.folder / "networks.safetensors")
         # Copies: fine-tuning writes to them.
         tensors = {name: torch.from_numpy(value.copy()) for name, value in state.items()}
+        order = tensors.pop("vae.order", None)
         vae = {k.removeprefix("vae."): v for k, v in tensors.items() if k.startswith("vae.")}
         mapper = {
             k.removeprefix("mapper."): v for k, v in tensors.items() if k.startswith("mapper.")
         }
         with torch.device("meta"):
-            self.vae = BrainVAE(VAEConfig.from_dict(self.config["vae"]))
-            self.mapper = Mapper(MapperConfig.from_dict(self.config["mapper"]))
+            networks = (
+                BrainVAE(VAEConfig.from_dict(self.config["vae"])),
+                Mapper(MapperConfig.from_dict(self.config["mapper"])),
+            )
         try:
-            self.vae.load_state_dict(vae, assign=True)
-            self.mapper.load_state_dict(mapper, assign=True)
+            networks[0].load_state_dict(vae, assign=True)
+            networks[1].load_state_dict(mapper, assign=True)
         except RuntimeError as error:
             raise InputError(
-                f"{folder / 'networks.safetensors'}: its tensors are not those that config.json "
-                f"describes ({str(error).splitlines()[0]}): train the model again"
+                f"{self.folder / 'networks.safetensors'}: its tensors are not those that "
+                f"config.json describes ({str(error).splitlines()[0]}): train the model again"
             ) from error
-        self.vae.to(device).eval()
-        self.mapper.to(device).eval()
-        arrays = load_arrays(folder / "arrays.safetensors")
-        self.scaler = TokenScaler(arrays["token_mean"], arrays["token_sd"])
-        self.readout = LatentReadout(arrays["latent_sd"])
-        self.response_mean, self.response_sd = arrays["response_mean"], arrays["response_sd"]
-        self.mean_pattern = arrays["mean_pattern"]
-        self.voxels: pd.DataFrame = read_voxels(folder / "voxels.tsv")
+        networks[0].lay_out(order)
+        for network in networks:
+            network.to(self.device).eval()
+        return networks
 
     @property
     def name(self) -> str:
@@ -150,6 +194,11 @@ class Brain:
     @property
     def n_voxels(self) -> int:
         return len(self.response_mean)
+
+    @property
+    def has_networks(self) -> bool:
+        """False where it was trained with ``--model linear``."""
+        return self.config["vae"] is not None
 
     @cached_property
     def encoder(self) -> Any:
@@ -212,7 +261,7 @@ class Brain:
     # ------------------------------------------------------------------ images → responses
 
     def mean(self, images: Any, unit: str = "recorded") -> np.ndarray:
-        """The response expected to each image: the mean of draws, deterministic.
+        """The response expected to each image: linear and deep predictions, stacked.
 
         Parameters
         ----------
@@ -226,21 +275,23 @@ class Brain:
         -------
         float32 array of shape (n_images, n_voxels)
         """
-        return np.concatenate([d[:, 0] for _, d in self.stream(images, 1, 0, "mean", unit=unit)])
+        return self.draw(images, sampling="mean", unit=unit)[:, 0]
 
     def draw(
         self,
         images: Any,
         n_draws: int = 1,
         seed: int = 0,
-        sampling: str = "latent",
+        sampling: str = "calibrated",
+        signal: str = "shared",
         noise_factor: float | None = None,
         unit: str = "recorded",
     ) -> np.ndarray:
         """Draw single-trial responses.
 
         Draw k of an image depends on the seed, the image's pixels, k and the model: not on the
-        other images, their order, or how many are processed at once.
+        other images, their order, or how many are processed at once. Images are processed one by
+        one, so that not even rounding differs.
 
         Parameters
         ----------
@@ -248,32 +299,29 @@ class Brain:
             As in `mean`.
         n_draws : int
         seed : int
-        sampling : {"latent", "mean"}
-            "latent": z = S2N(tokens) + noise, decoded. "mean": the average of such responses
-            over a fixed set of noise, the same for every draw; with ``noise_factor=0`` the
-            published deterministic output, the decoded S2N(tokens).
+        sampling : {"calibrated", "latent", "mean"}
+            "calibrated": mean + unexplained signal + trial noise, as recorded trials are
+            (`synbrain_cli.model.readout`). "latent": z = S2N(tokens) + noise, decoded (Mai et al.
+            2025, appendix E). "mean": the mean alone, the same for every draw.
+        signal : {"shared", "fresh"}
+            Whether the draws of an image share the signal that no prediction explains, as
+            repeats of it in one brain do (for reliability, RSA, decoding), or each has its own
+            (for predictive intervals: another brain recording might be anywhere in them).
         noise_factor : float, optional
-            Deviation of the latent's noise. None: the posterior's own, dimension by dimension
-            (root mean square over training trials). A number: the same for every dimension
-            (Mai et al. 2025, appendix E).
+            Deviation of the latent's noise, with ``sampling="latent"``. None: the posterior's
+            own, dimension by dimension (root mean square over training trials). A number: the
+            same for every dimension; 0 gives the published deterministic output.
         unit : {"recorded", "z"}
 
         Returns
         -------
         float32 array of shape (n_images, n_draws, n_voxels)
         """
-        parts = self.stream(images, n_draws, seed, sampling, noise_factor, unit)
-        return np.concatenate([draws for _, draws in parts])
+        drawing = Drawing(n_draws, seed, sampling, signal, noise_factor, unit)
+        return np.concatenate([draws for _, draws in self.stream(images, drawing)])
 
     def stream(
-        self,
-        images: Any,
-        n_draws: int,
-        seed: int,
-        sampling: str,
-        noise_factor: float | None = None,
-        unit: str = "recorded",
-        start: int = 0,
+        self, images: Any, drawing: Drawing, start: int = 0
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield draws batch by batch, in constant memory: `draw` says what each is.
 
@@ -282,38 +330,88 @@ class Brain:
         slice, float32 array of shape (n, n_draws, n_voxels)
             Which images, from ``start`` on, and their draws.
         """
-        check_drawing(n_draws, sampling, noise_factor, unit)
         for where, tokens, digests in self._tokens(images, start):
-            latent = self._latents(tokens)
-            draws = np.empty((len(latent), n_draws, self.n_voxels), np.float32)
-            if sampling == "mean":
-                draws[:] = self._expected(latent, noise_factor)[:, None]
-            else:
-                for k in range(n_draws):
-                    noise = np.stack(
-                        [
-                            self.readout.noise(
-                                draw_generator(seed, digest, k, self.config["fingerprint"]),
-                                noise_factor,
-                            )
-                            for digest in digests
-                        ]
-                    )
-                    draws[:, k] = self._decode(latent + torch.from_numpy(noise).to(self.device))
-            if unit == "recorded":
+            draws = np.empty((len(tokens), drawing.n_draws, self.n_voxels), np.float32)
+            for one, token, digest in zip(draws, tokens, digests, strict=True):
+                one[:] = self._draw_one(token, digest, drawing)
+            if drawing.unit == "recorded":
                 draws = draws * self.response_sd + self.response_mean
             yield where, draws
 
+    def _draw_one(self, token: np.ndarray, digest: str, drawing: Drawing) -> np.ndarray:
+        """Draws for one image's tokens: (n_draws, n_voxels), or (n_voxels,) where all are equal."""
+        if drawing.sampling == "latent":
+            return self._draw_latent(token, digest, drawing)
+        mean = self._mean_one(token)
+        return mean if drawing.sampling == "mean" else self.draw_around(mean, digest, drawing)
+
+    def draw_around(
+        self, mean: np.ndarray, digest: str, drawing: Drawing, readout: Readout | None = None
+    ) -> np.ndarray:
+        """Calibrated draws for one image whose mean response is known.
+
+        Parameters
+        ----------
+        mean : float32 array of shape (n_voxels,), standardised
+        digest : str
+            Of the image's content.
+        drawing : Drawing
+        readout : Readout, optional
+            Another distribution, drawn with the same random numbers: for comparisons.
+
+        Returns
+        -------
+        float32 array of shape (n_draws, n_voxels), standardised
+        """
+        numbers = range(drawing.n_draws)
+        shared = drawing.signal == "shared"
+        return (readout or self.readout).draw(
+            mean,
+            [
+                self._generator(drawing, digest, "signal" if shared else f"signal/{k}")
+                for k in (range(1) if shared else numbers)
+            ],
+            [self._generator(drawing, digest, k) for k in numbers],
+        )
+
+    def _draw_latent(self, token: np.ndarray, digest: str, drawing: Drawing) -> np.ndarray:
+        latent = self._latent(token)
+        draws = np.empty((drawing.n_draws, self.n_voxels), np.float32)
+        for k in range(drawing.n_draws):
+            noise = self.latent_readout.noise(
+                self._generator(drawing, digest, k), drawing.noise_factor
+            )
+            draws[k] = self._decode(latent + torch.from_numpy(noise).to(self.device))
+        return draws
+
+    def _generator(self, drawing: Drawing, digest: str, what: int | str) -> np.random.Generator:
+        return draw_generator(drawing.seed, digest, what, self.config["fingerprint"])
+
     def predict_linear(self, images: Any, unit: str = "recorded") -> np.ndarray:
         """Predict with the linear encoder: float32 (n_images, n_voxels)."""
-        values = np.concatenate(
-            [self.linear.predict(self.scaler(tokens)) for _, tokens, _ in self._tokens(images, 0)]
+        return self._predict(images, unit, self._linear_one)
+
+    def predict_deep(self, images: Any, unit: str = "recorded") -> np.ndarray:
+        """Predict with the published networks alone, without noise: float32 (n_images, n_voxels).
+
+        Raises
+        ------
+        InputError
+            When the model has none (``--model linear``).
+        """
+        return self._predict(images, unit, lambda token: self._decode(self._latent(token)))
+
+    def _predict(
+        self, images: Any, unit: str, one: Callable[[np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        values = np.stack(
+            [one(token) for _, tokens, _ in self._tokens(images, 0) for token in tokens]
         )
         return values * self.response_sd + self.response_mean if unit == "recorded" else values
 
     def _tokens(self, images: Any, start: int) -> Iterator[tuple[slice, np.ndarray, list[str]]]:
         """Tokens (n, n_tokens, n_dims) and a digest of each image's content, batch by batch."""
-        expected = (self.config["mapper"]["n_tokens"], self.config["mapper"]["n_dims"])
+        expected = self.scaler.mean.shape
         given = isinstance(images, np.ndarray) and images.dtype.kind == "f"
         if given and (images.ndim != 3 or images.shape[1:] != expected):
             raise InputError(
@@ -325,35 +423,37 @@ class Brain:
             where = slice(first, min(first + BATCH, len(chosen)))
             if given:
                 tokens = np.ascontiguousarray(chosen[where], np.float32)
-                digests = [hashlib.sha256(token.tobytes()).hexdigest() for token in tokens]
+                digests = [token_digest(token) for token in tokens]
             else:
                 pixels = [chosen[i] for i in range(where.start, where.stop)]
-                tokens = self.encoder(pixels)
+                tokens = np.concatenate([self.encoder([p]) for p in pixels])
                 digests = [image_digest(p) for p in pixels]
             yield where, tokens, digests
 
-    def _expected(self, latent: torch.Tensor, noise_factor: float | None) -> np.ndarray:
-        """Response expected over the latent's noise: (n, n_voxels).
+    def _mean_one(self, token: np.ndarray) -> np.ndarray:
+        """m, from the tokens of one image: float32 (n_voxels,)."""
+        mean = self.stack[0] * self._linear_one(token)
+        if self.has_networks:
+            mean = mean + self.stack[1] * self._decode(self._latent(token))
+        return mean
 
-        The decoder is far from linear (it normalises its input), so the response to the central
-        latent is not the mean of draws. Averaged over pairs z ± ε, the same for every image.
-        """
-        if noise_factor == 0:
-            return self._decode(latent)
-        total = np.zeros((len(latent), self.n_voxels), np.float32)
-        for pair in range(MEAN_PAIRS):
-            generator = draw_generator(0, "mean", pair, self.config["fingerprint"])
-            noise = torch.from_numpy(self.readout.noise(generator, noise_factor)).to(self.device)
-            total += self._decode(latent + noise) + self._decode(latent - noise)
-        return total / (2 * MEAN_PAIRS)
+    def _linear_one(self, token: np.ndarray) -> np.ndarray:
+        return self.linear.predict(self.scaler(token[None]))[0]
 
     @torch.inference_mode()
-    def _latents(self, tokens: np.ndarray) -> torch.Tensor:
-        return self.mapper(torch.from_numpy(self.scaler(tokens)).to(self.device))
+    def _latent(self, token: np.ndarray) -> torch.Tensor:
+        """S2N(tokens): (1, n_tokens, n_dims)."""
+        if not self.has_networks:
+            raise InputError(
+                f"{self.folder}: holds a linear encoder and no networks: train one without "
+                "`--model linear`, or draw with the sampling calibrated"
+            )
+        return self.mapper(torch.from_numpy(self.scaler(token[None])).to(self.device))
 
     @torch.inference_mode()
     def _decode(self, latent: torch.Tensor) -> np.ndarray:
-        return self.vae.decode(latent, self.n_voxels).cpu().numpy()
+        """Response to one latent: (n_voxels,)."""
+        return self.vae.decode(latent, self.n_voxels)[0].cpu().numpy()
 
     # ------------------------------------------------------------------ responses → space
 

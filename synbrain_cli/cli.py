@@ -374,9 +374,21 @@ def prepare_simulated(
 def train(
     subject: SubjectOption = None,
     dataset: DatasetOption = None,
+    model: Annotated[
+        str, typer.Option(help="full, or linear: linear encoder and readout, without networks.")
+    ] = "full",
     preset: Annotated[str, typer.Option(help="Size and schedule: tiny, small or paper.")] = "tiny",
+    voxel_order: Annotated[
+        str,
+        typer.Option(
+            help="How BrainVAE meets the voxels: file, curve, region, surface, or auto, the best "
+            "that the subject's files allow."
+        ),
+    ] = "auto",
     encoder: EncoderOption = None,
-    name: Annotated[str | None, typer.Option(help="Of the model; default sub-01.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the model; default sub-01, or sub-01_linear.")
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     resume: ResumeOption = False,
@@ -398,7 +410,9 @@ def train(
             place,
             person,
             store,
+            model=model,
             preset=preset,
+            voxel_order=voxel_order,
             name=name,
             seed=seed,
             device=device,
@@ -464,11 +478,23 @@ def synthesize(
     ] = 1,
     sampling: Annotated[
         str,
-        typer.Option(help="latent: draws around the predicted latent; mean: their expectation."),
-    ] = "latent",
+        typer.Option(
+            help="calibrated: as recorded trials vary; latent: the paper's, noise in the latent; "
+            "mean: the expected response."
+        ),
+    ] = "calibrated",
+    signal: Annotated[
+        str,
+        typer.Option(
+            help="Unexplained signal: shared by the draws of an image, as by repeats in one "
+            "brain, or fresh in each, for predictive intervals."
+        ),
+    ] = "shared",
     noise_factor: Annotated[
         float | None,
-        typer.Option(help="Latent noise: the paper's nf; default the posterior's own spread."),
+        typer.Option(
+            help="With --sampling latent: the paper's nf; default the posterior's own spread."
+        ),
     ] = None,
     unit: Annotated[
         str, typer.Option(help="recorded (for NSD percent signal change) or z.")
@@ -503,6 +529,7 @@ def synthesize(
             n_draws=samples,
             seed=seed,
             sampling=sampling,
+            signal=signal,
             noise_factor=noise_factor,
             unit=unit,
             output=output,
@@ -523,14 +550,23 @@ def synthesize(
 def evaluate(
     subject: SubjectOption = None,
     model: ModelOption = None,
-    rois: Annotated[bool, typer.Option(help="Show voxelwise correlation by region, too.")] = True,
+    rois: Annotated[bool, typer.Option(help="Show scores by region, too.")] = True,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Print the published table's columns, on its scale.")
+    ] = False,
+    draws: Annotated[
+        int, typer.Option(min=2, help="Draws an image by which distributions are judged.")
+    ] = 200,
+    latent: Annotated[
+        bool, typer.Option(help="Judge the paper's sampling, too: many passes of the decoder.")
+    ] = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     output: OutputOption = None,
     workspace: WorkspaceOption = Path(),
     quiet: QuietOption = False,
 ) -> None:
-    """Score a model on test images, beside the linear encoder, the mean pattern and the ceiling.
+    """Score a model and its draws on test images, beside baselines, controls and the ceiling.
 
     Example: synbrain evaluate --subject 1
     """
@@ -541,9 +577,24 @@ def evaluate(
     brain = load_model(place.find_model(model, subject, report.say), device)
     person = place.find_subject(brain.subject, brain.config["dataset"], report.say)
     store = place.find_tokens(person.dataset, brain.config["encoder"]["spec"], report.say)
-    result = run(place, brain, person, store, output=output, seed=seed, report=report)
-    _print_scores(result.table(), rois)
+    with _interruptible():
+        result = run(
+            place,
+            brain,
+            person,
+            store,
+            output=output,
+            n_draws=draws,
+            latent=latent,
+            seed=seed,
+            report=report,
+        )
+    if paper:
+        _print_paper(result)
+    else:
+        _print_evaluation(result, rois)
     print(f"\nEvery score of every region: {result.folder / 'metrics.tsv'}")
+    print(result.folder / "draws.png")
     print(result.folder / "metrics.json")
 
 
@@ -622,7 +673,7 @@ def demo(
     with _interruptible():
         result = run(place, images, seed=seed, report=report)
     print()
-    _print_scores(result.scores, rois=False)
+    _print_evaluation(result.scores, rois=False)
     print()
     for what, path in result.paths.items():
         print(f"{what:12} {path}")
@@ -634,37 +685,103 @@ def demo(
 
 def _print_training(result: object) -> None:
     scores = result.record["validation"]
+    names = {"model": "model", "deep": "deep alone", "linear": "linear encoder alone"}
+    listing = ", ".join(f"{names[k]} {scores[k]:.3f}" for k in names if k in scores)
     print(
-        f"{result.folder}\nvalidation images, share of variance predicted: "
-        f"model {scores['model']:.3f}, linear encoder {scores['linear']:.3f}, mean pattern 0"
+        f"{result.folder}\nvalidation images, share of variance predicted: {listing}, "
+        "mean pattern 0"
     )
 
 
-def _print_scores(table: object, rois: bool) -> None:
-    """Print a table of scores: the model always beside its baselines and ceiling.
+def _cell(value: float | None, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if value is not None and value == value else "-"
 
-    All scores over all voxels, and by region the first; the rest is in ``metrics.tsv``.
+
+def _span(low: float | None, high: float | None) -> str:
+    return "-" if _cell(low) == "-" else f"{_cell(low)}–{_cell(high)}"
+
+
+# Columns of ``metrics.tsv`` → headings.
+_RESPONSES = {
+    "model": "model",
+    "ci": "95 % CI",
+    "deep": "deep",
+    "linear": "linear",
+    "mean_pattern": "mean pat.",
+    "shuffled": "shuffled",
+    "ceiling": "ceiling",
+}
+_DISTRIBUTIONS = {
+    "model": "draws",
+    "ci": "95 % CI",
+    "linear": "linear+N",
+    "mean_pattern": "mean+N",
+    "latent_nf1": "latent nf 1",
+    "latent_best": "best nf",
+    "shuffled": "shuffled",
+    "reference": "reference",
+}
+_BY_REGION = ("voxelwise_correlation", "coverage_90")
+
+
+def _print_evaluation(result: object, rois: bool) -> None:
+    """Print scores of responses, retrieval, and scores of draws, each beside its baselines."""
+    _print_scores(result.table(), rois, _RESPONSES)
+    found = result.metrics["retrieval"]
+    decoders = [name for name in ("brainvae", "linear_decoder") if name in found]
+    columns = ("raw", "syn", "draw", "mean_pattern", "shuffled")
+    print(f"\nTop-1 retrieval among {found['n_candidates']} images (chance {found['chance']:.3f})")
+    rows = [("decoder", "recorded", "predicted", "drawn", "mean pat.", "shuffled")]
+    rows += [(name, *(_cell(found[name][k]) for k in columns)) for name in decoders]
+    _print_columns(rows, n_left=1)
+    print("\nDraws against held-out trials (N: independent normal noise of constant variance)")
+    _print_scores(result.draws_table(), rois, _DISTRIBUTIONS)
+    shape = result.metrics["draws"]["pit_histogram"]["model"]
+    print(f"\nRanks of held-out trials among draws (flat: calibrated)  {_bars(shape)}")
+    for note in result.metrics["notes"]:
+        print(f"note: {note}")
+
+
+def _print_scores(table: object, rois: bool, columns: dict[str, str]) -> None:
+    """Print a table: all scores over all voxels, some by region; the rest is in the file.
+
+    Columns without a value are left out.
     """
-
-    def cell(value: float | None) -> str:
-        return f"{value:.3f}" if value is not None and value == value else "-"
-
-    header = ("region", "score", "model", "95 % CI", "linear", "mean pat.", "shuffled", "ceiling")
-    rows = [header]
+    shown = {
+        k: v for k, v in columns.items() if k == "ci" or (k in table and table[k].notna().any())
+    }
+    rows = [("region", "score", *shown.values())]
     for row in table.to_dict("records"):
-        if row["region"] != "all" and not (rois and row["score"] == "voxelwise_correlation"):
+        if row["region"] != "all" and not (rois and row["score"] in _BY_REGION):
             continue
-        low, high = cell(row["ci_low"]), cell(row["ci_high"])
-        rows.append(
-            (
-                row["region"],
-                row["score"],
-                cell(row["model"]),
-                "-" if low == "-" else f"{low}–{high}",
-                *(cell(row[k]) for k in ("linear", "mean_pattern", "shuffled", "ceiling")),
-            )
+        cells = (
+            _span(row["ci_low"], row["ci_high"]) if k == "ci" else _cell(row[k]) for k in shown
         )
+        rows.append((row["region"], row["score"], *cells))
     _print_columns(rows)
+
+
+def _print_paper(result: object) -> None:
+    """Print the published table's columns, the mean pattern's row beside the model's."""
+    table = result.paper_table()
+    digits = {"Incep": 1, "CLIP": 1, "Raw": 1, "Syn": 1}
+    rows = [tuple(table.columns)]
+    for row in table.to_dict("records"):
+        cells = (_cell(row[k], digits.get(k, 3)) for k in table.columns[1:])
+        rows.append((row["row"], *cells))
+    _print_columns(rows, n_left=1)
+    print(
+        "\nMSE in (betas / 2000)², r and cos across voxels of single trials; Raw and Syn: top-1 % "
+        f"among {result.metrics['retrieval']['n_candidates']} images by BrainVAE's latent. Incep, "
+        "CLIP, Eff and SwAV need images decoded by MindEye2 and are not computed. A constant "
+        "scores the mean pattern's row: judge by `synbrain evaluate` without --paper."
+    )
+
+
+def _bars(heights: list[float]) -> str:
+    """A histogram in one line; the middle of the scale is 1."""
+    blocks = "▁▂▃▄▅▆▇█"
+    return "".join(blocks[min(7, max(0, round(height * 3.5)))] for height in heights)
 
 
 def _print_rows(rows: list[dict[str, object]]) -> None:

@@ -125,7 +125,11 @@ def test_evaluate_sets_every_score_beside_its_baselines(trained, synbrain):
     assert {"V1", "V2", "V3"} <= set(metrics["roi"])
     table = pd.read_csv(Path(output.split()[-1]).with_name("metrics.tsv"), sep="\t")
     assert set(table["region"]) == {"all", *metrics["roi"]}
-    assert re.search(r"region +score +model +95 % CI +linear +mean pat. +shuffled +ceiling", output)
+    assert re.search(
+        r"region +score +model +95 % CI +deep +linear +mean pat. +shuffled +ceiling", output
+    )
+    assert re.search(r"coverage_90 +0\.\d", output)
+    assert "Top-1 retrieval among" in output
 
 
 @pytest.mark.parametrize("command", [["plot-flatmap"], ["plot", "flatmap"]])
@@ -247,7 +251,7 @@ def test_bad_images(trained, tmp_path, synbrain, name):
         (["synthesize", IMAGES, "--subject", "3"], "no model of sub-03; models: sub-01"),
         (["synthesize", IMAGES, "--model", "gone"], "no model gone"),
         (["synthesize", IMAGES, "--subject", "two!"], "expected a label such as 2"),
-        (["synthesize", IMAGES, "--sampling", "best"], "expected the sampling"),
+        (["synthesize", IMAGES, "--sampling", "best"], "sampling: expected"),
         (["synthesize", IMAGES, "--device", "warp"], "not available here"),
         (["evaluate", "--subject", "4"], "no model of sub-04"),
         (["adapt", "--hours", "9", "--subject", "2"], "expected 1 to 3"),

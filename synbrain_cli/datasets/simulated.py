@@ -70,8 +70,8 @@ class SimulationConfig(JSONSettings):
     """
 
     n_subjects: int = 3
-    n_shared: int = 100
-    n_unique: int = 900
+    n_shared: int = 200
+    n_unique: int = 800
     n_repeats: int = 3
     n_sessions: int = 4
     image_size: int = 128

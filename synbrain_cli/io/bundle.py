@@ -2,8 +2,9 @@
 
 ``config.json``           subject, dataset, encoder, networks, unit, voxel order, training record,
                           and a checksum of every other file but the card
-``networks.safetensors``  BrainVAE and mapper
+``networks.safetensors``  BrainVAE (with its voxel order) and mapper; absent from linear models
 ``linear.safetensors``    linear encoder
+``readout.safetensors``   stack, signal, noise: what turns predictions into draws
 ``arrays.safetensors``    token scaler, posterior deviation, standardisation, mean pattern
 ``mask.nii.gz`` or ``vertices.npz``, ``voxels.tsv``, ``sampling.npz``, ``mni.npz``   as in the
 prepared subject
@@ -22,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic, read_json, sha256, write_json
 
-FORMAT = 2
+FORMAT = 3
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

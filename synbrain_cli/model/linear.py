@@ -55,7 +55,7 @@ class LinearEncoder:
                 f"linear encoder: expected {len(self.feature_mean)} token features, found "
                 f"{features.shape[1]}: these tokens are of another encoder"
             )
-        return (features - self.feature_mean) @ self.components @ self.coefficients + self.intercept
+        return apply_ridge(vars(self), features)
 
 
 def pool_tokens(tokens: np.ndarray) -> np.ndarray:
@@ -88,11 +88,13 @@ def pool_tokens(tokens: np.ndarray) -> np.ndarray:
 
 def fit_linear(
     tokens: np.ndarray, responses: np.ndarray, generator: np.random.Generator, n_folds: int = 5
-) -> LinearEncoder:
-    """Fit by ridge regression, choosing each voxel's penalty by cross-validation over images.
+) -> tuple[LinearEncoder, np.ndarray]:
+    """Fit the linear encoder, and predict each image by a fit that never saw it.
 
-    The fit is that of himalaya's ``RidgeCV`` on the principal components of the features, which
-    with all components kept is ridge on the features themselves.
+    Memory is that of the pooled features (`MAX_FEATURES` an image) and of an image × image matrix:
+    9,000 images of 256 × 1664 tokens take 0.6 + 0.3 GB. One band holds all features: penalties of
+    their own for tokens at several resolutions (himalaya's ``GroupRidgeCV``) predicted no better
+    and took 45 times as long (docs/evaluation.md).
 
     Parameters
     ----------
@@ -107,32 +109,83 @@ def fit_linear(
     Returns
     -------
     LinearEncoder
+    float32 array of shape (n_images, n_voxels)
+        Leave-one-out predictions: see `fit_ridge`.
+    """
+    fit, held_out = fit_ridge(pool_tokens(tokens), responses, generator, n_folds)
+    return LinearEncoder(**fit), held_out
+
+
+def fit_ridge(
+    features: np.ndarray, targets: np.ndarray, generator: np.random.Generator, n_folds: int = 5
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    r"""Ridge regression, with the penalty of each target chosen by cross-validation over rows.
+
+    The fit is that of himalaya's ``RidgeCV`` on the principal components of the features, which
+    with all components kept is ridge on the features themselves. With the penalty chosen, the
+    prediction of a row by all the others needs no further fit (Allen 1974, *Technometrics* 16:125;
+    Golub, Heath & Wahba 1979, *Technometrics* 21:215):
+
+    .. math:: \hat y_i^{(-i)} = y_i - \frac{y_i - \hat y_i}{1 - h_i}, \qquad
+        h_i = \frac1n + \sum_j \frac{s_{ij}^2}{\sum_k s_{kj}^2 + \alpha}
+
+    for scores s on the components (exact where all components are kept).
+
+    Parameters
+    ----------
+    features : float array of shape (n_rows, n_features)
+    targets : float array of shape (n_rows, n_targets)
+    generator : numpy Generator
+        Deals rows to folds.
+
+    Returns
+    -------
+    dict
+        ``feature_mean``, ``components``, ``coefficients``, ``intercept`` and ``alphas``, as in
+        `LinearEncoder`.
+    float32 array of shape (n_rows, n_targets)
+        Leave-one-out predictions.
     """
     from himalaya.ridge import RidgeCV
     from sklearn.model_selection import KFold
 
-    features = pool_tokens(tokens)
     mean = features.mean(0, dtype=np.float64).astype(np.float32)
     features = features - mean  # not in place: pooling may hand back the caller's own array
-    # Principal components by way of the images' Gram matrix: n_images is the smaller side.
+    # Principal components by way of the rows' Gram matrix: n_rows is the smaller side.
     gram = (features @ features.T).astype(np.float64)
     values, vectors = np.linalg.eigh(gram)
     values, vectors = values[::-1], vectors[:, ::-1]
     n_components = min(MAX_COMPONENTS, int((values > values[0] * 1e-7).sum()))
     values, vectors = values[:n_components], vectors[:, :n_components]
-    unit = np.sqrt(values.sum() / len(features))  # root mean squared norm of an image
+    unit = np.sqrt(values.sum() / len(features))  # root mean squared norm of a row
     scores = (vectors * np.sqrt(values) / unit).astype(np.float32)
     components = (features.T @ (vectors / np.sqrt(values) / unit).astype(np.float32)).astype(
         np.float32
     )
     folds = KFold(n_folds, shuffle=True, random_state=int(generator.integers(2**31)))
-    intercept = responses.mean(0, dtype=np.float64).astype(np.float32)
+    intercept = targets.mean(0, dtype=np.float64).astype(np.float32)
+    centred = np.asarray(targets - intercept, np.float32)
     ridge = RidgeCV(alphas=ALPHAS, cv=folds, fit_intercept=False)
-    ridge.fit(scores, np.asarray(responses - intercept, np.float32))
-    return LinearEncoder(
-        mean,
-        components,
-        np.asarray(ridge.coef_, np.float32),
-        intercept,
-        np.asarray(ridge.best_alphas_, np.float32),
-    )
+    ridge.fit(scores, centred)
+    coefficients = np.asarray(ridge.coef_, np.float32)
+    alphas = np.asarray(ridge.best_alphas_, np.float64)
+
+    residual = centred - scores @ coefficients
+    power = values / unit**2
+    for alpha in np.unique(alphas):
+        leverage = 1 / len(features) + vectors**2 @ (power / (power + alpha))
+        residual[:, alphas == alpha] /= np.maximum(1 - leverage, 1e-6)[:, None].astype(np.float32)
+    fit = {
+        "feature_mean": mean,
+        "components": components,
+        "coefficients": coefficients,
+        "intercept": intercept,
+        "alphas": alphas.astype(np.float32),
+    }
+    return fit, np.asarray(targets - residual, np.float32)
+
+
+def apply_ridge(fit: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
+    """Predict from features (n_rows, n_features): (n_rows, n_targets)."""
+    scores = (features - fit["feature_mean"]) @ fit["components"]
+    return scores @ fit["coefficients"] + fit["intercept"]

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from synbrain_cli.brain import load_model, resolve_device
 from synbrain_cli.config import PRESETS
@@ -17,6 +18,7 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.bundle import find_bundles
 from synbrain_cli.io.files import locked, read_json, sha256
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
+from synbrain_cli.pipeline.layout import default_order, subject_order
 from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.train import TrainingRun, TrainResult, fit_networks, load_examples
 from synbrain_cli.pipeline.workspace import Say, Workspace
@@ -73,11 +75,25 @@ def adapt(
             f"{store.folder}: tokens of {store.identity['spec']}, but {brain.name} was trained on "
             f"{brain.config['encoder']['spec']}: run `synbrain prepare` with that --encoder"
         )
+    if not brain.has_networks:
+        raise InputError(
+            f"{brain.name} is a linear model, with no networks to fine-tune: `synbrain train` on "
+            f"sub-{subject.subject} fits one from the start, or adapt from another model"
+        )
     preset = PRESETS[brain.config["training"]["settings"]["preset"]]
     torch_device = resolve_device(device)
     stages = (preset.adapt_vae_stage, preset.adapt_mapper_stage, preset.loss)
+    voxel_order = brain.config["voxel_order"]
+    try:
+        order = subject_order(subject, voxel_order)
+    except InputError as error:
+        voxel_order = default_order(subject)
+        order = subject_order(subject, voxel_order)
+        report.say(f"{error}; here: {voxel_order}")
     settings = {
+        "model": "full",
         "preset": preset.name,
+        "voxel_order": voxel_order,
         "seed": seed,
         "data": sha256(subject.folder / "dataset_description.json"),
         "encoder": store.identity,
@@ -98,7 +114,9 @@ def adapt(
             f"{subject.n_voxels:,} voxels"
         )
         linear = run.linear(train_set, seed, report)
-        vae, mapper = brain.vae.to(torch_device), brain.mapper.to(torch_device)
+        vae, mapper = brain.vae, brain.mapper
+        vae.lay_out(torch.from_numpy(order))
+        vae, mapper = vae.to(torch_device), mapper.to(torch_device)
         fit_networks(
             run,
             vae,
@@ -120,10 +138,11 @@ def adapt(
             scaler,
             scale,
             linear,
-            vae,
-            mapper,
+            (vae, mapper),
             train_set,
             val_set,
+            seed,
+            report,
             {
                 "source": brain.name,
                 "strategy": "fine-tuning: whole BrainVAE, mapper MLPs (Mai et al. 2025)",
@@ -151,7 +170,8 @@ def choose(
         trained = [
             path
             for path in find_bundles(workspace.weights)
-            if "hours" not in read_json(path / "config.json")["training"]
+            if "hours" not in (config := read_json(path / "config.json"))["training"]
+            and config["vae"] is not None
         ]
         if not trained:
             raise MissingError(

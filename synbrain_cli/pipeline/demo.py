@@ -9,13 +9,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from synbrain_cli.brain import load_model
 from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.errors import MissingError, SynbrainError
 from synbrain_cli.pipeline import plot
-from synbrain_cli.pipeline.evaluate import evaluate
+from synbrain_cli.pipeline.evaluate import EvaluateResult, evaluate
 from synbrain_cli.pipeline.prepare import prepare_simulated
 from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.synthesize import synthesize
@@ -29,7 +27,7 @@ N_DRAWS = 8
 class DemoResult:
     """Scores of subject 1's model, what was made where, and how long it took."""
 
-    scores: pd.DataFrame
+    scores: EvaluateResult
     paths: dict[str, Path]
     seconds: float
 
@@ -80,7 +78,7 @@ def demo(
         "scores": scores.folder / "metrics.json",
     }
     return DemoResult(
-        scores.table(),
+        scores,
         {k: Path(os.path.relpath(v, workspace.root)) for k, v in paths.items()},
         time.monotonic() - start,
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.brain import Brain, check_drawing, load_model
+from synbrain_cli.brain import Brain, Drawing, load_model
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.files import (
@@ -60,7 +60,8 @@ def synthesize(
     *,
     n_draws: int = 1,
     seed: int = 0,
-    sampling: str = "latent",
+    sampling: str = "calibrated",
+    signal: str = "shared",
     noise_factor: float | None = None,
     unit: str = "recorded",
     output: Path | None = None,
@@ -82,7 +83,7 @@ def synthesize(
         Bundle.
     images
         Folder or list of paths.
-    n_draws, seed, sampling, noise_factor, unit
+    n_draws, seed, sampling, signal, noise_factor, unit
         As in `synbrain_cli.brain.Brain.draw`.
     output : path, optional
         Default ``outputs/<model>_<folder of images>``.
@@ -99,7 +100,7 @@ def synthesize(
     SynbrainError
     """
     report = report or Report()
-    check_drawing(n_draws, sampling, noise_factor, unit)
+    drawing = Drawing(n_draws, seed, sampling, signal, noise_factor, unit)
     pictures = ImageSet.of(images)
     brain = load_model(model, device)
     spaces = _spaces(brain, spaces)
@@ -110,11 +111,7 @@ def synthesize(
         "model": brain.name,
         "model_folder": str(Path(model).resolve()),
         "model_fingerprint": brain.config["fingerprint"],
-        "sampling": sampling,
-        "noise_factor": noise_factor,
-        "n_draws": n_draws,
-        "seed": seed,
-        "unit": unit,
+        **asdict(drawing),
         "spaces": spaces,
         "images": [
             {"name": name, "source": str(Path(source).resolve()), "sha256": sha256(source)}
@@ -143,9 +140,7 @@ def synthesize(
             create_array(array, np.float32, shape)
         store = np.load(array, mmap_mode="r+")
         with report.bar("drawing", len(pictures), done) as bar:
-            for where, draws in brain.stream(
-                pictures, n_draws, seed, sampling, noise_factor, unit, start=done
-            ):
+            for where, draws in brain.stream(pictures, drawing, start=done):
                 if not np.isfinite(draws).all():
                     raise InputError(
                         f"{model}: its responses to {pictures.names[where.start]} are not finite: "
@@ -255,7 +250,8 @@ def _write_records(
         "Model": brain.name,
         "ModelFingerprint": settings["model_fingerprint"],
         "Sampling": settings["sampling"],
-        "NoiseFactor": _noise(settings),
+        "Signal": settings["signal"] if settings["sampling"] == "calibrated" else None,
+        "NoiseFactor": _noise(settings) if settings["sampling"] == "latent" else None,
         "NumberOfDraws": settings["n_draws"],
         "Seed": settings["seed"],
         "Versions": versions(),

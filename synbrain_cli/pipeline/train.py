@@ -1,7 +1,8 @@
 """`synbrain train`: a prepared subject → a model bundle.
 
 Linear encoder, then BrainVAE on single trials (stage 1), then the S2N mapper from image tokens
-to the posterior means of those trials (stage 2; Mai et al. 2025, section 3).
+to the posterior means of those trials (stage 2; Mai et al. 2025, section 3), then the readout: how
+the predictions are stacked, and how single trials vary around them.
 """
 
 from __future__ import annotations
@@ -36,11 +37,21 @@ from synbrain_cli.model.fit import State, fit
 from synbrain_cli.model.linear import LinearEncoder, fit_linear
 from synbrain_cli.model.losses import brainvae_loss
 from synbrain_cli.model.mapper import Mapper
-from synbrain_cli.model.readout import posteriors
+from synbrain_cli.model.readout import (
+    Readout,
+    fit_readout,
+    fit_stack,
+    has_repeats,
+    posteriors,
+    signal_left,
+)
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.model.vae import BrainVAE
+from synbrain_cli.pipeline.layout import default_order, subject_order
 from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.workspace import Workspace
+
+MODELS = ("full", "linear")
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,9 @@ def train(
     subject: PreparedSubject,
     store: TokenStore,
     *,
+    model: str = "full",
     preset: str = "tiny",
+    voxel_order: str = "auto",
     name: str | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -110,10 +123,16 @@ def train(
     subject : PreparedSubject
     store : TokenStore
         Tokens of its images; they fix the encoder.
+    model : {"full", "linear"}
+        "linear": the linear encoder and the readout alone, without networks; minutes instead of
+        hours.
     preset : str
         Of `synbrain_cli.config.PRESETS`.
+    voxel_order : str
+        In which BrainVAE's convolutions meet the voxels: "file", "curve", "region", "surface", or
+        "auto" (`synbrain_cli.pipeline.layout.default_order`).
     name : str, optional
-        Of the bundle; default ``sub-01``.
+        Of the bundle; default ``sub-01``, or ``sub-01_linear``.
     seed : int
         One seed for initial weights, batches and noise.
     device : str
@@ -131,43 +150,70 @@ def train(
     report = report or Report()
     if preset not in PRESETS:
         raise InputError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
+    if model not in MODELS:
+        raise InputError(f"--model {model}: expected {' or '.join(MODELS)}")
     chosen = PRESETS[preset]
     torch_device = resolve_device(device)
+    if voxel_order == "auto":
+        voxel_order = default_order(subject)
     settings = {
-        "preset": preset,
+        "model": model,
+        "preset": preset if model == "full" else None,
+        "voxel_order": voxel_order if model == "full" else None,
         "seed": seed,
         "data": sha256(subject.folder / "dataset_description.json"),
         "encoder": store.identity,
-        "stages": [asdict(chosen.vae_stage), asdict(chosen.mapper_stage), asdict(chosen.loss)],
+        "stages": [asdict(chosen.vae_stage), asdict(chosen.mapper_stage), asdict(chosen.loss)]
+        if model == "full"
+        else [],
     }
-    run = TrainingRun(workspace.weights / (name or f"sub-{subject.subject}"), settings)
+    default_name = f"sub-{subject.subject}" + ("_linear" if model == "linear" else "")
+    run = TrainingRun(workspace.weights / (name or default_name), settings)
     with locked(run.folder, "a model"):
         run.open(resume, overwrite)
+        order = subject_order(subject, voxel_order)
         scaler, scale, train_set, val_set = load_examples(subject, store)
         report.say(
             f"training {run.folder.name}: {len(train_set.betas):,} trials of "
-            f"{len(train_set.tokens):,} images, {subject.n_voxels:,} voxels, preset {preset}, "
-            f"{torch_device}"
+            f"{len(train_set.tokens):,} images, {subject.n_voxels:,} voxels, "
+            + (
+                f"preset {preset}, voxel order {voxel_order}, {torch_device}"
+                if model == "full"
+                else "linear encoder alone"
+            )
         )
         linear = run.linear(train_set, seed, report)
-        n_tokens, n_dims = train_set.tokens.shape[1:]
-        vae_config, mapper_config = chosen.networks(n_tokens, n_dims)
-        vae = BrainVAE(vae_config, torch.Generator().manual_seed(seed))
-        mapper = Mapper(mapper_config, torch.Generator().manual_seed(seed + 1))
-        fit_networks(
-            run,
-            vae.to(torch_device),
-            mapper.to(torch_device),
-            list(vae.parameters()),
-            list(mapper.parameters()),
+        networks = None
+        if model == "full":
+            n_tokens, n_dims = train_set.tokens.shape[1:]
+            vae_config, mapper_config = chosen.networks(n_tokens, n_dims)
+            vae = BrainVAE(vae_config, torch.Generator().manual_seed(seed))
+            vae.lay_out(torch.from_numpy(order))
+            mapper = Mapper(mapper_config, torch.Generator().manual_seed(seed + 1))
+            networks = vae.to(torch_device), mapper.to(torch_device)
+            fit_networks(
+                run,
+                *networks,
+                list(vae.parameters()),
+                list(mapper.parameters()),
+                train_set,
+                val_set,
+                (chosen.vae_stage, chosen.mapper_stage, chosen.loss),
+                seed,
+                report,
+            )
+        record = run.finish(
+            subject,
+            store,
+            subject.sessions,
+            scaler,
+            scale,
+            linear,
+            networks,
             train_set,
             val_set,
-            (chosen.vae_stage, chosen.mapper_stage, chosen.loss),
             seed,
             report,
-        )
-        record = run.finish(
-            subject, store, subject.sessions, scaler, scale, linear, vae, mapper, train_set, val_set
         )
     report.say(f"wrote {run.folder}")
     return TrainResult(run.folder, record)
@@ -316,13 +362,13 @@ class TrainingRun:
         write_json(record, self.settings)
 
     def linear(self, examples: Examples, seed: int, report: Report) -> LinearEncoder:
-        """Fit the linear encoder, or take it from the interrupted run."""
-        path = self.partial / "linear.safetensors"
+        """Fit the linear encoder to training images, or take it from the interrupted run."""
+        path = self.partial / "linear_training.safetensors"
         if path.exists():
             return LinearEncoder(**load_arrays(path))
         report.say("linear encoder")
-        linear = fit_linear(examples.tokens, examples.averages, np.random.default_rng(seed))
-        save_arrays(path, {k: getattr(linear, k) for k in linear.__dataclass_fields__})
+        linear, _ = fit_linear(examples.tokens, examples.averages, np.random.default_rng(seed))
+        save_arrays(path, vars(linear))
         return linear
 
     def targets(self, vae: BrainVAE, examples: Examples) -> torch.Tensor:
@@ -397,49 +443,59 @@ class TrainingRun:
         scaler: TokenScaler,
         scale: ResponseScale,
         linear: LinearEncoder,
-        vae: BrainVAE,
-        mapper: Mapper,
+        networks: tuple[BrainVAE, Mapper] | None,
         train_set: Examples,
         val_set: Examples,
+        seed: int,
+        report: Report,
         extra: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Write the bundle, with validation scores, and give it its name."""
+        """Fit the readout, write the bundle, with validation scores, and give it its name."""
         partial = self.partial
-        tensors = {f"vae.{k}": v.cpu().numpy() for k, v in vae.state_dict().items()}
-        tensors |= {f"mapper.{k}": v.cpu().numpy() for k, v in mapper.state_dict().items()}
-        save_arrays(partial / "networks.safetensors", tensors)
+        arrays = {
+            "token_mean": scaler.mean,
+            "token_sd": scaler.sd,
+            "response_mean": scale.mean.astype(np.float32),
+            "response_sd": scale.sd.astype(np.float32),
+            "mean_pattern": train_set.betas.mean(0, dtype=np.float64).astype(np.float32),
+        }
+        held_out = {"linear": linear.predict(val_set.tokens)}
+        if networks is not None:
+            vae, mapper = networks
+            tensors = {f"vae.{k}": v.cpu().numpy() for k, v in vae.state_dict().items()}
+            tensors |= {f"mapper.{k}": v.cpu().numpy() for k, v in mapper.state_dict().items()}
+            save_arrays(partial / "networks.safetensors", tensors)
+            arrays["latent_sd"] = self.latent_sd
+            held_out["deep"] = predict_deep(vae, mapper, val_set.tokens, subject.n_voxels)
+        save_arrays(partial / "arrays.safetensors", arrays)
+        report.say("readout: stacking, unexplained signal, trial noise")
+        final, stack, readout, stacked = fit_distribution(train_set, val_set, held_out, seed)
+        save_arrays(partial / "linear.safetensors", vars(final))
         save_arrays(
-            partial / "arrays.safetensors",
-            {
-                "token_mean": scaler.mean,
-                "token_sd": scaler.sd,
-                "latent_sd": self.latent_sd,
-                "response_mean": scale.mean.astype(np.float32),
-                "response_sd": scale.sd.astype(np.float32),
-                "mean_pattern": train_set.betas.mean(0, dtype=np.float64).astype(np.float32),
-            },
+            partial / "readout.safetensors",
+            {"stack": stack, **readout.arrays(), **rivals(train_set, val_set, held_out["linear"])},
         )
         for file in PLACE_FILES:
             if (subject.folder / file).exists():
                 shutil.copyfile(subject.folder / file, partial / file)
-        residual = val_set.averages - linear.predict(val_set.tokens)
-        linear_score = 1 - float((residual**2).sum() / (val_set.averages**2).sum())
+        scores = {
+            name: 1 - float(((val_set.averages - p) ** 2).sum() / (val_set.averages**2).sum())
+            for name, p in (("model", stacked), *held_out.items())
+        }
         record = {
             "settings": self.settings,
             "sessions": sessions,
             "n_trials": {"train": len(train_set.betas), "val": len(val_set.betas)},
             "n_images": {"train": len(train_set.tokens), "val": len(val_set.tokens)},
-            "validation": {
-                "model": self.histories["mapper"]["best_score"],
-                "linear": linear_score,
-                "mean_pattern": 0.0,
-            },
+            "validation": {**scores, "mean_pattern": 0.0},
+            "readout": describe_readout(readout, stack, train_set),
             "stages": self.histories,
             "versions": versions(),
             **(extra or {}),
         }
         for leftover in (
             "settings.json",
+            "linear_training.safetensors",
             "targets.safetensors",
             *(f"{title.lower()}.pt" for title in self.histories),
         ):
@@ -455,19 +511,108 @@ class TrainingRun:
                 "recorded unit",
                 "recorded_unit": subject.description["UnitBeforeStandardization"],
                 "standardization": subject.description["Standardization"],
-                "voxel_order": "that of voxels.tsv (of a volume: C order of the mask)",
+                "voxel_order": self.settings["voxel_order"],
                 "encoder": store.identity,
-                "vae": vae.config.to_dict(),
-                "mapper": mapper.config.to_dict(),
-                "fingerprint": hashlib.sha256(
-                    (partial / "networks.safetensors").read_bytes()
-                ).hexdigest()[:16],
+                "vae": networks[0].config.to_dict() if networks else None,
+                "mapper": networks[1].config.to_dict() if networks else None,
+                "fingerprint": fingerprint(partial),
                 "training": record,
             },
         )
         (partial / "card.md").write_text(model_card(subject, store, record, self.folder.name))
         replace_folder(partial, self.folder)
         return record
+
+
+def fit_distribution(
+    train_set: Examples, val_set: Examples, held_out: dict[str, np.ndarray], seed: int
+) -> tuple[LinearEncoder, np.ndarray, Readout, np.ndarray]:
+    """Everything around the predictions: stack, final linear encoder, readout.
+
+    Stacking weights come from validation images. They have then done their work, so that the linear
+    encoder is fitted once more with them among the others, and the readout to its leave-one-out
+    predictions of all: images that the mean was not fitted on. What the stack explains beyond it
+    is taken from the unexplained signal by the validation images.
+
+    Parameters
+    ----------
+    held_out : dict
+        "linear" and, where there are networks, "deep": predictions of validation images.
+
+    Returns
+    -------
+    LinearEncoder, stack (n_predictors, n_voxels), Readout, and the stack's held-out predictions
+    of validation images (n_images, n_voxels)
+    """
+    generator = np.random.default_rng([seed, 1])
+    stack, stacked = fit_stack(np.stack(list(held_out.values())), val_set.averages, generator)
+    tokens = np.concatenate([train_set.tokens, val_set.tokens])
+    averages = np.concatenate([train_set.averages, val_set.averages])
+    linear, left_out = fit_linear(tokens, averages, generator)
+    trials = np.concatenate([train_set.betas, val_set.betas])
+    index = np.concatenate([train_set.image_index, val_set.image_index + len(train_set.tokens)])
+    readout = fit_readout(trials, index, left_out, generator)
+    readout = signal_left(readout, stacked, held_out["linear"], val_set.averages)
+    return linear, stack, readout, stacked
+
+
+def rivals(train_set: Examples, val_set: Examples, linear: np.ndarray) -> dict[str, np.ndarray]:
+    """Variances of the two simplest distributions that draws must beat, float32 (n_voxels,).
+
+    ``linear_variance``: of single trials of validation images around the linear encoder;
+    ``trial_variance``: of training trials around their mean.
+    """
+    residual = val_set.betas - linear[val_set.image_index]
+    return {
+        "linear_variance": (residual**2).mean(0, dtype=np.float64).astype(np.float32),
+        "trial_variance": train_set.betas.var(0, dtype=np.float64).astype(np.float32),
+    }
+
+
+@torch.inference_mode()
+def predict_deep(
+    vae: BrainVAE, mapper: Mapper, tokens: np.ndarray, n_voxels: int, batch: int = 64
+) -> np.ndarray:
+    """The decoded output of the mapper, without noise: float32 (n_images, n_voxels)."""
+    device = next(vae.parameters()).device
+    parts = [
+        vae.decode(mapper(part.to(device)), n_voxels).cpu()
+        for part in torch.from_numpy(tokens).split(batch)
+    ]
+    return torch.cat(parts).numpy()
+
+
+def describe_readout(readout: Readout, stack: np.ndarray, train_set: Examples) -> dict[str, Any]:
+    """What was found, for ``config.json``: medians over voxels."""
+
+    def median(values: np.ndarray) -> float:
+        return float(np.median(values))
+
+    return {
+        "signal_told_from_noise": has_repeats(train_set.image_index),
+        "rank": {
+            "signal": readout.signal.loadings.shape[1],
+            "noise": readout.noise.loadings.shape[1],
+        },
+        "variance": {
+            "unexplained_signal": median(readout.signal.variance),
+            "noise": median(readout.noise.variance),
+        },
+        "growth": median(readout.growth),
+        "stack": {
+            name: median(weight) for name, weight in zip(("linear", "deep"), stack, strict=False)
+        },
+    }
+
+
+def fingerprint(folder: Path) -> str:
+    """Of everything that draws depend on: 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in ("arrays", "linear", "networks", "readout"):
+        path = folder / f"{name}.safetensors"
+        if path.exists():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def model_card(
@@ -481,6 +626,20 @@ def model_card(
         else "Weights derived from a data set follow its terms (NSD: no redistribution of data)."
     )
     validation = record["validation"]
+    columns = ["model", *(name for name in ("deep", "linear") if name in validation)]
+    table = "\n".join(
+        (
+            "| " + " | ".join(columns) + " | mean pattern |",
+            "|---" * (len(columns) + 1) + "|",
+            "| " + " | ".join(f"{validation[name]:.3f}" for name in columns) + " | 0 |",
+        )
+    )
+    repeats = (
+        "Draws share unexplained signal over repeats; trial noise is apart from it."
+        if record["readout"]["signal_told_from_noise"]
+        else "Too few images were repeated in training to tell unexplained signal from trial "
+        "noise: all is taken as trial noise, and repeats share the mean alone."
+    )
     return f"""# {name}
 
 {simulated}Responses of subject {subject.subject} of {subject.dataset}: \
@@ -489,12 +648,12 @@ sessions {record["sessions"][0]} to {record["sessions"][-1]}, {subject.n_voxels:
 ({subject.description["Space"]}).
 Image encoder: {store.identity["spec"]}.
 
-Share of the variance of validation images' average responses that is predicted (this score chose
-the weights; test scores are made by `synbrain evaluate --model {name}`):
+Share of the variance of validation images' average responses that is predicted (it chose
+the weights, and is no test score; test scores are made by `synbrain evaluate --model {name}`):
 
-| model | linear encoder | mean pattern |
-|---|---|---|
-| {validation["model"]:.3f} | {validation["linear"]:.3f} | {validation["mean_pattern"]:.3f} |
+{table}
+
+{repeats}
 
 {licence}
 """

@@ -1,0 +1,178 @@
+"""Covariances of thousands of voxels: a few shared factors, and a variance of each voxel's own.
+
+``Σ = loadings @ loadings.T + diag(private²)``: a matrix of voxels × voxels is needed neither to
+estimate it nor to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from sklearn.model_selection import KFold
+
+MAX_RANK = 64
+N_FOLDS = 5
+DENSE = 2_048  # voxels up to which voxels × voxels is formed after all: it is faster
+_POWER_STEPS = 12
+_OVERSAMPLING = 8
+_ROUNDS = 3  # of principal factors: the variance that factors share, then factors, then …
+
+# One term of a second moment: its sign, rows (n_rows, n_voxels), and the image of each row.
+Term = tuple[float, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A normal distribution of mean 0 over voxels.
+
+    Attributes
+    ----------
+    loadings : float32 array of shape (n_voxels, rank)
+    private : float32 array of shape (n_voxels,)
+        Deviation of what a voxel shares with no other.
+    """
+
+    loadings: np.ndarray
+    private: np.ndarray
+
+    @classmethod
+    def independent(cls, variance: np.ndarray) -> LowRank:
+        """Voxels that share nothing."""
+        return cls(
+            np.zeros((len(variance), 0), np.float32),
+            np.sqrt(np.maximum(variance, 0)).astype(np.float32),
+        )
+
+    @cached_property
+    def variance(self) -> np.ndarray:
+        """Float64 (n_voxels,)."""
+        return (self.loadings.astype(np.float64) ** 2).sum(1) + self.private.astype(np.float64) ** 2
+
+    def draw(self, generator: np.random.Generator) -> np.ndarray:
+        """One draw: float32 (n_voxels,)."""
+        own = generator.standard_normal(len(self.private), np.float32)
+        shared = generator.standard_normal(self.loadings.shape[1], np.float32)
+        return self.private * own + self.loadings @ shared
+
+    def with_variance(self, variance: np.ndarray) -> LowRank:
+        """The same correlations with another variance of each voxel (n_voxels,)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factor = np.sqrt(np.where(self.variance > 0, variance / self.variance, 0))
+        factor = factor.astype(np.float32)
+        return LowRank(self.loadings * factor[:, None], self.private * factor)
+
+
+def fit_low_rank(
+    terms: Sequence[Term],
+    weight: np.ndarray,
+    variance: np.ndarray,
+    generator: np.random.Generator,
+    max_rank: int = MAX_RANK,
+) -> LowRank:
+    r"""Fit factors to what voxels share, and give each voxel the rest of its variance.
+
+    The covariance is estimated by :math:`M = \sum_t \pm X_t^\top X_t / \sum_i w_i`, whose rows and
+    weights belong to images. Its factors are principal factors (Harman 1976, *Modern Factor
+    Analysis*): leading eigenvectors of M with its diagonal replaced by the variance that factors
+    account for, found again a few times. The eigenvalues of a sample are too large, the more so
+    the more voxels and the fewer images there are. A factor's variance is therefore measured on
+    images that did not choose its direction (Abadir, Distaso & Žikeš 2014, *Journal of
+    Econometrics* 181:165):
+
+    .. math:: \lambda_j = \frac1K \sum_f v_{jf}^\top M_f\, v_{jf}
+
+    with :math:`v_{jf}` the j-th eigenvector of the images outside fold f and M_f the moment inside
+    it. The first λ that is not positive ends the list: held-out images choose the rank, too.
+
+    Parameters
+    ----------
+    terms : sequence of (sign, rows, image)
+        float; float32 array (n_rows, n_voxels); int array (n_rows,), the image of each row.
+    weight : float array of shape (n_images,)
+        w: what each image's rows are divided by; 0 for images that say nothing.
+    variance : array of shape (n_voxels,)
+        Of each voxel, ≥ 0: what factors leave of it is private. Loadings that exceed it are
+        shortened.
+    generator : numpy Generator
+        Deals images to folds, and starts the search for eigenvectors.
+    max_rank : int
+
+    Returns
+    -------
+    LowRank
+    """
+    n_voxels = len(variance)
+    used = np.flatnonzero(weight > 0)
+    # More factors than a fifth of the images that tell of them would be noise, and cost time.
+    rank = int(min(max_rank, n_voxels // 2, len(used) // N_FOLDS))
+    if rank < 1:
+        return LowRank.independent(variance)
+    start = generator.standard_normal((n_voxels, rank + _OVERSAMPLING))
+    deal = KFold(N_FOLDS, shuffle=True, random_state=int(generator.integers(2**31)))
+    parts = []
+    for _, chosen in deal.split(used):
+        inside = np.zeros(len(weight), bool)
+        inside[used[chosen]] = True
+        parts.append(_Moment.of([(s, x[inside[i]]) for s, x, i in terms], weight[inside].sum()))
+
+    communality = np.zeros(n_voxels)
+    for _ in range(_ROUNDS if n_voxels <= DENSE else 1):  # of thousands, one is next to nothing
+        held_out = np.zeros(rank)
+        for part in parts:
+            others = [other for other in parts if other is not part]
+            vectors = _eigenvectors(others, communality, start)[:, :rank]
+            held_out += (vectors * _product([part], communality, vectors)).sum(0) / N_FOLDS
+        kept = int(np.argmax(np.r_[held_out <= 0, True]))
+        vectors = _eigenvectors(parts, communality, start)[:, :kept]
+        loadings = vectors * np.sqrt(np.minimum.accumulate(held_out[:kept]))
+        communality = np.minimum((loadings**2).sum(1), variance)
+
+    shared = (loadings**2).sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        loadings *= np.where(shared > variance, np.sqrt(variance / shared), 1.0)[:, None]
+    private = np.sqrt(np.maximum(variance - (loadings**2).sum(1), 0))
+    return LowRank(loadings.astype(np.float32), private.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """Some images' part of a second moment: how to multiply with it, its diagonal, its weight."""
+
+    multiply: Callable[[np.ndarray], np.ndarray]
+    diagonal: np.ndarray
+    weight: float
+
+    @classmethod
+    def of(cls, terms: Sequence[tuple[float, np.ndarray]], weight: float) -> _Moment:
+        diagonal = sum(s * np.einsum("ij,ij->j", x, x, dtype=np.float64) for s, x in terms)
+        if len(diagonal) <= DENSE:
+            matrix = sum(s * (x.T @ x).astype(np.float64) for s, x in terms)
+            return cls(matrix.__matmul__, diagonal, weight)
+
+        def multiply(vectors: np.ndarray) -> np.ndarray:
+            single = vectors.astype(np.float32)
+            return sum(s * (x.T @ (x @ single)).astype(np.float64) for s, x in terms)
+
+        return cls(multiply, diagonal, weight)
+
+
+def _product(parts: Sequence[_Moment], communality: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """The moment of some images times vectors, its diagonal replaced by the communality."""
+    weight = sum(part.weight for part in parts)
+    diagonal = communality - sum(part.diagonal for part in parts) / weight
+    return sum(part.multiply(vectors) for part in parts) / weight + diagonal[:, None] * vectors
+
+
+def _eigenvectors(
+    parts: Sequence[_Moment], communality: np.ndarray, start: np.ndarray
+) -> np.ndarray:
+    """Leading eigenvectors, largest first, by subspace iteration from ``start``."""
+    vectors = np.linalg.qr(start)[0]
+    for _ in range(_POWER_STEPS):
+        vectors = np.linalg.qr(_product(parts, communality, vectors))[0]
+    image = vectors.T @ _product(parts, communality, vectors)
+    _, turn = np.linalg.eigh((image + image.T) / 2)
+    return vectors @ turn[:, ::-1]

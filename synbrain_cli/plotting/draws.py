@@ -1,0 +1,158 @@
+"""How draws compare with recorded trials: one figure of four panels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Distribution → label, colour, line. Okabe & Ito's colours can be told apart by all.
+_SHOWN = {
+    "model": ("calibrated", "#0072B2", "-"),
+    "linear": ("linear + normal", "#E69F00", "--"),
+    "mean_pattern": ("mean pattern + normal", "#999999", ":"),
+    "latent_nf1": ("latent, nf 1", "#D55E00", "-."),
+}
+_LEVELS = (50, 80, 90, 95)
+
+
+def plot_draws(metrics: dict[str, Any], voxels: pd.DataFrame) -> Figure:
+    """Draw PIT histograms, coverage, reliability and variance.
+
+    Parameters
+    ----------
+    metrics : dict
+        ``metrics.json`` of `synbrain evaluate`.
+    voxels : DataFrame
+        Its ``voxels.tsv``: ``ncsnr``, ``ncsnr_of_draws`` (where there are repeats),
+        ``variance_ratio``.
+
+    Returns
+    -------
+    Figure
+        Says so where the subject is simulated.
+    """
+    figure = Figure(figsize=(9.5, 7.2), layout="constrained")
+    axes = figure.subplots(2, 2)
+    kind = " (simulated)" if metrics["simulated"] else ""
+    figure.suptitle(
+        f"{metrics['model']}{kind}: draws against {metrics['n_test_trials']:,} held-out trials of "
+        f"{metrics['n_test_images']:,} images",
+        fontsize=11,
+    )
+    _pit(axes[0, 0], metrics["draws"]["pit_histogram"])
+    _coverage(axes[0, 1], metrics["draws"])
+    _reliability(axes[1, 0], metrics["draws"], voxels)
+    _variance(axes[1, 1], metrics["draws"], voxels)
+    for one in axes.flat:
+        one.spines[["top", "right"]].set_visible(False)
+        one.tick_params(labelsize=8)
+    return figure
+
+
+def _pit(axes: Axes, histograms: dict[str, list[float]]) -> None:
+    for name, (label, colour, line) in _SHOWN.items():
+        if name not in histograms:
+            continue
+        heights = np.array(histograms[name])
+        edges = np.linspace(0, 1, len(heights) + 1)
+        if name == "model":
+            axes.stairs(heights, edges, fill=True, color=colour, alpha=0.35, label=label)
+        else:
+            axes.stairs(heights, edges, color=colour, linestyle=line, label=label)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set(
+        xlabel="rank of the recorded trial among draws (PIT)",
+        ylabel="density",
+        title="Rank of recorded trials: flat where calibrated",
+        xlim=(0, 1),
+        # The paper's draws put nearly all trials beyond them: their bars would hide the rest.
+        ylim=(0, 1.15 * max(max(histograms[k]) for k in ("model", "linear", "mean_pattern"))),
+    )
+    axes.legend(fontsize=7, frameon=False, loc="lower center", ncols=2)
+
+
+def _coverage(axes: Axes, draws: dict[str, Any]) -> None:
+    nominal = np.array(_LEVELS) / 100
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+    for name, (label, colour, line) in _SHOWN.items():
+        if name in draws["coverage_90"]:
+            found = [draws[f"coverage_{level}"][name] for level in _LEVELS]
+            axes.plot(
+                nominal, found, marker="o", markersize=4, color=colour, linestyle=line, label=label
+            )
+    for region in draws["coverage_90"]["roi"]:
+        axes.plot(
+            nominal,
+            [draws[f"coverage_{level}"]["roi"][region] for level in _LEVELS],
+            color=_SHOWN["model"][1],
+            alpha=0.25,
+            linewidth=0.7,
+        )
+    axes.set(
+        xlabel="central interval of the draws",
+        ylabel="share of recorded trials inside",
+        title="Coverage (thin lines: regions)",
+        xlim=(0.45, 1),
+        ylim=(0, 1),
+    )
+    axes.legend(fontsize=7, frameon=False, loc="lower right")
+
+
+def _reliability(axes: Axes, draws: dict[str, Any], voxels: pd.DataFrame) -> None:
+    if "ncsnr_of_draws" not in voxels or "ncsnr_slope" not in draws:
+        axes.text(
+            0.5, 0.5, "no repeats: no ncsnr", ha="center", va="center", transform=axes.transAxes
+        )
+        axes.set(title="Reliability")
+        return
+    axes.plot(
+        voxels["ncsnr"],
+        voxels["ncsnr_of_draws"],
+        ".",
+        color=_SHOWN["model"][1],
+        alpha=0.4,
+        markersize=4,
+        markeredgewidth=0,
+    )
+    top = 1.05 * np.nanmax(voxels[["ncsnr", "ncsnr_of_draws"]].to_numpy(float))
+    axes.plot([0, top], [0, top], color="black", linewidth=0.8)
+    axes.set(
+        xlabel="ncsnr recorded",
+        ylabel="ncsnr of draws",
+        title=f"Reliability by voxel: r {draws['ncsnr_correlation']['model']:.3f}, "
+        f"slope {draws['ncsnr_slope']['model']:.2f}",
+        xlim=(0, top),
+        ylim=(0, top),
+    )
+
+
+def _variance(axes: Axes, draws: dict[str, Any], voxels: pd.DataFrame) -> None:
+    ratio = voxels["variance_ratio"].to_numpy(float)
+    axes.hist(
+        np.clip(ratio[np.isfinite(ratio)], 0, 2),
+        bins=np.linspace(0, 2, 41),
+        color=_SHOWN["model"][1],
+        alpha=0.35,
+    )
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set(
+        xlabel="variance of draws / variance of recorded trials",
+        ylabel="voxels",
+        title=f"Total variance by voxel: all {draws['variance_ratio']['model']:.3f}, "
+        f"median {draws['variance_ratio_median_voxel']['model']:.3f}",
+        xlim=(0, 2),
+    )
+    for name in ("latent_nf1", "latent_best"):
+        if name in draws["variance_ratio"]:
+            label = "latent, nf 1" if name == "latent_nf1" else "latent, best nf"
+            axes.axvline(
+                draws["variance_ratio_median_voxel"][name],
+                color=_SHOWN["latent_nf1"][1],
+                linestyle="-." if name == "latent_nf1" else ":",
+                label=f"{label} (median)",
+            )
+            axes.legend(fontsize=7, frameon=False)
