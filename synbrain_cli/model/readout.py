@@ -114,7 +114,8 @@ class Readout:
         h = self.growth_of_noise(mean)
         scale = np.sqrt(np.maximum(self.signal.variance + h * self.noise.variance, 1e-24))
         scale, gain = scale.astype(np.float32), np.sqrt(h).astype(np.float32)
-        return mean + scale * _bend(self.curve, (u + gain * e) / scale)
+        bent = _bend(self.curve, (u + gain * e) / scale)
+        return (mean + scale * bent).astype(np.float32)
 
     def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
         """Named arrays, for a file."""
@@ -185,11 +186,13 @@ def fit_readout(
     average = _sum_by_image(residuals, image_index, len(means)) / np.maximum(counts, 1)
     if has_repeats(image_index):
         deviations = residuals - average[image_index].astype(np.float32)
-        degrees = n_repeats - 1.0
+        degrees = np.maximum(n_repeats - 1.0, 0)
         total = np.einsum("ij,ij->j", deviations, deviations, dtype=np.float64)
         noise_variance = total / degrees.sum()
         within = _sum_by_image(deviations**2, image_index, len(means))  # (n − 1) · S²
-        signal_variance = np.maximum((average**2 - noise_variance / counts).mean(0), 0)
+        shown = n_repeats > 0
+        left = (average**2)[shown] - noise_variance / counts[shown]
+        signal_variance = np.maximum(left.mean(0), 0)
     else:
         deviations, degrees = residuals, n_repeats.astype(float)
         noise_variance = np.einsum("ij,ij->j", residuals, residuals, dtype=np.float64) / len(trials)
@@ -257,11 +260,10 @@ def shrink(estimates: np.ndarray, errors: np.ndarray) -> np.ndarray:
 
     The variance of the truth over voxels is that of the estimates less that of their errors.
     """
-    weight = 1 / np.maximum(errors, 1e-12) ** 2
-    mean = np.average(estimates, weights=weight)
-    variance = max(0.0, np.average((estimates - mean) ** 2 - errors**2, weights=weight))
-    trust = variance / np.maximum(variance + errors**2, 1e-24)
-    return mean + trust * (estimates - mean)
+    variance = max(0.0, np.var(estimates) - np.mean(errors**2))
+    total = np.maximum(variance + errors**2, 1e-24)
+    mean = np.average(estimates, weights=1 / total)
+    return mean + variance / total * (estimates - mean)
 
 
 def _straight(n_voxels: int) -> np.ndarray:

@@ -1,0 +1,696 @@
+"""The response distribution: drawn as stated, and found again from trials drawn from it."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.optimize import nnls
+
+from synbrain_cli.config import VAEConfig
+from synbrain_cli.errors import InputError
+from synbrain_cli.metrics.accuracy import ncsnr
+from synbrain_cli.metrics.draws import LEVELS, coverage, pit, variance_ratio
+from synbrain_cli.model import readout as module
+from synbrain_cli.model.covariance import LowRank
+from synbrain_cli.model.readout import (
+    MAX_GROWTH,
+    MIN_REPEATED,
+    NODES,
+    LatentReadout,
+    Readout,
+    _non_negative,
+    draw_generator,
+    fit_readout,
+    fit_stack,
+    has_repeats,
+    posteriors,
+    shrink,
+    signal_left,
+)
+from synbrain_cli.model.vae import BrainVAE
+
+VARIANCE_U, VARIANCE_E = 0.4, 1.0
+PLAIN = {"low_rank": False, "growth": False, "curve": False}
+
+
+def seeded(*seed):
+    return np.random.default_rng(seed)
+
+
+def low_rank(rng, n_voxels, variance):
+    loadings = rng.normal(0, 1, (n_voxels, 2)) * [0.6, 0.4]
+    shape = LowRank(loadings.astype(np.float32), np.full(n_voxels, 0.7, np.float32))
+    return shape.with_variance(np.full(n_voxels, variance))
+
+
+def straight(n_voxels):
+    return np.repeat(NODES[:, None], n_voxels, axis=1).astype(np.float32)
+
+
+def skewed(n_voxels, strength=0.35):
+    """An exponential between the nodes, of mean 0 and variance 1 for normal input."""
+    z = stats.norm.ppf((np.arange(100_000) + 0.5) / 100_000)
+    curve = np.exp(strength * NODES)
+    for _ in range(30):  # the tails' slope is 1 whatever the scale, so not at one go
+        bent = np.interp(z, NODES, curve) + np.minimum(z + 2.6, 0) + np.maximum(z - 2.6, 0)
+        curve = (curve - bent.mean()) / bent.std()
+    return np.repeat(curve[:, None], n_voxels, axis=1).astype(np.float32)
+
+
+def model(rng, n_voxels=40, n_images=600, growth=0.0, curve=None):
+    """A known distribution, and means of images."""
+    means = rng.normal(0.2, 0.6, (n_images, n_voxels)).astype(np.float32)
+    truth = Readout(
+        low_rank(rng, n_voxels, VARIANCE_U),
+        low_rank(rng, n_voxels, VARIANCE_E),
+        np.full(n_voxels, growth, np.float32),
+        means.mean(0),
+        means.std(0),
+        straight(n_voxels) if curve is None else curve,
+    )
+    return truth, means
+
+
+def record(truth, means, counts, rng):
+    """Trials of every image, repeats with one u: as an experiment would, in random order."""
+    rows = []
+    for mean, count in zip(means, counts, strict=True):
+        seed = int(rng.integers(2**62))
+        rows.append(truth.draw(mean, [seeded(seed) for _ in range(count)], [rng] * count))
+    index = np.repeat(np.arange(len(means)), counts)
+    order = rng.permutation(len(index))
+    return np.concatenate(rows)[order], index[order]
+
+
+def covariance_between(part):
+    loadings = part.loadings.astype(float)
+    return (loadings @ loadings.T)[np.triu_indices(len(loadings), 1)]
+
+
+# Draws --------------------------------------------------------------------------------------------
+
+
+def test_without_curve_a_draw_is_mean_signal_and_noise(rng):
+    truth, means = model(rng, growth=0.3)
+    drawn = truth.draw(means[0], [seeded(1), seeded(2)], [seeded(3), seeded(4)])
+    assert drawn.shape == (2, 40)
+    x = (means[0] - truth.centre) / truth.spread
+    h = np.exp(0.3 * x - 0.3**2 / 2)
+    for row, (a, b) in zip(drawn, [(1, 3), (2, 4)], strict=True):
+        u, e = truth.signal.draw(seeded(a)), truth.noise.draw(seeded(b))
+        np.testing.assert_allclose(row, means[0] + u + np.sqrt(h) * e, atol=2e-5)
+
+
+def test_draws_are_float32(rng):
+    truth, means = model(rng, n_images=2)
+    assert truth.draw(means[0], [rng], [rng]).dtype == np.float32
+
+
+def test_the_curve_is_interpolated_and_goes_on_with_slope_1(rng):
+    n_voxels = 30_000
+    curve = np.sort(rng.normal(0, 2, (len(NODES), n_voxels)), axis=0).astype(np.float32)
+    readout = replace(Readout.gaussian(np.ones(n_voxels)), curve=curve)
+    t = readout.noise.draw(seeded(1))
+    drawn = readout.draw(np.zeros(n_voxels, np.float32), [seeded(0)], [seeded(1)])[0]
+    below, above = t < NODES[0], t > NODES[-1]
+    assert below.sum() > 50
+    assert above.sum() > 50
+    np.testing.assert_allclose(drawn[below], (curve[0] + t - NODES[0])[below], atol=1e-5)
+    np.testing.assert_allclose(drawn[above], (curve[-1] + t - NODES[-1])[above], atol=1e-5)
+    inside = np.flatnonzero(~below & ~above)[:3000]
+    expected = [np.interp(t[v], NODES, curve[:, v]) for v in inside]
+    np.testing.assert_allclose(drawn[inside], expected, atol=1e-4)
+
+
+def test_noise_grows_with_the_mean_and_not_for_ever():
+    readout = replace(Readout.gaussian(np.full(20_000, 2.0)), growth=np.full(20_000, 0.5))
+    x = np.array([-50, -3, -2, 0, 2, 3, 50], np.float32)
+    drawn = [readout.draw(np.full(20_000, v), [seeded(0)], [seeded(1)])[0] - v for v in x]
+    expected = 2 * np.exp(0.5 * np.clip(x, -3, 3) - 0.125)
+    np.testing.assert_allclose([d.var() for d in drawn], expected, rtol=0.05)
+    # 1 on average over images.
+    h = readout.growth_of_noise(seeded(0).normal(size=(20, 20_000)))
+    assert h.mean() == pytest.approx(1, abs=0.005)
+
+
+def test_repeats_share_the_signal_and_fresh_draws_do_not(rng):
+    n_voxels = 20_000
+    truth, means = model(rng, n_voxels, 2)
+    truth = replace(
+        truth,
+        signal=LowRank.independent(np.full(n_voxels, VARIANCE_U)),
+        noise=LowRank.independent(np.full(n_voxels, VARIANCE_E)),
+    )
+    mean = means[0]
+    repeats = truth.draw(mean, [seeded(1), seeded(1)], [seeded(2), seeded(3)]) - mean
+    fresh = truth.draw(mean, [seeded(1), seeded(4)], [seeded(2), seeded(3)]) - mean
+    share = VARIANCE_U / (VARIANCE_U + VARIANCE_E)
+    assert np.corrcoef(repeats)[0, 1] == pytest.approx(share, abs=0.03)
+    assert np.corrcoef(fresh)[0, 1] == pytest.approx(0, abs=0.03)
+
+
+@pytest.mark.parametrize("n_voxels", [1, 40, 3001])
+def test_a_draw_is_the_same_to_the_last_bit_alone_or_among_many(n_voxels, rng):
+    truth, means = model(rng, n_voxels, 4, growth=0.3, curve=skewed(n_voxels))
+    seeds = range(9)
+    many = truth.draw(means[1], [seeded(0, s) for s in seeds], [seeded(1, s) for s in seeds])
+    for s in seeds:
+        alone = truth.draw(means[1], [seeded(0, s)], [seeded(1, s)])
+        np.testing.assert_array_equal(alone[0], many[s])
+    assert len(np.unique(many[:, 0])) == len(seeds)
+
+
+def test_gaussian_is_independent_normal_noise(rng):
+    variance = rng.uniform(0.1, 9, 2000)
+    variance[5] = 0
+    mean = rng.normal(0, 3, 2000).astype(np.float32)
+    drawn = Readout.gaussian(variance).draw(mean, [rng] * 50, [rng] * 50)
+    assert (drawn[:, 5] == mean[5]).all()
+    keep = variance > 0
+    z = ((drawn - mean)[:, keep] / np.sqrt(variance[keep])).astype(float)
+    assert stats.kstest(z.ravel(), "norm").pvalue > 0.01
+    for neighbour in (z[:, 1:] * z[:, :-1], z[1:] * z[:-1]):  # of voxels, of draws
+        assert abs(neighbour.mean()) < 4 / np.sqrt(neighbour.size)
+    # Deviations differ over voxels by no more than chance.
+    assert stats.kstest((z**2).sum(0), "chi2", args=(50,)).pvalue > 0.01
+
+
+def test_arrays_hold_the_whole_distribution(rng):
+    truth, means = model(rng, n_images=100, growth=0.3, curve=skewed(40))
+    fitted = fit_readout(*record(truth, means, [2] * 100, rng), means, rng)
+    again = Readout.from_arrays(fitted.arrays())
+    drawn = [r.draw(means[0], [seeded(1)], [seeded(2)]) for r in (fitted, again)]
+    np.testing.assert_array_equal(*drawn)
+    for field in fields(Readout):
+        if field.name not in ("signal", "noise"):
+            np.testing.assert_array_equal(getattr(again, field.name), getattr(fitted, field.name))
+    assert {array.dtype for array in fitted.arrays().values()} == {np.dtype(np.float32)}
+    prefixed = fitted.arrays("readout_")
+    assert set(prefixed) == {f"readout_{name}" for name in fitted.arrays()}
+
+
+# The fit ------------------------------------------------------------------------------------------
+
+
+def test_moments_are_those_of_the_docstring(rng):
+    truth, means = model(rng, 5, 60)
+    counts = rng.integers(1, 5, 60)
+    trials, index = record(truth, means, counts, rng)
+    fitted = fit_readout(trials, index, means, rng, **PLAIN)
+    within, signal = np.zeros(5), []
+    for i in range(60):
+        within += ((trials[index == i] - trials[index == i].mean(0)) ** 2).sum(0)
+    noise = within / (counts - 1).sum()
+    for i in range(60):
+        r = (trials[index == i] - means[i]).mean(0)
+        signal.append(r**2 - noise / counts[i])
+    np.testing.assert_allclose(fitted.noise.variance, noise, rtol=1e-5)
+    np.testing.assert_allclose(
+        fitted.signal.variance, np.maximum(np.mean(signal, 0), 0), rtol=1e-4, atol=1e-12
+    )
+    np.testing.assert_allclose(fitted.centre, means.mean(0), atol=1e-6)
+    np.testing.assert_allclose(fitted.spread, means.std(0), rtol=1e-5)
+    np.testing.assert_array_equal(fitted.growth, 0)
+    np.testing.assert_array_equal(fitted.curve, straight(5))
+    assert fitted.signal.loadings.shape == fitted.noise.loadings.shape == (5, 0)
+
+
+@pytest.mark.parametrize("growth", [0.0, 0.35, -0.35])
+def test_the_truth_is_recovered(growth, rng):
+    truth, means = model(rng, growth=growth, n_images=800)
+    counts = rng.integers(1, 6, 800)  # some images are seen once
+    fitted = fit_readout(*record(truth, means, counts, rng), means, rng)
+    assert fitted.noise.variance.mean() == pytest.approx(VARIANCE_E, rel=0.04)
+    assert fitted.signal.variance.mean() == pytest.approx(VARIANCE_U, rel=0.06)
+    assert fitted.noise.variance.std() < 0.1
+    assert fitted.signal.variance.std() < 0.1
+    assert fitted.growth.mean() == pytest.approx(growth, abs=0.05)
+    assert fitted.growth.std() < 0.05  # one truth for all voxels: shrunk to it
+    for part in ("signal", "noise"):
+        found, true = (covariance_between(getattr(r, part)) for r in (fitted, truth))
+        assert np.corrcoef(found, true)[0, 1] > 0.95, part
+        assert found @ true / (true @ true) == pytest.approx(1, abs=0.15), part
+    # Normal residuals have a straight curve.
+    pooled = fitted.curve.mean(1)
+    np.testing.assert_allclose(pooled[3:-3], NODES[3:-3], atol=0.06)
+    np.testing.assert_allclose(pooled, NODES, atol=0.15)
+
+
+def test_growth_that_differs_over_voxels_is_told_apart(rng):
+    truth, means = model(rng, n_images=1000)
+    growth = np.repeat([-0.4, 0.0, 0.2, 0.5], 10).astype(np.float32)
+    truth = replace(truth, growth=growth)
+    fitted = fit_readout(*record(truth, means, [3] * 1000, rng), means, rng)
+    found = fitted.growth.reshape(4, 10).mean(1)
+    np.testing.assert_allclose(found, [-0.4, 0, 0.2, 0.5], atol=0.1)
+    assert np.corrcoef(fitted.growth, growth)[0, 1] > 0.9
+
+
+def test_growth_is_bounded(rng):
+    truth, means = model(rng, n_images=300, growth=1.5)
+    fitted = fit_readout(*record(truth, means, [3] * 300, rng), means, rng)
+    assert fitted.growth.max() <= np.float32(MAX_GROWTH)
+    assert fitted.growth.mean() > 0.5
+
+
+@pytest.mark.parametrize("growth", [0.0, 0.35])
+@pytest.mark.parametrize("shape", [straight, skewed])
+def test_draws_are_like_new_trials(growth, shape):
+    rng = np.random.default_rng(5)
+    truth, means = model(rng, 30, 700, growth, shape(30))
+    trials, index = record(truth, means[:600], [3] * 600, rng)
+    fitted = fit_readout(trials, index, means[:600], rng)
+    new, new_index = record(truth, means[600:], [2] * 100, rng)
+    values, drawn = [], []
+    for i, mean in enumerate(means[600:]):
+        draws = fitted.draw(mean, [seeded(i, k) for k in range(19)], [rng] * 19)
+        values.append(pit(new[new_index == i], draws, rng))
+        drawn.append(draws)
+    values = np.concatenate(values)
+    for level in LEVELS:
+        assert coverage(values, level).mean() == pytest.approx(level, abs=0.02)
+    assert values.mean() == pytest.approx(0.5, abs=0.02)
+    assert variance_ratio(np.concatenate(drawn), new).mean() == pytest.approx(1, abs=0.06)
+
+    # The experiment again, with draws that share their signal over repeats.
+    again, again_index = record(fitted, means[:600], [3] * 600, rng)
+    skew = stats.skew(again - means[again_index]).mean()
+    assert skew == pytest.approx(stats.skew(trials - means[index]).mean(), abs=0.1)
+    assert (skew > 0.7) == (shape is skewed)
+    # Bending a little turns signal into noise.
+    recorded = ncsnr(trials, index).mean()
+    assert ncsnr(again, again_index).mean() == pytest.approx(recorded, rel=0.05)
+
+
+def test_the_curve_of_a_voxel_is_its_own_where_trials_are_many(rng):
+    truth, means = model(rng, n_images=1200)
+    truth = replace(truth, curve=np.hstack([skewed(20), straight(20)]))
+    trials, index = record(truth, means, [3] * 1200, rng)
+    bend = []
+    for few in (1200, 40):
+        keep = index < few
+        curve = fit_readout(trials[keep], index[keep], means[:few], rng, low_rank=False).curve
+        assert (np.diff(curve, axis=0) >= 0).all()
+        # The nodes at ±2 minus twice the middle: 0 for a straight curve.
+        ends = curve[[3, -4]].sum(0) - 2 * curve[13]
+        bend.append(ends[:20].mean() - ends[20:].mean())
+    true = (truth.curve[[3, -4]].sum(0) - 2 * truth.curve[13])[[0, -1]]
+    assert bend[0] == pytest.approx(true[0] - true[1], rel=0.25)
+    assert bend[1] < 0.6 * bend[0]  # of 120 trials, it is mostly that of all voxels
+
+
+@pytest.mark.parametrize("n_trials", [60, 3000])
+def test_draws_have_the_residuals_mean_and_variance_where_tails_are_long(n_trials, rng):
+    residuals = 0.3 + rng.standard_t(4, (n_trials, 20)) * np.linspace(0.5, 2, 20)
+    means = np.zeros((n_trials, 20), np.float32)
+    fitted = fit_readout(residuals.astype(np.float32), np.arange(n_trials), means, rng)
+    drawn = fitted.draw(means[0], [rng] * 20_000, [rng] * 20_000)
+    offset = (drawn.mean(0) - residuals.mean(0)) / residuals.std(0)
+    np.testing.assert_allclose(offset, 0, atol=0.04)
+    ratio = variance_ratio(drawn, residuals)
+    assert ratio.mean() == pytest.approx(1, abs=0.04)
+    np.testing.assert_allclose(ratio, 1, atol=0.2)
+
+
+def test_parts_that_are_left_out_are_not_there(rng):
+    truth, means = model(rng, n_images=150, growth=0.4, curve=skewed(40))
+    trials, index = record(truth, means, [3] * 150, rng)
+    assert (fit_readout(trials, index, means, rng, growth=False).growth == 0).all()
+    no_curve = fit_readout(trials, index, means, rng, curve=False)
+    np.testing.assert_array_equal(no_curve.curve, straight(40))
+    independent = fit_readout(trials, index, means, rng, low_rank=False)
+    assert independent.signal.loadings.shape == independent.noise.loadings.shape == (40, 0)
+    for part in ("signal", "noise"):  # variances are the same with factors or without
+        np.testing.assert_allclose(
+            getattr(independent, part).variance, getattr(no_curve, part).variance, rtol=1e-5
+        )
+
+
+def test_predictions_that_explain_all_signal_leave_none(rng):
+    truth, means = model(rng)
+    truth = replace(truth, signal=LowRank.independent(np.zeros(40)))
+    fitted = fit_readout(*record(truth, means, [3] * 600, rng), means, rng)
+    assert (fitted.signal.variance >= 0).all()
+    assert fitted.signal.variance.mean() < 0.02
+
+
+def test_images_seen_once_add_nothing_to_the_noise(rng):
+    truth, means = model(rng)
+    counts = np.repeat([3, 1], [400, 200])
+    trials, index = record(truth, means, counts, rng)
+    twice = index < 400
+    both = fit_readout(trials, index, means, seeded(0), growth=False, curve=False)
+    some = fit_readout(
+        trials[twice], index[twice], means[:400], seeded(0), growth=False, curve=False
+    )
+    np.testing.assert_allclose(both.noise.variance, some.noise.variance, rtol=1e-6)
+    np.testing.assert_allclose(both.noise.loadings, some.noise.loadings, atol=1e-4)
+    assert both.signal.variance.mean() == pytest.approx(VARIANCE_U, rel=0.1)
+
+
+def test_without_repeats_all_is_noise(rng):
+    truth, means = model(rng, growth=0.3)
+    trials, index = record(truth, means, [1] * 600, rng)
+    assert not has_repeats(index)
+    fitted = fit_readout(trials, index, means, rng)
+    assert (fitted.signal.variance == 0).all()
+    residual = trials - means[index]
+    np.testing.assert_allclose(fitted.noise.variance, (residual**2).mean(0), rtol=1e-5)
+    # Growth is of the noise; u, taken for noise, dilutes it.
+    diluted = 0.3 * VARIANCE_E / (VARIANCE_U + VARIANCE_E)
+    assert fitted.growth.mean() == pytest.approx(diluted, abs=0.06)
+    drawn, _ = record(fitted, means, [1] * 600, rng)
+    assert variance_ratio(drawn, trials).mean() == pytest.approx(1, abs=0.05)
+
+
+def test_has_repeats_counts_images_seen_twice():
+    once = np.arange(500)
+    assert not has_repeats(once)
+    assert not has_repeats(np.r_[once, np.arange(MIN_REPEATED - 1)])
+    assert has_repeats(np.r_[once, np.arange(MIN_REPEATED)])
+    assert not has_repeats(np.repeat(np.arange(MIN_REPEATED - 1), 9))  # images count, not trials
+
+
+def test_the_order_of_trials_does_not_matter_and_arrays_are_left_alone(rng):
+    truth, means = model(rng, 10, 100, 0.3)
+    trials, index = record(truth, means, rng.integers(1, 4, 100), rng)
+    before = trials.copy(), index.copy(), means.copy()
+    order = rng.permutation(len(index))
+    a = fit_readout(trials, index, means, seeded(0), low_rank=False)
+    b = fit_readout(trials[order], index[order], means, seeded(0), low_rank=False)
+    for name, array in a.arrays().items():
+        np.testing.assert_allclose(b.arrays()[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+    for array, was in zip((trials, index, means), before, strict=True):
+        np.testing.assert_array_equal(array, was)
+
+
+# Shrinkage ----------------------------------------------------------------------------------------
+
+
+def test_estimates_that_differ_by_error_alone_go_to_their_mean(rng):
+    errors = rng.uniform(0.5, 2, 300)
+    estimates = 0.2 + 0.5 * errors * rng.normal(size=300)  # closer together than errors allow
+    weighted = np.average(estimates, weights=errors**-2.0)
+    np.testing.assert_allclose(shrink(estimates, errors), weighted)
+
+
+def test_estimates_far_better_than_their_errors_stay(rng):
+    estimates = rng.normal(0, 10, 300)
+    np.testing.assert_allclose(shrink(estimates, np.full(300, 0.05)), estimates, atol=0.01)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 3.0])
+def test_shrinking_comes_closer_to_the_truth_than_either_extreme(spread, rng):
+    truth = rng.normal(1, spread, 2000)
+    errors = rng.uniform(0.5, 1.5, 2000)
+    estimates = truth + errors * rng.normal(size=2000)
+    shrunk = ((shrink(estimates, errors) - truth) ** 2).mean()
+    assert shrunk < ((estimates - truth) ** 2).mean()
+    assert shrunk < ((np.average(estimates, weights=errors**-2.0) - truth) ** 2).mean()
+
+
+def test_one_estimate_without_error_does_not_draw_all_others_to_it(rng):
+    estimates = np.r_[rng.normal(1, 0.5, 300), 0]  # a voxel for which predictions never differ
+    errors = np.r_[np.full(300, 0.1), 0]
+    alone = shrink(estimates[:-1], errors[:-1])
+    np.testing.assert_allclose(shrink(estimates, errors)[:-1], alone, atol=0.02)
+
+
+# The stack ----------------------------------------------------------------------------------------
+
+
+def predictors(rng, qualities, n_images, n_voxels=40, noise=1.0):
+    """Predictions that correlate with the signal by ``qualities``, best weighted 1 when alone."""
+    signal = rng.normal(size=(n_images, n_voxels))
+    predictions = [
+        q**2 * signal + q * np.sqrt(1 - q**2) * rng.normal(size=signal.shape) for q in qualities
+    ]
+    averages = signal + noise * rng.normal(size=signal.shape)
+    return np.stack(predictions).astype(np.float32), averages.astype(np.float32), signal
+
+
+def combine(weights, predictions):
+    return np.einsum("pv,piv->iv", weights, predictions)
+
+
+@pytest.mark.parametrize("n_images", [10, 60])
+@pytest.mark.parametrize(
+    "qualities", [(0.7, 0.0), (0.7, 0.3), (0.7, 0.7), (0.7, 1.0), (0.05, 0.02), (0.5, 0.4, 0.3)]
+)
+def test_the_stack_is_hardly_ever_worse_than_its_best_member(qualities, n_images):
+    excess, promise = [], []
+    for seed in range(4):
+        x, y, signal = predictors(seeded(seed), qualities, n_images + 200)
+        weights, held_out = fit_stack(x[:, :n_images], y[:n_images], seeded(seed))
+        assert weights.shape == (len(qualities), 40)
+        assert weights.dtype == held_out.dtype == np.float32
+        assert (weights >= 0).all()
+        new, truth = x[:, n_images:], signal[n_images:]
+        best = min(((one - truth) ** 2).mean() for one in new)
+        stacked = combine(weights, new)
+        excess.append(((stacked - truth) ** 2).mean() - best)
+        promised = ((held_out - y[:n_images]) ** 2).mean()
+        promise.append(promised / ((stacked - y[n_images:]) ** 2).mean())
+    # Of a signal of variance 1.
+    assert np.mean(excess) < 0.01 + 0.15 / n_images
+    assert max(excess) < 1 / n_images
+    # Held-out predictions promise what new images keep.
+    assert np.mean(promise) == pytest.approx(1, abs=0.03 + 0.7 / n_images)
+
+
+@pytest.mark.parametrize("n_images", [10, 100])
+def test_two_noisy_copies_get_equal_weights_and_a_sum_beats_both(n_images, rng):
+    x, y, signal = predictors(rng, (0.7, 0.7), n_images + 500)
+    weights, _ = fit_stack(x[:, :n_images], y[:n_images], rng)
+    first, second = weights.mean(1)
+    assert first == pytest.approx(second, rel=0.3)
+    # Of two such predictions, least squares gives each 1 / (1 + q²).
+    assert first + second == pytest.approx(2 / 1.49, rel=0.2)
+    new, truth = x[:, n_images:], signal[n_images:]
+    stacked = ((combine(weights, new) - truth) ** 2).mean()
+    assert stacked < 0.85 * min(((one - truth) ** 2).mean() for one in new)
+
+
+def test_a_perfect_prediction_gets_all_and_a_useless_one_nothing(rng):
+    x, y, _ = predictors(rng, (1.0, 1.0), 200)
+    x[1] = rng.normal(size=x[1].shape)  # varies as much as the other
+    weights, _ = fit_stack(x, y, rng)
+    np.testing.assert_allclose(weights.mean(1), [1, 0], atol=0.04)
+
+
+def test_a_prediction_that_is_wrong_way_round_is_left_out(rng):
+    x, y, _ = predictors(rng, (0.8, 0.8), 300)
+    x[1] *= -1
+    weights, _ = fit_stack(x, y, rng)
+    assert weights[1].mean() < 0.05
+
+
+def test_voxels_that_need_different_weights_get_them(rng):
+    x, y, _ = predictors(rng, (0.9, 0.9), 400)
+    x[0, :, :20] = rng.normal(size=(400, 20))  # each prediction knows half the brain
+    x[1, :, 20:] = rng.normal(size=(400, 20))
+    weights, _ = fit_stack(x, y, rng)
+    np.testing.assert_allclose(weights[0, 20:].mean() / weights[1, :20].mean(), 1, atol=0.1)
+    assert weights[0, :20].mean() < 0.1
+    assert weights[1, 20:].mean() < 0.1
+    assert weights[0, 20:].mean() == pytest.approx(1, abs=0.1)
+
+
+def test_one_prediction_is_scaled(rng):
+    x, y, _ = predictors(rng, (0.8,), 2000, 10)
+    weights, held_out = fit_stack(4 * x, y, rng)
+    assert weights.shape == (1, 10)
+    np.testing.assert_allclose(weights, 0.25, atol=0.03)
+    np.testing.assert_allclose(held_out, x[0], atol=0.4)
+
+
+def test_held_out_predictions_owe_nothing_to_their_own_image(monkeypatch, rng):
+    # One κ only: its choice looks at all images, which is one number for all of them.
+    monkeypatch.setattr(module, "_SHRINKAGES", (1.0,))
+    x, y, _ = predictors(rng, (0.7, 0.5), 40)
+    _, before = fit_stack(x, y, seeded(0))
+    for image in (0, 17, 39):
+        changed = y.copy()
+        changed[image] += 100 * rng.normal(size=40).astype(np.float32)
+        _, after = fit_stack(x, changed, seeded(0))
+        np.testing.assert_allclose(after[image], before[image], atol=1e-5)
+        moved = np.abs(after - before).max(1) > 1e-3
+        assert moved.sum() == 36  # all but its fold of four
+
+
+def test_held_out_predictions_do_not_follow_noise(rng):
+    x = rng.normal(size=(2, 30, 200)).astype(np.float32)
+    y = rng.normal(size=(30, 200)).astype(np.float32)
+    weights, held_out = fit_stack(x, y, rng)
+    assert weights.mean() < 0.05
+    assert (held_out * y).mean() < 0.005
+
+
+def test_the_stack_is_reproducible_and_leaves_arrays_alone(rng):
+    x, y, _ = predictors(rng, (0.7, 0.5), 40)
+    before = x.copy(), y.copy()
+    first, again = fit_stack(x, y, seeded(3)), fit_stack(x, y, seeded(3))
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    np.testing.assert_array_equal(x, before[0])
+    np.testing.assert_array_equal(y, before[1])
+
+
+@pytest.mark.parametrize("n_images", [0, 1])
+def test_stacking_needs_two_images(n_images, rng):
+    with pytest.raises(InputError, match="two validation images or more"):
+        fit_stack(np.ones((2, n_images, 3)), np.ones((n_images, 3)), rng)
+
+
+def test_two_images_are_enough(rng):
+    x, y, _ = predictors(rng, (0.7, 0.5), 2)
+    weights, held_out = fit_stack(x, y, rng)
+    assert np.isfinite(weights).all()
+    assert np.isfinite(held_out).all()
+
+
+@pytest.mark.parametrize("n_predictors", [1, 2, 3, 4])
+def test_least_squares_without_negative_weights_against_scipy(n_predictors, rng):
+    problems = []
+    for _ in range(100):
+        x = rng.normal(size=(20, n_predictors)) + rng.uniform(0, 3) * rng.normal(size=(20, 1))
+        x *= 10 ** rng.uniform(-0.5, 0.5, n_predictors)
+        problems.append((x, x @ rng.normal(size=n_predictors) + rng.normal(size=20)))
+    found = _non_negative(
+        np.stack([x.T @ x for x, _ in problems]), np.stack([x.T @ y for x, y in problems])
+    )
+    reference = np.stack([nnls(x, y)[0] for x, y in problems])
+    np.testing.assert_allclose(found, reference, atol=1e-5)
+    assert (reference == 0).any()
+
+
+def test_least_squares_of_predictions_that_coincide_or_are_empty(rng):
+    x = rng.normal(size=(30, 1))
+    twins, y = np.hstack([x, x, 0 * x]), 2 * x[:, 0]
+    weights = _non_negative((twins.T @ twins)[None], (twins.T @ y)[None])[0]
+    np.testing.assert_allclose(weights, [1, 1, 0], atol=1e-4)
+    np.testing.assert_array_equal(_non_negative(np.zeros((2, 2, 2)), np.zeros((2, 2))), 0)
+
+
+# Signal that the stack takes away -----------------------------------------------------------------
+
+
+def fitted_on_linear(rng, n_voxels=40):
+    return model(rng, n_voxels, 10)[0]
+
+
+def test_what_the_stack_explains_is_taken_from_the_unexplained(rng):
+    readout = fitted_on_linear(rng)
+    n_images = 1500
+    linear = rng.normal(size=(n_images, 40))
+    found = rng.normal(size=(n_images, 40)) * np.sqrt(0.25)
+    missed = rng.normal(size=(n_images, 40)) * np.sqrt(VARIANCE_U - 0.25)
+    averages = linear + found + missed + 0.6 * rng.normal(size=(n_images, 40))
+    left = signal_left(readout, linear + found, linear, averages)
+    assert left.signal.variance.mean() == pytest.approx(VARIANCE_U - 0.25, abs=0.02)
+    assert left.signal.variance.std() < 0.03
+    before, after = (
+        r.signal.loadings / np.sqrt(r.signal.variance)[:, None] for r in (readout, left)
+    )
+    np.testing.assert_allclose(after, before, atol=1e-5)  # correlations are kept
+    for name in ("growth", "centre", "spread", "curve", "noise"):
+        assert getattr(left, name) is getattr(readout, name)
+
+
+def test_voxels_gain_what_is_theirs(rng):
+    readout = fitted_on_linear(rng)
+    linear = rng.normal(size=(1500, 40))
+    found = rng.normal(size=(1500, 40)) * np.sqrt(0.25)
+    found[:, :20] = 0.01 * rng.normal(size=(1500, 20))  # next to nothing
+    averages = linear + found + 0.6 * rng.normal(size=(1500, 40))
+    left = signal_left(readout, linear + found, linear, averages).signal.variance
+    assert left[:20].mean() == pytest.approx(VARIANCE_U, abs=0.02)
+    assert left[20:].mean() == pytest.approx(VARIANCE_U - 0.25, abs=0.04)
+
+
+def test_a_stack_that_is_the_linear_prediction_takes_nothing(rng):
+    readout = fitted_on_linear(rng)
+    linear, averages = rng.normal(size=(2, 30, 40))
+    left = signal_left(readout, linear, linear, averages)
+    np.testing.assert_allclose(left.signal.variance, readout.signal.variance, rtol=1e-6)
+
+
+def test_a_stack_that_does_worse_gives_signal_back(rng):
+    readout = fitted_on_linear(rng)
+    linear = rng.normal(size=(1500, 40))
+    worse = linear + np.sqrt(0.2) * rng.normal(size=(1500, 40))
+    averages = linear + rng.normal(size=(1500, 40))
+    left = signal_left(readout, worse, linear, averages)
+    assert left.signal.variance.mean() == pytest.approx(VARIANCE_U + 0.2, abs=0.03)
+
+
+def test_a_tenth_is_left_at_least_and_none_stays_none(rng):
+    readout = fitted_on_linear(rng)
+    variance = np.where(np.arange(40) < 3, 0, VARIANCE_U)
+    readout = replace(readout, signal=readout.signal.with_variance(variance))
+    averages = 10 * rng.normal(size=(30, 40))
+    left = signal_left(readout, averages, np.zeros((30, 40)), averages)
+    np.testing.assert_allclose(left.signal.variance, 0.1 * variance, rtol=1e-5)
+
+
+# Generators ---------------------------------------------------------------------------------------
+
+
+def test_draw_generators_differ_by_each_argument_and_by_nothing_else():
+    keys = [
+        (seed, digest, k, fingerprint)
+        for seed in (0, 1, 10)
+        for digest in ("a1", "b2")
+        for k in (0, 1, 2, 10, "signal")
+        for fingerprint in ("m", "n")
+    ]
+    first = {key: draw_generator(*key).integers(2**63) for key in keys}
+    assert len(set(first.values())) == len(keys)
+    assert all(draw_generator(*key).integers(2**63) == first[key] for key in reversed(keys))
+
+
+def test_draw_generators_are_independent():
+    z = np.stack([draw_generator(0, "a", k, "m").standard_normal(4000) for k in range(20)])
+    correlations = np.corrcoef(z)[np.triu_indices(20, 1)]
+    assert np.abs(correlations).max() < 5 / np.sqrt(4000)
+
+
+# The published way --------------------------------------------------------------------------------
+
+
+def test_latent_noise_has_the_posteriors_deviation_or_the_factor():
+    sd = np.linspace(0.1, 2, 12).reshape(3, 4).astype(np.float32)
+    readout = LatentReadout(sd)
+    for factor, expected in [(None, sd), (0.5, np.full_like(sd, 0.5)), (0.0, np.zeros_like(sd))]:
+        generator = seeded(0)
+        noise = np.stack([readout.noise(generator, factor) for _ in range(4000)])
+        assert noise.dtype == np.float32
+        np.testing.assert_allclose(noise.std(0), expected, rtol=0.06)
+        np.testing.assert_allclose(noise.mean(0), 0, atol=0.15)
+
+
+def test_posteriors_do_not_depend_on_the_batch(rng):
+    config = VAEConfig(
+        n_tokens=16,
+        n_dims=20,
+        channels=32,
+        multipliers=(1,),
+        n_res_blocks=1,
+        n_scales=1,
+        ada_length=64,
+        projector_width=32,
+    )
+    vae = BrainVAE(config, torch.Generator().manual_seed(0)).eval()
+    betas = rng.normal(size=(7, 97)).astype(np.float32)
+    mean, deviation = posteriors(vae, betas)
+    assert mean.shape == (7, 16, 20)
+    assert deviation.shape == (16, 20)
+    for whole, batched in zip((mean, deviation), posteriors(vae, betas, batch=3), strict=True):
+        np.testing.assert_allclose(batched, whole, rtol=1e-4, atol=1e-5)
+    with torch.inference_mode():
+        variance = vae.encode(torch.from_numpy(betas)).log_variance.exp().mean(0)
+    np.testing.assert_allclose(deviation**2, variance.numpy(), rtol=1e-4)
