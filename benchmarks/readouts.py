@@ -94,10 +94,10 @@ def fit_designs(brain: Brain, subject, store, seed: int) -> dict[str, Readout]:
     return found
 
 
-@torch.inference_mode()
 def latent_spread(brain: Brain, plain: Readout, tokens: np.ndarray, means: np.ndarray):
     """Trial noise from the posterior's spread through the decoder, the rest independent normal."""
 
+    @torch.inference_mode()
     def spread(i: int, n: int) -> np.ndarray:
         generator = np.random.default_rng([i, n])
         latent = brain._latent(tokens[i])

@@ -770,8 +770,13 @@ def _print_paper(result: object) -> None:
         cells = (_cell(row[k], digits.get(k, 3)) for k in table.columns[1:])
         rows.append((row["row"], *cells))
     _print_columns(rows, n_left=1)
+    scale = (
+        "MSE in (betas / 2000)²"
+        if table["MSE"].notna().any()
+        else (f"MSE has no published scale in {result.metrics['recorded_unit']}")
+    )
     print(
-        "\nMSE in (betas / 2000)², r and cos across voxels of single trials; Raw and Syn: top-1 % "
+        f"\n{scale}; r and cos across voxels of single trials; Raw and Syn: top-1 % "
         f"among {result.metrics['retrieval']['n_candidates']} images by BrainVAE's latent. Incep, "
         "CLIP, Eff and SwAV need images decoded by MindEye2 and are not computed. A constant "
         "scores the mean pattern's row: judge by `synbrain evaluate` without --paper."

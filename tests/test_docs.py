@@ -106,7 +106,7 @@ def test_links_resolve(page, target):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_number_is_left_to_fill_in(page):
-    assert not re.findall(r"\{\{\w*", page.read_text("utf-8"))
+    assert not re.findall(r"(?:\{\{|@@)\w*", page.read_text("utf-8"))
 
 
 def test_the_example_runs(trained, monkeypatch, capsys):
@@ -116,7 +116,7 @@ def test_the_example_runs(trained, monkeypatch, capsys):
     assert "simulated subject 01, 20 draws" in output
     assert re.search(r"^coffee +-?\d+\.\d\d ± \d+\.\d\d", output, re.MULTILINE)
     share = float(re.search(r"repeats of one image: (\S+)", output)[1])
-    assert 0 < share < 1
+    assert 0.7 < share < 1.4
 
 
 def test_the_example_says_what_is_missing(tmp_path, monkeypatch):

@@ -124,8 +124,8 @@ def _linear_decoder(
     centre = features.mean(0)
     gram = ((features - centre) @ (features - centre).T).astype(np.float64)
     values, vectors = np.linalg.eigh(gram)
-    keep = slice(len(values) - min(N_COMPONENTS, len(values) - 1), None)
-    axes = (features - centre).T @ (vectors[:, keep] / np.sqrt(np.maximum(values[keep], 1e-12)))
+    keep = np.flatnonzero(values > 1e-7 * values[-1])[-N_COMPONENTS:]
+    axes = (features - centre).T @ (vectors[:, keep] / np.sqrt(values[keep]))
     fit, _ = fit_ridge(
         averages,
         ((features - centre) @ axes).astype(np.float32),

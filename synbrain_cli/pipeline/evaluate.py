@@ -228,6 +228,7 @@ def evaluate(
             "versions": versions(),
         },
     }
+    metrics = _finite(metrics)
     voxels = brain.voxels[[c for c in (*PLACE_COLUMNS, "ncsnr") if c in brain.voxels]].copy()
     for name in ("model", "deep", "linear"):
         if name in predictions:
@@ -378,18 +379,21 @@ class _Responses:
         true = np.ascontiguousarray(self.trials[:, voxels] * scale + shift)
         found = {k: p[self.rows] * scale + shift for k, p in some.items()}
         counts = np.bincount(self.rows)
+
+        def by_image(values: np.ndarray) -> np.ndarray:
+            return np.bincount(self.rows, values) / counts
+
         scores = {}
         for score, function in (
             ("pattern_correlation", pattern_correlation),
             ("mse", mean_squared_error),
             ("cosine", cosine_similarity),
         ):
-            values = {k: function(true, p) for k, p in found.items()}
-            per_image = np.bincount(self.rows, values["model"]) / counts
+            values = {k: by_image(function(true, p)) for k, p in found.items()}
             scores[score] = {
                 **{k: float(np.nanmean(v)) for k, v in values.items()},
                 "ceiling": _repeat_ceiling(function, true, self.rows),
-                "ci": over_images(per_image),
+                "ci": over_images(values["model"]),
             }
         return scores
 
@@ -489,6 +493,15 @@ def paper_table(metrics: dict[str, Any]) -> pd.DataFrame:
         values = dict(zip(PUBLISHED_COLUMNS, PUBLISHED[label], strict=True))
         rows.append({"row": "published", **values})
     return pd.DataFrame(rows)
+
+
+def _finite(values: Any) -> Any:
+    """What has no value, as JSON has it: None, however deep."""
+    if isinstance(values, dict):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not np.isfinite(values) else values
 
 
 def _check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> None:

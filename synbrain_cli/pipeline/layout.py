@@ -38,7 +38,12 @@ def subject_order(subject: PreparedSubject, kind: str) -> np.ndarray:
     if kind == "file":
         return voxel_order("file", subject.n_voxels)
     try:
-        points, hemisphere = _points(subject)
+        try:
+            points, hemisphere = _points(subject)
+        except (InputError, MissingError):
+            if kind != "region":  # regions alone need no geometry
+                raise
+            points = hemisphere = None
         sheet = None
         if kind == "surface":
             sheet, hemisphere = _sheet(subject)

@@ -168,10 +168,10 @@ def train(
         else [],
     }
     default_name = f"sub-{subject.subject}" + ("_linear" if model == "linear" else "")
+    order = subject_order(subject, voxel_order) if model == "full" else None
     run = TrainingRun(workspace.weights / (name or default_name), settings)
     with locked(run.folder, "a model"):
         run.open(resume, overwrite)
-        order = subject_order(subject, voxel_order)
         scaler, scale, train_set, val_set = load_examples(subject, store)
         report.say(
             f"training {run.folder.name}: {len(train_set.betas):,} trials of "
