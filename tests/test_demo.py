@@ -180,7 +180,7 @@ def test_an_hour_of_a_new_person_is_worth_something(demo):
     workspace, _ = demo
     if not (workspace.weights / "sub-03_hours-1").exists():
         synbrain(workspace.root, "adapt", "--hours", "1")
-    output = synbrain(workspace.root, "evaluate", "--subject", "3", "--no-latent")
+    output = synbrain(workspace.root, "evaluate", "--subject", "3", "--no-latent", "--draws", "20")
     metrics = json.loads(Path(output.split()[-1]).read_text())
     scores = metrics["overall"]["voxelwise_correlation"]
     assert scores["ci"][0] > max(0.05, scores["shuffled"])

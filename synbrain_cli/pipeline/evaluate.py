@@ -119,7 +119,7 @@ def evaluate(
     n_draws : int
         Draws an image by which distributions are judged; two or more.
     latent : bool
-        Judge the paper's sampling, too: 96 passes of the decoder an image.
+        Judge the paper's sampling, too: 48 passes of the decoder an image.
     n_boot : int
         Bootstrap draws of the test images for the 95 % confidence intervals.
     seed : int

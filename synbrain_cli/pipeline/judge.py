@@ -30,7 +30,7 @@ N_BINS = 20
 N_RECORDINGS = 20  # imitations of the whole test recording, for reliability and noise correlations
 N_PAIRED = 500  # voxels whose noise correlations are compared: 125,000 pairs
 NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the paper's latent noise, nf in [0, 1]
-N_LATENT = 24  # draws of it: each is a pass of the decoder; both scores are fair in their number
+N_LATENT = 12  # draws of it: each is a pass of the decoder; both scores are fair in their number
 TOO_FAR = (0.84, 0.96)  # 90 % coverage of a voxel or region beyond which the fit is called bad
 
 Draw = Callable[[int, int], np.ndarray]  # image, number of draws → (n_draws, n_voxels)
