@@ -555,7 +555,7 @@ def evaluate(
         bool, typer.Option("--paper", help="Print the published table's columns, on its scale.")
     ] = False,
     draws: Annotated[
-        int, typer.Option(min=2, help="Draws an image by which distributions are judged.")
+        int, typer.Option(min=20, help="Draws an image by which distributions are judged.")
     ] = 200,
     latent: Annotated[
         bool, typer.Option(help="Judge the paper's sampling, too: many passes of the decoder.")

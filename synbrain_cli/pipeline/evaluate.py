@@ -48,7 +48,7 @@ STANDARDIZED = {
     "none": "z-score by the training trials",
 }
 PREDICTORS = ("model", "deep", "linear", "mean_pattern", "shuffled")
-N_DRAWS = 200
+N_DRAWS, MIN_DRAWS = 200, 20
 # Mai et al. 2025, tables 1 and 2, by subject of NSD.
 PUBLISHED_COLUMNS = ("MSE", "r", "cos", "Incep", "CLIP", "Eff", "SwAV", "Raw", "Syn")
 PUBLISHED = {
@@ -117,9 +117,9 @@ def evaluate(
     output : path, optional
         Default ``outputs/<model>_evaluation``.
     n_draws : int
-        Draws an image by which distributions are judged; two or more.
+        Draws an image by which distributions are judged; 20 or more.
     latent : bool
-        Judge the paper's sampling, too: 48 passes of the decoder an image.
+        Judge the paper's sampling, too: 80 passes of the decoder an image.
     n_boot : int
         Bootstrap draws of the test images for the 95 % confidence intervals.
     seed : int
@@ -133,8 +133,11 @@ def evaluate(
     """
     report = report or Report()
     _check_match(brain, subject, store)
-    if n_draws < 2:
-        raise InputError(f"--draws {n_draws}: expected two or more")
+    if n_draws < MIN_DRAWS:
+        raise InputError(
+            f"--draws {n_draws}: expected {MIN_DRAWS} or more: 90 % intervals of fewer draws would "
+            "reach beyond them"
+        )
     test = subject.select("test")
     report.say(
         f"evaluating {brain.name}: {len(test.betas):,} test trials of {len(test.images):,} images"

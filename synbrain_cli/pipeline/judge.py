@@ -30,7 +30,7 @@ N_BINS = 20
 N_RECORDINGS = 20  # imitations of the whole test recording, for reliability and noise correlations
 N_PAIRED = 500  # voxels whose noise correlations are compared: 125,000 pairs
 NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the paper's latent noise, nf in [0, 1]
-N_LATENT = 12  # draws of it: each is a pass of the decoder; both scores are fair in their number
+N_LATENT = 20  # draws of it: each is a pass of the decoder; both scores are fair in their number
 TOO_FAR = (0.84, 0.96)  # 90 % coverage of a voxel or region beyond which the fit is called bad
 
 Draw = Callable[[int, int], np.ndarray]  # image, number of draws → (n_draws, n_voxels)
@@ -293,10 +293,16 @@ def _scores(
         )
         return [float(low), float(high)]
 
+    def covered(tally: Tally, j: int) -> float | None:
+        """None where the interval would reach beyond the outermost of so few draws."""
+        n_draws = tally.n_draws / tally.n_images
+        reach = 1 - 2 / (n_draws + 1)
+        return float(tally.inside_image[:, j].mean()) if LEVELS[j] <= reach else None
+
     scores: dict[str, Any] = {}
     for j, level in enumerate(LEVELS):
         scores[f"coverage_{round(100 * level)}"] = {
-            **{k: float(t.inside_image[:, j].mean()) for k, t in tallies.items()},
+            **{k: covered(t, j) for k, t in tallies.items()},
             "nominal": level,
             "ci": interval(model.inside_image[:, j]),
             "roi": {

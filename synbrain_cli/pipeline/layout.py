@@ -11,7 +11,7 @@ from synbrain_cli.io.sampling import SurfaceSampling
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
 from synbrain_cli.model.order import ORDERS, voxel_order
 
-DEFAULT_ORDERS = ("surface", "curve")  # best first, by measurement: docs/evaluation.md
+DEFAULT_ORDERS = ("surface", "region", "curve")  # best first, by measurement: docs/evaluation.md
 SHEET = "fsaverage5"  # the sphere that nilearn ships
 
 

@@ -468,7 +468,7 @@ class TrainingRun:
             arrays["latent_sd"] = self.latent_sd
             held_out["deep"] = predict_deep(vae, mapper, val_set.tokens, subject.n_voxels)
         save_arrays(partial / "arrays.safetensors", arrays)
-        report.say("readout: stacking, unexplained signal, trial noise")
+        report.say(f"{self.folder.name} readout: stacking, unexplained signal, trial noise")
         final, stack, readout, stacked = fit_distribution(train_set, val_set, held_out, seed)
         save_arrays(partial / "linear.safetensors", vars(final))
         save_arrays(

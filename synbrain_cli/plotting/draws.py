@@ -72,7 +72,7 @@ def _pit(axes: Axes, histograms: dict[str, list[float]]) -> None:
         # The paper's draws put nearly all trials beyond them: their bars would hide the rest.
         ylim=(0, 1.15 * max(max(histograms[k]) for k in ("model", "linear", "mean_pattern"))),
     )
-    axes.legend(fontsize=7, frameon=False, loc="lower center", ncols=2)
+    axes.legend(fontsize=7, framealpha=0.85, edgecolor="none", loc="lower center", ncols=2)
 
 
 def _coverage(axes: Axes, draws: dict[str, Any]) -> None:
@@ -81,8 +81,15 @@ def _coverage(axes: Axes, draws: dict[str, Any]) -> None:
     for name, (label, colour, line) in _SHOWN.items():
         if name in draws["coverage_90"]:
             found = [draws[f"coverage_{level}"][name] for level in _LEVELS]
+            some = [x is not None for x in found]  # of few draws, the widest intervals are unknown
             axes.plot(
-                nominal, found, marker="o", markersize=4, color=colour, linestyle=line, label=label
+                nominal[some],
+                [x for x in found if x is not None],
+                marker="o",
+                markersize=4,
+                color=colour,
+                linestyle=line,
+                label=label,
             )
     for region in draws["coverage_90"]["roi"]:
         axes.plot(

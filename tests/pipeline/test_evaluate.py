@@ -409,7 +409,7 @@ def drawn(brain, predicted, n_draws, seed, signal):
 def test_draws_judged_by_trials_of_their_own_distribution(brain, predicted):
     """Fresh signal: trials of one image then say as much as trials of different ones."""
     rows = np.repeat(np.arange(len(predicted.tokens)), 8)
-    judged = judge(brain, predicted, drawn(brain, predicted, 8, 99, "fresh"), rows)
+    judged = judge(brain, predicted, drawn(brain, predicted, 8, 99, "fresh"), rows, n_draws=40)
     scores = judged.scores
     for score, level in LEVELS.items():
         assert scores[score]["model"] == pytest.approx(level, abs=0.015), score
@@ -797,7 +797,7 @@ def test_published_scores_stand_beside_those_of_the_same_person(scored, person, 
 
 def test_paper_and_no_latent(trained, synbrain, tmp_path):
     code, output, error = synbrain(
-        *("evaluate", "--subject", "1", "--paper", "--draws", "2", "--no-latent"),
+        *("evaluate", "--subject", "1", "--paper", "--draws", "20", "--no-latent"),
         *("-w", trained.root, "-o", tmp_path / "paper", "--device", "cpu"),
     )
     assert code == 0, error
@@ -808,7 +808,7 @@ def test_paper_and_no_latent(trained, synbrain, tmp_path):
     metrics = strict(tmp_path / "paper/metrics.json")
     assert mean_pattern[2] == f"{metrics['overall']['pattern_correlation']['mean_pattern']:.3f}"
     assert "judge by `synbrain evaluate` without --paper" in output
-    assert metrics["n_draws"] == 2
+    assert metrics["n_draws"] == 20
     assert not [name for name in metrics["draws"]["crps"] if "latent" in name]
     assert metrics["provenance"]["n_boot"] == 1000
     assert output.split()[-1] == str(tmp_path / "paper/metrics.json")
@@ -819,7 +819,7 @@ def test_a_single_draw_is_no_distribution(trained, synbrain, brain, subject, sto
     code, _, error = synbrain("evaluate", "--subject", "1", "--draws", "1", *place)
     assert code == 2
     assert "--draws" in error
-    with pytest.raises(InputError, match="--draws 1: expected two or more"):
+    with pytest.raises(InputError, match="--draws 1: expected 20 or more"):
         evaluate(trained, brain, subject, store, n_draws=1, output=tmp_path / "out", report=QUIET)
     assert not (tmp_path / "out").exists()
 

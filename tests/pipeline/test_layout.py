@@ -152,7 +152,7 @@ def test_orders_of_vertices(on_surface, kind):
     assert default_order(on_surface) == "surface"
 
 
-def test_a_surface_of_unknown_geometry_leaves_the_file_order(tmp_path):
+def test_a_surface_of_unknown_geometry_leaves_the_regions(tmp_path):
     folder = tmp_path / "mine/sub-01"
     folder.mkdir(parents=True)
     vertices = np.arange(5, 25)
@@ -161,7 +161,7 @@ def test_a_surface_of_unknown_geometry_leaves_the_file_order(tmp_path):
     for kind in ("curve", "surface"):
         with pytest.raises(InputError, match=rf"--voxel-order {kind}: .*fsnative, is not known"):
             subject_order(subject, kind)
-    assert default_order(subject) == "file"
+    assert default_order(subject) == "region"
 
 
 def test_regions_need_no_geometry(tmp_path):
@@ -208,8 +208,15 @@ def test_an_unknown_kind_is_refused(subject):
 
 def test_the_default_is_the_best_that_the_files_allow(subject, without):
     assert default_order(subject) == "surface"
-    assert default_order(without("sampling.npz")) == "curve"
-    assert default_order(without("sampling.npz", "mask.nii.gz")) == "file"
+    assert default_order(without("sampling.npz")) == "region"
+    for files, expected in (
+        (("sampling.npz",), "curve"),
+        (("sampling.npz", "mask.nii.gz"), "file"),
+    ):
+        person = without(*files)
+        table = person.voxels.drop(columns=roi_collections(person.voxels))
+        table.to_csv(person.folder / "voxels.tsv", sep="\t", index=False)
+        assert default_order(PreparedSubject(person.folder)) == expected
 
 
 # ------------------------------------------------------------------------- in a model
