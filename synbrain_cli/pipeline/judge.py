@@ -27,7 +27,7 @@ from synbrain_cli.model.readout import Readout
 from synbrain_cli.pipeline.progress import Report
 
 N_BINS = 20
-N_RECORDINGS = 20  # imitations of the whole test recording, for reliability and noise correlations
+N_RECORDINGS = 60  # imitations of the whole test recording: fewer would add noise of their own
 N_PAIRED = 500  # voxels whose noise correlations are compared: 125,000 pairs
 NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the paper's latent noise, nf in [0, 1]
 N_LATENT = 20  # draws of it: each is a pass of the decoder; both scores are fair in their number
