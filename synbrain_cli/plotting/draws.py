@@ -106,7 +106,7 @@ def _coverage(axes: Axes, draws: dict[str, Any]) -> None:
         xlim=(0.45, 1),
         ylim=(0, 1),
     )
-    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    axes.legend(fontsize=7, frameon=False, loc="center right", bbox_to_anchor=(1, 0.4))
 
 
 def _reliability(axes: Axes, draws: dict[str, Any], voxels: pd.DataFrame) -> None:
