@@ -100,7 +100,7 @@ def latent_spread(brain: Brain, plain: Readout, tokens: np.ndarray, means: np.nd
     @torch.inference_mode()
     def spread(i: int, n: int) -> np.ndarray:
         generator = np.random.default_rng([i, n])
-        latent = brain._latent(tokens[i])
+        latent = brain.latent(tokens[i])
         noise = np.stack([brain.latent_readout.noise(generator, None) for _ in range(n)])
         both = torch.cat([latent, latent + torch.from_numpy(noise)])
         decoded = brain.vae.decode(both, brain.n_voxels).numpy()

@@ -375,7 +375,7 @@ class Brain:
         )
 
     def _draw_latent(self, token: np.ndarray, digest: str, drawing: Drawing) -> np.ndarray:
-        latent = self._latent(token)
+        latent = self.latent(token)
         draws = np.empty((drawing.n_draws, self.n_voxels), np.float32)
         for k in range(drawing.n_draws):
             noise = self.latent_readout.noise(
@@ -399,7 +399,7 @@ class Brain:
         InputError
             When the model has none (``--model linear``).
         """
-        return self._predict(images, unit, lambda token: self._decode(self._latent(token)))
+        return self._predict(images, unit, lambda token: self._decode(self.latent(token)))
 
     def _predict(
         self, images: Any, unit: str, one: Callable[[np.ndarray], np.ndarray]
@@ -434,15 +434,15 @@ class Brain:
         """m, from the tokens of one image: float32 (n_voxels,)."""
         mean = self.stack[0] * self._linear_one(token)
         if self.has_networks:
-            mean = mean + self.stack[1] * self._decode(self._latent(token))
+            mean = mean + self.stack[1] * self._decode(self.latent(token))
         return mean
 
     def _linear_one(self, token: np.ndarray) -> np.ndarray:
         return self.linear.predict(self.scaler(token[None]))[0]
 
     @torch.inference_mode()
-    def _latent(self, token: np.ndarray) -> torch.Tensor:
-        """S2N(tokens): (1, n_tokens, n_dims)."""
+    def latent(self, token: np.ndarray) -> torch.Tensor:
+        """S2N(tokens) of one image, (n_tokens, n_dims): float32 (1, n_tokens, n_dims)."""
         if not self.has_networks:
             raise InputError(
                 f"{self.folder}: holds a linear encoder and no networks: train one without "

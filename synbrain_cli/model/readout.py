@@ -86,8 +86,7 @@ class Readout:
 
     def growth_of_noise(self, mean: np.ndarray) -> np.ndarray:
         """h: what the noise variance is multiplied by; shape of ``mean`` (..., n_voxels)."""
-        x = np.clip((mean - self.centre) / self.spread, -3, 3)
-        return np.exp(self.growth * x - self.growth**2 / 2)
+        return _noise_growth(self.growth, _standard(mean, self.centre, self.spread))
 
     def draw(
         self,
@@ -213,7 +212,7 @@ def fit_readout(
     spread = np.where(spread > 1e-6, spread, 1.0)
     slope = np.zeros_like(noise_variance)
     if growth:
-        x = np.clip((means - centre) / spread, -3, 3)
+        x = _standard(means, centre, spread)
         slope = _growth(within, degrees, noise_variance, x)
     readout = Readout(
         signal,
@@ -238,6 +237,16 @@ def _sum_by_image(rows: np.ndarray, image_index: np.ndarray, n_images: int) -> n
     total = np.zeros((n_images, rows.shape[1]))
     np.add.at(total, image_index, rows)
     return total
+
+
+def _standard(mean: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """x: (..., n_voxels); nothing is extrapolated beyond three deviations."""
+    return np.clip((mean - centre) / spread, -3, 3)
+
+
+def _noise_growth(growth: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """h: (..., n_voxels), 1 on average over normal x."""
+    return np.exp(growth * x - growth**2 / 2)
 
 
 def _growth(
@@ -279,8 +288,8 @@ def _curve(
     curve, moments = np.empty((len(NODES), n_voxels)), np.empty((2, n_voxels))
     for start in range(0, n_voxels, 512):  # voxels at a time: sorting copies
         some = slice(start, start + 512)
-        x = np.clip((means[:, some] - readout.centre[some]) / readout.spread[some], -3, 3)
-        h = np.exp(readout.growth[some] * x - readout.growth[some] ** 2 / 2)
+        x = _standard(means[:, some], readout.centre[some], readout.spread[some])
+        h = _noise_growth(readout.growth[some], x)
         scale = np.sqrt(np.maximum(variance[0][some] + h * variance[1][some], 1e-24))
         standard = residuals[:, some] / scale[image_index]
         curve[:, some] = np.quantile(standard, ndtr(NODES), axis=0)

@@ -86,10 +86,13 @@ def adapt(
     voxel_order = brain.config["voxel_order"]
     try:
         order = subject_order(subject, voxel_order)
-    except InputError as error:
+    except InputError:
         voxel_order = default_order(subject)
         order = subject_order(subject, voxel_order)
-        report.say(f"{error}; here: {voxel_order}")
+        report.say(
+            f"{brain.name} has the voxel order {brain.config['voxel_order']}, which the files of "
+            f"sub-{subject.subject} do not allow: here it is {voxel_order}"
+        )
     settings = {
         "model": "full",
         "preset": preset.name,

@@ -37,7 +37,7 @@ from synbrain_cli.metrics.accuracy import (
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
 from synbrain_cli.metrics.similarity import linear_cka, rdm, rsa, weighted_cka, weighted_rsa
 from synbrain_cli.pipeline.decode import N_CANDIDATES, retrieval
-from synbrain_cli.pipeline.judge import judge_draws
+from synbrain_cli.pipeline.judge import judge_draws, scored_regions
 from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.workspace import Workspace
 
@@ -163,7 +163,7 @@ def evaluate(
     scorer = _Responses(brain, subject, test, trials, averages, n_repeats, predictions)
     overall = scorer.scores(np.ones(brain.n_voxels, bool), n_boot, seed)
     by_roi = {}
-    rois = {name: mask for name, mask in brain.rois().items() if mask.sum() >= 10}
+    rois = scored_regions(brain)
     with report.bar("regions", len(rois)) as bar:
         for name, mask in rois.items():
             by_roi[name] = {"n_voxels": int(mask.sum()), **scorer.scores(mask, n_boot, seed)}
@@ -306,10 +306,10 @@ class _Responses:
         baseline = self.brain.mean_pattern[voxels]
         n_images = len(truth)
 
-        def interval(statistic: Callable[[np.ndarray], np.ndarray]) -> list[float]:
+        def interval(statistic: Callable[[np.ndarray], np.ndarray]) -> list[Any]:
             generator = np.random.default_rng(seed)
             low, high = bootstrap_ci(statistic, n_images, generator, n_boot)
-            return [float(low), float(high)]
+            return np.stack([low, high], axis=-1).tolist()
 
         def over_images(values: np.ndarray) -> list[float]:
             return interval(lambda counts: weighted_mean(values, counts))
@@ -318,18 +318,27 @@ class _Responses:
         r = {k: self.correlation[k][voxels] for k in some}
         usable = self.reliable[voxels]
         explained = self.explained_ceiling[voxels][usable]
-        # One pass of the bootstrap gives the interval of both scores that are made of r.
-        drawn = _bootstrap_correlation(truth, some["model"], n_images, n_boot, seed)
+        normalised = self.has_ceiling and usable.any()
+
+        def of_correlation(counts: np.ndarray) -> np.ndarray:
+            """Both scores that are made of r, so that it is computed once: (n_draws, 1 or 2)."""
+            drawn = weighted_correlation(truth, some["model"], counts)
+            medians = [np.nanmedian(drawn, axis=1)]
+            if normalised:
+                medians.append(np.nanmedian(_signed_square(drawn[:, usable]) / explained, axis=1))
+            return np.stack(medians, axis=1)
+
+        limits = interval(of_correlation)
         scores["voxelwise_correlation"] = {
             **{k: _median(value) for k, value in r.items()},
             "ceiling": _median(self.ceiling[voxels]) if self.has_ceiling else None,
-            "ci": _limits(drawn),
+            "ci": limits[0],
         }
-        if self.has_ceiling and usable.any():
+        if normalised:
             scores["noise_normalised_r2"] = {
                 **{k: _median(_signed_square(v[usable]) / explained) for k, v in r.items()},
                 "ceiling": 1.0,
-                "ci": _limits(_signed_square(drawn[:, usable]) / explained),
+                "ci": limits[1],
             }
         errors = squared_errors_of_images(truth, some["model"], baseline)
         scores["skill"] = {
@@ -578,21 +587,6 @@ def _halves(trials: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
         some = (repeat % 2 == parity) & np.isin(rows, images)
         halves.append(average_repeats(trials[some], rows[some])[0])
     return halves[0], halves[1]
-
-
-def _bootstrap_correlation(
-    truth: np.ndarray, predicted: np.ndarray, n_images: int, n_boot: int, seed: int
-) -> np.ndarray:
-    """Voxelwise correlation for every bootstrap draw of images: (n_boot, n_voxels)."""
-    generator = np.random.default_rng(seed)
-    counts = generator.multinomial(n_images, np.full(n_images, 1 / n_images), size=n_boot)
-    return weighted_correlation(truth, predicted, counts.astype(np.float64))
-
-
-def _limits(values: np.ndarray) -> list[float]:
-    """95 % interval of the median over voxels: values (n_boot, n_voxels)."""
-    medians = np.nanmedian(values, axis=1)
-    return [float(limit) for limit in np.nanquantile(medians, [0.025, 0.975])]
 
 
 def _signed_square(r: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ N_RECORDINGS = 60  # imitations of the whole test recording: fewer would add noi
 N_PAIRED = 500  # voxels whose noise correlations are compared: 125,000 pairs
 NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the paper's latent noise, nf in [0, 1]
 N_LATENT = 20  # draws of it: each is a pass of the decoder; both scores are fair in their number
+MIN_VOXELS = 10  # of a region that is scored
 TOO_FAR = (0.84, 0.96)  # 90 % coverage of a voxel or region beyond which the fit is called bad
 
 Draw = Callable[[int, int], np.ndarray]  # image, number of draws → (n_draws, n_voxels)
@@ -38,13 +39,20 @@ Draw = Callable[[int, int], np.ndarray]  # image, number of draws → (n_draws, 
 
 @dataclass
 class Tally:
-    """What is kept of one distribution's draws while images go by.
+    """What is kept of one distribution's draws while images go by; all float64.
 
     Attributes
     ----------
-    inside : dict
-        Level → trials inside the central interval: int (n_voxels,), and share (n_images,).
-    crps, energy : per image, and summed over trials per voxel.
+    histogram : array of shape (N_BINS,)
+        Trials and voxels by their rank among the draws.
+    inside, inside_image : arrays of shape (n_levels, n_voxels) and (n_images, n_levels)
+        Trials inside each central interval; and their share, over an image's trials and voxels.
+    crps, crps_image : arrays of shape (n_voxels,) and (n_images,)
+        Sum over trials; and mean over an image's trials and voxels.
+    energy_image : array of shape (n_images,)
+        Mean over an image's trials.
+    moments : array of shape (2, n_voxels)
+        Sums of draws and of their squares.
     """
 
     n_voxels: int
@@ -145,7 +153,8 @@ def judge_draws(
         Whether to judge the paper's sampling: a pass of the decoder for every draw.
     """
     n_images, n_voxels = len(tokens), brain.n_voxels
-    distributions = _distributions(brain, tokens, means, linear, seed)
+    digests = [token_digest(token) for token in tokens]
+    distributions = _distributions(brain, digests, means, linear, seed)
     generator = np.random.default_rng([seed, 2])
     tallies = {name: Tally(n_voxels, n_images) for name in (*distributions, "shuffled")}
     factors = NOISE_FACTORS if latent and brain.has_networks else ()
@@ -164,8 +173,7 @@ def judge_draws(
                 latents[factor].add(image, own, draws, generator)
             for k in range(N_RECORDINGS):
                 drawing = Drawing(len(own), seed + 1 + k)
-                digest = token_digest(tokens[image])
-                imitation.add(image, k, brain.draw_around(means[image], digest, drawing))
+                imitation.add(image, k, brain.draw_around(means[image], digests[image], drawing))
             bar.to(image + 1, n_images)
     if factors:
         best = min(factors, key=lambda f: latents[f].energy_image.mean())
@@ -193,8 +201,13 @@ def judge_draws(
     return Judgement(scores, voxels, notes)
 
 
+def scored_regions(brain: Brain) -> dict[str, np.ndarray]:
+    """Regions large enough for scores of their own: boolean array (n_voxels,) each."""
+    return {name: mask for name, mask in brain.rois().items() if mask.sum() >= MIN_VOXELS}
+
+
 def _distributions(
-    brain: Brain, tokens: np.ndarray, means: np.ndarray, linear: np.ndarray, seed: int
+    brain: Brain, digests: list[str], means: np.ndarray, linear: np.ndarray, seed: int
 ) -> dict[str, Draw]:
     """Distributions around a mean, all drawn with the same random numbers."""
     constant = np.broadcast_to(brain.mean_pattern, means.shape)
@@ -206,7 +219,7 @@ def _distributions(
 
     def drawer(mean: np.ndarray, readout: Readout) -> Draw:
         return lambda image, n: brain.draw_around(
-            mean[image], token_digest(tokens[image]), Drawing(n, seed, signal="fresh"), readout
+            mean[image], digests[image], Drawing(n, seed, signal="fresh"), readout
         )
 
     return {name: drawer(*one) for name, one in around.items()}
@@ -219,8 +232,8 @@ def _latent_draws(
     """The paper's sampling, all draws in one pass: (N_LATENT, n_voxels), standardised."""
     shape = (N_LATENT, *brain.latent_readout.sd.shape)
     noise = np.random.default_rng([*key, 3]).standard_normal(shape, np.float32)
-    latent = brain._latent(token) + torch.from_numpy(factor * noise).to(brain.device)
-    return brain.vae.decode(latent.float(), brain.n_voxels).cpu().numpy()
+    latent = brain.latent(token) + torch.from_numpy(np.float32(factor) * noise).to(brain.device)
+    return brain.vae.decode(latent, brain.n_voxels).cpu().numpy()
 
 
 class _Imitation:
@@ -282,7 +295,7 @@ def _scores(
     tallies: dict[str, Tally], brain: Brain, trials: np.ndarray, n_boot: int, seed: int
 ) -> dict[str, Any]:
     model = tallies["model"]
-    rois = {name: mask for name, mask in brain.rois().items() if mask.sum() >= 10}
+    rois = scored_regions(brain)
 
     def interval(per_image: np.ndarray) -> list[float]:
         low, high = bootstrap_ci(

@@ -152,6 +152,11 @@ def train(
         raise InputError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
     if model not in MODELS:
         raise InputError(f"--model {model}: expected {' or '.join(MODELS)}")
+    if model == "linear" and (preset != "tiny" or voxel_order != "auto"):
+        raise InputError(
+            "--model linear: it has no networks, so --preset and --voxel-order have no meaning: "
+            "leave them out, or train the full model"
+        )
     chosen = PRESETS[preset]
     torch_device = resolve_device(device)
     if voxel_order == "auto":

@@ -268,7 +268,7 @@ def test_what_is_decoded_is_in_file_order(curved_brain, subject, prepared):
     order = subject_order(subject, "curve")
     store = prepared.find_tokens("simulated", None, QUIET.say)
     tokens = store.take(subject.select("test").images[:5])
-    latent = torch.cat([curved_brain._latent(token) for token in tokens])
+    latent = torch.cat([curved_brain.latent(token) for token in tokens])
     along = vae.decoder(vae.from_latent(latent), n_voxels).squeeze(1).numpy()
     expected = np.empty_like(along)
     expected[:, order] = along
