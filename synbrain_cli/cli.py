@@ -79,13 +79,14 @@ DpiOption = Annotated[int, typer.Option(min=20, max=1200, help="Dots per inch.")
 
 
 @contextlib.contextmanager
-def _interruptible(option: str = "") -> Iterator[None]:
+def _interruptible(option: str = "", resumes: bool = True) -> Iterator[None]:
     """Say how to go on after Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
         again = f"with {option} " if option else ""
-        _stop(f"interrupted: the same command {again}goes on where it stopped", 130)
+        how = f"{again}goes on where it stopped" if resumes else "starts again; nothing was written"
+        _stop(f"interrupted: the same command {how}", 130)
 
 
 def _open(workspace: Path, quiet: bool) -> tuple[Workspace, Report]:
@@ -577,7 +578,7 @@ def evaluate(
     brain = load_model(place.find_model(model, subject, report.say), device)
     person = place.find_subject(brain.subject, brain.config["dataset"], report.say)
     store = place.find_tokens(person.dataset, brain.config["encoder"]["spec"], report.say)
-    with _interruptible():
+    with _interruptible(resumes=False):
         result = run(
             place,
             brain,

@@ -926,3 +926,15 @@ def test_one_line_says_what_was_expected(own, trained, synbrain, tmp_path, argum
     assert message in error.splitlines()[-1]
     assert not (tmp_path / "out").exists()
     assert not list(own.weights.glob("[!.]*"))
+
+
+def test_an_interrupted_evaluation_promises_no_resumption(trained, synbrain, tmp_path, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("synbrain_cli.pipeline.evaluate.judge_draws", stopped)
+    place = ["-w", trained.root, "-o", tmp_path / "out", "-q"]
+    code, _, error = synbrain("evaluate", "--subject", "1", *place)
+    assert code == 130
+    assert "starts again; nothing was written" in error
+    assert not (tmp_path / "out").exists()
