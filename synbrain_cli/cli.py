@@ -695,7 +695,8 @@ def _print_training(result: object) -> None:
 
 
 def _cell(value: float | None, digits: int = 3) -> str:
-    return f"{value:.{digits}f}" if value is not None and value == value else "-"
+    # Rounded before it is written, and + 0: no "-0.000".
+    return f"{round(value, digits) + 0:.{digits}f}" if value is not None and value == value else "-"
 
 
 def _span(low: float | None, high: float | None) -> str:
