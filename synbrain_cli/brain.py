@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from synbrain_cli.config import MapperConfig, VAEConfig
+from synbrain_cli.config import CoreConfig, MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.encoders import load_encoder
 from synbrain_cli.features.images import ImageSet, image_digest
@@ -22,10 +22,12 @@ from synbrain_cli.io.bundle import load_arrays, read_config
 from synbrain_cli.io.place import Place, Volume, load_place
 from synbrain_cli.io.prepared import read_voxels, roi_masks
 from synbrain_cli.io.sampling import SurfaceSampling, VolumeSampling
+from synbrain_cli.model.core import CoreEvidence
 from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import LatentReadout, Readout, draw_generator
 from synbrain_cli.model.tokens import TokenScaler
+from synbrain_cli.model.transfer import Adapter, Transfer
 from synbrain_cli.model.vae import BrainVAE
 
 SAMPLINGS = ("calibrated", "latent", "mean")
@@ -116,6 +118,17 @@ class Drawing:
             raise InputError(f"expected a noise factor of 0 or more, found {self.noise_factor}")
 
 
+@dataclass(frozen=True)
+class SourceEvidence:
+    """What models of other people say of images: the mean responses they expect."""
+
+    sources: Sequence[Brain]
+
+    def __call__(self, tokens: np.ndarray) -> tuple[np.ndarray, None]:
+        """Raw tokens (n, n_tokens, n_dims) → responses (n, n_source_voxels); no prior."""
+        return np.concatenate([s.mean(tokens, unit="z") for s in self.sources], 1), None
+
+
 class Brain:
     """A trained model of one person.
 
@@ -144,8 +157,9 @@ class Brain:
         if self.config["vae"] is not None:
             self.vae, self.mapper = self._networks()
             self.latent_readout = LatentReadout(arrays["latent_sd"])
+        self.transfer = self._transfer()
         readout = load_arrays(folder / "readout.safetensors")
-        self.stack = readout["stack"]  # (n_predictors, n_voxels): linear, then deep where there is
+        self.stack = readout["stack"]  # (n_predictors, n_voxels), in the order of `predictors`
         self.readout = Readout.from_arrays(readout)
         self.linear_variance = readout["linear_variance"]
         self.trial_variance = readout["trial_variance"]
@@ -194,6 +208,31 @@ class Brain:
     @property
     def n_voxels(self) -> int:
         return len(self.response_mean)
+
+    def _transfer(self) -> Transfer | None:
+        """What an adapted model knows from other people."""
+        config = self.config.get("transfer")
+        if config is None:
+            return None
+        named = load_arrays(self.folder / "transfer.safetensors")
+        if config["kind"] == "shared-core":
+            return Transfer(
+                CoreEvidence.from_arrays(CoreConfig.from_dict(config["core"]), named),
+                Adapter.from_arrays(named),
+            )
+        sources = [Brain(self.folder / "sources" / name, self.device) for name in config["sources"]]
+        found = [source.config["fingerprint"] for source in sources]
+        if found != config["fingerprints"]:
+            raise InputError(
+                f"{self.folder / 'sources'}: expected the models {config['fingerprints']}, found "
+                f"{found}: copy the model's folder again, or adapt again"
+            )
+        return Transfer(SourceEvidence(sources), Adapter.from_arrays(named))
+
+    @property
+    def predictors(self) -> list[str]:
+        """What the mean is stacked from: "linear", "deep", "transfer"."""
+        return self.config.get("predictors", ["linear", "deep"][: len(self.stack)])
 
     @property
     def has_networks(self) -> bool:
@@ -401,6 +440,16 @@ class Brain:
         """
         return self._predict(images, unit, lambda token: self._decode(self.latent(token)))
 
+    def predict_transfer(self, images: Any, unit: str = "recorded") -> np.ndarray:
+        """Predict by what is known of other people: float32 (n_images, n_voxels).
+
+        Raises
+        ------
+        InputError
+            When the model was not adapted, or by fine-tuning.
+        """
+        return self._predict(images, unit, self._transfer_one)
+
     def _predict(
         self, images: Any, unit: str, one: Callable[[np.ndarray], np.ndarray]
     ) -> np.ndarray:
@@ -432,10 +481,19 @@ class Brain:
 
     def _mean_one(self, token: np.ndarray) -> np.ndarray:
         """m, from the tokens of one image: float32 (n_voxels,)."""
-        mean = self.stack[0] * self._linear_one(token)
-        if self.has_networks:
-            mean = mean + self.stack[1] * self._decode(self.latent(token))
-        return mean
+        one = {
+            "linear": self._linear_one,
+            "deep": lambda token: self._decode(self.latent(token)),
+            "transfer": self._transfer_one,
+        }
+        weighed = zip(self.predictors, self.stack, strict=True)
+        return sum(weight * one[name](token) for name, weight in weighed)
+
+    def _transfer_one(self, token: np.ndarray) -> np.ndarray:
+        """Response by what is known of other people: float32 (n_voxels,)."""
+        if self.transfer is None:
+            raise InputError(f"{self.folder}: was not adapted from other people's models")
+        return self.transfer.predict(token[None])[0]
 
     def _linear_one(self, token: np.ndarray) -> np.ndarray:
         return self.linear.predict(self.scaler(token[None]))[0]

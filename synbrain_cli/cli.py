@@ -426,12 +426,27 @@ def train(
 
 @app.command()
 def adapt(
-    hours: Annotated[int, typer.Option(min=1, help="Scanning sessions, in recorded order.")] = 1,
+    hours: Annotated[
+        float,
+        typer.Option(help="Scanning sessions, in recorded order; 0.5 is the first half of one."),
+    ] = 1,
     subject: SubjectOption = None,
     dataset: DatasetOption = None,
     source: Annotated[
-        str | None, typer.Option("--from", help="Model to start from: a name in weights/.")
+        str | None,
+        typer.Option(
+            "--from",
+            help="Models to start from: names in weights/, separated by commas; default one of "
+            "every other person.",
+        ),
     ] = None,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="shared-core, source-map (seconds), fine-tuning (the published recipe), or auto: "
+            "the best by the hour's validation images."
+        ),
+    ] = "auto",
     name: Annotated[str | None, typer.Option(help="Of the model; default sub-03_hours-1.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -440,22 +455,23 @@ def adapt(
     workspace: WorkspaceOption = Path(),
     quiet: QuietOption = False,
 ) -> None:
-    """Make a model of a new person from an hour of their data and another person's model.
+    """Make a model of a new person from an hour of their data and other people's models.
 
-    Example: synbrain adapt --hours 1 --subject 3 --from sub-01
+    Example: synbrain adapt --hours 1 --subject 3 --from sub-01,sub-02
     """
     from synbrain_cli.pipeline.adapt import adapt as run
     from synbrain_cli.pipeline.adapt import choose
 
     place, report = _open(workspace, quiet)
-    bundle, person, store = choose(place, source, subject, dataset, report.say)
+    bundles, person, store = choose(place, source, subject, dataset, report.say)
     with _interruptible("--resume"):
         result = run(
             place,
-            bundle,
+            bundles,
             person,
             store,
             hours=hours,
+            strategy=strategy,
             name=name,
             seed=seed,
             device=device,
@@ -555,6 +571,49 @@ def evaluate(
     paper: Annotated[
         bool, typer.Option("--paper", help="Print the published table's columns, on its scale.")
     ] = False,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Several models of one person side by side: --model A,B,C, or all of --subject.",
+        ),
+    ] = False,
+    scaling: Annotated[
+        bool,
+        typer.Option(
+            "--scaling",
+            help="Score against hours of scanning and number of source people, of one or several "
+            "--subject 1,2,3.",
+        ),
+    ] = False,
+    augment: Annotated[
+        bool,
+        typer.Option(
+            "--augment", help="What synthesized trials add to a decoder trained on the real ones."
+        ),
+    ] = False,
+    hours: Annotated[
+        str | None,
+        typer.Option(help="With --scaling: amounts, as 0.25,0.5,1,2; default all there are."),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="With --scaling: models of other people, as sub-01,sub-02; default all."
+        ),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            help="With --scaling: the score whose hours are told; default that of full data."
+        ),
+    ] = None,
+    amounts: Annotated[
+        str | None,
+        typer.Option(
+            help="With --augment: synthesized trials in multiples of the real ones, as 0.5,1,2."
+        ),
+    ] = None,
     draws: Annotated[
         int, typer.Option(min=20, help="Draws an image by which distributions are judged.")
     ] = 200,
@@ -571,13 +630,45 @@ def evaluate(
 
     Example: synbrain evaluate --subject 1
     """
+    place, report = _open(workspace, quiet)
+    _check_options(
+        {"--compare": compare, "--scaling": scaling, "--augment": augment, "--paper": paper},
+        {
+            "--hours": (hours, "--scaling"),
+            "--from": (source, "--scaling"),
+            "--target": (target, "--scaling"),
+            "--amounts": (amounts, "--augment"),
+        },
+    )
+    if scaling:
+        _evaluate_scaling(
+            place, subject, model, hours, source, target, seed=seed, output=output, report=report
+        )
+        return
+    if compare:
+        _evaluate_comparison(
+            place,
+            subject,
+            model,
+            device,
+            rois,
+            n_draws=draws,
+            seed=seed,
+            output=output,
+            report=report,
+        )
+        return
     from synbrain_cli.brain import load_model
     from synbrain_cli.pipeline.evaluate import evaluate as run
 
-    place, report = _open(workspace, quiet)
     brain = load_model(place.find_model(model, subject, report.say), device)
     person = place.find_subject(brain.subject, brain.config["dataset"], report.say)
     store = place.find_tokens(person.dataset, brain.config["encoder"]["spec"], report.say)
+    if augment:
+        _evaluate_augmentation(
+            place, brain, person, store, amounts, seed=seed, output=output, report=report
+        )
+        return
     with _interruptible(resumes=False):
         result = run(
             place,
@@ -597,6 +688,191 @@ def evaluate(
     print(f"\nEvery score of every region: {result.folder / 'metrics.tsv'}")
     print(result.folder / "draws.png")
     print(result.folder / "metrics.json")
+
+
+def _check_options(kinds: dict[str, bool], belonging: dict[str, tuple[object, str]]) -> None:
+    """One kind of evaluation, and only its own options."""
+    from synbrain_cli.errors import InputError
+
+    asked = [name for name, is_asked in kinds.items() if is_asked]
+    if len(asked) > 1:
+        raise InputError(f"{' and '.join(asked)}: expected one of them at a time")
+    for name, (value, kind) in belonging.items():
+        if value is not None and kind not in asked:
+            raise InputError(f"{name} belongs to {kind}: pass that, too, or leave {name} out")
+
+
+def _evaluate_scaling(
+    place: Workspace,
+    subject: str | None,
+    model: str | None,
+    hours: str | None,
+    source: str | None,
+    target: float | None,
+    *,
+    seed: int,
+    output: Path | None,
+    report: Report,
+) -> None:
+    from synbrain_cli.errors import InputError
+    from synbrain_cli.pipeline.scaling import HOURS, people_of
+    from synbrain_cli.pipeline.scaling import scaling as run
+
+    if model is not None:
+        raise InputError(
+            "--model: --scaling fits models of its own: name people with --subject and other "
+            "people's models with --from"
+        )
+    bundles = place.full_models(source)
+    dataset = bundles[0][1]["dataset"]
+    labels = subject.split(",") if subject else [None]
+    persons = [place.find_subject(label, dataset, report.say) for label in labels]
+    chosen = _numbers("--hours", hours) or list(HOURS)
+    with _interruptible(resumes=False):
+        people = people_of(place, persons, [path for path, _ in bundles], report.say)
+        result = run(
+            place, people, hours=chosen, target=target, seed=seed, output=output, report=report
+        )
+    rows = [("over", "strategy", "slope per tenfold", "95 % CI", "target", "reached at", "95 % CI")]
+    for row in result.fits().to_dict("records"):
+        rows.append(
+            (
+                row["over"],
+                row["strategy"],
+                _cell(row["slope"]),
+                _span(row["slope_low"], row["slope_high"]),
+                _cell(row["target"]),
+                _cell(row["to_reach"], 2),
+                f"{_cell(row['to_reach_low'], 2)}–{_cell(row['to_reach_high'], 2)}",
+            )
+        )
+    print("Median correlation / ceiling of reliable voxels")
+    table = result.table().pivot_table(
+        index=["over", "amount"], columns="strategy", values="score", sort=False
+    )
+    points = [("over", "amount", *table.columns)]
+    points += [
+        (over, f"{amount:g}", *map(_cell, values))
+        for (over, amount), values in zip(table.index, table.to_numpy(), strict=True)
+    ]
+    _print_columns(points)
+    print()
+    _print_columns(rows)
+    print(f"\nEvery point: {result.folder / 'scaling.tsv'}")
+    for file in sorted(result.folder.glob("*.png")):
+        print(file)
+
+
+def _evaluate_comparison(
+    place: Workspace,
+    subject: str | None,
+    model: str | None,
+    device: str,
+    rois: bool,
+    *,
+    n_draws: int,
+    seed: int,
+    output: Path | None,
+    report: Report,
+) -> None:
+    from synbrain_cli.brain import load_model
+    from synbrain_cli.pipeline.compare import compare as run
+
+    bundles = place.find_models(model, subject)
+    report.say(f"models: {', '.join(path.name for path in bundles)}")
+    brains = [load_model(path, device) for path in bundles]
+    first = brains[0]
+    person = place.find_subject(first.subject, first.config["dataset"], report.say)
+    store = place.find_tokens(person.dataset, first.config["encoder"]["spec"], report.say)
+    with _interruptible(resumes=False):
+        result = run(
+            place, brains, person, store, n_draws=n_draws, seed=seed, output=output, report=report
+        )
+    rows = [("model", "hours", "r", "r / ceiling", "95 % CI", "× linear", "× reference", "90 %")]
+    for row in result.table().to_dict("records"):
+        score = "noise_normalised_correlation"
+        rows.append(
+            (
+                row["row"],
+                f"{row['hours']:g}" if row["hours"] == row["hours"] and row["hours"] else "-",
+                _cell(row["voxelwise_correlation"]),
+                _cell(row[score]),
+                _span(row[f"{score}_low"], row[f"{score}_high"]),
+                _cell(row["ratio_to_linear"]),
+                _cell(row["ratio_to_reference"]),
+                _cell(row["coverage_90"]),
+            )
+        )
+    _print_columns(rows, n_left=1)
+    print(f"reference: {result.metrics['reference']}; 90 %: share of trials that intervals cover")
+    for note in result.metrics["notes"]:
+        print(f"note: {note}")
+    for name in ("comparison.md", "comparison.png", "comparison.tsv"):
+        print(result.folder / name)
+
+
+def _evaluate_augmentation(
+    place: Workspace,
+    brain: object,
+    person: object,
+    store: object,
+    amounts: str | None,
+    *,
+    seed: int,
+    output: Path | None,
+    report: Report,
+) -> None:
+    from synbrain_cli.pipeline.augment import AMOUNTS
+    from synbrain_cli.pipeline.augment import augment as run
+
+    with _interruptible(resumes=False):
+        result = run(
+            place,
+            brain,
+            person,
+            store,
+            amounts=_numbers("--amounts", amounts) or AMOUNTS,
+            seed=seed,
+            output=output,
+            report=report,
+        )
+    scores = {"two_way_trials": "two-way", "retrieval_trials": "retrieval"}
+    head = ("responses", "amount", "weight")
+    rows = [(*head, *(c for name in scores.values() for c in (name, "gain", "95 % CI")))]
+    for condition, entries in result.metrics["conditions"].items():
+        chosen = result.metrics["chosen"][condition]["amount"]
+        for entry in entries:
+            mark = "*" if entry["amount"] == chosen else ""
+            cells: list[str] = []
+            for name in scores:
+                one = entry["scores"][name]
+                low, high = one["gain_ci"]
+                cells += [_cell(one["value"]), _cell(one["gain"], 4)]
+                cells.append(f"{_cell(low, 4)} to {_cell(high, 4)}")
+            rows.append(
+                (condition, f"{entry['amount']:g}{mark}", _cell(entry["weight"], 1), *cells)
+            )
+    _print_columns(rows, n_left=1)
+    print(
+        "\nSingle test trials; amounts in multiples of the real trials; * chosen by validation "
+        "images of the real trials; gain over real trials alone"
+    )
+    for note in result.metrics["notes"]:
+        print(f"note: {note}")
+    for name in ("augment.png", "augment.tsv"):
+        print(result.folder / name)
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    """Numbers of "0.5,1,2"; None where nothing was said."""
+    from synbrain_cli.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option} {text}: expected numbers, such as 0.5,1,2") from error
 
 
 # ------------------------------------------------------------------------------------ plot
@@ -686,7 +962,12 @@ def demo(
 
 def _print_training(result: object) -> None:
     scores = result.record["validation"]
-    names = {"model": "model", "deep": "deep alone", "linear": "linear encoder alone"}
+    names = {
+        "model": "model",
+        "deep": "deep alone",
+        "transfer": "transfer alone",
+        "linear": "linear encoder alone",
+    }
     listing = ", ".join(f"{names[k]} {scores[k]:.3f}" for k in names if k in scores)
     print(
         f"{result.folder}\nvalidation images, share of variance predicted: {listing}, "
@@ -708,6 +989,7 @@ _RESPONSES = {
     "model": "model",
     "ci": "95 % CI",
     "deep": "deep",
+    "transfer": "transfer",
     "linear": "linear",
     "mean_pattern": "mean pat.",
     "shuffled": "shuffled",

@@ -92,6 +92,40 @@ class MapperConfig(JSONSettings):
 
 
 @dataclass(frozen=True)
+class CoreConfig(JSONSettings):
+    """Shape of an encoder shared by people (`synbrain_cli.model.core`), and how it is trained.
+
+    The defaults were chosen on simulated subjects 1 and 2 (docs/adaptation.md); tokens lie on a
+    square grid, ``side`` × ``side``.
+
+    Attributes
+    ----------
+    side, n_dims : int
+        Of the tokens.
+    hidden, n_local : int
+        Width of the network each token goes through, and local features that leave it.
+    bottleneck, n_global : int
+        Dimensions through which regions become global features, and their number.
+    dropout : float
+        Share of global features left out in a training step.
+    decay_core, decay_field, decay_own : float
+        AdamW's weight decay of the core, of the field over cortex, and of voxels' deviations from
+        the field: the strongest, as it says how much alike people are.
+    """
+
+    side: int = 16
+    n_dims: int = 48
+    hidden: int = 48
+    n_local: int = 24
+    bottleneck: int = 32
+    n_global: int = 128
+    dropout: float = 0.5
+    decay_core: float = 0.3
+    decay_field: float = 0.03
+    decay_own: float = 3.0
+
+
+@dataclass(frozen=True)
 class StageConfig(JSONSettings):
     """How one of the two networks is trained.
 
@@ -122,6 +156,10 @@ class StageConfig(JSONSettings):
     clip_norm: float = 1.0
     ema_decay: float = 0.0
     patience: int = 5
+
+
+# Of the shared core: epochs over the images of all source people.
+CORE_STAGE = StageConfig(30, 32, 4e-3, 0.0, warmup_steps=150, clip_norm=0.0, patience=8)
 
 
 @dataclass(frozen=True)

@@ -157,8 +157,46 @@ class PreparedSubject:
             rows = np.isin(file["sessions"], list(sessions))
             return file["mean"][rows].mean(0), np.sqrt((file["sd"][rows] ** 2).mean(0))
 
-    def select(self, split: str, sessions: Iterable[int] | None = None) -> Trials:
+    def first_hours(self, hours: float) -> np.ndarray:
+        """The first hours of scanning: an hour is a session, in recorded order.
+
+        Parameters
+        ----------
+        hours : float
+            1 is the first session, 3 the first three; of 1.5 the last half hour is the first half
+            of the second session's trials.
+
+        Returns
+        -------
+        bool array of shape (n_trials,)
+            Which trials were recorded then, those of the test split among them.
+
+        Raises
+        ------
+        InputError
+            When there are fewer sessions.
+        """
+        if not 0 < hours <= len(self.sessions):
+            raise InputError(
+                f"--hours {hours:g}: an hour is a session, and sub-{self.subject} has "
+                f"{len(self.sessions)}: expected more than 0 and at most {len(self.sessions)}"
+            )
+        whole = int(hours)
+        session = self.trials["session"].to_numpy()
+        chosen = np.isin(session, self.sessions[:whole])
+        if hours > whole:
+            rows = np.flatnonzero(session == self.sessions[whole])
+            chosen[rows[: round((hours - whole) * len(rows))]] = True
+        return chosen
+
+    def select(self, split: str, within: np.ndarray | None = None) -> Trials:
         """Load the trials of one split, in recorded order.
+
+        Parameters
+        ----------
+        split : {"train", "val", "test"}
+        within : bool array of shape (n_trials,), optional
+            Trials to choose from, as `first_hours` gives; default all.
 
         Raises
         ------
@@ -167,17 +205,26 @@ class PreparedSubject:
         """
         table = self.trials
         chosen = (table["split"] == split).to_numpy()
-        if sessions is not None:
-            chosen = chosen & table["session"].isin(list(sessions)).to_numpy()
+        if within is not None:
+            chosen = chosen & within
         if not chosen.any():
+            few = "" if within is None else f" among the {int(within.sum()):,} trials chosen"
             raise InputError(
-                f"{self.folder}: no trial of the {split} split"
-                + (f" in sessions {list(sessions)}" if sessions is not None else "")
+                f"{self.folder}: no trial of the {split} split{few}: choose more hours, or prepare "
+                "with a larger --validation"
             )
         images, index = np.unique(table["image"][chosen].to_numpy(str), return_inverse=True)
         return Trials(
             np.asarray(self.betas[chosen]), index, images, table["session"][chosen].to_numpy()
         )
+
+    def recorded(self, trials: Trials) -> np.ndarray:
+        """Betas in the unit they came in: float32 (n_trials, n_voxels)."""
+        if self.description["Standardization"] == "none":
+            return trials.betas
+        with np.load(self.folder / "standardization.npz", allow_pickle=False) as file:
+            row = np.searchsorted(file["sessions"], trials.session)
+            return np.float32(trials.betas * file["sd"][row] + file["mean"][row])
 
     def rois(self) -> dict[str, np.ndarray]:
         """Boolean array (n_voxels,) per ROI; V1, V2 and V3 join their ventral and dorsal parts.

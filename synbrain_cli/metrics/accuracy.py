@@ -452,7 +452,7 @@ def bootstrap_ci(
         some = missing.any(0) & ~missing.all(0)
         if values.ndim == 1:
             low, high = np.quantile(values[~missing], tails) if some else (low, high)
-        else:
+        elif some.any():
             low[some], high[some] = np.nanquantile(values[:, some], tails, axis=0)
     return np.asarray(low), np.asarray(high)
 

@@ -44,7 +44,7 @@ def epoch_generator(seed: int, epoch: int, device: torch.device | str = "cpu") -
 
 def fit(
     network: nn.Module,
-    parameters: list[nn.Parameter],
+    parameters: list[nn.Parameter] | list[dict[str, Any]],
     step_loss: Step,
     score: Callable[[nn.Module], float],
     n_items: int,
@@ -61,8 +61,8 @@ def fit(
     ----------
     network : Module
         Changed in place; left with the best weights (the averaged ones where there are any).
-    parameters : list of Parameter
-        Those to train.
+    parameters : list of Parameter, or of dict
+        Those to train; dicts are AdamW's groups, with a weight decay of their own.
     step_loss : callable
         ``(network, items, generator) -> scalar``: loss of a batch of item indices.
     score : callable
@@ -83,8 +83,10 @@ def fit(
         ``epoch``, ``best_epoch``, ``best_score``, ``history`` (one dict an epoch), and the
         tensors needed to resume.
     """
-    device = parameters[0].device
-    trained = {id(p) for p in parameters}
+    grouped = isinstance(parameters[0], dict)
+    every = [p for group in parameters for p in group["params"]] if grouped else parameters
+    device = every[0].device
+    trained = {id(p) for p in every}
     for parameter in network.parameters():
         parameter.requires_grad_(id(parameter) in trained)
     optimizer = torch.optim.AdamW(
@@ -119,7 +121,7 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if config.clip_norm:
-                nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+                nn.utils.clip_grad_norm_(every, config.clip_norm)
             optimizer.step()
             if config.ema_decay:
                 # Warm-up of the decay, so that short runs do not average in their first weights.

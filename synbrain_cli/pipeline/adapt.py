@@ -1,36 +1,99 @@
-"""`synbrain adapt`: a new person's model from an hour of scanning.
+"""`synbrain adapt`: a new person's model from an hour of scanning, and from other people's models.
 
-The published recipe (Mai et al. 2025): start from another person's networks, fine-tune the whole
-BrainVAE, and of the mapper the MLPs alone. An hour is one scanning session, in recorded order.
+An hour is one scanning session, in recorded order. No trial beyond it counts for anything: not for
+training, validation or standardisation. Three strategies:
+
+``fine-tuning``   the published recipe (Mai et al. 2025): another person's networks, of which the
+                  whole BrainVAE and the mapper's MLPs are trained on.
+``source-map``    closed form: the responses that other people's models predict are the features of
+                  a ridge regression for every voxel. Seconds; needs their models alone.
+``shared-core``   an encoder trained on several people at once, with a prior over the cortical
+                  sheet (`synbrain_cli.model.core`); then as above. Needs their prepared data; the
+                  core is trained once for all new people.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from synbrain_cli.brain import load_model, resolve_device
+from synbrain_cli.brain import Brain, SourceEvidence, load_model, resolve_device
 from synbrain_cli.config import PRESETS
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.bundle import find_bundles
+from synbrain_cli.io.bundle import find_bundles, save_arrays
 from synbrain_cli.io.files import locked, read_json, sha256
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
+from synbrain_cli.model.tokens import TokenScaler
+from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.pipeline.layout import default_order, subject_order
 from synbrain_cli.pipeline.progress import Report
-from synbrain_cli.pipeline.train import TrainingRun, TrainResult, fit_networks, load_examples
+from synbrain_cli.pipeline.shared import grid_side, train_core
+from synbrain_cli.pipeline.train import (
+    Examples,
+    TrainingRun,
+    TrainResult,
+    TransferPredictions,
+    fit_networks,
+    load_examples,
+    predict_deep,
+)
 from synbrain_cli.pipeline.workspace import Say, Workspace
+
+STRATEGIES = ("shared-core", "source-map", "fine-tuning")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The models that adaptation starts from, and the people they are of.
+
+    Attributes
+    ----------
+    brains : list of Brain
+    people : list of (PreparedSubject, TokenStore), or None
+        Their prepared data; None where they are not in this workspace.
+    """
+
+    brains: list[Brain]
+    people: list[tuple[PreparedSubject, TokenStore]] | None
+
+    @property
+    def names(self) -> list[str]:
+        return [brain.name for brain in self.brains]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What a strategy made of the hour, judged on the hour's validation images.
+
+    Attributes
+    ----------
+    held_out : float32 array of shape (n_val_images, n_voxels)
+    networks : tuple of (BrainVAE, Mapper), optional
+    transfer : TransferPredictions, optional
+    keep : callable
+        Writes what the bundle needs beside that to a folder.
+    """
+
+    held_out: np.ndarray
+    networks: tuple[Any, Any] | None
+    transfer: TransferPredictions | None
+    keep: Callable[[Path], None] = lambda folder: None
 
 
 def adapt(
     workspace: Workspace,
-    source: Path,
+    sources: Path | Sequence[Path],
     subject: PreparedSubject,
     store: TokenStore,
     *,
-    hours: int = 1,
+    hours: float = 1,
+    strategy: str = "auto",
     name: str | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -38,51 +101,145 @@ def adapt(
     overwrite: bool = False,
     report: Report | None = None,
 ) -> TrainResult:
-    """Fine-tune a trained model on the first sessions of another person.
+    """Model a new person from the first hours of scanning and other people's models.
 
     Parameters
     ----------
     workspace : Workspace
-    source : path
-        Bundle to start from.
+    sources : path or sequence of paths
+        Bundles to start from; of several, fine-tuning takes the first that has networks.
     subject : PreparedSubject
-        The new person; any number of voxels.
+        The new person; any number of voxels, and no image in common with the sources.
     store : TokenStore
-        Tokens of their images, of the source's encoder.
-    hours : int
-        Sessions, in recorded order. Nothing of later sessions is used: not for training, not for
-        validation, not for standardisation.
+        Tokens of their images, of the sources' encoder.
+    hours : float
+        Sessions, in recorded order (`PreparedSubject.first_hours`).
+    strategy : {"auto", "shared-core", "source-map", "fine-tuning"}
+        "auto" tries all that can be and keeps the one that predicts the hour's validation images
+        best.
     name : str, optional
-        Of the bundle; default ``sub-03_hours-1``.
+        Of the bundle; default ``sub-03_hours-1``, with the strategy where one was named.
     seed, device, resume, overwrite, report
         As in `synbrain_cli.pipeline.train.train`.
 
     Raises
     ------
     InputError
-        Fewer sessions than hours; another encoder; no validation image in the hour.
+        Fewer sessions than hours; another encoder; no validation image in the hours; a strategy
+        that these sources do not allow.
     """
     report = report or Report()
-    sessions = subject.sessions[:hours]
-    if hours < 1 or len(sessions) < hours:
-        raise InputError(
-            f"--hours {hours}: an hour is a session, and sub-{subject.subject} has "
-            f"{len(subject.sessions)}: expected 1 to {len(subject.sessions)}"
-        )
-    brain = load_model(source, "cpu")
-    if store.identity != brain.config["encoder"]:
-        raise InputError(
-            f"{store.folder}: tokens of {store.identity['spec']}, but {brain.name} was trained on "
-            f"{brain.config['encoder']['spec']}: run `synbrain prepare` with that --encoder"
-        )
-    if not brain.has_networks:
-        raise InputError(
-            f"{brain.name} is a linear model, with no networks to fine-tune: `synbrain train` on "
-            f"sub-{subject.subject} fits one from the start, or adapt from another model"
-        )
-    preset = PRESETS[brain.config["training"]["settings"]["preset"]]
+    if strategy not in ("auto", *STRATEGIES):
+        raise InputError(f"--strategy {strategy}: expected auto or one of {', '.join(STRATEGIES)}")
+    within = subject.first_hours(hours)
+    paths = [sources] if isinstance(sources, Path) else list(sources)
+    brains = [load_model(path, "cpu") for path in paths]
+    for brain in brains:
+        if store.identity["identity"] != brain.config["encoder"]["identity"]:
+            raise InputError(
+                f"{store.folder}: tokens of {store.identity['spec']}, but {brain.name} was trained "
+                f"on {brain.config['encoder']['spec']}: run `synbrain prepare` with that --encoder"
+            )
+        if (brain.config["dataset"], brain.subject) == (subject.dataset, subject.subject):
+            raise InputError(
+                f"--from {brain.name}: a model of sub-{subject.subject}, the very person to adapt "
+                "to, who may have given it more than these hours: name other people's models"
+            )
+    chosen = Sources(brains, _people(workspace, brains, store))
+    tried = _possible(strategy, chosen, store, report)
+    settings = {
+        "model": "adapted",
+        "strategy": strategy,
+        "tried": tried,
+        "seed": seed,
+        "data": sha256(subject.folder / "dataset_description.json"),
+        "encoder": store.identity,
+        "sources": chosen.names,
+        "source_fingerprints": [brain.config["fingerprint"] for brain in brains],
+        "hours": hours,
+    }
+    told = "" if strategy == "auto" else f"_{strategy}"
+    run = TrainingRun(
+        workspace.weights / (name or f"sub-{subject.subject}_hours-{hours:g}{told}"), settings
+    )
     torch_device = resolve_device(device)
+    with locked(run.folder, "a model"):
+        run.open(resume, overwrite)
+        # The first source's token scale stays: its mapper was trained on it.
+        scaler, scale, train_set, val_set = load_examples(
+            subject, store, within, _networked(brains).scaler if _networked(brains) else None
+        )
+        report.say(
+            f"adapting {', '.join(chosen.names)} to sub-{subject.subject}: the first "
+            f"{hours:g} {'hour' if hours == 1 else 'hours'}, {len(train_set.betas):,} trials of "
+            f"{len(train_set.tokens):,} images, {subject.n_voxels:,} voxels"
+        )
+        linear = run.linear(train_set, seed, report)
+        found = {}
+        for each in tried:
+            if each == "fine-tuning":
+                found[each] = _fine_tune(
+                    run, chosen, subject, train_set, val_set, seed, torch_device, report
+                )
+            else:
+                report.say(f"{run.folder.name}: {each}")
+                evidence, config, keep = _evidence(
+                    each, workspace, chosen, subject, seed, torch_device, report
+                )
+                raw = [_raw_tokens(one, scaler) for one in (train_set, val_set)]
+                found[each] = _close(evidence, config, keep, train_set, val_set, raw, seed)
+        scores = {each: _share(val_set, one.held_out) for each, one in found.items()}
+        scores["linear encoder"] = _share(val_set, linear.predict(val_set.tokens))
+        for each, score in scores.items():
+            report.say(f"{run.folder.name}: {each}: validation score {score:.3f}")
+        best = max(found, key=scores.__getitem__)
+        found[best].keep(run.partial)
+        trials = subject.trials[within & (subject.trials["split"] != "test").to_numpy()]
+        record = run.finish(
+            subject,
+            store,
+            sorted(set(trials["session"].tolist())),
+            scaler,
+            scale,
+            linear,
+            found[best].networks,
+            train_set,
+            val_set,
+            seed,
+            report,
+            {
+                "sources": chosen.names,
+                "strategy": best,
+                "strategies": scores,
+                "hours": hours,
+                "trials": trials["trial"].tolist(),
+            },
+            found[best].transfer,
+        )
+    report.say(f"wrote {run.folder}")
+    return TrainResult(run.folder, record)
+
+
+# ------------------------------------------------------------------------ strategies
+
+
+def _fine_tune(
+    run: TrainingRun,
+    sources: Sources,
+    subject: PreparedSubject,
+    train_set: Examples,
+    val_set: Examples,
+    seed: int,
+    device: torch.device,
+    report: Report,
+) -> Adapted:
+    """The published recipe, from the first source that has networks."""
+    brain = _networked(sources.brains)
+    # Of an adapted or imported source, too, the networks' own preset says how they are trained.
+    preset = PRESETS[brain.config["training"]["settings"]["preset"]]
     stages = (preset.adapt_vae_stage, preset.adapt_mapper_stage, preset.loss)
+    if len(sources.brains) > 1:
+        report.say(f"fine-tuning: the networks of {brain.name}")
     voxel_order = brain.config["voxel_order"]
     try:
         order = subject_order(subject, voxel_order)
@@ -93,98 +250,177 @@ def adapt(
             f"{brain.name} has the voxel order {brain.config['voxel_order']}, which the files of "
             f"sub-{subject.subject} do not allow: here it is {voxel_order}"
         )
-    settings = {
-        "model": "full",
+    run.settings |= {
         "preset": preset.name,
         "voxel_order": voxel_order,
-        "seed": seed,
-        "data": sha256(subject.folder / "dataset_description.json"),
-        "encoder": store.identity,
-        "source": brain.name,
-        "source_fingerprint": brain.config["fingerprint"],
-        "hours": hours,
         "stages": [asdict(stage) for stage in stages],
     }
-    folder = workspace.weights / (name or f"sub-{subject.subject}_hours-{hours}")
-    run = TrainingRun(folder, settings)
-    with locked(run.folder, "a model"):
-        run.open(resume, overwrite)
-        # The source's token scale stays: its mapper was trained on it.
-        scaler, scale, train_set, val_set = load_examples(subject, store, sessions, brain.scaler)
-        report.say(
-            f"adapting {brain.name} to sub-{subject.subject}: sessions {sessions}, "
-            f"{len(train_set.betas):,} trials of {len(train_set.tokens):,} images, "
-            f"{subject.n_voxels:,} voxels"
+    vae, mapper = brain.vae, brain.mapper
+    vae.lay_out(torch.from_numpy(order))
+    vae, mapper = vae.to(device), mapper.to(device)
+    fit_networks(
+        run,
+        vae,
+        mapper,
+        list(vae.parameters()),
+        list(mapper.mlp_parameters()),
+        train_set,
+        val_set,
+        stages,
+        seed,
+        report,
+    )
+    predicted = predict_deep(vae, mapper, val_set.tokens, subject.n_voxels)
+    return Adapted(predicted, (vae, mapper), None)
+
+
+def _evidence(
+    strategy: str,
+    workspace: Workspace,
+    sources: Sources,
+    subject: PreparedSubject,
+    seed: int,
+    device: torch.device,
+    report: Report,
+) -> tuple[Evidence, dict[str, Any], Callable[[Path], dict[str, np.ndarray]]]:
+    """What other people say of images; how the bundle names it; and how it is kept there."""
+    if strategy == "shared-core":
+        evidence = train_core(
+            workspace, sources.people, seed=seed, device=device, report=report
+        ).evidence(subject)
+        config = {
+            "kind": strategy,
+            "core": evidence.core.config.to_dict(),
+            "people": [f"{p.dataset}/sub-{p.subject}" for p, _ in sources.people],
+        }
+        return evidence, config, lambda folder: evidence.arrays()
+
+    def copy(folder: Path) -> dict[str, np.ndarray]:
+        """The sources go into the bundle: a model is complete in its folder."""
+        for brain in sources.brains:
+            into = folder / "sources" / brain.name
+            shutil.rmtree(into, ignore_errors=True)
+            shutil.copytree(brain.folder, into)
+        return {}
+
+    config = {
+        "kind": strategy,
+        "sources": sources.names,
+        "fingerprints": [brain.config["fingerprint"] for brain in sources.brains],
+    }
+    return SourceEvidence(sources.brains), config, copy
+
+
+def _close(
+    evidence: Evidence,
+    config: dict[str, Any],
+    keep: Callable[[Path], dict[str, np.ndarray]],
+    train_set: Examples,
+    val_set: Examples,
+    raw: list[np.ndarray],
+    seed: int,
+) -> Adapted:
+    """Fit the adapter to training images, to be judged on validation images, and to all."""
+    known = [evidence(tokens) for tokens in raw]
+    generator = np.random.default_rng([seed, 5])
+    first, _ = fit_adapter(*known[0], train_set.averages, generator)
+    held_out = first(*known[1])
+    every = np.concatenate([known[0][0], known[1][0]])
+    prior = None if known[0][1] is None else np.concatenate([known[0][1], known[1][1]])
+    averages = np.concatenate([train_set.averages, val_set.averages])
+    final, left_out = fit_adapter(every, prior, averages, generator)
+
+    def write(folder: Path) -> None:
+        save_arrays(folder / "transfer.safetensors", final.arrays() | keep(folder))
+
+    return Adapted(held_out, None, TransferPredictions(held_out, left_out, config), write)
+
+
+def _raw_tokens(examples: Examples, scaler: TokenScaler) -> np.ndarray:
+    """Tokens as the encoder gave them: models of other people scale them in their own way."""
+    return examples.tokens * scaler.sd + scaler.mean
+
+
+def _share(val_set: Examples, predicted: np.ndarray) -> float:
+    """Share of the variance of validation images' averages that is predicted."""
+    error = ((val_set.averages - predicted) ** 2).sum()
+    return 1 - float(error / (val_set.averages**2).sum())
+
+
+# ------------------------------------------------------------------------ choices
+
+
+def _possible(strategy: str, sources: Sources, store: TokenStore, report: Report) -> list[str]:
+    """Strategies to try; why others are left out is said, or raised where one was named."""
+    why: dict[str, str] = {}
+    if _networked(sources.brains) is None:
+        why["fine-tuning"] = (
+            f"{', '.join(sources.names)}: without networks to fine-tune (linear or adapted models)"
         )
-        linear = run.linear(train_set, seed, report)
-        vae, mapper = brain.vae, brain.mapper
-        vae.lay_out(torch.from_numpy(order))
-        vae, mapper = vae.to(torch_device), mapper.to(torch_device)
-        fit_networks(
-            run,
-            vae,
-            mapper,
-            list(vae.parameters()),
-            list(mapper.mlp_parameters()),
-            train_set,
-            val_set,
-            stages,
-            seed,
-            report,
+    if sources.people is None:
+        why["shared-core"] = (
+            "the prepared data of the people behind "
+            f"{', '.join(sources.names)} are not in this workspace"
         )
-        table = subject.trials
-        rows = table[table["session"].isin(sessions) & (table["split"] != "test")]
-        record = run.finish(
-            subject,
-            store,
-            sessions,
-            scaler,
-            scale,
-            linear,
-            (vae, mapper),
-            train_set,
-            val_set,
-            seed,
-            report,
-            {
-                "source": brain.name,
-                "strategy": "fine-tuning: whole BrainVAE, mapper MLPs (Mai et al. 2025)",
-                "hours": hours,
-                "trials": np.asarray(rows["trial"]).tolist(),
-            },
-        )
-    report.say(f"wrote {run.folder}")
-    return TrainResult(run.folder, record)
+    else:
+        try:
+            grid_side(store)
+        except InputError as error:
+            why["shared-core"] = str(error)
+    if strategy != "auto":
+        if strategy in why:
+            raise InputError(f"--strategy {strategy}: {why[strategy]}")
+        return [strategy]
+    for each, reason in why.items():
+        report.say(f"{each} is left out: {reason}")
+    return [each for each in STRATEGIES if each not in why]
+
+
+def _networked(brains: list[Brain]) -> Brain | None:
+    return next((brain for brain in brains if brain.has_networks), None)
+
+
+def _people(
+    workspace: Workspace, brains: list[Brain], store: TokenStore
+) -> list[tuple[PreparedSubject, TokenStore]] | None:
+    """Prepared data of the people that models are of; None where some are missing."""
+    prepared = {(p.dataset, p.subject): p for p in find_prepared(workspace.prepared)}
+    people = []
+    for brain in brains:
+        person = prepared.get((brain.config["dataset"], brain.subject))
+        if person is None:
+            return None
+        try:
+            own = workspace.find_tokens(person.dataset, store.identity["spec"], lambda text: None)
+        except MissingError:
+            return None
+        if own.identity["identity"] != store.identity["identity"]:
+            return None
+        if person.folder not in [p.folder for p, _ in people]:
+            people.append((person, own))
+    return people
 
 
 def choose(
     workspace: Workspace, source: str | None, subject: str | None, dataset: str | None, say: Say
-) -> tuple[Path, PreparedSubject, TokenStore]:
-    """Choose what was not said: the first trained model, and a subject without a model.
+) -> tuple[list[Path], PreparedSubject, TokenStore]:
+    """Choose what was not said: all other people's trained models, a subject without one.
+
+    Parameters
+    ----------
+    source : str, optional
+        Names of models, separated by commas.
 
     Raises
     ------
     MissingError
         No trained model, or nobody left to adapt to.
     """
-    if source is not None:
-        bundle = workspace.find_model(source, None, say)
-    else:
-        trained = [
-            path
-            for path in find_bundles(workspace.weights)
-            if "hours" not in (config := read_json(path / "config.json"))["training"]
-            and config["vae"] is not None
-        ]
-        if not trained:
-            raise MissingError(
-                f"{workspace.weights}: no trained model to start from: `synbrain train` makes one"
-            )
-        bundle = trained[0]
-        others = ", ".join(path.name for path in trained)
-        say(f"from: {bundle.name}" + (f" (of {others}; --from)" if len(trained) > 1 else ""))
-    config = read_json(bundle / "config.json")
-    dataset = dataset or config["dataset"]
+    found = workspace.full_models(source)
+    configs = [config for _, config in found]
+    if len({path.resolve() for path, _ in found}) < len(found):
+        raise InputError(f"--from {source}: expected names of different models in weights/")
+    dataset = dataset or configs[0]["dataset"]
     if subject is None:
         modelled = {
             (c["dataset"], c["subject"])
@@ -206,4 +442,15 @@ def choose(
             say(f"subject: {person.dataset}/sub-{person.subject}")
     else:
         person = workspace.find_subject(subject, dataset, say)
-    return bundle, person, workspace.find_tokens(person.dataset, config["encoder"]["spec"], say)
+    if source is None:
+        own = (person.dataset, person.subject)
+        found = [(p, c) for p, c in found if (c["dataset"], c["subject"]) != own]
+        if not found:
+            raise MissingError(
+                f"{workspace.weights}: no trained model of anybody but sub-{person.subject}: "
+                "`synbrain train` makes one"
+            )
+        say(f"from: {', '.join(path.name for path, _ in found)} (--from)")
+    spec = found[0][1]["encoder"]["spec"]
+    tokens = workspace.find_tokens(person.dataset, spec, say)
+    return [path for path, _ in found], person, tokens

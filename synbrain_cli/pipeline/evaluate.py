@@ -47,7 +47,7 @@ STANDARDIZED = {
     "train": "z-score by the training trials",
     "none": "z-score by the training trials",
 }
-PREDICTORS = ("model", "deep", "linear", "mean_pattern", "shuffled")
+PREDICTORS = ("model", "deep", "transfer", "linear", "mean_pattern", "shuffled")
 N_DRAWS, MIN_DRAWS = 200, 20
 # Mai et al. 2025, tables 1 and 2, by subject of NSD.
 PUBLISHED_COLUMNS = ("MSE", "r", "cos", "Incep", "CLIP", "Eff", "SwAV", "Raw", "Syn")
@@ -156,6 +156,8 @@ def evaluate(
     predictions = {"model": brain.mean(tokens, unit="z")}
     if brain.has_networks:
         predictions["deep"] = brain.predict_deep(tokens, unit="z")
+    if brain.transfer is not None:
+        predictions["transfer"] = brain.predict_transfer(tokens, unit="z")
     predictions["linear"] = brain.predict_linear(tokens, unit="z")
     predictions["mean_pattern"] = np.broadcast_to(brain.mean_pattern, averages.shape)
     predictions["shuffled"] = predictions["model"][shuffle]
@@ -233,7 +235,7 @@ def evaluate(
     }
     metrics = _finite(metrics)
     voxels = brain.voxels[[c for c in (*PLACE_COLUMNS, "ncsnr") if c in brain.voxels]].copy()
-    for name in ("model", "deep", "linear"):
+    for name in ("model", "deep", "transfer", "linear"):
         if name in predictions:
             voxels[name] = scorer.correlation[name]
     voxels["ceiling"] = scorer.ceiling

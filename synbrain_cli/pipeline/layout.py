@@ -46,7 +46,7 @@ def subject_order(subject: PreparedSubject, kind: str) -> np.ndarray:
             points = hemisphere = None
         sheet = None
         if kind == "surface":
-            sheet, hemisphere = _sheet(subject)
+            sheet, hemisphere = sheet_positions(subject)
         regions = _regions(subject) if kind == "region" else None
         return voxel_order(
             kind,
@@ -86,8 +86,11 @@ def _points(subject: PreparedSubject) -> tuple[np.ndarray | None, np.ndarray | N
     return None, None
 
 
-def _sheet(subject: PreparedSubject) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Coordinates on the average sphere (n_voxels, 3), NaN off it, and the hemisphere of each."""
+def sheet_positions(subject: PreparedSubject) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Coordinates on the average sphere (n_voxels, 3), NaN off it, and the hemisphere of each.
+
+    None, None where nothing leads to fsaverage.
+    """
     if isinstance(subject.place, Vertices):
         return _of_vertices(subject.place, "sphere"), subject.voxels["hemisphere"].to_numpy(str)
     if subject.sampling is None or SHEET not in subject.sampling.spaces:

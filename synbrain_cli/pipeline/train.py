@@ -227,18 +227,22 @@ def train(
 def load_examples(
     subject: PreparedSubject,
     store: TokenStore,
-    sessions: list[int] | None = None,
+    within: np.ndarray | None = None,
     scaler: TokenScaler | None = None,
 ) -> tuple[TokenScaler, ResponseScale, Examples, Examples]:
     """Training and validation examples of a subject. The test split is not opened.
 
     Networks learn in standard deviations: betas prepared without standardisation are standardised
-    here, by mean and deviation of the training trials.
+    here, by mean and deviation of the training trials. So are those of the first hours of a person
+    (``within``, as `PreparedSubject.first_hours` gives): whatever they were prepared with, no trial
+    beyond counts for anything.
     """
-    train_trials = subject.select("train", sessions)
-    val_trials = subject.select("val", sessions)
-    scale = ResponseScale(*subject.standardization(sessions or subject.sessions))
-    if subject.description["Standardization"] == "none":
+    train_trials = subject.select("train", within)
+    val_trials = subject.select("val", within)
+    scale = ResponseScale(*subject.standardization(subject.sessions))
+    if within is not None or subject.description["Standardization"] == "none":
+        train_trials = replace(train_trials, betas=subject.recorded(train_trials))
+        val_trials = replace(val_trials, betas=subject.recorded(val_trials))
         sd = train_trials.betas.std(0, dtype=np.float64)
         scale = ResponseScale(
             train_trials.betas.mean(0, dtype=np.float64), np.where(sd > 0, sd, 1.0)
@@ -332,6 +336,25 @@ def fit_networks(
         seed + 1000,
         report,
     )
+
+
+@dataclass(frozen=True)
+class TransferPredictions:
+    """What a transfer from other people says of images it was not fitted on.
+
+    Attributes
+    ----------
+    held_out : float32 array of shape (n_val_images, n_voxels)
+        By the fit to training images.
+    left_out : float32 array of shape (n_train_images + n_val_images, n_voxels)
+        Leave-one-out, by the fit to all.
+    config : dict
+        For ``config.json``: what `synbrain_cli.brain.Brain` needs to load it.
+    """
+
+    held_out: np.ndarray
+    left_out: np.ndarray
+    config: dict[str, Any]
 
 
 class TrainingRun:
@@ -454,6 +477,7 @@ class TrainingRun:
         seed: int,
         report: Report,
         extra: dict[str, Any] | None = None,
+        transfer: TransferPredictions | None = None,
     ) -> dict[str, Any]:
         """Fit the readout, write the bundle, with validation scores, and give it its name."""
         partial = self.partial
@@ -472,9 +496,13 @@ class TrainingRun:
             save_arrays(partial / "networks.safetensors", tensors)
             arrays["latent_sd"] = self.latent_sd
             held_out["deep"] = predict_deep(vae, mapper, val_set.tokens, subject.n_voxels)
+        if transfer is not None:
+            held_out["transfer"] = transfer.held_out
         save_arrays(partial / "arrays.safetensors", arrays)
         report.say(f"{self.folder.name} readout: stacking, unexplained signal, trial noise")
-        final, stack, readout, stacked = fit_distribution(train_set, val_set, held_out, seed)
+        final, stack, readout, stacked = fit_distribution(
+            train_set, val_set, held_out, seed, transfer and transfer.left_out
+        )
         save_arrays(partial / "linear.safetensors", vars(final))
         save_arrays(
             partial / "readout.safetensors",
@@ -493,7 +521,9 @@ class TrainingRun:
             "n_trials": {"train": len(train_set.betas), "val": len(val_set.betas)},
             "n_images": {"train": len(train_set.tokens), "val": len(val_set.tokens)},
             "validation": {**scores, "mean_pattern": 0.0},
-            "readout": describe_readout(readout, stack, train_set),
+            "readout": describe_readout(
+                readout, dict(zip(held_out, stack, strict=True)), train_set
+            ),
             "stages": self.histories,
             "versions": versions(),
             **(extra or {}),
@@ -516,10 +546,12 @@ class TrainingRun:
                 "recorded unit",
                 "recorded_unit": subject.description["UnitBeforeStandardization"],
                 "standardization": subject.description["Standardization"],
-                "voxel_order": self.settings["voxel_order"],
+                "voxel_order": self.settings.get("voxel_order"),
                 "encoder": store.identity,
                 "vae": networks[0].config.to_dict() if networks else None,
                 "mapper": networks[1].config.to_dict() if networks else None,
+                "transfer": transfer.config if transfer else None,
+                "predictors": list(held_out),
                 "fingerprint": fingerprint(partial),
                 "training": record,
             },
@@ -530,7 +562,11 @@ class TrainingRun:
 
 
 def fit_distribution(
-    train_set: Examples, val_set: Examples, held_out: dict[str, np.ndarray], seed: int
+    train_set: Examples,
+    val_set: Examples,
+    held_out: dict[str, np.ndarray],
+    seed: int,
+    transfer: np.ndarray | None = None,
 ) -> tuple[LinearEncoder, np.ndarray, Readout, np.ndarray]:
     """Everything around the predictions: stack, final linear encoder, readout.
 
@@ -539,10 +575,17 @@ def fit_distribution(
     predictions of all: images that the mean was not fitted on. What the stack explains beyond it
     is taken from the unexplained signal by the validation images.
 
+    Where every predictor tells what it says of an image left out (no networks), all that is needed:
+    stack and readout are fitted to leave-one-out predictions of all images, which matters where
+    there are few.
+
     Parameters
     ----------
     held_out : dict
-        "linear" and, where there are networks, "deep": predictions of validation images.
+        "linear" and, where there are networks or a transfer, "deep" or "transfer": predictions of
+        validation images.
+    transfer : float32 array of shape (n_train_images + n_val_images, n_voxels), optional
+        The transfer's leave-one-out predictions of all images.
 
     Returns
     -------
@@ -550,12 +593,18 @@ def fit_distribution(
     of validation images (n_images, n_voxels)
     """
     generator = np.random.default_rng([seed, 1])
-    stack, stacked = fit_stack(np.stack(list(held_out.values())), val_set.averages, generator)
+    if transfer is None:
+        stack, stacked = fit_stack(np.stack(list(held_out.values())), val_set.averages, generator)
     tokens = np.concatenate([train_set.tokens, val_set.tokens])
     averages = np.concatenate([train_set.averages, val_set.averages])
     linear, left_out = fit_linear(tokens, averages, generator)
     trials = np.concatenate([train_set.betas, val_set.betas])
     index = np.concatenate([train_set.image_index, val_set.image_index + len(train_set.tokens)])
+    if transfer is not None:
+        stack, stacked = fit_stack(np.stack([left_out, transfer]), averages, generator)
+        readout = fit_readout(trials, index, stacked, generator)
+        held = np.einsum("pv,piv->iv", stack, np.stack(list(held_out.values())))
+        return linear, stack, readout, held
     readout = fit_readout(trials, index, left_out, generator)
     readout = signal_left(readout, stacked, held_out["linear"], val_set.averages)
     return linear, stack, readout, stacked
@@ -587,7 +636,9 @@ def predict_deep(
     return torch.cat(parts).numpy()
 
 
-def describe_readout(readout: Readout, stack: np.ndarray, train_set: Examples) -> dict[str, Any]:
+def describe_readout(
+    readout: Readout, stack: dict[str, np.ndarray], train_set: Examples
+) -> dict[str, Any]:
     """What was found, for ``config.json``: medians over voxels."""
 
     def median(values: np.ndarray) -> float:
@@ -604,16 +655,14 @@ def describe_readout(readout: Readout, stack: np.ndarray, train_set: Examples) -
             "noise": median(readout.noise.variance),
         },
         "growth": median(readout.growth),
-        "stack": {
-            name: median(weight) for name, weight in zip(("linear", "deep"), stack, strict=False)
-        },
+        "stack": {name: median(weight) for name, weight in stack.items()},
     }
 
 
 def fingerprint(folder: Path) -> str:
     """Of everything that draws depend on: 16 hexadecimal digits."""
     digest = hashlib.sha256()
-    for name in ("arrays", "linear", "networks", "readout"):
+    for name in ("arrays", "linear", "networks", "readout", "transfer"):
         path = folder / f"{name}.safetensors"
         if path.exists():
             digest.update(path.read_bytes())
@@ -631,7 +680,7 @@ def model_card(
         else "Weights derived from a data set follow its terms (NSD: no redistribution of data)."
     )
     validation = record["validation"]
-    columns = ["model", *(name for name in ("deep", "linear") if name in validation)]
+    columns = ["model", *(n for n in ("deep", "transfer", "linear") if n in validation)]
     table = "\n".join(
         (
             "| " + " | ".join(columns) + " | mean pattern |",

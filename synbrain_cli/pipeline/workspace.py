@@ -119,6 +119,61 @@ class Workspace:
             say(f"model: {found[0].name}")
         return found[0]
 
+    def find_models(self, models: str | None, subject: str | None) -> list[Path]:
+        """Several bundles: those named, separated by commas, or all of a subject.
+
+        Of a subject, models of some hours come first, by hours, and those of all data last.
+
+        Raises
+        ------
+        MissingError
+        """
+        if models is not None:
+            return [self.find_model(one.strip(), None, str) for one in models.split(",")]
+        first = self.find_model(None, subject, lambda text: None)
+        who = [read_json(first / "config.json")[key] for key in ("dataset", "subject")]
+        found = []
+        for path in find_bundles(self.weights):
+            config = read_json(path / "config.json")
+            if [config[key] for key in ("dataset", "subject")] == who:
+                hours = config["training"].get("hours", float("inf"))
+                linear = config["vae"] is None and hours == float("inf")
+                found.append(((hours, not linear, path.name), path))
+        return [path for _, path in sorted(found)]
+
+    def full_models(self, models: str | None) -> list[tuple[Path, dict[str, Any]]]:
+        """Bundles of people's full data, one of each, with their ``config.json``.
+
+        Of several of one person, the one with networks.
+
+        Parameters
+        ----------
+        models : str, optional
+            Names, separated by commas; default all there are, of the first one's encoder.
+
+        Raises
+        ------
+        MissingError
+        """
+        if models is not None:
+            paths = self.find_models(models, None)
+            return [(path, read_json(path / "config.json")) for path in paths]
+        chosen: dict[tuple[str, str], tuple[Path, dict[str, Any]]] = {}
+        encoder = None
+        for path in find_bundles(self.weights):
+            config = read_json(path / "config.json")
+            encoder = encoder or config["encoder"]["identity"]
+            if "hours" in config["training"] or config["encoder"]["identity"] != encoder:
+                continue
+            who = (config["dataset"], config["subject"])
+            if who not in chosen or (config["vae"] and not chosen[who][1]["vae"]):
+                chosen[who] = (path, config)
+        if not chosen:
+            raise MissingError(
+                f"{self.weights}: no trained model to start from: `synbrain train` makes one"
+            )
+        return list(chosen.values())
+
     def find_tokens(self, dataset: str, encoder: str | None, say: Say) -> TokenStore:
         """Choose the tokens of a dataset, by encoder spec, or the first.
 

@@ -1,0 +1,124 @@
+"""A new person's voxels, from what is known of other people: one ridge regression.
+
+    prediction = gain · prior + ridge(evidence)
+
+The evidence are the responses that models of other people predict for an image: they stand for
+what visual cortex computes, and a new voxel is a weighted sum of them (functional alignment as in
+Haxby et al. 2011, *Neuron* 72:404, but of models). The prior mean is what a shared core says of the
+voxel by its place on the cortical sheet, where it says anything (`synbrain_cli.model.core`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from synbrain_cli.model.linear import apply_ridge, fit_ridge
+
+# Components of the evidence are scaled by their deviation to this power: 1 is ridge on the
+# responses themselves, 0 holds all components for equally likely. What differs between people is
+# less concentrated in few components than what they share.
+CONCENTRATION = 0.7
+NEGLIGIBLE = 1e-3  # deviations of components, as a share of the largest, below which they go
+MAX_GAIN = 1.5
+
+# Raw tokens (n, n_tokens, n_dims) → evidence (n, n_evidence), prior mean (n, n_voxels) or None.
+Evidence = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """From evidence and prior to a person's voxels.
+
+    Attributes
+    ----------
+    centre : float32 array of shape (n_evidence,)
+    axes : float32 array of shape (n_evidence, n_axes)
+        Scaled principal axes.
+    gain : float
+        Of the prior.
+    ridge : dict
+        As `synbrain_cli.model.linear.fit_ridge` gives, on the axes.
+    """
+
+    centre: np.ndarray
+    axes: np.ndarray
+    gain: float
+    ridge: dict[str, np.ndarray]
+
+    def __call__(self, evidence: np.ndarray, prior: np.ndarray | None) -> np.ndarray:
+        """Responses: float32 (n_images, n_voxels)."""
+        residual = apply_ridge(self.ridge, (evidence - self.centre) @ self.axes)
+        return residual if prior is None else residual + np.float32(self.gain) * prior
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Named arrays, for a file."""
+        named = {f"ridge.{k}": v for k, v in self.ridge.items()}
+        gain = np.array(self.gain, np.float32)
+        return named | {"centre": self.centre, "axes": self.axes, "gain": gain}
+
+    @classmethod
+    def from_arrays(cls, named: dict[str, np.ndarray]) -> Adapter:
+        ridge = {k.removeprefix("ridge."): v for k, v in named.items() if k.startswith("ridge.")}
+        return cls(named["centre"], named["axes"], named["gain"].item(), ridge)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Evidence, and a person's adapter to it."""
+
+    evidence: Evidence
+    adapter: Adapter
+
+    def predict(self, tokens: np.ndarray) -> np.ndarray:
+        """Responses to raw tokens (n, n_tokens, n_dims): float32 (n, n_voxels)."""
+        return self.adapter(*self.evidence(tokens))
+
+
+def fit_adapter(
+    evidence: np.ndarray,
+    prior: np.ndarray | None,
+    responses: np.ndarray,
+    generator: np.random.Generator,
+) -> tuple[Adapter, np.ndarray]:
+    """Fit a person's voxels: the gain of the prior, then ridge on what it leaves.
+
+    Parameters
+    ----------
+    evidence : float32 array of shape (n_images, n_evidence)
+    prior : float32 array of shape (n_images, n_voxels), or None
+    responses : float array of shape (n_images, n_voxels)
+        Recorded, averaged over repeats.
+    generator : numpy Generator
+        Deals images to folds.
+
+    Returns
+    -------
+    Adapter
+    float32 array of shape (n_images, n_voxels)
+        Leave-one-out predictions. (The gain, one number for all voxels and images, stays.)
+    """
+    centre = evidence.mean(0, dtype=np.float64).astype(np.float32)
+    centred = evidence - centre
+    # Principal axes by way of the smaller side.
+    if len(centred) <= centred.shape[1]:
+        values, left = np.linalg.eigh((centred @ centred.T).astype(np.float64))
+        keep = values > NEGLIGIBLE**2 * values[-1]
+        deviation = np.sqrt(values[keep])
+        axes = centred.T @ (left[:, keep] / deviation)
+    else:
+        values, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
+        keep = values > NEGLIGIBLE**2 * values[-1]
+        deviation, axes = np.sqrt(values[keep]), axes[:, keep]
+    axes = np.float32(axes * (deviation / deviation[-1]) ** (CONCENTRATION - 1))
+    gain, expected = 0.0, np.float32(0)
+    if prior is not None:
+        away = prior - prior.mean(0)
+        power = float(np.square(away, dtype=np.float64).sum())
+        against = float((away * (responses - responses.mean(0))).sum())
+        gain = min(max(against / power, 0.0), MAX_GAIN) if power else 0.0
+        expected = np.float32(gain) * prior
+    ridge, left_out = fit_ridge(centred @ axes, responses - expected, generator)
+    return Adapter(centre, axes, gain, ridge), np.asarray(left_out + expected, np.float32)

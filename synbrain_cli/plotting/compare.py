@@ -1,0 +1,125 @@
+"""Several models of one person side by side: one figure."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Kind of row → colour, marker. Okabe & Ito's colours can be told apart by all.
+_SHOWN = {
+    "mean_pattern": ("#999999", "D"),
+    "shuffled": ("#CC79A7", "X"),
+    "linear": ("#E69F00", "s"),
+    "model": ("#0072B2", "o"),
+}
+_LABELS = {
+    "noise_normalised_correlation": "correlation / noise ceiling (median over {n} reliable voxels)",
+    "voxelwise_correlation": "correlation with the repeat averages (median over {n} voxels)",
+}
+
+
+def plot_comparison(metrics: dict[str, Any]) -> Figure:
+    """Draw the score of each model with its interval.
+
+    Parameters
+    ----------
+    metrics : dict
+        ``comparison.json`` of `synbrain evaluate --compare`.
+
+    Returns
+    -------
+    Figure
+        A row a predictor in the order of the file; the noise ceiling is a line, where it is known,
+        as is the reference (dashed). Says so where the subject is simulated.
+    """
+    by = metrics["compared_by"]
+    rows = [row for row in metrics["rows"] if row["kind"] in _SHOWN and row[by] is not None]
+    figure = Figure(figsize=(9.5, 1.9 + 0.52 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        _row(axes, place, row["kind"], row[by])
+    names = axes.set_yticks(range(len(rows)), labels=[_name(row) for row in rows])
+    for name in names:
+        name.label1.set(parse_math=False, fontsize=8, linespacing=1.3)
+    axes.axvline(0, color="black", linewidth=0.6)
+    lines = _lines(axes, metrics, rows)
+    normalised = by == "noise_normalised_correlation"
+    n_voxels = metrics["n_reliable_voxels" if normalised else "n_voxels"]
+    limits = [x for row in rows for x in (row[by]["value"], *(row[by]["ci"] or []))]
+    low, high = min(0, *limits), max(1 if normalised else 0, *limits)
+    axes.set(
+        xlabel=_LABELS[by].format(n=f"{n_voxels:,}"),
+        xlim=(low - 0.03 * (high - low), high + 0.05 * (high - low)),
+        ylim=(len(rows) - 0.4, -0.6),
+    )
+    kind = " (simulated)" if metrics["simulated"] else ""
+    figure.suptitle(
+        f"{metrics['subject']}{kind}: models compared on {metrics['n_test_images']:,} test images",
+        fontsize=11,
+    )
+    axes.set_title("95 % intervals over images", fontsize=8, loc="left")
+    if lines:
+        figure.legend(handles=lines, fontsize=8, frameon=False, ncols=2, loc="outside lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def _row(axes: Axes, place: int, kind: str, score: dict[str, Any]) -> None:
+    colour, marker = _SHOWN[kind]
+    value, limits = score["value"], score["ci"]
+    if limits:
+        axes.plot(limits, [place, place], color=colour, linewidth=2.5, alpha=0.6)
+    axes.plot([value], [place], marker=marker, color=colour, markersize=8, linestyle="none")
+    text = f"{round(value, 3) + 0.0:.3f}"
+    if limits:
+        text += " [{:.3f}, {:.3f}]".format(*(round(x, 3) + 0.0 for x in limits))
+    axes.annotate(
+        text,
+        (1.01, place),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        fontsize=8,
+        annotation_clip=False,
+    )
+
+
+def _lines(axes: Axes, metrics: dict[str, Any], rows: list[dict[str, Any]]) -> list[Any]:
+    """The ceiling and the reference, for the legend."""
+    by, lines = metrics["compared_by"], []
+    if by == "noise_normalised_correlation":
+        lines.append(axes.axvline(1, color="black", linewidth=1.2, label="noise ceiling"))
+    for row in rows:
+        if row["kind"] == "model" and row["row"] == metrics["reference"]:
+            what = "all their data" if metrics["reference_has_all_data"] else "the reference"
+            line = axes.axvline(
+                row[by]["value"],
+                color=_SHOWN["model"][0],
+                linewidth=1.2,
+                linestyle="--",
+                zorder=0,
+                label=f"{row['row']}, {what}",
+            )
+            lines.append(line)
+    return lines
+
+
+def _name(row: dict[str, Any]) -> str:
+    """Name, and below it what it was trained on."""
+    training = row["training"] or {}
+    hours, trials = training.get("hours"), training.get("n_trials")
+    parts = []
+    if hours is not None:
+        parts.append(f"{hours} hour" + ("s" if hours != 1 else ""))
+    if trials is not None:
+        parts.append(f"{trials:,} trials")
+    if training.get("sources"):
+        parts.append(f"from {', '.join(training['sources'])}")
+    if training.get("strategy"):
+        parts.append(training["strategy"].partition(":")[0])
+    lines = textwrap.wrap(row["row"], 46)
+    return "\n".join([*lines, *textwrap.wrap(", ".join(parts), 54)])
