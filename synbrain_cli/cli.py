@@ -341,6 +341,12 @@ def prepare_table(
 
 @prepare_app.command("simulated")
 def prepare_simulated(
+    sessions: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Hours of scanning a subject, 750 trials each; NSD's have 30 to 40."
+        ),
+    ] = 4,
     encoder: EncoderOption = "gabor",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -359,7 +365,7 @@ def prepare_simulated(
     with _interruptible():
         result = prepare.prepare_simulated(
             place,
-            config=SimulationConfig(seed=seed),
+            config=SimulationConfig.of_sessions(sessions, seed=seed),
             encoder=encoder or "gabor",
             device=_device(device),
             overwrite=overwrite,

@@ -158,8 +158,10 @@ class StageConfig(JSONSettings):
     patience: int = 5
 
 
-# Of the shared core: epochs over the images of all source people.
+# Of the shared core: at most so many epochs over the images of all source people, and no more of
+# them than it takes to show it CORE_IMAGES (but CORE_EPOCHS at least).
 CORE_STAGE = StageConfig(30, 32, 4e-3, 0.0, warmup_steps=150, clip_norm=0.0, patience=8)
+CORE_IMAGES, CORE_EPOCHS = 60_000, 8
 
 
 @dataclass(frozen=True)

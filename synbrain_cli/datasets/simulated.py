@@ -79,6 +79,12 @@ class SimulationConfig(JSONSettings):
     unexplained: float = 0.15
     seed: int = 0
 
+    @classmethod
+    def of_sessions(cls, n_sessions: int, seed: int = 0) -> SimulationConfig:
+        """Sessions of 750 trials, as NSD's: more of them are more images of each subject's own."""
+        n_images = n_sessions * 750 // cls.n_repeats
+        return cls(n_unique=n_images - cls.n_shared, n_sessions=n_sessions, seed=seed)
+
     @property
     def n_images(self) -> int:
         """Images of one subject."""

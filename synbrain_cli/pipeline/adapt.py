@@ -33,7 +33,7 @@ from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.pipeline.layout import default_order, subject_order
 from synbrain_cli.pipeline.progress import Report
-from synbrain_cli.pipeline.shared import grid_side, train_core
+from synbrain_cli.pipeline.shared import grid_side, noise_prior, train_core
 from synbrain_cli.pipeline.train import (
     Examples,
     TrainingRun,
@@ -215,6 +215,7 @@ def adapt(
                 "trials": trials["trial"].tolist(),
             },
             found[best].transfer,
+            noise_prior(subject, brains),
         )
     report.say(f"wrote {run.folder}")
     return TrainResult(run.folder, record)

@@ -611,7 +611,7 @@ def comparison_table(metrics: dict[str, Any]) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows)
     numbers = table.columns[list(table.columns).index(SCORES[0]) :]
-    return table.astype({"hours": "Int64", "trials": "Int64"} | dict.fromkeys(numbers, float))
+    return table.astype({"hours": float, "trials": "Int64"} | dict.fromkeys(numbers, float))
 
 
 def comparison_roi_table(metrics: dict[str, Any]) -> pd.DataFrame:
@@ -657,7 +657,7 @@ def comparison_text(metrics: dict[str, Any]) -> str:
         lines.append(
             [
                 entry["row"],
-                "" if hours is None else str(hours),
+                "" if hours is None else f"{hours:g}",
                 "" if trials is None else f"{trials:,}",
                 ", ".join(training.get("sources", [])),
                 training.get("strategy") or "",

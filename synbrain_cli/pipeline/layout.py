@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from synbrain_cli.errors import InputError, MissingError
@@ -10,6 +12,9 @@ from synbrain_cli.io.prepared import PreparedSubject, roi_collections
 from synbrain_cli.io.sampling import SurfaceSampling
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
 from synbrain_cli.model.order import ORDERS, voxel_order
+
+if TYPE_CHECKING:
+    from synbrain_cli.brain import Brain
 
 DEFAULT_ORDERS = ("surface", "region", "curve")  # best first, by measurement: docs/evaluation.md
 SHEET = "fsaverage5"  # the sphere that nilearn ships
@@ -86,7 +91,28 @@ def _points(subject: PreparedSubject) -> tuple[np.ndarray | None, np.ndarray | N
     return None, None
 
 
-def sheet_positions(subject: PreparedSubject) -> tuple[np.ndarray | None, np.ndarray | None]:
+def sheet_places(subject: PreparedSubject | Brain) -> tuple[np.ndarray, np.ndarray]:
+    """Where a person's voxels lie on the sphere that people share.
+
+    Returns
+    -------
+    positions : float array of shape (n_voxels, 3)
+        On a sphere of radius 100 mm; NaN where nothing says.
+    side : int array of shape (n_voxels,)
+        0 left, 1 right.
+    """
+    try:
+        positions, hemisphere = sheet_positions(subject)
+    except InputError:
+        positions = None
+    if positions is None:
+        return np.full((subject.n_voxels, 3), np.nan), np.zeros(subject.n_voxels, int)
+    return positions, (np.asarray(hemisphere) == HEMISPHERES[1]).astype(int)
+
+
+def sheet_positions(
+    subject: PreparedSubject | Brain,
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Coordinates on the average sphere (n_voxels, 3), NaN off it, and the hemisphere of each.
 
     None, None where nothing leads to fsaverage.

@@ -10,20 +10,22 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from synbrain_cli.config import CORE_STAGE, CoreConfig
+from synbrain_cli.brain import Brain
+from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import load_arrays, save_arrays
 from synbrain_cli.io.files import atomic, locked, replace_folder, sha256, versions, write_json
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 from synbrain_cli.model.core import (
+    SMOOTHNESS,
     VOXEL_PARTS,
     Core,
     CoreEvidence,
@@ -34,7 +36,7 @@ from synbrain_cli.model.core import (
 )
 from synbrain_cli.model.fit import State, fit
 from synbrain_cli.model.tokens import TokenScaler
-from synbrain_cli.pipeline.layout import sheet_positions
+from synbrain_cli.pipeline.layout import sheet_places
 from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.train import Examples, load_examples
 from synbrain_cli.pipeline.workspace import Workspace
@@ -65,7 +67,7 @@ class TrainedCore:
 
     def evidence(self, subject: PreparedSubject) -> CoreEvidence:
         """What it says of the source people's voxels, and of a new person's by their place."""
-        basis = torch.from_numpy(self.sheet.basis(*_places(subject)))
+        basis = torch.from_numpy(self.sheet.basis(*sheet_places(subject)))
         field, local, whole = self.shared
         new = (basis @ field, local @ basis.T, whole @ basis.T, torch.zeros(len(basis)))
         voxels = tuple(
@@ -123,7 +125,7 @@ def train_core(
         "data": [sha256(p.folder / "dataset_description.json") for p, _ in people],
         "encoder": store.identity,
         "core": config.to_dict(),
-        "stage": asdict(CORE_STAGE),
+        "stage": asdict(CORE_STAGE) | {"images": CORE_IMAGES},
         "seed": seed,
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
@@ -160,7 +162,7 @@ def _train(
     for subject, store in people:
         scaler, _, *split = load_examples(subject, store, scaler=scaler)
         splits.append(tuple(split))
-    places = [_places(subject) for subject, _ in people]
+    places = [sheet_places(subject) for subject, _ in people]
     sphere = fsaverage("sphere")
     sheet = Sheet.around(
         {k: sphere[h].coordinates[:N_NODES].astype(float) for k, h in enumerate(HEMISPHERES)},
@@ -172,6 +174,7 @@ def _train(
         torch.Generator().manual_seed(seed),
     )
     n_images = [len(train.tokens) for train, _ in splits]
+    epochs = min(CORE_STAGE.epochs, max(CORE_EPOCHS, -(-CORE_IMAGES // sum(n_images))))
     report.say(f"shared core: {sum(n_images):,} images of {', '.join(settings['people'])}")
     network.start_from([receptive_fields(t.tokens, t.averages) for t, _ in splits])
     network = network.to(device)
@@ -231,7 +234,7 @@ def _train(
             loss,
             score,
             sum(n_images),
-            CORE_STAGE,
+            replace(CORE_STAGE, epochs=epochs),
             seed,
             state=state,
             on_epoch=save,
@@ -273,12 +276,39 @@ def _repeat_weights(examples: Examples) -> Tensor:
     return torch.from_numpy(np.float32(repeats / repeats.mean()))
 
 
-def _places(subject: PreparedSubject) -> tuple[np.ndarray, np.ndarray]:
-    """Positions on the sphere (n_voxels, 3), NaN where unknown, and hemisphere, 0 or 1."""
-    try:
-        positions, hemisphere = sheet_positions(subject)
-    except InputError:
-        positions = None
-    if positions is None:
-        return np.full((subject.n_voxels, 3), np.nan), np.zeros(subject.n_voxels, int)
-    return positions, (np.asarray(hemisphere) == HEMISPHERES[1]).astype(int)
+def noise_prior(subject: PreparedSubject, brains: Sequence[Brain]) -> np.ndarray:
+    """Share of trial noise in a new person's voxels, from that of other people's nearby.
+
+    Parameters
+    ----------
+    subject : PreparedSubject
+    brains : sequence of Brain
+        Models of other people.
+
+    Returns
+    -------
+    float array of shape (n_voxels,)
+        Averaged by distance on the sphere, with a Gaussian kernel of `SMOOTHNESS`; the mean of all
+        for voxels whose place nobody knows.
+    """
+    positions, side = sheet_places(subject)
+    known = np.isfinite(positions).all(1)
+    total, weight = np.zeros(len(positions)), np.zeros(len(positions))
+    every = []
+    for brain in brains:
+        readout = brain.readout
+        explained = readout.spread.astype(np.float64) ** 2
+        noise = readout.noise.variance
+        share = noise / np.maximum(noise + readout.signal.variance + explained, 1e-12)
+        every.append(share)
+        where, other = sheet_places(brain)
+        placed = np.isfinite(where).all(1)
+        for start in range(0, len(positions), 512):  # thousands × thousands would be gigabytes
+            rows = np.arange(start, min(start + 512, len(positions)))
+            rows = rows[known[rows]]
+            gap = ((positions[rows, None] - where[None, placed]) ** 2).sum(-1)
+            near = np.exp(-gap / (2 * SMOOTHNESS**2)) * (side[rows, None] == other[None, placed])
+            total[rows] += near @ share[placed]
+            weight[rows] += near.sum(1)
+    mean = float(np.concatenate(every).mean())
+    return np.where(weight > 1e-6, total / np.maximum(weight, 1e-12), mean)

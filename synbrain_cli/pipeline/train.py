@@ -478,6 +478,7 @@ class TrainingRun:
         report: Report,
         extra: dict[str, Any] | None = None,
         transfer: TransferPredictions | None = None,
+        noise_prior: np.ndarray | None = None,
     ) -> dict[str, Any]:
         """Fit the readout, write the bundle, with validation scores, and give it its name."""
         partial = self.partial
@@ -501,7 +502,12 @@ class TrainingRun:
         save_arrays(partial / "arrays.safetensors", arrays)
         report.say(f"{self.folder.name} readout: stacking, unexplained signal, trial noise")
         final, stack, readout, stacked = fit_distribution(
-            train_set, val_set, held_out, seed, transfer and transfer.left_out
+            train_set,
+            val_set,
+            held_out,
+            seed,
+            transfer.left_out if transfer else None,
+            noise_prior,
         )
         save_arrays(partial / "linear.safetensors", vars(final))
         save_arrays(
@@ -567,6 +573,7 @@ def fit_distribution(
     held_out: dict[str, np.ndarray],
     seed: int,
     transfer: np.ndarray | None = None,
+    noise_prior: np.ndarray | None = None,
 ) -> tuple[LinearEncoder, np.ndarray, Readout, np.ndarray]:
     """Everything around the predictions: stack, final linear encoder, readout.
 
@@ -586,6 +593,8 @@ def fit_distribution(
         validation images.
     transfer : float32 array of shape (n_train_images + n_val_images, n_voxels), optional
         The transfer's leave-one-out predictions of all images.
+    noise_prior : float array of shape (n_voxels,), optional
+        As `synbrain_cli.model.readout.fit_readout` takes it.
 
     Returns
     -------
@@ -593,19 +602,18 @@ def fit_distribution(
     of validation images (n_images, n_voxels)
     """
     generator = np.random.default_rng([seed, 1])
-    if transfer is None:
-        stack, stacked = fit_stack(np.stack(list(held_out.values())), val_set.averages, generator)
+    predictions = np.stack(list(held_out.values()))
+    stack, stacked = fit_stack(predictions, val_set.averages, generator)
     tokens = np.concatenate([train_set.tokens, val_set.tokens])
     averages = np.concatenate([train_set.averages, val_set.averages])
     linear, left_out = fit_linear(tokens, averages, generator)
     trials = np.concatenate([train_set.betas, val_set.betas])
     index = np.concatenate([train_set.image_index, val_set.image_index + len(train_set.tokens)])
     if transfer is not None:
-        stack, stacked = fit_stack(np.stack([left_out, transfer]), averages, generator)
-        readout = fit_readout(trials, index, stacked, generator)
-        held = np.einsum("pv,piv->iv", stack, np.stack(list(held_out.values())))
-        return linear, stack, readout, held
-    readout = fit_readout(trials, index, left_out, generator)
+        stack, left_out = fit_stack(np.stack([left_out, transfer]), averages, generator)
+        readout = fit_readout(trials, index, left_out, generator, prior=noise_prior)
+        return linear, stack, readout, np.einsum("pv,piv->iv", stack, predictions)
+    readout = fit_readout(trials, index, left_out, generator, prior=noise_prior)
     readout = signal_left(readout, stacked, held_out["linear"], val_set.averages)
     return linear, stack, readout, stacked
 

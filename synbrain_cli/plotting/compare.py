@@ -114,7 +114,7 @@ def _name(row: dict[str, Any]) -> str:
     hours, trials = training.get("hours"), training.get("n_trials")
     parts = []
     if hours is not None:
-        parts.append(f"{hours} hour" + ("s" if hours != 1 else ""))
+        parts.append(f"{hours:g} hour" + ("s" if hours != 1 else ""))
     if trials is not None:
         parts.append(f"{trials:,} trials")
     if training.get("sources"):

@@ -81,7 +81,10 @@ def more(trained, subject, store, tmp_path_factory):
     workspace.prepared.symlink_to(trained.prepared)
     options = {"device": "cpu", "report": QUIET}
     train(workspace, subject, store, model="linear", name="sub-01_linear", **options)
-    adapt(workspace, trained.weights / "sub-01", subject, store, hours=2, **options)
+    other = trained.find_subject("2", None, QUIET.say)
+    train(workspace, other, store, model="linear", name="sub-02", **options)
+    options |= {"strategy": "source-map", "name": "sub-01_hours-2"}
+    adapt(workspace, workspace.weights / "sub-02", subject, store, hours=2, **options)
     return workspace
 
 
@@ -136,8 +139,8 @@ def test_what_each_was_trained_on(compared, brains, subject):
         for n in (2, 3)
     }
     hours = rows["sub-01_hours-2"]["training"]
-    assert (hours["hours"], hours["n_trials"], hours["sources"]) == (2, counts[2], ["sub-01"])
-    assert hours["strategy"].startswith("fine-tuning")
+    assert (hours["hours"], hours["n_trials"], hours["sources"]) == (2, counts[2], ["sub-02"])
+    assert hours["strategy"] == "source-map"
     full = {"hours": 3, "n_trials": counts[3], "sources": [], "strategy": None}
     assert rows["sub-01"]["training"] == full
     assert rows["sub-01_linear"]["training"]["strategy"] == "linear encoder alone"
@@ -329,7 +332,7 @@ def test_files(compared, more):
             expected = [known["value"], low, high]
             np.testing.assert_array_equal(table.loc[name, columns].to_numpy(float), expected)
     assert table.loc["sub-01_hours-2", "hours"] == 2
-    assert table.loc["sub-01_hours-2", "sources"] == "sub-01"
+    assert table.loc["sub-01_hours-2", "sources"] == "sub-02"
     assert table.loc["sub-01", "share_of_full"] == 1
 
     written = pd.read_csv(compared.folder / "comparison.tsv", sep="\t")

@@ -1,0 +1,229 @@
+"""The first hours of scanning: which trials they are, and that nothing later counts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from synbrain_cli.errors import InputError
+from synbrain_cli.io.prepared import PreparedSubject, PreparedWriter, TokenStore
+from synbrain_cli.pipeline.train import load_examples
+
+N_VOXELS = 12
+STANDARDIZATIONS = ("session", "train", "none")
+# Sessions as recorded, some of another length, with days that were left out.
+SESSIONS = np.repeat([2, 3, 7], [40, 30, 41])
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """Betas as recorded, whose mean and deviation drift from session to session."""
+    rng = np.random.default_rng(0)
+    drift = {s: (rng.normal(0, 2, N_VOXELS), rng.uniform(0.5, 4, N_VOXELS)) for s in (2, 3, 7)}
+    betas = [rng.normal(*drift[s]) for s in SESSIONS]
+    return np.array(betas, np.float32)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("features") / "gabor"
+    folder.mkdir()
+    images = [f"image-{k:02d}" for k in range(60)]
+    pd.DataFrame({"image": images, "pixels": ""}).to_csv(
+        folder / "images.tsv", sep="\t", index=False
+    )
+    tokens = np.random.default_rng(1).normal(2, 3, (60, 4, 5)).astype(np.float32)
+    np.save(folder / "tokens.npy", tokens)
+    (folder / "encoder.json").write_text(json.dumps({"spec": "gabor", "identity": {}}))
+    return TokenStore(folder)
+
+
+@pytest.fixture(scope="module", params=STANDARDIZATIONS)
+def subject(request, recorded, tmp_path_factory):
+    """One person, three sessions: one image in six is of the test, one in six of validation."""
+    rng = np.random.default_rng(2)
+    shown = rng.permutation(np.r_[np.tile(np.arange(50), 2), np.arange(11)])
+    trials = pd.DataFrame(
+        {
+            "trial": np.arange(len(shown)) + 1000,
+            "session": SESSIONS,
+            "image": [f"image-{k:02d}" for k in shown],
+            "repeat": 1,
+            "split": np.array(["train", "train", "test", "train", "val", "train"])[shown % 6],
+        }
+    )
+    folder = tmp_path_factory.mktemp(request.param) / "prepared/own/sub-01"
+    writer = PreparedWriter(folder, {}, trials, N_VOXELS, request.param)
+    for session in (2, 3, 7):
+        writer.write_session(session, recorded[session == SESSIONS])
+    description = {"Name": "one", "Simulated": True, "UnitBeforeStandardization": "au"}
+    writer.finish(pd.DataFrame(index=range(N_VOXELS)), None, {}, {**description, "Space": "x"})
+    return PreparedSubject(folder)
+
+
+# ------------------------------------------------------------------------ which trials
+
+
+@pytest.mark.parametrize(
+    ("hours", "n_trials"),
+    [(1, 40), (0.5, 20), (0.25, 10), (1.0, 40), (1.5, 55), (2, 70), (2.1, 74), (3, 111)],
+)
+def test_an_hour_is_a_session_and_half_an_hour_its_first_half(subject, hours, n_trials):
+    within = subject.first_hours(hours)
+    assert within.dtype == bool
+    np.testing.assert_array_equal(np.flatnonzero(within), np.arange(n_trials))
+
+
+def test_more_hours_hold_those_of_fewer(subject):
+    before = np.zeros(len(SESSIONS), bool)
+    for hours in np.linspace(0.01, 3, 60):
+        within = subject.first_hours(hours)
+        assert (within >= before).all()
+        before = within
+    assert before.all()
+
+
+@pytest.mark.parametrize("hours", [0, -1, 3.001, 4, 99, float("nan"), float("inf")])
+def test_hours_that_were_not_recorded(subject, hours):
+    with pytest.raises(InputError, match=r"--hours .*sub-01 has 3: expected more than 0 and at m"):
+        subject.first_hours(hours)
+
+
+def test_sessions_go_by_their_number_not_by_their_place_in_the_table(subject, tmp_path):
+    """Half a session is the half recorded first, wherever in the file the session stands."""
+    folder = shutil.copytree(subject.folder, tmp_path / "sub-01")
+    table = pd.read_csv(folder / "trials.tsv", sep="\t")
+    order = np.r_[70:111, 0:40, 40:70]  # session 7, then 2, then 3
+    table.iloc[order].to_csv(folder / "trials.tsv", sep="\t", index=False)
+    moved = PreparedSubject(folder)
+    assert moved.sessions == [2, 3, 7]
+    for hours in (0.5, 1, 1.5, 2.5):
+        np.testing.assert_array_equal(
+            np.flatnonzero(moved.first_hours(hours)),
+            np.flatnonzero(subject.first_hours(hours)[order]),
+        )
+
+
+def test_the_simulated_subjects_first_hour(prepared):
+    subject = prepared.find_subject("2", None, print)
+    within = subject.first_hours(1)
+    np.testing.assert_array_equal(within, subject.trials["session"] == 1)
+    half = subject.trials[subject.first_hours(0.5)]
+    np.testing.assert_array_equal(half["trial"], subject.trials["trial"][: round(within.sum() / 2)])
+
+
+# ------------------------------------------------------------------------ their betas
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("hours", [None, 1, 1.5])
+def test_trials_of_a_split_within_the_hours(subject, split, hours):
+    within = None if hours is None else subject.first_hours(hours)
+    found = subject.select(split, within)
+    table = subject.trials
+    rows = np.flatnonzero((table["split"] == split) & (within if hours else True))
+    np.testing.assert_array_equal(found.betas, subject.betas[rows])
+    np.testing.assert_array_equal(found.images[found.image_index], table["image"][rows])
+    np.testing.assert_array_equal(found.session, table["session"][rows])
+    assert found.images.tolist() == sorted(set(table["image"][rows]))
+
+
+def test_hours_without_a_trial_of_a_split(subject):
+    within = np.zeros(len(SESSIONS), bool)
+    within[:3] = (subject.trials["split"] == "train")[:3]
+    with pytest.raises(InputError, match=r"no trial of the val split among the \d+ trials.*more h"):
+        subject.select("val", within)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_recorded_betas_come_back(subject, split, recorded):
+    """Each by the mean and deviation of its own session."""
+    found = subject.recorded(subject.select(split))
+    rows = (subject.trials["split"] == split).to_numpy()
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, recorded[rows], rtol=1e-5, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- as examples
+
+
+@pytest.mark.parametrize("hours", [0.5, 1, 1.5, 3])
+def test_examples_have_the_scale_of_the_hours_training_trials(subject, store, recorded, hours):
+    within = subject.first_hours(hours)
+    _, scale, train, val = load_examples(subject, store, within)
+    np.testing.assert_allclose(train.betas.mean(0, dtype=float), 0, atol=1e-5)
+    np.testing.assert_allclose(train.betas.std(0, dtype=float), 1, atol=1e-5)
+    splits = subject.trials["split"].to_numpy()
+    kept = recorded[within & (splits == "train")].astype(float)
+    np.testing.assert_allclose(scale.mean, kept.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scale.sd, kept.std(0), rtol=1e-4)
+    # Validation trials are measured by the same scale.
+    expected = (recorded[within & (splits == "val")] - kept.mean(0)) / kept.std(0)
+    np.testing.assert_allclose(val.betas, expected, atol=1e-4)
+
+
+def test_examples_of_the_hours_do_not_depend_on_how_betas_were_prepared(subject, store, recorded):
+    """All three preparations come to the same, but for rounding."""
+    within = subject.first_hours(1.5)
+    _, _, train, val = load_examples(subject, store, within)
+    splits = subject.trials["split"].to_numpy()
+    kept = recorded[within & (splits == "train")].astype(float)
+    for found, split in ((train, "train"), (val, "val")):
+        rows = within & (splits == split)
+        expected = (recorded[rows] - kept.mean(0)) / kept.std(0)
+        np.testing.assert_allclose(found.betas, expected, atol=1e-4)
+        images = subject.trials["image"].to_numpy()[rows]
+        averages = [expected[images == name].mean(0) for name in sorted(set(images))]
+        np.testing.assert_allclose(found.averages, averages, atol=1e-4)
+
+
+def test_tokens_are_scaled_by_the_hours_training_images_or_as_told(subject, store):
+    within = subject.first_hours(0.5)
+    scaler, _, train, _ = load_examples(subject, store, within)
+    np.testing.assert_allclose(train.tokens.mean(0), 0, atol=1e-5)
+    other, _, again, _ = load_examples(subject, store, subject.first_hours(3), scaler)
+    assert other is scaler
+    assert np.abs(again.tokens.mean(0)).max() > 0.05
+
+
+def test_a_voxel_constant_in_the_hours_is_left_at_zero(subject, store, tmp_path):
+    """Half an hour may leave constant what all sessions do not."""
+    folder = shutil.copytree(subject.folder, tmp_path / "sub-01")
+    betas = np.load(folder / "betas.npy")
+    within = subject.first_hours(0.5)
+    betas[within, 4] = 3
+    np.save(folder / "betas.npy", betas)
+    _, scale, train, val = load_examples(PreparedSubject(folder), store, within)
+    assert scale.sd[4] == 1
+    assert (train.betas[:, 4] == 0).all()
+    assert (val.betas[:, 4] == 0).all()
+
+
+@pytest.mark.parametrize("hours", [0.5, 1, 1.5])
+def test_nothing_outside_the_hours_nor_of_the_test_counts(subject, store, tmp_path, hours):
+    within = subject.first_hours(hours)
+    folder = shutil.copytree(subject.folder, tmp_path / "sub-01")
+    used = within & (subject.trials["split"] != "test").to_numpy()
+    betas = np.load(folder / "betas.npy")
+    betas[~used] = np.nan
+    np.save(folder / "betas.npy", betas)
+    if subject.description["Standardization"] == "session":
+        file = dict(np.load(folder / "standardization.npz"))
+        later = ~np.isin(file["sessions"], SESSIONS[within])
+        assert later.any()
+        file["mean"][later] = np.nan
+        file["sd"][later] = np.nan
+        np.savez(folder / "standardization.npz", **file)
+    table = pd.read_csv(folder / "trials.tsv", sep="\t")
+    table.loc[~within, "image"] = "image-59"
+    table.to_csv(folder / "trials.tsv", sep="\t", index=False)
+    expected = load_examples(subject, store, within)
+    found = load_examples(PreparedSubject(folder), store, within)
+    for one, other in zip(expected, found, strict=True):
+        assert vars(one).keys() == vars(other).keys()
+        for name, array in vars(one).items():
+            np.testing.assert_array_equal(vars(other)[name], array, err_msg=name)

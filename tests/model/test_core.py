@@ -1,0 +1,471 @@
+"""The core that people share: receptive fields, the cortical sheet, and that it learns."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from synbrain_cli.config import CoreConfig, StageConfig
+from synbrain_cli.io.bundle import load_arrays, save_arrays
+from synbrain_cli.model.core import (
+    NEAR,
+    OWN,
+    Core,
+    CoreEvidence,
+    SharedCore,
+    Sheet,
+    Voxels,
+    load_core,
+    read,
+    receptive_fields,
+    receptive_masks,
+)
+from synbrain_cli.model.fit import fit
+from synbrain_cli.model.linear import fit_linear
+from synbrain_cli.model.tokens import TokenScaler
+
+SMALL = CoreConfig(side=8, n_dims=6, hidden=10, n_local=5, bottleneck=4, n_global=7)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(rng, *shape):
+    return torch.from_numpy(rng.normal(0, 1, shape).astype(np.float32))
+
+
+def some_voxels(rng, n, config=SMALL):
+    """Voxels that read something: (field, local, whole, offset)."""
+    field = torch.from_numpy(
+        np.c_[rng.uniform(0, 1, (n, 2)), np.log(rng.uniform(0.1, 0.4, n))].astype(np.float32)
+    )
+    parts = normal(rng, config.n_local, n), normal(rng, config.n_global, n), normal(rng, n)
+    return (field, *parts)
+
+
+def sphere(rng, n=60):
+    """Points on a sphere of fsaverage's radius."""
+    points = rng.normal(0, 1, (n, 3))
+    return 100 * points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+# --------------------------------------------------------------------------- core and read
+
+
+def test_features_have_their_shapes_and_signs(rng):
+    local, whole = Core(SMALL, generator())(3 * normal(rng, 9, 64, 6))
+    assert local.shape == (9, 64, 5)
+    assert whole.shape == (9, 7)
+    assert (local > 0).all()
+    assert (whole >= 0).all()
+    assert (whole > 0).any()
+
+
+def test_local_features_are_of_their_token_alone(rng):
+    core, tokens = Core(SMALL, generator()), normal(rng, 2, 64, 6)
+    changed = tokens.clone()
+    changed[:, 13] += 1
+    (before, _), (after, _) = core(tokens), core(changed)
+    differs = (before != after).any(2).all(0)
+    assert differs.nonzero().flatten().tolist() == [13]
+
+
+def test_weights_come_from_the_generator_alone():
+    states = []
+    for seed, own in ((0, 1), (9, 1), (0, 2)):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            states.append(SharedCore(SMALL, [np.eye(3)], generator(own)).state_dict())
+    one, same, other = states
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    random = [k for k in one if k.startswith("core") or k in ("shared.local", "shared.whole")]
+    assert len(random) == 10
+    assert not any(torch.equal(one[k], other[k]) for k in random)
+
+
+def test_a_voxel_reads_local_features_in_its_field_and_global_ones_as_they_are(rng):
+    local, whole = normal(rng, 4, 64, 5), normal(rng, 4, 7)
+    voxels = field, weights, whole_weights, offset = some_voxels(rng, 3)
+    found = read((local, whole), voxels)
+    mask = receptive_masks(field, 8)
+    assert found.shape == (4, 3)
+    for image, voxel in itertools.product(range(4), range(3)):
+        pooled = (mask[voxel][:, None] * local[image]).sum(0)
+        expected = pooled @ weights[:, voxel] + whole[image] @ whole_weights[:, voxel]
+        torch.testing.assert_close(found[image, voxel], expected + offset[voxel])
+
+
+# ------------------------------------------------------------------------- receptive fields
+
+
+@pytest.mark.parametrize("side", [4, 7, 16])
+def test_masks_sum_to_one_wherever_they_are(side, rng):
+    field = np.c_[rng.uniform(-1, 2, (200, 2)), rng.uniform(-6, 2, 200)].astype(np.float32)
+    mask = receptive_masks(torch.from_numpy(field), side)
+    assert mask.shape == (200, side**2)
+    assert (mask > 0).all()
+    torch.testing.assert_close(mask.sum(1), torch.ones(200))
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.5, 0.5), (0.3, 0.6), (0.7, 0.35)])
+def test_a_mask_is_centred_where_its_field_says(x, y):
+    """x is to the right, y down; tokens come row by row."""
+    side = 16
+    field = torch.tensor([[x, y, np.log(0.08)]])
+    mask = receptive_masks(field, side).numpy().reshape(side, side)
+    centre = (np.arange(side) + 0.5) / side
+    assert (mask.sum(0) * centre).sum() == pytest.approx(x, abs=2e-3)  # columns
+    assert (mask.sum(1) * centre).sum() == pytest.approx(y, abs=2e-3)  # rows
+    spread = (mask.sum(0) * (centre - x) ** 2).sum() ** 0.5
+    assert spread == pytest.approx(0.08, rel=0.05)
+
+
+def test_right_and_down_are_those_of_tokens_row_by_row():
+    right, down = receptive_masks(torch.tensor([[0.9, 0.1, -3.0], [0.1, 0.9, -3.0]]), 4)
+    assert right.argmax() == 3  # last of the first row
+    assert down.argmax() == 12  # first of the last row
+
+
+def test_masks_are_gaussian():
+    field = np.float32([[0.4, 0.55, np.log(0.2)]])
+    mask = receptive_masks(torch.from_numpy(field), 8)[0].numpy()
+    centre = (np.arange(8) + 0.5) / 8
+    y, x = np.meshgrid(centre, centre, indexing="ij")
+    expected = np.exp(-((x - 0.4) ** 2 + (y - 0.55) ** 2) / (2 * 0.2**2)).ravel()
+    np.testing.assert_allclose(mask, expected / expected.sum(), rtol=1e-3, atol=1e-6)
+
+
+def responses_of_fields(field, rng, noise, n_images=150, side=8, n_dims=5):
+    """Tokens, and responses that are weighted sums of them within Gaussian fields."""
+    tokens = rng.normal(0, 1, (n_images, side**2, n_dims)).astype(np.float32)
+    mask = receptive_masks(torch.from_numpy(field), side).numpy()
+    weights = rng.normal(0, 1, (n_dims, len(field)))
+    signal = np.einsum("vt,ntk,kv->nv", mask, tokens, weights, optimize=True)
+    return tokens, signal + noise * signal.std(0) * rng.normal(0, 1, signal.shape) + 3
+
+
+def test_fields_of_the_grid_are_found(rng):
+    centres = itertools.product([0, 0.25, 0.5, 0.75, 1], repeat=2)
+    field = np.float32([(x, y, np.log(s)) for x, y in centres for s in (0.1, 0.25)])
+    tokens, averages = responses_of_fields(field, rng, 0.3)
+    found = receptive_fields(tokens, averages)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, field)
+
+
+def test_fields_between_those_of_the_grid_are_found_nearby(rng):
+    field = np.c_[rng.uniform(0.1, 0.9, (60, 2)), np.log(rng.uniform(0.12, 0.3, 60))]
+    field = field.astype(np.float32)
+    tokens, averages = responses_of_fields(field, rng, 0.3, n_images=250)
+    found = receptive_fields(tokens, averages)
+    away = np.hypot(*(found - field)[:, :2].T)
+    assert np.median(away) < 0.1  # neighbours on the grid are 0.125 to 0.25 apart
+    assert np.corrcoef(found[:, 2], field[:, 2])[0, 1] > 0.6
+    # Where images have nothing to do with responses, fields are anywhere.
+    lost = receptive_fields(tokens, np.roll(averages, 11, axis=0))
+    assert np.median(np.hypot(*(lost - field)[:, :2].T)) > 0.3
+
+
+# -------------------------------------------------------------------------------- the sheet
+
+
+@pytest.fixture
+def sheet(rng):
+    points = sphere(rng, 400)
+    places = [(points[:150] + rng.normal(0, 2, (150, 3)), np.arange(150) % 2)]
+    return Sheet.around({0: points, 1: points[::-1].copy()}, places), *places[0]
+
+
+def test_nodes_are_the_vertices_near_somebodys_voxels(rng):
+    vertices = {0: sphere(rng, 500), 1: sphere(rng, 500)}
+    positions = sphere(rng, 40)
+    positions[:3] = np.nan
+    side = np.r_[np.zeros(20, int), np.ones(20, int)]
+    halves = [(positions[:25], side[:25]), (positions[25:], side[25:])]
+    sheet = Sheet.around(vertices, halves)
+    for k in (0, 1):
+        known = positions[(side == k) & np.isfinite(positions[:, 0])]
+        gap = np.linalg.norm(vertices[k][:, None] - known[None], axis=2).min(1)
+        np.testing.assert_array_equal(sheet.nodes[sheet.side == k], vertices[k][gap < NEAR])
+    assert 0 < len(sheet.nodes) < 1000
+
+
+def test_weights_of_nodes_sum_to_one_or_to_none(sheet, rng):
+    sheet, positions, side = sheet
+    positions = positions.copy()
+    positions[::7] = np.nan
+    positions[3, 1] = np.nan  # one coordinate is enough
+    basis = sheet.basis(positions, side)
+    assert basis.dtype == np.float32
+    assert basis.shape == (150, len(sheet.nodes))
+    off = ~np.isfinite(positions).all(1)
+    assert (basis[off] == 0).all()
+    np.testing.assert_allclose(basis[~off].sum(1), 1, atol=1e-5)
+    assert (basis >= 0).all()
+
+
+def test_weights_never_cross_to_the_other_hemisphere(sheet):
+    sheet, positions, side = sheet
+    for mine in (side, 1 - side):
+        basis = sheet.basis(positions, mine)
+        assert (basis[:, sheet.side == 0][mine == 1] == 0).all()
+        assert (basis[:, sheet.side == 1][mine == 0] == 0).all()
+
+
+def test_nearer_nodes_weigh_more(sheet):
+    sheet, positions, side = sheet
+    basis = sheet.basis(positions, side)
+    for row, place, k in zip(basis, positions, side, strict=True):
+        own = sheet.side == k
+        gap = np.linalg.norm(sheet.nodes[own] - place, axis=1)
+        assert (np.diff(row[own][np.argsort(gap)]) <= 1e-7).all()
+
+
+def test_voxels_far_from_everybodys_lie_nowhere(sheet):
+    sheet = Sheet(sheet[0].nodes[:5], sheet[0].side[:5])
+    assert (sheet.basis(-sheet.nodes, sheet.side) == 0).all()
+
+
+def test_where_nobodys_voxels_are_known_nobody_reads_the_sheet(rng):
+    nowhere = np.full((12, 3), np.nan), np.zeros(12, int)
+    sheet = Sheet.around({0: sphere(rng), 1: sphere(rng)}, [nowhere])
+    for positions in (nowhere[0], sphere(rng, 12)):
+        basis = sheet.basis(positions, nowhere[1])
+        assert basis.shape == (12, 1)
+        assert (basis == 0).all()
+
+
+# --------------------------------------------------------------------- people and the field
+
+
+@pytest.fixture
+def network(sheet):
+    """Two people of one sheet; ten voxels of the second lie nowhere."""
+    sheet, positions, side = sheet
+    other = positions[:60].copy()
+    other[:10] = np.nan
+    bases = [sheet.basis(positions, side), sheet.basis(other, side[:60])]
+    return SharedCore(SMALL, bases, generator())
+
+
+def test_responses_have_a_column_a_voxel(network, rng):
+    tokens = normal(rng, 6, 64, 6)
+    assert network(tokens, 0).shape == (6, 150)
+    assert network(tokens, 1).shape == (6, 60)
+
+
+def test_dropout_multiplies_global_features(network, rng):
+    tokens = normal(rng, 6, 64, 6)
+    kept = torch.ones(6, 7)
+    assert torch.equal(network(tokens, 0), network(tokens, 0, kept))
+    local, whole = network.core(tokens)
+    expected = read((local, torch.zeros_like(whole)), network.voxels(0))
+    torch.testing.assert_close(network(tokens, 0, 0 * kept), expected)
+    assert not torch.allclose(network(tokens, 0), expected)
+
+
+def test_who_deviates_in_nothing_reads_the_field(network, rng):
+    """Voxels at the same places read the same: a source person's, and a new one's."""
+    with torch.no_grad():
+        network.shared.field.copy_(normal(rng, *network.shared.field.shape) / 4 + 0.5)
+        assert not any(p.any() for p in network.people[0].parameters())
+    new = Voxels(60, SMALL).moved(network.basis(0)[:60], network.shared)
+    tokens = normal(rng, 5, 64, 6)
+    with torch.inference_mode():
+        prior = read(network.core(tokens), new)
+        torch.testing.assert_close(prior, network(tokens, 0)[:, :60])
+        torch.testing.assert_close(prior[:, 10:], network(tokens, 1)[:, 10:])
+        # Voxels that lie nowhere read nothing.
+        assert (network(tokens, 1)[:, :10] == 0).all()
+        assert prior.std(0).min() > 0
+
+
+def test_deviations_are_a_voxels_own(network, rng):
+    before = network.voxels(0)
+    for name in ("field", "local", "whole"):
+        with torch.no_grad():
+            getattr(network.people[0], name).select(0 if name == "field" else 1, 4).fill_(2)
+    for k, (old, new) in enumerate(zip(before, network.voxels(0), strict=True)):
+        moved = new - old if k in (0, 3) else (new - old).T
+        if k < 3:
+            torch.testing.assert_close(moved[4], torch.full_like(moved[4], 2 * OWN))
+            moved = torch.cat([moved[:4], moved[5:]])
+        assert (moved == 0).all()
+
+
+def test_it_starts_from_the_fields_found(network):
+    same = np.float32([0.2, 0.7, -1.5])
+    found = [np.tile(same, (len(network.basis(k)), 1)) for k in (0, 1)]
+    found[1][:10] = np.random.default_rng(1).uniform(0, 1, (10, 3))
+    network.start_from(found)
+    for k in (0, 1):  # of one opinion everywhere; who lies nowhere keeps what was found
+        np.testing.assert_allclose(network.voxels(k)[0].detach(), found[k], atol=1e-5)
+    assert not network.people[0].field.any()
+
+
+def test_the_field_starts_as_the_average_of_those_near_and_in_the_middle_elsewhere(sheet):
+    sheet, positions, side = sheet
+    left = side == 0
+    basis = sheet.basis(positions[left], side[left])
+    network = SharedCore(SMALL, [basis], generator())
+    found = np.c_[positions[left][:, :2] / 200 + 0.5, np.full(left.sum(), -2.0)]
+    network.start_from([found])
+    nodes = network.shared.field.detach().numpy()
+    middle = np.tile(np.float32([0.5, 0.5, np.log(0.25)]), ((sheet.side == 1).sum(), 1))
+    np.testing.assert_array_equal(nodes[sheet.side == 1], middle)
+    # A smooth map is kept: each voxel starts near what was found at its place.
+    start = network.voxels(0)[0].detach().numpy()
+    for axis in (0, 1):
+        assert np.corrcoef(start[:, axis], found[:, axis])[0, 1] > 0.95
+    np.testing.assert_allclose(start[:, 2], -2, atol=1e-5)
+
+
+def test_every_weight_decays_as_its_group_says(network):
+    groups = network.parameter_groups(SMALL)
+    listed = [id(p) for group in groups for p in group["params"]]
+    # Each once; the field's own offset is read by nobody (`TrainedCore` keeps none).
+    read_ones = [p for p in network.parameters() if p is not network.shared.offset]
+    assert sorted(listed) == sorted(map(id, read_ones))
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert decay[id(network.core.local[0].weight)] == SMALL.decay_core
+    assert decay[id(network.shared.local)] == SMALL.decay_field
+    assert decay[id(network.people[1].field)] == SMALL.decay_own
+    assert decay[id(network.shared.field)] == decay[id(network.people[0].offset)] == 0
+
+    def nothing(network, items, noise):
+        return sum(0 * p.sum() for p in read_ones)
+
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(1)
+    stage = StageConfig(1, 5, 0.01, 0.5)
+    fit(network, groups, nothing, lambda network: 0.0, 20, stage, 0)
+    rates = 0.01 * np.array([0.55 + 0.45 * np.cos(np.pi * k / 4) for k in range(4)])
+    for parameter in read_ones:
+        expected = np.prod(1 - rates * decay[id(parameter)])
+        np.testing.assert_allclose(parameter.detach(), expected, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------- evidence
+
+
+@pytest.fixture
+def evidence(rng):
+    scaler = TokenScaler.fit(rng.normal(2, 3, (30, 64, 6)))
+    return CoreEvidence(Core(SMALL, generator()).eval(), scaler, some_voxels(rng, 25), 15)
+
+
+def test_evidence_is_the_sources_responses_and_the_prior(evidence, rng):
+    tokens = rng.normal(2, 3, (7, 64, 6)).astype(np.float32)
+    sources, prior = evidence(tokens)
+    with torch.no_grad():
+        features = evidence.core(torch.from_numpy(evidence.scaler(tokens)))
+        expected = read(features, evidence.voxels).numpy()
+    np.testing.assert_allclose(np.c_[sources, prior], expected, atol=1e-5)
+    assert sources.shape == (7, 15)
+    assert prior.shape == (7, 10)
+    assert sources.dtype == prior.dtype == np.float32
+
+
+@pytest.mark.parametrize("batch", [1, 3, 10, 64])
+def test_an_image_is_answered_alike_in_any_batch(evidence, batch, rng):
+    tokens = rng.normal(2, 3, (10, 64, 6)).astype(np.float32)
+    for whole, part in zip(evidence(tokens), evidence(tokens, batch), strict=True):
+        np.testing.assert_allclose(part, whole, rtol=1e-5, atol=1e-5)
+    alone = evidence(tokens[4:5])
+    np.testing.assert_allclose(alone[0][0], evidence(tokens)[0][4], rtol=1e-5, atol=1e-5)
+
+
+def test_evidence_through_a_file_is_bit_equal(evidence, rng, tmp_path):
+    save_arrays(tmp_path / "core.safetensors", evidence.arrays())
+    back = CoreEvidence.from_arrays(SMALL, load_arrays(tmp_path / "core.safetensors"))
+    assert back.n_sources == 15
+    tokens = rng.normal(2, 3, (9, 64, 6)).astype(np.float32)
+    for one, other in zip(evidence(tokens), back(tokens), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_core_of_other_settings_is_not_loaded(evidence):
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_core(CoreConfig(side=8, n_dims=6, hidden=11), evidence.arrays())
+
+
+# ------------------------------------------------------------------------------- learning
+
+
+def test_it_learns_what_people_share_and_no_linear_encoder_finds(rng):
+    """Pooled energies of known receptive fields: their images' tokens correlate with nothing."""
+    config = CoreConfig(side=8, n_dims=4, hidden=16, n_local=8, bottleneck=8, n_global=8)
+    points = sphere(rng, 3000)
+    patch = points[points[:, 2] > 85]
+    nodes = Sheet(patch[::4], np.zeros(len(patch[::4]), int))
+    filters = np.linalg.qr(rng.normal(0, 1, (4, 4)))[0][:, :3]
+
+    def truth(tokens, places):
+        """Tuning and receptive field are smooth over the sheet: who sits where sees that."""
+        field = np.c_[places[:, :2] / 130 + 0.5, np.full(len(places), np.log(0.2))]
+        mask = receptive_masks(torch.from_numpy(np.float32(field)), 8).numpy()
+        energy = np.log(0.1 + np.einsum("vt,ntk->nvk", mask, (tokens @ filters) ** 2))
+        tuning = np.cos(places[:, :1] / 40 + np.array([0, 2.1, 4.2]))
+        return ((energy - energy.mean(0)) * tuning).sum(2)
+
+    people = []
+    for k in range(2):
+        places = patch[k::3][:60]
+        tokens = rng.normal(0, 1, (340, 64, 4)).astype(np.float32)
+        signal = truth(tokens, places)
+        averages = np.float32(signal / signal.std(0) + rng.normal(0, 0.7, signal.shape))
+        people.append((places, tokens, averages))
+    n_train = 300
+    bases = [nodes.basis(places, np.zeros(60, int)) for places, _, _ in people]
+    network = SharedCore(config, bases, generator())
+    network.start_from([receptive_fields(t[:n_train], y[:n_train]) for _, t, y in people])
+    tokens = [torch.from_numpy(t) for _, t, _ in people]
+    averages = [torch.from_numpy(y) for _, _, y in people]
+
+    def loss(network, items, noise):
+        error = 0
+        for k in (0, 1):
+            mine = items[items // n_train == k] % n_train
+            if len(mine):
+                error += (network(tokens[k][mine], k) - averages[k][mine]).square().mean(1).sum()
+        return error / len(items)
+
+    def share(predicted, held_out):
+        return 1 - float(((held_out - predicted) ** 2).mean() / (held_out**2).mean())
+
+    @torch.inference_mode()
+    def score(network):
+        return np.mean(
+            [share(network(t[n_train:], k), y[n_train:]) for k, (_, t, y) in enumerate(known)]
+        )
+
+    known = [(None, t, y) for t, y in zip(tokens, averages, strict=True)]
+    stage = StageConfig(25, 32, 1e-2, 0.0, warmup_steps=20, clip_norm=0.0, patience=25)
+    state = fit(network, network.parameter_groups(config), loss, score, 2 * n_train, stage, 0)
+    losses = [epoch["loss"] for epoch in state["history"]]
+    assert losses[-1] < 0.75 * losses[0]
+    ridge = []
+    for _, t, y in people:
+        linear, _ = fit_linear(t[:n_train], y[:n_train], np.random.default_rng(0))
+        ridge.append(share(linear.predict(t[n_train:]), y[n_train:]))
+    assert max(ridge) < 0.05
+    assert score(network) > 0.25  # at most 1 / (1 + 0.7²) = 0.67
+
+    # A third person, never scanned: the field at their places.
+    places = patch[2::3][:60]
+    new = Voxels(60, config).moved(
+        torch.from_numpy(nodes.basis(places, np.zeros(60, int))), network.shared
+    )
+    images = rng.normal(0, 1, (100, 64, 4)).astype(np.float32)
+    with torch.inference_mode():
+        prior = read(network.core(torch.from_numpy(images)), new).numpy()
+    expected = truth(images, places)
+    r = [np.corrcoef(prior[:, v], expected[:, v])[0, 1] for v in range(60)]
+    assert np.mean(r) > 0.5
+    shuffled = [np.corrcoef(np.roll(prior[:, v], 9), expected[:, v])[0, 1] for v in range(60)]
+    assert abs(np.mean(shuffled)) < 0.1
