@@ -288,7 +288,12 @@ class Brain:
         return self.config["recorded_unit"]
 
     def standardize(self, betas: np.ndarray) -> np.ndarray:
-        """A prepared subject's betas in the unit the networks work in (``unit="z"``)."""
+        """A prepared subject's betas in the unit the networks work in (``unit="z"``).
+
+        Betas prepared in deviations stay in those of their own session: a model of a few hours,
+        whose unit is that of its hours' training trials, knows no other session's, and differs
+        from it by the error of a mean and a deviation over so many trials.
+        """
         if self.config["standardization"] != "none":
             return betas
         return (betas - self.response_mean) / self.response_sd

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -222,8 +223,7 @@ class Sheet:
                 [p[(h == side) & np.isfinite(p).all(1)] for p, h in places] or [np.zeros((0, 3))]
             )
             if len(points):
-                gap = ((vertices[:, None] - points[None]) ** 2).sum(-1).min(1)
-                nodes.append(vertices[gap < NEAR**2])
+                nodes.append(vertices[cKDTree(points).query(vertices)[0] < NEAR])
                 sides.append(np.full(len(nodes[-1]), side))
         if not nodes:  # nobody's voxels lie on it: one node, which none of them reads
             return cls(np.zeros((1, 3)), np.full(1, -1))
@@ -242,13 +242,15 @@ class Sheet:
         -------
         float32 array of shape (n_voxels, n_nodes)
         """
-        known = np.isfinite(positions).all(1)
-        place = np.where(known[:, None], positions, 0)
-        gap = ((place[:, None] - self.nodes[None]) ** 2).sum(-1)
-        weight = np.exp(-gap / (2 * SMOOTHNESS**2)) * (side[:, None] == self.side[None])
-        weight[~known] = 0
-        total = weight.sum(1, keepdims=True)
-        return np.float32(np.where(total > 1e-6, weight / np.maximum(total, 1e-12), 0))
+        weights = np.zeros((len(positions), len(self.nodes)), np.float32)
+        known = np.flatnonzero(np.isfinite(positions).all(1))
+        for first in range(0, len(known), 512):  # memory of thousands × thousands × 3
+            rows = known[first : first + 512]
+            gap = ((positions[rows, None] - self.nodes[None]) ** 2).sum(-1)
+            weight = np.exp(-gap / (2 * SMOOTHNESS**2)) * (side[rows, None] == self.side[None])
+            total = weight.sum(1, keepdims=True)
+            weights[rows] = np.where(total > 1e-6, weight / np.maximum(total, 1e-12), 0)
+        return weights
 
 
 def receptive_fields(tokens: np.ndarray, averages: np.ndarray) -> np.ndarray:

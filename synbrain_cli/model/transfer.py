@@ -17,11 +17,6 @@ import numpy as np
 
 from synbrain_cli.model.linear import apply_ridge, fit_ridge
 
-# Components of the evidence are scaled by their deviation to this power: 1 is ridge on the
-# responses themselves, 0 holds all components for equally likely. What differs between people is
-# less concentrated in few components than what they share.
-CONCENTRATION = 0.7
-NEGLIGIBLE = 1e-3  # deviations of components, as a share of the largest, below which they go
 MAX_GAIN = 1.5
 
 # Raw tokens (n, n_tokens, n_dims) → evidence (n, n_evidence), prior mean (n, n_voxels) or None.
@@ -34,35 +29,29 @@ class Adapter:
 
     Attributes
     ----------
-    centre : float32 array of shape (n_evidence,)
-    axes : float32 array of shape (n_evidence, n_axes)
-        Scaled principal axes.
     gain : float
         Of the prior.
     ridge : dict
-        As `synbrain_cli.model.linear.fit_ridge` gives, on the axes.
+        As `synbrain_cli.model.linear.fit_ridge` gives, on the evidence.
     """
 
-    centre: np.ndarray
-    axes: np.ndarray
     gain: float
     ridge: dict[str, np.ndarray]
 
     def __call__(self, evidence: np.ndarray, prior: np.ndarray | None) -> np.ndarray:
         """Responses: float32 (n_images, n_voxels)."""
-        residual = apply_ridge(self.ridge, (evidence - self.centre) @ self.axes)
+        residual = apply_ridge(self.ridge, evidence)
         return residual if prior is None else residual + np.float32(self.gain) * prior
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Named arrays, for a file."""
         named = {f"ridge.{k}": v for k, v in self.ridge.items()}
-        gain = np.array(self.gain, np.float32)
-        return named | {"centre": self.centre, "axes": self.axes, "gain": gain}
+        return named | {"gain": np.array(self.gain, np.float32)}
 
     @classmethod
     def from_arrays(cls, named: dict[str, np.ndarray]) -> Adapter:
         ridge = {k.removeprefix("ridge."): v for k, v in named.items() if k.startswith("ridge.")}
-        return cls(named["centre"], named["axes"], named["gain"].item(), ridge)
+        return cls(named["gain"].item(), ridge)
 
 
 @dataclass(frozen=True)
@@ -98,21 +87,8 @@ def fit_adapter(
     -------
     Adapter
     float32 array of shape (n_images, n_voxels)
-        Leave-one-out predictions. (The gain, one number for all voxels and images, stays.)
+        Leave-one-out predictions (the gain, one number for all voxels and images, stays).
     """
-    centre = evidence.mean(0, dtype=np.float64).astype(np.float32)
-    centred = evidence - centre
-    # Principal axes by way of the smaller side.
-    if len(centred) <= centred.shape[1]:
-        values, left = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-        keep = values > NEGLIGIBLE**2 * values[-1]
-        deviation = np.sqrt(values[keep])
-        axes = centred.T @ (left[:, keep] / deviation)
-    else:
-        values, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-        keep = values > NEGLIGIBLE**2 * values[-1]
-        deviation, axes = np.sqrt(values[keep]), axes[:, keep]
-    axes = np.float32(axes * (deviation / deviation[-1]) ** (CONCENTRATION - 1))
     gain, expected = 0.0, np.float32(0)
     if prior is not None:
         away = prior - prior.mean(0)
@@ -120,5 +96,22 @@ def fit_adapter(
         against = float((away * (responses - responses.mean(0))).sum())
         gain = min(max(against / power, 0.0), MAX_GAIN) if power else 0.0
         expected = np.float32(gain) * prior
-    ridge, left_out = fit_ridge(centred @ axes, responses - expected, generator)
-    return Adapter(centre, axes, gain, ridge), np.asarray(left_out + expected, np.float32)
+    residual = responses - expected
+    if np.ptp(evidence, axis=0).any():
+        ridge, left_out = fit_ridge(evidence, residual, generator)
+    else:
+        ridge, left_out = _means(residual, evidence.shape[1])
+    return Adapter(gain, ridge), np.asarray(left_out + expected, np.float32)
+
+
+def _means(responses: np.ndarray, n_features: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What ridge gives of features that never vary: the mean, and the mean of all other rows."""
+    n_rows, n_voxels = responses.shape
+    fit = {
+        "feature_mean": np.zeros(n_features, np.float32),
+        "components": np.zeros((n_features, 1), np.float32),
+        "coefficients": np.zeros((1, n_voxels), np.float32),
+        "intercept": np.float32(responses.mean(0)),
+        "alphas": np.zeros(n_voxels, np.float32),
+    }
+    return fit, np.float32((responses.sum(0) - responses) / (n_rows - 1))

@@ -45,6 +45,7 @@ from synbrain_cli.pipeline.train import (
 )
 from synbrain_cli.pipeline.workspace import Say, Workspace
 
+MIN_IMAGES = 10  # of training, for a ridge whose penalty is cross-validated
 STRATEGIES = ("shared-core", "source-map", "fine-tuning")
 
 
@@ -140,11 +141,16 @@ def adapt(
                 f"{store.folder}: tokens of {store.identity['spec']}, but {brain.name} was trained "
                 f"on {brain.config['encoder']['spec']}: run `synbrain prepare` with that --encoder"
             )
-        if (brain.config["dataset"], brain.subject) == (subject.dataset, subject.subject):
+        if f"{subject.dataset}/sub-{subject.subject}" in _people_behind(brain):
             raise InputError(
-                f"--from {brain.name}: a model of sub-{subject.subject}, the very person to adapt "
-                "to, who may have given it more than these hours: name other people's models"
+                f"--from {brain.name}: knows sub-{subject.subject}, the very person to adapt to, "
+                "who may have given it more than these hours: name other people's models"
             )
+    if len({brain.name for brain in brains}) < len(brains):
+        raise InputError(
+            f"--from: {', '.join(brain.name for brain in brains)}: expected models of different "
+            "names: the new model keeps them by name"
+        )
     chosen = Sources(brains, _people(workspace, brains, store))
     tried = _possible(strategy, chosen, store, report)
     settings = {
@@ -164,11 +170,16 @@ def adapt(
     )
     torch_device = resolve_device(device)
     with locked(run.folder, "a model"):
-        run.open(resume, overwrite)
         # The first source's token scale stays: its mapper was trained on it.
         scaler, scale, train_set, val_set = load_examples(
             subject, store, within, _networked(brains).scaler if _networked(brains) else None
         )
+        if len(train_set.tokens) < MIN_IMAGES:
+            raise InputError(
+                f"--hours {hours:g}: {len(train_set.tokens)} training images, expected "
+                f"{MIN_IMAGES} or more: choose more hours"
+            )
+        run.open(resume, overwrite)
         report.say(
             f"adapting {', '.join(chosen.names)} to sub-{subject.subject}: the first "
             f"{hours:g} {'hour' if hours == 1 else 'hours'}, {len(train_set.betas):,} trials of "
@@ -209,6 +220,7 @@ def adapt(
             report,
             {
                 "sources": chosen.names,
+                "people": sorted({who for brain in brains for who in _people_behind(brain)}),
                 "strategy": best,
                 "strategies": scores,
                 "hours": hours,
@@ -377,6 +389,12 @@ def _possible(strategy: str, sources: Sources, store: TokenStore, report: Report
     return [each for each in STRATEGIES if each not in why]
 
 
+def _people_behind(brain: Brain) -> list[str]:
+    """Whose data a model has seen: its own person's, and those of the models it came from."""
+    own = f"{brain.config['dataset']}/sub-{brain.subject}"
+    return [own, *brain.config["training"].get("people", [])]
+
+
 def _networked(brains: list[Brain]) -> Brain | None:
     return next((brain for brain in brains if brain.has_networks), None)
 
@@ -418,10 +436,9 @@ def choose(
         No trained model, or nobody left to adapt to.
     """
     found = workspace.full_models(source)
-    configs = [config for _, config in found]
     if len({path.resolve() for path, _ in found}) < len(found):
         raise InputError(f"--from {source}: expected names of different models in weights/")
-    dataset = dataset or configs[0]["dataset"]
+    dataset = dataset or found[0][1]["dataset"]
     if subject is None:
         modelled = {
             (c["dataset"], c["subject"])
@@ -444,13 +461,7 @@ def choose(
     else:
         person = workspace.find_subject(subject, dataset, say)
     if source is None:
-        own = (person.dataset, person.subject)
-        found = [(p, c) for p, c in found if (c["dataset"], c["subject"]) != own]
-        if not found:
-            raise MissingError(
-                f"{workspace.weights}: no trained model of anybody but sub-{person.subject}: "
-                "`synbrain train` makes one"
-            )
+        found = workspace.full_models(None, but=(person.dataset, person.subject))
         say(f"from: {', '.join(path.name for path, _ in found)} (--from)")
     spec = found[0][1]["encoder"]["spec"]
     tokens = workspace.find_tokens(person.dataset, spec, say)

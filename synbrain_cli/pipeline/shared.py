@@ -227,20 +227,22 @@ def _train(
 
     # Adam's moments of weights that nothing moves sink to numbers that CPUs are slow with.
     torch.set_flush_denormal(True)
-    with report.bar("shared core") as bar:
-        state = fit(
-            network,
-            network.parameter_groups(config),
-            loss,
-            score,
-            sum(n_images),
-            replace(CORE_STAGE, epochs=epochs),
-            seed,
-            state=state,
-            on_epoch=save,
-            on_step=bar.to,
-        )
-    torch.set_flush_denormal(False)
+    try:
+        with report.bar("shared core") as bar:
+            state = fit(
+                network,
+                network.parameter_groups(config),
+                loss,
+                score,
+                sum(n_images),
+                replace(CORE_STAGE, epochs=epochs),
+                seed,
+                state=state,
+                on_epoch=save,
+                on_step=bar.to,
+            )
+    finally:
+        torch.set_flush_denormal(False)
     network = network.cpu()
     with torch.inference_mode():
         each = [network.voxels(k) for k in range(len(people))]
@@ -300,6 +302,7 @@ def noise_prior(subject: PreparedSubject, brains: Sequence[Brain]) -> np.ndarray
         explained = readout.spread.astype(np.float64) ** 2
         noise = readout.noise.variance
         share = noise / np.maximum(noise + readout.signal.variance + explained, 1e-12)
+        share = np.maximum(share, 1e-3)  # its logarithm is taken
         every.append(share)
         where, other = sheet_places(brain)
         placed = np.isfinite(where).all(1)

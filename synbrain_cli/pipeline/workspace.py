@@ -141,15 +141,19 @@ class Workspace:
                 found.append(((hours, not linear, path.name), path))
         return [path for _, path in sorted(found)]
 
-    def full_models(self, models: str | None) -> list[tuple[Path, dict[str, Any]]]:
+    def full_models(
+        self, models: str | None, but: tuple[str, str] | None = None
+    ) -> list[tuple[Path, dict[str, Any]]]:
         """Bundles of people's full data, one of each, with their ``config.json``.
 
-        Of several of one person, the one with networks.
+        Of several of one person, the one with networks; all of one encoder, the first one's.
 
         Parameters
         ----------
         models : str, optional
-            Names, separated by commas; default all there are, of the first one's encoder.
+            Names, separated by commas; default all there are.
+        but : (dataset, subject), optional
+            Somebody whose models are left out where none were named.
 
         Raises
         ------
@@ -162,15 +166,19 @@ class Workspace:
         encoder = None
         for path in find_bundles(self.weights):
             config = read_json(path / "config.json")
-            encoder = encoder or config["encoder"]["identity"]
-            if "hours" in config["training"] or config["encoder"]["identity"] != encoder:
-                continue
             who = (config["dataset"], config["subject"])
+            if "hours" in config["training"] or who == but:
+                continue
+            encoder = encoder or config["encoder"]["identity"]
+            if config["encoder"]["identity"] != encoder:
+                continue
             if who not in chosen or (config["vae"] and not chosen[who][1]["vae"]):
                 chosen[who] = (path, config)
         if not chosen:
+            others = f" of anybody but sub-{but[1]}" if but else ""
             raise MissingError(
-                f"{self.weights}: no trained model to start from: `synbrain train` makes one"
+                f"{self.weights}: no trained model{others} to start from: `synbrain train` makes "
+                "one"
             )
         return list(chosen.values())
 

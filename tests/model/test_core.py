@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -192,6 +193,16 @@ def test_nodes_are_the_vertices_near_somebodys_voxels(rng):
         gap = np.linalg.norm(vertices[k][:, None] - known[None], axis=2).min(1)
         np.testing.assert_array_equal(sheet.nodes[sheet.side == k], vertices[k][gap < NEAR])
     assert 0 < len(sheet.nodes) < 1000
+
+
+def test_memory_does_not_grow_with_vertices_times_voxels(rng):
+    vertices, points = sphere(rng, 2562), sphere(rng, 1500)
+    tracemalloc.start()
+    sheet = Sheet.around({0: vertices}, [(points, np.zeros(1500, int))])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(sheet.nodes) > 1000
+    assert peak < 20e6
 
 
 def test_weights_of_nodes_sum_to_one_or_to_none(sheet, rng):
@@ -445,7 +456,7 @@ def test_it_learns_what_people_share_and_no_linear_encoder_finds(rng):
         )
 
     known = [(None, t, y) for t, y in zip(tokens, averages, strict=True)]
-    stage = StageConfig(25, 32, 1e-2, 0.0, warmup_steps=20, clip_norm=0.0, patience=25)
+    stage = StageConfig(18, 32, 1.5e-2, 0.0, warmup_steps=20, clip_norm=0.0, patience=18)
     state = fit(network, network.parameter_groups(config), loss, score, 2 * n_train, stage, 0)
     losses = [epoch["loss"] for epoch in state["history"]]
     assert losses[-1] < 0.75 * losses[0]

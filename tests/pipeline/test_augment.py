@@ -226,7 +226,7 @@ def synthesized(brain, subject, store, n_images=7, n_trials=16):
     images = new_images(store, real, test, np.random.default_rng(0))[:n_images]
     features = _pooled(brain, store, real.images)
     space = FeatureSpace(features)
-    source = _Source.without(brain, real, features, 0)
+    source = _Source.without(brain, real, store, features, 0)
     both = synthesize(source, store, images, n_trials, space, 5, QUIET)
     return images, space, source, both
 
@@ -352,6 +352,7 @@ class KnownBrain:
     """A model that knows true responses, or nothing: only what `augment` asks of a brain."""
 
     name, simulated, subject = "known", False, "01"
+    transfer, predictors = None, ("linear",)
 
     def __init__(self, responses, n_tokens_features, *, knows):
         self.responses, self.knows = responses, knows  # (n_features, n_voxels)

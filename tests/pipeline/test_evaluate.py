@@ -727,20 +727,13 @@ def test_what_needs_networks_is_refused_of_a_linear_model(linear_brain, store, s
             call()
 
 
-def test_adapt_refuses_a_linear_model(linear_only, synbrain, store):
+def test_a_linear_model_has_nothing_to_fine_tune(linear_only, store):
     workspace, _ = linear_only
     source = workspace.weights / "sub-01_linear"
     person = workspace.find_subject("2", None, QUIET.say)
-    with pytest.raises(InputError, match=r"linear model, with no networks.*synbrain train"):
-        adapt(workspace, source, person, store, device="cpu", report=QUIET)
-    place = ["-w", workspace.root]
-    code, _, error = synbrain("adapt", "--subject", "2", "--from", "sub-01_linear", *place)
-    assert code == 1
-    assert "sub-01_linear is a linear model, with no networks to fine-tune" in error
-    # Nor is it chosen where nothing is named.
-    code, _, error = synbrain("adapt", "--subject", "2", *place)
-    assert code == 1
-    assert "no trained model to start from" in error
+    options = {"strategy": "fine-tuning", "device": "cpu", "report": QUIET}
+    with pytest.raises(InputError, match="without networks to fine-tune"):
+        adapt(workspace, source, person, store, **options)
     assert [p.name for p in workspace.weights.glob("[!.]*")] == ["sub-01_linear"]
 
 

@@ -278,12 +278,6 @@ def test_an_interrupted_training_goes_on(own, people, kept, monkeypatch, epoch):
 
 
 @pytest.mark.usefixtures("_denormals")
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="set_flush_denormal(False) does not stand in a finally: whoever catches the "
-    "interruption (a notebook) goes on with another arithmetic",
-)
 def test_an_interrupted_training_leaves_the_arithmetic_as_it_was(own, people, monkeypatch):
     small = torch.tensor(1e-40)
     assert (small * 1) > 0
