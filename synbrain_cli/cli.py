@@ -748,8 +748,8 @@ def _evaluate_scaling(
                 _cell(row["slope"]),
                 _span(row["slope_low"], row["slope_high"]),
                 _cell(row["target"]),
-                _cell(row["to_reach"], 2),
-                f"{_cell(row['to_reach_low'], 2)}–{_cell(row['to_reach_high'], 2)}",
+                _amount(row["to_reach"]),
+                f"{_amount(row['to_reach_low'])}–{_amount(row['to_reach_high'])}",
             )
         )
     print("Median correlation / ceiling of reliable voxels")
@@ -984,6 +984,11 @@ def _print_training(result: object) -> None:
 def _cell(value: float | None, digits: int = 3) -> str:
     # Rounded before it is written, and + 0: no "-0.000".
     return f"{round(value, digits) + 0:.{digits}f}" if value is not None and value == value else "-"
+
+
+def _amount(value: float | None) -> str:
+    """Hours or people; beyond a thousand, extrapolation says nothing."""
+    return ">1,000" if value is not None and value > 1000 else _cell(value, 2)
 
 
 def _span(low: float | None, high: float | None) -> str:

@@ -38,9 +38,9 @@ def plot_augment(metrics: dict[str, Any]) -> Figure:
     axes = figure.subplots(1, 2)
     kind = " (simulated)" if metrics["simulated"] else ""
     figure.suptitle(
-        f"{metrics['model']}{kind}: decoders of {metrics['n_real_trials']:,} real and more and "
+        f"{metrics['model']}{kind}\ndecoders of {metrics['n_real_trials']:,} real and more and "
         f"more synthesized trials, on {metrics['n_test_trials']:,} real test trials",
-        fontsize=11,
+        fontsize=10,
     )
     n = metrics["n_candidates"]
     _panel(axes[0], metrics, "two_way", "Two-way identification")
@@ -51,6 +51,7 @@ def plot_augment(metrics: dict[str, Any]) -> Figure:
         ncols=2,
         fontsize=7,
         frameon=False,
+        handlelength=4,
         title="bars: 95 % interval of the difference to real trials alone (thin lines); ring: the "
         "amount chosen on validation images",
         title_fontsize=7,
@@ -93,7 +94,7 @@ def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
     _chance(axes, metrics["chance"][f"{score}_trials"])
     axes.set(
         xlabel="synthesized trials / real trials",
-        ylabel="share of test images",
+        ylabel="share identified",
         title=title,
         xticks=place,
         xticklabels=[f"{amount:g}" for amount in amounts],
