@@ -126,7 +126,7 @@ class SourceEvidence:
 
     def __call__(self, tokens: np.ndarray) -> tuple[np.ndarray, None]:
         """Raw tokens (n, n_tokens, n_dims) → responses (n, n_source_voxels); no prior."""
-        return np.concatenate([s.mean(tokens, unit="z") for s in self.sources], 1), None
+        return np.concatenate([source.mean_of_tokens(tokens) for source in self.sources], 1), None
 
 
 class Brain:
@@ -493,6 +493,37 @@ class Brain:
         }
         weighed = zip(self.predictors, self.stack, strict=True)
         return sum(weight * one[name](token) for name, weight in weighed)
+
+    def mean_of_tokens(self, tokens: np.ndarray) -> np.ndarray:
+        """`mean` of many images' tokens at once, standardised: faster, and equal but for rounding.
+
+        Parameters
+        ----------
+        tokens : float array of shape (n_images, n_tokens, n_dims)
+
+        Returns
+        -------
+        float32 array of shape (n_images, n_voxels)
+        """
+        many = {
+            "linear": lambda part: self.linear.predict(self.scaler(part)),
+            "deep": self._deep_many,
+            "transfer": lambda part: self.transfer.predict(part),
+        }
+        weighed = list(zip(self.predictors, self.stack, strict=True))
+        parts = [
+            sum(
+                (weight * many[name](part) for name, weight in weighed if weight.any()),
+                np.zeros((len(part), self.n_voxels), np.float32),
+            )
+            for part in np.split(tokens, range(4 * BATCH, len(tokens), 4 * BATCH))
+        ]
+        return np.float32(np.concatenate(parts))
+
+    @torch.inference_mode()
+    def _deep_many(self, tokens: np.ndarray) -> np.ndarray:
+        latent = self.mapper(torch.from_numpy(self.scaler(tokens)).to(self.device))
+        return self.vae.decode(latent, self.n_voxels).cpu().numpy()
 
     def _transfer_one(self, token: np.ndarray) -> np.ndarray:
         """Response by what is known of other people: float32 (n_voxels,)."""

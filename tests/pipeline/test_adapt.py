@@ -283,7 +283,7 @@ def test_several_sources_speak_side_by_side(own, source, linear, person, store, 
     assert result.record["sources"] == ["sub-01_linear", "sub-01"]
     evidence, prior = brain.transfer.evidence(tokens)
     expected = [load_model(path, "cpu").mean(tokens, "z") for path in sources]
-    np.testing.assert_array_equal(evidence, np.concatenate(expected, 1))
+    np.testing.assert_allclose(evidence, np.concatenate(expected, 1), atol=1e-5)  # in a batch
     assert prior is None
 
 
