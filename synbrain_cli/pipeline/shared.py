@@ -41,6 +41,7 @@ from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.train import Examples, load_examples
 from synbrain_cli.pipeline.workspace import Workspace
 
+FEW_VOXELS = 5_000  # so few keep one core busy, and two badly
 N_NODES = 2562  # of fsaverage4's sphere: the first vertices of fsaverage5's, 7 mm apart
 
 
@@ -168,9 +169,10 @@ def _train(
         {k: sphere[h].coordinates[:N_NODES].astype(float) for k, h in enumerate(HEMISPHERES)},
         places,
     )
+    bases = [sheet.basis(*place) for place in places]
     network = SharedCore(
         config,
-        [sheet.basis(*place) for place in places],
+        bases,
         torch.Generator().manual_seed(seed),
     )
     n_images = [len(train.tokens) for train, _ in splits]
@@ -227,6 +229,9 @@ def _train(
 
     # Adam's moments of weights that nothing moves sink to numbers that CPUs are slow with.
     torch.set_flush_denormal(True)
+    n_threads = torch.get_num_threads()
+    if sum(len(basis) for basis in bases) < FEW_VOXELS:
+        torch.set_num_threads(1)
     try:
         with report.bar("shared core") as bar:
             state = fit(
@@ -243,6 +248,7 @@ def _train(
             )
     finally:
         torch.set_flush_denormal(False)
+        torch.set_num_threads(n_threads)
     network = network.cpu()
     with torch.inference_mode():
         each = [network.voxels(k) for k in range(len(people))]
