@@ -82,6 +82,28 @@ def token_digest(token: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(token, np.float32).tobytes()).hexdigest()
 
 
+@torch.inference_mode()
+def predict_deep(
+    vae: BrainVAE, mapper: Mapper, tokens: np.ndarray, n_voxels: int, batch: int = 64
+) -> np.ndarray:
+    """The decoded output of the mapper, without noise.
+
+    Parameters
+    ----------
+    tokens : float32 array of shape (n_images, n_tokens, n_dims), standardised
+
+    Returns
+    -------
+    float32 array of shape (n_images, n_voxels), standardised
+    """
+    device = next(vae.parameters()).device
+    parts = [
+        vae.decode(mapper(part.to(device)), n_voxels).cpu()
+        for part in torch.from_numpy(tokens).split(batch)
+    ]
+    return torch.cat(parts).numpy()
+
+
 @dataclass(frozen=True)
 class Drawing:
     """How responses are drawn: the arguments of `Brain.draw`, checked.
@@ -486,16 +508,12 @@ class Brain:
 
     def _mean_one(self, token: np.ndarray) -> np.ndarray:
         """m, from the tokens of one image: float32 (n_voxels,)."""
-        one = {
-            "linear": self._linear_one,
-            "deep": lambda token: self._decode(self.latent(token)),
-            "transfer": self._transfer_one,
-        }
-        weighed = zip(self.predictors, self.stack, strict=True)
-        return sum(weight * one[name](token) for name, weight in weighed)
+        return self.mean_of_tokens(token[None])[0]
 
     def mean_of_tokens(self, tokens: np.ndarray) -> np.ndarray:
-        """`mean` of many images' tokens at once, standardised: faster, and equal but for rounding.
+        """m of many images' tokens at once, standardised.
+
+        Faster than `mean`, which takes images one by one, and equal to it but for rounding.
 
         Parameters
         ----------
@@ -505,25 +523,20 @@ class Brain:
         -------
         float32 array of shape (n_images, n_voxels)
         """
-        many = {
+        predict = {
             "linear": lambda part: self.linear.predict(self.scaler(part)),
-            "deep": self._deep_many,
+            "deep": lambda part: predict_deep(
+                self.vae, self.mapper, self.scaler(part), self.n_voxels
+            ),
             "transfer": lambda part: self.transfer.predict(part),
         }
-        weighed = list(zip(self.predictors, self.stack, strict=True))
-        parts = [
-            sum(
-                (weight * many[name](part) for name, weight in weighed if weight.any()),
-                np.zeros((len(part), self.n_voxels), np.float32),
-            )
-            for part in np.split(tokens, range(4 * BATCH, len(tokens), 4 * BATCH))
-        ]
-        return np.float32(np.concatenate(parts))
-
-    @torch.inference_mode()
-    def _deep_many(self, tokens: np.ndarray) -> np.ndarray:
-        latent = self.mapper(torch.from_numpy(self.scaler(tokens)).to(self.device))
-        return self.vae.decode(latent, self.n_voxels).cpu().numpy()
+        mean = np.zeros((len(tokens), self.n_voxels), np.float32)
+        for first in range(0, len(tokens), BATCH):
+            some = slice(first, first + BATCH)
+            for name, weight in zip(self.predictors, self.stack, strict=True):
+                if weight.any():
+                    mean[some] += weight * predict[name](tokens[some])
+        return mean
 
     def _transfer_one(self, token: np.ndarray) -> np.ndarray:
         """Response by what is known of other people: float32 (n_voxels,)."""

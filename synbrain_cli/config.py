@@ -95,8 +95,8 @@ class MapperConfig(JSONSettings):
 class CoreConfig(JSONSettings):
     """Shape of an encoder shared by people (`synbrain_cli.model.core`), and how it is trained.
 
-    The defaults were chosen on simulated subjects 1 and 2 (docs/adaptation.md); tokens lie on a
-    square grid, ``side`` × ``side``.
+    The defaults were chosen on the four-hour simulated subjects, test scores in view
+    (docs/adaptation.md); tokens lie on a square grid, ``side`` × ``side``.
 
     Attributes
     ----------

@@ -88,6 +88,26 @@ def trained(prepared) -> Workspace:
     return prepared
 
 
+@pytest.fixture(scope="session")
+def subject(trained):
+    """Subject 1, prepared."""
+    return trained.find_subject("1", None, QUIET.say)
+
+
+@pytest.fixture(scope="session")
+def store(trained):
+    """Tokens of all simulated subjects' images."""
+    return trained.find_tokens("simulated", None, QUIET.say)
+
+
+@pytest.fixture
+def unpainted(monkeypatch):
+    """Figures take longer than all the rest."""
+    import synbrain_cli.plotting.flatmap as module
+
+    monkeypatch.setattr(module, "save_figure", lambda figure, path: None)
+
+
 @pytest.fixture
 def own(prepared, tmp_path) -> Workspace:
     """A workspace of the test's own, with the prepared subjects linked in."""

@@ -151,6 +151,7 @@ class SharedCore(nn.Module):
         super().__init__()
         self.core = Core(config, generator)
         self.shared = Voxels(bases[0].shape[1], config)
+        self.shared.register_parameter("offset", None)  # offsets are each voxel's own
         for weights in (self.shared.local, self.shared.whole):
             nn.init.normal_(weights, std=0.05, generator=generator)
         self.people = nn.ModuleList(Voxels(len(basis), config) for basis in bases)

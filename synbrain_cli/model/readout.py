@@ -143,7 +143,6 @@ def fit_readout(
     means: np.ndarray,
     generator: np.random.Generator,
     *,
-    prior: np.ndarray | None = None,
     low_rank: bool = True,
     growth: bool = True,
     curve: bool = True,
@@ -168,11 +167,6 @@ def fit_readout(
     Where fewer than `MIN_REPEATED` images have repeats, u and e cannot be told apart: all is
     taken as e, and u is 0.
 
-    An hour has few repeats, so that noise variances are known with an error of some
-    :math:`\sqrt{2 / \sum_i (n_i - 1)}` of themselves (that of a χ² variable's logarithm). With a
-    ``prior``, their logarithms are regressed on it over voxels, and shrunk towards that line
-    (`shrink`).
-
     Parameters
     ----------
     trials : float32 array of shape (n_trials, n_voxels)
@@ -182,8 +176,6 @@ def fit_readout(
     means : float32 array of shape (n_images, n_voxels)
         Predictions by a model not fitted on that image.
     generator : numpy Generator
-    prior : float array of shape (n_voxels,), optional
-        Noise variances expected, but for a factor; positive. From other people, say.
     low_rank, growth, curve : bool
         False leaves a part out: for comparisons.
     """
@@ -196,8 +188,6 @@ def fit_readout(
         degrees = np.maximum(n_repeats - 1.0, 0)
         total = np.einsum("ij,ij->j", deviations, deviations, dtype=np.float64)
         noise_variance = total / degrees.sum()
-        if prior is not None:
-            noise_variance = _shrink_to_prior(noise_variance, prior, degrees.sum())
         within = _sum_by_image(deviations**2, image_index, len(means))  # (n − 1) · S²
         shown = n_repeats > 0
         left = (average**2)[shown] - noise_variance / counts[shown]
@@ -235,20 +225,6 @@ def fit_readout(
     if curve:
         readout = replace(readout, curve=_curve(readout, residuals, image_index, means))
     return readout
-
-
-def _shrink_to_prior(variance: np.ndarray, prior: np.ndarray, degrees: float) -> np.ndarray:
-    """Variances (n_voxels,) moved towards what the prior says of them, in logarithms."""
-    known = variance > 0
-    log, expected = np.log(variance[known]), np.log(np.asarray(prior, np.float64)[known])
-    slope = 0.0
-    if np.ptp(expected) > 1e-6:
-        slope = float(np.clip(np.polyfit(expected, log, 1)[0], 0, 2))
-    residual = log - slope * expected
-    moved = variance.copy()
-    error = np.full(len(log), np.sqrt(2 / degrees))
-    moved[known] = np.exp(slope * expected + shrink(residual, error))
-    return moved
 
 
 def has_repeats(image_index: np.ndarray) -> bool:

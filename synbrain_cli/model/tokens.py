@@ -35,3 +35,7 @@ class TokenScaler:
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         """Return standardised tokens, float32 of the same shape."""
         return ((tokens - self.mean) / self.sd).astype(np.float32)
+
+    def undo(self, tokens: np.ndarray) -> np.ndarray:
+        """Return standardised tokens to what the encoder gave, float32 of the same shape."""
+        return (tokens * self.sd + self.mean).astype(np.float32)

@@ -16,24 +16,29 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from synbrain_cli.brain import Brain, SourceEvidence, load_model, resolve_device
+from synbrain_cli.brain import (
+    Brain,
+    SourceEvidence,
+    load_model,
+    predict_deep,
+    resolve_device,
+)
 from synbrain_cli.config import PRESETS
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.bundle import find_bundles, save_arrays
 from synbrain_cli.io.files import locked, read_json, sha256
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
-from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.pipeline.layout import default_order, subject_order
 from synbrain_cli.pipeline.progress import Report
-from synbrain_cli.pipeline.shared import grid_side, noise_prior, train_core
+from synbrain_cli.pipeline.shared import grid_side, train_core
 from synbrain_cli.pipeline.train import (
     Examples,
     TrainingRun,
@@ -41,7 +46,6 @@ from synbrain_cli.pipeline.train import (
     TransferPredictions,
     fit_networks,
     load_examples,
-    predict_deep,
 )
 from synbrain_cli.pipeline.workspace import Say, Workspace
 
@@ -77,6 +81,8 @@ class Adapted:
     held_out : float32 array of shape (n_val_images, n_voxels)
     networks : tuple of (BrainVAE, Mapper), optional
     transfer : TransferPredictions, optional
+    settings : dict
+        For the record, beside what was asked.
     keep : callable
         Writes what the bundle needs beside that to a folder.
     """
@@ -84,6 +90,7 @@ class Adapted:
     held_out: np.ndarray
     networks: tuple[Any, Any] | None
     transfer: TransferPredictions | None
+    settings: dict[str, Any] = field(default_factory=dict)
     keep: Callable[[Path], None] = lambda folder: None
 
 
@@ -197,13 +204,17 @@ def adapt(
                 evidence, config, keep = _evidence(
                     each, workspace, chosen, subject, seed, torch_device, report
                 )
-                raw = [_raw_tokens(one, scaler) for one in (train_set, val_set)]
+                # Models of other people scale tokens in their own way.
+                raw = [scaler.undo(one.tokens) for one in (train_set, val_set)]
                 found[each] = _close(evidence, config, keep, train_set, val_set, raw, seed)
         scores = {each: _share(val_set, one.held_out) for each, one in found.items()}
         scores["linear encoder"] = _share(val_set, linear.predict(val_set.tokens))
         for each, score in scores.items():
             report.say(f"{run.folder.name}: {each}: validation score {score:.3f}")
         best = max(found, key=scores.__getitem__)
+        run.settings |= found[best].settings
+        if found[best].networks is None:
+            run.forget_stages()
         found[best].keep(run.partial)
         trials = subject.trials[within & (subject.trials["split"] != "test").to_numpy()]
         record = run.finish(
@@ -227,7 +238,6 @@ def adapt(
                 "trials": trials["trial"].tolist(),
             },
             found[best].transfer,
-            noise_prior(subject, brains),
         )
     report.say(f"wrote {run.folder}")
     return TrainResult(run.folder, record)
@@ -263,7 +273,7 @@ def _fine_tune(
             f"{brain.name} has the voxel order {brain.config['voxel_order']}, which the files of "
             f"sub-{subject.subject} do not allow: here it is {voxel_order}"
         )
-    run.settings |= {
+    settings = {
         "preset": preset.name,
         "voxel_order": voxel_order,
         "stages": [asdict(stage) for stage in stages],
@@ -284,7 +294,7 @@ def _fine_tune(
         report,
     )
     predicted = predict_deep(vae, mapper, val_set.tokens, subject.n_voxels)
-    return Adapted(predicted, (vae, mapper), None)
+    return Adapted(predicted, (vae, mapper), None, settings)
 
 
 def _evidence(
@@ -346,12 +356,8 @@ def _close(
     def write(folder: Path) -> None:
         save_arrays(folder / "transfer.safetensors", final.arrays() | keep(folder))
 
-    return Adapted(held_out, None, TransferPredictions(held_out, left_out, config), write)
-
-
-def _raw_tokens(examples: Examples, scaler: TokenScaler) -> np.ndarray:
-    """Tokens as the encoder gave them: models of other people scale them in their own way."""
-    return examples.tokens * scaler.sd + scaler.mean
+    transfer = TransferPredictions(held_out, left_out, config)
+    return Adapted(held_out, None, transfer, keep=write)
 
 
 def _share(val_set: Examples, predicted: np.ndarray) -> float:

@@ -29,8 +29,8 @@ from synbrain_cli.metrics.accuracy import average_repeats, bootstrap_ci, weighte
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
 from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_tokens
 from synbrain_cli.model.transfer import Adapter, fit_adapter
-from synbrain_cli.pipeline.decode import N_CANDIDATES, N_COMPONENTS
-from synbrain_cli.pipeline.evaluate import _check_match, _derangement
+from synbrain_cli.pipeline.decode import N_CANDIDATES, FeatureSpace, rounds
+from synbrain_cli.pipeline.evaluate import check_match, derangement
 from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.workspace import Workspace
 
@@ -208,7 +208,7 @@ def augment(
         amount is negative.
     """
     report = report or Report()
-    _check_match(brain, subject, store)
+    check_match(brain, subject, store)
     real = training_trials(brain, subject)
     test = held_out_trials(brain, subject)
     n_real = len(real.betas)
@@ -241,7 +241,7 @@ def augment(
     with report.bar("decoders", 1 + len(CONDITIONS) * (len(n_added) - 1)) as bar:
         for k, (amount, n) in enumerate(n_added.items()):
             for name in CONDITIONS if n else CONDITIONS[:1]:
-                order = _derangement(min(n, len(new)), np.random.default_rng([seed, 1, k]))
+                order = derangement(min(n, len(new)), np.random.default_rng([seed, 1, k]))
                 choice = choose(fitting, judging, _rows(choosing, name, n, order))
                 decode = fit_decoder((real.betas, targets), _rows(final, name, n, order), choice)
                 entry = {
@@ -507,32 +507,6 @@ def _rows(
 # ------------------------------------------------------------------------------------ decoder
 
 
-class FeatureSpace:
-    """The leading principal components of pooled tokens: what the decoder predicts.
-
-    Parameters
-    ----------
-    features : float32 array of shape (n_images, n_features)
-        Of the real images.
-
-    Attributes
-    ----------
-    centre : float32 array of shape (n_features,)
-    axes : float32 array of shape (n_features, n_components)
-    """
-
-    def __init__(self, features: np.ndarray) -> None:
-        self.centre = features.mean(0, dtype=np.float64).astype(np.float32)
-        centred = features - self.centre
-        values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-        keep = np.flatnonzero(values > 1e-7 * values[-1])[-N_COMPONENTS:]
-        self.axes = centred.T @ (vectors[:, keep] / np.sqrt(values[keep])).astype(np.float32)
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Scores on the components: (n_images, n_features) → float32 (n_images, n_components)."""
-        return (features - self.centre) @ self.axes
-
-
 def _pooled(brain: Brain, store: TokenStore, images: Sequence[str]) -> np.ndarray:
     """Pooled standardised tokens, read some images at a time: float32 (n_images, n_features)."""
     return np.concatenate(
@@ -674,18 +648,16 @@ def identify(predicted: np.ndarray, image_index: np.ndarray, candidates: np.ndar
     float64 array of shape (n_images, n_scores)
         `SCORES` of each image; of single trials, the mean over its repeats.
     """
-    averages, _, counts = average_repeats(predicted, image_index)
+    averages, _, _ = average_repeats(predicted, image_index)
     n_candidates = min(N_CANDIDATES, len(candidates))
     similarity = pattern_similarity(predicted, candidates)
-    # The same number of queries for every image; where repeats are fewer, some count twice.
-    of_image = [np.flatnonzero(image_index == i) for i in range(len(candidates))]
-    rounds = [similarity[[own[k % len(own)] for own in of_image]] for k in range(int(counts.max()))]
+    queries = [similarity[chosen] for chosen in rounds(image_index, len(candidates))]
     whole = pattern_similarity(averages, candidates)
     return np.stack(
         [
-            np.mean([two_way(s) for s in rounds], 0),
+            np.mean([two_way(s) for s in queries], 0),
             two_way(whole),
-            np.mean([n_way(s, n_candidates) for s in rounds], 0),
+            np.mean([n_way(s, n_candidates) for s in queries], 0),
             n_way(whole, n_candidates),
         ],
         axis=1,

@@ -37,9 +37,9 @@ from synbrain_cli.pipeline.evaluate import (
     N_DRAWS,
     RELIABLE,
     STANDARDIZED,
-    _check_match,
-    _derangement,
-    _finite,
+    check_match,
+    derangement,
+    finite,
 )
 from synbrain_cli.pipeline.judge import scored_regions
 from synbrain_cli.pipeline.progress import Report
@@ -207,7 +207,7 @@ def compare(
         entries.append(_ceiling_row(float(np.nanmedian(ceiling)), scorer.rois))
     compared_by = NORMALISED if normalised else PLAIN
     kind = first.config["standardization"]
-    metrics = _finite(
+    metrics = finite(
         {
             "subject": f"{subject.dataset}/sub-{subject.subject}",
             "simulated": any(brain.simulated for brain in brains),
@@ -271,7 +271,7 @@ def _check_together(brains: list[Brain], subject: PreparedSubject, store: TokenS
     names: set[str] = set()
     place = [column for column in PLACE_COLUMNS if column in subject.voxels]
     for brain in brains:
-        _check_match(brain, subject, store)
+        check_match(brain, subject, store)
         if brain.name in names:
             raise InputError(
                 f"{brain.folder}: expected models of different names, found {brain.name} twice: "
@@ -342,7 +342,7 @@ def _predict(
                 _Row(brain.name, "model", brain, values, brain.readout, [brain.name], place)
             )
             bar()
-    shuffle = _derangement(len(tokens), generator)
+    shuffle = derangement(len(tokens), generator)
     control = next(row for row in rows if row.kind == "model").prediction[shuffle]
     name = f"{first.name}, images shuffled"
     return [*rows, _Row(name, "shuffled", first, control, models=[first.name])]

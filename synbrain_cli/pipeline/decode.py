@@ -57,18 +57,15 @@ def retrieval(
     """
     n_images = len(tokens)
     n_candidates = min(N_CANDIDATES, n_images)
-    # The same number of queries for every image; where repeats are fewer, some count twice.
-    of_image = [np.flatnonzero(rows == i) for i in range(n_images)]
-    n_rounds = max(map(len, of_image))
-    rounds = [np.array([own[k % len(own)] for own in of_image]) for k in range(n_rounds)]
+    asked = rounds(rows, n_images)
     drawn = np.stack(
         [
-            brain.draw_around(mean, token_digest(token), Drawing(n_rounds, seed))
+            brain.draw_around(mean, token_digest(token), Drawing(len(asked), seed))
             for mean, token in zip(means, tokens, strict=True)
         ]
     )
     queries = {
-        "raw": [trials[chosen] for chosen in rounds],
+        "raw": [trials[chosen] for chosen in asked],
         "syn": [means],
         "draw": list(drawn.transpose(1, 0, 2)),
         "mean_pattern": [np.broadcast_to(brain.mean_pattern, means.shape)],
@@ -92,6 +89,50 @@ def retrieval(
             found[name][what] = float(per_image.mean())
             found[name][f"{what}_ci"] = [float(low), float(high)]
     return found
+
+
+def rounds(rows: np.ndarray, n_images: int) -> list[np.ndarray]:
+    """Trials of every image in turn: the same number of queries for each.
+
+    Parameters
+    ----------
+    rows : int array of shape (n_trials,)
+        Image of each trial.
+
+    Returns
+    -------
+    list of int arrays of shape (n_images,)
+        As many as the most shown image has trials; where repeats are fewer, some count twice.
+    """
+    of_image = [np.flatnonzero(rows == i) for i in range(n_images)]
+    n_rounds = max(map(len, of_image))
+    return [np.array([own[k % len(own)] for own in of_image]) for k in range(n_rounds)]
+
+
+class FeatureSpace:
+    """The leading principal components of pooled tokens: what the decoder predicts.
+
+    Parameters
+    ----------
+    features : float32 array of shape (n_images, n_features)
+        Of the real images.
+
+    Attributes
+    ----------
+    centre : float32 array of shape (n_features,)
+    axes : float32 array of shape (n_features, n_components)
+    """
+
+    def __init__(self, features: np.ndarray) -> None:
+        self.centre = features.mean(0, dtype=np.float64).astype(np.float32)
+        centred = features - self.centre
+        values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
+        keep = np.flatnonzero(values > 1e-7 * values[-1])[-N_COMPONENTS:]
+        self.axes = centred.T @ (vectors[:, keep] / np.sqrt(values[keep])).astype(np.float32)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Scores on the components: (n_images, n_features) → float32 (n_images, n_components)."""
+        return (features - self.centre) @ self.axes
 
 
 def _latent_decoder(brain: Brain, scaled: np.ndarray):
@@ -121,17 +162,9 @@ def _linear_decoder(
     train = subject.select("train")
     averages, index, _ = average_repeats(brain.standardize(train.betas), train.image_index)
     features = pool_tokens(brain.scaler(store.take(train.images[index])))
-    centre = features.mean(0)
-    gram = ((features - centre) @ (features - centre).T).astype(np.float64)
-    values, vectors = np.linalg.eigh(gram)
-    keep = np.flatnonzero(values > 1e-7 * values[-1])[-N_COMPONENTS:]
-    axes = (features - centre).T @ (vectors[:, keep] / np.sqrt(values[keep]))
-    fit, _ = fit_ridge(
-        averages,
-        ((features - centre) @ axes).astype(np.float32),
-        np.random.default_rng([seed, 4]),
-    )
-    candidates = (pool_tokens(scaled) - centre) @ axes
+    space = FeatureSpace(features)
+    fit, _ = fit_ridge(averages, space(features), np.random.default_rng([seed, 4]))
+    candidates = space(pool_tokens(scaled))
 
     def similarity(patterns: np.ndarray) -> np.ndarray:
         return pattern_similarity(apply_ridge(fit, np.asarray(patterns, np.float32)), candidates)

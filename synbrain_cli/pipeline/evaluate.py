@@ -132,7 +132,7 @@ def evaluate(
         When the model, the subject and the tokens do not belong together.
     """
     report = report or Report()
-    _check_match(brain, subject, store)
+    check_match(brain, subject, store)
     if n_draws < MIN_DRAWS:
         raise InputError(
             f"--draws {n_draws}: expected {MIN_DRAWS} or more: 90 % intervals of fewer draws would "
@@ -152,7 +152,7 @@ def evaluate(
     averages, index, n_repeats = average_repeats(trials, rows)
     tokens = store.take(test.images[index])
     generator = np.random.default_rng(seed)
-    shuffle = _derangement(len(averages), generator)
+    shuffle = derangement(len(averages), generator)
     predictions = {"model": brain.mean(tokens, unit="z")}
     if brain.has_networks:
         predictions["deep"] = brain.predict_deep(tokens, unit="z")
@@ -233,7 +233,7 @@ def evaluate(
             "versions": versions(),
         },
     }
-    metrics = _finite(metrics)
+    metrics = finite(metrics)
     voxels = brain.voxels[[c for c in (*PLACE_COLUMNS, "ncsnr") if c in brain.voxels]].copy()
     for name in ("model", "deep", "transfer", "linear"):
         if name in predictions:
@@ -509,16 +509,23 @@ def paper_table(metrics: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _finite(values: Any) -> Any:
+def finite(values: Any) -> Any:
     """What has no value, as JSON has it: None, however deep."""
     if isinstance(values, dict):
-        return {key: _finite(value) for key, value in values.items()}
+        return {key: finite(value) for key, value in values.items()}
     if isinstance(values, list):
-        return [_finite(value) for value in values]
+        return [finite(value) for value in values]
     return None if isinstance(values, float) and not np.isfinite(values) else values
 
 
-def _check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> None:
+def check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> None:
+    """Refuse what does not belong together.
+
+    Raises
+    ------
+    InputError
+        Another person, other voxels, another encoder.
+    """
     if (brain.subject, brain.config["dataset"]) != (subject.subject, subject.dataset):
         raise InputError(
             f"{brain.name} is a model of {brain.config['dataset']}/sub-{brain.subject}, not of "
@@ -551,7 +558,7 @@ def _recorded_scale(
         return file["mean"][row], file["sd"][row]
 
 
-def _derangement(n: int, generator: np.random.Generator) -> np.ndarray:
+def derangement(n: int, generator: np.random.Generator) -> np.ndarray:
     """A random order in which no image stays in its place."""
     order = generator.permutation(n)
     shuffled = np.empty(n, int)

@@ -167,18 +167,19 @@ def scaling(
             judge = _Judge(person, n_boot, seed)
             if person.full is not None:
                 full[p] = judge(person.full.mean(judge.tokens, unit="z"))[0]
-            known = {s: evidence(s, person, len(person.sources)) for s in strategies}
+            known = {s: _Known(evidence(s, person, len(person.sources)), judge) for s in strategies}
             for a, amount in enumerate(amounts):
                 if amount <= len(person.subject.sessions):
-                    for name, predict in _models(person, amount, known, seed).items():
-                        by_hours[name].put(p, a, judge(predict(judge.tokens)))
+                    predicted = _predictions(person, amount, known, judge, seed)
+                    for name, values in predicted.items():
+                        by_hours[name].put(p, a, judge(values))
                 bar(f"sub-{person.subject.subject}, {amount:g} hours")
             for k, count in enumerate(counts):
                 if count <= len(person.sources):
-                    fewer = {s: evidence(s, person, count) for s in strategies}
-                    found = _models(person, at, fewer, seed, linear=False)
-                    for name, predict in found.items():
-                        by_sources[name].put(p, k, judge(predict(judge.tokens)))
+                    fewer = {s: _Known(evidence(s, person, count), judge) for s in strategies}
+                    predicted = _predictions(person, at, fewer, judge, seed, linear=False)
+                    for name, values in predicted.items():
+                        by_sources[name].put(p, k, judge(values))
                 bar(f"sub-{person.subject.subject}, {count} sources")
 
     if target is None and np.isfinite(full).any():
@@ -245,24 +246,37 @@ class _Evidence:
         return core.evidence(person.subject)
 
 
-def _models(
-    person: Person, hours: float, known: dict[str, Evidence], seed: int, linear: bool = True
-) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Models of the first hours, by name: raw tokens → standardised responses."""
+class _Known:
+    """Evidence, and what it says of a person's test images, which serves models of any hours."""
+
+    def __init__(self, evidence: Evidence, judge: _Judge) -> None:
+        self.evidence = evidence
+        self.test = evidence(judge.tokens)
+
+
+def _predictions(
+    person: Person,
+    hours: float,
+    known: dict[str, _Known],
+    judge: _Judge,
+    seed: int,
+    linear: bool = True,
+) -> dict[str, np.ndarray]:
+    """Test images' responses by models of the first hours, by name: (n_images, n_voxels)."""
     within = person.subject.first_hours(hours)
     scaler, _, train_set, val_set = load_examples(person.subject, person.store, within)
     tokens = np.concatenate([train_set.tokens, val_set.tokens])
     averages = np.concatenate([train_set.averages, val_set.averages])
-    models: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+    predicted = {}
     if linear:
         encoder, _ = fit_linear(tokens, averages, np.random.default_rng(seed))
-        models[LINEAR] = lambda raw: encoder.predict(scaler(raw))
-    raw_tokens = tokens * scaler.sd + scaler.mean
-    for name, evidence in known.items():
+        predicted[LINEAR] = encoder.predict(scaler(judge.tokens))
+    raw_tokens = scaler.undo(tokens)
+    for name, one in known.items():
         generator = np.random.default_rng([seed, 5])
-        adapter, _ = fit_adapter(*evidence(raw_tokens), averages, generator)
-        models[name] = lambda raw, e=evidence, a=adapter: a(*e(raw))
-    return models
+        adapter, _ = fit_adapter(*one.evidence(raw_tokens), averages, generator)
+        predicted[name] = adapter(*one.test)
+    return predicted
 
 
 class _Judge:
@@ -271,11 +285,8 @@ class _Judge:
     def __init__(self, person: Person, n_boot: int, seed: int) -> None:
         subject = person.subject
         test = subject.select("test")
-        betas = test.betas
-        if subject.description["Standardization"] == "none":
-            train = subject.select("train").betas
-            betas = (betas - train.mean(0)) / np.maximum(train.std(0), 1e-12)
-        self.averages, index, n_repeats = average_repeats(betas, test.image_index)
+        # In whatever unit: correlations know none.
+        self.averages, index, n_repeats = average_repeats(test.betas, test.image_index)
         self.tokens = person.store.take(test.images[index])
         ncsnr = subject.voxels["ncsnr"].to_numpy(float)
         self.reliable = ncsnr > RELIABLE

@@ -17,15 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synbrain_cli.brain import Brain
 from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import load_arrays, save_arrays
-from synbrain_cli.io.files import atomic, locked, replace_folder, sha256, versions, write_json
+from synbrain_cli.io.files import locked, replace_folder, sha256, versions, write_json
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 from synbrain_cli.model.core import (
-    SMOOTHNESS,
     VOXEL_PARTS,
     Core,
     CoreEvidence,
@@ -34,11 +32,10 @@ from synbrain_cli.model.core import (
     load_core,
     receptive_fields,
 )
-from synbrain_cli.model.fit import State, fit
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.pipeline.layout import sheet_places
 from synbrain_cli.pipeline.progress import Report
-from synbrain_cli.pipeline.train import Examples, load_examples
+from synbrain_cli.pipeline.train import Examples, fit_resumably, load_examples
 from synbrain_cli.pipeline.workspace import Workspace
 
 FEW_VOXELS = 5_000  # so few keep one core busy, and two badly
@@ -213,39 +210,24 @@ def _train(
 
     partial = folder.with_name(f".{folder.name}.partial")
     checkpoint = partial / "core.pt"
-    state: State | None = None
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        report.say(f"shared core: going on after epoch {state['epoch']}")
-
-    def save(state: State) -> None:
-        with atomic(checkpoint) as temporary:
-            torch.save(state, temporary)
-        last = state["history"][-1]
-        report.say(
-            f"shared core: epoch {last['epoch']}: loss {last['loss']:.3f}, validation score "
-            f"{last['validation_score']:.3f}"
-        )
-
     # Adam's moments of weights that nothing moves sink to numbers that CPUs are slow with.
     torch.set_flush_denormal(True)
     n_threads = torch.get_num_threads()
     if sum(len(basis) for basis in bases) < FEW_VOXELS:
         torch.set_num_threads(1)
     try:
-        with report.bar("shared core") as bar:
-            state = fit(
-                network,
-                network.parameter_groups(config),
-                loss,
-                score,
-                sum(n_images),
-                replace(CORE_STAGE, epochs=epochs),
-                seed,
-                state=state,
-                on_epoch=save,
-                on_step=bar.to,
-            )
+        state = fit_resumably(
+            checkpoint,
+            "shared core",
+            network,
+            network.parameter_groups(config),
+            loss,
+            score,
+            sum(n_images),
+            replace(CORE_STAGE, epochs=epochs),
+            seed,
+            report,
+        )
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(n_threads)
@@ -282,42 +264,3 @@ def _repeat_weights(examples: Examples) -> Tensor:
     """Repeats of each image, as a share of their mean."""
     repeats = np.bincount(examples.image_index)
     return torch.from_numpy(np.float32(repeats / repeats.mean()))
-
-
-def noise_prior(subject: PreparedSubject, brains: Sequence[Brain]) -> np.ndarray:
-    """Share of trial noise in a new person's voxels, from that of other people's nearby.
-
-    Parameters
-    ----------
-    subject : PreparedSubject
-    brains : sequence of Brain
-        Models of other people.
-
-    Returns
-    -------
-    float array of shape (n_voxels,)
-        Averaged by distance on the sphere, with a Gaussian kernel of `SMOOTHNESS`; the mean of all
-        for voxels whose place nobody knows.
-    """
-    positions, side = sheet_places(subject)
-    known = np.isfinite(positions).all(1)
-    total, weight = np.zeros(len(positions)), np.zeros(len(positions))
-    every = []
-    for brain in brains:
-        readout = brain.readout
-        explained = readout.spread.astype(np.float64) ** 2
-        noise = readout.noise.variance
-        share = noise / np.maximum(noise + readout.signal.variance + explained, 1e-12)
-        share = np.maximum(share, 1e-3)  # its logarithm is taken
-        every.append(share)
-        where, other = sheet_places(brain)
-        placed = np.isfinite(where).all(1)
-        for start in range(0, len(positions), 512):  # thousands × thousands would be gigabytes
-            rows = np.arange(start, min(start + 512, len(positions)))
-            rows = rows[known[rows]]
-            gap = ((positions[rows, None] - where[None, placed]) ** 2).sum(-1)
-            near = np.exp(-gap / (2 * SMOOTHNESS**2)) * (side[rows, None] == other[None, placed])
-            total[rows] += near @ share[placed]
-            weight[rows] += near.sum(1)
-    mean = float(np.concatenate(every).mean())
-    return np.where(weight > 1e-6, total / np.maximum(weight, 1e-12), mean)

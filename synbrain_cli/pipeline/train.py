@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from synbrain_cli.brain import resolve_device
+from synbrain_cli.brain import predict_deep, resolve_device
 from synbrain_cli.config import PRESETS, LossConfig, StageConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import load_arrays, save_arrays, write_config
@@ -430,38 +430,29 @@ class TrainingRun:
     ) -> None:
         """Run `fit` with a checkpoint after every epoch."""
         path = self.partial / f"{title.lower()}.pt"
-        state: State | None = None
-        if path.exists():
-            state = torch.load(path, weights_only=True, map_location="cpu")
-            report.say(f"{self.folder.name} {title}: going on after epoch {state['epoch']}")
-
-        def save(state: State) -> None:
-            with atomic(path) as temporary:
-                torch.save(state, temporary)
-            last = state["history"][-1]
-            report.say(
-                f"{self.folder.name} {title}: epoch {last['epoch']}: loss {last['loss']:.3f}, "
-                f"validation score {last['validation_score']:.3f}"
-            )
-
-        with report.bar(f"{self.folder.name} {title}") as bar:
-            state = fit(
-                network,
-                parameters,
-                loss,
-                score,
-                n_items,
-                config,
-                seed,
-                state=state,
-                on_epoch=save,
-                on_step=bar.to,
-            )
+        state = fit_resumably(
+            path,
+            f"{self.folder.name} {title}",
+            network,
+            parameters,
+            loss,
+            score,
+            n_items,
+            config,
+            seed,
+            report,
+        )
         self.histories[title] = {
             "best_epoch": state["best_epoch"],
             "best_score": state["best_score"],
             "history": state["history"],
         }
+
+    def forget_stages(self) -> None:
+        """Drop what the networks' training left: checkpoints, targets, histories."""
+        for name in ("targets.safetensors", *(f"{title.lower()}.pt" for title in self.histories)):
+            (self.partial / name).unlink(missing_ok=True)
+        self.histories = {}
 
     def finish(
         self,
@@ -478,7 +469,6 @@ class TrainingRun:
         report: Report,
         extra: dict[str, Any] | None = None,
         transfer: TransferPredictions | None = None,
-        noise_prior: np.ndarray | None = None,
     ) -> dict[str, Any]:
         """Fit the readout, write the bundle, with validation scores, and give it its name."""
         partial = self.partial
@@ -507,7 +497,6 @@ class TrainingRun:
             held_out,
             seed,
             transfer.left_out if transfer else None,
-            noise_prior,
         )
         save_arrays(partial / "linear.safetensors", vars(final))
         save_arrays(
@@ -534,12 +523,8 @@ class TrainingRun:
             "versions": versions(),
             **(extra or {}),
         }
-        for leftover in (
-            "settings.json",
-            "linear_training.safetensors",
-            "targets.safetensors",
-            *(f"{title.lower()}.pt" for title in self.histories),
-        ):
+        self.forget_stages()
+        for leftover in ("settings.json", "linear_training.safetensors"):
             (partial / leftover).unlink(missing_ok=True)
         write_config(
             partial,
@@ -567,13 +552,54 @@ class TrainingRun:
         return record
 
 
+def fit_resumably(
+    checkpoint: Path,
+    title: str,
+    network: torch.nn.Module,
+    parameters: list[torch.nn.Parameter] | list[dict[str, Any]],
+    loss: Any,
+    score: Any,
+    n_items: int,
+    config: StageConfig,
+    seed: int,
+    report: Report,
+) -> State:
+    """`fit`, with a checkpoint after every epoch, from which it goes on; it is left in place."""
+    state: State | None = None
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        report.say(f"{title}: going on after epoch {state['epoch']}")
+
+    def save(state: State) -> None:
+        with atomic(checkpoint) as temporary:
+            torch.save(state, temporary)
+        last = state["history"][-1]
+        report.say(
+            f"{title}: epoch {last['epoch']}: loss {last['loss']:.3f}, "
+            f"validation score {last['validation_score']:.3f}"
+        )
+
+    with report.bar(title) as bar:
+        return fit(
+            network,
+            parameters,
+            loss,
+            score,
+            n_items,
+            config,
+            seed,
+            state=state,
+            on_epoch=save,
+            on_step=bar.to,
+        )
+
+
 def fit_distribution(
     train_set: Examples,
     val_set: Examples,
     held_out: dict[str, np.ndarray],
     seed: int,
     transfer: np.ndarray | None = None,
-    noise_prior: np.ndarray | None = None,
 ) -> tuple[LinearEncoder, np.ndarray, Readout, np.ndarray]:
     """Everything around the predictions: stack, final linear encoder, readout.
 
@@ -593,8 +619,6 @@ def fit_distribution(
         validation images.
     transfer : float32 array of shape (n_train_images + n_val_images, n_voxels), optional
         The transfer's leave-one-out predictions of all images.
-    noise_prior : float array of shape (n_voxels,), optional
-        As `synbrain_cli.model.readout.fit_readout` takes it.
 
     Returns
     -------
@@ -603,6 +627,8 @@ def fit_distribution(
     """
     generator = np.random.default_rng([seed, 1])
     predictions = np.stack(list(held_out.values()))
+    # With a transfer, too, though replaced below: the linear encoder's folds, dealt next, are then
+    # the same whatever stands beside it.
     stack, stacked = fit_stack(predictions, val_set.averages, generator)
     tokens = np.concatenate([train_set.tokens, val_set.tokens])
     averages = np.concatenate([train_set.averages, val_set.averages])
@@ -611,9 +637,9 @@ def fit_distribution(
     index = np.concatenate([train_set.image_index, val_set.image_index + len(train_set.tokens)])
     if transfer is not None:
         stack, left_out = fit_stack(np.stack([left_out, transfer]), averages, generator)
-        readout = fit_readout(trials, index, left_out, generator, prior=noise_prior)
+        readout = fit_readout(trials, index, left_out, generator)
         return linear, stack, readout, np.einsum("pv,piv->iv", stack, predictions)
-    readout = fit_readout(trials, index, left_out, generator, prior=noise_prior)
+    readout = fit_readout(trials, index, left_out, generator)
     readout = signal_left(readout, stacked, held_out["linear"], val_set.averages)
     return linear, stack, readout, stacked
 
@@ -629,19 +655,6 @@ def rivals(train_set: Examples, val_set: Examples, linear: np.ndarray) -> dict[s
         "linear_variance": (residual**2).mean(0, dtype=np.float64).astype(np.float32),
         "trial_variance": train_set.betas.var(0, dtype=np.float64).astype(np.float32),
     }
-
-
-@torch.inference_mode()
-def predict_deep(
-    vae: BrainVAE, mapper: Mapper, tokens: np.ndarray, n_voxels: int, batch: int = 64
-) -> np.ndarray:
-    """The decoded output of the mapper, without noise: float32 (n_images, n_voxels)."""
-    device = next(vae.parameters()).device
-    parts = [
-        vae.decode(mapper(part.to(device)), n_voxels).cpu()
-        for part in torch.from_numpy(tokens).split(batch)
-    ]
-    return torch.cat(parts).numpy()
 
 
 def describe_readout(

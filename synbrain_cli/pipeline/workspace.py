@@ -126,10 +126,14 @@ class Workspace:
 
         Raises
         ------
-        MissingError
+        InputError, MissingError
+            When no name is given, or one is of no model.
         """
         if models is not None:
-            return [self.find_model(one.strip(), None, str) for one in models.split(",")]
+            names = [one.strip() for one in models.split(",") if one.strip()]
+            if not names:
+                raise InputError("expected names of models, separated by commas; found none")
+            return [self.find_model(name, None, str) for name in names]
         first = self.find_model(None, subject, lambda text: None)
         who = [read_json(first / "config.json")[key] for key in ("dataset", "subject")]
         found = []

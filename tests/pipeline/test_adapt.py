@@ -428,7 +428,7 @@ def test_the_core_is_trained_once(workspace, models, source, person, store, monk
     def never(*arguments, **options):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(shared, "fit", never)
+    monkeypatch.setattr(shared, "fit_resumably", never)
     options = {"strategy": "shared-core", "hours": 2, **CPU}
     result = adapt(workspace, source, person, store, **options)
     parts = [
@@ -478,7 +478,7 @@ def test_resumed_is_as_never_interrupted(own, models, source, person, store, mon
     """Here in the core's first epoch; in fine-tuning below, as typed."""
     options = {"strategy": "shared-core", **CPU}
     with monkeypatch.context() as patch:
-        stop_after(shared, 1, patch)
+        stop_after(training, 1, patch)
         with pytest.raises(KeyboardInterrupt):
             adapt(own, source, person, store, **options)
     torch.set_flush_denormal(False)  # tests/pipeline/test_shared.py tells of it

@@ -38,16 +38,6 @@ FEW = {"amounts": (0.5, 1), "n_boot": 50, "report": QUIET}
 
 
 @pytest.fixture(scope="module")
-def subject(trained):
-    return trained.find_subject("1", None, QUIET.say)
-
-
-@pytest.fixture(scope="module")
-def store(trained):
-    return trained.find_tokens("simulated", None, QUIET.say)
-
-
-@pytest.fixture(scope="module")
 def brain(trained, subject):
     """Said to be of the first hour, like an adapted one."""
     brain = load_model(trained.weights / "sub-01", "cpu")

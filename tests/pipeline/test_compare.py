@@ -56,24 +56,6 @@ def by_name(result):
     return {row["row"]: row for row in result.metrics["rows"]}
 
 
-@pytest.fixture
-def unpainted(monkeypatch):
-    """Figures take longer than all the rest."""
-    import synbrain_cli.plotting.flatmap as module
-
-    monkeypatch.setattr(module, "save_figure", lambda figure, path: None)
-
-
-@pytest.fixture(scope="module")
-def subject(trained):
-    return trained.find_subject("1", None, QUIET.say)
-
-
-@pytest.fixture(scope="module")
-def store(trained):
-    return trained.find_tokens("simulated", None, QUIET.say)
-
-
 @pytest.fixture(scope="module")
 def more(trained, subject, store, tmp_path_factory):
     """A workspace with two more models of subject 1: of two hours, and without networks."""

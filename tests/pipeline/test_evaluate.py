@@ -27,7 +27,7 @@ from synbrain_cli.io.prepared import Trials
 from synbrain_cli.metrics.accuracy import average_repeats, ncsnr
 from synbrain_cli.pipeline.adapt import adapt
 from synbrain_cli.pipeline.decode import retrieval
-from synbrain_cli.pipeline.evaluate import _derangement, _Responses, evaluate, paper_table
+from synbrain_cli.pipeline.evaluate import _Responses, derangement, evaluate, paper_table
 from synbrain_cli.pipeline.judge import NOISE_FACTORS, judge_draws
 from synbrain_cli.pipeline.prepare import prepare_table
 from synbrain_cli.pipeline.train import train
@@ -66,24 +66,6 @@ def numbers(content):
     if isinstance(content, list):
         return [number for one in content for number in numbers(one)]
     return [content] if isinstance(content, (int, float)) else []
-
-
-@pytest.fixture
-def unpainted(monkeypatch):
-    """Figures take longer than all the rest, and one has been looked at."""
-    import synbrain_cli.plotting.flatmap as module
-
-    monkeypatch.setattr(module, "save_figure", lambda figure, path: None)
-
-
-@pytest.fixture(scope="module")
-def subject(trained):
-    return trained.find_subject("1", None, QUIET.say)
-
-
-@pytest.fixture(scope="module")
-def store(trained):
-    return trained.find_tokens("simulated", None, QUIET.say)
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +272,7 @@ def perfect():
     brain, truth, trials, rows = simulation()
     others = {
         "mean_pattern": np.broadcast_to(brain.mean_pattern, truth.shape),
-        "shuffled": truth[_derangement(len(truth), np.random.default_rng(0))],
+        "shuffled": truth[derangement(len(truth), np.random.default_rng(0))],
         "reversed": 2 * brain.mean_pattern - truth,
     }
     scorer = responses(brain, truth, trials, rows, **others)
@@ -360,7 +342,7 @@ def test_a_perfect_model_in_a_region_and_with_unequal_repeats():
 
 def test_in_a_derangement_no_image_stays(rng):
     for n in (2, 3, 4, 41):
-        order = _derangement(n, rng)
+        order = derangement(n, rng)
         assert sorted(order) == list(range(n))
         assert (order != np.arange(n)).all()
 
@@ -386,7 +368,7 @@ def judge(brain, predicted, trials, rows, *, n_draws=20, seed=0, latent=False):
         rows,
         predicted.means[:n_images],
         predicted.linear[:n_images],
-        _derangement(n_images, np.random.default_rng(1)),
+        derangement(n_images, np.random.default_rng(1)),
         n_draws=n_draws,
         n_boot=50,
         seed=seed,
@@ -530,7 +512,7 @@ def test_a_linear_decoder_finds_images_in_responses_that_are_linear_in_their_tok
         noisy(signal[n_train:][rows]),
         rows,
         signal[n_train:],
-        _derangement(n_test, rng),
+        derangement(n_test, rng),
         n_boot=50,
         seed=0,
     )

@@ -21,8 +21,9 @@ from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 from synbrain_cli.model.core import NEAR, SharedCore, Sheet
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.pipeline import shared
+from synbrain_cli.pipeline import train as training
 from synbrain_cli.pipeline.layout import sheet_places
-from synbrain_cli.pipeline.shared import TrainedCore, grid_side, noise_prior, train_core
+from synbrain_cli.pipeline.shared import TrainedCore, grid_side, train_core
 from synbrain_cli.pipeline.workspace import Workspace
 
 STAGE = StageConfig(2, 32, 4e-3, 0.0, warmup_steps=5, clip_norm=0.0)
@@ -137,7 +138,7 @@ def test_trained_once_and_taken_up_again(workspace, people, core, kept, monkeypa
     def never(*arguments, **options):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(shared, "fit", never)
+    monkeypatch.setattr(shared, "fit_resumably", never)
     said, report = sentences()
     again = train_core(workspace, people, report=report)
     assert said == []
@@ -237,7 +238,7 @@ def test_test_trials_are_not_opened(own, people, core, kept, tmp_path):
 
 def interrupted_after(epoch, monkeypatch):
     """Training stops as by Ctrl-C once that epoch is on the disk."""
-    real = shared.fit
+    real = training.fit
 
     def fit(*arguments, on_epoch, **options):
         def save(state):
@@ -247,7 +248,7 @@ def interrupted_after(epoch, monkeypatch):
 
         return real(*arguments, on_epoch=save, **options)
 
-    monkeypatch.setattr(shared, "fit", fit)
+    monkeypatch.setattr(training, "fit", fit)
 
 
 @pytest.fixture
@@ -365,45 +366,3 @@ def test_evidence_of_a_trained_core(core, people):
     own, field = sources[:, first.n_voxels :], prior
     own, field = own - own.mean(0), field - field.mean(0)
     assert (own * field).sum() / np.sqrt((own**2).sum() * (field**2).sum()) > 0.5
-
-
-# --------------------------------------------------------------------- the prior of noise
-
-
-def person(positions, side, noise=None, signal=0.0, explained=1.0):
-    """What `noise_prior` asks of a model."""
-    n = len(positions)
-    readout = SimpleNamespace(
-        spread=np.full(n, explained**0.5, np.float32),
-        noise=SimpleNamespace(variance=np.asarray(noise)),
-        signal=SimpleNamespace(variance=np.full(n, signal)),
-    )
-    return SimpleNamespace(places=(positions, side), readout=readout)
-
-
-def test_noise_is_expected_as_in_others_nearby(monkeypatch, rng):
-    monkeypatch.setattr(shared, "sheet_places", lambda someone: someone.places)
-    points = rng.normal(0, 1, (900, 3))
-    points *= 100 / np.linalg.norm(points, axis=1, keepdims=True)
-    side = np.arange(900) % 2
-    share = 0.5 + 0.4 * np.tanh(points[:, 0] / 40) * np.where(side == 1, 1, -1)
-    brains = [
-        person(points[k:600:2], side[k:600:2], share[k:600:2], 0.0, 1 - share[k:600:2])
-        for k in (0, 1)
-    ]
-    positions = points[600:].copy()
-    positions[:5] = np.nan
-    found = noise_prior(SimpleNamespace(places=(positions, side[600:])), brains)
-    assert (found > 0).all()
-    assert np.abs(found - share[600:])[5:].mean() < 0.03
-    np.testing.assert_allclose(found[:5], share[:600].mean())
-    crossed = noise_prior(SimpleNamespace(places=(positions, 1 - side[600:])), brains)
-    assert np.corrcoef(crossed[5:], share[600:][5:])[0, 1] < -0.9
-
-
-def test_noise_is_a_share_of_all_variance(monkeypatch):
-    monkeypatch.setattr(shared, "sheet_places", lambda someone: someone.places)
-    place = np.array([[0.0, 0, 100]]), np.zeros(1, int)
-    brain = person(*place, [3.0], signal=1.0, explained=2.0)
-    found = noise_prior(SimpleNamespace(places=place), [brain])
-    np.testing.assert_allclose(found, 0.5, rtol=1e-6)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import QUIET
 
 from synbrain_cli.config import StageConfig
 from synbrain_cli.errors import InputError, MissingError
@@ -17,7 +18,6 @@ from synbrain_cli.pipeline.adapt import adapt
 from synbrain_cli.pipeline.scaling import people_of, scaling
 from synbrain_cli.pipeline.train import train
 from synbrain_cli.pipeline.workspace import Workspace
-from tests.conftest import QUIET
 
 HOURS = (0.5, 1, 2)
 
