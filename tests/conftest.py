@@ -103,7 +103,7 @@ def store(trained):
 @pytest.fixture
 def unpainted(monkeypatch):
     """Figures take longer than all the rest."""
-    import synbrain_cli.plotting.flatmap as module
+    import synbrain_cli.plotting.figure as module
 
     monkeypatch.setattr(module, "save_figure", lambda figure, path: None)
 

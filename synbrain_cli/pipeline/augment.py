@@ -302,7 +302,7 @@ def augment(
     with atomic(folder / "augment.tsv") as path:
         result.table().to_csv(path, sep="\t", index=False, float_format="%.5g")
     from synbrain_cli.plotting.augment import plot_augment
-    from synbrain_cli.plotting.flatmap import save_figure
+    from synbrain_cli.plotting.figure import save_figure
 
     save_figure(plot_augment(metrics), folder / "augment.png")
     return result

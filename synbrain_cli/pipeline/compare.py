@@ -253,7 +253,7 @@ def compare(
     with atomic(folder / "comparison.md") as path:
         path.write_text(comparison_text(metrics), "utf-8")
     from synbrain_cli.plotting.compare import plot_comparison
-    from synbrain_cli.plotting.flatmap import save_figure
+    from synbrain_cli.plotting.figure import save_figure
 
     save_figure(plot_comparison(metrics), folder / "comparison.png")
     return result

@@ -250,10 +250,10 @@ def evaluate(
         )
     with atomic(folder / "voxels.tsv") as path:
         voxels.to_csv(path, sep="\t", index=False, float_format="%.5g")
-    from synbrain_cli.plotting.draws import plot_draws
-    from synbrain_cli.plotting.flatmap import save_figure
+    from synbrain_cli.plotting.calibration import plot_calibration
+    from synbrain_cli.plotting.figure import save_figure
 
-    save_figure(plot_draws(metrics, voxels), folder / "draws.png")
+    save_figure(plot_calibration(metrics, voxels), folder / "draws.png")
     return result
 
 

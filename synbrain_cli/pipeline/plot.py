@@ -16,7 +16,8 @@ from synbrain_cli.io.prepared import roi_collections, roi_masks
 from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.synthesize import unit_name
 from synbrain_cli.pipeline.workspace import Workspace, subject_label
-from synbrain_cli.plotting.flatmap import plot_flatmap, save_figure
+from synbrain_cli.plotting.figure import save_figure
+from synbrain_cli.plotting.flatmap import plot_flatmap
 
 RESPONSE_MAPS = ("mean", "std", "draw")
 ACCURACY_MAPS = ("accuracy", "ceiling")

@@ -399,7 +399,7 @@ def _draw(
     full: np.ndarray,
     target: float | None,
 ) -> None:
-    from synbrain_cli.plotting.flatmap import save_figure
+    from synbrain_cli.plotting.figure import save_figure
     from synbrain_cli.plotting.scaling import plot_scaling
 
     references = {"full data": float(np.nanmean(full))} if np.isfinite(full).any() else None

@@ -8,12 +8,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Kind of row → colour, marker. Okabe & Ito's colours can be told apart by all.
+from synbrain_cli.plotting.figure import COLOURS
+
+# Kind of row → colour, marker
 _SHOWN = {
-    "mean_pattern": ("#999999", "D"),
-    "shuffled": ("#CC79A7", "X"),
-    "linear": ("#E69F00", "s"),
-    "model": ("#0072B2", "o"),
+    "mean_pattern": (COLOURS["mean_pattern"], "D"),
+    "shuffled": (COLOURS["shuffled"], "X"),
+    "linear": (COLOURS["linear"], "s"),
+    "model": (COLOURS["model"], "o"),
 }
 _LABELS = {
     "noise_normalised_correlation": "correlation / noise ceiling (median over {n} reliable voxels)",

@@ -6,17 +6,15 @@ No display is needed, no pyplot state is touched and figures need no closing.
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from synbrain_cli.errors import InputError, InputTypeError, SynbrainError
+from synbrain_cli.errors import InputError, InputTypeError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -207,56 +205,6 @@ def plot_flatmap(
             bbox={"boxstyle": "round,pad=0.35", "facecolor": "#ffd54d", "edgecolor": "none"},
         )  # fmt: skip
     return figure
-
-
-def save_figure(figure: Figure, path: Path | str, dpi: int = 200) -> None:
-    """Write a figure atomically; the same figure always gives the same bytes.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        What to write.
-    path : path
-        Ends in ``.png``, ``.svg`` or ``.pdf``.
-    dpi : int
-        Dots per inch of rasters.
-
-    Raises
-    ------
-    InputError, SynbrainError
-        When the format is another, or the file cannot be written.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from matplotlib.figure import Figure
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_figure(Figure(figsize=(1, 1)), f"{folder}/empty.png")
-    """
-    from matplotlib import rc_context
-
-    path = Path(path)
-    # Versions and times left out of the file
-    metadata = {
-        ".png": {"Software": None},
-        ".svg": {"Date": None, "Creator": None},
-        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    }
-    if path.suffix not in metadata:
-        raise InputError(f"{path}: expected a name that ends in .png, .svg or .pdf")
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with rc_context({"svg.hashsalt": "synbrain", "pdf.fonttype": 42}):
-            figure.savefig(temporary, dpi=dpi, metadata=metadata[path.suffix])
-        temporary.replace(path)
-    except OSError as error:
-        raise SynbrainError(
-            f"cannot write {path}: {error.strerror or error}: free some space or choose a folder "
-            "you may write to"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # Geometry -----------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def plot_scaling(
     Returns
     -------
     Figure
-        The legend is below the panel. ``flatmap.save_figure`` writes it.
+        The legend is below the panel. ``figure.save_figure`` writes it.
 
     Raises
     ------

@@ -264,7 +264,7 @@ def test_an_adapted_model_is_evaluated_with_its_transfer(models, workspace, pers
 
     brain = load_model(models["source-map"].folder, "cpu")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("synbrain_cli.plotting.flatmap.save_figure", lambda figure, path: None)
+        patch.setattr("synbrain_cli.plotting.figure.save_figure", lambda figure, path: None)
         options = {"n_draws": 20, "n_boot": 20, "latent": False, "report": QUIET}
         result = module.evaluate(workspace, brain, person, store, **options)
     scores = result.metrics["overall"]["voxelwise_correlation"]
@@ -648,7 +648,7 @@ def test_sources_are_one_model_of_every_other_person(own, source, linear, person
     assert "from: sub-01 (--from)" in said
     bundles, _, _ = choose(own, " a-linear, sub-01", "2", None, said.append)
     assert [path.name for path in bundles] == ["a-linear", "sub-01"]
-    for text, error in (("sub-01, sub-01", "names of different models"), ("", "no model ")):
+    for text, error in (("sub-01, sub-01", "names of different models"), (" ,", "found none")):
         with pytest.raises(SynbrainError, match=error):
             choose(own, text, "2", None, said.append)
 

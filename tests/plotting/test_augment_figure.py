@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from synbrain_cli.plotting.augment import plot_augment
-from synbrain_cli.plotting.flatmap import save_figure
+from synbrain_cli.plotting.figure import save_figure
 
 AMOUNTS = [0.0, 0.5, 2.0]
 LEVEL = {

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from synbrain_cli.plotting.compare import plot_comparison
-from synbrain_cli.plotting.flatmap import save_figure
+from synbrain_cli.plotting.figure import save_figure
 
 NORMALISED, PLAIN = "noise_normalised_correlation", "voxelwise_correlation"
 

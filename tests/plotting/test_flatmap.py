@@ -11,7 +11,8 @@ from nilearn.datasets import load_fsaverage
 
 from synbrain_cli.errors import InputError, InputTypeError, SynbrainError
 from synbrain_cli.plotting import flatmap
-from synbrain_cli.plotting.flatmap import N_VERTICES, plot_flatmap, save_figure
+from synbrain_cli.plotting.figure import save_figure
+from synbrain_cli.plotting.flatmap import N_VERTICES, plot_flatmap
 
 NOTHING = np.full(N_VERTICES, np.nan)
 

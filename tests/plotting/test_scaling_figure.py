@@ -11,7 +11,7 @@ from matplotlib.ticker import NullLocator
 
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.metrics.scaling import fit_scaling
-from synbrain_cli.plotting.flatmap import save_figure
+from synbrain_cli.plotting.figure import save_figure
 from synbrain_cli.plotting.scaling import plot_scaling
 
 AMOUNTS = np.array([1.0, 2, 5, 10, 37.5])

@@ -9,17 +9,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Distribution → label, colour, line. Okabe & Ito's colours can be told apart by all.
+from synbrain_cli.plotting.figure import COLOURS
+
+# Distribution → label, colour, line
 _SHOWN = {
-    "model": ("calibrated", "#0072B2", "-"),
-    "linear": ("linear + normal", "#E69F00", "--"),
-    "mean_pattern": ("mean pattern + normal", "#999999", ":"),
-    "latent_nf1": ("latent, nf 1", "#D55E00", "-."),
+    "model": ("calibrated", COLOURS["model"], "-"),
+    "linear": ("linear + normal", COLOURS["linear"], "--"),
+    "mean_pattern": ("mean pattern + normal", COLOURS["mean_pattern"], ":"),
+    "latent_nf1": ("latent, nf 1", COLOURS["latent"], "-."),
 }
 _LEVELS = (50, 80, 90, 95)
 
 
-def plot_draws(metrics: dict[str, Any], voxels: pd.DataFrame) -> Figure:
+def plot_calibration(metrics: dict[str, Any], voxels: pd.DataFrame) -> Figure:
     """Draw PIT histograms, coverage, reliability and variance.
 
     Parameters
