@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -75,6 +75,7 @@ ValidationOption = Annotated[
 TestOption = Annotated[float, typer.Option(min=0.01, max=0.5, help="Share of images for the test.")]
 NewDatasetOption = Annotated[str, typer.Option(help="Name below prepared/.")]
 FormatOption = Annotated[str, typer.Option("--format", help="png, svg or pdf.")]
+ReportOption = Annotated[bool, typer.Option(help="Write the report, outputs/MODEL_report.html.")]
 DpiOption = Annotated[int, typer.Option(min=20, max=1200, help="Dots per inch.")]
 
 
@@ -454,6 +455,7 @@ def adapt(
         ),
     ] = "auto",
     name: Annotated[str | None, typer.Option(help="Of the model; default sub-03_hours-1.")] = None,
+    report: ReportOption = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     resume: ResumeOption = False,
@@ -468,8 +470,8 @@ def adapt(
     from synbrain_cli.pipeline.adapt import adapt as run
     from synbrain_cli.pipeline.adapt import choose
 
-    place, report = _open(workspace, quiet)
-    bundles, person, store = choose(place, source, subject, dataset, report.say)
+    place, said = _open(workspace, quiet)
+    bundles, person, store = choose(place, source, subject, dataset, said.say)
     with _interruptible("--resume"):
         result = run(
             place,
@@ -483,9 +485,11 @@ def adapt(
             device=device,
             resume=resume,
             overwrite=overwrite,
-            report=report,
+            report=said,
         )
     _print_training(result)
+    if report:
+        _write_report(place, result.folder, said)
 
 
 # ------------------------------------------------------------------------------ synthesize
@@ -626,6 +630,7 @@ def evaluate(
     latent: Annotated[
         bool, typer.Option(help="Judge the paper's sampling, too: many passes of the decoder.")
     ] = True,
+    report: ReportOption = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     output: OutputOption = None,
@@ -636,7 +641,7 @@ def evaluate(
 
     Example: synbrain evaluate --subject 1
     """
-    place, report = _open(workspace, quiet)
+    place, said = _open(workspace, quiet)
     _check_options(
         {"--compare": compare, "--scaling": scaling, "--augment": augment, "--paper": paper},
         {
@@ -648,7 +653,7 @@ def evaluate(
     )
     if scaling:
         _evaluate_scaling(
-            place, subject, model, hours, source, target, seed=seed, output=output, report=report
+            place, subject, model, hours, source, target, seed=seed, output=output, report=said
         )
         return
     if compare:
@@ -661,18 +666,18 @@ def evaluate(
             n_draws=draws,
             seed=seed,
             output=output,
-            report=report,
+            report=said,
         )
         return
     from synbrain_cli.brain import load_model
     from synbrain_cli.pipeline.evaluate import evaluate as run
 
-    brain = load_model(place.find_model(model, subject, report.say), device)
-    person = place.find_subject(brain.subject, brain.config["dataset"], report.say)
-    store = place.find_tokens(person.dataset, brain.config["encoder"]["spec"], report.say)
+    brain = load_model(place.find_model(model, subject, said.say), device)
+    person = place.find_subject(brain.subject, brain.config["dataset"], said.say)
+    store = place.find_tokens(person.dataset, brain.config["encoder"]["spec"], said.say)
     if augment:
         _evaluate_augmentation(
-            place, brain, person, store, amounts, seed=seed, output=output, report=report
+            place, brain, person, store, amounts, seed=seed, output=output, report=said
         )
         return
     with _interruptible(resumes=False):
@@ -685,15 +690,29 @@ def evaluate(
             n_draws=draws,
             latent=latent,
             seed=seed,
-            report=report,
+            report=said,
         )
     if paper:
         _print_paper(result)
     else:
         _print_evaluation(result, rois)
     print(f"\nEvery score of every region: {result.folder / 'metrics.tsv'}")
-    print(result.folder / "draws.png")
+    print(result.folder / "calibration.png")
     print(result.folder / "metrics.json")
+    if report:
+        _write_report(place, brain.folder, said, result.folder if output else None)
+
+
+def _write_report(
+    place: Workspace, bundle: Path, said: Report, evaluation: Path | None = None
+) -> None:
+    """Of a model; beside an evaluation that is elsewhere than usual."""
+    from synbrain_cli.brain import load_model
+    from synbrain_cli.pipeline.report import report
+
+    output = evaluation / "report.html" if evaluation else None
+    brain = load_model(bundle, "cpu")
+    print(report(place, brain, evaluation=evaluation, output=output, progress=said))
 
 
 def _check_options(kinds: dict[str, bool], belonging: dict[str, tuple[object, str]]) -> None:
@@ -883,55 +902,269 @@ def _numbers(option: str, text: str | None) -> list[float] | None:
 
 # ------------------------------------------------------------------------------------ plot
 
+WhatOption = Annotated[
+    str,
+    typer.Option(
+        help="mean, std, draw or difference of the last responses; recorded, or error (recorded "
+        "− expected), of a test image; accuracy or ceiling of the model."
+    ),
+]
+ResponsesOption = Annotated[
+    Path | None, typer.Option(help="Folder written by synthesize; default the last.")
+]
+ImageOption = Annotated[
+    str | None,
+    typer.Option(help="One image of the responses, default all; or test images, as A,B."),
+]
+MinusOption = Annotated[
+    str | None,
+    typer.Option(help="Image, or folder of other responses, whose mean is subtracted."),
+]
+DrawOption = Annotated[int, typer.Option(min=0, help="Which draw, with --what draw.")]
+ThresholdOption = Annotated[float | None, typer.Option(help="Hide smaller absolute values.")]
+VmaxOption = Annotated[float | None, typer.Option(help="Limit of the colours.")]
+SpaceOption = Annotated[
+    str, typer.Option(help="fsaverage5, or fsaverage6 or fsaverage where nilearn has them.")
+]
+TrialsOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder written by synthesize, instead of recorded test images."),
+]
+TestImagesOption = Annotated[
+    str | None, typer.Option(help="Test images, as A,B; default those of most repeats.")
+]
+SamplesOption = Annotated[int, typer.Option("--samples", "-n", min=2, help="Draws per image.")]
+
 
 def plot_flatmap(
     subject: SubjectOption = None,
     model: ModelOption = None,
-    what: Annotated[
-        str,
-        typer.Option(help="mean, std or draw of the last responses; accuracy or ceiling."),
-    ] = "mean",
-    responses: Annotated[
-        Path | None, typer.Option(help="Folder written by synthesize; default the last.")
-    ] = None,
-    image: Annotated[str | None, typer.Option(help="One image; default all.")] = None,
-    draw: Annotated[int, typer.Option(min=0, help="Which draw, with --what draw.")] = 0,
-    threshold: Annotated[float | None, typer.Option(help="Hide smaller absolute values.")] = None,
-    vmax: Annotated[float | None, typer.Option(help="Limit of the colours.")] = None,
+    what: WhatOption = "mean",
+    responses: ResponsesOption = None,
+    image: ImageOption = None,
+    minus: MinusOption = None,
+    draw: DrawOption = 0,
+    threshold: ThresholdOption = None,
+    vmax: VmaxOption = None,
+    space: SpaceOption = "fsaverage5",
+    pycortex: Annotated[
+        bool,
+        typer.Option("--pycortex", help="Draw with pycortex (pip install synbrain[pycortex])."),
+    ] = False,
     format: FormatOption = "png",
     dpi: DpiOption = 200,
     output: OutputOption = None,
     workspace: WorkspaceOption = Path(),
     quiet: QuietOption = False,
 ) -> None:
-    """Draw responses, or a model's accuracy, on fsaverage's flattened cortex.
+    """Draw responses, recordings or accuracy on fsaverage's flattened cortex.
 
-    Example: synbrain plot-flatmap --subject 2 --what std
+    Example: synbrain plot-flatmap --subject 2 --image coffee --minus flower
     """
-    from synbrain_cli.pipeline import plot
-
-    place, report = _open(workspace, quiet)
-    result = plot.flatmap(
-        place,
+    look = {
+        "threshold": threshold,
+        "vmax": vmax,
+        "space": space,
+        "pycortex": pycortex,
+        "format": format,
+        "dpi": dpi,
+    }
+    _plot_maps(
+        "flatmap",
+        workspace,
+        quiet,
+        look,
         what=what,
         model=model,
         subject=subject,
         responses=responses,
         image=image,
+        minus=minus,
         draw=draw,
-        threshold=threshold,
-        vmax=vmax,
-        format=format,
-        dpi=dpi,
         output=output,
-        report=report,
     )
-    for file in result.files:
-        print(file)
 
 
 plot_app.command("flatmap")(plot_flatmap)
 app.command("plot-flatmap")(plot_flatmap)
+
+
+@plot_app.command("surface")
+def plot_surface(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    what: WhatOption = "mean",
+    responses: ResponsesOption = None,
+    image: ImageOption = None,
+    minus: MinusOption = None,
+    draw: DrawOption = 0,
+    threshold: ThresholdOption = None,
+    vmax: VmaxOption = None,
+    space: SpaceOption = "fsaverage5",
+    format: FormatOption = "png",
+    dpi: DpiOption = 200,
+    output: OutputOption = None,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Draw the same maps on fsaverage's inflated surface, in four views.
+
+    Example: synbrain plot surface --subject 2 --what accuracy
+    """
+    look = {"threshold": threshold, "vmax": vmax, "space": space, "format": format, "dpi": dpi}
+    _plot_maps(
+        "surface",
+        workspace,
+        quiet,
+        look,
+        what=what,
+        model=model,
+        subject=subject,
+        responses=responses,
+        image=image,
+        minus=minus,
+        draw=draw,
+        output=output,
+    )
+
+
+def _plot_maps(
+    kind: str, workspace: Path, quiet: bool, look: dict[str, Any], **options: Any
+) -> None:
+    from synbrain_cli.pipeline import plot
+
+    place, report = _open(workspace, quiet)
+    result = plot.brain_maps(place, kind, look=plot.Look(**look), report=report, **options)
+    _print_files(result)
+
+
+@plot_app.command("draws")
+def plot_draws(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    responses: TrialsOption = None,
+    image: TestImagesOption = None,
+    samples: SamplesOption = 20,
+    seed: SeedOption = 0,
+    vmax: VmaxOption = None,
+    space: SpaceOption = "fsaverage5",
+    format: FormatOption = "png",
+    dpi: DpiOption = 200,
+    output: OutputOption = None,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Draw recorded trials of a test image beside draws of it, on one colour scale.
+
+    Example: synbrain plot draws --subject 2 --image nsd00037
+    """
+    from synbrain_cli.pipeline import plot
+
+    place, report = _open(workspace, quiet)
+    _print_files(
+        plot.draws(
+            place,
+            model=model,
+            subject=subject,
+            responses=responses,
+            image=image,
+            n_draws=samples,
+            seed=seed,
+            look=plot.Look(space=space, vmax=vmax, format=format, dpi=dpi),
+            output=output,
+            report=report,
+        )
+    )
+
+
+@plot_app.command("rois")
+def plot_rois(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    responses: TrialsOption = None,
+    image: TestImagesOption = None,
+    samples: SamplesOption = 20,
+    seed: SeedOption = 0,
+    format: FormatOption = "png",
+    dpi: DpiOption = 200,
+    output: OutputOption = None,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Draw ROI means: intervals over draws, with the recorded trials over them.
+
+    Example: synbrain plot rois --subject 2
+    """
+    from synbrain_cli.pipeline import plot
+
+    place, report = _open(workspace, quiet)
+    _print_files(
+        plot.rois(
+            place,
+            model=model,
+            subject=subject,
+            responses=responses,
+            image=image,
+            n_draws=samples,
+            seed=seed,
+            look=plot.Look(format=format, dpi=dpi),
+            output=output,
+            report=report,
+        )
+    )
+
+
+@plot_app.command("accuracy")
+def plot_accuracy(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    format: FormatOption = "png",
+    dpi: DpiOption = 200,
+    output: OutputOption = None,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Draw each voxel's accuracy against its noise ceiling, beside the baselines.
+
+    Example: synbrain plot accuracy --subject 2
+    """
+    from synbrain_cli.pipeline import plot
+
+    place, report = _open(workspace, quiet)
+    look = plot.Look(format=format, dpi=dpi)
+    _print_files(
+        plot.accuracy(place, model=model, subject=subject, look=look, output=output, report=report)
+    )
+
+
+@plot_app.command("report")
+def plot_report(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    responses: ResponsesOption = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File; default outputs/MODEL_report.html.")
+    ] = None,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Write one HTML file to send: stimuli, maps, draws, accuracy, calibration, provenance.
+
+    Example: synbrain plot report --subject 2
+    """
+    from synbrain_cli.pipeline.maps import Responses
+    from synbrain_cli.pipeline.report import find_model
+    from synbrain_cli.pipeline.report import report as run
+
+    place, said = _open(workspace, quiet)
+    made = Responses(responses) if responses is not None else None
+    brain = find_model(place, model, subject, made, said)
+    print(run(place, brain, responses=made, output=output, progress=said))
+
+
+def _print_files(result: Any) -> None:
+    for file in result.files:
+        print(file)
 
 
 # ------------------------------------------------------------------------------------ demo

@@ -106,7 +106,9 @@ def test_synthesize_again_changes_nothing(made, trained, synbrain):
 
 
 def test_evaluate_sets_every_score_beside_its_baselines(trained, synbrain):
-    code, output, error = synbrain("evaluate", "-w", trained.root, "--device", "cpu")
+    code, output, error = synbrain(
+        "evaluate", "-w", trained.root, "--device", "cpu", "--no-report"
+    )
     assert code == 0, error
     metrics = json.loads(Path(output.split()[-1]).read_text())
     assert metrics["simulated"] is True
@@ -154,7 +156,7 @@ def test_flatmap_of_a_model_outside_the_workspace(trained, synbrain, tmp_path):
 
 
 def test_flatmap_of_accuracy(trained, synbrain):
-    assert synbrain("evaluate", "-w", trained.root, "-q")[0] == 0
+    assert synbrain("evaluate", "-w", trained.root, "-q", "--no-report")[0] == 0
     code, output, error = synbrain(
         "plot-flatmap", "-w", trained.root, "--what", "accuracy", "--format", "svg"
     )
@@ -216,6 +218,17 @@ def test_bad_images(trained, tmp_path, synbrain, name):
         (["plot-flatmap", "--format", "bmp"], "expected one of png"),
         (["plot-flatmap", "--responses", "nowhere"], "synbrain synthesize"),
         (["plot-flatmap", "--responses", "r", "--subject", "1"], "leave out --model and --subject"),
+        (["plot-flatmap", "--what", "difference"], "--what difference and --minus go together"),
+        (["plot-flatmap", "--what", "std", "--minus", "a"], "go together"),
+        (["plot-flatmap", "--what", "error", "--responses", "r"], "leave out --responses"),
+        (["plot-flatmap", "--what", "ceiling", "--image", "a"], "leave out --image"),
+        (["plot-flatmap", "--what", "recorded", "--image", "a"], "no test image a; there are"),
+        (["plot-flatmap", "--space", "fsnative"], "expected one of fsaverage5"),
+        (["plot-flatmap", "--vmax", "0"], "expected more than 0"),
+        (["plot", "surface", "--responses", "nowhere"], "synbrain synthesize"),
+        (["plot", "draws", "--image", "gone"], "no test image gone; there are"),
+        (["plot", "rois", "--subject", "4"], "no model of sub-04"),
+        (["plot", "report", "--responses", "nowhere"], "synbrain synthesize"),
         (["prepare", "nsd"], "pass --accept-terms if you have"),
         (["prepare", "nsd", "--no-download"], "nsddata"),
         (["prepare", "nsd", "--sessions", "0"], "expected a number"),

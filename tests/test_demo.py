@@ -153,7 +153,7 @@ def test_the_demo_says_what_it_made(demo):
     assert "voxelwise_correlation" in output
     assert "simulated" in output
     for line in output.splitlines():
-        if line.startswith(("model ", "responses", "flatmaps", "scores", "accuracy map")):
+        if line.startswith(("model ", "responses", "flatmaps", "scores", "report")):
             assert (workspace.root / line.split()[-1]).exists()
     assert len(list(workspace.root.glob("outputs/sub-01_images/figures/*.png"))) == 4
 

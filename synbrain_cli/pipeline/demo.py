@@ -14,8 +14,10 @@ from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.errors import MissingError, SynbrainError
 from synbrain_cli.pipeline import plot
 from synbrain_cli.pipeline.evaluate import EvaluateResult, evaluate
+from synbrain_cli.pipeline.maps import Responses
 from synbrain_cli.pipeline.prepare import prepare_simulated
 from synbrain_cli.pipeline.progress import Report
+from synbrain_cli.pipeline.report import report as write_report
 from synbrain_cli.pipeline.synthesize import synthesize
 from synbrain_cli.pipeline.workspace import Workspace
 
@@ -67,15 +69,15 @@ def demo(
     brain = load_model(model, "cpu")
     store = workspace.find_tokens("simulated", brain.config["encoder"]["spec"], report.say)
     scores = evaluate(workspace, brain, prepared.subjects[0], store, seed=seed, report=report)
-    report.say("5/5 plot-flatmap")
-    flatmaps = plot.plot_responses(workspace, made.folder, report=report)
-    accuracy = plot.plot_accuracy(workspace, brain)
+    report.say("5/5 plot")
+    flatmaps = plot.brain_maps(workspace, "flatmap", responses=made.folder, report=report)
+    page = write_report(workspace, brain, responses=Responses(made.folder), progress=report)
     paths = {
         "model": model,
         "responses": made.folder,
         "flatmaps": flatmaps.files[0].parent,
-        "accuracy map": accuracy.files[0],
         "scores": scores.folder / "metrics.json",
+        "report": page,
     }
     return DemoResult(
         scores,

@@ -67,7 +67,7 @@ class EvaluateResult:
     Attributes
     ----------
     folder : Path
-        Holds ``metrics.json``, ``metrics.tsv``, ``voxels.tsv`` and ``draws.png``.
+        Holds ``metrics.json``, ``metrics.tsv``, ``voxels.tsv`` and ``calibration.png``.
     metrics : dict
         As in ``metrics.json``: {"overall": {score: {...}}, "roi": {name: {score: {...}}}, …}.
     voxels : DataFrame
@@ -253,7 +253,7 @@ def evaluate(
     from synbrain_cli.plotting.calibration import plot_calibration
     from synbrain_cli.plotting.figure import save_figure
 
-    save_figure(plot_calibration(metrics, voxels), folder / "draws.png")
+    save_figure(plot_calibration(metrics, voxels), folder / "calibration.png")
     return result
 
 

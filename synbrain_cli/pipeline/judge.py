@@ -34,6 +34,8 @@ N_LATENT = 20  # draws of it: each is a pass of the decoder; both scores are fai
 MIN_VOXELS = 10  # of a region that is scored
 TOO_FAR = (0.84, 0.96)  # 90 % coverage of a voxel or region beyond which the fit is called bad
 
+REGION_LEVEL = 0.9  # of the intervals in which trials' region means are counted
+
 Draw = Callable[[int, int], np.ndarray]  # image, number of draws → (n_draws, n_voxels)
 
 
@@ -53,10 +55,12 @@ class Tally:
         Mean over an image's trials.
     moments : array of shape (2, n_voxels)
         Sums of draws and of their squares.
+    inside_regions : array of shape (n_images, n_regions)
+        Share of an image's trials whose region mean is inside the central 90 % of the draws'.
     """
 
-    n_voxels: int
     n_images: int
+    averaging: np.ndarray  # (n_voxels, n_regions): voxels → region means
     n_trials: int = 0
     histogram: np.ndarray = field(init=False)
     inside: np.ndarray = field(init=False)
@@ -65,16 +69,19 @@ class Tally:
     crps_image: np.ndarray = field(init=False)
     energy_image: np.ndarray = field(init=False)
     moments: np.ndarray = field(init=False)
+    inside_regions: np.ndarray = field(init=False)
     n_draws: int = 0
 
     def __post_init__(self) -> None:
         self.histogram = np.zeros(N_BINS)
-        self.inside = np.zeros((len(LEVELS), self.n_voxels))
+        n_voxels, n_regions = self.averaging.shape
+        self.inside = np.zeros((len(LEVELS), n_voxels))
         self.inside_image = np.zeros((self.n_images, len(LEVELS)))
-        self.crps = np.zeros(self.n_voxels)
+        self.crps = np.zeros(n_voxels)
         self.crps_image = np.zeros(self.n_images)
         self.energy_image = np.zeros(self.n_images)
-        self.moments = np.zeros((2, self.n_voxels))
+        self.moments = np.zeros((2, n_voxels))
+        self.inside_regions = np.zeros((self.n_images, n_regions))
 
     def add(
         self, image: int, trials: np.ndarray, draws: np.ndarray, generator: np.random.Generator
@@ -94,6 +101,9 @@ class Tally:
             draws.sum(0, dtype=np.float64),
             np.einsum("ij,ij->j", draws, draws, dtype=np.float64),
         )
+        # Their own random numbers, which decide between draws: the voxels' stay as they are.
+        place = pit(trials @ self.averaging, draws @ self.averaging, np.random.default_rng(image))
+        self.inside_regions[image] = (np.abs(place - 0.5) <= REGION_LEVEL / 2).mean(0)
         self.n_trials += len(trials)
         self.n_draws += len(draws)
 
@@ -152,14 +162,15 @@ def judge_draws(
     latent : bool
         Whether to judge the paper's sampling: a pass of the decoder for every draw.
     """
-    n_images, n_voxels = len(tokens), brain.n_voxels
+    n_images = len(tokens)
+    averaging = _averaging(scored_regions(brain), brain.n_voxels)
     digests = [token_digest(token) for token in tokens]
     distributions = _distributions(brain, digests, means, linear, seed)
     generator = np.random.default_rng([seed, 2])
-    tallies = {name: Tally(n_voxels, n_images) for name in (*distributions, "shuffled")}
+    tallies = {name: Tally(n_images, averaging) for name in (*distributions, "shuffled")}
     factors = NOISE_FACTORS if latent and brain.has_networks else ()
-    latents = {factor: Tally(n_voxels, n_images) for factor in factors}
-    imitation = _Imitation(n_voxels, np.bincount(rows), generator)
+    latents = {factor: Tally(n_images, averaging) for factor in factors}
+    imitation = _Imitation(brain.n_voxels, np.bincount(rows), generator)
     with report.bar("judging draws", n_images) as bar:
         for image in range(n_images):
             own, other = trials[rows == image], trials[rows == shuffle[image]]
@@ -204,6 +215,12 @@ def judge_draws(
 def scored_regions(brain: Brain) -> dict[str, np.ndarray]:
     """Regions large enough for scores of their own: boolean array (n_voxels,) each."""
     return {name: mask for name, mask in brain.rois().items() if mask.sum() >= MIN_VOXELS}
+
+
+def _averaging(regions: dict[str, np.ndarray], n_voxels: int) -> np.ndarray:
+    """Voxels → region means: float32 (n_voxels, n_regions)."""
+    masks = np.array(list(regions.values()), np.float32).reshape(len(regions), n_voxels).T
+    return masks / np.maximum(masks.sum(0), 1)
 
 
 def _distributions(
@@ -307,10 +324,7 @@ def _scores(
         return [float(low), float(high)]
 
     def covered(tally: Tally, j: int) -> float | None:
-        """None where the interval would reach beyond the outermost of so few draws."""
-        n_draws = tally.n_draws / tally.n_images
-        reach = 1 - 2 / (n_draws + 1)
-        return float(tally.inside_image[:, j].mean()) if LEVELS[j] <= reach else None
+        return float(tally.inside_image[:, j].mean()) if _reaches(tally, LEVELS[j]) else None
 
     scores: dict[str, Any] = {}
     for j, level in enumerate(LEVELS):
@@ -322,6 +336,15 @@ def _scores(
                 name: float(model.inside[j][mask].mean() / model.n_trials)
                 for name, mask in rois.items()
             },
+        }
+    if rois:
+        # A voxel's draws can be right while voxels vary together too little, or too much.
+        inside = {k: t.inside_regions for k, t in tallies.items() if _reaches(t, REGION_LEVEL)}
+        scores["coverage_90_region_means"] = {
+            **{k: float(inside[k].mean()) if k in inside else None for k in tallies},
+            "nominal": REGION_LEVEL,
+            "ci": interval(model.inside_regions.mean(1)),
+            "roi": dict(zip(rois, model.inside_regions.mean(0).tolist(), strict=True)),
         }
     scores["crps"] = {
         **{k: float(t.crps_image.mean()) for k, t in tallies.items()},
@@ -358,6 +381,11 @@ def _scores(
     return scores
 
 
+def _reaches(tally: Tally, level: float) -> bool:
+    """False where the interval would reach beyond the outermost of so few draws."""
+    return level <= 1 - 2 / (tally.n_draws / tally.n_images + 1)
+
+
 def _ratio(drawn: np.ndarray, recorded: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(recorded > 0, drawn / recorded, np.nan)
@@ -371,6 +399,14 @@ def _where_it_does_not_fit(
     for name, value in scores["coverage_90"]["roi"].items():
         if not low <= value <= high:
             notes.append(f"{name}: 90 % intervals cover {value:.1%} of held-out trials")
+    means = scores.get("coverage_90_region_means")
+    if means is not None and means["model"] is not None and not low <= means["model"] <= high:
+        less = means["model"] < low
+        notes.append(
+            f"means of regions: 90 % intervals hold {means['model']:.1%} of held-out trials, those "
+            f"of single voxels {scores['coverage_90']['model']:.1%}: voxels vary together "
+            f"{'more' if less else 'less'} in recordings than in draws"
+        )
     # A single voxel's coverage rests on few trials: what chance does to one at a limit is left out.
     low = binom.ppf(0.01, n_trials, low) / n_trials
     high = binom.ppf(0.99, n_trials, high) / n_trials

@@ -1,27 +1,42 @@
-"""`synbrain plot flatmap`: responses and accuracy on the cortical surface."""
+"""`synbrain plot`: responses, recordings and accuracy as figures."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.images import read_image
-from synbrain_cli.io.files import read_json
-from synbrain_cli.io.prepared import roi_collections, roi_masks
+from synbrain_cli.io.place import Volume
+from synbrain_cli.pipeline.maps import (
+    BrainMap,
+    Evaluation,
+    ImageTrials,
+    Recordings,
+    Responses,
+    difference_map,
+    latest_responses,
+    response_maps,
+)
 from synbrain_cli.pipeline.progress import Report
-from synbrain_cli.pipeline.synthesize import unit_name
-from synbrain_cli.pipeline.workspace import Workspace, subject_label
-from synbrain_cli.plotting.figure import save_figure
-from synbrain_cli.plotting.flatmap import plot_flatmap
+from synbrain_cli.pipeline.synthesize import bids_label, unit_name
+from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.plotting.figure import FORMATS, save_figure
+from synbrain_cli.plotting.labels import drawn_rois, looks, note
 
-RESPONSE_MAPS = ("mean", "std", "draw")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RESPONSE_MAPS = ("mean", "std", "draw", "difference")
+RECORDED_MAPS = ("recorded", "error")
 ACCURACY_MAPS = ("accuracy", "ceiling")
-FORMATS = ("png", "svg", "pdf")
+SPACES = ("fsaverage5", "fsaverage6", "fsaverage")
+N_DRAWS = 20  # of a test image: the fewest whose range is a 90 % interval
+N_IMAGES = 6  # of which ROI means are drawn where none is named
 
 
 @dataclass(frozen=True)
@@ -31,231 +46,436 @@ class PlotResult:
     files: list[Path]
 
 
-def flatmap(
+@dataclass(frozen=True)
+class Look:
+    """How figures are drawn and written.
+
+    Attributes
+    ----------
+    space : str
+        Surface on which maps are drawn.
+    threshold, vmax : float, optional
+        Limits of the colours, in the map's unit.
+    format : {"png", "svg", "pdf"}
+    dpi : int
+    pycortex : bool
+        Draw flatmaps with pycortex.
+
+    Raises
+    ------
+    InputError
+    """
+
+    space: str = "fsaverage5"
+    threshold: float | None = None
+    vmax: float | None = None
+    format: str = "png"
+    dpi: int = 200
+    pycortex: bool = False
+
+    def __post_init__(self) -> None:
+        for option, value, choices in (
+            ("--format", self.format, FORMATS),
+            ("--space", self.space, SPACES),
+        ):
+            if value not in choices:
+                raise InputError(f"{option} {value}: expected one of {', '.join(choices)}")
+        if self.vmax is not None and not self.vmax > 0:
+            raise InputError(f"--vmax {self.vmax:g}: expected more than 0")
+
+
+# -------------------------------------------------------------------------------- brain maps
+
+
+def brain_maps(
     workspace: Workspace,
+    kind: str,
     *,
     what: str = "mean",
     model: str | None = None,
     subject: str | None = None,
     responses: Path | None = None,
     image: str | None = None,
+    minus: str | None = None,
     draw: int = 0,
-    threshold: float | None = None,
-    vmax: float | None = None,
+    look: Look | None = None,
     output: Path | None = None,
-    format: str = "png",
-    dpi: int = 200,
     report: Report | None = None,
 ) -> PlotResult:
-    """Draw flatmaps of the last responses, or of a model's accuracy: see the two below."""
-    report = report or Report()
-    if format not in FORMATS:
-        raise InputError(f"--format {format}: expected one of {', '.join(FORMATS)}")
-    looks = {
-        "threshold": threshold,
-        "vmax": vmax,
-        "output": output,
-        "format": format,
-        "dpi": dpi,
-    }
-    if what in ACCURACY_MAPS:
-        if image is not None or responses is not None:
-            raise InputError(f"--what {what} is a map of the model: it takes no image or responses")
-        brain = load_model(workspace.find_model(model, subject, report.say), "cpu")
-        return plot_accuracy(workspace, brain, what=what, **looks)
-    if what not in RESPONSE_MAPS:
-        raise InputError(
-            f"--what {what}: expected one of {', '.join(RESPONSE_MAPS + ACCURACY_MAPS)}"
-        )
-    if responses is not None and (model is not None or subject is not None):
-        raise InputError("--responses says whose they are: leave out --model and --subject")
-    if responses is None:
-        responses = latest_responses(workspace, model, subject)
-        report.say(f"responses: {responses}")
-    elif not (responses / "settings.json").exists():
-        raise MissingError(f"{responses}: expected a folder that `synbrain synthesize` wrote")
-    return plot_responses(
-        workspace, responses, what=what, image=image, draw=draw, report=report, **looks
-    )
-
-
-def plot_responses(
-    workspace: Workspace,
-    responses: Path,
-    *,
-    what: str = "mean",
-    image: str | None = None,
-    draw: int = 0,
-    threshold: float | None = None,
-    vmax: float | None = None,
-    output: Path | None = None,
-    format: str = "png",
-    dpi: int = 200,
-    report: Report | None = None,
-) -> PlotResult:
-    """Draw flatmaps of synthesized responses.
+    """Draw maps of the last responses, of recorded trials, or of a model's accuracy.
 
     Parameters
     ----------
     workspace : Workspace
-    responses : path
-        Folder written by `synbrain_cli.pipeline.synthesize.synthesize`.
-    what : {"mean", "std", "draw"}
-        Mean over draws, deviation over draws, or one draw.
+    kind : {"flatmap", "surface"}
+    what : str
+        Of synthesized responses: "mean" or deviation ("std") over draws, one "draw", the
+        "difference" from ``minus``. Of a test image: the mean over "recorded" trials, or the
+        "error", what the expected response leaves of it. Of a model: its "accuracy" by voxel, or
+        its "ceiling".
+    model, subject : str, optional
+        Whose.
+    responses : path, optional
+        Folder written by synthesize; default the last.
     image : str, optional
-        Name of one image; default: all, on one colour scale.
+        One image; default all of the responses, or the test image with the most repeats.
+    minus : str, optional
+        Image or folder of responses that is subtracted.
     draw : int
         Which, for "draw".
-    threshold, vmax : float, optional
-        Limits of the colours, in the responses' unit.
+    look : Look, optional
     output : path, optional
-        Folder; default ``figures/`` in ``responses``.
-    format, dpi
-        png, svg or pdf.
+        Folder; default ``figures/`` where the data are.
+    report : Report, optional
+
+    Raises
+    ------
+    InputError, MissingError
     """
-    report = report or Report()
-    settings = read_json(responses / "settings.json")
-    bundle = Path(settings["model_folder"])
-    if not bundle.exists():  # the workspace was moved since
-        bundle = workspace.find_model(settings["model"], None, report.say)
-    brain = load_model(bundle, "cpu")
-    if brain.config["fingerprint"] != settings["model_fingerprint"]:
+    report, look = report or Report(), look or Look()
+    if minus is not None and what == "mean":
+        what = "difference"
+    known = RESPONSE_MAPS + RECORDED_MAPS + ACCURACY_MAPS
+    if what not in known:
+        raise InputError(f"--what {what}: expected one of {', '.join(known)}")
+    if (what == "difference") != (minus is not None):
         raise InputError(
-            f"{responses} was made by another training of {brain.name}: run synthesize again"
+            "--what difference and --minus go together: name an image, or a folder of responses, "
+            "that is subtracted"
         )
-    table = pd.read_csv(responses / "images.tsv", sep="\t")
-    names = table["image"].astype(str).tolist()
-    if image is not None:
-        stem = Path(image).stem if image not in names else image
-        if stem not in names:
-            raise MissingError(f"{responses}: no image {image}; there are {', '.join(names)}")
-        names = [stem]
-    rows = [table["image"].astype(str).tolist().index(name) for name in names]
-    draws = np.load(next(responses.glob("*_desc-draws_betas.npy")), mmap_mode="r")
-    if what == "std" and draws.shape[1] < 2:
-        raise InputError(f"{responses} holds one draw an image: a deviation needs --samples 2")
-    if what == "draw" and not 0 <= draw < draws.shape[1]:
-        raise InputError(f"{responses} holds {draws.shape[1]} draws: --draw {draw} is not there")
-
-    def values(row: int) -> np.ndarray:
-        one = np.asarray(draws[row])
-        if what == "draw":
-            return one[draw]
-        return one.mean(0) if what == "mean" else one.std(0, ddof=1)
-
-    if vmax is None:  # one scale for all of them
-        vmax = max(float(np.quantile(np.abs(values(row)), 0.99)) for row in rows)
-    titles = {
-        "mean": f"mean of {draws.shape[1]} draws" if draws.shape[1] > 1 else "response",
-        "std": f"deviation over {draws.shape[1]} draws",
-        "draw": f"draw {draw}",
-    }
-    folder = Path(output) if output else responses / "figures"
+    if what not in RESPONSE_MAPS and responses is not None:
+        raise InputError(f"--what {what} is not of synthesized responses: leave out --responses")
+    if what in ACCURACY_MAPS and image is not None:
+        raise InputError(f"--what {what} is a map of the model: leave out --image")
+    if what in RESPONSE_MAPS:
+        made = _responses(workspace, responses, model, subject, report)
+        brain = made.brain(workspace, report.say)
+        if what == "difference":
+            assert minus is not None
+            maps = iter([difference_map(made, brain, image, minus)])
+            n_maps = 1
+        else:
+            maps = response_maps(made, brain, what, image, draw)
+            n_maps = len(made.rows(image))
+            if look.vmax is None and n_maps > 1:
+                look = _one_scale(look, response_maps(made, brain, what, image, draw))
+        folder = made.folder / "figures"
+    else:
+        brain = load_model(workspace.find_model(model, subject, report.say), "cpu")
+        n_maps = 1
+        if what in ACCURACY_MAPS:
+            evaluation = Evaluation.read(workspace.outputs / f"{brain.name}_evaluation", brain)
+            maps = iter([evaluation.map(what, brain)])
+            folder = evaluation.folder / "figures"
+            if look.vmax is None:
+                look = replace(look, vmax=evaluation.limit)
+        else:
+            recordings = Recordings.of(workspace, brain, report.say)
+            maps = recordings.maps(what, image)
+            n_maps = len(recordings.choose(image, 1))
+            folder = workspace.outputs / f"{brain.name}_figures"
+    folder = Path(output) if output else folder
+    draw_map = MapPainter(brain, kind, look, report)
     files = []
-    with report.bar("flatmaps", len(rows)) as bar:
-        for row, name in zip(rows, names, strict=True):
-            source = Path(table["source"][row])
-            figure = plot_flatmap(
-                brain.to_surface(values(row)),
-                title=f"{name}: {titles[what]}, {brain.name}",
-                unit=unit_name(brain, settings["unit"]),
-                rois=surface_rois(brain),
-                threshold=threshold,
-                vmax=vmax,
-                symmetric=what != "std",
-                image=read_image(source) if source.exists() else None,
-                note=_note(brain),
-            )
-            suffix = f"draw-{draw}" if what == "draw" else f"stat-{what}"
-            files.append(folder / f"sub-{brain.subject}_stim-{name}_{suffix}_flatmap.{format}")
-            save_figure(figure, files[-1], dpi=dpi)
+    with report.bar(f"{kind}s", n_maps) as bar:
+        for one in maps:
+            files.append(folder / f"{one.name}_{draw_map.kind}.{look.format}")
+            save_figure(draw_map(one), files[-1], dpi=look.dpi)
             bar()
     return PlotResult(files)
 
 
-def plot_accuracy(
-    workspace: Workspace,
-    brain: Brain,
-    *,
-    what: str = "accuracy",
-    threshold: float | None = None,
-    vmax: float | None = None,
-    output: Path | None = None,
-    format: str = "png",
-    dpi: int = 200,
-) -> PlotResult:
-    """Draw a flatmap of voxelwise test accuracy, or of its ceiling, from the last evaluation."""
-    folder = workspace.outputs / f"{brain.name}_evaluation"
-    if not (folder / "voxels.tsv").exists():
-        raise MissingError(f"{folder} does not exist: run `synbrain evaluate --model {brain.name}`")
-    table = pd.read_csv(folder / "voxels.tsv", sep="\t")
-    column = {"accuracy": "model", "ceiling": "ceiling"}[what]
-    title = {"accuracy": "prediction of test images", "ceiling": "noise ceiling"}[what]
-    if not table[column].notna().any():
-        raise InputError(
-            f"{folder / 'voxels.tsv'}: the {what} is not known: no image was shown twice, and the "
-            "data came without ncsnr"
-        )
-    if vmax is None:  # by the ceiling where there is one, so that maps can be compared with it
-        limit = table["ceiling"] if table["ceiling"].notna().any() else table[column].abs()
-        vmax = float(np.nanquantile(limit, 0.99))
-    figure = plot_flatmap(
-        brain.to_surface(table[column].to_numpy(np.float32)),
-        title=f"{title}, {brain.name}",
-        unit="correlation over images (r)",
-        rois=surface_rois(brain),
-        threshold=threshold,
-        vmax=vmax,
-        symmetric=what == "accuracy",
-        note=_note(brain),
-    )
-    file = (
-        Path(output) if output else folder / "figures"
-    ) / f"{brain.name}_{what}_flatmap.{format}"
-    save_figure(figure, file, dpi=dpi)
-    return PlotResult([file])
+class MapPainter:
+    """Draws a person's maps, one after another; what they share is made once.
 
+    Parameters
+    ----------
+    brain : Brain
+    kind : {"flatmap", "surface"}
+    look : Look
+    report : Report
 
-def latest_responses(workspace: Workspace, model: str | None, subject: str | None) -> Path:
-    """The folder of responses written last, of a model or subject where one is named.
+    Attributes
+    ----------
+    kind : str
+        "slices" where the person has no transform to a surface.
 
     Raises
     ------
-    MissingError
+    InputError
+        When there is neither a surface nor a volume to draw on, or not the space asked for.
     """
-    found = sorted(workspace.outputs.glob("[!.]*/settings.json"), key=lambda p: p.stat().st_mtime)
-    folders = [p.parent for p in found if read_json(p).get("images") is not None]
-    if model is not None:
-        folders = [f for f in folders if read_json(f / "settings.json")["model"] == model]
-    if subject is not None:
-        prefix = f"sub-{subject_label(subject)}_"
-        folders = [f for f in folders if list(f.glob(f"{prefix}desc-draws_betas.npy"))]
-    if not folders:
-        raise MissingError(
-            f"{workspace.outputs}: no synthesized responses"
-            f"{f' of {model}' if model else ''}{f' of subject {subject}' if subject else ''}: "
-            "run `synbrain synthesize examples/images` first"
+
+    def __init__(self, brain: Brain, kind: str, look: Look, report: Report) -> None:
+        self.brain, self.kind, self._look = brain, kind, look
+        if look.space in brain.spaces:
+            self._looks = looks(brain, look.space)
+            return
+        if brain.sampling is not None:
+            others = ", ".join(s for s in brain.spaces if s in SPACES) or "none to fsaverage"
+            raise InputError(
+                f"{brain.folder}: no transform to {look.space} (--space); there are: {others}"
+            )
+        if not isinstance(brain.place, Volume):
+            raise InputError(
+                f"{brain.folder}: nothing says where its voxels are, so there is no map to draw: "
+                "look at `synbrain plot rois` or at the arrays"
+            )
+        report.say(
+            f"{brain.name} was prepared without transforms to fsaverage: slices of its own volume "
+            "are drawn instead"
         )
-    return folders[-1]
+        self.kind = "slices"
+
+    def __call__(self, shown: BrainMap) -> Figure:
+        """Draw one map."""
+        colours: dict[str, Any] = {
+            "title": shown.title,
+            "unit": shown.unit,
+            "threshold": self._look.threshold,
+            "vmax": self._look.vmax,
+            "symmetric": shown.symmetric,
+        }
+        if self.kind == "slices":
+            from synbrain_cli.plotting.slices import plot_slices
+
+            return plot_slices(
+                self.brain.to_nifti(shown.values),
+                mask=self.brain.to_nifti(np.ones(self.brain.n_voxels)),
+                stimulus=shown.image,
+                note=note(self.brain),
+                **colours,
+            )
+        maps = self.brain.to_surface(shown.values, self._look.space)
+        options = {**self._looks, **colours, "image": shown.image}
+        if self.kind == "surface":
+            from synbrain_cli.plotting.surface import plot_surface
+
+            return plot_surface(maps, **options)
+        if self._look.pycortex:
+            from synbrain_cli.plotting.pycortex import plot_with_pycortex
+
+            return plot_with_pycortex(maps, **options)
+        from synbrain_cli.plotting.flatmap import plot_flatmap
+
+        return plot_flatmap(maps, **options)
 
 
-def surface_rois(brain: Brain) -> dict[str, dict[str, np.ndarray]]:
-    """ROIs on fsaverage5 for outlines: {"left": {name: bool (10242,)}, "right": …}.
+def _responses(
+    workspace: Workspace,
+    responses: Path | None,
+    model: str | None,
+    subject: str | None,
+    report: Report,
+) -> Responses:
+    if responses is None:
+        responses = latest_responses(workspace, model, subject)
+        report.say(f"responses: {responses}")
+    elif model is not None or subject is not None:
+        raise InputError("--responses says whose they are: leave out --model and --subject")
+    return Responses(responses)
 
-    The visual areas and category-selective areas where the subject has them, else every ROI of
-    the first collection: collections overlap, and outlines of all would hide the map.
+
+def _one_scale(look: Look, maps: Iterator[BrainMap]) -> Look:
+    """The same colours for all."""
+    return replace(look, vmax=max(float(np.quantile(np.abs(m.values), 0.99)) for m in maps))
+
+
+# ---------------------------------------------------------------------------- single trials
+
+
+def draws(
+    workspace: Workspace,
+    *,
+    model: str | None = None,
+    subject: str | None = None,
+    responses: Path | None = None,
+    image: str | None = None,
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+    look: Look | None = None,
+    output: Path | None = None,
+    report: Report | None = None,
+) -> PlotResult:
+    """Draw recorded trials of a test image beside draws of it; or draws of synthesized responses.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    model, subject : str, optional
+        Whose.
+    responses : path, optional
+        Folder written by synthesize: its images, which nobody was recorded with.
+    image : str, optional
+        Test images, separated by commas, or one of the responses; default the test image with the
+        most repeats, or all of the responses.
+    n_draws, seed : int
+        Of test images.
+    look, output, report
+        As in `brain_maps`.
     """
-    collections = roi_collections(brain.voxels)
-    drawn = [c for c in collections if c == "prf-visualrois" or c.startswith("floc-")]
-    chosen = roi_masks(brain.voxels, drawn or collections[:1])
-    outlines: dict[str, dict[str, np.ndarray]] = {"left": {}, "right": {}}
-    for name, mask in chosen.items():
-        for hemisphere, share in brain.to_surface(mask.astype(np.float32)).items():
-            inside = np.nan_to_num(share) >= 0.5
-            if inside.any():
-                outlines[hemisphere][name] = inside
-    return outlines
+    from synbrain_cli.plotting.draws import plot_draws
+
+    report, look = report or Report(), look or Look()
+    brain, trials, folder = _trials(
+        workspace, model, subject, responses, image, 1, n_draws, seed, "shared", report
+    )
+    if look.space not in brain.spaces:
+        raise InputError(
+            f"{brain.folder}: no transform to {look.space}: `synbrain plot rois` shows its draws"
+        )
+    shared = looks(brain, look.space)
+    files = []
+    for one in trials:
+        figure = plot_draws(
+            brain.to_surface(one.draws, look.space),
+            None if one.recorded is None else brain.to_surface(one.recorded, look.space),
+            title=f"{one.name}: {_sources(one)}, {brain.name}",
+            vmax=look.vmax,
+            image=one.image,
+            **shared,
+        )
+        name = f"sub-{brain.subject}_stim-{bids_label(one.name)}_draws.{look.format}"
+        files.append((Path(output) if output else folder) / name)
+        save_figure(figure, files[-1], dpi=look.dpi)
+    return PlotResult(files)
 
 
-def _note(brain: Brain) -> str | None:
-    return "simulated subject" if brain.simulated else None
+def rois(
+    workspace: Workspace,
+    *,
+    model: str | None = None,
+    subject: str | None = None,
+    responses: Path | None = None,
+    image: str | None = None,
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+    look: Look | None = None,
+    output: Path | None = None,
+    report: Report | None = None,
+) -> PlotResult:
+    """Draw ROI means: intervals over draws, and recorded trials over them.
+
+    Parameters are those of `draws`; without ``image`` six test images are shown, or all of the
+    responses. Draws of test images redraw the signal that no feature explains (``signal="fresh"``):
+    recorded trials should lie anywhere among them.
+    """
+    report, look = report or Report(), look or Look()
+    brain, trials, folder = _trials(
+        workspace, model, subject, responses, image, N_IMAGES, n_draws, seed, "fresh", report
+    )
+    figure = rois_figure(brain, trials)
+    file = (Path(output) if output else folder) / f"{brain.name}_rois.{look.format}"
+    save_figure(figure, file, dpi=look.dpi)
+    return PlotResult([file])
+
+
+def rois_figure(brain: Brain, trials: Iterable[ImageTrials]) -> Figure:
+    """Return the figure of `rois`, of responses in the unit of the data.
+
+    Raises
+    ------
+    InputError
+        When the model has no ROIs.
+    """
+    from synbrain_cli.plotting.rois import plot_rois, roi_means
+
+    masks = drawn_rois(brain)
+    if not masks:
+        raise InputError(f"{brain.folder / 'voxels.tsv'}: no ROI is known")
+    images, drawn, recorded = [], [], []
+    for one in trials:
+        images.append(one.name)
+        drawn.append(roi_means(one.draws, masks))
+        recorded.append(None if one.recorded is None else roi_means(one.recorded, masks))
+    return plot_rois(
+        np.stack(drawn),
+        rois=list(masks),
+        images=images,
+        unit=brain.unit,
+        title=f"ROI means of single trials, {brain.name}",
+        recorded=recorded if any(r is not None for r in recorded) else None,
+        note=note(brain),
+    )
+
+
+def _trials(
+    workspace: Workspace,
+    model: str | None,
+    subject: str | None,
+    responses: Path | None,
+    image: str | None,
+    n_images: int,
+    n_draws: int,
+    seed: int,
+    signal: str,
+    report: Report,
+) -> tuple[Brain, Iterator[ImageTrials], Path]:
+    """Whose trials are drawn, the trials image by image, and the folder for figures."""
+    if responses is None:
+        brain = load_model(workspace.find_model(model, subject, report.say), "cpu")
+        try:
+            recordings = Recordings.of(workspace, brain, report.say)
+        except MissingError as error:
+            raise MissingError(
+                f"{error}\nRecorded trials are of prepared subjects; for synthesized responses "
+                "name their folder with --responses"
+            ) from error
+        trials = recordings.trials(image, n_images, n_draws, seed, signal)
+        return brain, trials, workspace.outputs / f"{brain.name}_figures"
+    made = _responses(workspace, responses, model, subject, report)
+    brain = made.brain(workspace, report.say)
+    if made.settings["unit"] != "recorded":
+        raise InputError(
+            f"{made.folder}: in {unit_name(brain, made.settings['unit'])}: expected responses in "
+            "the unit of the data: synthesize without --unit z"
+        )
+    return brain, synthesized(made, image), made.folder / "figures"
+
+
+def synthesized(made: Responses, image: str | None = None) -> Iterator[ImageTrials]:
+    """Yield the draws of each image of a folder of responses."""
+    for row in made.rows(image):
+        yield ImageTrials(made.names[row], made.of(row), image=made.picture(row))
+
+
+def _sources(one: ImageTrials) -> str:
+    drawn = f"{len(one.draws)} draws"
+    return drawn if one.recorded is None else f"{len(one.recorded)} recorded trials, {drawn}"
+
+
+# ------------------------------------------------------------------------------- accuracy
+
+
+def accuracy(
+    workspace: Workspace,
+    *,
+    model: str | None = None,
+    subject: str | None = None,
+    look: Look | None = None,
+    output: Path | None = None,
+    report: Report | None = None,
+) -> PlotResult:
+    """Draw voxelwise accuracy against its ceiling, beside the baselines.
+
+    Parameters are those of `brain_maps`.
+    """
+    report, look = report or Report(), look or Look()
+    brain = load_model(workspace.find_model(model, subject, report.say), "cpu")
+    evaluation = Evaluation.read(workspace.outputs / f"{brain.name}_evaluation", brain)
+    folder = Path(output) if output else evaluation.folder / "figures"
+    file = folder / f"{brain.name}_accuracy.{look.format}"
+    save_figure(accuracy_figure(brain, evaluation), file, dpi=look.dpi)
+    return PlotResult([file])
+
+
+def accuracy_figure(brain: Brain, evaluation: Evaluation) -> Figure:
+    """Return the figure of `accuracy`."""
+    from synbrain_cli.plotting.accuracy import plot_accuracy
+
+    return plot_accuracy(
+        evaluation.voxels,
+        metrics=evaluation.metrics,
+        title=f"Prediction of {evaluation.metrics['n_test_images']:,} test images, {brain.name}",
+        note=note(brain),
+    )

@@ -1,12 +1,10 @@
-"""Maps on the flattened cortex of fsaverage5, drawn with matplotlib's object API.
+"""Maps on the flattened cortex of fsaverage, drawn with matplotlib's object API.
 
 No display is needed, no pyplot state is touched and figures need no closing.
 """
 
 from __future__ import annotations
 
-import math
-import textwrap
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,22 +12,31 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from synbrain_cli.errors import InputError, InputTypeError
+from synbrain_cli.errors import InputError
+from synbrain_cli.io.surface import HEMISPHERES, fsaverage, fsaverage_map
+from synbrain_cli.plotting.figure import (
+    DENSITIES,
+    SIDE,
+    check_maps,
+    check_rois,
+    colour_limits,
+    colours,
+    draw_colour_bar,
+    frame,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
+    from matplotlib.tri import TriFinder
 
-HEMISPHERES = ("left", "right")
-N_VERTICES = 10242  # fsaverage5, per hemisphere
 _GAP = 12.0  # mm between the hemispheres
-_LONGEST_EDGE = 10.0  # mm; the usual edge has 2.7, only triangles that bridge a cut exceed this
+_LONGEST_EDGE = 3.7  # times the usual one; only triangles that bridge a cut exceed this
 _MARGIN = 14.0  # mm of cortex around the data when zoomed
+_FOLDS = 12.0  # mm; a gyral crown's curvature is some −0.2 / mm
 _SMOOTHING = 1.5  # mm, of ROI outlines: takes off the zigzag of the triangles
 _WIDTH = 11.0  # inches
-_SIDE = 0.25  # inches left free on the left and on the right
-_PANEL = _WIDTH - 2 * _SIDE
 _PIXELS = 2100  # raster columns: one per pixel at 200 dpi
 _PIXELS_ROI = 700
 
@@ -39,9 +46,9 @@ _Window = tuple[float, float, float, float]  # left, right, bottom, top in mm
 class _Flat(NamedTuple):
     """Both patches as they are drawn, left vertices first."""
 
-    xy: NDArray[np.float64]  # (2 · 10242, 2), mm; x < 0 on the left hemisphere
+    xy: NDArray[np.float64]  # (2 · n_vertices, 2), mm; x < 0 on the left hemisphere
     faces: NDArray[np.int32]  # (n_faces, 3)
-    sulcal: NDArray[np.float32]  # (2 · 10242,)
+    curvature: NDArray[np.float32]  # (2 · n_vertices,), 1/mm, positive in sulci
 
 
 class _Raster(NamedTuple):
@@ -83,26 +90,27 @@ def plot_flatmap(
     view: str | None = None,
     background: str = "white",
 ) -> Figure:
-    """Draw a surface map on both flattened hemispheres of fsaverage5.
+    """Draw a surface map on both flattened hemispheres of fsaverage.
 
     The left hemisphere is on the left. The occipital poles face each other in the middle, anterior
     points outward, dorsal up (the orientation of the fsaverage patches, and pycortex's). Underneath
-    lies sulcal depth in light greys, sulci darker. Values are interpolated within triangles, not
+    lies curvature in light greys, sulci darker. Values are interpolated within triangles, not
     smoothed; ROI outlines are, by 1.5 mm. Triangles that bridge a cut of the patch are left out, as
     are the vertices that the patch lacks (the medial wall).
 
     Parameters
     ----------
-    maps : dict of float arrays of shape (10242,)
-        ``left`` and ``right``; NaN where there are no data.
+    maps : dict of float arrays of shape (n_vertices,)
+        ``left`` and ``right``, of fsaverage5 (10,242 vertices), fsaverage6 (40,962) or fsaverage
+        (163,842); NaN where there are no data.
     title : str
         Any length: wrapped.
     unit : str
         Of the values, under the colour bar.
     rois : dict, optional
-        ``left`` and ``right``, each one label per vertex (int or str, shape (10242,); 0, negative
-        and "" are unlabelled) or a dict from name to a bool array of shape (10242,). Outlined and
-        named. A hemisphere may be absent.
+        ``left`` and ``right``, each one label per vertex (int or str; 0, negative and "" are
+        unlabelled) or a dict from name to a bool array of shape (n_vertices,). Outlined and named.
+        A hemisphere may be absent.
     threshold : float, optional
         Values nearer to 0 than this (below it, when not ``symmetric``) are left transparent.
     vmax : float, optional
@@ -134,6 +142,8 @@ def plot_flatmap(
     ------
     InputError, InputTypeError
         When a map has another length or no values, or an option does not fit.
+    MissingError
+        When the geometry is not on this machine: only fsaverage5 comes with nilearn.
 
     Examples
     --------
@@ -142,96 +152,90 @@ def plot_flatmap(
     >>> [axes.get_label() for axes in figure.axes]
     ['flatmap', 'colorbar']
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import to_rgb
-    from matplotlib.figure import Figure
-
-    data = _check_maps(maps)
-    outlines = _check_rois(rois or {})
-    image = _check_image(image)
+    data = check_maps(maps)
+    n_vertices = len(data) // 2
+    outlines = check_rois(rois or {}, n_vertices)
     if view not in (None, "cortex", "data"):
         raise InputError(f"view: expected cortex or data, found {view!r}")
-    low, high = _limits(data, vmin, vmax, threshold, symmetric)
-
-    red, green, blue = to_rgb(background)
-    ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
-    picture_width = 0.0
-    if image is not None:
-        picture_height = min(1.2, 2.4 * image.shape[0] / image.shape[1])
-        picture_width = picture_height * image.shape[1] / image.shape[0]
-    note_lines = textwrap.wrap(note or "", 36)
-    note_width = max((_text_width(line, 13, bold=True) + 0.5 for line in note_lines), default=0)
-    title_left = _SIDE + (picture_width + 0.25 if picture_width else 0)
-    lines = _wrap(title, _WIDTH - _SIDE - title_left - note_width, 16)
-    header = max(
-        0.35 + 0.27 * len(lines), 0.35 + 0.22 * len(note_lines), 1.45 if picture_width else 0
+    mappable = colours(
+        colour_limits(data, vmin, vmax, threshold, symmetric), threshold, symmetric, cmap
     )
     window = _window(data, view)
-    panel = _PANEL * (window[3] - window[2]) / (window[1] - window[0])
-    footer = 1.0
-    height = header + panel + footer
+    width = _WIDTH - 2 * SIDE
+    height = width * _aspect(window)
+    framed = frame(_WIDTH, height, title=title, image=image, note=note, background=background)
+    axes = framed.figure.add_axes(framed.box(SIDE, 0, width, height), label="flatmap")
+    _draw_map(axes, data, window, mappable, threshold, symmetric, _PIXELS)
+    _draw_rois(axes, outlines, n_vertices, window)
+    _draw_orientation(axes, width, height, framed.ink, background)
+    draw_colour_bar(framed, mappable, data, unit, threshold=threshold, symmetric=symmetric)
+    return framed.figure
 
-    figure = Figure(figsize=(_WIDTH, height), facecolor=background)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes(
-        (_SIDE / _WIDTH, footer / height, _PANEL / _WIDTH, panel / height), label="flatmap"
-    )
-    axes.set(xlim=window[:2], ylim=window[2:])
-    axes.axis("off")
-    mappable = _draw_map(axes, data, window, (low, high), threshold, symmetric, cmap)
-    _draw_rois(axes, outlines, window)
-    _draw_orientation(axes, panel, ink, background)
-    _draw_colorbar(figure, mappable, data, unit, threshold, symmetric, ink)
-    figure.text(
-        title_left / _WIDTH, 1 - 0.18 / height, "\n".join(lines), parse_math=False,
-        fontsize=16, color=ink, va="top", ha="left", linespacing=1.2, gid="title",
-    )  # fmt: skip
-    if image is not None:
-        corner = figure.add_axes(
-            (
-                _SIDE / _WIDTH,
-                1 - (0.15 + picture_height) / height,
-                picture_width / _WIDTH,
-                picture_height / height,
-            ),
-            label="stimulus",
-        )
-        corner.imshow(image, aspect="auto")
-        corner.axis("off")
-    if note_lines:
-        figure.text(
-            1 - (_SIDE + 0.1) / _WIDTH, 1 - 0.2 / height, "\n".join(note_lines), parse_math=False,
-            fontsize=13, fontweight="bold", color="black", va="top", ha="right", gid="note",
-            bbox={"boxstyle": "round,pad=0.35", "facecolor": "#ffd54d", "edgecolor": "none"},
-        )  # fmt: skip
-    return figure
+
+def draw_panel(
+    axes: Axes,
+    data: NDArray[np.float64],
+    window: _Window,
+    mappable: ScalarMappable,
+    outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
+    *,
+    symmetric: bool = True,
+    n_columns: int = 600,
+) -> None:
+    """Draw a small flatmap, one of several in a figure: outlines without names.
+
+    Parameters
+    ----------
+    data : float array of shape (2 · n_vertices,)
+        As `synbrain_cli.plotting.figure.check_maps` returns it.
+    window
+        As `panel_window` returns it: the same for all.
+    mappable
+        As `synbrain_cli.plotting.figure.colours` returns it.
+    outlines
+        As `synbrain_cli.plotting.figure.check_rois` returns them.
+    n_columns : int
+        Of the raster.
+    """
+    _draw_map(axes, data, window, mappable, None, symmetric, n_columns)
+    _draw_rois(axes, outlines, len(data) // 2, window, names=False)
+
+
+def panel_window(data: NDArray[np.float64]) -> tuple[_Window, float]:
+    """Return the part of the patches with data, or all, and its height over its width."""
+    window = _window(data, None, margin=5, steepest=2)
+    return window, _aspect(window)
 
 
 # Geometry -----------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def _flat_cortex() -> _Flat:
-    """Both patches from nilearn's fsaverage5, side by side around x = 0."""
-    from nilearn.datasets import load_fsaverage, load_fsaverage_data
-
-    meshes, sulcal = load_fsaverage("fsaverage5")["flat"], load_fsaverage_data("fsaverage5")
+@lru_cache(maxsize=2)
+def _flat_cortex(n_vertices: int) -> _Flat:
+    """Both patches of nilearn's fsaverage, side by side around x = 0."""
+    density = DENSITIES[n_vertices]
+    meshes, curvature = fsaverage("flat", density), fsaverage_map("curvature", density)
     patches = []
-    for first, hemisphere in zip((0, N_VERTICES), HEMISPHERES, strict=True):
-        mesh = meshes.parts[hemisphere]
+    for first, hemisphere in zip((0, n_vertices), HEMISPHERES, strict=True):
+        mesh = meshes[hemisphere]
         xy, faces = np.array(mesh.coordinates[:, :2], dtype=np.float64), np.asarray(mesh.faces)
         edges = np.linalg.norm(xy[faces] - xy[np.roll(faces, 1, axis=1)], axis=2)
-        faces = faces[edges.max(1) <= _LONGEST_EDGE]
+        faces = faces[edges.max(1) <= _LONGEST_EDGE * np.median(edges)]
         # Posterior is +x on the left patch and −x on the right one: a shift makes them face
         x = xy[np.unique(faces), 0]
         xy[:, 0] -= x.max() + _GAP / 2 if hemisphere == "left" else x.min() - _GAP / 2
-        patches.append(_Flat(xy, faces + first, np.ravel(sulcal.data.parts[hemisphere])))
+        patches.append(_Flat(xy, faces + first, curvature[hemisphere]))
     return _Flat(*(np.concatenate(parts) for parts in zip(*patches, strict=True)))
 
 
-def _window(data: NDArray, view: str | None) -> _Window:
-    """What is shown: symmetric about x = 0."""
-    flat = _flat_cortex()
+def _window(
+    data: NDArray, view: str | None, margin: float = _MARGIN, steepest: float = 1.25
+) -> _Window:
+    """What is shown: symmetric about x = 0.
+
+    ``steepest`` is the largest height / half-width of a view of data.
+    """
+    flat = _flat_cortex(len(data) // 2)
     used = np.unique(flat.faces)
     shown = used[np.isfinite(data[used])]
     if len(shown) == 0:
@@ -239,10 +243,10 @@ def _window(data: NDArray, view: str | None) -> _Window:
     half, bottom, top = _extent(flat.xy[used], 2)
     if view == "data" or (view is None and len(shown) < 0.4 * len(used)):
         most = half
-        half, low, high = _extent(flat.xy[shown], _MARGIN)
+        half, low, high = _extent(flat.xy[shown], margin)
         bottom, top = max(bottom, low), min(top, high)
-        half = min(max(half, 50, 0.8 * (top - bottom)), most)  # a landscape format,
-        lacking = max(0.0, 0.8 * half - (top - bottom))  # but no slit
+        half = min(max(half, 50, (top - bottom) / steepest), most)
+        lacking = max(0.0, 0.8 * half - (top - bottom))  # no slit
         bottom, top = bottom - lacking / 2, top + lacking / 2
     return -half, half, bottom, top
 
@@ -250,6 +254,11 @@ def _window(data: NDArray, view: str | None) -> _Window:
 def _extent(xy: NDArray, margin: float) -> tuple[float, float, float]:
     x, y = np.abs(xy[:, 0]).max(), xy[:, 1]
     return float(x + margin), float(y.min() - margin), float(y.max() + margin)
+
+
+def _aspect(window: _Window) -> float:
+    left, right, bottom, top = window
+    return (top - bottom) / (right - left)
 
 
 def _grid(window: _Window, n_columns: int) -> tuple[NDArray, NDArray]:
@@ -262,14 +271,21 @@ def _grid(window: _Window, n_columns: int) -> tuple[NDArray, NDArray]:
     )
 
 
-@lru_cache(maxsize=4)
-def _raster(window: _Window, n_columns: int) -> _Raster:
-    """The pixels of a view and the triangles they lie in."""
+@lru_cache(maxsize=2)
+def _finder(n_vertices: int) -> TriFinder:
+    """Which triangle a position lies in, -1 for none."""
     from matplotlib.tri import Triangulation
 
-    flat = _flat_cortex()
+    flat = _flat_cortex(n_vertices)
+    return Triangulation(*flat.xy.T, flat.faces).get_trifinder()
+
+
+@lru_cache(maxsize=6)
+def _raster(n_vertices: int, window: _Window, n_columns: int) -> _Raster:
+    """The pixels of a view and the triangles they lie in."""
+    flat = _flat_cortex(n_vertices)
     x, y = _grid(window, n_columns)
-    face = Triangulation(*flat.xy.T, flat.faces).get_trifinder()(*np.meshgrid(x, y))
+    face = _finder(n_vertices)(*np.meshgrid(x, y))
     rows, columns = np.nonzero(face >= 0)
     # Barycentric coordinates are linear in the position: one 2 × 2 matrix per triangle
     a, b, c = flat.xy[flat.faces].transpose(1, 0, 2)
@@ -281,12 +297,12 @@ def _raster(window: _Window, n_columns: int) -> _Raster:
     return _Raster(face >= 0, flat.faces[face_inside], weights)
 
 
-@lru_cache(maxsize=4)
-def _underlay(window: _Window) -> NDArray[np.uint8]:
-    """Sulcal depth as an RGBA picture: gyri light, sulci darker, both darker than a zero value."""
-    raster = _raster(window, _PIXELS)
-    depth = np.nan_to_num(raster.draw(_flat_cortex().sulcal))
-    grey = np.round(255 * (0.80 - 0.07 * np.tanh(2.5 * depth))).astype(np.uint8)
+@lru_cache(maxsize=6)
+def _underlay(n_vertices: int, window: _Window, n_columns: int) -> NDArray[np.uint8]:
+    """Curvature as an RGBA picture: gyri light, sulci darker, both darker than a zero value."""
+    raster = _raster(n_vertices, window, n_columns)
+    curvature = np.nan_to_num(raster.draw(_flat_cortex(n_vertices).curvature))
+    grey = np.round(255 * (0.80 - 0.07 * np.tanh(_FOLDS * curvature))).astype(np.uint8)
     return np.dstack([grey, grey, grey, raster.inside.astype(np.uint8) * 255])
 
 
@@ -297,68 +313,85 @@ def _draw_map(
     axes: Axes,
     data: NDArray,
     window: _Window,
-    limits: tuple[float, float],
+    mappable: ScalarMappable,
     threshold: float | None,
     symmetric: bool,
-    cmap: str | None,
-) -> AxesImage:
-    """Draw the values over sulcal depth; return what the colour bar describes."""
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap, Normalize
-
-    name = cmap or ("RdBu_r" if symmetric else "inferno")
-    if name not in colormaps:
-        raise InputError(f"cmap: expected the name of a matplotlib colour map, found {name!r}")
-    picture = _raster(window, _PIXELS).draw(data)
-    levels = np.linspace(*limits, 1024)
-    colors = colormaps[name](np.linspace(0, 1, len(levels)))
+    n_columns: int,
+) -> None:
+    """Draw the values over curvature."""
+    n_vertices = len(data) // 2
+    picture = _raster(n_vertices, window, n_columns).draw(data)
     if threshold:
-        size = np.abs if symmetric else np.asarray
-        picture[size(picture) < threshold] = np.nan
-        colors[size(levels) < threshold] = (0.8, 0.8, 0.8, 1)  # the grey of cortex
+        picture[(np.abs(picture) if symmetric else picture) < threshold] = np.nan
     placed = {"extent": window, "origin": "lower", "aspect": "auto"}
-    axes.imshow(_underlay(window), gid="cortex", zorder=1, **placed)
-    return axes.imshow(
+    axes.set(xlim=window[:2], ylim=window[2:])
+    axes.axis("off")
+    axes.imshow(_underlay(n_vertices, window, n_columns), gid="cortex", zorder=1, **placed)
+    axes.imshow(
         np.ma.masked_invalid(picture), gid="data", zorder=2,
-        cmap=ListedColormap(colors), norm=Normalize(*limits), **placed,
+        cmap=mappable.cmap, norm=mappable.norm, **placed,
     )  # fmt: skip
 
 
 def _draw_rois(
-    axes: Axes, outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]], window: _Window
+    axes: Axes,
+    outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
+    n_vertices: int,
+    window: _Window,
+    names: bool = True,
 ) -> None:
     """Outline ROIs, and name each at its innermost point."""
+    from matplotlib.collections import LineCollection
     from matplotlib.patheffects import withStroke
-    from scipy import ndimage
 
-    if not any(outlines.values()):
-        return
-    raster = _raster(window, _PIXELS_ROI)
-    x, y = _grid(window, _PIXELS_ROI)
+    width = 1.3 if names else 0.5
     for hemisphere, named in outlines.items():
         for name, member in named.items():
-            both = np.zeros((2, N_VERTICES))
-            both[HEMISPHERES.index(hemisphere)] = member
-            sharp = np.nan_to_num(raster.draw(both.ravel()))
-            share = ndimage.gaussian_filter(sharp, _SMOOTHING / (x[1] - x[0]))
-            if share.max() < 0.5:
-                share = sharp  # too small to smooth
-            if share.max() < 0.5:
+            found = _outline(n_vertices, window, hemisphere, member.tobytes())
+            if found is None:
                 continue  # not on the part of the patch that is shown
-            axes.contour(
-                x, y, share, levels=[0.5], colors="black", linewidths=1.3, zorder=3
-            ).set_path_effects([withStroke(linewidth=2.8, foreground="white", alpha=0.8)])
-            depth = ndimage.distance_transform_edt(np.pad(share >= 0.5, 1))[1:-1, 1:-1]
-            row, column = np.unravel_index(depth.argmax(), depth.shape)
-            axes.text(
-                x[column], y[row], name, fontsize=11, fontweight="bold", color="black",
-                ha="center", va="center", clip_on=True, zorder=4, gid=f"roi-{hemisphere}",
-                path_effects=[withStroke(linewidth=2.8, foreground="white", alpha=0.9)],
-                parse_math=False,
+            lines, innermost = found
+            axes.add_collection(
+                LineCollection(
+                    lines, colors="black", linewidths=width, zorder=3, gid=f"outline-{hemisphere}",
+                    path_effects=[withStroke(linewidth=2.2 * width, foreground="white", alpha=0.8)],
+                ),
+                autolim=False,
             )  # fmt: skip
+            if names:
+                axes.text(
+                    *innermost, name, fontsize=11, fontweight="bold", color="black",
+                    ha="center", va="center", clip_on=True, zorder=4, gid=f"roi-{hemisphere}",
+                    path_effects=[withStroke(linewidth=2.8, foreground="white", alpha=0.9)],
+                    parse_math=False,
+                )  # fmt: skip
 
 
-def _draw_orientation(axes: Axes, panel: float, ink: str, background: str) -> None:
+@lru_cache(maxsize=128)
+def _outline(
+    n_vertices: int, window: _Window, hemisphere: str, member: bytes
+) -> tuple[list[NDArray], tuple[float, float]] | None:
+    """Smoothed outline of an ROI, as lines, and its innermost point; None where it is not shown."""
+    from contourpy import contour_generator
+    from scipy import ndimage
+
+    raster = _raster(n_vertices, window, _PIXELS_ROI)
+    x, y = _grid(window, _PIXELS_ROI)
+    both = np.zeros((2, n_vertices))
+    both[HEMISPHERES.index(hemisphere)] = np.frombuffer(member, bool)
+    sharp = np.nan_to_num(raster.draw(both.ravel()))
+    share = ndimage.gaussian_filter(sharp, _SMOOTHING / (x[1] - x[0]))
+    if share.max() < 0.5:
+        share = sharp  # too small to smooth
+    if share.max() < 0.5:
+        return None
+    lines = contour_generator(x, y, share).lines(0.5)
+    depth = ndimage.distance_transform_edt(np.pad(share >= 0.5, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return lines, (float(x[column]), float(y[row]))
+
+
+def _draw_orientation(axes: Axes, width: float, height: float, ink: str, background: str) -> None:
     """L and R in the upper corners, and which way is anterior and dorsal in the lower ones."""
     from matplotlib.patheffects import withStroke
 
@@ -378,172 +411,8 @@ def _draw_orientation(axes: Axes, panel: float, ink: str, background: str) -> No
             "anterior", (x, 0), (56 * inward, 10), fontsize=9, ha=align, va="center", **style
         )
         axes.annotate("dorsal", (x, 0), (50 * inward, 46), fontsize=9, ha="center", **style)
-        at = (x + inward * 50 / 72 / _PANEL, 10 / 72 / panel)
-        for tip in ((at[0] - inward * 0.45 / _PANEL, at[1]), (at[0], at[1] + 0.45 / panel)):
+        at = (x + inward * 50 / 72 / width, 10 / 72 / height)
+        for tip in ((at[0] - inward * 0.45 / width, at[1]), (at[0], at[1] + 0.45 / height)):
             axes.annotate(
                 "", tip, at, xycoords="axes fraction", arrowprops=arrow, zorder=5
             ).arrow_patch.set_path_effects(halo)
-
-
-def _draw_colorbar(
-    figure: Figure,
-    mappable: AxesImage,
-    data: NDArray,
-    unit: str,
-    threshold: float | None,
-    symmetric: bool,
-    ink: str,
-) -> None:
-    low, high = mappable.get_clim()
-    below, above = np.nanmin(data) < low, np.nanmax(data) > high
-    extend = ("both" if above else "min") if below else ("max" if above else "neither")
-    ticks = {low, high}
-    label = unit
-    if threshold:
-        ticks |= {-threshold, threshold} if symmetric else {threshold}
-        label += f"  (shown: {'|value|' if symmetric else 'value'} ≥ {threshold:g})"
-    else:
-        ticks.add(0.0 if low < 0 < high else (low + high) / 2)
-    height = figure.get_size_inches()[1]
-    slot = figure.add_axes((0.33, 0.62 / height, 0.34, 0.17 / height), label="colorbar")
-    bar = figure.colorbar(mappable, cax=slot, orientation="horizontal", extend=extend)
-    bar.set_ticks(sorted(ticks), labels=[f"{tick:.3g}".replace("-", "−") for tick in sorted(ticks)])
-    bar.ax.tick_params(labelsize=11, color=ink, labelcolor=ink, length=3)
-    bar.outline.set_visible(False)
-    bar.set_label(label, fontsize=12, color=ink, parse_math=False)
-
-
-def _text_width(text: str, size: float, bold: bool = False) -> float:
-    """Width in inches."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextToPath
-
-    font = FontProperties(weight="bold" if bold else "normal", size=size)
-    return TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] / 72
-
-
-def _wrap(text: str, width: float, size: float) -> list[str]:
-    """Lines no wider than ``width`` inches."""
-    for n_letters in range(max(8, int(160 * width / size)), 7, -2):
-        lines = textwrap.wrap(text, n_letters) or [""]
-        if max(_text_width(line, size) for line in lines) <= width:
-            break
-    return lines
-
-
-# Checks -------------------------------------------------------------------------------------------
-
-
-def _check_maps(maps: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
-    """Both hemispheres in one vector, left first."""
-    if not isinstance(maps, Mapping) or set(maps) != set(HEMISPHERES):
-        found = sorted(map(str, maps)) if isinstance(maps, Mapping) else type(maps).__name__
-        raise InputError(f"maps: expected a dict with left and right, found {found}")
-    data = []
-    for hemisphere in HEMISPHERES:
-        values = np.asarray(maps[hemisphere])
-        if values.dtype.kind not in "biuf":
-            raise InputTypeError(
-                f"{hemisphere} map: expected real numbers, found dtype {values.dtype}"
-            )
-        if values.shape != (N_VERTICES,):
-            raise InputError(
-                f"{hemisphere} map: expected {N_VERTICES} values, one per fsaverage5 vertex, "
-                f"found shape {values.shape}: plot one map at a time, projected to fsaverage5"
-            )
-        if np.isinf(values).any():
-            raise InputError(
-                f"{hemisphere} map: expected finite values or NaN, found infinite ones"
-            )
-        data.append(values.astype(np.float64))
-    if np.isnan(data).all():
-        raise InputError("maps: expected values on some vertex, found NaN everywhere")
-    return np.concatenate(data)
-
-
-def _check_rois(rois: Mapping[str, Any]) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """ROIs as hemisphere → name → member."""
-    if not set(rois) <= set(HEMISPHERES):
-        raise InputError(f"rois: expected the keys left and right, found {sorted(map(str, rois))}")
-    checked = {}
-    for hemisphere, given in rois.items():
-        if isinstance(given, Mapping):
-            named = {str(name): np.asarray(member) for name, member in given.items()}
-            kinds = "b"
-        else:
-            labels = np.asarray(given)
-            kinds = "b" if labels.dtype.kind not in "iuUSO" else labels.dtype.kind
-            if kinds in "iu":
-                names = [label for label in np.unique(labels) if label > 0]
-            else:
-                labels = labels.astype(str)
-                names = [label for label in np.unique(labels) if label]
-            named = {str(name): labels == name for name in names}
-            if kinds == "b" or labels.shape != (N_VERTICES,):
-                raise InputError(
-                    f"{hemisphere} rois: expected {N_VERTICES} labels (int or str) or a dict from "
-                    f"name to bool array, found {labels.dtype} of shape {labels.shape}"
-                )
-        for name, member in named.items():
-            if member.shape != (N_VERTICES,) or member.dtype != bool:
-                raise InputError(
-                    f"{hemisphere} ROI {name}: expected a bool array of shape ({N_VERTICES},), "
-                    f"found {member.dtype} of shape {member.shape}"
-                )
-        checked[hemisphere] = named
-    return checked
-
-
-def _check_image(image: ArrayLike | None) -> NDArray[np.uint8] | None:
-    if image is None:
-        return None
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise InputError(
-            f"image: expected uint8 (height, width, 3), found {image.dtype} of shape {image.shape}"
-        )
-    return image
-
-
-def _limits(
-    data: NDArray,
-    vmin: float | None,
-    vmax: float | None,
-    threshold: float | None,
-    symmetric: bool,
-) -> tuple[float, float]:
-    """Ends of the colours, with the threshold between them."""
-    values = data[np.isfinite(data)]
-    size = np.abs(values) if symmetric else values
-    if symmetric and vmin is not None:
-        raise InputError("vmin: symmetric colours run from −vmax to vmax: leave vmin out")
-    if vmax is not None:
-        high = float(vmax)
-    else:
-        high = _round(np.percentile(size, 99))
-        if high <= (threshold or 0):
-            high = _round(size.max())
-        if threshold is None and high <= 0:
-            high = 0.0 if size.min() < 0 else 1.0
-    if symmetric:
-        low = -high
-    elif vmin is not None:
-        low = float(vmin)
-    else:
-        low = min(0.0, -_round(-np.percentile(values, 1)))
-    if threshold is not None and not 0 <= threshold < high:
-        raise InputError(
-            f"threshold: expected 0 or more and less than {high:g}, the upper end of the colours; "
-            f"found {threshold:g}; the largest value is {size.max():g}"
-        )
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InputError(f"colours: expected finite limits, vmin < vmax; found {low:g}, {high:g}")
-    return low, high
-
-
-def _round(value: float) -> float:
-    """Two significant digits, away from zero for positive values, so that the range reads well."""
-    if value == 0:
-        return 0.0
-    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
-    return float(f"{math.ceil(value / unit - 1e-9) * unit:.2g}")

@@ -194,7 +194,7 @@ def _fit(
 
 def _amount_axis(axes: Axes, amounts: NDArray) -> None:
     """Limits with a margin, and the amounts themselves as labels where there is room."""
-    low, high = np.log10(axes.dataLim.intervalx)
+    low, high = np.log10([axes.dataLim.minposx, axes.dataLim.x1])
     margin = 0.05 * (high - low) or 0.3
     axes.set_xlim(10 ** (low - margin), 10 ** (high + margin))
     ticks = []

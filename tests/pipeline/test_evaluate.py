@@ -203,7 +203,7 @@ def test_files(scored, brain):
     coverage = metrics["draws"]["coverage_90"]["model"]
     assert voxels["coverage_90"].mean() == pytest.approx(coverage, abs=1e-4)
 
-    with Image.open(scored.folder / "draws.png") as picture:
+    with Image.open(scored.folder / "calibration.png") as picture:
         assert min(picture.size) > 500
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
 
@@ -396,6 +396,11 @@ def test_draws_judged_by_trials_of_their_own_distribution(brain, predicted):
     for score, level in LEVELS.items():
         assert scores[score]["model"] == pytest.approx(level, abs=0.015), score
         assert all(abs(value - level) < 0.04 for value in scores[score]["roi"].values()), score
+    # Means over regions tell whether voxels vary together as they should: independent noise fails.
+    means = scores["coverage_90_region_means"]
+    assert means["model"] == pytest.approx(0.9, abs=0.03)
+    assert all(abs(value - 0.9) < 0.08 for value in means["roi"].values())
+    assert means["linear"] < 0.8 > means["mean_pattern"]
     assert all(0.9 < height < 1.1 for height in scores["pit_histogram"]["model"])
     assert scores["variance_ratio"]["model"] == pytest.approx(1, abs=0.05)
     assert scores["variance_ratio_median_voxel"]["model"] == pytest.approx(1, abs=0.05)
@@ -602,7 +607,7 @@ def test_without_repeats_there_is_no_ceiling_and_the_notes_say_so(scored_once):
     assert set(LEVELS) < set(metrics["draws"])
     assert scored_once.voxels["ceiling"].isna().all()
     assert "ncsnr_of_draws" not in scored_once.voxels
-    assert (scored_once.folder / "draws.png").stat().st_size > 10_000
+    assert (scored_once.folder / "calibration.png").stat().st_size > 10_000
 
 
 def test_without_repeats_all_is_taken_as_trial_noise(shown_once):
@@ -786,7 +791,9 @@ def test_paper_and_no_latent(trained, synbrain, tmp_path):
     assert metrics["n_draws"] == 20
     assert not [name for name in metrics["draws"]["crps"] if "latent" in name]
     assert metrics["provenance"]["n_boot"] == 1000
-    assert output.split()[-1] == str(tmp_path / "paper/metrics.json")
+    assert output.split()[-2:] == [
+        str(tmp_path / f"paper/{name}") for name in ("metrics.json", "report.html")
+    ]
 
 
 def test_a_single_draw_is_no_distribution(trained, synbrain, brain, subject, store, tmp_path):

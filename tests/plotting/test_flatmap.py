@@ -1,19 +1,23 @@
 """What is drawn, read back from the figure objects."""
 
+import itertools
 import sys
 import time
 
+import nibabel as nib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from nilearn.datasets import load_fsaverage
 
-from synbrain_cli.errors import InputError, InputTypeError, SynbrainError
+from synbrain_cli.errors import InputError, InputTypeError, MissingError, SynbrainError
+from synbrain_cli.io.surface import fsaverage, fsaverage_map
 from synbrain_cli.plotting import flatmap
 from synbrain_cli.plotting.figure import save_figure
-from synbrain_cli.plotting.flatmap import N_VERTICES, plot_flatmap
+from synbrain_cli.plotting.flatmap import plot_flatmap
 
+N_VERTICES = 10242  # of fsaverage5
 NOTHING = np.full(N_VERTICES, np.nan)
 
 
@@ -74,7 +78,7 @@ def test_anatomy_lies_where_the_labels_say(pial):
 
 def test_values_are_those_of_the_vertices(pial):
     """A plane over the patch is drawn as that plane: interpolation is exact and in place."""
-    flat = flatmap._flat_cortex()
+    flat = flatmap._flat_cortex(N_VERTICES)
     plane = 0.02 * flat.xy[:, 0] - 0.03 * flat.xy[:, 1]
     maps = {"left": plane[:N_VERTICES], "right": plane[N_VERTICES:]}
     values, x, y = drawn(plot_flatmap(maps, title="t", unit="z"))
@@ -83,6 +87,91 @@ def test_values_are_those_of_the_vertices(pial):
     assert np.abs(values - expected)[known].max() < 0.01  # linspace takes pixel edges for centres
     side = flat.faces >= N_VERTICES
     assert (side.all(1) | ~side.any(1)).all()  # no triangle joins the hemispheres
+
+
+@pytest.fixture
+def finer(tmp_path, monkeypatch):
+    """A stand-in for fsaverage6, which is not shipped: every triangle of fsaverage5 cut in four.
+
+    Returns a function from values on fsaverage5 to values on it, by hemisphere.
+    """
+    halves = {}
+    folder = tmp_path / "fsaverage6"
+    folder.mkdir()
+    for hemisphere in ("left", "right"):
+        faces = fsaverage("sphere")[hemisphere].faces
+        edges = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]],
+                                                  faces[:, [2, 0]]]), axis=1), axis=0)  # fmt: skip
+        middle = {tuple(edge): N_VERTICES + k for k, edge in enumerate(edges.tolist())}
+        halves[hemisphere] = edges
+
+        def cut(face, middle=middle):
+            a, b, c = face
+            ab, bc, ca = (middle.get(tuple(sorted(e))) for e in ((a, b), (b, c), (c, a)))
+            return [(a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca)]
+
+        flat = fsaverage("flat")[hemisphere]
+        # Resampled patches bridge cuts with triangles that the sphere does not have.
+        known = [
+            face
+            for face in flat.faces.tolist()
+            if all(tuple(sorted(e)) in middle for e in itertools.combinations(face, 2))
+        ]
+        small = np.array([one for face in known for one in cut(face)], np.int32)
+        xyz = flat.coordinates
+        points = np.concatenate([xyz, xyz[edges].mean(1)]).astype(np.float32)
+        curvature = fsaverage_map("curvature")[hemisphere]
+        folds = np.concatenate([curvature, curvature[edges].mean(1)])
+        nib.save(
+            nib.gifti.GiftiImage(
+                darrays=[
+                    nib.gifti.GiftiDataArray(points, intent="NIFTI_INTENT_POINTSET"),
+                    nib.gifti.GiftiDataArray(small, intent="NIFTI_INTENT_TRIANGLE"),
+                ]
+            ),
+            folder / f"flat_{hemisphere}.gii.gz",
+        )
+        nib.save(
+            nib.gifti.GiftiImage(darrays=[nib.gifti.GiftiDataArray(folds.astype(np.float32))]),
+            folder / f"curv_{hemisphere}.gii.gz",
+        )
+    monkeypatch.setenv("NILEARN_DATA", str(tmp_path))
+    yield lambda maps: {h: np.concatenate([v, v[halves[h]].mean(1)]) for h, v in maps.items()}
+    for cached in (flatmap._flat_cortex, flatmap._finder, flatmap._raster, flatmap._underlay):
+        cached.cache_clear()
+
+
+def test_a_finer_surface_shows_the_same(field, finer):
+    coarse, x, _ = drawn(plot_flatmap(field, title="t", unit="z", view="cortex"))
+    fine, x_fine, _ = drawn(plot_flatmap(finer(field), title="t", unit="z", view="cortex"))
+    assert fine.shape == coarse.shape
+    np.testing.assert_allclose(x, x_fine, atol=0.01)
+    both = np.isfinite(fine) & np.isfinite(coarse)
+    assert both.sum() > 0.98 * np.isfinite(coarse).sum()
+    np.testing.assert_allclose(fine[both], coarse[both], atol=0.02)
+
+
+def test_a_surface_that_is_not_at_hand(field):
+    maps = {h: np.zeros(163842) for h in field}
+    with pytest.raises(MissingError, match="fetch it once with"):
+        plot_flatmap(maps, title="t", unit="z")
+
+
+def test_the_fovea_is_at_the_occipital_pole_in_the_middle(pial):
+    """The most posterior vertices lie between the hemispheres, half-way up."""
+    for hemisphere, sign in (("left", -1), ("right", 1)):
+        pole = np.linalg.norm(pial[hemisphere] - pial[hemisphere][pial[hemisphere][:, 1].argmin()],
+                              axis=1) < 12  # fmt: skip
+        maps = {"left": NOTHING, "right": NOTHING, hemisphere: np.where(pole, 1.0, 0.0)}
+        values, x, y = drawn(plot_flatmap(maps, title="t", unit="z", view="cortex"))
+        rows, columns = np.nonzero(values > 0.5)
+        assert len(rows) > 50
+        shown = np.isfinite(values)
+        inner = np.abs(x[shown.any(0)]).max() * 0.35
+        assert (np.abs(x[columns]) < inner).all(), hemisphere
+        assert (np.sign(x[columns]) == sign).all()
+        middle = y[shown.any(1)].mean()
+        assert abs(y[rows].mean() - middle) < 0.2 * np.ptp(y[shown.any(1)])
 
 
 def test_missing_values_are_transparent_and_do_not_spread(field):
@@ -170,7 +259,7 @@ def test_rois_are_outlined_and_named(pial, field):
             (name, "roi-right"),
         ]
         assert labels[0].get_position()[0] < 0 < labels[1].get_position()[0]
-        assert sum(type(a).__name__ == "QuadContourSet" for a in axes.collections) == 2
+        assert sorted(a.get_gid() for a in axes.collections) == ["outline-left", "outline-right"]
     figure = plot_flatmap(field, title="t", unit="z", rois={"left": by_text["left"]})
     assert texts(figure).count("V1") == 1
 
@@ -212,8 +301,10 @@ def test_bad_input_is_refused(field):
             plot_flatmap(maps, **({"title": "t", "unit": "z"} | options))
 
     refused("NaN everywhere", {"left": NOTHING, "right": NOTHING})
-    refused("left map: expected 10242", {"left": NOTHING[:-1], "right": NOTHING})
-    refused("right map: expected 10242", field | {"right": np.zeros((2, N_VERTICES))})
+    refused("left map: expected one value per vertex", {"left": NOTHING[:-1], "right": NOTHING})
+    two = field | {"right": np.zeros((2, N_VERTICES))}
+    refused("right map: expected one value per vertex", two)
+    refused("as many vertices on the right", field | {"right": np.zeros(40962)})
     refused("infinite", field | {"right": np.full(N_VERTICES, np.inf)})
     refused("real numbers", field | {"right": np.array(["a"] * N_VERTICES)}, InputTypeError)
     refused("left and right", {"left": field["left"]})
@@ -234,7 +325,7 @@ def test_bad_input_is_refused(field):
     refused("left rois", rois={"left": np.zeros(5, int)})
     refused("ROI V1", rois={"left": {"V1": np.zeros(5, bool)}})
     refused("ROI V1", rois={"left": {"V1": np.zeros(N_VERTICES)}})
-    medial = np.setdiff1d(np.arange(N_VERTICES), flatmap._flat_cortex().faces)
+    medial = np.setdiff1d(np.arange(N_VERTICES), flatmap._flat_cortex(N_VERTICES).faces)
     only = NOTHING.copy()
     only[medial[medial < N_VERTICES]] = 1
     refused("medial wall", {"left": only, "right": NOTHING})

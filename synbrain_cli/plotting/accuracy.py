@@ -1,0 +1,289 @@
+"""How well test images are predicted, voxel by voxel and region by region: one figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from synbrain_cli.errors import InputError, InputTypeError
+from synbrain_cli.plotting.figure import COLOURS, SIDE, frame
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SCORE = "voxelwise_correlation"
+_COLUMNS = ("model", "linear", "ceiling")
+_EARLY = ("V1", "V2", "V3", "hV4")  # in the order of the visual hierarchy
+_MOST_POINTS = 1500  # voxels, beyond which their density is drawn
+_IN_BIN, _MOST_BINS = 50, 20  # voxels in a bin of the running medians, at least; and bins
+_CONSTANT = "mean pattern (0)"  # constant over images, so that its correlation is 0 by definition
+
+
+def plot_accuracy(
+    voxels: pd.DataFrame,
+    *,
+    metrics: dict[str, Any] | None = None,
+    title: str,
+    note: str | None = None,
+) -> Figure:
+    """Draw the correlation over test images of each voxel, and its median in each region.
+
+    Left, voxels against their noise ceilings, with the running medians of the model and of the
+    linear encoder in bins of equal numbers of voxels; where no ceiling is known, the model against
+    the linear encoder. Right, regions: V1, V2, V3 and hV4 first, the others in the order given.
+
+    Parameters
+    ----------
+    voxels : DataFrame
+        ``voxels.tsv`` of `synbrain evaluate`: ``model``, ``linear``, ``ceiling``. Voxels of which
+        one is missing (NaN) are left out on the left, and counted.
+    metrics : dict, optional
+        Its ``metrics.json``. Without it, or without regions in it, there is no right panel.
+    title : str
+        Any length: wrapped.
+    note : str, optional
+        A label that must not be overlooked; by default "simulated subject", where metrics say so.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Its legend tells the medians of the voxels drawn.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        When columns are missing, no voxel has a correlation, or the two are not of one evaluation.
+
+    Examples
+    --------
+    >>> voxels = pd.DataFrame({"model": [0.2, 0.4], "linear": [0.1, 0.4], "ceiling": [0.5, 0.6]})
+    >>> figure = plot_accuracy(voxels, title="sub-01")
+    >>> figure.legends[0].get_texts()[1].get_text()
+    'noise ceiling (median 0.550)'
+    """
+    values, metrics = _check(voxels, metrics)
+    if note is None and metrics.get("simulated"):
+        note = "simulated subject"
+    regions = _regions(metrics)
+    width, height = (13.0, max(4.6, 1.4 + 0.32 * len(regions))) if regions else (7.5, 5.0)
+    framed = frame(width, height, title=title, note=note)
+    figure, top = framed.figure, framed.box(0, height, 0, 0)[1]
+    margin = 0.6 * SIDE / width
+    figure.set_layout_engine("constrained", rect=(margin, 0, 1 - 2 * margin, top), wspace=0.03)
+    axes = figure.subplots(1, 2 if regions else 1, squeeze=False)[0]
+
+    n_images = f"{metrics['n_test_images']:,} " if "n_test_images" in metrics else ""
+    score = f"correlation over {n_images}test images (r)"
+    if np.isfinite(values).all(1).any():
+        _against_ceiling(axes[0], values, score, _repeats(metrics))
+    else:
+        _against_linear(axes[0], values, score)
+    if regions:
+        _by_region(axes[1], regions, score)
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+        one.tick_params(labelsize=10)
+    return figure
+
+
+# Voxels -------------------------------------------------------------------------------------------
+
+
+def _against_ceiling(axes: Axes, values: NDArray, score: str, repeats: str) -> None:
+    """Draw correlations of the model and running medians over the ceiling: (n_voxels, 3)."""
+    shown = values[np.isfinite(values).all(1)]
+    model, _, ceiling = shown.T
+    _draw_voxels(axes, ceiling, model)
+    top = ceiling.max()
+    axes.plot(
+        [0, top], [0, top], color=COLOURS["ceiling"], linewidth=2, gid="ceiling",
+        label=f"noise ceiling (median {_number(np.median(ceiling))})",
+    )  # fmt: skip
+    in_order = shown[np.argsort(ceiling, kind="stable")]
+    n_bins = int(np.clip(len(shown) // _IN_BIN, 1, _MOST_BINS))
+    running = np.array([np.median(part, axis=0) for part in np.array_split(in_order, n_bins)])
+    # Both can be seen where they agree
+    for column, name, label, line, width, marker in (
+        (0, "model", "model", "-", 3.0, "o"),
+        (1, "linear", "linear encoder", "--", 1.5, "s"),
+    ):
+        median = _number(np.median(shown[:, column]))
+        axes.plot(
+            running[:, 2], running[:, column], color=COLOURS[name], linestyle=line, marker=marker,
+            linewidth=width, markersize=2.4 * width, markeredgewidth=0, gid=name,
+            label=f"{label}, running median (median of all {median})",
+        )  # fmt: skip
+    axes.axhline(0, color=COLOURS["mean_pattern"], linewidth=1.5, label=_CONSTANT, gid="mean")
+    axes.set_xlim(-0.02 * top, 1.02 * top)
+    axes.set_xlabel(f"noise ceiling{repeats} (r)", fontsize=11)
+    axes.set_ylabel(score, fontsize=11)
+    axes.set_title("Voxels against their noise ceilings", fontsize=12, loc="left")
+    _add_legend(axes, "left", _counted(len(values), len(shown), "correlation or ceiling"))
+
+
+def _against_linear(axes: Axes, values: NDArray, score: str) -> None:
+    """Draw correlations of the model over those of the linear encoder."""
+    shown = values[np.isfinite(values[:, :2]).all(1), :2]
+    model, linear = shown.T
+    _draw_voxels(axes, linear, model)
+    ends = [shown.min(), shown.max()]
+    axes.plot(ends, ends, color="black", linewidth=0.8, label="equal correlations", gid="equal")
+    median, other = np.median(shown, axis=0)
+    axes.axhline(
+        median, color=COLOURS["model"], linewidth=2, gid="model",
+        label=f"model (median {_number(median)})",
+    )  # fmt: skip
+    axes.axvline(
+        other, color=COLOURS["linear"], linewidth=2, linestyle="--", gid="linear",
+        label=f"linear encoder (median {_number(other)})",
+    )  # fmt: skip
+    axes.axhline(0, color=COLOURS["mean_pattern"], linewidth=1.5, label=_CONSTANT, gid="mean")
+    axes.set_xlabel("linear encoder (r)", fontsize=11)
+    axes.set_ylabel(f"model, {score}", fontsize=11)
+    axes.set_title(
+        "Voxels: noise ceiling unknown, as no image was\nrepeated and the data came without ncsnr",
+        fontsize=12, loc="left",
+    )  # fmt: skip
+    _add_legend(axes, "left", _counted(len(values), len(shown), "correlation"))
+
+
+def _draw_voxels(axes: Axes, x: NDArray, y: NDArray) -> None:
+    """Points where they can be told apart, else their density."""
+    if len(x) <= _MOST_POINTS:
+        axes.plot(
+            x, y, ".", color=COLOURS["model"], alpha=0.4, markeredgewidth=0,
+            markersize=np.clip(120 / np.sqrt(len(x)), 4, 10),
+            label="model, one voxel", gid="voxels",
+        )  # fmt: skip
+        return
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    # Neither so light that one voxel is lost nor so dark that lines are
+    greys = ListedColormap(colormaps["Greys"](np.linspace(0.15, 0.8, 256)))
+    density = axes.hexbin(x, y, gridsize=45, mincnt=1, cmap=greys, linewidths=0, gid="voxels")
+    bar = axes.figure.colorbar(density, ax=axes, pad=0.01, aspect=35, shrink=0.8)
+    bar.set_label("voxels (model)", fontsize=10)
+    bar.outline.set_visible(False)
+
+
+# Regions ------------------------------------------------------------------------------------------
+
+
+def _regions(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Label of each row → its scores, from the top: all voxels, then along the hierarchy."""
+    given = metrics.get("roi", {})
+    if not given:
+        return {}
+    early = [name for name in _EARLY if name in given]
+    names = early + [name for name in given if name not in early]
+    rows = {f"{name}  ({given[name]['n_voxels']:,})": given[name][_SCORE] for name in names}
+    return {f"all voxels  ({metrics['n_voxels']:,})": metrics["overall"][_SCORE], **rows}
+
+
+def _by_region(axes: Axes, regions: dict[str, dict[str, Any]], score: str) -> None:
+    place = np.arange(len(regions), dtype=float)
+
+    def column(name: str) -> NDArray[np.float64]:
+        return np.array([one.get(name) for one in regions.values()], dtype=np.float64)
+
+    intervals = np.array([one.get("ci") or [None] * 2 for one in regions.values()], dtype=float)
+    axes.hlines(place - 0.18, *intervals.T, color=COLOURS["model"], linewidth=2.5, gid="interval")
+    for name, label, marker, size, shift in (
+        ("ceiling", "noise ceiling", "|", 14, 0.0),
+        ("shuffled", "model, images shuffled (control)", "X", 6, 0.18),
+        ("linear", "linear encoder", "s", 6, 0.18),
+        ("model", "model, 95 % interval over images", "o", 7, -0.18),
+    ):
+        if np.isfinite(column(name)).any():
+            axes.plot(
+                column(name), place + shift, marker, color=COLOURS[name], markersize=size,
+                markeredgewidth=2.5 if marker == "|" else 0, label=label, gid=name,
+            )  # fmt: skip
+    axes.axvline(0, color=COLOURS["mean_pattern"], linewidth=1.5, label=_CONSTANT, gid="mean")
+    axes.axhline(0.5, color="black", linewidth=0.5)
+    for tick in axes.set_yticks(place, list(regions)):
+        tick.label1.set_parse_math(False)
+    axes.set_ylim(len(regions) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"{score}, median voxel", fontsize=11)
+    axes.set_title("Regions (number of voxels)", fontsize=12, loc="left")
+    _add_legend(axes, "right", None)
+
+
+# Words --------------------------------------------------------------------------------------------
+
+
+def _counted(n_voxels: int, n_shown: int, missing: str) -> str:
+    if n_shown == n_voxels:
+        return f"{n_voxels:,} voxels"
+    return f"{n_shown:,} voxels; {n_voxels - n_shown:,} left out, which have no {missing}"
+
+
+def _add_legend(axes: Axes, side: str, title: str | None) -> None:
+    """Below the panels: inside, it would cover voxels."""
+    axes.figure.legend(
+        *axes.get_legend_handles_labels(), loc=f"outside lower {side}", fontsize=10, frameon=False,
+        title=title, title_fontsize=10, alignment="left", borderaxespad=1, borderpad=0.7,
+        ncols=2 if side == "right" else 1,
+    )  # fmt: skip
+
+
+def _repeats(metrics: dict[str, Any]) -> str:
+    """Of how many repeats the ceiling is: that of one is far below that of three."""
+    if "repeats_per_image" not in metrics:
+        return ""
+    low, high = (metrics["repeats_per_image"][end] for end in ("min", "max"))
+    if high == 1:
+        return " of single trials"
+    return f" of averages of {high if low == high else f'{low} to {high}'} repeats"
+
+
+def _number(value: float) -> str:
+    """Three decimals; no "-0"."""
+    return f"{round(float(value), 3) + 0.0:.3f}".replace("-", "−")
+
+
+# Checks -------------------------------------------------------------------------------------------
+
+
+def _check(
+    voxels: pd.DataFrame, metrics: dict[str, Any] | None
+) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    """Correlations, (n_voxels, 3) in the order of the columns, and the metrics."""
+    if not isinstance(voxels, pd.DataFrame):
+        raise InputTypeError(
+            f"voxels: expected the DataFrame of voxels.tsv, found {type(voxels).__name__}"
+        )
+    if not set(_COLUMNS) <= set(voxels.columns):
+        raise InputError(
+            f"voxels: expected the columns {', '.join(_COLUMNS)}, found "
+            f"{', '.join(map(str, voxels.columns))}: pass the table that `synbrain evaluate` wrote"
+        )
+    try:
+        values = voxels[list(_COLUMNS)].to_numpy(np.float64)
+    except ValueError as error:
+        raise InputTypeError(f"voxels: expected numbers or NaN, found text: {error}") from error
+    if not np.isfinite(values[:, :2]).all(1).any():
+        raise InputError(
+            "voxels: expected correlations of the model and of the linear encoder in one voxel or "
+            f"more, found none in {len(values):,}"
+        )
+    if metrics is None:
+        return values, {}
+    if not isinstance(metrics, dict) or not {"overall", "roi", "n_voxels"} <= metrics.keys():
+        found = sorted(metrics) if isinstance(metrics, dict) else type(metrics).__name__
+        raise InputError(
+            f"metrics: expected the dict of metrics.json with overall, roi and n_voxels, found "
+            f"{found}"
+        )
+    if metrics["n_voxels"] != len(values):
+        raise InputError(
+            f"metrics: expected those of the same evaluation as the table of {len(values):,} "
+            f"voxels, found {metrics['n_voxels']:,} voxels"
+        )
+    return values, metrics

@@ -1,0 +1,231 @@
+"""Flatmaps by pycortex (Gao et al. 2015, Frontiers in Neuroinformatics 9:23), where installed."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from synbrain_cli.errors import InputError, InputTypeError, MissingError
+from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
+from synbrain_cli.plotting.figure import (
+    SIDE,
+    check_rois,
+    colour_limits,
+    colours,
+    draw_colour_bar,
+    frame,
+)
+from synbrain_cli.plotting.surface import draw_name, draw_outline, trace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH = 11.0  # inches
+_ROWS = 1024  # of the picture, pycortex's default
+_COARSER = 2  # pixels of the picture per pixel of an outline
+
+
+def plot_with_pycortex(
+    maps: Mapping[str, ArrayLike],
+    *,
+    title: str,
+    unit: str,
+    threshold: float | None = None,
+    vmax: float | None = None,
+    vmin: float | None = None,
+    cmap: str | None = None,
+    symmetric: bool = True,
+    rois: Mapping[str, Any] | None = None,
+    image: ArrayLike | None = None,
+    note: str | None = None,
+    subject: str = "fsaverage",
+) -> Figure:
+    """Draw a surface map on a subject of pycortex's, with its cuts and curvature.
+
+    Left is on the left. A pixel has the value of the nearest vertex, pycortex's way. What pycortex
+    computes on the way (which vertex a pixel shows, curvature) it keeps in its own folder.
+
+    Parameters
+    ----------
+    maps : dict of float arrays of shape (n_vertices,)
+        ``left`` and ``right``; NaN where there are no data. One value per vertex of the pycortex
+        subject. Where both are of fsaverage and differ in density, vertices beyond the coarser
+        one's have the value of the nearest along the surface.
+    title, unit, threshold, vmax, vmin, cmap, symmetric, rois, image, note
+        As in `synbrain_cli.plotting.flatmap.plot_flatmap`: a map has the same colours in both.
+    subject : str
+        Name in pycortex's filestore.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        11 inches wide. ``save_figure`` writes it.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        When pycortex is not installed, a map has another length or no values, or an option does
+        not fit.
+    MissingError
+        When pycortex's filestore has no such subject, or no flat surface of it.
+
+    Examples
+    --------
+    >>> maps = {"left": np.zeros(10242), "right": np.ones(10242)}
+    >>> plot_with_pycortex(maps, title="Right only", unit="z")       # doctest: +SKIP
+    """
+    cortex = _pycortex()
+    surfaces = _surfaces(cortex, subject)
+    maps = _check_maps(maps, surfaces)
+    outlines = {
+        hemisphere: check_rois({hemisphere: given}, len(maps.get(hemisphere, ())))[hemisphere]
+        for hemisphere, given in (rois or {}).items()
+    }
+    # Vertex of the maps that each vertex of the pycortex subject shows
+    vertices = {
+        hemisphere: _vertices(len(maps[hemisphere]), *surface)
+        for hemisphere, surface in surfaces.items()
+    }
+
+    def carried(parts: Mapping[str, NDArray]) -> NDArray[np.float64]:
+        return np.concatenate([np.asarray(parts[h], np.float64)[vertices[h]] for h in HEMISPHERES])
+
+    values = carried(maps)
+    limits = colour_limits(values, vmin, vmax, threshold, symmetric)
+    mappable = colours(limits, threshold, symmetric, cmap)
+    shown = values
+    if threshold:
+        shown = np.where((np.abs(values) if symmetric else values) < threshold, np.nan, values)
+
+    with contextlib.redirect_stdout(sys.stderr):  # pycortex tells what it computes
+        view = cortex.Vertex(shown, subject, cmap=mappable.cmap, vmin=limits[0], vmax=limits[1])
+        _, window = cortex.quickflat.utils.get_flatmask(subject, height=_ROWS)
+        left, right, bottom, top = map(float, window)
+        width = _WIDTH - 2 * SIDE
+        height = width * (top - bottom) / (right - left)
+        framed = frame(_WIDTH, height, title=title, image=image, note=note)
+        axes = framed.figure.add_axes(framed.box(SIDE, 0, width, height), label="pycortex")
+        cortex.quickshow(
+            view, fig=axes, height=_ROWS, with_rois=False, with_labels=False, with_colorbar=False,
+            with_curvature=True, curvature_brightness=0.8, curvature_contrast=0.3,
+            curvature_threshold=False,
+        )  # fmt: skip
+        for hemisphere, named in outlines.items():
+            rest = {h: np.zeros(len(values)) for h, values in maps.items()}
+            for name, member in named.items():
+                indicator = cortex.Vertex(carried(rest | {hemisphere: member}), subject)
+                picture, _ = cortex.quickflat.make_flatmap_image(indicator, height=_ROWS)
+                _draw_roi(axes, picture, hemisphere, name)
+    for letter, x, side in (("L", 0, "left"), ("R", 1, "right")):
+        axes.annotate(
+            letter, (x, 1), xycoords="axes fraction", fontsize=20, fontweight="bold", ha=side,
+            va="top",
+        )  # fmt: skip
+    draw_colour_bar(framed, mappable, values, unit, threshold=threshold, symmetric=symmetric)
+    return framed.figure
+
+
+def _draw_roi(axes: Axes, picture: NDArray, hemisphere: str, name: str) -> None:
+    """Outline and name an ROI, drawn by pycortex with 1 in it."""
+    picture = picture[::-1][::_COARSER, ::_COARSER]  # rows from the bottom up
+    x, y = (
+        np.linspace(*limits, n)
+        for limits, n in ((axes.get_xlim(), picture.shape[1]), (axes.get_ylim(), picture.shape[0]))
+    )
+    traced = trace(picture, x, y)
+    if traced is not None:
+        draw_outline(axes, traced[0], hemisphere)
+        draw_name(axes, traced[1], name, hemisphere)
+
+
+def _pycortex() -> ModuleType:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            import cortex
+    except ImportError as error:
+        raise InputError(
+            f"pycortex is not installed ({error}): pip install 'synbrain[pycortex]' (a C compiler "
+            "is needed), or draw the flatmap without it"
+        ) from error
+    return cortex
+
+
+def _surfaces(cortex: ModuleType, subject: str) -> dict[str, tuple[NDArray, NDArray]]:
+    """Vertices (n, 3), mm, and triangles (n_faces, 3) of each hemisphere."""
+    store = cortex.db.filestore
+    cortex.db.reload_subjects()
+    if subject not in cortex.db.subjects:
+        hint = (
+            f"cortex.download_subject({subject!r})"
+            if subject == "fsaverage"
+            else "import it, or choose another"
+        )
+        raise MissingError(f"pycortex has no subject {subject!r} in its folder {store}: {hint}")
+    try:
+        cortex.db.get_surf(subject, "flat")
+        return dict(zip(HEMISPHERES, cortex.db.get_surf(subject, "fiducial"), strict=True))
+    except OSError as error:
+        raise MissingError(
+            f"pycortex's subject {subject!r} in {store} lacks a surface: {error}: flatten it first"
+        ) from error
+
+
+def _check_maps(
+    maps: Mapping[str, ArrayLike], surfaces: Mapping[str, tuple[NDArray, NDArray]]
+) -> dict[str, NDArray[np.float64]]:
+    if not isinstance(maps, Mapping) or set(maps) != set(HEMISPHERES):
+        found = sorted(map(str, maps)) if isinstance(maps, Mapping) else type(maps).__name__
+        raise InputError(f"maps: expected a dict with left and right, found {found}")
+    checked = {}
+    for hemisphere in HEMISPHERES:
+        values, n = np.asarray(maps[hemisphere]), len(surfaces[hemisphere][0])
+        if values.dtype.kind not in "biuf":
+            raise InputTypeError(
+                f"{hemisphere} map: expected real numbers, found dtype {values.dtype}"
+            )
+        both_fsaverage = {len(values), n} <= set(N_FSAVERAGE.values()) if values.ndim else False
+        if values.ndim != 1 or not (len(values) == n or both_fsaverage):
+            raise InputError(
+                f"{hemisphere} map: expected one value for each of the {n} vertices of the "
+                f"pycortex subject, found shape {values.shape}"
+            )
+        if np.isinf(values).any():
+            raise InputError(
+                f"{hemisphere} map: expected finite values or NaN, found infinite ones"
+            )
+        checked[hemisphere] = values.astype(np.float64)
+    if all(np.isnan(values).all() for values in checked.values()):
+        raise InputError("maps: expected values on some vertex, found NaN everywhere")
+    return checked
+
+
+def _vertices(n_values: int, points: NDArray, faces: NDArray) -> NDArray[np.int64]:
+    """Which value each vertex of a surface shows: its own, or that of the nearest that has one.
+
+    The vertices of a coarser fsaverage are the first of a finer one's.
+    """
+    if n_values >= len(points):
+        return np.arange(len(points))
+    return _nearest(points, faces, n_values)
+
+
+def _nearest(points: NDArray, faces: NDArray, n_first: int) -> NDArray[np.int64]:
+    """Which of the first vertices is nearest to each, along the edges of the surface."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import dijkstra
+
+    a, b = faces[:, [0, 1, 2, 1, 2, 0]].reshape(-1, 2, 3).transpose(1, 0, 2).reshape(2, -1)
+    edges = np.unique(np.sort(np.stack([a, b]), axis=0), axis=1)
+    lengths = np.linalg.norm(points[edges[0]] - points[edges[1]], axis=1)
+    graph = csr_array((lengths, tuple(edges)), shape=(len(points), len(points)))
+    _, _, nearest = dijkstra(
+        graph, directed=False, indices=np.arange(n_first), min_only=True, return_predecessors=True
+    )
+    return nearest

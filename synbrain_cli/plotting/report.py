@@ -1,0 +1,286 @@
+"""One HTML file that holds a whole report: figures, numbers, text and no reference to elsewhere.
+
+The page says what it is made of in frozen dataclasses, `render` writes them with the template
+`report.html.jinja`. Every text is escaped: names of image files are not to be trusted. The page
+forbids itself the network (a content security policy, which its frames inherit).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import re
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synbrain_cli.errors import InputError, InputTypeError
+from synbrain_cli.plotting.figure import BAND
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+_NUMBER = re.compile(
+    r"[<>≤≥≈~±+−-]?\s?\d+(,\d{3})*(\.\d+)?(e[+−-]?\d+)?"  # 22,500 or −0.4 or 1e-5
+    r"(\s?[a-zA-Zµ%°/]+)?"  # its unit
+    r"(\s?[±\[(].*)?"  # its interval
+    r"|\[[^a-zA-Z]+\]"  # an interval alone
+)
+_ICON = re.compile(r"""<link\s[^>]*rel=["']icon["'][^>]*>""")
+_FLAT = 0.01  # of the pixels, above which a colour is kept as it is
+_SETTLED = 1000  # pixels that may still change their colour when the palette is taken as found
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image: PNG or JPEG bytes, what it shows to those who do not see it, how to read it.
+
+    A wide one takes the whole width of the page, another that of the text at most.
+    """
+
+    data: bytes
+    alt: str
+    caption: str
+    wide: bool = True
+
+    def __post_init__(self) -> None:
+        _ = self.size  # checks the bytes
+        if not self.alt.strip():
+            raise InputError("picture: expected an alternative text (alt), found an empty one")
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, so that the page does not jump while it loads."""
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(io.BytesIO(self.data), formats=("PNG", "JPEG")) as image:
+                return image.size
+        except UnidentifiedImageError as error:
+            raise InputError(
+                f"picture {self.alt!r}: expected the bytes of a PNG or JPEG file, found "
+                f"{bytes(self.data[:8])!r}…: see figure_png and thumbnail"
+            ) from error
+
+    @property
+    def source(self) -> str:
+        """The image itself as an address."""
+        kind = "png" if self.data.startswith(b"\x89PNG") else "jpeg"
+        return f"data:image/{kind};base64,{base64.b64encode(self.data).decode('ascii')}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; the first of each is the row's header, numbers are aligned right."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.header):
+                raise InputError(
+                    f"table {self.caption!r}: expected {len(self.header)} cells a row, as in the "
+                    f"header, found {len(row)} in {row}"
+                )
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Columns of numbers, of which some may be missing ("–" or "not known", say)."""
+        return [
+            any(map(_NUMBER.fullmatch, column))
+            and all(_NUMBER.fullmatch(cell) or not re.search(r"\d", cell) for cell in column)
+            for column in zip(*self.rows, strict=True)
+        ] or [False] * len(self.header)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values, of any length: what was asked, provenance."""
+
+    items: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command to repeat, with a button that copies it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Live:
+    """A complete HTML page to turn and look at (nilearn's surfaces), in a frame of its own.
+
+    The frame may run scripts and nothing else: no storage, no pop-ups, no network. The title is
+    what screen readers call it.
+    """
+
+    html: str
+    title: str
+    caption: str
+
+    @property
+    def document(self) -> str:
+        """The page without an icon: nilearn's is at an address that the frame may not ask."""
+        return _ICON.sub("", self.html)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Small pictures in a grid: stimuli and what they are called."""
+
+    pictures: list[Picture]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+Block = Picture | Table | Facts | Command | Live | Gallery | Text
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, what the section tells, and its parts in order."""
+
+    title: str
+    intro: str
+    blocks: list[Block]
+
+    def __post_init__(self) -> None:
+        for block in self.blocks:
+            if not isinstance(block, Block):
+                raise InputTypeError(
+                    f"section {self.title!r}: expected Picture, Table, Facts, Command, Live, "
+                    f"Gallery or Text, found {type(block).__name__}"
+                )
+
+
+@dataclass(frozen=True)
+class Page:
+    """The report. A warning stands above everything, on the screen and in print."""
+
+    title: str
+    lead: str
+    warning: str | None
+    sections: list[Section]
+    footer: str
+
+
+def render(page: Page) -> str:
+    """Write the report as one HTML file; the same page always gives the same text.
+
+    Figures and tables are numbered in the order in which they come.
+
+    Parameters
+    ----------
+    page : Page
+
+    Returns
+    -------
+    str
+        To be written as UTF-8.
+
+    Examples
+    --------
+    >>> html = render(Page("Report", "What it is.", None, [Section("One", "", [])], "synbrain"))
+    >>> "<h1>Report</h1>" in html
+    True
+    """
+    return _environment().get_template("report.html.jinja").render(page=page, band=BAND)
+
+
+def figure_png(figure: Figure, dpi: float = 110) -> bytes:
+    """Write a figure as a PNG of 256 colours; the same figure always gives the same bytes.
+
+    A flatmap has some 25,000 colours; with a palette its file is 0.4 times as large. The palette
+    covers them all (else the rare ones go: those of the stimulus, and of the end of the colour bar
+    that no voxel reaches) and is then refined by k-means; white and other colours of whole areas
+    stay as they are. Dithering keeps smooth colours free of steps, which readers would take for
+    contours.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    dpi : float
+        Dots per inch; 110 makes an 11-inch flatmap as wide as the page on a screen.
+
+    Returns
+    -------
+    bytes
+    """
+    from PIL import Image
+
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    image = Image.open(file).convert("RGB")
+    area = image.width * image.height
+    flat = [colour for n, colour in image.getcolors(area) if n > _FLAT * area]
+    others = image.quantize(256 - len(flat), Image.Quantize.MAXCOVERAGE, kmeans=_SETTLED)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*itertools.chain(*flat), *others.getpalette()])
+    small = image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    # Pillow finds the nearest colour only approximately: white could become a tint
+    index, pixels = np.array(small), np.array(image)
+    for k, colour in enumerate(flat):
+        index[(pixels == colour).all(-1)] = k
+    small.frombytes(index.tobytes())
+    return _encoded(small, "PNG", optimize=True)
+
+
+def thumbnail(image: NDArray[np.uint8], size: int = 320) -> bytes:
+    """Write a photograph small, as a JPEG: what a gallery of stimuli is made of.
+
+    Parameters
+    ----------
+    image : uint8 array of shape (height, width, 3)
+    size : int
+        Pixels of the longer side; smaller images stay as they are.
+
+    Returns
+    -------
+    bytes
+
+    Examples
+    --------
+    >>> Picture(thumbnail(np.zeros((600, 400, 3), np.uint8)), "black", "A black image").size
+    (213, 320)
+    """
+    from PIL import Image
+
+    small = Image.fromarray(image)
+    small.thumbnail((size, size))
+    return _encoded(small, "JPEG", quality=85)
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("synbrain_cli", "plotting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["kind"] = lambda block: type(block).__name__
+    return environment

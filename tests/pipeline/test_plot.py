@@ -1,0 +1,308 @@
+"""What the plot commands show: which values, of whom, and where on cortex."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from conftest import QUIET
+from PIL import Image
+
+from synbrain_cli.brain import load_model
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.files import read_json, write_json
+from synbrain_cli.io.surface import HEMISPHERES, fsaverage
+from synbrain_cli.pipeline import plot
+from synbrain_cli.pipeline.evaluate import evaluate
+from synbrain_cli.pipeline.maps import (
+    Evaluation,
+    Recordings,
+    Responses,
+    difference_map,
+    response_maps,
+)
+from synbrain_cli.pipeline.plot import Look, MapPainter, brain_maps
+from synbrain_cli.pipeline.synthesize import synthesize
+from synbrain_cli.plotting.labels import drawn_rois, looks
+
+
+@pytest.fixture(scope="module")
+def brain(trained):
+    return load_model(trained.weights / "sub-01", "cpu")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        pixels = rng.integers(0, 256, (8, 8, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(trained, brain, photographs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "out"
+    result = synthesize(
+        trained, brain.folder, photographs, n_draws=5, output=folder, device="cpu", report=QUIET
+    )
+    return Responses(result.folder)
+
+
+@pytest.fixture(scope="module")
+def recordings(trained, brain):
+    return Recordings.of(trained, brain, QUIET.say)
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, brain, subject, store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    result = evaluate(
+        trained, brain, subject, store, output=folder, n_draws=20, latent=False, n_boot=50,
+        report=QUIET,
+    )  # fmt: skip
+    return Evaluation.read(result.folder, brain)
+
+
+# ---------------------------------------------------------------------------- which values
+
+
+def test_maps_of_responses(made, brain):
+    draws = np.load(next(made.folder.glob("*_desc-draws_betas.npy")))
+    maps = list(response_maps(made, brain, "mean"))
+    assert [one.name for one in maps] == [f"sub-01_stim-{name}_stat-mean" for name in "abc"]
+    for k, one in enumerate(maps):
+        np.testing.assert_allclose(one.values, draws[k].mean(0), rtol=1e-5)
+        assert one.unit == brain.unit
+        assert one.image.shape == (128, 128, 3)
+    (spread,) = response_maps(made, brain, "std", "b")
+    np.testing.assert_allclose(spread.values, draws[1].std(0, ddof=1), rtol=1e-5)
+    assert not spread.symmetric
+    (one,) = response_maps(made, brain, "draw", "c", 3)
+    np.testing.assert_array_equal(one.values, draws[2, 3])
+    with pytest.raises(InputError, match="holds 5 draws: --draw 5 is not there"):
+        next(response_maps(made, brain, "draw", None, 5))
+    with pytest.raises(MissingError, match="no image d; there are a, b, c"):
+        next(response_maps(made, brain, "mean", "d"))
+
+
+def test_difference_of_images_and_of_folders(trained, made, brain, photographs, tmp_path):
+    draws = np.load(next(made.folder.glob("*_desc-draws_betas.npy")), mmap_mode="r")
+    one = difference_map(made, brain, "a", "b")
+    expected = draws[0].mean(0, dtype=float) - draws[1].mean(0, dtype=float)
+    np.testing.assert_allclose(one.values, expected)
+    assert one.title.startswith("a − b")
+    other = synthesize(
+        trained, brain.folder, photographs / "c.png", n_draws=2, output=tmp_path / "other",
+        device="cpu", report=QUIET,
+    )  # fmt: skip
+    one = difference_map(made, brain, None, str(other.folder))
+    expected = draws[:].mean((0, 1), dtype=float) - np.load(other.draws)[0].mean(0, dtype=float)
+    np.testing.assert_allclose(one.values, expected, rtol=1e-9)
+    assert "(3 images) − c" in one.title
+    with pytest.raises(InputError, match="expected another image"):
+        difference_map(made, brain, "a", "a")
+    with pytest.raises(MissingError, match="no image gone"):
+        difference_map(made, brain, "a", "gone")
+    z = synthesize(
+        trained, brain.folder, photographs / "c.png", n_draws=2, output=tmp_path / "z", unit="z",
+        device="cpu", report=QUIET,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="the unit z, expected"):
+        difference_map(made, brain, None, str(z.folder))
+
+
+def test_recorded_trials_are_those_of_the_image(recordings, brain, subject):
+    test = subject.select("test")
+    counts = {name: (test.images[test.image_index] == name).sum() for name in recordings.names}
+    assert list(counts.values()) == sorted(counts.values(), reverse=True)
+    name = recordings.names[2]
+    trials = recordings.recorded(name)
+    rows = subject.trials
+    rows = np.flatnonzero((rows["image"] == name) & (rows["split"] == "test"))
+    with np.load(subject.folder / "standardization.npz") as file:
+        row = np.searchsorted(file["sessions"], subject.trials["session"].to_numpy()[rows])
+        expected = subject.betas[rows] * file["sd"][row] + file["mean"][row]
+    np.testing.assert_allclose(trials, expected, rtol=1e-4, atol=1e-5)
+    (recorded,) = recordings.maps("recorded", name)
+    (error,) = recordings.maps("error", name)
+    np.testing.assert_allclose(recorded.values, trials.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(recorded.values - error.values, recordings.expected(name), atol=1e-4)
+    assert recorded.image.dtype == np.uint8  # a simulated stimulus may be shown
+
+
+def test_pictures_of_recorded_datasets_are_not_passed_on(recordings, subject, monkeypatch):
+    monkeypatch.setattr(type(subject), "simulated", property(lambda self: False))
+    assert recordings.picture(recordings.names[0]) is None
+
+
+def test_draws_of_test_images_share_their_signal_or_not(recordings):
+    """Repeats share what no feature explains; a recorded trial lies anywhere among fresh ones."""
+    name = recordings.names[0]
+    expected = recordings.expected(name)
+    spread = {}
+    for signal in ("shared", "fresh"):
+        (one,) = recordings.trials(name, 1, 60, 0, signal)
+        assert one.draws.shape == (60, len(expected))
+        spread[signal] = (one.draws.mean(0) - expected).std()
+    assert spread["fresh"] < spread["shared"]
+
+
+def test_an_evaluation_of_another_training_is_refused(evaluated, brain):
+    values = evaluated.map("accuracy", brain).values
+    np.testing.assert_allclose(values, evaluated.voxels["model"], rtol=1e-6)
+    other = dict(brain.config, fingerprint="0" * 16)
+
+    class Other:
+        config, name = other, "sub-01"
+
+    with pytest.raises(InputError, match="of another training of sub-01"):
+        Evaluation.read(evaluated.folder, Other)
+    with pytest.raises(MissingError, match="synbrain evaluate --model sub-01"):
+        Evaluation.read(evaluated.folder / "gone", brain)
+
+
+# ------------------------------------------------------------------------- where on cortex
+
+
+def drawn(figure):
+    """Values drawn on the flatmap, NaN where transparent, and x and y of its pixels in mm."""
+    axes = next(a for a in figure.axes if a.get_label() == "flatmap")
+    picture = next(i for i in axes.images if i.get_gid() == "data")
+    left, right, bottom, top = picture.get_extent()
+    values = np.ma.filled(picture.get_array(), np.nan)
+    x, y = np.meshgrid(
+        np.linspace(left, right, values.shape[1]), np.linspace(bottom, top, values.shape[0])
+    )
+    return values, x, y
+
+
+@pytest.mark.parametrize("roi", ["V1", "FFA-1"])
+def test_a_response_in_one_roi_lights_that_roi_alone(brain, roi):
+    """From the volume, through the surface, to the pixels of the flatmap."""
+    inside = brain.rois()[roi]
+    volume = brain.to_nifti(inside.astype(np.float32))
+    values = volume.get_fdata()[tuple(brain.voxels[["i", "j", "k"]].to_numpy().T)]
+    np.testing.assert_array_equal(values > 0.5, inside)
+
+    others = np.zeros(brain.n_voxels, bool)
+    for name, mask in drawn_rois(brain).items():
+        if name != roi:
+            others |= mask & ~inside
+    share = {h: v > 0.5 for h, v in brain.to_surface(inside.astype(np.float32)).items()}
+    elsewhere = {h: v > 0.99 for h, v in brain.to_surface(others.astype(np.float32)).items()}
+    assert all((share[h] & elsewhere[h]).sum() == 0 for h in HEMISPHERES)
+    assert sum(share[h].sum() for h in HEMISPHERES) > 20
+
+    figure = MapPainter(brain, "flatmap", Look(vmax=1), QUIET)(
+        plot.BrainMap("v", "indicator", "share", values)
+    )
+    picture, x, y = drawn(figure)
+    lit = picture > 0.5
+    assert lit.any()
+    # Every lit pixel is within a triangle's edge of a vertex of the ROI, on its own side.
+    flat = fsaverage("flat")
+    for hemisphere, sign in (("left", -1), ("right", 1)):
+        side = lit & (np.sign(x) == sign)
+        xy = np.array(flat[hemisphere].coordinates[:, :2], float)
+        used = np.unique(flat[hemisphere].faces)
+        # The figure shifts each patch along x; its place follows from where data begin.
+        known = np.isfinite(brain.to_surface(values)[hemisphere])[used]
+        shown = np.isfinite(picture) & (np.sign(x) == sign)
+        shift = (
+            (x[shown].min() - xy[used[known], 0].min())
+            if sign == 1
+            else (x[shown].max() - xy[used[known], 0].max())
+        )
+        places = xy[share[hemisphere]] + [shift, 0]
+        pixels = np.stack([x[side], y[side]], 1)[::37]
+        gap = np.sqrt(((pixels[:, None] - places[None]) ** 2).sum(-1)).min(1)
+        assert np.quantile(gap, 0.99) < 4, hemisphere
+        # And every vertex well inside the ROI is lit.
+        gap = np.sqrt(((places[:, None] - pixels[None]) ** 2).sum(-1)).min(1)
+        assert np.median(gap) < 2, hemisphere
+
+
+def test_left_is_left(brain):
+    """A response of the left hemisphere's voxels is drawn left of the middle."""
+    left = brain.to_surface(np.ones(brain.n_voxels))
+    x = brain.to_nifti(np.arange(brain.n_voxels, dtype=np.float32)).affine @ np.vstack(
+        [brain.voxels[["i", "j", "k"]].to_numpy().T, np.ones(brain.n_voxels)]
+    )
+    indicator = (x[0] < 0).astype(np.float32)
+    assert set(left) == set(HEMISPHERES)
+    painter = MapPainter(brain, "flatmap", Look(vmax=1), QUIET)
+    picture, x, _ = drawn(painter(plot.BrainMap("l", "left", "share", indicator)))
+    lit = picture > 0.6
+    assert (x[lit] < 0).mean() > 0.99
+    assert ((picture < 0.4) & (x > 0)).sum() > 0.9 * (np.isfinite(picture) & (x > 0)).sum()
+
+
+def test_outlines_are_where_the_indicator_is(brain):
+    outlines = looks(brain)["rois"]
+    for hemisphere in HEMISPHERES:
+        share = brain.to_surface(brain.rois()["V1"].astype(np.float32))[hemisphere]
+        np.testing.assert_array_equal(outlines[hemisphere]["V1"], np.nan_to_num(share) >= 0.5)
+
+
+def test_a_person_without_transforms_gets_slices(trained, made, tmp_path):
+    folder = shutil.copytree(trained.weights / "sub-01", tmp_path / "weights/sub-01")
+    config = read_json(folder / "config.json")
+    for name in ("sampling.npz", "mni.npz"):
+        (folder / name).unlink()
+        del config["checksums"][name]
+    write_json(folder / "config.json", config)
+    said = []
+    brain = load_model(folder, "cpu")
+    report = type("Told", (), {"say": staticmethod(said.append)})()
+    painter = MapPainter(brain, "flatmap", Look(), report)
+    assert painter.kind == "slices"
+    assert "without transforms to fsaverage: slices" in said[0]
+    figure = painter(next(response_maps(made, brain, "mean", "a")))
+    assert len(figure.axes) > 2
+
+
+def test_a_space_that_is_not_there(brain):
+    with pytest.raises(InputError, match=r"no transform to fsaverage6 .*: fsaverage5"):
+        MapPainter(brain, "flatmap", Look(space="fsaverage6"), QUIET)
+
+
+# ----------------------------------------------------------------------------------- files
+
+
+def test_files_of_every_kind(trained, made, evaluated, brain, tmp_path, monkeypatch):
+    look = Look(dpi=40)
+    options = {"look": look, "output": tmp_path, "report": QUIET}
+    result = brain_maps(trained, "flatmap", responses=made.folder, minus="b", image="a", **options)
+    assert [f.name for f in result.files] == ["sub-01_stim-a_minus-b_stat-difference_flatmap.png"]
+    result = brain_maps(trained, "surface", responses=made.folder, image="a", **options)
+    assert [f.name for f in result.files] == ["sub-01_stim-a_stat-mean_surface.png"]
+    result = plot.draws(trained, responses=made.folder, image="a", **options)
+    assert [f.name for f in result.files] == ["sub-01_stim-a_draws.png"]
+    result = plot.rois(trained, responses=made.folder, **options)
+    assert [f.name for f in result.files] == ["sub-01_rois.png"]
+    names = Recordings.of(trained, brain, QUIET.say).names
+    result = plot.draws(trained, image=",".join(names[3:5]), n_draws=4, **options)
+    assert len(result.files) == 2
+    assert all(file.stat().st_size > 5000 for file in result.files)
+    monkeypatch.setattr(type(trained), "outputs", property(lambda self: tmp_path))
+    shutil.copytree(evaluated.folder, tmp_path / "sub-01_evaluation")
+    result = plot.accuracy(trained, model="sub-01", **options)
+    assert [f.name for f in result.files] == ["sub-01_accuracy.png"]
+    with Image.open(result.files[0]) as picture:
+        assert picture.size[0] > picture.size[1]
+
+
+def test_several_images_share_one_scale(trained, made, monkeypatch, tmp_path):
+    limits = []
+
+    def remember(figure, path, dpi):
+        axes = next(a for a in figure.axes if a.get_label() == "flatmap")
+        limits.append(axes.images[-1].get_clim())
+
+    monkeypatch.setattr(plot, "save_figure", remember)
+    brain_maps(trained, "flatmap", responses=made.folder, output=tmp_path, report=QUIET)
+    assert len(limits) == 3
+    assert len(set(limits)) == 1

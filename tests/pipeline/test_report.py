@@ -1,0 +1,135 @@
+"""The report of a model: what it says, of what there is."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html import unescape
+
+import numpy as np
+import pytest
+from conftest import QUIET
+from PIL import Image
+
+from synbrain_cli.brain import load_model
+from synbrain_cli.errors import InputError
+from synbrain_cli.pipeline.evaluate import evaluate
+from synbrain_cli.pipeline.maps import Responses
+from synbrain_cli.pipeline.report import report
+from synbrain_cli.pipeline.synthesize import synthesize
+from synbrain_cli.pipeline.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def place(prepared, trained, subject, store, tmp_path_factory):
+    """A workspace where responses to six images were synthesized, and the model evaluated."""
+    root = tmp_path_factory.mktemp("reported")
+    for name in ("prepared", "weights", "simulated"):
+        (root / name).symlink_to(prepared.root / name)
+    (root / "private folder").mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        pixels = rng.integers(0, 256, (8, 8, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+        Image.fromarray(pixels).save(root / f"private folder/<b>{k}.png")
+    workspace = Workspace(root)
+    brain = load_model(root / "weights/sub-01", "cpu")
+    synthesize(
+        workspace, brain.folder, root / "private folder", n_draws=5, device="cpu", report=QUIET
+    )
+    evaluate(workspace, brain, subject, store, n_draws=20, latent=False, n_boot=50, report=QUIET)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def brain(place):
+    return load_model(place.weights / "sub-01", "cpu")
+
+
+@pytest.fixture(scope="module")
+def page(place, brain):
+    return report(place, brain, progress=QUIET).read_text()
+
+
+def text(page):
+    """What is read, without frames, images and tags."""
+    page = re.sub(r'srcdoc="[^"]*"|data:image/[^"]*', "", page)
+    page = re.sub(r"<(style|script)\b.*?</\1>", "", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", page)))
+
+
+def test_everything_is_told(page, place):
+    said = text(page)
+    assert "Simulated subject: nobody was scanned" in said
+    for title in (
+        "What was asked", "Responses to the images", "Do draws look like recorded trials?",
+        "How well does it predict?", "Are the draws calibrated?", "Where this comes from",
+    ):  # fmt: skip
+        assert re.search(rf"<h2[^>]*>.*?{re.escape(title)}", page, re.DOTALL), title
+    metrics = json.loads((place.outputs / "sub-01_evaluation/metrics.json").read_text())
+    score = metrics["overall"]["voxelwise_correlation"]
+    row = re.search(
+        r"correlation over images, median voxel (\S+) \((\S+) to (\S+)\) (\S+) (\S+)", said
+    )
+    assert row is not None
+    found = [float(value.replace("−", "-")) for value in row.groups()]
+    expected = [score["model"], *score["ci"], score["linear"], score["mean_pattern"]]
+    np.testing.assert_allclose(found, expected, atol=6e-4)
+    assert f"{metrics['draws']['coverage_90']['model']:.3f}" in said
+    assert "synbrain synthesize 'private folder' --model sub-01 --samples 5 --seed 0" in said
+    assert "synbrain evaluate --model sub-01 --draws 20 --seed 0" in said
+
+
+def test_nothing_private_or_dangerous_is_in_it(page, place):
+    assert str(place.root) not in page
+    assert "<b>0" not in page
+    assert "-b-0" in text(page)
+
+
+def test_pictures_say_what_they_show(page):
+    alts = [unescape(alt) for alt in re.findall(r'<img\b[^>]*?\balt="([^"]*)"', page)]
+    assert len(alts) >= 10
+    assert all(len(alt) > 8 for alt in alts)
+    means = next(alt for alt in alts if "deviation over 5 draws" in alt)
+    assert re.search(r"Means by region, in percent signal change: \S+ \d", means)
+
+
+def test_the_same_again(place, brain, page, tmp_path):
+    again = report(place, brain, output=tmp_path / "again.html", progress=QUIET)
+    assert again.read_text() == page
+    assert len(page) < 12e6
+
+
+def test_a_model_of_which_nothing_else_is_known(trained, tmp_path):
+    """No responses, no evaluation, no recordings at hand."""
+    shutil.copytree(trained.weights / "sub-01", tmp_path / "weights/sub-01")
+    workspace = Workspace(tmp_path)
+    brain = load_model(tmp_path / "weights/sub-01", "cpu")
+    said = text(report(workspace, brain, progress=QUIET).read_text())
+    assert "This model has not been evaluated" in said
+    assert "synbrain evaluate --model sub-01" in said
+    assert "this is no test score" in said
+    assert "recorded trials are not at hand" in said
+    assert "Responses to the images" not in said
+
+
+def test_responses_of_another_training_are_refused_or_left_out(place, trained, tmp_path):
+    shutil.copytree(trained.weights / "sub-01", tmp_path / "weights/sub-01")
+    config = tmp_path / "weights/sub-01/config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps(content | {"fingerprint": "0" * 16}))
+    brain = load_model(tmp_path / "weights/sub-01", "cpu")
+    (folder,) = (path.parent for path in place.outputs.glob("*/settings.json"))
+    with pytest.raises(InputError, match="was not drawn by"):
+        report(place, brain, responses=Responses(folder), progress=QUIET)
+    said = text(report(place, brain, output=tmp_path / "r.html", progress=QUIET).read_text())
+    assert "Responses to the images" not in said
+    assert "is of another training of this model, and is not shown" in said
+
+
+def test_the_command(place, synbrain, tmp_path):
+    file = tmp_path / "sent.html"
+    code, output, error = synbrain("plot", "report", "-w", place.root, "-o", file, "-q")
+    assert code == 0, error
+    assert output.split() == [str(file)]
+    assert file.read_text().startswith("<!DOCTYPE html>")
