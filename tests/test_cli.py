@@ -106,9 +106,7 @@ def test_synthesize_again_changes_nothing(made, trained, synbrain):
 
 
 def test_evaluate_sets_every_score_beside_its_baselines(trained, synbrain):
-    code, output, error = synbrain(
-        "evaluate", "-w", trained.root, "--device", "cpu", "--no-report"
-    )
+    code, output, error = synbrain("evaluate", "-w", trained.root, "--device", "cpu", "--no-report")
     assert code == 0, error
     metrics = json.loads(Path(output.split()[-1]).read_text())
     assert metrics["simulated"] is True

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chromium
 import nibabel as nib
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from synbrain_cli.pipeline.workspace import Workspace
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 pytestmark = pytest.mark.slow
+browser, page_of = chromium.browser, chromium.page_of
 
 
 def synbrain(workspace: Path, *arguments: str) -> str:
@@ -158,6 +160,13 @@ def test_the_demo_says_what_it_made(demo):
     assert len(list(workspace.root.glob("outputs/sub-01_images/figures/*.png"))) == 4
 
 
+def test_the_report_works_in_a_browser(demo, page_of):
+    workspace, _ = demo
+    file = workspace.outputs / "sub-01_report.html"
+    assert file.stat().st_size < 12e6
+    chromium.check_page(page_of(), file)
+
+
 def test_commands_as_typed_afterwards(demo):
     workspace, _ = demo
     output = synbrain(
@@ -181,7 +190,7 @@ def test_an_hour_of_a_new_person_is_worth_something(demo):
     if not (workspace.weights / "sub-03_hours-1").exists():
         synbrain(workspace.root, "adapt", "--hours", "1")
     output = synbrain(workspace.root, "evaluate", "--subject", "3", "--no-latent", "--draws", "20")
-    metrics = json.loads(Path(output.split()[-1]).read_text())
+    metrics = json.loads(Path(output.split()[-2]).read_text())
     scores = metrics["overall"]["voxelwise_correlation"]
     assert scores["ci"][0] > max(0.05, scores["shuffled"])
 

@@ -35,7 +35,7 @@ from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.synthesize import unit_name
 from synbrain_cli.pipeline.workspace import Workspace
 from synbrain_cli.plotting.calibration import plot_calibration
-from synbrain_cli.plotting.labels import drawn_rois, looks
+from synbrain_cli.plotting.labels import drawn_rois, looks, note
 from synbrain_cli.plotting.report import (
     Block,
     Command,
@@ -387,11 +387,13 @@ def _live(brain: Brain, shown: BrainMap) -> Live:
         title=shown.title,
         unit=shown.unit,
         symmetric=shown.symmetric,
+        note=note(brain),
     )
     return Live(
         html,
         f"Rotatable surface: {shown.title}",
-        "Drag to turn, scroll to zoom. The same response on the inflated surface of fsaverage.",
+        "Drag to turn, scroll to zoom; the menu turns it without a mouse. The same response on the "
+        "inflated surface of fsaverage.",
     )
 
 

@@ -31,9 +31,13 @@ COLOURS = {
     "ceiling": "#009E73",
 }
 DENSITIES = {n: name for name, n in N_FSAVERAGE.items()}  # vertices per hemisphere → fsaverage5, …
+WIDTH = 11.0  # inches
 SIDE = 0.25  # inches left free on the left and on the right
 _FOOTER = 1.0  # inches, for the colour bar
 BAND = "#ffd54d"  # behind what must not be overlooked
+
+
+FOLDS = 12.0  # mm; times curvature (1/mm): a gyral crown's is some −0.2
 
 
 # Frame --------------------------------------------------------------------------------------------
@@ -191,7 +195,8 @@ def draw_colour_bar(
     ticks = {low, high}
     label = unit
     if threshold:
-        ticks |= {-threshold, threshold} if symmetric else {threshold}
+        if threshold > 0.12 * (high - low):  # nearer, numbers would run into each other
+            ticks |= {-threshold, threshold} if symmetric else {threshold}
         label += f"  (shown: {'|value|' if symmetric else 'value'} ≥ {threshold:g})"
     else:
         ticks.add(0.0 if low < 0 < high else (low + high) / 2)

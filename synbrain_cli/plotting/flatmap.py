@@ -16,7 +16,9 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage, fsaverage_map
 from synbrain_cli.plotting.figure import (
     DENSITIES,
+    FOLDS,
     SIDE,
+    WIDTH,
     check_maps,
     check_rois,
     colour_limits,
@@ -24,6 +26,7 @@ from synbrain_cli.plotting.figure import (
     draw_colour_bar,
     frame,
 )
+from synbrain_cli.plotting.outlines import Traced, draw_name, draw_outline, trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,9 +37,6 @@ if TYPE_CHECKING:
 _GAP = 12.0  # mm between the hemispheres
 _LONGEST_EDGE = 3.7  # times the usual one; only triangles that bridge a cut exceed this
 _MARGIN = 14.0  # mm of cortex around the data when zoomed
-_FOLDS = 12.0  # mm; a gyral crown's curvature is some −0.2 / mm
-_SMOOTHING = 1.5  # mm, of ROI outlines: takes off the zigzag of the triangles
-_WIDTH = 11.0  # inches
 _PIXELS = 2100  # raster columns: one per pixel at 200 dpi
 _PIXELS_ROI = 700
 
@@ -51,7 +51,7 @@ class _Flat(NamedTuple):
     curvature: NDArray[np.float32]  # (2 · n_vertices,), 1/mm, positive in sulci
 
 
-class _Raster(NamedTuple):
+class Raster(NamedTuple):
     """Which vertices make up each pixel of a view: ``values[vertices] * weights``, summed."""
 
     inside: NDArray[np.bool_]  # (n_rows, n_columns), first row at the bottom
@@ -161,9 +161,9 @@ def plot_flatmap(
         colour_limits(data, vmin, vmax, threshold, symmetric), threshold, symmetric, cmap
     )
     window = _window(data, view)
-    width = _WIDTH - 2 * SIDE
+    width = WIDTH - 2 * SIDE
     height = width * _aspect(window)
-    framed = frame(_WIDTH, height, title=title, image=image, note=note, background=background)
+    framed = frame(WIDTH, height, title=title, image=image, note=note, background=background)
     axes = framed.figure.add_axes(framed.box(SIDE, 0, width, height), label="flatmap")
     _draw_map(axes, data, window, mappable, threshold, symmetric, _PIXELS)
     _draw_rois(axes, outlines, n_vertices, window)
@@ -281,7 +281,7 @@ def _finder(n_vertices: int) -> TriFinder:
 
 
 @lru_cache(maxsize=6)
-def _raster(n_vertices: int, window: _Window, n_columns: int) -> _Raster:
+def _raster(n_vertices: int, window: _Window, n_columns: int) -> Raster:
     """The pixels of a view and the triangles they lie in."""
     flat = _flat_cortex(n_vertices)
     x, y = _grid(window, n_columns)
@@ -294,7 +294,7 @@ def _raster(n_vertices: int, window: _Window, n_columns: int) -> _Raster:
     offset = np.stack([x[columns], y[rows]], axis=-1) - a[face_inside]
     second, third = np.einsum("pij,pj->ip", inverse[face_inside], offset)
     weights = np.stack([1 - second - third, second, third], axis=-1).astype(np.float32)
-    return _Raster(face >= 0, flat.faces[face_inside], weights)
+    return Raster(face >= 0, flat.faces[face_inside], weights)
 
 
 @lru_cache(maxsize=6)
@@ -302,7 +302,7 @@ def _underlay(n_vertices: int, window: _Window, n_columns: int) -> NDArray[np.ui
     """Curvature as an RGBA picture: gyri light, sulci darker, both darker than a zero value."""
     raster = _raster(n_vertices, window, n_columns)
     curvature = np.nan_to_num(raster.draw(_flat_cortex(n_vertices).curvature))
-    grey = np.round(255 * (0.80 - 0.07 * np.tanh(_FOLDS * curvature))).astype(np.uint8)
+    grey = np.round(255 * (0.80 - 0.07 * np.tanh(FOLDS * curvature))).astype(np.uint8)
     return np.dstack([grey, grey, grey, raster.inside.astype(np.uint8) * 255])
 
 
@@ -341,54 +341,23 @@ def _draw_rois(
     names: bool = True,
 ) -> None:
     """Outline ROIs, and name each at its innermost point."""
-    from matplotlib.collections import LineCollection
-    from matplotlib.patheffects import withStroke
-
-    width = 1.3 if names else 0.5
     for hemisphere, named in outlines.items():
         for name, member in named.items():
-            found = _outline(n_vertices, window, hemisphere, member.tobytes())
-            if found is None:
+            traced = _outline(n_vertices, window, hemisphere, member.tobytes())
+            if traced is None:
                 continue  # not on the part of the patch that is shown
-            lines, innermost = found
-            axes.add_collection(
-                LineCollection(
-                    lines, colors="black", linewidths=width, zorder=3, gid=f"outline-{hemisphere}",
-                    path_effects=[withStroke(linewidth=2.2 * width, foreground="white", alpha=0.8)],
-                ),
-                autolim=False,
-            )  # fmt: skip
+            draw_outline(axes, traced[0], hemisphere, 1.3 if names else 0.5)
             if names:
-                axes.text(
-                    *innermost, name, fontsize=11, fontweight="bold", color="black",
-                    ha="center", va="center", clip_on=True, zorder=4, gid=f"roi-{hemisphere}",
-                    path_effects=[withStroke(linewidth=2.8, foreground="white", alpha=0.9)],
-                    parse_math=False,
-                )  # fmt: skip
+                draw_name(axes, traced[1], name, hemisphere, 11)
 
 
 @lru_cache(maxsize=128)
-def _outline(
-    n_vertices: int, window: _Window, hemisphere: str, member: bytes
-) -> tuple[list[NDArray], tuple[float, float]] | None:
-    """Smoothed outline of an ROI, as lines, and its innermost point; None where it is not shown."""
-    from contourpy import contour_generator
-    from scipy import ndimage
-
+def _outline(n_vertices: int, window: _Window, hemisphere: str, member: bytes) -> Traced | None:
+    """Outline of an ROI, as bytes of a bool array (n_vertices,)."""
     raster = _raster(n_vertices, window, _PIXELS_ROI)
-    x, y = _grid(window, _PIXELS_ROI)
     both = np.zeros((2, n_vertices))
     both[HEMISPHERES.index(hemisphere)] = np.frombuffer(member, bool)
-    sharp = np.nan_to_num(raster.draw(both.ravel()))
-    share = ndimage.gaussian_filter(sharp, _SMOOTHING / (x[1] - x[0]))
-    if share.max() < 0.5:
-        share = sharp  # too small to smooth
-    if share.max() < 0.5:
-        return None
-    lines = contour_generator(x, y, share).lines(0.5)
-    depth = ndimage.distance_transform_edt(np.pad(share >= 0.5, 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(depth.argmax(), depth.shape)
-    return lines, (float(x[column]), float(y[row]))
+    return trace(raster.draw(both.ravel()), *_grid(window, _PIXELS_ROI))
 
 
 def _draw_orientation(axes: Axes, width: float, height: float, ink: str, background: str) -> None:

@@ -15,19 +15,19 @@ from synbrain_cli.errors import InputError, InputTypeError, MissingError
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
 from synbrain_cli.plotting.figure import (
     SIDE,
+    WIDTH,
     check_rois,
     colour_limits,
     colours,
     draw_colour_bar,
     frame,
 )
-from synbrain_cli.plotting.surface import draw_name, draw_outline, trace
+from synbrain_cli.plotting.outlines import draw_name, draw_outline, trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH = 11.0  # inches
 _ROWS = 1024  # of the picture, pycortex's default
 _COARSER = 2  # pixels of the picture per pixel of an outline
 
@@ -108,9 +108,9 @@ def plot_with_pycortex(
         view = cortex.Vertex(shown, subject, cmap=mappable.cmap, vmin=limits[0], vmax=limits[1])
         _, window = cortex.quickflat.utils.get_flatmask(subject, height=_ROWS)
         left, right, bottom, top = map(float, window)
-        width = _WIDTH - 2 * SIDE
+        width = WIDTH - 2 * SIDE
         height = width * (top - bottom) / (right - left)
-        framed = frame(_WIDTH, height, title=title, image=image, note=note)
+        framed = frame(WIDTH, height, title=title, image=image, note=note)
         axes = framed.figure.add_axes(framed.box(SIDE, 0, width, height), label="pycortex")
         cortex.quickshow(
             view, fig=axes, height=_ROWS, with_rois=False, with_labels=False, with_colorbar=False,

@@ -17,7 +17,9 @@ from synbrain_cli.io.surface import HEMISPHERES, Mesh, fsaverage, fsaverage_map
 from synbrain_cli.plotting.figure import (
     BAND,
     DENSITIES,
+    FOLDS,
     SIDE,
+    WIDTH,
     check_maps,
     check_rois,
     colour_limits,
@@ -25,7 +27,8 @@ from synbrain_cli.plotting.figure import (
     draw_colour_bar,
     frame,
 )
-from synbrain_cli.plotting.flatmap import _FOLDS, _SMOOTHING, _WIDTH, _Raster
+from synbrain_cli.plotting.flatmap import Raster
+from synbrain_cli.plotting.outlines import Traced, draw_name, draw_outline, trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,15 +54,13 @@ _LABEL = 17.0  # mm above a view, for its name
 _BETWEEN = 22.0  # mm between views side by side
 _SHADE = 0.45  # of what is seen edge on
 
-Traced = tuple[list[NDArray[np.float64]], tuple[float, float]]  # lines, innermost point; mm
-
 
 class _Scene(NamedTuple):
     """One hemisphere as one view shows it."""
 
     window: tuple[float, float, float, float]  # left, right, bottom, top in mm
-    raster: _Raster
-    coarse: _Raster  # every other pixel of it
+    raster: Raster
+    coarse: Raster  # every other pixel of it
     cortex: NDArray[np.uint8]  # curvature, RGBA
     shade: NDArray[np.uint8]  # black, the more opaque the more a place is turned away, RGBA
 
@@ -137,8 +138,8 @@ def plot_surface(
         for hemisphere in HEMISPHERES
     }
     corners, (width, height) = _layout(scenes)
-    scale = (_WIDTH - 2 * SIDE) / width  # inches per mm
-    framed = frame(_WIDTH, height * scale, title=title, image=image, note=note)
+    scale = (WIDTH - 2 * SIDE) / width  # inches per mm
+    framed = frame(WIDTH, height * scale, title=title, image=image, note=note)
     values = dict(zip(HEMISPHERES, np.split(data, 2), strict=True))
     axes = {}
     for place, scene in scenes.items():
@@ -208,7 +209,7 @@ def view_surface(
     try:
         page = view_surf(
             surf_map=on_mesh(_hidden(data, threshold, symmetric).astype(np.float32)),
-            bg_map=on_mesh(0.32 + 0.1 * np.tanh(_FOLDS * folds)),  # of nilearn's Greys, 0 white
+            bg_map=on_mesh(0.32 + 0.1 * np.tanh(FOLDS * folds)),  # of nilearn's Greys, 0 white
             hemi="both", cmap=colours((low, high), threshold, symmetric, cmap).cmap,
             vmax=high, vmin=None if symmetric else low, symmetric_cmap=symmetric,
             colorbar_height=0.6, colorbar_fontsize=15, view="back",
@@ -294,7 +295,7 @@ def _scene(surface: str, density: str, view: str, hemisphere: str) -> _Scene:
     raster = _rasterise(pixels, mesh.faces, n_rows, n_columns)
 
     curvature = np.nan_to_num(raster.draw(fsaverage_map("curvature", density)[hemisphere]))
-    grey = np.round(255 * (0.80 - 0.07 * np.tanh(_FOLDS * curvature))).astype(np.uint8)
+    grey = np.round(255 * (0.80 - 0.07 * np.tanh(FOLDS * curvature))).astype(np.uint8)
     facing = np.clip(np.nan_to_num(raster.draw(_normals(mesh) @ towards)), 0, 1)
     shade = np.zeros((*raster.inside.shape, 4), np.uint8)
     shade[..., 3] = np.round(255 * _SHADE * (1 - facing)) * raster.inside
@@ -304,7 +305,7 @@ def _scene(surface: str, density: str, view: str, hemisphere: str) -> _Scene:
     return _Scene(
         (low[0], high[0], low[1], high[1]),
         raster,
-        _Raster(
+        Raster(
             raster.inside[::_COARSER, ::_COARSER], raster.vertices[fewer], raster.weights[fewer]
         ),
         np.dstack([grey, grey, grey, raster.inside.astype(np.uint8) * 255]),
@@ -320,7 +321,7 @@ def _normals(mesh: Mesh) -> NDArray[np.float64]:
     return normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
 
-def _rasterise(pixels: NDArray, faces: NDArray, n_rows: int, n_columns: int) -> _Raster:
+def _rasterise(pixels: NDArray, faces: NDArray, n_rows: int, n_columns: int) -> Raster:
     """The triangle in front at each pixel, by a z-buffer.
 
     Parameters
@@ -353,7 +354,7 @@ def _rasterise(pixels: NDArray, faces: NDArray, n_rows: int, n_columns: int) -> 
     order = np.argsort(depth, kind="stable")
     nearest[place[order, 1] * n_columns + place[order, 0]] = order  # the last one stays
     seen = nearest[nearest >= 0]
-    return _Raster(
+    return Raster(
         (nearest >= 0).reshape(n_rows, n_columns), faces[face[seen]], weights[seen].astype("f4")
     )
 
@@ -471,56 +472,3 @@ def _outline(scene: _Scene, member: NDArray[np.bool_]) -> Traced | None:
 def _area(line: NDArray) -> float:
     """Area in a closed line."""
     return abs(_cross(line[:-1], line[1:]).sum()) / 2
-
-
-def trace(picture: NDArray, x: NDArray, y: NDArray) -> Traced | None:
-    """Outline an ROI drawn with 1 in it and 0 or NaN elsewhere, smoothed.
-
-    Parameters
-    ----------
-    picture : float array of shape (n_rows, n_columns)
-    x, y : float arrays
-        Of its columns and rows, mm, ascending.
-
-    Returns
-    -------
-    list of float arrays of shape (n_points, 2), (float, float)
-        Lines, and the innermost point; None where nothing is in it.
-    """
-    from contourpy import contour_generator
-    from scipy import ndimage
-
-    sharp = np.nan_to_num(picture)
-    share = ndimage.gaussian_filter(sharp, _SMOOTHING / (x[1] - x[0]))
-    if share.max() < 0.5:
-        share = sharp  # too small to smooth
-    if share.max() < 0.5:
-        return None
-    depth = ndimage.distance_transform_edt(np.pad(share >= 0.5, 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(depth.argmax(), depth.shape)
-    return contour_generator(x, y, share).lines(0.5), (float(x[column]), float(y[row]))
-
-
-def draw_outline(axes: Axes, lines: list[NDArray], hemisphere: str) -> None:
-    """Black lines that are also seen on dark colours."""
-    from matplotlib.collections import LineCollection
-    from matplotlib.patheffects import withStroke
-
-    axes.add_collection(
-        LineCollection(
-            lines, colors="black", linewidths=1.1, zorder=4, gid=f"outline-{hemisphere}",
-            path_effects=[withStroke(linewidth=2.4, foreground="white", alpha=0.8)],
-        ),
-        autolim=False,
-    )  # fmt: skip
-
-
-def draw_name(axes: Axes, where: tuple[float, float], name: str, hemisphere: str) -> None:
-    """The name of an ROI."""
-    from matplotlib.patheffects import withStroke
-
-    axes.text(
-        *where, name, fontsize=9, fontweight="bold", ha="center", va="center", clip_on=True,
-        zorder=5, gid=f"roi-{hemisphere}", parse_math=False,
-        path_effects=[withStroke(linewidth=2.4, foreground="white", alpha=0.9)],
-    )  # fmt: skip

@@ -7,6 +7,7 @@ import re
 import shutil
 from html import unescape
 
+import chromium
 import numpy as np
 import pytest
 from conftest import QUIET
@@ -19,6 +20,8 @@ from synbrain_cli.pipeline.maps import Responses
 from synbrain_cli.pipeline.report import report
 from synbrain_cli.pipeline.synthesize import synthesize
 from synbrain_cli.pipeline.workspace import Workspace
+
+browser, page_of = chromium.browser, chromium.page_of
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def page(place, brain):
 
 def text(page):
     """What is read, without frames, images and tags."""
-    page = re.sub(r'srcdoc="[^"]*"|data:image/[^"]*', "", page)
+    page = re.sub(r'(?:srcdoc|data-page)="[^"]*"|data:image/[^"]*', "", page)
     page = re.sub(r"<(style|script)\b.*?</\1>", "", page, flags=re.DOTALL)
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", page)))
 
@@ -133,3 +136,7 @@ def test_the_command(place, synbrain, tmp_path):
     assert code == 0, error
     assert output.split() == [str(file)]
     assert file.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_in_a_browser(place, page, page_of):
+    chromium.check_page(page_of(), place.outputs / "sub-01_report.html")

@@ -39,6 +39,7 @@ BLUR = 3  # pixels of deviation, so that a line half a pixel further counts for 
 # patch releases of 3.11 by 0; a panel moved by 3 % of the width by 4.6 or more, another colour map
 # by 18, hemispheres swapped by 62.
 TOLERANCE = 3.5
+N_COLOURS = 128
 MOST_BYTES = 60_000
 
 
@@ -251,7 +252,7 @@ def draw(figure, path):
     width, height = np.round(DPI * figure.get_size_inches()).astype(int)
     with Image.open(path) as large:
         small = large.convert("RGB").resize((width, height), Image.Resampling.BOX)
-    small.save(path, optimize=True)
+    small.quantize(N_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def difference(expected, figure, folder):
@@ -259,7 +260,9 @@ def difference(expected, figure, folder):
     draw(figure, folder / "found.png")
     for path, name in ((expected, "expected"), (folder / "found.png", "found")):
         with Image.open(path) as sharp:
-            sharp.filter(ImageFilter.GaussianBlur(BLUR)).save(folder / f"{name}-blurred.png")
+            sharp.convert("RGB").filter(ImageFilter.GaussianBlur(BLUR)).save(
+                folder / f"{name}-blurred.png"
+            )
     return compare_images(folder / "expected-blurred.png", folder / "found-blurred.png", TOLERANCE)
 
 
