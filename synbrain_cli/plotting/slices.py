@@ -1,8 +1,8 @@
-"""Slices of a volume, for subjects without transforms to a cortical surface; nilearn draws them."""
+"""Slices of a volume, drawn by nilearn, for subjects without transforms to a cortical surface."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -16,12 +16,11 @@ from synbrain_cli.plotting.figure import SIDE, colour_limits, colours, draw_colo
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# nilearn's name → axis across the slices, axis up; of RAS coordinates
-_DIRECTIONS = {"z": (2, 1), "y": (1, 2), "x": (0, 2)}
+_DIRECTIONS = {"z": (2, 1), "y": (1, 2), "x": (0, 2)}  # axes across the slices and up them; RAS
 _MOST = 6  # slices in a row
 _WIDTH = 11.0  # inches
 _GAP = 0.1  # inches between rows
-_BORDER = 12.0  # mm around the voxels, for the labels
+_BORDER = 16.0  # mm around the voxels, for nilearn's labels
 
 
 def plot_slices(
@@ -44,8 +43,8 @@ def plot_slices(
     Left is on the left (the neurological convention), and all slices have one scale. They are, up
     to six a direction, spread evenly over those that hold voxels of the mask, and pass through the
     middle of voxels, in mm of the image's affine. Nothing is interpolated; of an oblique grid, the
-    nearest voxel is drawn. nilearn lets a picture end at the middle, not at the face, of its
-    outermost voxels, so places on it are right to half a voxel.
+    nearest voxel is drawn. Light grey is where other slices hold voxels. nilearn takes the middle
+    of the outermost voxels for the edge of a slice, so places are right to half a voxel.
 
     Parameters
     ----------
@@ -56,13 +55,13 @@ def plot_slices(
     unit : str
         Of the values, under the colour bar.
     mask : Nifti1Image, optional
-        The voxels in use, as a model keeps them in ``mask.nii.gz``: inside, 0 is drawn as any other
-        value; outside, nothing is. By default those that are neither 0 nor NaN.
+        The voxels in use, as a model keeps them in ``mask.nii.gz``: nothing is drawn outside, and
+        0 is data inside. By default those that are neither 0 nor NaN.
     threshold, vmax, vmin, cmap, symmetric
         As in `synbrain_cli.plotting.flatmap.plot_flatmap`: a map has the same colours in both.
     background : Nifti1Image, optional
-        Anatomy in the same coordinates, any grid, 0 outside the head; seen, too, where values are
-        below the threshold. Without it, places where other slices hold voxels are light grey.
+        Anatomy in the same coordinates, any grid, 0 outside the head: drawn in place of the greys,
+        also of those below the threshold, at the resolution of the image.
     stimulus : uint8 array of shape (height, width, 3), optional
         Shown in the upper left corner.
     note : str, optional
@@ -76,8 +75,8 @@ def plot_slices(
     Raises
     ------
     InputError, InputTypeError
-        When the image is no volume or holds no values, the mask is of another grid, or an option
-        does not fit.
+        When the image is no volume or holds no values, the mask is of another grid, the background
+        of another place, or an option does not fit.
 
     Examples
     --------
@@ -87,49 +86,79 @@ def plot_slices(
     'z=0.0'
     """
     from matplotlib.colors import ListedColormap
-    from nilearn.image import resample_img
+    from nibabel.processing import resample_from_to
     from nilearn.plotting import plot_stat_map
 
-    values, inside = _check_image(image, mask)
+    values, inside = _check(image, mask, background)
     limits = colour_limits(values[inside], vmin, vmax, threshold, symmetric)
     mappable = colours(limits, threshold, symmetric, cmap)
-    known = nib.Nifti1Image(inside.astype(np.uint8), image.affine)
-    affine, shape = _window(known, background)
-    data, known = (
-        resample_img(given, affine, shape, interpolation="nearest", copy_header=True)
-        for given in (nib.Nifti1Image(np.where(inside, values, 0), image.affine), known)
-    )
-    inside = known.get_fdata() > 0
-    voxel = affine.diagonal()[:3]
+    opaque = inside
+    if threshold and background is not None:
+        opaque = inside & ((np.abs(values) if symmetric else values) >= threshold)
 
-    size = voxel * (shape - 1)  # mm
+    # What is drawn: an upright grid around the voxels, of their size
+    places = apply_affine(image.affine, np.argwhere(inside))  # mm
+    voxel = np.abs(image.affine[:3, :3]).max(axis=1)  # mm, along the axes of RAS
+    border = np.ceil(_BORDER / voxel)
+    origin = places.min(axis=0) - border * voxel
+    shape = tuple(np.rint(np.ptp(places, axis=0) / voxel + 1 + 2 * border).astype(int))
+    affine = from_matvec(np.diag(voxel), origin)
+    given = [nib.Nifti1Image(1.0 * a, image.affine) for a in (inside, opaque, values)]
+    members, transparency, data, anatomy = (
+        volume and resample_from_to(volume, (shape, affine), order=0)
+        for volume in (*given, background)
+    )
+    held = members.get_fdata() > 0
+    if background is not None and not anatomy.get_fdata().any():
+        raise InputError("background: shows nothing where the mask is: is it in the same space?")
+
     slot = (_WIDTH - 2 * SIDE) / _MOST  # inches
-    heights = slot / max(size[:2]) * size  # inches
+    size = voxel * (np.array(shape) - 1)  # mm
+    heights = size * slot / max(size[:2])  # inches
     bottom = sum(heights[up] + _GAP for _, up in _DIRECTIONS.values())
     framed = frame(_WIDTH, bottom, title=title, image=stimulus, note=note)
     for direction, (axis, up) in _DIRECTIONS.items():
-        others = tuple({0, 1, 2} - {axis})
-        held = np.flatnonzero(inside.any(others))
-        n_cuts = min(_MOST, len(held))
-        cuts = held[((np.arange(n_cuts) + 0.5) * len(held) / n_cuts).astype(int)]
+        planes = np.flatnonzero(held.any(tuple({0, 1, 2} - {axis})))
+        n_cuts = min(_MOST, len(planes))
+        cuts = planes[((np.arange(n_cuts) + 0.5) * len(planes) / n_cuts).astype(int)]
         bottom -= heights[up] + _GAP
         display = plot_stat_map(
-            data, bg_img=background, figure=framed.figure, display_mode=direction,
-            axes=framed.box(SIDE, bottom, n_cuts * slot, heights[up]),
-            cut_coords=list(affine[axis, 3] + voxel[axis] * cuts), radiological=False,
+            data, bg_img=anatomy, display_mode=direction, radiological=False,
+            cut_coords=list(origin[axis] + voxel[axis] * cuts),
+            figure=framed.figure, axes=framed.box(SIDE, bottom, n_cuts * slot, heights[up]),
             cmap=mappable.cmap, vmin=limits[0], vmax=limits[1], colorbar=False, black_bg=False,
-            # nilearn hides what is near 0, unless a mask rather than a threshold says what to hide.
-            # Below the threshold, the colours are grey.
-            transparency=known, threshold=threshold if background else None,
-            resampling_interpolation="nearest", annotate=False,
+            # nilearn's threshold would hide zeros; the colours are grey below ours.
+            transparency=transparency if opaque.any() else 0.0, threshold=None, annotate=False,
         )  # fmt: skip
         if background is None:
-            seen = np.broadcast_to(inside.any(axis, keepdims=True), shape).astype(np.uint8)
-            display.add_overlay(
-                nib.Nifti1Image(seen, affine), cmap=ListedColormap(["0.9"]), zorder=-1
-            )
+            seen = np.broadcast_to(held.any(axis, keepdims=True), shape).astype(np.float32)
+            grey = ListedColormap(["0.9"])
+            display.add_overlay(nib.Nifti1Image(seen, affine), cmap=grey, zorder=-1)
         display.annotate(size=10, decimals=1)
     draw_colour_bar(
         framed, mappable, values[inside], unit, threshold=threshold, symmetric=symmetric
     )
     return framed.figure
+
+
+def _check(
+    image: nib.Nifti1Image, mask: nib.Nifti1Image | None, background: nib.Nifti1Image | None
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Values, and where there are some."""
+    mask = image if mask is None else mask
+    background = image if background is None else background
+    for name, given in {"image": image, "mask": mask, "background": background}.items():
+        if not hasattr(given, "affine"):
+            raise InputTypeError(f"{name}: expected a Nifti1Image, found {type(given).__name__}")
+        if len(given.shape) != 3:
+            raise InputError(
+                f"{name}: expected three dimensions, found {given.shape}: plot one map at a time"
+            )
+    values = image.get_fdata()
+    check_same_grid("mask", mask, "the image", image)
+    inside = (mask.get_fdata() != 0) & ~np.isnan(values)
+    if not inside.any():
+        raise InputError("image: expected values in the mask, found none: nothing can be drawn")
+    if np.isinf(values[inside]).any():
+        raise InputError("image: expected finite values or NaN, found infinite ones")
+    return np.where(inside, values, 0), inside
