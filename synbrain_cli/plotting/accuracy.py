@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.plotting.figure import COLOURS, SIDE, frame
+from synbrain_cli.plotting.figure import COLOURS, EARLY, SIDE, frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _SCORE = "voxelwise_correlation"
 _COLUMNS = ("model", "linear", "ceiling")
-_EARLY = ("V1", "V2", "V3", "hV4")  # in the order of the visual hierarchy
 _MOST_POINTS = 1500  # voxels, beyond which their density is drawn
 _IN_BIN, _MOST_BINS = 50, 20  # voxels in a bin of the running medians, at least; and bins
 _CONSTANT = "mean pattern (0)"  # constant over images, so that its correlation is 0 by definition
@@ -179,7 +178,7 @@ def _regions(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
     given = metrics.get("roi", {})
     if not given:
         return {}
-    early = [name for name in _EARLY if name in given]
+    early = [name for name in EARLY if name in given]
     names = early + [name for name in given if name not in early]
     rows = {f"{name}  ({given[name]['n_voxels']:,})": given[name][_SCORE] for name in names}
     return {f"all voxels  ({metrics['n_voxels']:,})": metrics["overall"][_SCORE], **rows}

@@ -30,6 +30,7 @@ COLOURS = {
     "recorded": "#000000",
     "ceiling": "#009E73",
 }
+EARLY = ("V1", "V2", "V3", "hV4")  # regions drawn first, in the order of the visual hierarchy
 DENSITIES = {n: name for name, n in N_FSAVERAGE.items()}  # vertices per hemisphere → fsaverage5, …
 WIDTH = 11.0  # inches
 SIDE = 0.25  # inches left free on the left and on the right

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synbrain_cli.io.prepared import roi_collections, roi_masks
+from synbrain_cli.plotting.figure import EARLY
 
 if TYPE_CHECKING:
     from synbrain_cli.brain import Brain
@@ -51,11 +52,14 @@ def drawn_rois(brain: Brain) -> dict[str, np.ndarray]:
     """ROIs shown in figures: bool (n_voxels,) by name.
 
     The visual areas and category-selective areas where the subject has them, else every ROI of the
-    first collection: collections overlap, and outlines of all would hide the map.
+    first collection: collections overlap, and outlines of all would hide the map. V1, V2, V3 and
+    hV4 come first.
     """
     collections = roi_collections(brain.voxels)
     chosen = [c for c in collections if c == "prf-visualrois" or c.startswith("floc-")]
-    return roi_masks(brain.voxels, chosen or collections[:1])
+    masks = roi_masks(brain.voxels, chosen or collections[:1])
+    order = [*(name for name in EARLY if name in masks), *(n for n in masks if n not in EARLY)]
+    return {name: masks[name] for name in order}
 
 
 def _outlines(brain: Brain, space: str) -> dict[str, dict[str, np.ndarray]]:
