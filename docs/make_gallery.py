@@ -17,6 +17,7 @@ from PIL import Image
 from synbrain_cli.pipeline import plot
 from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.plotting.report import small_png
 
 FOLDER = Path(__file__).with_name("gallery")
 PAGE = Path(__file__).with_name("gallery.md")
@@ -133,9 +134,7 @@ def main(root: Path) -> None:
             name = f"{k}_{title.lower().replace(' ', '-')}.png"
             small = Image.open(result.files[0]).convert("RGB")
             small.thumbnail((WIDTH, 10 * WIDTH))
-            small.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-                FOLDER / name, optimize=True
-            )
+            (FOLDER / name).write_bytes(small_png(small))
         parts.append(
             f"\n## {title}\n\n```sh\n{command}\n```\n\n{text}\n\n![{title}](gallery/{name})\n"
         )

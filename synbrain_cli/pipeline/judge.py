@@ -102,8 +102,10 @@ class Tally:
             np.einsum("ij,ij->j", draws, draws, dtype=np.float64),
         )
         # Their own random numbers, which decide between draws: the voxels' stay as they are.
-        place = pit(trials @ self.averaging, draws @ self.averaging, np.random.default_rng(image))
-        self.inside_regions[image] = (np.abs(place - 0.5) <= REGION_LEVEL / 2).mean(0)
+        if self.averaging.size:
+            means = (trials @ self.averaging, draws @ self.averaging)
+            place = pit(*means, np.random.default_rng(image))
+            self.inside_regions[image] = (np.abs(place - 0.5) <= REGION_LEVEL / 2).mean(0)
         self.n_trials += len(trials)
         self.n_draws += len(draws)
 

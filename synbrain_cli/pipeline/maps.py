@@ -318,7 +318,7 @@ class Recordings:
         missing = [name for name in chosen if name not in known]
         if missing or not chosen:
             raise MissingError(
-                f"{self._subject.folder}: no test image {', '.join(missing) or image!r}; there "
+                f"{self._subject.folder}: no test image {', '.join(missing) or 'is named'}; there "
                 f"are {len(self.names):,}, such as {', '.join(self.names[:3])}"
             )
         return chosen

@@ -225,7 +225,13 @@ def figure_png(figure: Figure, dpi: float = 110) -> bytes:
 
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
-    image = Image.open(file).convert("RGB")
+    return small_png(Image.open(file).convert("RGB"))
+
+
+def small_png(image: Image.Image) -> bytes:
+    """Write a picture, mode RGB, as a PNG of 256 colours: see `figure_png`."""
+    from PIL import Image
+
     area = image.width * image.height
     flat = [colour for n, colour in image.getcolors(area) if n > _FLAT * area]
     others = image.quantize(256 - len(flat), Image.Quantize.MAXCOVERAGE, kmeans=_SETTLED)

@@ -709,6 +709,7 @@ def test_the_command_with_a_strategy(synbrain, place, models):
     )
     assert output == (
         f"{folder}\nvalidation images, share of variance predicted: {listing}, mean pattern 0\n"
+        f"{place.outputs / folder.name}_report.html\n"
     )
     assert "subject: simulated/sub-02" in error
     assert "adapting sub-01 to sub-02: the first 1 hour, 74 trials of 52 images" in error
