@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 
 from synbrain_cli.config import CoreConfig, MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError
-from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.features.encoders import load_encoder, same_encoder
 from synbrain_cli.features.images import ImageSet, image_digest
 from synbrain_cli.io.bundle import load_arrays, read_config
 from synbrain_cli.io.place import Place, Volume, load_place
@@ -175,23 +175,31 @@ class Brain:
         arrays = load_arrays(folder / "arrays.safetensors")
         self.scaler = TokenScaler(arrays["token_mean"], arrays["token_sd"])
         self.response_mean, self.response_sd = arrays["response_mean"], arrays["response_sd"]
-        self.mean_pattern = arrays["mean_pattern"]
         if self.config["vae"] is not None:
             self.vae, self.mapper = self._networks()
-            self.latent_readout = LatentReadout(arrays["latent_sd"])
+            shape = self.mapper.positions.shape
+            self.latent_readout = LatentReadout(
+                arrays["latent_sd"] if self.has_readout else np.ones(shape, np.float32)
+            )
         self.transfer = self._transfer()
-        readout = load_arrays(folder / "readout.safetensors")
-        self.stack = readout["stack"]  # (n_predictors, n_voxels), in the order of `predictors`
-        self.readout = Readout.from_arrays(readout)
-        self.linear_variance = readout["linear_variance"]
-        self.trial_variance = readout["trial_variance"]
+        # (n_predictors, n_voxels), in the order of `predictors`
+        self.stack = np.ones((1, self.n_voxels), np.float32)
+        if self.has_readout:
+            self.mean_pattern = arrays["mean_pattern"]
+            readout = load_arrays(folder / "readout.safetensors")
+            self.stack = readout["stack"]
+            self.readout = Readout.from_arrays(readout)
+            self.linear_variance = readout["linear_variance"]
+            self.trial_variance = readout["trial_variance"]
         self.voxels: pd.DataFrame = read_voxels(folder / "voxels.tsv")
 
     def _networks(self) -> tuple[BrainVAE, Mapper]:
         state = load_arrays(self.folder / "networks.safetensors")
         # Copies: fine-tuning writes to them.
         tensors = {name: torch.from_numpy(value.copy()) for name, value in state.items()}
-        order = tensors.pop("vae.order", None)
+        order, gain, offset = (
+            tensors.pop(f"vae.{name}", None) for name in ("order", "gain", "offset")
+        )
         vae = {k.removeprefix("vae."): v for k, v in tensors.items() if k.startswith("vae.")}
         mapper = {
             k.removeprefix("mapper."): v for k, v in tensors.items() if k.startswith("mapper.")
@@ -210,6 +218,7 @@ class Brain:
                 f"config.json describes ({str(error).splitlines()[0]}): train the model again"
             ) from error
         networks[0].lay_out(order)
+        networks[0].measure(gain, offset)
         for network in networks:
             network.to(self.device).eval()
         return networks
@@ -261,6 +270,26 @@ class Brain:
         """False where it was trained with ``--model linear``."""
         return self.config["vae"] is not None
 
+    @property
+    def has_readout(self) -> bool:
+        """False where nothing was fitted to single trials: published weights, imported."""
+        return self.config.get("readout", True)
+
+    def require_readout(self, what: str) -> None:
+        """Refuse what needs the readout, or standard deviations, where there is none.
+
+        Raises
+        ------
+        InputError
+        """
+        if not self.has_readout:
+            raise InputError(
+                f"{self.name}: {what} is not to be had of published weights: nothing was fitted to "
+                "tell signal from noise, and no deviation of its trials is known. Draw with "
+                "--sampling latent or mean in the recorded unit; for the rest train a model of "
+                "this person (`synbrain train`), or adapt this one to another (`synbrain adapt`)"
+            )
+
     @cached_property
     def encoder(self) -> Any:
         """The image encoder, checked to be the one trained with.
@@ -272,7 +301,7 @@ class Brain:
         """
         wanted = self.config["encoder"]
         encoder = load_encoder(wanted["spec"], device=str(self.device))
-        if encoder.identity != wanted["identity"]:
+        if not same_encoder(wanted["identity"], encoder.identity):
             raise InputError(
                 f"{self.folder}: trained with the image encoder {wanted['identity']}, "
                 f"{wanted['spec']} is now {encoder.identity}: use the weights it was trained with"
@@ -375,16 +404,40 @@ class Brain:
             (for predictive intervals: another brain recording might be anywhere in them).
         noise_factor : float, optional
             Deviation of the latent's noise, with ``sampling="latent"``. None: the posterior's
-            own, dimension by dimension (root mean square over training trials). A number: the
-            same for every dimension; 0 gives the published deterministic output.
+            own, dimension by dimension (root mean square over training trials); of published
+            weights, which do not tell it, 1. A number: the same for every dimension; 0 gives the
+            published deterministic output.
         unit : {"recorded", "z"}
 
         Returns
         -------
         float32 array of shape (n_images, n_draws, n_voxels)
+
+        Raises
+        ------
+        InputError
+            When the images are none, or the model cannot draw so (`settle`).
         """
         drawing = Drawing(n_draws, seed, sampling, signal, noise_factor, unit)
         return np.concatenate([draws for _, draws in self.stream(images, drawing)])
+
+    def settle(self, drawing: Drawing) -> Drawing:
+        """The drawing that this model makes of it, with all that it leaves open.
+
+        Raises
+        ------
+        InputError
+            Of published weights: calibrated draws, or the unit z.
+        """
+        if self.has_readout:
+            return drawing
+        if drawing.sampling == "calibrated":
+            self.require_readout("--sampling calibrated")
+        if drawing.unit == "z":
+            self.require_readout("--unit z")
+        if drawing.sampling == "latent" and drawing.noise_factor is None:
+            return replace(drawing, noise_factor=1.0)
+        return drawing
 
     def stream(
         self, images: Any, drawing: Drawing, start: int = 0
@@ -396,6 +449,7 @@ class Brain:
         slice, float32 array of shape (n, n_draws, n_voxels)
             Which images, from ``start`` on, and their draws.
         """
+        drawing = self.settle(drawing)
         for where, tokens, digests in self._tokens(images, start):
             draws = np.empty((len(tokens), drawing.n_draws, self.n_voxels), np.float32)
             for one, token, digest in zip(draws, tokens, digests, strict=True):
@@ -480,6 +534,8 @@ class Brain:
     def _predict(
         self, images: Any, unit: str, one: Callable[[np.ndarray], np.ndarray]
     ) -> np.ndarray:
+        if unit == "z":
+            self.require_readout("--unit z")
         values = np.stack(
             [one(token) for _, tokens, _ in self._tokens(images, 0) for token in tokens]
         )
@@ -545,6 +601,7 @@ class Brain:
         return self.transfer.predict(token[None])[0]
 
     def _linear_one(self, token: np.ndarray) -> np.ndarray:
+        self.require_readout("the linear encoder")
         return self.linear.predict(self.scaler(token[None]))[0]
 
     @torch.inference_mode()

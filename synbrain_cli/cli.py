@@ -1167,6 +1167,185 @@ def _print_files(result: Any) -> None:
         print(file)
 
 
+# --------------------------------------------------------------------------------- weights
+
+weights_app = typer.Typer(
+    no_args_is_help=True, help="Import, list, verify and fetch weights of models."
+)
+app.add_typer(weights_app, name="weights")
+
+
+@weights_app.command("import")
+def weights_import(
+    brainvae: Annotated[Path, typer.Option(help="The authors' BrainVAE: last.pth.")],
+    s2n: Annotated[Path, typer.Option(help="The authors' S2N mapper of the same person: last.pt.")],
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="The person's nsdgeneral.nii.gz (func1pt8mm); default that of the prepared "
+            "subject."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the model; default sub-01_published.")
+    ] = None,
+    subject: Annotated[
+        str | None,
+        typer.Option("--subject", "-s", help="Person; default by the mask's number of voxels."),
+    ] = None,
+    dataset: NewDatasetOption = "nsd",
+    prepared: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prepared subject with the same mask: transforms, ROIs; default "
+            "prepared/nsd/sub-01, where its mask is the same."
+        ),
+    ] = None,
+    nsd: Annotated[
+        Path | None,
+        typer.Option(
+            help="Or a copy of NSD that holds them: nsddata/ with ROIs and transforms is enough; "
+            "default nsd in workspace."
+        ),
+    ] = None,
+    voxels: Annotated[
+        int | None, typer.Option(min=1, help="Voxels, where they are not nsdgeneral's.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Image encoder; default the paper's, whose weights are not asked for."),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence under which the weights were published.")
+    ] = None,
+    overwrite: OverwriteOption = False,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Make a model of the checkpoints that SynBrain's authors publish. Nothing in them is run.
+
+    Example: synbrain weights import --brainvae last.pth --s2n last.pt --mask nsdgeneral.nii.gz
+    """
+    from synbrain_cli.pipeline.published import import_published
+
+    place, report = _open(workspace, quiet)
+    with _interruptible(resumes=False):
+        result = import_published(
+            place,
+            brainvae,
+            s2n,
+            mask=mask,
+            subject=subject,
+            dataset=dataset,
+            prepared=prepared,
+            nsd=nsd,
+            n_voxels=voxels,
+            encoder=encoder,
+            licence=licence,
+            name=name,
+            overwrite=overwrite,
+            report=report,
+        )
+    print(result.folder)
+
+
+@weights_app.command("list")
+def weights_list(workspace: WorkspaceOption = Path(), quiet: QuietOption = False) -> None:
+    """List the models of the workspace: person, encoder, size, where from, whether complete.
+
+    Example: synbrain weights list
+    """
+    from synbrain_cli.pipeline.weights import list_bundles
+
+    place, report = _open(workspace, quiet)
+    table = list_bundles(place)
+    rows = [("name", "person", "encoder", "source", "files", "voxels", "MB")]
+    for row in table.to_dict("records"):
+        words = [str(row[k] or "-") for k in ("name", "person", "encoder", "source", "files")]
+        rows.append((*words, _cell(row["voxels"], 0), _cell(row["megabytes"], 1)))
+    _print_columns(rows, n_left=5)
+    report.say("`synbrain weights verify` compares every file with its checksum")
+
+
+@weights_app.command("verify")
+def weights_verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Models: names in weights/, or paths; default all.")
+    ] = None,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Compare every file of models with its checksum; exit 1, with a line for each fault.
+
+    Example: synbrain weights verify sub-01
+    """
+    from synbrain_cli.pipeline.weights import verify
+
+    place, report = _open(workspace, quiet)
+    found = verify(place, names)
+    for name, faults in found.items():
+        report.say(f"{name}: {f'{len(faults)} at fault' if faults else 'whole'}")
+        for fault in faults:
+            print(fault)
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+@weights_app.command("card")
+def weights_card(
+    name: Annotated[str, typer.Argument(help="Model: a name in weights/, or a path.")],
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Print a model's card: what it was made of, its scores, its licence.
+
+    Example: synbrain weights card sub-01
+    """
+    from synbrain_cli.pipeline.weights import read_card
+
+    place, _ = _open(workspace, True)
+    print(read_card(place, name), end="")
+
+
+@weights_app.command("fetch")
+def weights_fetch(
+    repository: Annotated[str, typer.Argument(help="OWNER/REPO on the Hugging Face hub.")],
+    files: Annotated[list[str], typer.Argument(help="Names of files in it.")],
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit; default main, or what is here.")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(envvar="HF_ENDPOINT", help="Address of the hub.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder; default checkpoints/OWNER/REPO."),
+    ] = None,
+    workspace: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Bring files from the Hugging Face hub, their commit and checksums recorded beside them.
+
+    Again, it asks the network for nothing, and compares what is there with its checksums.
+
+    Example: synbrain weights fetch OWNER/REPO sub1/last.pth sub1/last.pt
+    """
+    from synbrain_cli.pipeline.hub import fetch
+
+    place, report = _open(workspace, quiet)
+    with _interruptible():
+        result = fetch(
+            place,
+            repository,
+            files,
+            revision=revision,
+            output=output,
+            endpoint=endpoint,
+            report=report,
+        )
+    for file in result.files:
+        print(file)
+
+
 # ------------------------------------------------------------------------------------ demo
 
 
@@ -1425,6 +1604,7 @@ def main() -> None:
         # Matplotlib would keep its font list in the home folder; and its settings there are not
         # to change our figures.
         os.environ.setdefault("MPLCONFIGDIR", str(Path(sys.prefix) / "cache" / "matplotlib"))
+    os.environ["MPLBACKEND"] = "Agg"  # no display is needed, whatever the user set up
     try:
         app()
     except SynbrainError as error:

@@ -99,6 +99,16 @@ class Encoder(ABC):
         """Tokens (n, n_tokens, n_dims) of images (n, 3, size, size) in [0, 1]."""
 
 
+def same_encoder(wanted: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Whether two identities agree; of ``wanted``, weights that are None may be any.
+
+    Published models do not say which bytes their encoder's weights were.
+    """
+    if wanted["weights"] is None:
+        found = {**found, "weights": None}
+    return wanted == found
+
+
 def load_encoder(spec: str, device: str | torch.device = "cpu") -> Encoder:
     """Load an image encoder by name.
 

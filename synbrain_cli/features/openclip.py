@@ -41,6 +41,26 @@ _UNLOADABLE = (
 )
 
 
+PUBLISHED = "openclip:ViT-bigG-14/laion2b_s39b_b160k"
+
+
+def published_identity() -> dict[str, Any]:
+    """Identity of the published model's encoder, without its weights: they are not looked for."""
+    arch, _, tag = PUBLISHED.removeprefix("openclip:").partition("/")
+    vision = open_clip.get_model_config(arch)["vision_cfg"]
+    weights = open_clip.get_pretrained_cfg(arch, tag)
+    return {
+        "name": f"openclip:{arch}",
+        "version": 1,
+        "image_size": vision["image_size"],
+        "n_tokens": (vision["image_size"] // vision["patch_size"]) ** 2,
+        "n_dims": vision["width"],
+        "mean": list(weights["mean"]),
+        "deviation": list(weights["std"]),
+        "weights": None,
+    }
+
+
 class OpenCLIP(Encoder):
     """Tokens of an open_clip vision tower, named ``ARCH/PRETRAINED`` or ``ARCH/FILE``.
 

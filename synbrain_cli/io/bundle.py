@@ -3,8 +3,8 @@
 ``config.json``           subject, dataset, encoder, networks, unit, voxel order, training record,
                           and a checksum of every other file but the card
 ``networks.safetensors``  BrainVAE (with its voxel order) and mapper; absent from linear models
-``linear.safetensors``    linear encoder
-``readout.safetensors``   stack, signal, noise: what turns predictions into draws
+``linear.safetensors``    linear encoder; absent from published weights
+``readout.safetensors``   stack, signal, noise: what turns predictions into draws; likewise
 ``arrays.safetensors``    token scaler, posterior deviation, standardisation, mean pattern
 ``mask.nii.gz`` or ``vertices.npz``, ``voxels.tsv``, ``sampling.npz``, ``mni.npz``   as in the
 prepared subject
@@ -93,6 +93,41 @@ def read_config(folder: Path) -> dict[str, Any]:
                 "changed since it was written; copy the model's folder again, or train it again"
             )
     return config
+
+
+def find_faults(folder: Path, checksums: bool = True) -> list[str]:
+    """What is wrong with a bundle's files, and with those of the models it holds; a line each.
+
+    Parameters
+    ----------
+    folder : path
+    checksums : bool
+        Read every file; else say only which are missing.
+    """
+    try:
+        config = read_json(folder / "config.json")
+        listed = dict(config["checksums"])
+    except (InputError, MissingError, KeyError, TypeError, ValueError) as error:
+        return [f"{folder / 'config.json'}: cannot be read ({error})"]
+    faults = []
+    if config.get("format") != FORMAT:
+        faults.append(f"{folder / 'config.json'}: expected format {FORMAT}")
+    for name, checksum in listed.items():
+        path = folder / name
+        if not path.is_file():
+            faults.append(f"{path}: missing")
+        elif checksums and sha256(path) != checksum:
+            faults.append(f"{path}: its checksum is not the one in config.json")
+    if not (folder / "card.md").is_file():
+        faults.append(f"{folder / 'card.md'}: missing")
+    known = {*listed, "config.json", "card.md"}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name not in known and not path.name.startswith("."):
+            faults.append(f"{path}: not part of the model (config.json does not list it)")
+    transfer = config.get("transfer") or {}
+    for name in transfer.get("sources", []):
+        faults += find_faults(folder / "sources" / name, checksums)
+    return faults
 
 
 def find_bundles(root: Path) -> list[Path]:

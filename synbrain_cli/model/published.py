@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -75,20 +75,28 @@ def vae_state_from_published(state: State) -> dict[str, Tensor]:
     """
     state = _without_prefix(state)
     config = vae_config_from_published(state)
-    with torch.device("meta"):
-        ours = BrainVAE(config).state_dict()
-    names = {name: _published_names(name, config) for name in ours}
-    _check_keys(state, (key for keys in names.values() for key in keys))
+    _check_state(state, published_vae_shapes(config))
     renamed = {}
-    for name, keys in names.items():
-        shape = ours[name].shape
-        part = (shape[0] // len(keys), *shape[1:])
-        for key in keys:
-            as_convolution = (*part, 1) if ".attn_1." in key and len(part) == 2 else part
-            _check_shape(state, key, as_convolution)
-        weight = torch.cat([state[key] for key in keys]) if len(keys) > 1 else state[keys[0]]
-        renamed[name] = weight.reshape(shape)
+    for name, weight in _our_vae(config).items():
+        parts = [state[key] for key in _published_names(name, config)]
+        renamed[name] = (torch.cat(parts) if len(parts) > 1 else parts[0]).reshape(weight.shape)
     return renamed
+
+
+def published_vae_shapes(config: VAEConfig) -> dict[str, tuple[int, ...]]:
+    """Every key of a published BrainVAE of this shape (without ``module.``), with its shape."""
+    shapes = {}
+    for name, weight in _our_vae(config).items():
+        keys = _published_names(name, config)
+        part = (weight.shape[0] // len(keys), *weight.shape[1:])
+        for key in keys:
+            shapes[key] = (*part, 1) if ".attn_1." in key and len(part) == 2 else part
+    return shapes
+
+
+def _our_vae(config: VAEConfig) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return BrainVAE(config).state_dict()
 
 
 def mapper_config_from_published(
@@ -154,10 +162,7 @@ def mapper_state_from_published(state: State) -> dict[str, Tensor]:
     """
     state = _without_prefix(state)
     config = mapper_config_from_published(state, n_heads=1)
-    expected = _published_mapper_shapes(config)
-    _check_keys(state, expected)
-    for key, shape in expected.items():
-        _check_shape(state, key, shape)
+    _check_state(state, published_mapper_shapes(config))
 
     dtype = state["final_layer.linear.weight"].dtype
     folded = {"positions": state["pos_embed"].squeeze(0).to(dtype)}
@@ -220,8 +225,8 @@ def _published_names(name: str, config: VAEConfig) -> tuple[str, ...]:
     return tuple(name.replace(".qkv.", f".{x}.") for x in "qkv") if ".qkv." in name else (name,)
 
 
-def _published_mapper_shapes(config: MapperConfig) -> dict[str, tuple[int, ...]]:
-    """Every key of a published mapper, with its shape."""
+def published_mapper_shapes(config: MapperConfig) -> dict[str, tuple[int, ...]]:
+    """Every key of a published mapper of this shape, with its shape."""
     d, hidden = config.n_dims, round(config.n_dims * config.mlp_ratio)
     linears = {
         "t_embedder.mlp.0": (d, 256),
@@ -270,23 +275,20 @@ def _shape(state: State, key: str) -> tuple[int, ...]:
     return tuple(state[key].shape)
 
 
-def _check_shape(state: State, key: str, expected: tuple[int, ...]) -> None:
-    if (found := _shape(state, key)) != expected:
-        raise InputError(
-            f"published weights: expected {key} of shape {expected}, found {found}: "
-            "is the file one network's, and whole?"
-        )
-
-
-def _count(state: State, pattern: str) -> int:
-    return len({match[1] for key in state if (match := re.match(pattern, key))})
-
-
-def _check_keys(state: State, expected: Iterable[str]) -> None:
-    expected = set(expected)
-    if state.keys() != expected:
-        missing, unknown = sorted(expected - state.keys()), sorted(state.keys() - expected)
+def _check_state(state: State, expected: Mapping[str, tuple[int, ...]]) -> None:
+    if state.keys() != expected.keys():
+        missing, unknown = sorted(expected.keys() - state), sorted(state.keys() - expected)
         raise InputError(
             f"published weights: missing keys {missing}, unknown keys {unknown}: "
             "is the file whole, and of the published architecture?"
         )
+    for key, shape in expected.items():
+        if (found := _shape(state, key)) != shape:
+            raise InputError(
+                f"published weights: expected {key} of shape {shape}, found {found}: "
+                "is the file one network's, and whole?"
+            )
+
+
+def _count(state: State, pattern: str) -> int:
+    return len({match[1] for key in state if (match := re.match(pattern, key))})

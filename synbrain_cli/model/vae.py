@@ -149,6 +149,9 @@ class BrainVAE(nn.Module):
     order, position : int64 Tensor of shape (n_voxels,), or None
         The voxels as the convolutions meet them, and where each voxel is met (the inverse). Kept
         with the weights. None: as they come, whatever their number.
+    gain, offset : float32 Tensor of shape (n_voxels,), or None
+        The unit of published weights, which is one for all voxels: they see responses y as
+        gain ⊙ y + offset. Kept with the weights. None: as they come.
 
     Raises
     ------
@@ -162,6 +165,8 @@ class BrainVAE(nn.Module):
         self.config = config
         self.register_buffer("order", None)
         self.register_buffer("position", None, persistent=False)
+        self.register_buffer("gain", None)
+        self.register_buffer("offset", None)
         length, width, n_dims = config.hidden_length, config.projector_width, config.n_dims
         with torch.device("meta"):
             self.encoder = Encoder(config)
@@ -183,6 +188,10 @@ class BrainVAE(nn.Module):
         self.order = order
         self.position = None if order is None else torch.argsort(order)
 
+    def measure(self, gain: Tensor | None, offset: Tensor | None) -> None:
+        """Set the unit in which the weights see responses: both (n_voxels,), or neither."""
+        self.gain, self.offset = gain, offset
+
     def encode(self, y: Tensor) -> Posterior:
         """Posterior of the latent given responses.
 
@@ -201,6 +210,8 @@ class BrainVAE(nn.Module):
                 "expected floating-point responses of shape (batch, n_voxels), "
                 f"found {y.dtype} of shape {tuple(y.shape)}: pass one row per trial"
             )
+        if self.gain is not None:
+            y = y * self.gain + self.offset
         if self.order is not None:
             self._check_voxels(y.shape[1])
             y = y[:, self.order]
@@ -229,10 +240,10 @@ class BrainVAE(nn.Module):
         if n_voxels < 1:
             raise InputError(f"expected at least one voxel to decode to, found {n_voxels}")
         y = self.decoder(self.from_latent(latent), n_voxels).squeeze(1)  # (B, V)
-        if self.position is None:
-            return y
-        self._check_voxels(n_voxels)
-        return y[:, self.position]
+        if self.position is not None:
+            self._check_voxels(n_voxels)
+            y = y[:, self.position]
+        return y if self.gain is None else (y - self.offset) / self.gain
 
     def _check_voxels(self, n_voxels: int) -> None:
         if n_voxels != len(self.order):

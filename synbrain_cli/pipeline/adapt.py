@@ -32,6 +32,7 @@ from synbrain_cli.brain import (
 )
 from synbrain_cli.config import PRESETS
 from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.features.encoders import same_encoder
 from synbrain_cli.io.bundle import find_bundles, save_arrays
 from synbrain_cli.io.files import locked, read_json, sha256
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
@@ -41,6 +42,7 @@ from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.shared import grid_side, train_core
 from synbrain_cli.pipeline.train import (
     Examples,
+    ResponseScale,
     TrainingRun,
     TrainResult,
     TransferPredictions,
@@ -143,7 +145,7 @@ def adapt(
     paths = [sources] if isinstance(sources, Path) else list(sources)
     brains = [load_model(path, "cpu") for path in paths]
     for brain in brains:
-        if store.identity["identity"] != brain.config["encoder"]["identity"]:
+        if not same_encoder(brain.config["encoder"]["identity"], store.identity["identity"]):
             raise InputError(
                 f"{store.folder}: tokens of {store.identity['spec']}, but {brain.name} was trained "
                 f"on {brain.config['encoder']['spec']}: run `synbrain prepare` with that --encoder"
@@ -197,7 +199,7 @@ def adapt(
         for each in tried:
             if each == "fine-tuning":
                 found[each] = _fine_tune(
-                    run, chosen, subject, train_set, val_set, seed, torch_device, report
+                    run, chosen, subject, scale, train_set, val_set, seed, torch_device, report
                 )
             else:
                 report.say(f"{run.folder.name}: {each}")
@@ -250,6 +252,7 @@ def _fine_tune(
     run: TrainingRun,
     sources: Sources,
     subject: PreparedSubject,
+    scale: ResponseScale,
     train_set: Examples,
     val_set: Examples,
     seed: int,
@@ -258,6 +261,13 @@ def _fine_tune(
 ) -> Adapted:
     """The published recipe, from the first source that has networks."""
     brain = _networked(sources.brains)
+    unit = subject.description["UnitBeforeStandardization"]
+    if brain.vae.gain is not None and unit != brain.unit:
+        raise InputError(
+            f"--from {brain.name}: its published weights see responses in {brain.unit}, those of "
+            f"sub-{subject.subject} are in {unit}: prepare them in that unit, or choose "
+            "--strategy source-map"
+        )
     # Of an adapted or imported source, too, the networks' own preset says how they are trained.
     preset = PRESETS[brain.config["training"]["settings"]["preset"]]
     stages = (preset.adapt_vae_stage, preset.adapt_mapper_stage, preset.loss)
@@ -279,6 +289,10 @@ def _fine_tune(
         "stages": [asdict(stage) for stage in stages],
     }
     vae, mapper = brain.vae, brain.mapper
+    if vae.gain is not None:  # published weights see the new person in their own unit, as they did
+        per_unit = brain.response_sd / vae.gain.numpy()  # recorded unit, the same for all voxels
+        gain, offset = (values / per_unit.mean() for values in (scale.sd, scale.mean))
+        vae.measure(torch.from_numpy(np.float32(gain)), torch.from_numpy(np.float32(offset)))
     vae.lay_out(torch.from_numpy(order))
     vae, mapper = vae.to(device), mapper.to(device)
     fit_networks(

@@ -208,6 +208,7 @@ def augment(
         amount is negative.
     """
     report = report or Report()
+    brain.require_readout("augmentation")
     check_match(brain, subject, store)
     real = training_trials(brain, subject)
     test = held_out_trials(brain, subject)

@@ -271,6 +271,7 @@ def _check_together(brains: list[Brain], subject: PreparedSubject, store: TokenS
     names: set[str] = set()
     place = [column for column in PLACE_COLUMNS if column in subject.voxels]
     for brain in brains:
+        brain.require_readout("a comparison")
         check_match(brain, subject, store)
         if brain.name in names:
             raise InputError(

@@ -17,6 +17,7 @@ import pandas as pd
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
+from synbrain_cli.features.encoders import same_encoder
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
 from synbrain_cli.io.place import PLACE_COLUMNS
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore, Trials
@@ -132,6 +133,7 @@ def evaluate(
         When the model, the subject and the tokens do not belong together.
     """
     report = report or Report()
+    brain.require_readout("an evaluation")
     check_match(brain, subject, store)
     if n_draws < MIN_DRAWS:
         raise InputError(
@@ -536,7 +538,7 @@ def check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> No
             f"{subject.folder}: {subject.n_voxels} voxels, but {brain.name} has "
             f"{brain.n_voxels}: it was prepared again with another mask; train the model again"
         )
-    if store.identity["identity"] != brain.config["encoder"]["identity"]:
+    if not same_encoder(brain.config["encoder"]["identity"], store.identity["identity"]):
         raise InputError(
             f"{store.folder}: tokens of {store.identity['identity']}, but {brain.name} was "
             f"trained on {brain.config['encoder']['identity']}: pass its --encoder, or run "

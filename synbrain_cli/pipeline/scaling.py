@@ -454,7 +454,7 @@ def people_of(
         sources, full = [], None
         for brain in brains:
             if (brain.config["dataset"], brain.subject) == (subject.dataset, subject.subject):
-                full = full or brain
+                full = full or (brain if brain.has_readout else None)
                 continue
             other = workspace.find_subject(brain.subject, brain.config["dataset"], say)
             spec = brain.config["encoder"]["spec"]

@@ -103,6 +103,7 @@ def synthesize(
     drawing = Drawing(n_draws, seed, sampling, signal, noise_factor, unit)
     pictures = ImageSet.of(images)
     brain = load_model(model, device)
+    drawing = brain.settle(drawing)
     spaces = _spaces(brain, spaces)
     stem = Path(images).resolve().name if isinstance(images, (str, Path)) else "images"
     folder = Path(output) if output else workspace.outputs / f"{brain.name}_{Path(stem).stem}"
@@ -246,7 +247,7 @@ def _write_records(
         "Subject": brain.subject,
         "Dataset": brain.config["dataset"],
         "Space": brain.config["space"],
-        "Encoder": brain.config["encoder"],
+        "Encoder": brain.config["encoder"] | {"identity": brain.encoder.identity},
         "Model": brain.name,
         "ModelFingerprint": settings["model_fingerprint"],
         "Sampling": settings["sampling"],
