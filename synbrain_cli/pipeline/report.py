@@ -242,15 +242,15 @@ class Painter:
 
 def _asked(brain: Brain, responses: Responses | None) -> list[Block]:
     config, training = brain.config, brain.config["training"]
-    n_trials = sum(training["n_trials"].values())
-    n_images = sum(training["n_images"].values())
-    hours = training.get("hours")
-    scanned = f"the first {hours:g} h" if hours else f"{len(training['sessions'])} sessions"
-    facts = [
-        ("person", f"sub-{brain.subject} of {config['dataset']}"),
-        ("model", brain.name),
-        ("learned from", f"{scanned}: {n_trials:,} trials of {n_images:,} images"),
-    ]
+    facts = [("person", f"sub-{brain.subject} of {config['dataset']}"), ("model", brain.name)]
+    if "origin" in training:
+        files = ", ".join(one["name"] for one in training["origin"]["files"].values())
+        facts.append(("imported from", f"{files}, as published"))
+    else:
+        n_trials, n_images = (sum(training[k].values()) for k in ("n_trials", "n_images"))
+        hours = training.get("hours")
+        scanned = f"the first {hours:g} h" if hours else f"{len(training['sessions'])} sessions"
+        facts.append(("learned from", f"{scanned}: {n_trials:,} trials of {n_images:,} images"))
     if "sources" in training:
         facts.append(("started from", f"{', '.join(training['sources'])} ({training['strategy']})"))
     facts += [
@@ -480,6 +480,14 @@ def _adaptation(brain: Brain, workspace: Workspace) -> Section:
 
 
 def _not_evaluated(brain: Brain) -> list[Block]:
+    if not brain.has_readout:
+        return [
+            Text(
+                "These are the published networks alone. Nothing was fitted that tells signal from "
+                "noise, so that draws cannot be judged; nobody has measured how well this copy "
+                "predicts."
+            )
+        ]
     validation = brain.config["training"]["validation"]
     names = {"model": "model", "linear": "linear encoder", "deep": "deep", "transfer": "transfer"}
     return [
@@ -621,13 +629,14 @@ def _provenance(brain: Brain, responses: Responses | None, evaluation: Evaluatio
     identity = config["encoder"]["identity"]
     facts = [
         ("model", f"{brain.name}, fingerprint {config['fingerprint']}"),
-        ("trained with seed", str(training["settings"]["seed"])),
         ("image encoder", ", ".join(f"{k} {v}" for k, v in identity.items() if v is not None)),
         ("recorded unit", brain.unit),
         ("standardisation", config["standardization"]),
         ("trained by", _versions(training["versions"])),
         ("reported by", _versions(versions())),
     ]
+    if training["settings"]["seed"] is not None:
+        facts.insert(1, ("trained with seed", str(training["settings"]["seed"])))
     commands: list[Block] = []
     if responses:
         settings = responses.settings

@@ -305,7 +305,9 @@ def save_figure(figure: Figure, path: Path | str, dpi: int = 200) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with rc_context({"svg.hashsalt": "synbrain", "pdf.fonttype": 42}):
-            figure.savefig(temporary, dpi=dpi, metadata=metadata[path.suffix])
+            # Half the time that zlib's default takes, for files a fifth larger
+            fast = {"pil_kwargs": {"compress_level": 3}} if path.suffix == ".png" else {}
+            figure.savefig(temporary, dpi=dpi, metadata=metadata[path.suffix], **fast)
         temporary.replace(path)
     except OSError as error:
         raise SynbrainError(

@@ -27,12 +27,12 @@ from synbrain_cli.plotting.figure import (
     frame,
 )
 from synbrain_cli.plotting.outlines import Traced, draw_name, draw_outline, trace
+from synbrain_cli.plotting.raster import Raster, barycentric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
-    from matplotlib.tri import TriFinder
 
 _GAP = 12.0  # mm between the hemispheres
 _LONGEST_EDGE = 3.7  # times the usual one; only triangles that bridge a cut exceed this
@@ -49,29 +49,6 @@ class _Flat(NamedTuple):
     xy: NDArray[np.float64]  # (2 · n_vertices, 2), mm; x < 0 on the left hemisphere
     faces: NDArray[np.int32]  # (n_faces, 3)
     curvature: NDArray[np.float32]  # (2 · n_vertices,), 1/mm, positive in sulci
-
-
-class Raster(NamedTuple):
-    """Which vertices make up each pixel of a view: ``values[vertices] * weights``, summed."""
-
-    inside: NDArray[np.bool_]  # (n_rows, n_columns), first row at the bottom
-    vertices: NDArray[np.int32]  # (n_inside, 3)
-    weights: NDArray[np.float32]  # (n_inside, 3)
-
-    def draw(self, values: NDArray) -> NDArray[np.float32]:
-        """Interpolate within triangles; NaN off the patch, and nearer to NaN than to values."""
-        known = np.isfinite(values)
-        total = self._sum(np.where(known, values, 0))
-        if not known.all():
-            share = self._sum(known)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                total = np.where(share >= 0.5, total / share, np.nan)
-        picture = np.full(self.inside.shape, np.nan, dtype=np.float32)
-        picture[self.inside] = total
-        return picture
-
-    def _sum(self, values: NDArray) -> NDArray[np.float32]:
-        return np.einsum("pk,pk->p", values.astype(np.float32)[self.vertices], self.weights)
 
 
 def plot_flatmap(
@@ -271,30 +248,25 @@ def _grid(window: _Window, n_columns: int) -> tuple[NDArray, NDArray]:
     )
 
 
-@lru_cache(maxsize=2)
-def _finder(n_vertices: int) -> TriFinder:
-    """Which triangle a position lies in, -1 for none."""
-    from matplotlib.tri import Triangulation
-
-    flat = _flat_cortex(n_vertices)
-    return Triangulation(*flat.xy.T, flat.faces).get_trifinder()
-
-
 @lru_cache(maxsize=6)
 def _raster(n_vertices: int, window: _Window, n_columns: int) -> Raster:
     """The pixels of a view and the triangles they lie in."""
+    from PIL import Image, ImageDraw
+
     flat = _flat_cortex(n_vertices)
     x, y = _grid(window, n_columns)
-    face = _finder(n_vertices)(*np.meshgrid(x, y))
-    rows, columns = np.nonzero(face >= 0)
-    # Barycentric coordinates are linear in the position: one 2 × 2 matrix per triangle
-    a, b, c = flat.xy[flat.faces].transpose(1, 0, 2)
-    inverse = np.linalg.inv(np.stack([b - a, c - a], axis=-1))
-    face_inside = face[rows, columns]
-    offset = np.stack([x[columns], y[rows]], axis=-1) - a[face_inside]
-    second, third = np.einsum("pij,pj->ip", inverse[face_inside], offset)
-    weights = np.stack([1 - second - third, second, third], axis=-1).astype(np.float32)
-    return Raster(face >= 0, flat.faces[face_inside], weights)
+    corners = ((flat.xy - [x[0], y[0]]) / (x[1] - x[0]))[flat.faces]  # (n_faces, 3, 2), pixels
+    shown = (corners.max(1) >= 0).all(1) & (corners.min(1) <= [len(x), len(y)]).all(1)
+    # On a plane no triangle hides another: Pillow fills each with its number.
+    numbers = Image.new("I", (len(x), len(y)), -1)
+    pen = ImageDraw.Draw(numbers)
+    for face in np.flatnonzero(shown):
+        pen.polygon(corners[face].ravel().tolist(), fill=int(face))
+    face = np.asarray(numbers)
+    row, column = np.nonzero(face >= 0)
+    number = face[row, column]
+    weights = barycentric(corners[number], np.stack([column, row], axis=1))
+    return Raster(face >= 0, flat.faces[number], weights.astype(np.float32))
 
 
 @lru_cache(maxsize=6)

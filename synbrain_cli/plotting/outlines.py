@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,16 @@ def trace(picture: NDArray, x: NDArray, y: NDArray) -> Traced | None:
     from contourpy import contour_generator
     from scipy import ndimage
 
-    sharp = np.nan_to_num(picture)
+    rows, columns = np.nonzero(np.nan_to_num(picture))
+    if len(rows) == 0:
+        return None
+    rim = math.ceil(4 * _SMOOTHING / (x[1] - x[0])) + 1  # as far as smoothing reaches
+    some = np.s_[
+        max(rows.min() - rim, 0) : rows.max() + rim + 1,
+        max(columns.min() - rim, 0) : columns.max() + rim + 1,
+    ]
+    y, x = y[some[0]], x[some[1]]
+    sharp = np.nan_to_num(picture[some])
     share = ndimage.gaussian_filter(sharp, _SMOOTHING / (x[1] - x[0]))
     if share.max() < 0.5:
         share = sharp  # too small to smooth

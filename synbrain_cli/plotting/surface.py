@@ -27,8 +27,8 @@ from synbrain_cli.plotting.figure import (
     draw_colour_bar,
     frame,
 )
-from synbrain_cli.plotting.flatmap import Raster
 from synbrain_cli.plotting.outlines import Traced, draw_name, draw_outline, trace
+from synbrain_cli.plotting.raster import Raster, rasterise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -292,7 +292,7 @@ def _scene(surface: str, density: str, view: str, hemisphere: str) -> _Scene:
     size[:2] = n_columns / _PIXELS_PER_MM, n_rows / _PIXELS_PER_MM
     low, high = middle - size / 2, middle + size / 2
     pixels = (projected - low) * _PIXELS_PER_MM - 0.5  # the first pixel's centre is at 0
-    raster = _rasterise(pixels, mesh.faces, n_rows, n_columns)
+    raster = rasterise(pixels, mesh.faces, n_rows, n_columns)
 
     curvature = np.nan_to_num(raster.draw(fsaverage_map("curvature", density)[hemisphere]))
     grey = np.round(255 * (0.80 - 0.07 * np.tanh(FOLDS * curvature))).astype(np.uint8)
@@ -319,49 +319,6 @@ def _normals(mesh: Mesh) -> NDArray[np.float64]:
     normals = np.zeros(mesh.coordinates.shape)
     np.add.at(normals, mesh.faces, np.cross(b - a, c - a)[:, None])
     return normals / np.linalg.norm(normals, axis=1, keepdims=True)
-
-
-def _rasterise(pixels: NDArray, faces: NDArray, n_rows: int, n_columns: int) -> Raster:
-    """The triangle in front at each pixel, by a z-buffer.
-
-    Parameters
-    ----------
-    pixels : float array of shape (n_vertices, 3)
-        Column, row (from the bottom) and depth, which grows towards the viewer.
-    faces : int array of shape (n_faces, 3)
-        Counterclockwise seen from outside. Those turned away are left out.
-    n_rows, n_columns : int
-    """
-    a, b, c = pixels[faces].transpose(1, 0, 2)
-    area = _cross(b - a, c - a)
-    front = area > 1e-9
-    faces, a, b, c, area = faces[front], a[front], b[front], c[front], area[front]
-    corners = np.stack([a, b, c])[..., :2]
-    low = np.ceil(corners.min(0)).astype(int)
-    n_wide, n_high = (np.floor(corners.max(0)).astype(int) - low + 1).clip(0).T
-    # Every pixel of every triangle's bounding box
-    face = np.repeat(np.arange(len(faces)), n_wide * n_high)
-    within = np.arange(len(face)) - np.repeat(np.cumsum(n_wide * n_high), n_wide * n_high)
-    within += (n_wide * n_high)[face]
-    place = low[face] + np.stack([within % n_wide[face], within // n_wide[face]], axis=1)
-    second = _cross(place - a[face, :2], (c - a)[face, :2]) / area[face]
-    third = _cross((b - a)[face, :2], place - a[face, :2]) / area[face]
-    weights = np.stack([1 - second - third, second, third], axis=1)
-    covered = (weights > -1e-6).all(1)
-    face, place, weights = face[covered], place[covered], weights[covered]
-    depth = (weights * np.stack([a, b, c], axis=1)[face, :, 2]).sum(1)
-    nearest = np.full(n_rows * n_columns, -1)
-    order = np.argsort(depth, kind="stable")
-    nearest[place[order, 1] * n_columns + place[order, 0]] = order  # the last one stays
-    seen = nearest[nearest >= 0]
-    return Raster(
-        (nearest >= 0).reshape(n_rows, n_columns), faces[face[seen]], weights[seen].astype("f4")
-    )
-
-
-def _cross(a: NDArray, b: NDArray) -> NDArray:
-    """Of vectors in the plane: twice the area between them."""
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
 def _layout(
@@ -471,4 +428,5 @@ def _outline(scene: _Scene, member: NDArray[np.bool_]) -> Traced | None:
 
 def _area(line: NDArray) -> float:
     """Area in a closed line."""
-    return abs(_cross(line[:-1], line[1:]).sum()) / 2
+    (x, y), (x_next, y_next) = line[:-1].T, line[1:].T
+    return abs((x * y_next - y * x_next).sum()) / 2

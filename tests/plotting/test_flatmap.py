@@ -137,7 +137,7 @@ def finer(tmp_path, monkeypatch):
         )
     monkeypatch.setenv("NILEARN_DATA", str(tmp_path))
     yield lambda maps: {h: np.concatenate([v, v[halves[h]].mean(1)]) for h, v in maps.items()}
-    for cached in (flatmap._flat_cortex, flatmap._finder, flatmap._raster, flatmap._underlay):
+    for cached in (flatmap._flat_cortex, flatmap._raster, flatmap._underlay):
         cached.cache_clear()
 
 
@@ -148,7 +148,10 @@ def test_a_finer_surface_shows_the_same(field, finer):
     np.testing.assert_allclose(x, x_fine, atol=0.01)
     both = np.isfinite(fine) & np.isfinite(coarse)
     assert both.sum() > 0.98 * np.isfinite(coarse).sum()
-    np.testing.assert_allclose(fine[both], coarse[both], atol=0.02)
+    # Along edges, a pixel may belong to either triangle.
+    gap = np.abs(fine[both] - coarse[both])
+    assert np.quantile(gap, 0.999) < 0.02
+    assert gap.max() < 0.2
 
 
 def test_a_surface_that_is_not_at_hand(field):

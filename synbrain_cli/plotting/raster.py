@@ -1,0 +1,78 @@
+"""Pictures of meshes: which triangle lies at each pixel, and values interpolated within it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Raster(NamedTuple):
+    """Which vertices make up each pixel of a view: ``values[vertices] * weights``, summed."""
+
+    inside: NDArray[np.bool_]  # (n_rows, n_columns), first row at the bottom
+    vertices: NDArray[np.int32]  # (n_inside, 3)
+    weights: NDArray[np.float32]  # (n_inside, 3)
+
+    def draw(self, values: NDArray) -> NDArray[np.float32]:
+        """Interpolate within triangles; NaN off the mesh, and nearer to NaN than to values."""
+        known = np.isfinite(values)
+        total = self._sum(np.where(known, values, 0))
+        if not known.all():
+            share = self._sum(known)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                total = np.where(share >= 0.5, total / share, np.nan)
+        picture = np.full(self.inside.shape, np.nan, dtype=np.float32)
+        picture[self.inside] = total
+        return picture
+
+    def _sum(self, values: NDArray) -> NDArray[np.float32]:
+        return np.einsum("pk,pk->p", values.astype(np.float32)[self.vertices], self.weights)
+
+
+def rasterise(pixels: NDArray, faces: NDArray, n_rows: int, n_columns: int) -> Raster:
+    """Find the triangle in front at each pixel, by a z-buffer.
+
+    Parameters
+    ----------
+    pixels : float array of shape (n_vertices, 3)
+        Column, row (from the bottom) and depth, which grows towards the viewer; whole numbers are
+        the middles of pixels.
+    faces : int array of shape (n_faces, 3)
+        Counterclockwise seen from outside. Those turned away are left out.
+    n_rows, n_columns : int
+    """
+    faces = faces[_area(*pixels[faces, :2].transpose(1, 0, 2)) > 1e-9]
+    corners = pixels[faces]  # (n_faces, 3, 3)
+    low = np.ceil(corners[..., :2].min(1)).astype(int)
+    n_wide, n_high = (np.floor(corners[..., :2].max(1)).astype(int) - low + 1).clip(0).T
+    # Every pixel of every triangle's bounding box
+    n_pixels = n_wide * n_high
+    face = np.repeat(np.arange(len(faces)), n_pixels)
+    within = np.arange(len(face)) - np.repeat(np.cumsum(n_pixels) - n_pixels, n_pixels)
+    place = low[face] + np.stack([within % n_wide[face], within // n_wide[face]], axis=1)
+    weights = barycentric(corners[face, :, :2], place)
+    covered = (weights > -1e-6).all(1)
+    face, place, weights = face[covered], place[covered], weights[covered]
+    depth = (weights * corners[face, :, 2]).sum(1)
+    nearest = np.full(n_rows * n_columns, -1)
+    order = np.argsort(depth, kind="stable")
+    nearest[place[order, 1] * n_columns + place[order, 0]] = order  # the last one stays
+    seen = nearest[nearest >= 0]
+    inside = (nearest >= 0).reshape(n_rows, n_columns)
+    return Raster(inside, faces[face[seen]], weights[seen].astype(np.float32))
+
+
+def barycentric(corners: NDArray, place: NDArray) -> NDArray[np.float64]:
+    """Barycentric coordinates of a position in each triangle: (n, 3)."""
+    a, b, c = corners.transpose(1, 0, 2)
+    area = _area(a, b, c)
+    second, third = _area(a, place, c) / area, _area(a, b, place) / area
+    return np.stack([1 - second - third, second, third], axis=1)
+
+
+def _area(a: NDArray, b: NDArray, c: NDArray) -> NDArray[np.float64]:
+    """Twice the area of triangles in the plane, positive where counterclockwise."""
+    ab, ac = b - a, c - a
+    return ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
