@@ -265,8 +265,8 @@ def _raster(n_vertices: int, window: _Window, n_columns: int) -> Raster:
     face = np.asarray(numbers)
     row, column = np.nonzero(face >= 0)
     number = face[row, column]
-    weights = barycentric(corners[number], np.stack([column, row], axis=1))
-    return Raster(face >= 0, flat.faces[number], weights.astype(np.float32))
+    weights = barycentric(corners, number, np.stack([column, row], axis=1))
+    return Raster(face >= 0, flat.faces[number], weights)
 
 
 @lru_cache(maxsize=6)

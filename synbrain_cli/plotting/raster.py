@@ -52,7 +52,7 @@ def rasterise(pixels: NDArray, faces: NDArray, n_rows: int, n_columns: int) -> R
     face = np.repeat(np.arange(len(faces)), n_pixels)
     within = np.arange(len(face)) - np.repeat(np.cumsum(n_pixels) - n_pixels, n_pixels)
     place = low[face] + np.stack([within % n_wide[face], within // n_wide[face]], axis=1)
-    weights = barycentric(corners[face, :, :2], place)
+    weights = barycentric(corners[..., :2], face, place)
     covered = (weights > -1e-6).all(1)
     face, place, weights = face[covered], place[covered], weights[covered]
     depth = (weights * corners[face, :, 2]).sum(1)
@@ -61,15 +61,33 @@ def rasterise(pixels: NDArray, faces: NDArray, n_rows: int, n_columns: int) -> R
     nearest[place[order, 1] * n_columns + place[order, 0]] = order  # the last one stays
     seen = nearest[nearest >= 0]
     inside = (nearest >= 0).reshape(n_rows, n_columns)
-    return Raster(inside, faces[face[seen]], weights[seen].astype(np.float32))
+    return Raster(inside, faces[face[seen]], weights[seen])
 
 
-def barycentric(corners: NDArray, place: NDArray) -> NDArray[np.float64]:
-    """Barycentric coordinates of a position in each triangle: (n, 3)."""
-    a, b, c = corners.transpose(1, 0, 2)
-    area = _area(a, b, c)
-    second, third = _area(a, place, c) / area, _area(a, b, place) / area
-    return np.stack([1 - second - third, second, third], axis=1)
+def barycentric(triangles: NDArray, face: NDArray, place: NDArray) -> NDArray[np.float32]:
+    """Barycentric coordinates of positions, each in one triangle.
+
+    Parameters
+    ----------
+    triangles : float array of shape (n_faces, 3, 2)
+    face : int array of shape (n,)
+        The triangle of each position.
+    place : array of shape (n, 2)
+
+    Returns
+    -------
+    float32 array of shape (n, 3)
+    """
+    a, b, c = triangles.transpose(1, 0, 2)
+    area = _area(a, b, c)[:, None]
+    ab, ac = (b - a) / area, (c - a) / area
+    weights = np.empty((len(face), 3), np.float32)
+    # They are linear in the position: three numbers a triangle
+    for k, (along, across) in enumerate(((ac[:, 1], -ac[:, 0]), (-ab[:, 1], ab[:, 0])), start=1):
+        start = along * a[:, 0] + across * a[:, 1]
+        weights[:, k] = along[face] * place[:, 0] + across[face] * place[:, 1] - start[face]
+    weights[:, 0] = 1 - weights[:, 1] - weights[:, 2]
+    return weights
 
 
 def _area(a: NDArray, b: NDArray, c: NDArray) -> NDArray[np.float64]:
