@@ -322,7 +322,8 @@ def draws(
     )
     if look.space not in brain.spaces:
         raise InputError(
-            f"{brain.folder}: no transform to {look.space}: `synbrain plot rois` shows its draws"
+            f"{brain.folder}: no transform to {look.space}, and draws are shown on that surface "
+            "alone: `synbrain plot rois` shows means of regions"
         )
     shared = looks(brain, look.space)
     files = []

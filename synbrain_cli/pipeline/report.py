@@ -249,7 +249,10 @@ def _asked(brain: Brain, responses: Responses | None) -> list[Block]:
     else:
         n_trials, n_images = (sum(training[k].values()) for k in ("n_trials", "n_images"))
         hours = training.get("hours")
-        scanned = f"the first {hours:g} h" if hours else f"{len(training['sessions'])} sessions"
+        n_sessions = len(training["sessions"])
+        scanned = f"{n_sessions} session{'s' if n_sessions > 1 else ''}"
+        if hours:
+            scanned = f"the first {hours:g} h"
         facts.append(("learned from", f"{scanned}: {n_trials:,} trials of {n_images:,} images"))
     if "sources" in training:
         facts.append(("started from", f"{', '.join(training['sources'])} ({training['strategy']})"))
