@@ -48,7 +48,7 @@ from synbrain_cli import load_model
 from synbrain_cli.plotting import looks, plot_draws, plot_flatmap, save_figure
 
 brain = load_model("weights/sub-02")
-draws = brain.draw("examples/images/coffee.png", n_draws=8)[0]   # (n_draws, n_voxels)
+draws = brain.draw("examples/images/coffee.png", n_draws=8)[0]  # (n_draws, n_voxels)
 plot_flatmap(brain.to_surface(draws.mean(0)), title="coffee", **looks(brain))
 figure = plot_draws(brain.to_surface(draws), title="coffee", **looks(brain))
 save_figure(figure, "coffee.svg")
