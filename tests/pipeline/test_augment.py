@@ -350,7 +350,7 @@ class KnownBrain:
         self.config = {
             "dataset": "table",
             "subject": "01",
-            "encoder": {"identity": "known"},
+            "encoder": {"identity": {"name": "known", "weights": None}},
             "fingerprint": "0",
             "training": {},
         }
@@ -361,6 +361,9 @@ class KnownBrain:
             coefficients=np.zeros((1, self.n_voxels), np.float32),
             intercept=np.zeros(self.n_voxels, np.float32),
         )
+
+    def require_readout(self, what):
+        """It has all there is."""
 
     def scaler(self, tokens):
         return tokens
@@ -408,7 +411,7 @@ def known_world(folder, *, knows, seed=0):
     row = {name: i for i, name in enumerate(names)}
     store = SimpleNamespace(
         folder=folder,
-        identity={"identity": "known"},
+        identity={"identity": {"name": "known", "weights": None}},
         images=names,
         digests=[""] * len(names),
         take=lambda images: tokens[[row[image] for image in images]],
