@@ -24,7 +24,7 @@ from synbrain_cli.pipeline.report import report as write_report
 from synbrain_cli.pipeline.workspace import Workspace
 from synbrain_cli.plotting.figure import save_figure
 
-FEW, MANY = 20, 60
+FEW, MANY = 15, 40
 
 
 def main(root: str = ".") -> None:
