@@ -20,6 +20,7 @@ from synbrain_cli.errors import SynbrainError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from synbrain_cli.brain import Brain
     from synbrain_cli.pipeline.progress import Report
     from synbrain_cli.pipeline.workspace import Workspace
 
@@ -489,7 +490,9 @@ def adapt(
         )
     _print_training(result)
     if report:
-        _write_report(place, result.folder, said)
+        from synbrain_cli.brain import load_model
+
+        _write_report(place, load_model(result.folder, "cpu"), said)
 
 
 # ------------------------------------------------------------------------------ synthesize
@@ -700,18 +703,16 @@ def evaluate(
     print(result.folder / "calibration.png")
     print(result.folder / "metrics.json")
     if report:
-        _write_report(place, brain.folder, said, result.folder if output else None)
+        _write_report(place, brain, said, result.folder if output else None)
 
 
 def _write_report(
-    place: Workspace, bundle: Path, said: Report, evaluation: Path | None = None
+    place: Workspace, brain: Brain, said: Report, evaluation: Path | None = None
 ) -> None:
     """Of a model; beside an evaluation that is elsewhere than usual."""
-    from synbrain_cli.brain import load_model
     from synbrain_cli.pipeline.report import report
 
     output = evaluation / "report.html" if evaluation else None
-    brain = load_model(bundle, "cpu")
     print(report(place, brain, evaluation=evaluation, output=output, progress=said))
 
 
@@ -961,28 +962,7 @@ def plot_flatmap(
 
     Example: synbrain plot-flatmap --subject 2 --image coffee --minus flower
     """
-    look = {
-        "threshold": threshold,
-        "vmax": vmax,
-        "space": space,
-        "pycortex": pycortex,
-        "format": format,
-        "dpi": dpi,
-    }
-    _plot_maps(
-        "flatmap",
-        workspace,
-        quiet,
-        look,
-        what=what,
-        model=model,
-        subject=subject,
-        responses=responses,
-        image=image,
-        minus=minus,
-        draw=draw,
-        output=output,
-    )
+    _plot_maps("flatmap", **locals())
 
 
 plot_app.command("flatmap")(plot_flatmap)
@@ -1011,31 +991,28 @@ def plot_surface(
 
     Example: synbrain plot surface --subject 2 --what accuracy
     """
-    look = {"threshold": threshold, "vmax": vmax, "space": space, "format": format, "dpi": dpi}
-    _plot_maps(
-        "surface",
-        workspace,
-        quiet,
-        look,
-        what=what,
-        model=model,
-        subject=subject,
-        responses=responses,
-        image=image,
-        minus=minus,
-        draw=draw,
-        output=output,
-    )
+    _plot_maps("surface", **locals())
 
 
 def _plot_maps(
-    kind: str, workspace: Path, quiet: bool, look: dict[str, Any], **options: Any
+    kind: str,
+    *,
+    threshold: float | None,
+    vmax: float | None,
+    space: str,
+    format: str,
+    dpi: int,
+    workspace: Path,
+    quiet: bool,
+    pycortex: bool = False,
+    **asked: Any,
 ) -> None:
+    """Options of both commands, by name: how maps look, and ``asked``, which maps."""
     from synbrain_cli.pipeline import plot
 
     place, report = _open(workspace, quiet)
-    result = plot.brain_maps(place, kind, look=plot.Look(**look), report=report, **options)
-    _print_files(result)
+    look = plot.Look(space, threshold, vmax, format, dpi, pycortex)
+    _print_files(plot.brain_maps(place, kind, look=look, report=report, **asked))
 
 
 @plot_app.command("draws")
@@ -1152,13 +1129,16 @@ def plot_report(
 
     Example: synbrain plot report --subject 2
     """
-    from synbrain_cli.pipeline.maps import Responses
-    from synbrain_cli.pipeline.report import find_model
+    from synbrain_cli.brain import load_model
+    from synbrain_cli.pipeline.plot import named_responses
     from synbrain_cli.pipeline.report import report as run
 
     place, said = _open(workspace, quiet)
-    made = Responses(responses) if responses is not None else None
-    brain = find_model(place, model, subject, made, said)
+    made = named_responses(responses, model, subject)
+    if made is not None:
+        brain = made.brain(place, said.say)
+    else:
+        brain = load_model(place.find_model(model, subject, said.say), "cpu")
     print(run(place, brain, responses=made, output=output, progress=said))
 
 

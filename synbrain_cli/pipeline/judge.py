@@ -101,10 +101,10 @@ class Tally:
             draws.sum(0, dtype=np.float64),
             np.einsum("ij,ij->j", draws, draws, dtype=np.float64),
         )
-        # Their own random numbers, which decide between draws: the voxels' stay as they are.
         if self.averaging.size:
             means = (trials @ self.averaging, draws @ self.averaging)
-            place = pit(*means, np.random.default_rng(image))
+            # Random numbers of their own: those of voxels stay as they are without regions.
+            place = pit(*means, generator.spawn(1)[0])
             self.inside_regions[image] = (np.abs(place - 0.5) <= REGION_LEVEL / 2).mean(0)
         self.n_trials += len(trials)
         self.n_draws += len(draws)

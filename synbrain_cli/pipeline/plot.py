@@ -227,13 +227,13 @@ class MapPainter:
         )
         self.kind = "slices"
 
-    def __call__(self, shown: BrainMap) -> Figure:
-        """Draw one map."""
+    def __call__(self, shown: BrainMap, vmax: float | None = None) -> Figure:
+        """Draw one map; ``vmax`` instead of the look's."""
         colours: dict[str, Any] = {
             "title": shown.title,
             "unit": shown.unit,
             "threshold": self._look.threshold,
-            "vmax": self._look.vmax,
+            "vmax": self._look.vmax if vmax is None else vmax,
             "symmetric": shown.symmetric,
         }
         if self.kind == "slices":
@@ -261,6 +261,23 @@ class MapPainter:
         return plot_flatmap(maps, **options)
 
 
+def named_responses(
+    responses: Path | None, model: str | None, subject: str | None
+) -> Responses | None:
+    """The responses of a folder, where one is named.
+
+    Raises
+    ------
+    InputError, MissingError
+        When a model or a person is named as well, or the folder is none of synthesize.
+    """
+    if responses is None:
+        return None
+    if model is not None or subject is not None:
+        raise InputError("--responses says whose they are: leave out --model and --subject")
+    return Responses(responses)
+
+
 def _responses(
     workspace: Workspace,
     responses: Path | None,
@@ -268,12 +285,12 @@ def _responses(
     subject: str | None,
     report: Report,
 ) -> Responses:
-    if responses is None:
-        responses = latest_responses(workspace, model, subject)
-        report.say(f"responses: {responses}")
-    elif model is not None or subject is not None:
-        raise InputError("--responses says whose they are: leave out --model and --subject")
-    return Responses(responses)
+    """Those of the folder named, or the last ones."""
+    made = named_responses(responses, model, subject)
+    if made is None:
+        made = Responses(latest_responses(workspace, model, subject))
+        report.say(f"responses: {made.folder}")
+    return made
 
 
 def _one_scale(look: Look, maps: Iterator[BrainMap]) -> Look:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic, read_json, versions
 from synbrain_cli.pipeline.maps import (
@@ -158,21 +158,6 @@ def report(
     return file
 
 
-def find_model(
-    workspace: Workspace,
-    model: str | None,
-    subject: str | None,
-    responses: Responses | None,
-    progress: Report,
-) -> Brain:
-    """The model to report on: named, of a subject, or that of the responses."""
-    if responses is None:
-        return load_model(workspace.find_model(model, subject, progress.say), "cpu")
-    if model is not None or subject is not None:
-        raise InputError("--responses says whose they are: leave out --model and --subject")
-    return responses.brain(workspace, progress.say)
-
-
 def _latest(workspace: Workspace, brain: Brain) -> Responses | None:
     """The model's last responses; none where it was trained again since."""
     try:
@@ -202,27 +187,33 @@ class Painter:
     ----------
     brain : Brain
     progress : Report
+
+    Attributes
+    ----------
+    why_not : str, optional
+        Why no map can be drawn.
     """
 
     def __init__(self, brain: Brain, progress: Report) -> None:
         self.brain = brain
         self._masks = drawn_rois(brain)
-        self._maps: dict[float | None, MapPainter] = {}
-        self._progress = progress
+        self._draw: MapPainter | None = None
         self.why_not: str | None = None
         try:
-            self._kind = self._painter(None).kind
+            self._draw = MapPainter(brain, "flatmap", Look(), progress)
         except InputError as error:
             self.why_not = str(error).removeprefix(f"{brain.folder}: ")
-        self.surface = self.why_not is None and self._kind == "flatmap"
 
-    def _painter(self, vmax: float | None) -> MapPainter:
-        return MapPainter(self.brain, "flatmap", Look(vmax=vmax), self._progress)
+    @property
+    def surface(self) -> bool:
+        """Whether maps are flatmaps; else slices, or none."""
+        return self._draw is not None and self._draw.kind == "flatmap"
 
     def picture(self, shown: BrainMap, caption: str, vmax: float | None = None) -> Picture:
         """A flatmap, or slices."""
+        assert self._draw is not None, self.why_not
         kind = "Flatmap" if self.surface else "Slices"
-        figure = self._painter(vmax)(shown)
+        figure = self._draw(shown, vmax)
         return Picture(figure_png(figure), f"{kind}: {shown.title}. {self.words(shown)}", caption)
 
     def words(self, shown: BrainMap) -> str:

@@ -51,7 +51,8 @@ def _source(training: dict[str, Any]) -> str:
         return "published, " + " and ".join(f["name"] for f in training["origin"]["files"].values())
     if "sources" in training:
         return f"{training['hours']:g} h and {', '.join(training['sources'])}"
-    return f"{len(training['sessions'])} sessions"
+    n_sessions = len(training["sessions"])
+    return f"{n_sessions} session{'s' if n_sessions > 1 else ''}"
 
 
 def verify(workspace: Workspace, names: list[str] | None = None) -> dict[str, list[str]]:
