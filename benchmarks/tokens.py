@@ -7,7 +7,7 @@ shipped with installed packages), then measures, each in a process of its own an
 
 - encoder: tokens of images that are in memory already;
 - reading: the images alone, in order;
-- ours: `extract_tokens`, which reads ahead in a thread, from .hdf5 to tokens on disk.
+- ours: `extract_tokens`, which reads ahead in threads, from .hdf5 to tokens on disk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from common import Timer, measured, report, save
 from synbrain_cli.datasets.nsd import NSD, STIMULI, image_name
 from synbrain_cli.datasets.photographs import crop_photographs, load_photographs
 from synbrain_cli.features.encoders import load_encoder
-from synbrain_cli.pipeline.prepare import TOKEN_BATCH, extract_tokens
+from synbrain_cli.pipeline.prepare import extract_tokens
 from synbrain_cli.pipeline.progress import Report
 
 N_IMAGES, SIZE, REPEATS = 500, 425, 3
@@ -50,8 +50,7 @@ def step(what: str, root: Path, spec: str) -> None:
         encoder = load_encoder(spec)
         pixels = list(nsd.read_images(names))
         with Timer() as timer:
-            for start in range(0, N_IMAGES, TOKEN_BATCH):
-                encoder(pixels[start : start + TOKEN_BATCH])
+            encoder(pixels)
         return report(timer.seconds)
     load_encoder(spec)  # imports and weights, which the other step does not count either
     with tempfile.TemporaryDirectory(dir=root) as folder, Timer() as timer:

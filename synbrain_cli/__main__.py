@@ -1,4 +1,4 @@
-"""``python -m synbrain_cli``: the command line, as ``accelerate launch -m synbrain_cli`` needs it."""
+"""``python -m synbrain_cli``, and what ``accelerate launch -m synbrain_cli`` runs."""
 
 from synbrain_cli.cli import main
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from synbrain_cli.ahead import ahead
 from synbrain_cli.config import CoreConfig, MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError
-from synbrain_cli.features.encoders import load_encoder, same_encoder
+from synbrain_cli.features.encoders import load_encoder, precision_here, same_encoder
 from synbrain_cli.features.images import ImageSet, image_digest
 from synbrain_cli.io.bundle import load_arrays, read_config
 from synbrain_cli.io.place import Place, Volume, load_place
@@ -26,14 +29,14 @@ from synbrain_cli.model.core import CoreEvidence
 from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import LatentReadout, Readout, draw_generator
-from synbrain_cli.model.tokens import TokenScaler
+from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 from synbrain_cli.model.transfer import Adapter, Transfer
 from synbrain_cli.model.vae import BrainVAE
 
 SAMPLINGS = ("calibrated", "latent", "mean")
 SIGNALS = ("shared", "fresh")
 UNITS = ("recorded", "z")
-BATCH = 16  # images read, and responses handed over, at a time
+BATCH = 16  # images that go through the encoder and networks together on a GPU
 
 
 def load_model(path: Path | str, device: str = "auto") -> Brain:
@@ -84,13 +87,17 @@ def token_digest(token: np.ndarray) -> str:
 
 @torch.inference_mode()
 def predict_deep(
-    vae: BrainVAE, mapper: Mapper, tokens: np.ndarray, n_voxels: int, batch: int = 64
+    vae: BrainVAE,
+    mapper: Mapper,
+    tokens: np.ndarray | StandardTokens,
+    n_voxels: int,
+    batch: int = 64,
 ) -> np.ndarray:
     """The decoded output of the mapper, without noise.
 
     Parameters
     ----------
-    tokens : float32 array of shape (n_images, n_tokens, n_dims), standardised
+    tokens : float32 array of shape (n_images, n_tokens, n_dims), standardised, or StandardTokens
 
     Returns
     -------
@@ -98,8 +105,8 @@ def predict_deep(
     """
     device = next(vae.parameters()).device
     parts = [
-        vae.decode(mapper(part.to(device)), n_voxels).cpu()
-        for part in torch.from_numpy(tokens).split(batch)
+        vae.decode(mapper(torch.from_numpy(tokens[i : i + batch]).to(device)), n_voxels).cpu()
+        for i in range(0, len(tokens), batch)
     ]
     return torch.cat(parts).numpy()
 
@@ -292,7 +299,7 @@ class Brain:
 
     @cached_property
     def encoder(self) -> Any:
-        """The image encoder, checked to be the one trained with.
+        """The image encoder, checked to be the one trained with, in its precision on a GPU.
 
         Raises
         ------
@@ -300,7 +307,9 @@ class Brain:
             When its weights are others.
         """
         wanted = self.config["encoder"]
-        encoder = load_encoder(wanted["spec"], device=str(self.device))
+        # Older models do not say: their tokens are float32.
+        precision = precision_here(wanted.get("precision", "float32"), self.device)
+        encoder = load_encoder(wanted["spec"], self.device, precision)
         if not same_encoder(wanted["identity"], encoder.identity):
             raise InputError(
                 f"{self.folder}: trained with the image encoder {wanted['identity']}, "
@@ -385,8 +394,10 @@ class Brain:
         """Draw single-trial responses.
 
         Draw k of an image depends on the seed, the image's pixels, k and the model: not on the
-        other images, their order, or how many are processed at once. Images are processed one by
-        one, so that not even rounding differs.
+        other images, their order, or how many are processed at once. On a CPU images are processed
+        one by one, so that not even rounding differs. On a GPU, where that would leave most of it
+        idle, they are processed in batches of one fixed shape: another place in its batch may
+        change how an image's response is rounded.
 
         Parameters
         ----------
@@ -419,7 +430,8 @@ class Brain:
             When the images are none, or the model cannot draw so (`settle`).
         """
         drawing = Drawing(n_draws, seed, sampling, signal, noise_factor, unit)
-        return np.concatenate([draws for _, draws in self.stream(images, drawing)])
+        with closing(self.stream(images, drawing)) as draws:
+            return np.stack(list(draws))
 
     def settle(self, drawing: Drawing) -> Drawing:
         """The drawing that this model makes of it, with all that it leaves open.
@@ -440,30 +452,55 @@ class Brain:
         return drawing
 
     def stream(
-        self, images: Any, drawing: Drawing, start: int = 0
-    ) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield draws batch by batch, in constant memory: `draw` says what each is.
+        self, images: Any, drawing: Drawing, rows: Sequence[int] | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield the draws of one image after the other, in constant memory.
+
+        `draw` says what they are. Threads read images ahead, and draw behind the networks.
+
+        Parameters
+        ----------
+        images
+            As in `mean`.
+        drawing : Drawing
+        rows : sequence of int, optional
+            Which images, and in which order; default: all.
 
         Yields
         ------
-        slice, float32 array of shape (n, n_draws, n_voxels)
-            Which images, from ``start`` on, and their draws.
+        float32 array of shape (n_draws, n_voxels)
         """
         drawing = self.settle(drawing)
-        for where, tokens, digests in self._tokens(images, start):
-            draws = np.empty((len(tokens), drawing.n_draws, self.n_voxels), np.float32)
-            for one, token, digest in zip(draws, tokens, digests, strict=True):
-                one[:] = self._draw_one(token, digest, drawing)
-            if drawing.unit == "recorded":
-                draws = draws * self.response_sd + self.response_mean
-            yield where, draws
 
-    def _draw_one(self, token: np.ndarray, digest: str, drawing: Drawing) -> np.ndarray:
-        """Draws for one image's tokens: (n_draws, n_voxels), or (n_voxels,) where all are equal."""
-        if drawing.sampling == "latent":
-            return self._draw_latent(token, digest, drawing)
-        mean = self._mean_one(token)
-        return mean if drawing.sampling == "mean" else self.draw_around(mean, digest, drawing)
+        def finish(draw: Callable[[], np.ndarray]) -> np.ndarray:
+            draws = np.empty((drawing.n_draws, self.n_voxels), np.float32)
+            draws[:] = draw()
+            if drawing.unit == "recorded":
+                draws *= self.response_sd
+                draws += self.response_mean
+            return draws
+
+        begun = self._begin(images, drawing, rows)
+        yield from ahead(finish, begun, 4 * drawing.n_draws * self.n_voxels)
+
+    def _begin(
+        self, images: Any, drawing: Drawing, rows: Sequence[int] | None
+    ) -> Iterator[Callable[[], np.ndarray]]:
+        """Yield the call that gives each image's draws, its random numbers yet to come.
+
+        Networks have run by then: they share one device. (n_draws, n_voxels), or (n_voxels,)
+        where all are equal; standardised.
+        """
+        for tokens, digests in self._tokens(images, rows):
+            if drawing.sampling == "latent":
+                for token, digest in zip(tokens, digests, strict=False):
+                    yield partial(np.asarray, self._draw_latent(token, digest, drawing))
+                continue
+            for mean, digest in zip(self.mean_of_tokens(tokens), digests, strict=False):
+                if drawing.sampling == "mean":
+                    yield partial(np.asarray, mean)
+                else:
+                    yield partial(self.draw_around, mean, digest, drawing)
 
     def draw_around(
         self, mean: np.ndarray, digest: str, drawing: Drawing, readout: Readout | None = None
@@ -496,13 +533,15 @@ class Brain:
 
     def _draw_latent(self, token: np.ndarray, digest: str, drawing: Drawing) -> np.ndarray:
         latent = self.latent(token)
-        draws = np.empty((drawing.n_draws, self.n_voxels), np.float32)
-        for k in range(drawing.n_draws):
-            noise = self.latent_readout.noise(
-                self._generator(drawing, digest, k), drawing.noise_factor
-            )
-            draws[k] = self._decode(latent + torch.from_numpy(noise).to(self.device))
-        return draws
+        noise = (
+            self.latent_readout.noise(self._generator(drawing, digest, k), drawing.noise_factor)
+            for k in range(drawing.n_draws)
+        )
+        draws = []
+        while some := list(islice(noise, self._at_once)):
+            noisy = latent + torch.from_numpy(np.stack(some)).to(self.device)
+            draws.append(self._decode(noisy))
+        return np.concatenate(draws)
 
     def _generator(self, drawing: Drawing, digest: str, what: int | str) -> np.random.Generator:
         return draw_generator(drawing.seed, digest, what, self.config["fingerprint"])
@@ -519,7 +558,7 @@ class Brain:
         InputError
             When the model has none (``--model linear``).
         """
-        return self._predict(images, unit, lambda token: self._decode(self.latent(token)))
+        return self._predict(images, unit, lambda token: self._decode(self.latent(token))[0])
 
     def predict_transfer(self, images: Any, unit: str = "recorded") -> np.ndarray:
         """Predict by what is known of other people: float32 (n_images, n_voxels).
@@ -537,12 +576,26 @@ class Brain:
         if unit == "z":
             self.require_readout("--unit z")
         values = np.stack(
-            [one(token) for _, tokens, _ in self._tokens(images, 0) for token in tokens]
+            [
+                one(token)
+                for tokens, digests in self._tokens(images)
+                for token, _ in zip(tokens, digests, strict=False)
+            ]
         )
         return values * self.response_sd + self.response_mean if unit == "recorded" else values
 
-    def _tokens(self, images: Any, start: int) -> Iterator[tuple[slice, np.ndarray, list[str]]]:
-        """Tokens (n, n_tokens, n_dims) and a digest of each image's content, batch by batch."""
+    @property
+    def _at_once(self) -> int:
+        return BATCH if self.device.type == "cuda" else 1
+
+    def _tokens(
+        self, images: Any, rows: Sequence[int] | None = None
+    ) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """Tokens (n, n_tokens, n_dims) and digests of images' content, some images at a time.
+
+        There are always as many tokens: a last group is filled up with images without a digest,
+        as on a GPU another shape would be another rounding.
+        """
         expected = self.scaler.mean.shape
         given = isinstance(images, np.ndarray) and images.dtype.kind == "f"
         if given and (images.ndim != 3 or images.shape[1:] != expected):
@@ -551,20 +604,24 @@ class Brain:
                 f"model's encoder {self.config['encoder']['spec']}, found {images.shape}"
             )
         chosen = images if given else ImageSet.of(images)
-        for first in range(start, len(chosen), BATCH):
-            where = slice(first, min(first + BATCH, len(chosen)))
-            if given:
-                tokens = np.ascontiguousarray(chosen[where], np.float32)
-                digests = [token_digest(token) for token in tokens]
-            else:
-                pixels = [chosen[i] for i in range(where.start, where.stop)]
-                tokens = np.concatenate([self.encoder([p]) for p in pixels])
-                digests = [image_digest(p) for p in pixels]
-            yield where, tokens, digests
+        digest = token_digest if given else image_digest
 
-    def _mean_one(self, token: np.ndarray) -> np.ndarray:
-        """m, from the tokens of one image: float32 (n_voxels,)."""
-        return self.mean_of_tokens(token[None])[0]
+        def look(row: int) -> tuple[str, np.ndarray]:
+            one = np.ascontiguousarray(chosen[row], np.float32) if given else chosen[row]
+            return digest(one), one
+
+        def groups(seen: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[list[str], list]]:
+            while some := list(islice(seen, self._at_once)):
+                digests, found = map(list, zip(*some, strict=True))
+                yield digests, found + found[-1:] * (self._at_once - len(found))
+
+        with closing(ahead(look, range(len(chosen)) if rows is None else rows)) as seen:
+            if given:
+                for digests, found in groups(seen):
+                    yield np.stack(found), digests
+            else:
+                for digests, tokens in self.encoder.stream(groups(seen)):
+                    yield tokens.astype(np.float32, copy=False), digests
 
     def mean_of_tokens(self, tokens: np.ndarray) -> np.ndarray:
         """m of many images' tokens at once, standardised.
@@ -615,9 +672,9 @@ class Brain:
         return self.mapper(torch.from_numpy(self.scaler(token[None])).to(self.device))
 
     @torch.inference_mode()
-    def _decode(self, latent: torch.Tensor) -> np.ndarray:
-        """Response to one latent: (n_voxels,)."""
-        return self.vae.decode(latent, self.n_voxels)[0].cpu().numpy()
+    def _decode(self, latents: torch.Tensor) -> np.ndarray:
+        """Responses to latents (n, n_tokens, n_dims): float32 (n, n_voxels)."""
+        return self.vae.decode(latents, self.n_voxels).cpu().numpy()
 
     # ------------------------------------------------------------------ responses → space
 

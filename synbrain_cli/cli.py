@@ -61,7 +61,31 @@ EncoderOption = Annotated[
     str | None,
     typer.Option(help="Image encoder: gabor, or openclip:ARCH/PRETRAINED-or-file."),
 ]
+EncoderPrecisionOption = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="Of an openclip encoder: auto (fp16 on a GPU, float32 elsewhere), float32, fp16 or "
+        "bf16.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="Of the networks' training: float32, bf16, or auto: bf16 on a GPU.")
+]
+CompileOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile", help="Compile the networks' training; default on a GPU."
+    ),
+]
+MicroBatchOption = Annotated[
+    int | None,
+    typer.Option(
+        help="So many of a batch in memory together: less memory, the same result; default as "
+        "many as a GPU holds."
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
@@ -150,6 +174,7 @@ def prepare_nsd(
     ] = False,
     dataset: NewDatasetOption = "nsd",
     encoder: EncoderOption = "gabor",
+    precision: EncoderPrecisionOption = "auto",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Sessions read at once; default one a core.")
     ] = None,
@@ -166,8 +191,10 @@ def prepare_nsd(
     from synbrain_cli.datasets.nsd import Choice
     from synbrain_cli.pipeline import prepare
     from synbrain_cli.pipeline.workspace import subject_label
+    from synbrain_cli.team import Team
 
-    place, report = _open(workspace, quiet)
+    team = Team.assemble(device)
+    place, report = _open(workspace, quiet or not team.is_main)
     with _interruptible():
         result = prepare.prepare_nsd(
             place,
@@ -188,11 +215,14 @@ def prepare_nsd(
             dataset=dataset,
             encoder=encoder or "gabor",
             workers=jobs,
-            device=_device(device),
+            device=_device(team.device(device)),
+            precision=precision,
             overwrite=overwrite,
             report=report,
+            team=team,
         )
-    _print_rows(prepare.describe(result))
+    if team.is_main:
+        _print_rows(prepare.describe(result))
 
 
 @prepare_app.command("algonauts")
@@ -206,6 +236,7 @@ def prepare_algonauts(
     validation: ValidationOption = 0.1,
     dataset: NewDatasetOption = "algonauts",
     encoder: EncoderOption = "gabor",
+    precision: EncoderPrecisionOption = "auto",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     workspace: WorkspaceOption = Path(),
@@ -218,8 +249,10 @@ def prepare_algonauts(
     """
     from synbrain_cli.pipeline import prepare
     from synbrain_cli.pipeline.workspace import subject_label
+    from synbrain_cli.team import Team
 
-    place, report = _open(workspace, quiet)
+    team = Team.assemble(device)
+    place, report = _open(workspace, quiet or not team.is_main)
     with _interruptible():
         result = prepare.prepare_algonauts(
             place,
@@ -231,11 +264,14 @@ def prepare_algonauts(
             seed=seed,
             dataset=dataset,
             encoder=encoder or "gabor",
-            device=_device(device),
+            device=_device(team.device(device)),
+            precision=precision,
             overwrite=overwrite,
             report=report,
+            team=team,
         )
-    _print_rows(prepare.describe(result))
+    if team.is_main:
+        _print_rows(prepare.describe(result))
 
 
 @prepare_app.command("table")
@@ -293,6 +329,7 @@ def prepare_table(
     test: TestOption = 0.15,
     validation: ValidationOption = 0.1,
     encoder: EncoderOption = "gabor",
+    precision: EncoderPrecisionOption = "auto",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     workspace: WorkspaceOption = Path(),
@@ -307,8 +344,10 @@ def prepare_table(
     from synbrain_cli.datasets.table import Experiment
     from synbrain_cli.pipeline import prepare
     from synbrain_cli.pipeline.workspace import subject_label
+    from synbrain_cli.team import Team
 
-    place, report = _open(workspace, quiet)
+    team = Team.assemble(device)
+    place, report = _open(workspace, quiet or not team.is_main)
     with _interruptible():
         result = prepare.prepare_table(
             place,
@@ -334,11 +373,14 @@ def prepare_table(
             subject=subject_label(subject),
             dataset=dataset,
             encoder=encoder or "gabor",
-            device=_device(device),
+            device=_device(team.device(device)),
+            precision=precision,
             overwrite=overwrite,
             report=report,
+            team=team,
         )
-    _print_rows(prepare.describe(result))
+    if team.is_main:
+        _print_rows(prepare.describe(result))
 
 
 @prepare_app.command("simulated")
@@ -350,6 +392,7 @@ def prepare_simulated(
         ),
     ] = 4,
     encoder: EncoderOption = "gabor",
+    precision: EncoderPrecisionOption = "auto",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     workspace: WorkspaceOption = Path(),
@@ -362,18 +405,23 @@ def prepare_simulated(
     """
     from synbrain_cli.datasets.simulated import SimulationConfig
     from synbrain_cli.pipeline import prepare
+    from synbrain_cli.team import Team
 
-    place, report = _open(workspace, quiet)
+    team = Team.assemble(device)
+    place, report = _open(workspace, quiet or not team.is_main)
     with _interruptible():
         result = prepare.prepare_simulated(
             place,
             config=SimulationConfig.of_sessions(sessions, seed=seed),
             encoder=encoder or "gabor",
-            device=_device(device),
+            device=_device(team.device(device)),
+            precision=precision,
             overwrite=overwrite,
             report=report,
+            team=team,
         )
-    _print_rows(prepare.describe(result))
+    if team.is_main:
+        _print_rows(prepare.describe(result))
 
 
 # ---------------------------------------------------------------------------- train, adapt
@@ -400,6 +448,9 @@ def train(
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    compiled: CompileOption = None,
+    micro_batch: MicroBatchOption = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     workspace: WorkspaceOption = Path(),
@@ -409,9 +460,12 @@ def train(
 
     Example: synbrain train --subject 1 --preset small
     """
+    from synbrain_cli.pipeline.train import choose_speed
     from synbrain_cli.pipeline.train import train as run
+    from synbrain_cli.team import Team
 
-    place, report = _open(workspace, quiet)
+    team = Team.assemble(device)
+    place, report = _open(workspace, quiet or not team.is_main)
     person = place.find_subject(subject, dataset, report.say)
     store = place.find_tokens(person.dataset, encoder, report.say)
     with _interruptible("--resume"):
@@ -425,11 +479,14 @@ def train(
             name=name,
             seed=seed,
             device=device,
+            speed=choose_speed(team.device(device), precision, compiled, micro_batch),
             resume=resume,
             overwrite=overwrite,
+            team=team,
             report=report,
         )
-    _print_training(result)
+    if team.is_main:
+        _print_training(result)
 
 
 @app.command()
@@ -459,6 +516,9 @@ def adapt(
     report: ReportOption = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    compiled: CompileOption = None,
+    micro_batch: MicroBatchOption = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     workspace: WorkspaceOption = Path(),
@@ -470,6 +530,7 @@ def adapt(
     """
     from synbrain_cli.pipeline.adapt import adapt as run
     from synbrain_cli.pipeline.adapt import choose
+    from synbrain_cli.pipeline.train import choose_speed
 
     place, said = _open(workspace, quiet)
     bundles, person, store = choose(place, source, subject, dataset, said.say)
@@ -484,6 +545,7 @@ def adapt(
             name=name,
             seed=seed,
             device=device,
+            speed=choose_speed(device, precision, compiled, micro_batch),
             resume=resume,
             overwrite=overwrite,
             report=said,
@@ -548,8 +610,10 @@ def synthesize(
     Example: synbrain synthesize examples/images --subject 2 --samples 8
     """
     from synbrain_cli.pipeline.synthesize import synthesize as run
+    from synbrain_cli.team import Team
 
-    place, report = _open(workspace, quiet)
+    team = Team.assemble(device)
+    place, report = _open(workspace, quiet or not team.is_main)
     bundle = place.find_model(model, subject, report.say)
     with _interruptible():
         result = run(
@@ -564,13 +628,15 @@ def synthesize(
             unit=unit,
             output=output,
             spaces=None if space is None else [s for s in space if s != "none"],
-            device=device,
+            device=team.device(device),
             overwrite=overwrite,
             report=report,
+            team=team,
         )
-    print(result.draws)
-    for file in result.images.get("nifti", []):
-        print(result.folder / file)
+    if team.is_main:
+        print(result.draws)
+        for file in result.images.get("nifti", []):
+            print(result.folder / file)
 
 
 # -------------------------------------------------------------------------------- evaluate

@@ -183,12 +183,39 @@ class LossConfig(JSONSettings):
     response, as a share of a voxel's variance. With the published objective alone
     (``response=0``) decoded amplitudes are those of single trials, noise included: the decoder's
     layer and group normalisation undo the shrinkage that makes a latent a conditional mean.
+    ``response_every`` = k decodes every k-th image of a batch alone: the same loss in expectation,
+    at a k-th of what decoding costs.
     """
 
     kl: float = 0.20
     clip: float = 0.47
     temperature: float = 0.125
     response: float = 1.0
+    response_every: int = 1
+
+
+PRECISIONS = ("auto", "float32", "bf16")
+
+
+@dataclass(frozen=True)
+class Speed(JSONSettings):
+    """How training steps are computed. What is computed stays the same, but for rounding.
+
+    Attributes
+    ----------
+    precision : {"float32", "bf16"}
+        Of matrix products and convolutions. Weights, losses and normalisation statistics are
+        float32 in both.
+    compiled : bool
+        Fuse operations by ``torch.compile``; where that fails, training goes on without.
+    micro_batch : int, optional
+        Trials or images of a batch that are in memory together: their gradients are added up, and
+        activations computed twice. None: as many as fit, found out on a GPU.
+    """
+
+    precision: str = "float32"
+    compiled: bool = False
+    micro_batch: int | None = None
 
 
 @dataclass(frozen=True)

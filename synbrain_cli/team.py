@@ -1,6 +1,6 @@
 """Processes that do one command's work together, as ``accelerate launch`` starts them.
 
-    accelerate launch --num_processes 8 -m synbrain_cli train --subject 1
+    accelerate launch --multi_gpu --num_processes 8 -m synbrain_cli train --subject 1
 
 Every process runs the whole command. What is long is shared out between them (a batch, images);
 what must happen once (files, what is said) happens on the main one. A `Team` of one, the default
@@ -10,7 +10,8 @@ everywhere, does the same without any communication.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -43,22 +44,37 @@ class Team:
     own_device: torch.device | None = None
 
     @classmethod
-    def assemble(cls) -> Team:
+    def assemble(cls, device: str = "auto") -> Team:
         """Join the processes that were launched together; alone where none were."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         from accelerate import PartialState
 
-        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-        return cls(state.process_index, state.num_processes, state.device)
+        on_gpu = device != "cpu" and torch.cuda.is_available()
+        state = PartialState(cpu=not on_gpu, timeout=PATIENCE)
+        own = state.device if on_gpu else torch.device("cpu")
+        return cls(state.process_index, state.num_processes, own)
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     def device(self, asked: str) -> str:
-        """The device of this process where ``asked`` is "auto", and ``asked`` else."""
-        return str(self.own_device) if asked == "auto" and self.own_device else asked
+        """The device of this process, where one was given to it; else the one asked for.
+
+        Raises
+        ------
+        InputError
+            When one GPU is named for several processes.
+        """
+        if self.own_device is None:
+            return asked
+        if asked not in ("auto", self.own_device.type):
+            raise InputError(
+                f"--device {asked}: each of {self.size} processes is given one of its own: leave "
+                "it out"
+            )
+        return str(self.own_device)
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -112,6 +128,24 @@ class Team:
         own = n // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
 
+    def deal(self, items: Sequence[T], n: int) -> Iterator[tuple[list[T], list[T]]]:
+        """Rounds of up to ``n`` items a process: all items of the round, and this process's own.
+
+        Whoever has done its own waits for the others (`wait`, `collect`); then the round is whole,
+        whatever number of processes goes on from there.
+        """
+        for start in range(0, len(items), n * self.size):
+            round_ = list(items[start : start + n * self.size])
+            yield round_, round_[self.rank :: self.size]
+
+    def collect(self, x: T) -> list[T]:
+        """What every process brings, by rank, to all of them, once all are here."""
+        if self.size == 1:
+            return [x]
+        found: list = [None] * self.size
+        torch.distributed.all_gather_object(found, x)
+        return found
+
     def gather(self, x: Tensor) -> Tensor:
         """The parts of all processes along the first axis; gradients reach the own part alone."""
         if self.size == 1:
@@ -133,9 +167,14 @@ class Team:
         if self.size == 1:
             return module
         on_gpu = self.own_device is not None and self.own_device.type == "cuda"
-        return nn.parallel.DistributedDataParallel(
-            module,
-            device_ids=[self.own_device.index] if on_gpu else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        with warnings.catch_warnings():  # newer versions have another name for broadcast_buffers
+            warnings.simplefilter("ignore", FutureWarning)
+            return nn.parallel.DistributedDataParallel(
+                module,
+                device_ids=[self.own_device.index] if on_gpu else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
+
+
+ALONE = Team()

@@ -89,15 +89,20 @@ class Challenge:
             images[match[2]] = path
         return images
 
-    def read_images(self, names: list[str]) -> Iterator[np.ndarray]:
-        """Yield pixels, uint8 (h, w, 3), of named images of any subject."""
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        """Image files of all subjects by name."""
         files: dict[str, Path] = {}
         for folder in self.folders.values():  # of subjects not asked for, perhaps with gaps
             for path in folder.glob("training_split/training_images/train-*"):
                 if match := _IMAGE.fullmatch(path.stem):
                     files[match[2]] = path
+        return files
+
+    def read_images(self, names: list[str]) -> Iterator[np.ndarray]:
+        """Yield pixels, uint8 (h, w, 3), of named images of any subject."""
         for name in names:
-            yield read_image(files[name])
+            yield read_image(self._files[name])
 
     def responses(self, subject: int) -> dict[str, np.ndarray]:
         """Memory-mapped (n_images, n_vertices) of each hemisphere, checked to fit together."""

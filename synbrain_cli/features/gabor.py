@@ -80,7 +80,7 @@ class Gabor(Encoder):
             "n_dims": 48,
             "weights": None,
         }
-        self.device = device
+        super().__init__(device)
         self._opponent = torch.tensor(OPPONENT, device=device)
         self._standard = torch.tensor(STANDARD, device=device).unbind(1)  # 2 × (48,)
         self._window = _window(PADDED, device)

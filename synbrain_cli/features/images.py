@@ -12,6 +12,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -316,6 +317,7 @@ def resize(
     Parameters
     ----------
     images : sequence of uint8 arrays (h, w, 3), or uint8 array of shape (n, h, w, 3)
+        Neighbours of equal size are copied and resized together.
     size : int
         Side of the result, in pixels.
     device : str or torch.device
@@ -324,19 +326,29 @@ def resize(
     Returns
     -------
     tensor of shape (n, 3, size, size), float32
+        The same, on a CPU to the last bit, whatever the other images.
     """
     import torch
     from torch.nn.functional import interpolate
 
-    out = torch.empty(len(images), 3, size, size, device=device)
-    for i, image in enumerate(images):
-        h, w = image.shape[:2]
-        side = min(h, w)
-        top, left = (h - side) // 2, (w - side) // 2
-        square = np.ascontiguousarray(image[top : top + side, left : left + side])
-        x = torch.tensor(square, device=device).permute(2, 0, 1).contiguous()  # (3, side, side)
-        x = x.float().div_(255)
+    on_gpu = torch.device(device).type == "cuda"
+    out = []
+    for (side, _, _), run in groupby(map(_square, images), np.shape):
+        squares = list(run)
+        # A copy out of pinned memory leaves the processor free to read and cut the next images.
+        pixels = torch.empty(len(squares), side, side, 3, dtype=torch.uint8, pin_memory=on_gpu)
+        np.stack(squares, out=pixels.numpy())
+        x = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+        x = x.float().div_(255)  # (n, 3, side, side)
         if side != size:
-            x = interpolate(x[None], (size, size), mode="bicubic", antialias=True)[0]
-        out[i] = x.clamp_(0, 1)
-    return out
+            x = interpolate(x, (size, size), mode="bicubic", antialias=True)
+        out.append(x.clamp_(0, 1))
+    return torch.cat(out)
+
+
+def _square(image: np.ndarray) -> np.ndarray:
+    """The largest centred square: (h, w, 3) → (side, side, 3)."""
+    h, w = image.shape[:2]
+    side = min(h, w)
+    top, left = (h - side) // 2, (w - side) // 2
+    return image[top : top + side, left : left + side]

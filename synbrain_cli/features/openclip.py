@@ -41,6 +41,7 @@ _UNLOADABLE = (
 )
 
 
+_DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PUBLISHED = "openclip:ViT-bigG-14/laion2b_s39b_b160k"
 
 
@@ -69,7 +70,8 @@ class OpenCLIP(Encoder):
     - ResNets: the last feature map, before attention pooling, one token per position.
 
     Images: [0, 1] RGB → bicubic, antialiased, to the tower's own size → the weights' own mean and
-    deviation. Everything is float32.
+    deviation, all in float32. In half precision the tower's weights are cast, once, which halves
+    their memory; the statistics of a LayerNorm are taken in float32 by torch itself.
 
     Parameters
     ----------
@@ -80,6 +82,8 @@ class OpenCLIP(Encoder):
         ``open_clip_config.json`` beside it, else from the architecture's tags.
     device : str or torch.device
         Where to compute.
+    precision : {"float32", "fp16", "bf16"}
+        What the tower computes in.
 
     Raises
     ------
@@ -89,7 +93,10 @@ class OpenCLIP(Encoder):
         No such tag or file, or the download failed.
     """
 
-    def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, name: str, device: str | torch.device = "cpu", precision: str = "float32"
+    ) -> None:
+        super().__init__(device, precision)
         arch, _, source = name.partition("/")
         config = open_clip.get_model_config(arch) if arch in open_clip.list_models() else None
         if config is None:
@@ -105,8 +112,8 @@ class OpenCLIP(Encoder):
         if height != width:
             raise InputError(f"openclip:{arch}: expected square input, it takes {height} × {width}")
         checksum = _checksum(tower)
-        self.device = device
-        self._tower = tower.to(device).eval().requires_grad_(False)
+        self._dtype = _DTYPES[precision]
+        self._tower = tower.to(device, self._dtype).eval().requires_grad_(False)
         self._mean = torch.tensor(mean, device=device).view(3, 1, 1)
         self._deviation = torch.tensor(deviation, device=device).view(3, 1, 1)
         try:
@@ -133,7 +140,7 @@ class OpenCLIP(Encoder):
     def _tokens(self, images: Tensor) -> Tensor:
         x = (images - self._mean) / self._deviation  # (n, 3, size, size)
         features = self._tower.forward_intermediates(
-            x, indices=1, normalize_intermediates=True, intermediates_only=True
+            x.to(self._dtype), indices=1, normalize_intermediates=True, intermediates_only=True
         )
         (last,) = features["image_intermediates"]  # (n, n_dims, rows, columns)
         return last.flatten(2).transpose(1, 2)  # (n, n_tokens, n_dims)

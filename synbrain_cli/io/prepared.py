@@ -638,6 +638,11 @@ class TokenStore:
         return read_table(path, ("image", "pixels"))
 
     @property
+    def precision(self) -> str:
+        """What the tokens were computed in: "float32" (of older stores, too), "fp16", "bf16"."""
+        return self.identity.get("precision", "float32")
+
+    @property
     def images(self) -> list[str]:
         """Name of each row."""
         return self._table["image"].tolist()
@@ -649,11 +654,21 @@ class TokenStore:
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """float32 (n_images, n_tokens, n_dims), memory-mapped."""
+        """Memory-mapped (n_images, n_tokens, n_dims): float32, or float16 of half `precision`."""
         return np.load(self.folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
 
     def take(self, images: Iterable[str]) -> np.ndarray:
         """Tokens of the named images, in their order: float32 (n_images, n_tokens, n_dims).
+
+        Raises
+        ------
+        MissingError
+            When some have not been extracted.
+        """
+        return np.asarray(self.tokens[self.rows_of(images)], np.float32)
+
+    def rows_of(self, images: Iterable[str]) -> np.ndarray:
+        """Which row of ``tokens`` each named image is: int64 (n_images,).
 
         Raises
         ------
@@ -668,4 +683,4 @@ class TokenStore:
                 f"{self.folder}: no tokens of {len(missing)} images (first: {missing[0]}): "
                 "run `synbrain prepare` again with this encoder"
             )
-        return np.asarray(self.tokens[[row[image] for image in images]])
+        return np.array([row[image] for image in images], np.int64)

@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from synbrain_cli.config import StageConfig
+from synbrain_cli.config import Speed, StageConfig
+from synbrain_cli.errors import InputError
+from synbrain_cli.team import ALONE, Team
 
-Step = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 State = dict[str, Any]
-
-
-def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move averaged weights a step towards the network's: a ← decay · a + (1 − decay) · w."""
-    with torch.no_grad():
-        for a, w in zip(average.parameters(), network.parameters(), strict=True):
-            a.lerp_(w, 1 - decay)
+Say = Callable[[str], None]
+Parameters = list[nn.Parameter] | list[dict[str, Any]]
 
 
 def learning_rate(config: StageConfig, step: int, n_steps: int) -> float:
@@ -42,18 +38,158 @@ def epoch_generator(seed: int, epoch: int, device: torch.device | str = "cpu") -
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
+def default_speed(device: torch.device) -> Speed:
+    """bf16, compiled, on a GPU that knows bf16; float32, as it is, elsewhere.
+
+    Most CPUs emulate bf16, and a laptop's training is shorter than its compilation.
+    """
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return Speed("bf16", compiled=True)
+    return Speed()
+
+
+class Stepper:
+    """Optimiser steps of one network: gradient, clipping, AdamW, averaged weights.
+
+    Parameters
+    ----------
+    step : callable
+        ``step(*batch) -> loss``, a scalar Tensor. A `synbrain_cli.model.step.TrainingStep`, whose
+        precision, compilation and parts are then set by ``speed``, or any function.
+    network : Module
+        Whose weights are averaged. Changed in place.
+    parameters : list of Parameter, or of dict
+        Those to train; dicts are AdamW's groups, with a weight decay of their own.
+    config : StageConfig
+    speed : Speed
+    team : Team
+        Processes with parts of the batch: each then has the gradient of the whole.
+    say : callable
+        Told what had to be changed to go on.
+
+    Attributes
+    ----------
+    average : Module
+        With the averaged weights; the network itself where there are none.
+    """
+
+    def __init__(
+        self,
+        step: Callable[..., Tensor],
+        network: nn.Module,
+        parameters: Parameters,
+        config: StageConfig,
+        speed: Speed | None = None,
+        team: Team = ALONE,
+        say: Say = lambda message: None,
+    ) -> None:
+        grouped = isinstance(parameters[0], dict)
+        self.trained = [p for g in parameters for p in g["params"]] if grouped else parameters
+        chosen = {id(p) for p in self.trained}
+        for parameter in network.parameters():
+            parameter.requires_grad_(id(parameter) in chosen)
+        self.network, self.config, self.team, self.say = network, config, team, say
+        self.optimizer = torch.optim.AdamW(
+            parameters,
+            config.learning_rate,
+            config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.average = copy.deepcopy(network) if config.ema_decay else network
+        self.n_done = 0
+        self.step = step
+        if isinstance(step, nn.Module):
+            speed = speed or Speed()
+            step.precision, step.compiled = speed.precision, speed.compiled
+            step.micro_batch = speed.micro_batch
+        self.run = team.wrap(step) if isinstance(step, nn.Module) else step
+
+    def __call__(self, batch: Iterable[Any], rate: float) -> Tensor:
+        """Take one step at a learning rate; returns the loss, detached: nothing waits for it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self._differentiate(tuple(batch))
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm)
+        self.optimizer.step()
+        if self.config.ema_decay:
+            # Warm-up of the decay, so that short runs do not average in their first weights.
+            decay = min(self.config.ema_decay, (1 + self.n_done) / (10 + self.n_done))
+            update_ema(self.average, self.network, decay)
+        self.n_done += 1
+        return loss
+
+    def _differentiate(self, batch: tuple[Any, ...]) -> Tensor:
+        """Loss and gradient; in smaller parts, or uncompiled, where it does not work otherwise."""
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                loss = self.run(*batch)
+                loss.backward()
+                return loss.detach()
+            except torch.OutOfMemoryError as error:
+                failure = error
+            except _uncompilable() as error:
+                if not getattr(self.step, "compiled", False):
+                    raise
+                self.step.compiled = False
+                self.say(f"torch.compile: {_first_line(error)}: going on without")
+                continue
+            # Outside the handler: the traceback holds on to what filled the memory.
+            self._halve(len(batch[0]), failure)
+            del failure
+            torch.cuda.empty_cache()
+
+    def _halve(self, n: int, failure: Exception) -> None:
+        now = min(getattr(self.step, "micro_batch", None) or n, n)
+        if self.team.size > 1 or now == 1 or not isinstance(self.step, nn.Module):
+            raise InputError(
+                f"a batch of {n} does not fit into the device's memory, {now} at a time "
+                f"({_first_line(failure)}): pass --micro-batch with a smaller number, free the "
+                "device, or choose a smaller --preset"
+            ) from failure
+        self.step.micro_batch = (now + 1) // 2
+        self.say(f"out of memory: a batch of {n} is computed {self.step.micro_batch} at a time")
+
+    def state(self) -> State:
+        """What `resume` needs."""
+        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.config.ema_decay:
+            state["average"] = self.average.state_dict()
+        return state
+
+    def resume(self, state: State, n_done: int) -> None:
+        """Go on from a state after so many steps."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.config.ema_decay:
+            self.average.load_state_dict(state["average"])
+        self.n_done = n_done
+
+
+def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move averaged weights a step towards the network's: a ← decay · a + (1 − decay) · w."""
+    with torch.no_grad():
+        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+
+
 def fit(
     network: nn.Module,
-    parameters: list[nn.Parameter] | list[dict[str, Any]],
-    step_loss: Step,
+    parameters: Parameters,
+    step: Callable[..., Tensor],
     score: Callable[[nn.Module], float],
     n_items: int,
     config: StageConfig,
     seed: int,
     *,
+    feed: Callable[[Tensor, torch.Generator], Iterable[tuple]] | None = None,
+    speed: Speed | None = None,
+    team: Team = ALONE,
     state: State | None = None,
     on_epoch: Callable[[State], None] = lambda state: None,
     on_step: Callable[[int, int], None] = lambda step, n_steps: None,
+    say: Say = lambda message: None,
 ) -> State:
     """Train with AdamW and keep the weights with the best validation score.
 
@@ -63,85 +199,87 @@ def fit(
         Changed in place; left with the best weights (the averaged ones where there are any).
     parameters : list of Parameter, or of dict
         Those to train; dicts are AdamW's groups, with a weight decay of their own.
-    step_loss : callable
-        ``(network, items, generator) -> scalar``: loss of a batch of item indices.
+    step : callable
+        ``step(*batch) -> scalar``: loss of a batch as ``feed`` makes them.
     score : callable
-        ``network -> float``: dimensionless validation score, larger is better.
+        ``network -> float``: dimensionless validation score, larger is better; the same on every
+        process of a team.
     n_items : int
         Training items (trials or images). Each epoch visits them in a new order, in equal
         batches; what is left over waits for another epoch.
     config : StageConfig
     seed : int
+    feed : callable, optional
+        ``(order, generator) -> batches`` (`synbrain_cli.model.feed.Feed`): for an epoch's items,
+        int64 (n_steps, batch_size), and a generator on the network's device, one tuple a step.
+        Default: ``(items, generator)``.
+    speed : Speed, optional
+        How steps are computed. Default: float32, as they are written.
+    team : Team
     state : dict, optional
         As handed to ``on_epoch``: training goes on from there, bit for bit on CPU.
-    on_epoch, on_step : callable
-        Told the state after each epoch, and the step and total after each step.
+    on_epoch, on_step, say : callable
+        Told the state after each epoch, the step and total after each step, and what had to be
+        changed to go on.
 
     Returns
     -------
     dict
         ``epoch``, ``best_epoch``, ``best_score``, ``history`` (one dict an epoch), and the
         tensors needed to resume.
+
+    Raises
+    ------
+    InputError
+        When the device's memory is too small for a single item, or the batch cannot be shared.
     """
-    grouped = isinstance(parameters[0], dict)
-    every = [p for group in parameters for p in group["params"]] if grouped else parameters
-    device = every[0].device
-    trained = {id(p) for p in every}
-    for parameter in network.parameters():
-        parameter.requires_grad_(id(parameter) in trained)
-    optimizer = torch.optim.AdamW(
-        parameters, config.learning_rate, config.betas, weight_decay=config.weight_decay
-    )
-    average = copy.deepcopy(network) if config.ema_decay else network
+    stepper = Stepper(step, network, parameters, config, speed, team, say)
+    feed = feed or (lambda order, generator: ((items, generator) for items in order))
+    device = stepper.trained[0].device
     batch = min(config.batch_size, n_items)
     per_epoch = n_items // batch
     n_steps = per_epoch * config.epochs
     if state is None:
         state = {"epoch": 0, "best_epoch": 0, "best_score": -math.inf, "history": []}
     else:
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        if config.ema_decay:
-            average.load_state_dict(state["average"])
+        stepper.resume(state, state["epoch"] * per_epoch)
 
-    while state["epoch"] < config.epochs and (
-        state["epoch"] - state["best_epoch"] < config.patience
-    ):
-        epoch = state["epoch"]
-        generator = epoch_generator(seed, epoch)
-        noise = epoch_generator(seed + 1, epoch, device)
-        order = torch.randperm(n_items, generator=generator)[: per_epoch * batch]
-        network.train()
-        total = torch.zeros((), device=device)
-        for k, items in enumerate(order.view(per_epoch, batch)):
-            step = epoch * per_epoch + k
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step, n_steps)
-            loss = step_loss(network, items, noise)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if config.clip_norm:
-                nn.utils.clip_grad_norm_(every, config.clip_norm)
-            optimizer.step()
-            if config.ema_decay:
-                # Warm-up of the decay, so that short runs do not average in their first weights.
-                update_ema(average, network, min(config.ema_decay, (1 + step) / (10 + step)))
-            total += loss.detach()
-            on_step(step + 1, n_steps)
-        average.eval()
-        value = float(score(average))
-        state["epoch"] = epoch + 1
-        state["history"].append(
-            {"epoch": epoch + 1, "loss": float(total) / per_epoch, "validation_score": value}
-        )
-        if value > state["best_score"]:
-            state["best_score"], state["best_epoch"] = value, epoch + 1
-            state["best"] = copy.deepcopy(average.state_dict())
-        state["network"] = network.state_dict()
-        state["optimizer"] = optimizer.state_dict()
-        if config.ema_decay:
-            state["average"] = average.state_dict()
-        on_epoch(state)
+    # cudnn measures which of its convolutions is fastest at each shape met.
+    with torch.backends.cudnn.flags(benchmark=True):
+        while state["epoch"] < config.epochs and (
+            state["epoch"] - state["best_epoch"] < config.patience
+        ):
+            epoch = state["epoch"]
+            generator = epoch_generator(seed, epoch)
+            noise = epoch_generator(seed + 1, epoch, device)
+            order = torch.randperm(n_items, generator=generator)[: per_epoch * batch]
+            network.train()
+            total = torch.zeros((), device=device)
+            for k, items in enumerate(feed(order.view(per_epoch, batch), noise)):
+                done = epoch * per_epoch + k
+                total += stepper(items, learning_rate(config, done, n_steps))
+                on_step(done + 1, n_steps)
+            average = stepper.average.eval()
+            value = float(score(average))
+            loss = float(team.total(total)) / team.size / per_epoch
+            state["epoch"] = epoch + 1
+            state["history"].append({"epoch": epoch + 1, "loss": loss, "validation_score": value})
+            if value > state["best_score"]:
+                state["best_score"], state["best_epoch"] = value, epoch + 1
+                state["best"] = copy.deepcopy(average.state_dict())
+            state |= stepper.state()
+            on_epoch(state)
     network.load_state_dict(state["best"])
     network.eval()
     return state
+
+
+def _uncompilable() -> type[Exception]:
+    """What torch.compile raises where it cannot: no compiler, or an operation it does not know."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    return TorchDynamoException
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

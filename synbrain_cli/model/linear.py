@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.model.tokens import StandardTokens
 
 MAX_FEATURES = 16_384  # pooled token features; 9,000 NSD images × these are 590 MB in float32
 MAX_COMPONENTS = 2_048
@@ -38,12 +39,12 @@ class LinearEncoder:
     intercept: np.ndarray
     alphas: np.ndarray
 
-    def predict(self, tokens: np.ndarray) -> np.ndarray:
+    def predict(self, tokens: np.ndarray | StandardTokens) -> np.ndarray:
         """Predict responses.
 
         Parameters
         ----------
-        tokens : float array of shape (n_images, n_tokens, n_dims)
+        tokens : float array of shape (n_images, n_tokens, n_dims), or StandardTokens
 
         Returns
         -------
@@ -58,19 +59,22 @@ class LinearEncoder:
         return apply_ridge(vars(self), features)
 
 
-def pool_tokens(tokens: np.ndarray) -> np.ndarray:
+def pool_tokens(tokens: np.ndarray | StandardTokens) -> np.ndarray:
     """Average neighbouring tokens until at most `MAX_FEATURES` features are left.
 
     Tokens on a square grid are averaged in 2 × 2 squares, others in consecutive pairs.
 
     Parameters
     ----------
-    tokens : array of shape (n_images, n_tokens, n_dims)
+    tokens : array of shape (n_images, n_tokens, n_dims), or StandardTokens
+        The latter are read a few at a time.
 
     Returns
     -------
     float32 array of shape (n_images, n_features)
     """
+    if isinstance(tokens, StandardTokens):
+        return np.concatenate([pool_tokens(part) for part in tokens.batches()])
     tokens = np.asarray(tokens, np.float32)
     n_images, n_tokens, n_dims = tokens.shape
     while n_tokens * n_dims > MAX_FEATURES and n_tokens > 1:
@@ -87,7 +91,10 @@ def pool_tokens(tokens: np.ndarray) -> np.ndarray:
 
 
 def fit_linear(
-    tokens: np.ndarray, responses: np.ndarray, generator: np.random.Generator, n_folds: int = 5
+    tokens: np.ndarray | StandardTokens,
+    responses: np.ndarray,
+    generator: np.random.Generator,
+    n_folds: int = 5,
 ) -> tuple[LinearEncoder, np.ndarray]:
     """Fit the linear encoder, and predict each image by a fit that never saw it.
 
@@ -98,7 +105,7 @@ def fit_linear(
 
     Parameters
     ----------
-    tokens : float array of shape (n_images, n_tokens, n_dims)
+    tokens : float array of shape (n_images, n_tokens, n_dims), or StandardTokens
         Standardised (`synbrain_cli.model.tokens`).
     responses : float array of shape (n_images, n_voxels)
         Averages over the repeats of each image: one row an image, so no image is on both sides

@@ -28,13 +28,11 @@ from dataclasses import dataclass, fields, replace
 from itertools import combinations
 
 import numpy as np
-import torch
 from scipy.special import ndtr
 from sklearn.model_selection import KFold
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.model.covariance import LowRank, fit_low_rank
-from synbrain_cli.model.vae import BrainVAE
 
 NODES = np.linspace(-2.6, 2.6, 27).astype(
     np.float32
@@ -440,7 +438,7 @@ class LatentReadout:
     Attributes
     ----------
     sd : float32 array of shape (n_tokens, n_dims)
-        The posterior's deviation, root mean square over training trials (`posteriors`): the noise
+        The posterior's deviation, root mean square over training trials: the noise
         the decoder was trained with.
     """
 
@@ -466,28 +464,3 @@ def draw_generator(seed: int, digest: str, k: int | str, fingerprint: str) -> np
     """
     key = hashlib.sha256(f"{seed}/{digest}/{k}/{fingerprint}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16])))
-
-
-@torch.inference_mode()
-def posteriors(vae: BrainVAE, betas: np.ndarray, batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior mean of every trial, and the posterior's deviation.
-
-    Parameters
-    ----------
-    vae : BrainVAE
-    betas : float32 array of shape (n_trials, n_voxels)
-
-    Returns
-    -------
-    mean : float32 array of shape (n_trials, n_tokens, n_dims)
-    deviation : float32 array of shape (n_tokens, n_dims)
-        Root mean square over trials.
-    """
-    device = next(vae.parameters()).device
-    shape = (vae.config.n_tokens, vae.config.n_dims)
-    mean, variance = np.empty((len(betas), *shape), np.float32), np.zeros(shape)
-    for start in range(0, len(betas), batch):
-        posterior = vae.encode(torch.from_numpy(betas[start : start + batch]).to(device))
-        mean[start : start + batch] = posterior.mean.cpu().numpy()
-        variance += posterior.log_variance.double().exp().sum(0).cpu().numpy()
-    return mean, np.sqrt(variance / len(betas)).astype(np.float32)

@@ -1,10 +1,13 @@
-"""Standardisation of image tokens."""
+"""Image tokens, standardised."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+BATCH = 256  # images in memory at a time, where all would not fit
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,20 @@ class TokenScaler:
     sd: np.ndarray
 
     @classmethod
-    def fit(cls, tokens: np.ndarray) -> TokenScaler:
-        """Parameters: tokens, float array of shape (n_images, n_tokens, n_dims)."""
-        mean = tokens.mean(0, dtype=np.float64)
-        variance = np.mean([((t - mean) ** 2).mean(0) for t in tokens], axis=0)  # small memory
+    def fit(cls, store: np.ndarray, rows: np.ndarray | None = None) -> TokenScaler:
+        """Standardise by some rows of a store of tokens, read a few at a time.
+
+        Parameters
+        ----------
+        store : float array of shape (n_stored, n_tokens, n_dims)
+            May be a memory map.
+        rows : int array of shape (n_images,), optional
+            Default: all.
+        """
+        rows = np.arange(len(store)) if rows is None else rows
+        parts = [rows[first : first + BATCH] for first in range(0, len(rows), BATCH)]
+        mean = sum(store[part].sum(0, dtype=np.float64) for part in parts) / len(rows)
+        variance = sum(((store[row] - mean) ** 2).mean(0) for row in rows) / len(rows)
         sd = np.sqrt(variance)
         return cls(mean.astype(np.float32), np.where(sd > 1e-8, sd, 1).astype(np.float32))
 
@@ -36,6 +49,44 @@ class TokenScaler:
         """Return standardised tokens, float32 of the same shape."""
         return ((tokens - self.mean) / self.sd).astype(np.float32)
 
-    def undo(self, tokens: np.ndarray) -> np.ndarray:
-        """Return standardised tokens to what the encoder gave, float32 of the same shape."""
-        return (tokens * self.sd + self.mean).astype(np.float32)
+
+@dataclass(frozen=True)
+class StandardTokens:
+    """Tokens of some images, standardised as they are read: 9,000 of 256 × 1664 are 15 GB.
+
+    Attributes
+    ----------
+    store : float16 or float32 array of shape (n_stored, n_tokens, n_dims)
+        As the encoder gave them; a memory map.
+    rows : int array of shape (n_images,)
+        Those of the images.
+    scaler : TokenScaler
+    """
+
+    store: np.ndarray
+    rows: np.ndarray
+    scaler: TokenScaler
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n_images, n_tokens, n_dims)"""
+        return len(self.rows), *self.store.shape[1:]
+
+    def __getitem__(self, images: slice | np.ndarray) -> np.ndarray:
+        """Standardised tokens of some images, in memory: float32 (n, n_tokens, n_dims)."""
+        return self.scaler(self.store[self.rows[images]])
+
+    def batches(self, size: int = BATCH) -> Iterator[np.ndarray]:
+        """Standardised tokens of all images, a few at a time."""
+        return (self[first : first + size] for first in range(0, len(self), size))
+
+    def raw(self) -> np.ndarray:
+        """As the encoder gave them, in memory: float32 (n_images, n_tokens, n_dims)."""
+        return np.asarray(self.store[self.rows], np.float32)
+
+    def __add__(self, other: StandardTokens) -> StandardTokens:
+        """Tokens of these images, then of those, of one store and scale."""
+        return StandardTokens(self.store, np.concatenate([self.rows, other.rows]), self.scaler)

@@ -46,18 +46,13 @@ class Posterior(NamedTuple):
         """σ = exp(½ log σ²), of shape (batch, n_tokens, n_dims)."""
         return torch.exp(0.5 * self.log_variance)
 
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """z = mean + σ·ε, ε ~ N(0, I): one draw per trial, differentiable in the posterior.
+    def sample(self, noise: Tensor) -> Tensor:
+        """z = mean + σ·ε: one draw per trial, differentiable in the posterior.
 
-        ε is drawn on the generator's device, so a CPU generator gives the same draws everywhere.
+        ``noise`` is ε ~ N(0, I), of the latent's shape: drawn outside, so that a draw depends
+        neither on how a batch is cut into parts nor on whether these are computed twice.
         """
-        noise = torch.randn(
-            self.mean.shape,
-            generator=generator,
-            device=generator.device,
-            dtype=self.mean.dtype,
-        )
-        return self.mean + self.deviation * noise.to(self.mean.device)
+        return self.mean + self.deviation * noise
 
     def kl(self) -> Tensor:
         """KL(posterior ‖ N(0, I)) = ½ Σ (mean² + σ² − 1 − log σ²) (Kingma & Welling 2014, app. B).
@@ -252,16 +247,14 @@ class BrainVAE(nn.Module):
                 f"{n_voxels}: lay_out another order first"
             )
 
-    def forward(
-        self, y: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Posterior, Tensor]:
+    def forward(self, y: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Posterior, Tensor]:
         """Encode and decode: ``(reconstruction, posterior, latent)``.
 
-        The latent is one draw of the posterior where a generator is given (training), its mean
-        where none is (evaluation). The reconstruction has the shape of ``y``.
+        The latent is the draw of the posterior that ``noise`` makes (training), its mean where
+        there is none (evaluation). The reconstruction has the shape of ``y``.
         """
         posterior = self.encode(y)
-        latent = posterior.mean if generator is None else posterior.sample(generator)
+        latent = posterior.mean if noise is None else posterior.sample(noise)
         return self.decode(latent, y.shape[1]), posterior, latent
 
 

@@ -30,12 +30,13 @@ from synbrain_cli.brain import (
     predict_deep,
     resolve_device,
 )
-from synbrain_cli.config import PRESETS
+from synbrain_cli.config import PRESETS, Speed
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoders import same_encoder
 from synbrain_cli.io.bundle import find_bundles, save_arrays
 from synbrain_cli.io.files import locked, read_json, sha256
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
+from synbrain_cli.model.fit import default_speed
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.pipeline.layout import default_order, subject_order
 from synbrain_cli.pipeline.progress import Report
@@ -107,6 +108,7 @@ def adapt(
     name: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    speed: Speed | None = None,
     resume: bool = False,
     overwrite: bool = False,
     report: Report | None = None,
@@ -129,6 +131,8 @@ def adapt(
         best.
     name : str, optional
         Of the bundle; default ``sub-03_hours-1``, with the strategy where one was named.
+    speed : Speed, optional
+        How steps of fine-tuning are computed.
     seed, device, resume, overwrite, report
         As in `synbrain_cli.pipeline.train.train`.
 
@@ -199,7 +203,16 @@ def adapt(
         for each in tried:
             if each == "fine-tuning":
                 found[each] = _fine_tune(
-                    run, chosen, subject, scale, train_set, val_set, seed, torch_device, report
+                    run,
+                    chosen,
+                    subject,
+                    scale,
+                    train_set,
+                    val_set,
+                    seed,
+                    torch_device,
+                    speed or default_speed(torch_device),
+                    report,
                 )
             else:
                 report.say(f"{run.folder.name}: {each}")
@@ -207,7 +220,7 @@ def adapt(
                     each, workspace, chosen, subject, seed, torch_device, report
                 )
                 # Models of other people scale tokens in their own way.
-                raw = [scaler.undo(one.tokens) for one in (train_set, val_set)]
+                raw = [one.tokens.raw() for one in (train_set, val_set)]
                 found[each] = _close(evidence, config, keep, train_set, val_set, raw, seed)
         scores = {each: _share(val_set, one.held_out) for each, one in found.items()}
         scores["linear encoder"] = _share(val_set, linear.predict(val_set.tokens))
@@ -257,6 +270,7 @@ def _fine_tune(
     val_set: Examples,
     seed: int,
     device: torch.device,
+    speed: Speed,
     report: Report,
 ) -> Adapted:
     """The published recipe, from the first source that has networks."""
@@ -306,6 +320,7 @@ def _fine_tune(
         stages,
         seed,
         report,
+        speed,
     )
     predicted = predict_deep(vae, mapper, val_set.tokens, subject.n_voxels)
     return Adapted(predicted, (vae, mapper), None, settings)

@@ -3,40 +3,46 @@
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
+import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
+from synbrain_cli.ahead import ahead
 from synbrain_cli.datasets import algonauts, nsd_bucket
 from synbrain_cli.datasets.download import Bucket, check_space, fetch, missing
 from synbrain_cli.datasets.nsd import NSD, SESSIONS, Choice, prepare_subject
 from synbrain_cli.datasets.simulated import SimulationConfig, simulate
 from synbrain_cli.datasets.table import Experiment, prepare_experiment
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.features.encoders import Encoder, kept_dtype, load_encoder, precision_here
 from synbrain_cli.io.files import (
     atomic,
     create_array,
     is_simulated,
     locked,
     read_json,
+    write_at,
     write_json,
 )
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore
 from synbrain_cli.pipeline.progress import Bar, Report
 from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.team import ALONE, Team
 
-TOKEN_BATCH = 64
-READ_AHEAD = 2 * TOKEN_BATCH  # images waiting for the encoder: 70 MB of NSD's
+Read = Callable[[list[str]], Iterable[np.ndarray]]
+
+BATCHES_A_ROUND = 16  # of the encoder and a process: what an interruption may cost
+READ_TOGETHER = 64  # images that a thread reads at a time
+PICTURE_BYTES = 425 * 425 * 3  # NSD's
 
 
 class Ask(Protocol):
@@ -63,8 +69,10 @@ def prepare_simulated(
     config: SimulationConfig | None = None,
     encoder: str = "gabor",
     device: str = "cpu",
+    precision: str = "auto",
     overwrite: bool = False,
     report: Report | None = None,
+    team: Team = ALONE,
 ) -> PrepareResult:
     """Simulate subjects in ``<workspace>/simulated`` and prepare them like NSD's.
 
@@ -73,6 +81,22 @@ def prepare_simulated(
     report = report or Report()
     config = config or SimulationConfig()
     root = workspace.root / "simulated"
+    team.on_main(lambda: _simulate(root, config, overwrite, report))
+    return prepare_nsd(
+        workspace,
+        root,
+        download=False,
+        dataset="simulated",
+        encoder=encoder,
+        device=device,
+        precision=precision,
+        overwrite=overwrite,
+        report=report,
+        team=team,
+    )
+
+
+def _simulate(root: Path, config: SimulationConfig, overwrite: bool, report: Report) -> None:
     record = root / "dataset_description.json"
     with locked(root, "a simulation"):
         if record.exists() and read_json(record)["Simulation"] == config.to_dict():
@@ -86,16 +110,6 @@ def prepare_simulated(
             record.unlink(missing_ok=True)
             with report.bar("simulating", 1 + config.n_subjects) as bar:
                 simulate(root, config, lambda message: bar(message))
-    return prepare_nsd(
-        workspace,
-        root,
-        download=False,
-        dataset="simulated",
-        encoder=encoder,
-        device=device,
-        overwrite=overwrite,
-        report=report,
-    )
 
 
 def prepare_nsd(
@@ -111,8 +125,10 @@ def prepare_nsd(
     encoder: str = "gabor",
     workers: int | None = None,
     device: str = "cpu",
+    precision: str = "auto",
     overwrite: bool = False,
     report: Report | None = None,
+    team: Team = ALONE,
 ) -> PrepareResult:
     """Prepare subjects of NSD, from its public bucket or a local copy.
 
@@ -138,9 +154,13 @@ def prepare_nsd(
         Sessions read at once; default: one a core.
     device : str
         Of the encoder.
+    precision : str
+        Of the encoder (`synbrain_cli.features.encoders.load_encoder`).
     overwrite : bool
         Prepare again what is there already.
     report : Report, optional
+    team : Team
+        Processes that extract the tokens together; all else is done by the main one.
 
     Raises
     ------
@@ -155,13 +175,18 @@ def prepare_nsd(
             "nsddata_stimuli/: check the path, or pass --download to make a copy there"
         )
     root = Path(root) if root is not None else workspace.root / "nsd"
-    if is_simulated(root):  # not to be mixed with anybody's data
-        if download:
-            raise InputError(f"--root {root} is simulated: NSD's files do not belong there")
-        download = False
-    lacking = None if download is False else nsd_bucket.lacks(root, subjects, sessions, choice)
-    if download or (download is None and lacking):
-        download_nsd(workspace, root, subjects, sessions, choice, lacking, ask, report)
+
+    def complete() -> None:
+        may = download
+        if is_simulated(root):  # not to be mixed with anybody's data
+            if download:
+                raise InputError(f"--root {root} is simulated: NSD's files do not belong there")
+            may = False
+        lacking = None if may is False else nsd_bucket.lacks(root, subjects, sessions, choice)
+        if may or (may is None and lacking):
+            download_nsd(workspace, root, subjects, sessions, choice, lacking, ask, report)
+
+    team.on_main(complete)
     nsd = NSD(root)
     numbers = subjects or nsd.subjects
     if not numbers:
@@ -184,14 +209,19 @@ def prepare_nsd(
             say=report.say,
         )
 
-    prepared = [
-        _prepare_one(
-            workspace, dataset, f"{n:02d}", wanted(n), partial(prepare, n), overwrite, report
-        )
-        for n in numbers
-    ]
-    result = _with_tokens(workspace, dataset, prepared, nsd.read_images, encoder, device, report)
-    _write_stimuli(workspace.prepared / dataset, nsd, result.subjects, report)
+    prepared = _by_main(
+        team,
+        lambda: [
+            _prepare_one(
+                workspace, dataset, f"{n:02d}", wanted(n), partial(prepare, n), overwrite, report
+            )
+            for n in numbers
+        ],
+    )
+    result = _with_tokens(
+        workspace, dataset, prepared, nsd.read_images, encoder, device, precision, team, report
+    )
+    team.on_main(lambda: _write_stimuli(workspace.prepared / dataset, nsd, result.subjects, report))
     return result
 
 
@@ -269,8 +299,10 @@ def prepare_algonauts(
     dataset: str = "algonauts",
     encoder: str = "gabor",
     device: str = "cpu",
+    precision: str = "auto",
     overwrite: bool = False,
     report: Report | None = None,
+    team: Team = ALONE,
 ) -> PrepareResult:
     """Prepare subjects of the Algonauts 2023 challenge's folders.
 
@@ -283,7 +315,7 @@ def prepare_algonauts(
         Default: all that are there.
     standardize, test_share, validation_share, seed
         As in `synbrain_cli.datasets.algonauts.prepare_subject`.
-    dataset, encoder, device, overwrite, report
+    dataset, encoder, device, precision, overwrite, report, team
         As in `prepare_nsd`.
 
     Raises
@@ -302,12 +334,19 @@ def prepare_algonauts(
     def prepare(number: int, folder: Path, bar: Bar) -> PreparedSubject:
         return algonauts.prepare_subject(challenge, number, folder, **wanted)
 
-    prepared = [
-        _prepare_one(workspace, dataset, f"{n:02d}", wanted, partial(prepare, n), overwrite, report)
-        for n in subjects or sorted(challenge.folders)
-    ]
+    prepared = _by_main(
+        team,
+        lambda: [
+            _prepare_one(
+                workspace, dataset, f"{n:02d}", wanted, partial(prepare, n), overwrite, report
+            )
+            for n in subjects or sorted(challenge.folders)
+        ],
+    )
     read = challenge.read_images
-    return _with_tokens(workspace, dataset, prepared, read, encoder, device, report)
+    return _with_tokens(
+        workspace, dataset, prepared, read, encoder, device, precision, team, report
+    )
 
 
 def prepare_table(
@@ -318,8 +357,10 @@ def prepare_table(
     dataset: str,
     encoder: str = "gabor",
     device: str = "cpu",
+    precision: str = "auto",
     overwrite: bool = False,
     report: Report | None = None,
+    team: Team = ALONE,
 ) -> PrepareResult:
     """Prepare a subject of anybody's experiment.
 
@@ -332,7 +373,7 @@ def prepare_table(
         Label.
     dataset : str
         Name below ``prepared/``: the subjects of one dataset share their images.
-    encoder, device, overwrite, report
+    encoder, device, precision, overwrite, report, team
         As in `prepare_nsd`.
 
     Raises
@@ -345,9 +386,22 @@ def prepare_table(
         return prepare_experiment(experiment, subject, folder, progress=bar.to, say=report.say)
 
     wanted = {k: v for k, v in experiment.options().items() if k != "sources"}
-    one = _prepare_one(workspace, dataset, subject, wanted, prepare, overwrite, report)
-    read = experiment.read_images
-    return _with_tokens(workspace, dataset, [one], read, encoder, device, report, check_pixels=True)
+    prepared = _by_main(
+        team,
+        lambda: [_prepare_one(workspace, dataset, subject, wanted, prepare, overwrite, report)],
+    )
+    return _with_tokens(
+        workspace,
+        dataset,
+        prepared,
+        experiment.read_images,
+        encoder,
+        device,
+        precision,
+        team,
+        report,
+        check_pixels=True,
+    )
 
 
 def _prepare_one(
@@ -382,36 +436,61 @@ def _prepare_one(
         return subject
 
 
+def _by_main(team: Team, work: Callable[[], list[PreparedSubject]]) -> list[PreparedSubject]:
+    """Subjects that the main process prepares, opened by all."""
+    folders = team.on_main(lambda: [subject.folder for subject in work()])
+    return [PreparedSubject(folder) for folder in folders]
+
+
 def _with_tokens(
     workspace: Workspace,
     dataset: str,
     subjects: list[PreparedSubject],
-    read: Callable[[list[str]], Iterable[np.ndarray]],
+    read: Read,
     encoder: str,
     device: str,
+    precision: str,
+    team: Team,
     report: Report,
     check_pixels: bool = False,
 ) -> PrepareResult:
     images = sorted({image for subject in subjects for image in subject.trials["image"]})
-    folder = workspace.prepared / dataset
-    store = extract_tokens(folder, images, read, encoder, device, report, check_pixels)
+    store = extract_tokens(
+        workspace.prepared / dataset,
+        images,
+        read,
+        encoder,
+        device,
+        report,
+        precision=precision,
+        check_pixels=check_pixels,
+        team=team,
+    )
     return PrepareResult(subjects, store.folder)
 
 
 def extract_tokens(
     dataset: Path,
     images: list[str],
-    read: Callable[[list[str]], Iterable[np.ndarray]],
+    read: Read,
     spec: str,
     device: str,
     report: Report,
+    *,
+    precision: str = "auto",
     check_pixels: bool = False,
+    team: Team = ALONE,
 ) -> TokenStore:
     """Extract the tokens of images that have none yet, once per image, whoever saw it.
 
-    Images are read in a thread of their own, in order and some ahead, so that the encoder does not
-    wait for the disk. Finished batches survive an interruption: the array is written in place
-    behind the rows that ``images.tsv`` names, and rows are named only once they are whole.
+    Threads read images ahead and the encoder works a batch ahead of the disk, so that it never
+    waits. Batches are cut at fixed rows, multiples of their size, and dealt to the processes: on a
+    CPU the tokens are the same to the last bit for any number of processes, and wherever a run was
+    interrupted. On a GPU they are so as long as the batch size is: one that was halved for want of
+    memory may round otherwise, by what the precision allows (1e-3 of a token in fp16).
+
+    Finished rounds survive an interruption: rows are written in place behind those that
+    ``images.tsv`` names, and are named only once all of a round are whole.
 
     Parameters
     ----------
@@ -419,57 +498,130 @@ def extract_tokens(
         ``prepared/<dataset>``.
     images : list of str
     read : callable
-        Names → pixels, uint8 (height, width, 3), in the same order.
+        Names → pixels, uint8 (height, width, 3), in the same order; called by several threads.
     spec, device : str
         Image encoder.
+    precision : str
+        As in `load_encoder`; "auto" goes on in that of tokens that are there.
     check_pixels : bool
         Compare images that are there by name with the pixels their tokens came from: subjects of
         one dataset may come with folders of their own.
+    team : Team
+        Processes that share the images out, and see one disk.
 
     Raises
     ------
     InputError
-        Tokens of another encoder; another image under the same name.
+        Tokens of another encoder or precision; another image under the same name.
     """
-    encoder = load_encoder(spec, device=device)
+    encoder = load_encoder(spec, device, precision)
     folder = dataset / "features" / encoder.slug
-    with locked(folder, "image tokens"):
-        store = TokenStore(folder)
-        if (folder / "encoder.json").exists() and store.identity["identity"] != encoder.identity:
-            raise InputError(
-                f"{folder}: holds tokens of {store.identity['identity']}, the encoder is now "
-                f"{encoder.identity}: move that folder away to extract them again"
-            )
-        if check_pixels:
-            _check_pixels(store, images, read)
-        known = set(store.images)
-        rows = store.images + [image for image in images if image not in known]
-        digests = list(store.digests)
-        done = len(store.images)
-        if done == len(rows):
-            report.say(f"{folder}: tokens of {done:,} images, already there")
-            return store
-        folder.mkdir(parents=True, exist_ok=True)
-        tokens = _grown(folder / "tokens.npy", done, (len(rows), encoder.n_tokens, encoder.n_dims))
-        write_json(folder / "encoder.json", {"spec": spec, "identity": encoder.identity})
-        with report.bar("image tokens", len(rows), done) as bar:
-            start = done
-            pictures = ((p, _digest(p) if check_pixels else "") for p in read(rows[done:]))
-            for batch in _batches(_ahead(pictures, READ_AHEAD), TOKEN_BATCH):
-                stop = start + len(batch)
-                tokens[start:stop] = encoder([pixels for pixels, _ in batch])
-                digests += [digest for _, digest in batch]
-                if stop == len(rows) or (stop - done) % (16 * TOKEN_BATCH) == 0:
-                    tokens.flush()
-                    _write_rows(folder, rows[:stop], digests)
-                bar.to(stop, len(rows))
-                start = stop
+    with team.held(lambda: locked(folder, "image tokens")):
+        kept = team.on_main(lambda: _kept_precision(folder, encoder, precision))
+        recorded = kept or encoder.precision
+        if precision == "auto" and encoder.precision != precision_here(recorded, device):
+            encoder = load_encoder(spec, device, precision_here(recorded, device))
+
+        def open_store() -> tuple[list[str], int]:
+            store = TokenStore(folder)
+            if check_pixels:
+                _check_pixels(store, images, read)
+            known = set(store.images)
+            rows = store.images + [image for image in images if image not in known]
+            if len(known) == len(rows):
+                report.say(f"{folder}: tokens of {len(rows):,} images, already there")
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                for half_written in folder.glob(".*"):
+                    half_written.unlink()
+                shape = (len(rows), encoder.n_tokens, encoder.n_dims)
+                _grow(folder / "tokens.npy", len(known), shape, kept_dtype(recorded))
+                record = {"spec": spec, "identity": encoder.identity, "precision": recorded}
+                write_json(folder / "encoder.json", record)
+            return rows, len(known)
+
+        rows, done = team.on_main(open_store)
+        if done < len(rows):
+            _fill(folder, rows, done, read, encoder, report, check_pixels, team)
     return TokenStore(folder)
 
 
-def _check_pixels(
-    store: TokenStore, images: list[str], read: Callable[[list[str]], Iterable[np.ndarray]]
+def _kept_precision(folder: Path, encoder: Encoder, asked: str) -> str | None:
+    """Precision of the tokens that are there, checked to be of this encoder; None: there are none.
+
+    Raises
+    ------
+    InputError
+        When they are of another, or of another precision than was asked for.
+    """
+    store = TokenStore(folder)
+    if not store.images:
+        return None
+    if store.identity["identity"] != encoder.identity:
+        raise InputError(
+            f"{folder}: holds tokens of {store.identity['identity']}, the encoder is now "
+            f"{encoder.identity}: move that folder away to extract them again"
+        )
+    if asked not in ("auto", store.precision):
+        raise InputError(
+            f"{folder}: holds tokens computed in {store.precision}, --precision is {asked}: leave "
+            "it out to go on with them, or move that folder away to extract them again"
+        )
+    return store.precision
+
+
+def _fill(
+    folder: Path,
+    rows: list[str],
+    done: int,
+    read: Read,
+    encoder: Encoder,
+    report: Report,
+    with_digests: bool,
+    team: Team,
 ) -> None:
+    """Compute the rows of a token store from ``done`` on, and name them in ``images.tsv``."""
+    store = TokenStore(folder)
+    digests = store.digests + [""] * (len(rows) - done)
+    offset, row_bytes, dtype = store.tokens.offset, store.tokens[0].nbytes, store.tokens.dtype
+    size = encoder.batch_size
+    edges = [done, *range((done // size + 1) * size, len(rows), size), len(rows)]
+    batches = [slice(*edge) for edge in pairwise(edges)]
+    rounds = list(team.deal(batches, BATCHES_A_ROUND))
+    own = [batch for _, part in rounds for batch in part]
+    own_rows = [row for batch in own for row in range(batch.start, batch.stop)]
+
+    def look(part: list[int]) -> list[tuple[np.ndarray, str]]:
+        pictures = read([rows[row] for row in part])
+        return [(p, _digest(p) if with_digests else "") for p in pictures]
+
+    def filled(seen: Iterator[tuple[np.ndarray, str]]) -> Iterator[tuple[Any, list[np.ndarray]]]:
+        for batch in own:
+            pixels, found = zip(*islice(seen, batch.stop - batch.start), strict=True)
+            yield (batch, found), list(pixels)
+
+    parts = [own_rows[i : i + READ_TOGETHER] for i in range(0, len(own_rows), READ_TOGETHER)]
+    with (
+        report.bar("image tokens", len(rows), done) as bar,
+        closing(ahead(look, parts, READ_TOGETHER * PICTURE_BYTES)) as seen,
+        (folder / "tokens.npy").open("r+b") as file,
+    ):
+        computed = encoder.stream(filled(chain.from_iterable(seen)))
+        for whole, part in rounds:
+            mine = []
+            for (batch, found), tokens in islice(computed, len(part)):
+                values = tokens.astype(dtype, copy=False)
+                write_at(file.fileno(), values, offset + batch.start * row_bytes)
+                mine.append((batch, found))
+                bar.to(batch.stop, len(rows))
+            os.fsync(file.fileno())
+            for batch, found in chain.from_iterable(team.collect(mine)):
+                digests[batch] = found
+            stop = whole[-1].stop
+            team.on_main(partial(_write_rows, folder, rows[:stop], digests[:stop]))
+
+
+def _check_pixels(store: TokenStore, images: list[str], read: Read) -> None:
     known = dict(zip(store.images, store.digests, strict=True))
     again = [image for image in images if image in known]
     for image, pixels in zip(again, read(again), strict=True):
@@ -487,59 +639,18 @@ def _digest(pixels: np.ndarray) -> str:
     return content.hexdigest()
 
 
-def _ahead(items: Iterable[Any], n: int) -> Iterator[Any]:
-    """The same items, read by a thread that is up to ``n`` of them ahead."""
-    waiting: queue.Queue[Any] = queue.Queue(n)
-    end, stop = object(), threading.Event()
-
-    def put(item: Any) -> bool:
-        while not stop.is_set():
-            try:
-                waiting.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put(item):
-                    return
-            put(end)
-        except BaseException as error:
-            put(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        while (item := waiting.get()) is not end:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of ``size`` items, the last one shorter."""
-    items = iter(items)
-    while batch := list(islice(items, size)):
-        yield batch
-
-
-def _grown(path: Path, done: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Open ``path`` for writing with ``shape``, keeping its first ``done`` rows."""
-    old = np.load(path, mmap_mode="r") if path.exists() and done else None
-    if old is None or old.shape != shape:
-        grown = path.with_name(".tokens.npy")
-        create_array(grown, np.float32, shape)
-        new = np.load(grown, mmap_mode="r+")
-        for start in range(0, done, 1024):
-            new[start : min(start + 1024, done)] = old[start : min(start + 1024, done)]
-        new.flush()
-        del old, new
-        grown.replace(path)
-    return np.load(path, mmap_mode="r+")
+def _grow(path: Path, done: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Give ``path`` that shape, keeping its first ``done`` rows."""
+    old = np.load(path, mmap_mode="r") if path.exists() else None
+    if old is not None and old.shape == shape and old.dtype == dtype:
+        return
+    grown = path.with_name(".tokens.npy")
+    create_array(grown, dtype, shape)
+    new = np.load(grown, mmap_mode="r+")
+    for start in range(0, done, 1024):
+        new[start : min(start + 1024, done)] = old[start : min(start + 1024, done)]
+    new.flush()
+    grown.replace(path)
 
 
 def _write_rows(folder: Path, rows: list[str], digests: list[str]) -> None:

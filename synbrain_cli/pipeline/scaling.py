@@ -265,13 +265,13 @@ def _predictions(
     """Test images' responses by models of the first hours, by name: (n_images, n_voxels)."""
     within = person.subject.first_hours(hours)
     scaler, _, train_set, val_set = load_examples(person.subject, person.store, within)
-    tokens = np.concatenate([train_set.tokens, val_set.tokens])
+    tokens = train_set.tokens + val_set.tokens
     averages = np.concatenate([train_set.averages, val_set.averages])
     predicted = {}
     if linear:
         encoder, _ = fit_linear(tokens, averages, np.random.default_rng(seed))
         predicted[LINEAR] = encoder.predict(scaler(judge.tokens))
-    raw_tokens = scaler.undo(tokens)
+    raw_tokens = tokens.raw()
     for name, one in known.items():
         generator = np.random.default_rng([seed, 5])
         adapter, _ = fit_adapter(*one.evidence(raw_tokens), averages, generator)

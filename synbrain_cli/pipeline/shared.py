@@ -175,15 +175,15 @@ def _train(
     n_images = [len(train.tokens) for train, _ in splits]
     epochs = min(CORE_STAGE.epochs, max(CORE_EPOCHS, -(-CORE_IMAGES // sum(n_images))))
     report.say(f"shared core: {sum(n_images):,} images of {', '.join(settings['people'])}")
-    network.start_from([receptive_fields(t.tokens, t.averages) for t, _ in splits])
+    network.start_from([receptive_fields(t.tokens[:], t.averages) for t, _ in splits])
     network = network.to(device)
-    tokens = [torch.from_numpy(t.tokens).to(device) for t, _ in splits]
+    tokens = [torch.from_numpy(t.tokens[:]).to(device) for t, _ in splits]
     averages = [torch.from_numpy(t.averages).to(device) for t, _ in splits]
     # An average over more repeats says more of the response.
     weights = [_repeat_weights(t).to(device) for t, _ in splits]
     first = np.cumsum([0, *n_images])
 
-    def loss(network: SharedCore, items: Tensor, generator: torch.Generator) -> Tensor:
+    def step(items: Tensor, generator: torch.Generator) -> Tensor:
         error = torch.zeros((), device=device)
         for k in range(len(splits)):
             mine = items[(items >= first[k]) & (items < first[k + 1])] - int(first[k])
@@ -202,7 +202,7 @@ def _train(
         shares = []
         for k, (_, val) in enumerate(splits):
             predicted = torch.cat(
-                [network(part.to(device), k) for part in torch.from_numpy(val.tokens).split(64)]
+                [network(torch.from_numpy(part).to(device), k) for part in val.tokens.batches(64)]
             )
             error = (predicted.cpu().numpy() - val.averages) ** 2
             shares.append(1 - float(error.sum() / (val.averages**2).sum()))
@@ -221,7 +221,7 @@ def _train(
             "shared core",
             network,
             network.parameter_groups(config),
-            loss,
+            step,
             score,
             sum(n_images),
             replace(CORE_STAGE, epochs=epochs),

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.brain import Brain, Drawing, load_model
+from synbrain_cli.ahead import ahead
+from synbrain_cli.brain import BATCH, Brain, Drawing, load_model
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.files import (
@@ -22,6 +27,7 @@ from synbrain_cli.io.files import (
     replace_folder,
     sha256,
     versions,
+    write_at,
     write_json,
 )
 from synbrain_cli.io.place import Vertices, Volume
@@ -29,7 +35,9 @@ from synbrain_cli.io.surface import write_gifti
 from synbrain_cli.io.volume import save_image
 from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.team import ALONE, Team
 
+BATCHES_A_ROUND = 2  # of images and a process: what an interruption may cost
 STANDARD_UNIT = "standard deviations of a single trial"
 DEFAULT_SPACES = ("fsaverage5",)
 MNI_NAME = "MNI152NLin6Asym"  # FSL's MNI152, as templates are named in BIDS
@@ -69,12 +77,14 @@ def synthesize(
     device: str = "auto",
     overwrite: bool = False,
     report: Report | None = None,
+    team: Team = ALONE,
 ) -> SynthesizeResult:
     """Draw responses to images and write them as arrays, volumes and surfaces.
 
-    Works batch by batch in constant memory. Everything is written in a hidden folder beside
-    ``output`` that takes its name at the end; a stopped run goes on where it was when the same
-    command is given again.
+    Works image by image in constant memory, while threads read images ahead and write files
+    behind. Everything is written in a hidden folder beside ``output`` that takes its name at the
+    end; a stopped run goes on where it was when the same command is given again, with any number
+    of processes: what is written does not depend on it (`Brain.draw`).
 
     Parameters
     ----------
@@ -94,6 +104,8 @@ def synthesize(
     overwrite : bool
         Replace a finished output of other settings.
     report : Report, optional
+    team : Team
+        Processes that share the images out, and see one disk.
 
     Raises
     ------
@@ -108,24 +120,29 @@ def synthesize(
     stem = Path(images).resolve().name if isinstance(images, (str, Path)) else "images"
     folder = Path(output) if output else workspace.outputs / f"{brain.name}_{Path(stem).stem}"
     prefix = f"sub-{brain.subject}"
-    settings = {
-        "model": brain.name,
-        "model_folder": str(Path(model).resolve()),
-        "model_fingerprint": brain.config["fingerprint"],
-        **asdict(drawing),
-        "spaces": spaces,
-        "images": [
-            {"name": name, "source": str(Path(source).resolve()), "sha256": sha256(source)}
-            for name, source in zip(pictures.names, pictures.sources, strict=True)
-        ],
-    }
-    partial = folder.with_name(f".{folder.name}.partial")
+    settings = team.on_main(
+        lambda: {
+            "model": brain.name,
+            "model_folder": str(Path(model).resolve()),
+            "model_fingerprint": brain.config["fingerprint"],
+            **asdict(drawing),
+            "spaces": spaces,
+            "images": [
+                {"name": name, "source": str(Path(source).resolve()), "sha256": sha256(source)}
+                for name, source in zip(pictures.names, pictures.sources, strict=True)
+            ],
+        }
+    )
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    array = unfinished / f"{prefix}_desc-draws_betas.npy"
     shape = (len(pictures), n_draws, brain.n_voxels)
-    with locked(folder, "responses"):
+
+    def begin() -> int | None:
+        """Images done before; None: all of them."""
         if (folder / "settings.json").exists():
             if read_json(folder / "settings.json") == settings and not overwrite:
                 report.say(f"{folder}: already there, made with the same settings")
-                return _result(folder, prefix)
+                return None
             if not overwrite:
                 raise InputError(
                     f"{folder} holds responses made with other settings or images: pass "
@@ -135,36 +152,80 @@ def synthesize(
             raise InputError(
                 f"{folder} exists and was not written by synthesize: choose another --output"
             )
-        done = _open_partial(partial, settings)
-        array = partial / f"{prefix}_desc-draws_betas.npy"
+        done = _open_partial(unfinished, settings)
         if not (array.exists() and done):
             create_array(array, np.float32, shape)
-        store = np.load(array, mmap_mode="r+")
-        with report.bar("drawing", len(pictures), done) as bar:
-            for where, draws in brain.stream(pictures, drawing, start=done):
-                if not np.isfinite(draws).all():
-                    raise InputError(
-                        f"{model}: its responses to {pictures.names[where.start]} are not finite: "
-                        "the weights are damaged, or the noise factor is too large"
-                    )
-                store[where] = draws
-                for i, one in zip(range(where.start, where.stop), draws, strict=True):
-                    _write_maps(partial, prefix, pictures.names[i], brain, one, unit, spaces)
-                store.flush()
-                write_json(partial / "progress.json", {"done": where.stop})
-                bar.to(where.stop, len(pictures))
-        del store
-        _write_records(partial, prefix, brain, pictures, settings)
-        (partial / "progress.json").unlink(missing_ok=True)
-        replace_folder(partial, folder)
+        return done
+
+    def finish() -> None:
+        _write_records(unfinished, prefix, brain, pictures, settings)
+        (unfinished / "progress.json").unlink(missing_ok=True)
+        replace_folder(unfinished, folder)
+
+    with team.held(lambda: locked(folder, "responses")):
+        done = team.on_main(begin)
+        if done is None:
+            return _result(folder, prefix)
+        _draw(brain, pictures, drawing, done, array, spaces, report, team)
+        team.on_main(finish)
     report.say(f"wrote {folder}: {shape[0]} images × {n_draws} draws × {shape[2]:,} voxels")
     return _result(folder, prefix)
+
+
+def _draw(
+    brain: Brain,
+    pictures: ImageSet,
+    drawing: Drawing,
+    done: int,
+    array: Path,
+    spaces: list[str],
+    report: Report,
+    team: Team,
+) -> None:
+    """Write the draws of all images from ``done`` on, each process those of its batches."""
+    batches = [range(i, min(i + BATCH, len(pictures))) for i in range(done, len(pictures), BATCH)]
+    rounds = list(team.deal(batches, BATCHES_A_ROUND))
+    own = [row for _, part in rounds for batch in part for row in batch]
+    offset, progress = np.load(array, mmap_mode="r").offset, array.with_name("progress.json")
+    image_bytes = 4 * drawing.n_draws * brain.n_voxels
+
+    def write(drawn: tuple[int, np.ndarray]) -> None:
+        row, draws = drawn
+        if not np.isfinite(draws).all():
+            raise InputError(
+                f"{brain.folder}: its responses to {pictures.names[row]} are not finite: "
+                "the weights are damaged, or the noise factor is too large"
+            )
+        write_at(file.fileno(), draws, offset + row * image_bytes)
+        name, unit = pictures.names[row], drawing.unit
+        _write_maps(array.parent, f"sub-{brain.subject}", name, brain, draws, unit, spaces)
+
+    with (
+        report.bar("drawing", len(pictures), done) as bar,
+        array.open("r+b") as file,
+        closing(brain.stream(pictures, drawing, own)) as drawn,
+        closing(ahead(write, zip(own, drawn, strict=True), _map_bytes(brain, drawing))) as written,
+    ):
+        for whole, part in rounds:
+            for row, _ in zip(chain.from_iterable(part), written, strict=False):
+                bar.to(row + 1, len(pictures))
+            os.fsync(file.fileno())
+            team.wait()
+            team.on_main(partial(write_json, progress, {"done": whole[-1].stop}))
+
+
+def _map_bytes(brain: Brain, drawing: Drawing) -> int:
+    """Memory that one image's draws take while they are written: twice on their grid."""
+    n_points = brain.place.inside.size if isinstance(brain.place, Volume) else brain.n_voxels
+    return 2 * 4 * drawing.n_draws * n_points
 
 
 def _open_partial(partial: Path, settings: dict[str, Any]) -> int:
     """Images that an interrupted run with these settings finished; else a clean folder."""
     record, progress = partial / "settings.json", partial / "progress.json"
     if record.exists() and progress.exists() and read_json(record) == settings:
+        for half_written in partial.glob(".*"):
+            half_written.unlink()
         return read_json(progress)["done"]
     shutil.rmtree(partial, ignore_errors=True)
     write_json(record, settings)

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch import Tensor
 
 from synbrain_cli.brain import predict_deep, resolve_device
-from synbrain_cli.config import PRESETS, LossConfig, StageConfig
+from synbrain_cli.config import PRECISIONS, PRESETS, LossConfig, Speed, StageConfig
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.bundle import load_arrays, save_arrays, write_config
+from synbrain_cli.io.bundle import load_arrays, read_config, save_arrays, write_config
 from synbrain_cli.io.files import (
     atomic,
+    create_array,
     locked,
     read_json,
     replace_folder,
@@ -33,25 +37,28 @@ from synbrain_cli.io.files import (
 )
 from synbrain_cli.io.prepared import PLACE_FILES, PreparedSubject, TokenStore, Trials
 from synbrain_cli.metrics.accuracy import average_repeats
-from synbrain_cli.model.fit import State, fit
+from synbrain_cli.model.feed import Feed, Rows
+from synbrain_cli.model.fit import State, default_speed, fit
 from synbrain_cli.model.linear import LinearEncoder, fit_linear
-from synbrain_cli.model.losses import brainvae_loss
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import (
     Readout,
     fit_readout,
     fit_stack,
     has_repeats,
-    posteriors,
     signal_left,
 )
-from synbrain_cli.model.tokens import TokenScaler
+from synbrain_cli.model.step import MapperStep, TrainingStep, VAEStep
+from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.pipeline.layout import default_order, subject_order
 from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.team import ALONE, Team
 
 MODELS = ("full", "linear")
+# Checkpoints that take longer than a moment take at most one part in so many of the time.
+MOMENT, CHECKPOINT_SHARE = 0.5, 20
 
 
 @dataclass(frozen=True)
@@ -62,20 +69,20 @@ class Examples:
     ----------
     betas : float32 array of shape (n_trials, n_voxels), z-scored
     image_index : int array of shape (n_trials,)
-    tokens : float32 array of shape (n_images, n_tokens, n_dims), standardised
+    tokens : StandardTokens of shape (n_images, n_tokens, n_dims)
     averages : float32 array of shape (n_images, n_voxels)
         Over the repeats of each image.
     """
 
     betas: np.ndarray
     image_index: np.ndarray
-    tokens: np.ndarray
+    tokens: StandardTokens
     averages: np.ndarray
 
     @classmethod
     def of(cls, trials: Trials, store: TokenStore, scaler: TokenScaler) -> Examples:
         averages, _, _ = average_repeats(trials.betas, trials.image_index)
-        tokens = scaler(store.take(trials.images))
+        tokens = StandardTokens(store.tokens, store.rows_of(trials.images), scaler)
         return cls(trials.betas, trials.image_index, tokens, averages)
 
 
@@ -111,8 +118,10 @@ def train(
     name: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    speed: Speed | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    team: Team = ALONE,
     report: Report | None = None,
 ) -> TrainResult:
     """Train a model of one person.
@@ -136,11 +145,15 @@ def train(
     seed : int
         One seed for initial weights, batches and noise.
     device : str
+    speed : Speed, optional
+        How training steps are computed; default `synbrain_cli.model.fit.default_speed`.
     resume : bool
         Go on with an interrupted training: same weights as without the interruption (bit for
         bit on the same CPU). An error if its settings were others.
     overwrite : bool
         Replace a finished or unfinished model of that name.
+    team : Team
+        Processes that share every batch: the model is that of one process with the same batch.
     report : Report, optional
 
     Raises
@@ -152,13 +165,14 @@ def train(
         raise InputError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
     if model not in MODELS:
         raise InputError(f"--model {model}: expected {' or '.join(MODELS)}")
-    if model == "linear" and (preset != "tiny" or voxel_order != "auto"):
+    if model == "linear" and (preset != "tiny" or voxel_order != "auto" or speed is not None):
         raise InputError(
-            "--model linear: it has no networks, so --preset and --voxel-order have no meaning: "
-            "leave them out, or train the full model"
+            "--model linear: it has no networks, so --preset, --voxel-order, --precision, "
+            "--compile and --micro-batch have no meaning: leave them out, or train the full model"
         )
     chosen = PRESETS[preset]
-    torch_device = resolve_device(device)
+    torch_device = resolve_device(team.device(device))
+    speed = speed or default_speed(torch_device)
     if voxel_order == "auto":
         voxel_order = default_order(subject)
     settings = {
@@ -166,6 +180,7 @@ def train(
         "preset": preset if model == "full" else None,
         "voxel_order": voxel_order if model == "full" else None,
         "seed": seed,
+        "precision": speed.precision if model == "full" else None,
         "data": sha256(subject.folder / "dataset_description.json"),
         "encoder": store.identity,
         "stages": [asdict(chosen.vae_stage), asdict(chosen.mapper_stage), asdict(chosen.loss)]
@@ -175,19 +190,20 @@ def train(
     default_name = f"sub-{subject.subject}" + ("_linear" if model == "linear" else "")
     order = subject_order(subject, voxel_order) if model == "full" else None
     run = TrainingRun(workspace.weights / (name or default_name), settings)
-    with locked(run.folder, "a model"):
-        run.open(resume, overwrite)
+    with team.held(lambda: locked(run.folder, "a model")):
+        team.on_main(lambda: run.open(resume, overwrite))
         scaler, scale, train_set, val_set = load_examples(subject, store)
         report.say(
             f"training {run.folder.name}: {len(train_set.betas):,} trials of "
             f"{len(train_set.tokens):,} images, {subject.n_voxels:,} voxels, "
             + (
-                f"preset {preset}, voxel order {voxel_order}, {torch_device}"
+                f"preset {preset}, voxel order {voxel_order}, {torch_device}, {speed.precision}"
                 if model == "full"
                 else "linear encoder alone"
             )
+            + (f", {team.size} processes" if team.size > 1 else "")
         )
-        linear = run.linear(train_set, seed, report)
+        linear = run.linear(train_set, seed, report) if team.is_main else None
         networks = None
         if model == "full":
             n_tokens, n_dims = train_set.tokens.shape[1:]
@@ -206,22 +222,49 @@ def train(
                 (chosen.vae_stage, chosen.mapper_stage, chosen.loss),
                 seed,
                 report,
+                speed,
+                team,
             )
-        record = run.finish(
-            subject,
-            store,
-            subject.sessions,
-            scaler,
-            scale,
-            linear,
-            networks,
-            train_set,
-            val_set,
-            seed,
-            report,
-        )
+        if team.is_main:
+            run.finish(
+                subject,
+                store,
+                subject.sessions,
+                scaler,
+                scale,
+                linear,
+                networks,
+                train_set,
+                val_set,
+                seed,
+                report,
+            )
+        team.wait()
     report.say(f"wrote {run.folder}")
-    return TrainResult(run.folder, record)
+    return TrainResult(run.folder, read_config(run.folder)["training"])
+
+
+def choose_speed(
+    device: str, precision: str, compiled: bool | None, micro_batch: int | None
+) -> Speed | None:
+    """How to compute on a device, of what the command line says; None where it says nothing.
+
+    Raises
+    ------
+    InputError
+    """
+    if (precision, compiled, micro_batch) == ("auto", None, None):
+        return None
+    if precision not in PRECISIONS:
+        raise InputError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}")
+    if micro_batch is not None and micro_batch < 1:
+        raise InputError(f"--micro-batch {micro_batch}: expected 1 or more")
+    speed = default_speed(resolve_device(device))
+    return Speed(
+        speed.precision if precision == "auto" else precision,
+        speed.compiled if compiled is None else compiled,
+        micro_batch,
+    )
 
 
 def load_examples(
@@ -248,7 +291,7 @@ def load_examples(
             train_trials.betas.mean(0, dtype=np.float64), np.where(sd > 0, sd, 1.0)
         )
         train_trials, val_trials = scale.apply(train_trials), scale.apply(val_trials)
-    scaler = scaler or TokenScaler.fit(store.take(train_trials.images))
+    scaler = scaler or TokenScaler.fit(store.tokens, store.rows_of(train_trials.images))
     return (
         scaler,
         scale,
@@ -268,73 +311,113 @@ def fit_networks(
     stages: tuple[StageConfig, StageConfig, LossConfig],
     seed: int,
     report: Report,
+    speed: Speed,
+    team: Team = ALONE,
 ) -> None:
     """Train BrainVAE, then the mapper; both are left with their best weights."""
     vae_stage, mapper_stage, loss_config = stages
     device = next(vae.parameters()).device
     n_voxels = train_set.betas.shape[1]
-    betas = torch.from_numpy(train_set.betas).to(device)
-    tokens = torch.from_numpy(train_set.tokens).to(device)
-    image_index = torch.from_numpy(train_set.image_index)
-    val_betas = torch.from_numpy(val_set.betas).to(device)
+    latent_shape = (vae.config.n_tokens, vae.config.n_dims)
+    half = {"device_type": device.type, "dtype": torch.bfloat16}
+    half["enabled"] = speed.precision == "bf16"
 
-    def vae_loss(network: BrainVAE, items: torch.Tensor, generator: torch.Generator):
-        y = betas[items.to(device)]
-        reconstruction, posterior, latent = network(y, generator)
-        matching = tokens[image_index[items].to(device)]
-        return brainvae_loss(reconstruction, y, posterior, latent, matching, loss_config)[0]
+    def standard_normal(n: int, generator: torch.Generator) -> Tensor:
+        return torch.randn((n, *latent_shape), generator=generator, device=device)
+
+    # This process's part of the validation examples.
+    some_trials = slice(team.rank, None, team.size)
+    val_betas = val_set.betas[some_trials]
 
     @torch.inference_mode()
     def vae_score(network: BrainVAE) -> float:
         """Share of the variance of held-out trials that their reconstruction holds."""
-        error = 0.0
-        for y in val_betas.split(64):
-            error += float((network(y)[0] - y).square().sum())
-        return 1 - error / float(val_betas.square().sum())
+        error = torch.zeros((), device=device)
+        for part in torch.from_numpy(val_betas).split(64):
+            y = part.to(device)
+            with torch.autocast(**half):
+                reconstruction = network(y)[0]
+            error += (reconstruction - y).square().sum()
+        return 1 - float(team.total(error)) / float((val_set.betas**2).sum())
 
-    run.stage(
-        "BrainVAE", vae, vae_parameters, vae_loss, vae_score, len(betas), vae_stage, seed, report
+    feed = Feed(
+        Rows(train_set.betas, device),
+        Rows.of_tokens(train_set.tokens, device, train_set.image_index),
+        noise=standard_normal,
+        team=team,
     )
+    step = VAEStep(vae, loss_config, team)
+    run.stage(
+        "BrainVAE",
+        vae,
+        vae_parameters,
+        step,
+        vae_score,
+        len(train_set.betas),
+        vae_stage,
+        seed,
+        report,
+        feed,
+        speed,
+        team,
+    )
+    del feed, step
 
     # Stage 2. The squared error to the posterior means of an image's trials has the gradient of
     # that to their average: each trial is encoded once, and one target an image is kept.
     vae.requires_grad_(False)
-    targets = run.targets(vae, train_set).to(device)
-    target_variance = targets.var(0).mean()
-    latent_sd = torch.from_numpy(run.latent_sd).to(device)
-    averages = torch.from_numpy(train_set.averages).to(device)
-    val_tokens = torch.from_numpy(val_set.tokens).to(device)
-    val_averages = torch.from_numpy(val_set.averages).to(device)
-
-    def mapper_loss(network: Mapper, items: torch.Tensor, generator: torch.Generator):
-        items = items.to(device)
-        latent = network(tokens[items])
-        loss = F.mse_loss(latent, targets[items]) / target_variance
-        if loss_config.response:
-            # Half the images are decoded as they are, half with a draw's noise: both must fit.
-            noise = torch.randn(latent.shape, generator=generator, device=device) * latent_sd
-            noise[: len(items) // 2] = 0
-            decoded = vae.decode(latent + noise, n_voxels)
-            loss = loss + loss_config.response * F.mse_loss(decoded, averages[items])
-        return loss
+    targets = run.targets(vae, train_set, half, team)
+    val_images = np.arange(team.rank, len(val_set.tokens), team.size)
 
     @torch.inference_mode()
     def mapper_score(network: Mapper) -> float:
         """Share of the variance of held-out images' average responses that decoding predicts."""
-        predicted = torch.cat([vae.decode(network(t), n_voxels) for t in val_tokens.split(64)])
-        error = (predicted - val_averages).square().sum()
-        return 1 - float(error / val_averages.square().sum())
+        error = torch.zeros((), device=device)
+        for first in range(0, len(val_images), 64):
+            some = val_images[first : first + 64]
+            tokens, averages = (
+                torch.from_numpy(x[some]).to(device) for x in (val_set.tokens, val_set.averages)
+            )
+            with torch.autocast(**half):
+                predicted = vae.decode(network(tokens), n_voxels)
+            error += (predicted - averages).square().sum()
+        return 1 - float(team.total(error)) / float((val_set.averages**2).sum())
 
+    def draw_noise(n: int, generator: torch.Generator) -> Tensor:
+        """Half the images are decoded as they are, half as a draw: both must fit."""
+        noise = standard_normal(n, generator)
+        noise[: n // 2] = 0
+        return noise
+
+    feed = Feed(
+        Rows.of_tokens(train_set.tokens, device),
+        Rows(targets, device),
+        Rows(train_set.averages, device),
+        noise=draw_noise,
+        team=team,
+    )
+    step = MapperStep(
+        mapper,
+        vae,
+        loss_config,
+        torch.tensor(run.target_variance, device=device),
+        torch.from_numpy(run.latent_sd).to(device),
+        n_voxels,
+        team,
+    )
     run.stage(
         "mapper",
         mapper,
         mapper_parameters,
-        mapper_loss,
+        step,
         mapper_score,
-        len(tokens),
+        len(train_set.tokens),
         mapper_stage,
         seed + 1000,
         report,
+        feed,
+        speed,
+        team,
     )
 
 
@@ -399,48 +482,86 @@ class TrainingRun:
         save_arrays(path, vars(linear))
         return linear
 
-    def targets(self, vae: BrainVAE, examples: Examples) -> torch.Tensor:
-        """Posterior means averaged over repeats (n_images, n_tokens, n_dims), computed once.
+    @torch.inference_mode()
+    def targets(
+        self, vae: BrainVAE, examples: Examples, half: dict[str, Any], team: Team
+    ) -> np.ndarray:
+        """Posterior means averaged over repeats, computed once: the mapper's targets.
 
-        Also keeps the posterior's deviation, for draws.
+        Also sets ``latent_sd``, the posterior's deviation (root mean square over trials), and
+        ``target_variance``, that of the targets over images (mean over dimensions).
+
+        Returns
+        -------
+        float32 array of shape (n_images, n_tokens, n_dims), a memory map
         """
-        path = self.partial / "targets.safetensors"
-        if not path.exists():
-            means, deviation = posteriors(vae, examples.betas)
-            n_images = len(examples.tokens)
-            targets = np.zeros((n_images, *means.shape[1:]), np.float32)
-            np.add.at(targets, examples.image_index, means)
-            targets /= np.bincount(examples.image_index)[:, None, None]
-            save_arrays(path, {"targets": targets, "latent_sd": deviation})
-        arrays = load_arrays(path)
+        path, summary = self.partial / "targets.npy", self.partial / "targets.safetensors"
+        n_images = len(examples.tokens)
+        shape = (vae.config.n_tokens, vae.config.n_dims)
+        if not team.on_main(summary.exists):
+            team.on_main(lambda: create_array(path, np.float32, (n_images, *shape)))
+            targets = np.load(path, mmap_mode="r+")
+            device = next(vae.parameters()).device
+            trials = np.argsort(examples.image_index, kind="stable")
+            first = np.searchsorted(examples.image_index[trials], np.arange(n_images + 1))
+            variance = torch.zeros(shape, dtype=torch.float64, device=device)
+            for start in range(16 * team.rank, n_images, 16 * team.size):
+                stop = min(start + 16, n_images)
+                some = trials[first[start] : first[stop]]
+                with torch.autocast(**half):
+                    posterior = vae.encode(torch.from_numpy(examples.betas[some]).to(device))
+                means = posterior.mean.float().cpu().numpy()
+                repeats = np.diff(first[start : stop + 1])
+                sums = np.add.reduceat(means, first[start:stop] - first[start])
+                targets[start:stop] = sums / repeats[:, None, None]
+                variance += posterior.log_variance.double().exp().sum(0)
+            targets.flush()
+            variance = team.total(variance).cpu().numpy() / len(trials)
+            team.wait()
+            if team.is_main:
+                mean = targets.mean(0, dtype=np.float64)
+                spread = sum(float(((one - mean) ** 2).mean()) for one in targets)
+                summed = {
+                    "latent_sd": np.sqrt(variance).astype(np.float32),
+                    "target_variance": np.float32([spread / max(n_images - 1, 1)]),
+                }
+                save_arrays(summary, summed)
+            team.wait()
+        arrays = load_arrays(summary)
         self.latent_sd = arrays["latent_sd"]
-        return torch.from_numpy(arrays["targets"])
+        self.target_variance = float(arrays["target_variance"][0])
+        return np.load(path, mmap_mode="r")
 
     def stage(
         self,
         title: str,
         network: torch.nn.Module,
         parameters: list[torch.nn.Parameter],
-        loss: Any,
-        score: Any,
+        step: TrainingStep,
+        score: Callable[[torch.nn.Module], float],
         n_items: int,
         config: StageConfig,
         seed: int,
         report: Report,
+        feed: Feed,
+        speed: Speed,
+        team: Team,
     ) -> None:
-        """Run `fit` with a checkpoint after every epoch."""
-        path = self.partial / f"{title.lower()}.pt"
+        """Run `fit_resumably`, and keep its history."""
         state = fit_resumably(
-            path,
+            self.partial / f"{title.lower()}.pt",
             f"{self.folder.name} {title}",
             network,
             parameters,
-            loss,
+            step,
             score,
             n_items,
             config,
             seed,
             report,
+            feed=feed,
+            speed=speed,
+            team=team,
         )
         self.histories[title] = {
             "best_epoch": state["best_epoch"],
@@ -450,7 +571,8 @@ class TrainingRun:
 
     def forget_stages(self) -> None:
         """Drop what the networks' training left: checkpoints, targets, histories."""
-        for name in ("targets.safetensors", *(f"{title.lower()}.pt" for title in self.histories)):
+        checkpoints = (f"{title.lower()}.pt" for title in self.histories)
+        for name in ("targets.npy", "targets.safetensors", *checkpoints):
             (self.partial / name).unlink(missing_ok=True)
         self.histories = {}
 
@@ -557,41 +679,65 @@ def fit_resumably(
     title: str,
     network: torch.nn.Module,
     parameters: list[torch.nn.Parameter] | list[dict[str, Any]],
-    loss: Any,
-    score: Any,
+    step: Callable[..., Tensor],
+    score: Callable[[torch.nn.Module], float],
     n_items: int,
     config: StageConfig,
     seed: int,
     report: Report,
+    team: Team = ALONE,
+    **how: Any,
 ) -> State:
-    """`fit`, with a checkpoint after every epoch, from which it goes on; it is left in place."""
+    """`fit`, with a checkpoint from which it goes on; it is left in place.
+
+    One is written after an epoch, where that takes little of the time since the last: writing the
+    gigabytes of a large network may take as long as the epoch itself.
+    """
     state: State | None = None
-    if checkpoint.exists():
+    if team.on_main(checkpoint.exists):
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
         report.say(f"{title}: going on after epoch {state['epoch']}")
+    kept = state["epoch"] if state else 0
+    written, cost = -math.inf, 0.0
 
-    def save(state: State) -> None:
-        with atomic(checkpoint) as temporary:
-            torch.save(state, temporary)
+    def write(state: State) -> None:
+        nonlocal kept, written, cost
+        start = time.monotonic()
+        if team.is_main:
+            with atomic(checkpoint) as temporary:
+                torch.save(state, temporary)
+        kept, written = state["epoch"], time.monotonic()
+        cost = written - start
+
+    def tell(state: State) -> None:
         last = state["history"][-1]
         report.say(
             f"{title}: epoch {last['epoch']}: loss {last['loss']:.3f}, "
             f"validation score {last['validation_score']:.3f}"
         )
+        if cost < MOMENT or time.monotonic() - written > CHECKPOINT_SHARE * cost:
+            write(state)
 
     with report.bar(title) as bar:
-        return fit(
+        state = fit(
             network,
             parameters,
-            loss,
+            step,
             score,
             n_items,
             config,
             seed,
             state=state,
-            on_epoch=save,
+            on_epoch=tell,
             on_step=bar.to,
+            say=report.say,
+            team=team,
+            **how,
         )
+    if state["epoch"] > kept:
+        write(state)
+    team.wait()
+    return state
 
 
 def fit_distribution(
@@ -630,7 +776,7 @@ def fit_distribution(
     # With a transfer, too, though replaced below: the linear encoder's folds, dealt next, are then
     # the same whatever stands beside it.
     stack, stacked = fit_stack(predictions, val_set.averages, generator)
-    tokens = np.concatenate([train_set.tokens, val_set.tokens])
+    tokens = train_set.tokens + val_set.tokens
     averages = np.concatenate([train_set.averages, val_set.averages])
     linear, left_out = fit_linear(tokens, averages, generator)
     trials = np.concatenate([train_set.betas, val_set.betas])

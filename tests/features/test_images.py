@@ -7,7 +7,13 @@ import pytest
 from PIL import Image
 
 from synbrain_cli.errors import InputError, InputTypeError, MissingError
-from synbrain_cli.features.images import ImageSet, image_digest, list_images, read_image, resize
+from synbrain_cli.features.images import (
+    ImageSet,
+    image_digest,
+    list_images,
+    read_image,
+    resize,
+)
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -207,3 +213,14 @@ def test_resize_cuts_the_central_square(shape):
 def test_resize_to_its_own_size_changes_nothing():
     image = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     np.testing.assert_array_equal(resize(image[None], 16)[0].permute(1, 2, 0) * 255, image)
+
+
+def test_resizing_together_is_resizing_one_by_one():
+    """To the last bit, whatever the sizes of neighbours."""
+    shapes = [(40, 40), (40, 40), (40, 60), (25, 25), (40, 40), (20, 20), (20, 20)]
+    images = [RNG.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    together = resize(images, 20).numpy()
+    np.testing.assert_array_equal(together, np.concatenate([resize([x], 20) for x in images]))
+    stack = RNG.integers(0, 256, (9, 97, 97, 3), dtype=np.uint8)
+    alone = np.concatenate([resize([image], 64) for image in stack])
+    np.testing.assert_array_equal(resize(stack, 64), alone)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
-from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.features.encoders import kept_dtype, load_encoder, precision_here
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 40, 48, 3), dtype=np.uint8)
 TEXT = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1}
@@ -124,6 +124,82 @@ def test_half_precision_weights_become_float32(tmp_path):
     np.testing.assert_array_equal(half(IMAGES), full(IMAGES))
 
 
+@pytest.mark.parametrize(("precision", "digits"), [("fp16", 11), ("bf16", 8)])
+@pytest.mark.parametrize("name", ["tiny-ViT", "tiny-timm"])
+def test_half_precision(tmp_path, name, precision, digits):
+    """Each of some 10 results a layer is rounded, by 0.4 × 2^-digits of its size (root mean
+    square). Over 12 layers these errors add up as √120 independent ones: 4.4 × 2^-digits, of
+    which the bound is the double."""
+    save_file(clip(name).visual.state_dict(), tmp_path / "v.safetensors")
+    spec = f"openclip:{name}/{tmp_path / 'v.safetensors'}"
+    full, half = load_encoder(spec), load_encoder(spec, precision=precision)
+    assert (full.precision, half.precision) == ("float32", precision)
+    assert half.identity == full.identity
+    assert half.slug == full.slug
+    expected, tokens = full(IMAGES), half(IMAGES)
+    assert tokens.dtype == np.float32
+    error = np.linalg.norm(tokens - expected) / np.linalg.norm(expected)
+    assert 2.0 ** -(digits + 2) < error < 9 * 2.0**-digits
+    ((_, kept),) = half.stream([("all", list(IMAGES))])
+    assert kept.dtype == kept_dtype(precision) == np.float16
+    np.testing.assert_array_equal(kept, tokens)
+
+
+def test_what_fp16_cannot_hold_is_refused(tmp_path):
+    """The residual stream beyond 65,504."""
+    state = {k: v.clone() for k, v in clip("tiny-ViT").visual.state_dict().items()}
+    state["transformer.resblocks.0.mlp.c_proj.bias"][3] = 1e5
+    save_file(state, tmp_path / "v.safetensors")
+    spec = f"openclip:tiny-ViT/{tmp_path / 'v.safetensors'}"
+    with pytest.raises(InputError, match="--precision bf16"):
+        load_encoder(spec, precision="fp16")(IMAGES)
+    assert np.isfinite(load_encoder(spec, precision="bf16")(IMAGES)).all()
+    state["ln_post.bias"][0] = np.nan
+    save_file(state, tmp_path / "v.safetensors")
+    with pytest.raises(InputError, match="damaged"):
+        load_encoder(spec)(IMAGES)
+
+
+def test_a_batch_that_does_not_fit_is_halved(saved, monkeypatch):
+    _, path = saved
+    encoder = load_encoder(f"openclip:tiny-ViT/{path}")
+    images = np.random.default_rng(1).integers(0, 256, (21, 32, 32, 3), dtype=np.uint8)
+    expected = encoder(images)
+    tower, sizes = encoder._tokens, []
+
+    def small(x):
+        sizes.append(len(x))
+        if len(x) > 5:
+            raise torch.OutOfMemoryError("that was too much")
+        return tower(x)
+
+    monkeypatch.setattr(encoder, "_tokens", small)
+    assert encoder.batch_size == 16
+    np.testing.assert_allclose(encoder(images), expected, atol=2e-6)
+    assert encoder.batch_size == 4
+    assert sizes == [16, 8, 4, 4, 4, 4, 4, 1]  # it stays there
+    monkeypatch.setattr(encoder, "_tokens", lambda x: small(torch.zeros(9)))
+    with pytest.raises(torch.OutOfMemoryError):
+        encoder(images)
+
+
+def test_stream_keeps_batches_and_their_keys(saved):
+    _, path = saved
+    encoder = load_encoder(f"openclip:tiny-ViT/{path}")
+    taken = []
+
+    def batches():
+        for key, part in (("a", IMAGES[:1]), ("b", IMAGES[1:]), ("c", IMAGES[:2])):
+            taken.append(key)
+            yield key, list(part)
+
+    stream = encoder.stream(batches())
+    key, tokens = next(stream)
+    assert (key, taken) == ("a", ["a", "b"])  # the next one is in work
+    np.testing.assert_array_equal(tokens, encoder(IMAGES[:1]))
+    assert [(key, len(tokens)) for key, tokens in stream] == [("b", 2), ("c", 2)]
+
+
 def test_input_statistics_beside_the_file(saved):
     _, path = saved
     default = load_encoder(f"openclip:tiny-ViT/{path}")
@@ -200,3 +276,14 @@ def test_the_published_tower_has_256_tokens_of_1664():
             torch.zeros(1, 3, 224, 224), indices=1, intermediates_only=True
         )
     assert features["image_intermediates"][0].shape == (1, 1664, 16, 16)
+
+
+def test_precision_by_device():
+    assert precision_here("bf16", "cuda:1") == "bf16"
+    assert precision_here("bf16", torch.device("cpu")) == "float32"
+    for spec, precision, message in (
+        ("gabor", "fp16", "computed in float32"),
+        ("gabor", "fp8", "expected a precision of auto"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_encoder(spec, precision=precision)

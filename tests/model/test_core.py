@@ -347,7 +347,7 @@ def test_every_weight_decays_as_its_group_says(network):
     assert decay[id(network.people[1].field)] == SMALL.decay_own
     assert decay[id(network.shared.field)] == decay[id(network.people[0].offset)] == 0
 
-    def nothing(network, items, noise):
+    def nothing(items, noise):
         return sum(0 * p.sum() for p in read_ones)
 
     with torch.no_grad():
@@ -438,7 +438,7 @@ def test_it_learns_what_people_share_and_no_linear_encoder_finds(rng):
     tokens = [torch.from_numpy(t) for _, t, _ in people]
     averages = [torch.from_numpy(y) for _, _, y in people]
 
-    def loss(network, items, noise):
+    def loss(items, noise):
         error = 0
         for k in (0, 1):
             mine = items[items // n_train == k] % n_train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -38,9 +39,14 @@ def network():
         return nn.Linear(4, 1)
 
 
+def train(model, parameters, problem, config, seed, **options):
+    loss, score = problem
+    return fit(model, parameters, partial(loss, model), score, 50, config, seed, **options)
+
+
 def run(problem, config=CONFIG, **options):
     model = network()
-    state = fit(model, list(model.parameters()), *problem, 50, config, 3, **options)
+    state = train(model, list(model.parameters()), problem, config, 3, **options)
     return model, state
 
 
@@ -85,7 +91,7 @@ def test_it_stops_when_nothing_gets_better(problem):
 def test_only_the_parameters_named_change(problem):
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
     before = copy.deepcopy(model.state_dict())
-    fit(model, list(model[1].parameters()), *problem, 50, CONFIG, 0)
+    train(model, list(model[1].parameters()), problem, CONFIG, 0)
     after = model.state_dict()
     assert torch.equal(before["0.weight"], after["0.weight"])
     assert not torch.equal(before["1.weight"], after["1.weight"])

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from synbrain_cli.config import LossConfig, StageConfig, VAEConfig
+from synbrain_cli.model.feed import Feed, Rows
 from synbrain_cli.model.fit import fit
-from synbrain_cli.model.losses import brainvae_loss, soft_clip
+from synbrain_cli.model.losses import soft_clip
+from synbrain_cli.model.step import VAEStep
 from synbrain_cli.model.vae import BrainVAE
 
 CONFIG = VAEConfig(
@@ -41,11 +43,6 @@ def test_trials_and_their_images_are_learned(n_voxels):
     tokens = torch.from_numpy(tokens.reshape(-1, 16, 24).astype(np.float32))
     held_out = slice(120, None)
 
-    def loss(network, items, generator):
-        reconstruction, posterior, latent = network(y[items], generator)
-        parts = (reconstruction, y[items], posterior, latent, tokens[items])
-        return brainvae_loss(*parts, LossConfig())[0]
-
     @torch.no_grad()
     def score(network):
         reconstruction, _, _ = network(y[held_out])
@@ -53,7 +50,10 @@ def test_trials_and_their_images_are_learned(n_voxels):
 
     network = BrainVAE(CONFIG, torch.Generator().manual_seed(0))
     steps = StageConfig(10, 12, 4e-3, 0.01, warmup_steps=10, patience=10)
-    state = fit(network, list(network.parameters()), loss, score, 120, steps, 0)
+    step = VAEStep(network, LossConfig())
+    rows = [Rows(x[:120].numpy(), torch.device("cpu")) for x in (y, tokens)]
+    feed = Feed(*rows, noise=lambda n, generator: torch.randn(n, 16, 24, generator=generator))
+    state = fit(network, list(network.parameters()), step, score, 120, steps, 0, feed=feed)
     # Half the variance is signal; the rest cannot be predicted.
     assert 0.25 < state["best_score"] < 0.55
     with torch.no_grad():

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from synbrain_cli import load_model
-from synbrain_cli.errors import InputError
-from synbrain_cli.pipeline.prepare import prepare_nsd
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.pipeline.prepare import extract_tokens, prepare_nsd
 from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.train import train
 from synbrain_cli.pipeline.workspace import Workspace
@@ -57,6 +58,7 @@ def test_prepare_train_draw(tower, prepared, tmp_path):
     train(workspace, result.subjects[0], store, preset="test", device="cpu", report=QUIET)
     model = load_model(workspace.weights / "sub-01", "cpu")
     images = np.random.default_rng(0).integers(0, 256, (3, 50, 60, 3), np.uint8)
+    assert model.config["encoder"]["precision"] == model.encoder.precision == "float32"
     draws = model.draw(images, n_draws=2)
     assert draws.shape == (3, 2, model.n_voxels)
     assert np.isfinite(draws).all()
@@ -71,3 +73,81 @@ def test_prepare_train_draw(tower, prepared, tmp_path):
             load_model(workspace.weights / "sub-01", "cpu").mean(images)
     finally:
         file.write_bytes(whole)
+
+
+def test_a_store_keeps_its_precision(tower, tmp_path, rng):
+    spec, _ = tower
+    pictures = {f"i{k:02d}": rng.integers(0, 256, (40, 40, 3), np.uint8) for k in range(37)}
+    names = list(pictures)
+
+    def extract(names, precision="auto"):
+        def read(some):
+            return (pictures[name] for name in some)
+
+        return extract_tokens(tmp_path, names, read, spec, "cpu", QUIET, precision=precision)
+
+    store = extract(names[:20], "fp16")
+    assert store.precision == "fp16"
+    assert store.tokens.dtype == np.float16
+    expected = load_encoder(spec, precision="fp16")(list(pictures.values())[:20])
+    np.testing.assert_array_equal(store.take(names[:20]), expected)
+    assert store.take(names[:1]).dtype == np.float32
+    np.testing.assert_array_equal(store.rows_of(["i03", "i00", "i03"]), [3, 0, 3])
+    with pytest.raises(MissingError, match="i30"):
+        store.rows_of(["i30"])
+
+    for other in ("float32", "bf16"):
+        with pytest.raises(InputError, match="computed in fp16"):
+            extract(names, other)
+    grown = extract(names)  # on a CPU in float32, kept as the others are
+    assert (grown.precision, grown.tokens.dtype, len(grown.tokens)) == ("fp16", np.float16, 37)
+    np.testing.assert_array_equal(grown.take(names[:20]), expected)
+    exact = load_encoder(spec)([pictures[name] for name in names[20:]])
+    np.testing.assert_allclose(grown.take(names[20:]), exact, rtol=2**-11, atol=1e-7)
+
+
+def test_older_stores_are_of_float32(tower, tmp_path, rng):
+    spec, _ = tower
+    pictures = list(rng.integers(0, 256, (3, 40, 40, 3), np.uint8))
+    store = extract_tokens(tmp_path, ["a", "b"], lambda n: pictures[:2], spec, "cpu", QUIET)
+    path = store.folder / "encoder.json"
+    record = json.loads(path.read_text())
+    assert record.pop("precision") == "float32"
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="computed in float32"):
+        extract_tokens(
+            tmp_path, ["c"], lambda n: pictures[2:], spec, "cpu", QUIET, precision="fp16"
+        )
+    store = extract_tokens(tmp_path, ["c"], lambda n: pictures[2:], spec, "cpu", QUIET)
+    assert store.tokens.dtype == np.float32
+    np.testing.assert_array_equal(store.take("abc")[2:], load_encoder(spec)(pictures[2:]))
+
+
+def test_tokens_do_not_depend_on_where_a_run_stopped(tower, tmp_path, rng, monkeypatch):
+    """Batches are cut at fixed rows; a broken image ends a run after the round before."""
+    from synbrain_cli.pipeline import prepare
+
+    monkeypatch.setattr(prepare, "BATCHES_A_ROUND", 1)
+    monkeypatch.setattr(prepare, "READ_TOGETHER", 8)
+    spec, _ = tower
+    pictures = {f"i{k:03d}": rng.integers(0, 256, (40, 40, 3), np.uint8) for k in range(75)}
+    broken = "i050"
+
+    def read(names):
+        for name in names:
+            if name == broken:
+                raise InputError(f"{name} is broken")
+            yield pictures[name]
+
+    with pytest.raises(InputError, match="i050 is broken"):
+        extract_tokens(tmp_path / "stopped", list(pictures), read, spec, "cpu", QUIET)
+    (stopped,) = (tmp_path / "stopped/features").iterdir()
+    n_done = len((stopped / "images.tsv").read_text().splitlines()) - 1
+    assert n_done in (16, 32)
+    broken = None
+    stores = [
+        extract_tokens(tmp_path / name, list(pictures), read, spec, "cpu", QUIET)
+        for name in ("stopped", "whole")
+    ]
+    assert stores[0].images == stores[1].images == list(pictures)
+    np.testing.assert_array_equal(stores[0].tokens, stores[1].tokens)

@@ -1,0 +1,141 @@
+"""Batches of training data, on the device that computes with them.
+
+Arrays that fit there stay there. Of larger ones, memory maps mostly, the next batch is read and
+sent while the present one is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from synbrain_cli.ahead import ahead
+from synbrain_cli.model.tokens import StandardTokens, TokenScaler
+from synbrain_cli.team import ALONE, Team
+
+ROOM = 0.25  # of the memory that is free, for one array: the rest is for what is computed
+
+
+class Rows:
+    """Rows of an array on a device, by item.
+
+    Parameters
+    ----------
+    array : array of shape (n_rows, ...)
+        May be a memory map.
+    device : torch.device
+    rows : int array of shape (n_items,), optional
+        The row of each item; default: item k is row k. Rows named twice are kept once.
+    scaler : TokenScaler, optional
+        Applied on the device.
+    resident : bool, optional
+        Whether all is kept on the device; default: where it takes at most `ROOM` of what is free.
+    """
+
+    def __init__(
+        self,
+        array: np.ndarray,
+        device: torch.device,
+        rows: np.ndarray | None = None,
+        scaler: TokenScaler | None = None,
+        resident: bool | None = None,
+    ) -> None:
+        self.array, self.device = array, device
+        self.rows = np.arange(len(array)) if rows is None else np.asarray(rows)
+        used, place = np.unique(self.rows, return_inverse=True)
+        self.row_bytes = array[:1].nbytes
+        size = len(used) * self.row_bytes
+        self.resident = size <= ROOM * free_memory(device) if resident is None else resident
+        self.scale = None
+        if scaler is not None:
+            self.scale = tuple(torch.from_numpy(x).to(device) for x in (scaler.mean, scaler.sd))
+        if self.resident:
+            whole = len(used) == len(array)
+            self.values = torch.from_numpy(np.array(array if whole else array[used])).to(device)
+            self.place = torch.from_numpy(place).to(device)
+
+    @classmethod
+    def of_tokens(
+        cls, tokens: StandardTokens, device: torch.device, items: np.ndarray | None = None
+    ) -> Rows:
+        """Standardised tokens: of each image, or of the images that ``items`` index."""
+        rows = tokens.rows if items is None else tokens.rows[items]
+        return cls(tokens.store, device, rows, tokens.scaler)
+
+    def fetch(self, items: np.ndarray) -> Tensor | None:
+        """Read and send rows that are not resident, without waiting for the device."""
+        if self.resident:
+            return None
+        rows = self.rows[items]
+        order = np.argsort(rows, kind="stable")  # the disk likes its rows in turn
+        values = torch.from_numpy(self.array[rows[order]][np.argsort(order)])
+        if self.device.type == "cuda":
+            values = values.pin_memory()
+        return values.to(self.device, non_blocking=True)
+
+    def take(self, items: Tensor, fetched: Tensor | None) -> Tensor:
+        """Rows of items, float32 (n_items, ...), from the device or from what was fetched."""
+        values = self.values[self.place[items]] if fetched is None else fetched
+        if self.scale is None:
+            return values.float()
+        mean, sd = self.scale
+        return (values.float() - mean) / sd
+
+
+class Feed:
+    """Batches for one training step: rows of several arrays, and the step's noise.
+
+    Parameters
+    ----------
+    *columns : Rows
+        What a step takes, in its order.
+    noise : callable, optional
+        ``(batch_size, generator) -> Tensor`` of shape (batch_size, ...), drawn for the whole batch,
+        whichever part of it this process has: the step's last argument.
+    team : Team
+    """
+
+    def __init__(
+        self,
+        *columns: Rows,
+        noise: Callable[[int, torch.Generator], Tensor],
+        team: Team = ALONE,
+    ) -> None:
+        self.columns, self.noise, self.team = columns, noise, team
+
+    def __call__(self, order: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the batches of an epoch, or this process's part of each.
+
+        Parameters
+        ----------
+        order : int64 Tensor of shape (n_steps, batch_size), on the CPU
+        generator : torch.Generator
+            Of the noise.
+        """
+        size = order.shape[1]
+        own = self.team.part(size)
+        mine = order[:, own].contiguous()
+        on_device = mine.to(self.columns[0].device)  # once an epoch: no step waits for its indices
+
+        def fetch(items: np.ndarray) -> list[Tensor | None]:
+            return [column.fetch(items) for column in self.columns]
+
+        n_bytes = sum(0 if column.resident else column.row_bytes for column in self.columns)
+        read = partial(ahead, n_bytes=n_bytes * mine.shape[1]) if n_bytes else map
+        for items, fetched in zip(on_device, read(fetch, mine.numpy()), strict=True):
+            rows = [
+                column.take(items, part) for column, part in zip(self.columns, fetched, strict=True)
+            ]
+            yield *rows, self.noise(size, generator)[own]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

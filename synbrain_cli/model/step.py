@@ -1,0 +1,169 @@
+"""What one training step computes: a batch and its noise → the loss, for each network.
+
+Both steps take everything random as an argument, so that a loss is a function of its inputs: a
+batch may be cut into parts, computed twice or shared between processes and stays the same loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from synbrain_cli.config import LossConfig
+from synbrain_cli.model.losses import brainvae_loss
+from synbrain_cli.model.mapper import Mapper
+from synbrain_cli.model.vae import BrainVAE, Posterior
+from synbrain_cli.team import ALONE, Team
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+class TrainingStep(nn.Module):
+    """A network and its loss: how it is computed may be changed, what it is stays the same.
+
+    Parameters
+    ----------
+    team : Team
+        Processes that hold parts of the batch.
+
+    Attributes
+    ----------
+    precision : {"float32", "bf16"}
+        Inside the networks. Losses are computed outside, in float32.
+    micro_batch : int or None
+        So many of a batch go through a network together; None: all of them.
+    compiled : bool
+    """
+
+    def __init__(self, team: Team = ALONE):
+        super().__init__()
+        self.team = team
+        self.precision = "float32"
+        self.micro_batch: int | None = None
+        self.compiled = False
+        self._compiled: dict[str, Function] = {}
+
+    def in_parts(self, function: Function, *batch: Tensor) -> tuple[Tensor, ...]:
+        """A network's function of a batch, tensors in and float32 tensors out.
+
+        Cut into parts, each forgets its activations until its gradient is due (Chen et al. 2016,
+        arXiv 1604.06174): memory is that of one part, for a third more arithmetic. The gradient
+        is that of the whole batch, a loss between its members included.
+        """
+        if self.compiled:
+            name = function.__name__
+            if name not in self._compiled:
+                self._compiled[name] = torch.compile(function, dynamic=False)
+            function = self._compiled[name]
+        n, size = len(batch[0]), self.micro_batch
+        half = self.precision == "bf16"
+        with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=half):
+            if size is None or size >= n:
+                parts = [function(*batch)]
+            else:
+                parts = [
+                    checkpoint(function, *some, use_reentrant=False, preserve_rng_state=False)
+                    for some in zip(*(x.split(size) for x in batch), strict=True)
+                ]
+        return tuple(torch.cat(each).float() for each in zip(*parts, strict=True))
+
+
+class VAEStep(TrainingStep):
+    """BrainVAE's loss on a batch of trials.
+
+    Parameters
+    ----------
+    vae : BrainVAE
+    config : LossConfig
+    team : Team
+    """
+
+    def __init__(self, vae: BrainVAE, config: LossConfig, team: Team = ALONE):
+        super().__init__(team)
+        self.vae, self.config = vae, config
+
+    def _reconstruct(self, y: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        reconstruction, posterior, latent = self.vae(y, noise)
+        return reconstruction, *posterior, latent
+
+    def forward(self, y: Tensor, tokens: Tensor, noise: Tensor) -> Tensor:
+        """Loss (`synbrain_cli.model.losses.brainvae_loss`), a scalar.
+
+        Parameters
+        ----------
+        y : Tensor of shape (batch, n_voxels), standardised
+        tokens : Tensor of shape (batch, n_tokens, n_dims)
+            Of each trial's image, standardised.
+        noise : Tensor of shape (batch, n_tokens, n_dims)
+            Standard normal.
+        """
+        reconstruction, mean, log_variance, latent = self.in_parts(self._reconstruct, y, noise)
+        posterior = Posterior(mean, log_variance)
+        return brainvae_loss(
+            reconstruction, y, posterior, latent, tokens, self.config, team=self.team
+        )[0]
+
+
+class MapperStep(TrainingStep):
+    """The S2N mapper's loss on a batch of images.
+
+    Parameters
+    ----------
+    mapper : Mapper
+    vae : BrainVAE
+        Frozen.
+    config : LossConfig
+    target_variance : Tensor of shape ()
+        Of the latent's targets over images, mean over dimensions.
+    latent_sd : Tensor of shape (n_tokens, n_dims)
+        Deviation of the posterior.
+    n_voxels : int
+    team : Team
+    """
+
+    def __init__(
+        self,
+        mapper: Mapper,
+        vae: BrainVAE,
+        config: LossConfig,
+        target_variance: Tensor,
+        latent_sd: Tensor,
+        n_voxels: int,
+        team: Team = ALONE,
+    ):
+        super().__init__(team)
+        self.mapper, self.vae = mapper, vae
+        self.config, self.n_voxels = config, n_voxels
+        self.target_variance, self.latent_sd = target_variance, latent_sd
+
+    def _map(self, tokens: Tensor) -> tuple[Tensor]:
+        return (self.mapper(tokens),)
+
+    def _decode(self, latent: Tensor) -> tuple[Tensor]:
+        return (self.vae.decode(latent, self.n_voxels),)
+
+    def forward(self, tokens: Tensor, targets: Tensor, averages: Tensor, noise: Tensor) -> Tensor:
+        """Loss, a scalar: of the latent, and of the responses that some are decoded to.
+
+        Parameters
+        ----------
+        tokens, targets : Tensor of shape (batch, n_tokens, n_dims)
+            Image tokens, standardised, and the posterior means that belong to them.
+        averages : Tensor of shape (batch, n_voxels)
+            Responses, averaged over repeats.
+        noise : Tensor of shape (batch, n_tokens, n_dims)
+            Of a draw, in standard deviations of the posterior.
+        """
+        (latent,) = self.in_parts(self._map, tokens)
+        loss = F.mse_loss(latent, targets) / self.target_variance
+        if not self.config.response:
+            return loss
+        every = self.config.response_every
+        # Every k-th image of the whole batch, of which this process has a part.
+        some = slice(-self.team.rank * len(tokens) % every, None, every)
+        (decoded,) = self.in_parts(self._decode, latent[some] + noise[some] * self.latent_sd)
+        return loss + self.config.response * F.mse_loss(decoded, averages[some])

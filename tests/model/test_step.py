@@ -1,0 +1,272 @@
+"""A training step: the same loss and gradient however it is computed."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+
+import pytest
+import torch
+
+from synbrain_cli.config import LossConfig, MapperConfig, Speed, StageConfig, VAEConfig
+from synbrain_cli.errors import InputError
+from synbrain_cli.model.fit import Stepper
+from synbrain_cli.model.mapper import Mapper
+from synbrain_cli.model.step import MapperStep, TrainingStep, VAEStep
+from synbrain_cli.model.vae import BrainVAE
+
+TOKENS, DIMS, VOXELS, BATCH = 16, 24, 150, 8
+VAE = VAEConfig(
+    n_tokens=TOKENS,
+    n_dims=DIMS,
+    channels=32,
+    multipliers=(1,),
+    n_res_blocks=1,
+    ada_length=64,
+    projector_width=32,
+)
+STAGE = StageConfig(1, BATCH, 1e-3, 0.01)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed):
+    return torch.randn(shape, generator=seeded(seed))
+
+
+def vae_step():
+    step = VAEStep(BrainVAE(VAE, seeded(0)), LossConfig())
+    batch = normal(BATCH, VOXELS, seed=1), normal(BATCH, TOKENS, DIMS, seed=2)
+    return step, step.vae, (*batch, normal(BATCH, TOKENS, DIMS, seed=3))
+
+
+def mapper_step(every=1, response=1.0):
+    mapper = Mapper(MapperConfig(TOKENS, DIMS, depth=2, n_heads=2), seeded(1))
+    with torch.no_grad():  # it begins at 0, where gradients vanish
+        for parameter in mapper.parameters():
+            parameter += 0.05 * normal(*parameter.shape, seed=2)
+    vae = BrainVAE(VAE, seeded(0)).requires_grad_(False)
+    config = LossConfig(response=response, response_every=every)
+    sd = torch.full((TOKENS, DIMS), 0.5)
+    step = MapperStep(mapper, vae, config, torch.tensor(0.8), sd, VOXELS)
+    tokens, targets, noise = (normal(BATCH, TOKENS, DIMS, seed=s) for s in (3, 4, 5))
+    return step, mapper, (tokens, targets, normal(BATCH, VOXELS, seed=6), noise)
+
+
+STEPS = {"BrainVAE": vae_step, "mapper": mapper_step, "every third": lambda: mapper_step(3)}
+
+
+def gradient(step, network, batch):
+    network.zero_grad()
+    loss = step(*batch)
+    loss.backward()
+    return loss.detach(), torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_parts_of_a_batch_have_its_gradient(name, size):
+    step, network, batch = STEPS[name]()
+    loss, whole = gradient(step, network, batch)
+    step.micro_batch = size
+    in_parts, parts = gradient(step, network, batch)
+    torch.testing.assert_close(in_parts, loss)
+    assert relative(parts, whole) < 1e-4
+    # It is no average of losses of parts: the contrastive loss compares trials.
+    if name == "BrainVAE":
+        with torch.no_grad():
+            each = [step(*(x[i : i + 1] for x in batch)) for i in range(BATCH)]
+        averages = float(torch.stack(each).mean())
+        assert abs(averages - float(loss)) > 0.1
+
+
+def test_parts_keep_the_activations_of_one_alone():
+    step, _, batch = vae_step()
+    saved = {}
+    for size in (None, 2):
+        step.micro_batch = size
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x
+        ):
+            step(*batch)
+        saved[size] = sum(kept)
+    assert saved[2] < saved[None] / 3
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_half_precision_is_near(name):
+    step, network, batch = STEPS[name]()
+    loss, exact = gradient(step, network, batch)
+    step.precision = "bf16"
+    rough, half = gradient(step, network, batch)
+    assert rough.dtype == half.dtype == torch.float32
+    # bf16 has 8 significant bits: 0.4 % an operation.
+    assert abs(float(rough / loss) - 1) < 0.01
+    assert 1e-4 < relative(half, exact) < 0.1
+
+
+def test_decoding_some_images_costs_less_and_means_the_same():
+    step, _, batch = mapper_step()
+    whole = step(*batch)
+    some, _, _ = mapper_step(every=4)
+    losses = [some(*(x.roll(k, 0) for x in batch)) for k in range(4)]
+    torch.testing.assert_close(torch.stack(losses).mean(), whole)
+    assert torch.stack(losses).std() > 1e-4
+
+
+def test_processes_decode_the_images_that_one_would():
+    """Whichever part of the batch they have."""
+    from synbrain_cli.team import Team
+
+    step, _, batch = mapper_step(every=3)
+    whole, parts = [], []
+    step._decode = lambda latent: whole.append(latent) or (torch.zeros(len(latent), VOXELS),)
+    step(*batch)
+    for rank in (0, 1):
+        own, _, _ = mapper_step(every=3)
+        own.team = Team(rank, 2)
+        own._decode = lambda latent: parts.append(latent) or (torch.zeros(len(latent), VOXELS),)
+        own(*(x[rank * 4 : rank * 4 + 4] for x in batch))
+    torch.testing.assert_close(torch.cat(parts), whole[0])
+
+
+def test_published_objective_decodes_nothing():
+    step, _, (tokens, targets, averages, noise) = mapper_step(response=0.0)
+    step.vae = None
+    loss = step(tokens, targets, averages, noise)
+    expected = (step.mapper(tokens) - targets).square().mean() / 0.8
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+def test_compiled_is_the_same():
+    step, network, batch = mapper_step(response=0.0)
+    loss, plain = gradient(step, network, batch)
+    step.compiled = True
+    compiled, fast = gradient(step, network, batch)
+    torch.testing.assert_close(compiled, loss, rtol=1e-4, atol=1e-5)
+    assert relative(fast, plain) < 1e-3
+
+
+def test_without_a_compiler_training_goes_on(monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def fails(function, **options):
+        def call(*arguments):
+            raise TorchDynamoException("no C++ compiler\nand a long story")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fails)
+    step, network, batch = vae_step()
+    expected = step(*batch)
+    said = []
+    stepper = Stepper(
+        step, network, list(network.parameters()), STAGE, Speed(compiled=True), say=said.append
+    )
+    torch.testing.assert_close(stepper(batch, 1e-3), expected.detach())
+    assert said == ["torch.compile: no C++ compiler: going on without"]
+
+
+class Narrow(TrainingStep):
+    """Room for so many items, as on a small GPU."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+        self.room, self.sizes = room, []
+
+    def _function(self, x):
+        self.sizes.append(len(x))
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return (self.layer(x),)
+
+    def forward(self, x):
+        return self.in_parts(self._function, x)[0].square().mean()
+
+
+def test_what_does_not_fit_is_computed_in_parts():
+    step, roomy = Narrow(3), Narrow(100)
+    roomy.load_state_dict(step.state_dict())
+    x, said = normal(10, 3, seed=0), []
+    for one in (step, roomy):
+        stepper = Stepper(one, one, list(one.parameters()), STAGE, say=said.append)
+        stepper((x,), 0.1)
+        stepper((x,), 0.1)
+    torch.testing.assert_close(step.layer.weight, roomy.layer.weight)
+    assert step.micro_batch == 3
+    assert step.sizes.count(10) == step.sizes.count(5) == 1  # found out once
+    assert said == [
+        "out of memory: a batch of 10 is computed 5 at a time",
+        "out of memory: a batch of 10 is computed 3 at a time",
+    ]
+
+
+def test_one_that_does_not_fit_is_an_error():
+    step = Narrow(0)
+    stepper = Stepper(step, step, list(step.parameters()), STAGE)
+    with pytest.raises(InputError, match=r"1 at a time.*2 GiB.*smaller --preset"):
+        stepper((normal(4, 3, seed=0),), 0.1)
+
+
+@pytest.mark.slow
+def test_half_precision_learns_the_same():
+    """Over 120 steps, bf16 is to float32 as one seed's noise to another's."""
+
+    def losses(precision, seed):
+        step, network, _ = vae_step()
+        stepper = Stepper(step, network, list(network.parameters()), STAGE, Speed(precision))
+        causes = normal(64, 4, seed=10)
+        y = causes @ normal(4, VOXELS, seed=11) / 2
+        tokens = (causes @ normal(4, TOKENS * DIMS, seed=12)).view(64, TOKENS, DIMS)
+        generator, found = seeded(seed), []
+        for _ in range(120):
+            items = torch.randperm(64, generator=generator)[:BATCH]
+            noise = torch.randn(BATCH, TOKENS, DIMS, generator=generator)
+            found.append(float(stepper((y[items], tokens[items], noise), 3e-3)))
+        return torch.tensor(found)
+
+    exact, half, other = losses("float32", 0), losses("bf16", 0), losses("float32", 1)
+    assert exact[-50:].mean() < 0.6 * exact[:5].mean()
+    smooth = torch.ones(1, 1, 25) / 25
+
+    def distance(a, b):
+        """Of the losses, averaged over 25 steps."""
+        difference = torch.nn.functional.conv1d((a - b)[None, None], smooth)
+        return float(difference.square().mean().sqrt())
+
+    assert distance(half, exact) < distance(other, exact)
+
+
+def test_averaged_weights_follow_the_step():
+    step, network, batch = vae_step()
+    before = copy.deepcopy(network.state_dict())
+    stage = StageConfig(1, BATCH, 1e-3, 0.0, ema_decay=0.9)
+    stepper = Stepper(step, network, list(network.parameters()), stage)
+    stepper(batch, 1e-2)
+    name = "decoder.last.weight"
+    moved = network.state_dict()[name] - before[name]
+    averaged = stepper.average.state_dict()[name] - before[name]
+    torch.testing.assert_close(averaged, 0.9 * moved, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("make", [vae_step, mapper_step])
+def test_nothing_breaks_the_graph(make):
+    """What torch.compile is given is one graph: no step goes back to Python, or to the host."""
+    step, _, batch = make()
+    if make is vae_step:
+        functions = [(step._reconstruct, (batch[0], batch[2]))]
+    else:
+        functions = [(step._map, batch[:1]), (step._decode, batch[:1])]
+    for function, inputs in functions:
+        captured = torch.compile(function, fullgraph=True, backend="eager")
+        torch.testing.assert_close(captured(*inputs), function(*inputs))

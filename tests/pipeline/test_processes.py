@@ -1,0 +1,103 @@
+"""Two processes that extract tokens, or synthesize, together: the same files as one alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TESTS = Path(__file__).parents[1]
+SHORT_ROUNDS = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import killing
+import synbrain_cli.ahead as module
+from synbrain_cli.pipeline import prepare
+module.THREADS = prepare.BATCHES_A_ROUND = 2  # a known amount of work at once, whatever the cores
+killing.main()
+"""
+
+
+def run(folder, n_processes, *arguments, kill_at=0):
+    """A command by so many processes, each killed when it gives its Nth file its name."""
+    script = folder / "short_rounds.py"
+    script.write_text(SHORT_ROUNDS)
+    command = [sys.executable]
+    if n_processes > 1:
+        command += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+        command += ["--num_processes", str(n_processes), "--main_process_port", "0"]
+        command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += [str(script), str(TESTS), str(kill_at), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def random_images(folder, n, rng):
+    folder.mkdir()
+    for k in range(n):
+        pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"image-{k:02d}.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_tokens_do_not_depend_on_the_number_of_processes(prepared, tmp_path):
+    """One; one that is killed after a round, where two go on."""
+    arguments = ["prepare", "nsd", "--root", prepared.root / "simulated", "--device", "cpu"]
+    features = {}
+    for name in ("one", "two"):  # where the subjects are there already
+        features[name] = tmp_path / name / "prepared/nsd/features/gabor"
+        features[name].parent.mkdir(parents=True)
+        for subject in ("sub-01", "sub-02"):
+            target = prepared.prepared / "simulated" / subject
+            (tmp_path / name / "prepared/nsd" / subject).symlink_to(target)
+    one, two = ([*arguments, "--workspace", tmp_path / name] for name in features)
+    alone = run(tmp_path, 1, *one)
+    assert alone.returncode == 0, alone.stderr
+    # Names given: tokens.npy, encoder.json, then images.tsv round by round.
+    assert run(tmp_path, 1, *two, kill_at=4).returncode == -signal.SIGKILL
+    assert len((features["two"] / "images.tsv").read_text().splitlines()) == 1 + 2 * 16
+    together = run(tmp_path, 2, *two)
+    assert together.returncode == 0, together.stderr
+    assert together.stdout == alone.stdout
+    expected = contents(features["one"])
+    assert expected.keys() == {"tokens.npy", "images.tsv", "encoder.json"}
+    assert contents(features["two"]) == expected
+
+
+@pytest.mark.slow
+def test_responses_do_not_depend_on_the_number_of_processes(trained, tmp_path, rng):
+    """The same."""
+    images = random_images(tmp_path / "images", 70, rng)
+    arguments = ["synthesize", images, "--model", trained.weights / "sub-01", "--samples", "2"]
+    arguments += ["--device", "cpu", "--workspace", tmp_path, "--output"]
+    alone = run(tmp_path, 1, *arguments, tmp_path / "one")
+    assert alone.returncode == 0, alone.stderr
+    broken = run(tmp_path, 1, *arguments, tmp_path / "two", kill_at=300)  # of 7 names an image
+    assert broken.returncode == -signal.SIGKILL
+    assert '"done": 32' in (tmp_path / ".two.partial/progress.json").read_text()
+    together = run(tmp_path, 2, *arguments, tmp_path / "two")
+    assert together.returncode == 0, together.stderr
+    assert together.stdout == alone.stdout.replace(str(tmp_path / "one"), str(tmp_path / "two"))
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_all(trained, tmp_path, rng):
+    images = random_images(tmp_path / "images", 40, rng)
+    (images / "image-20.png").write_text("not an image")  # of the second process
+    arguments = ["synthesize", images, "--model", trained.weights / "sub-01", "--device", "cpu"]
+    done = run(tmp_path, 2, *arguments, "--workspace", tmp_path, "--output", tmp_path / "out")
+    assert done.returncode != 0
+    assert "image-20.png: expected a readable image" in done.stderr
+    assert not (tmp_path / "out").exists()
