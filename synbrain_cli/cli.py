@@ -36,6 +36,8 @@ app = typer.Typer(
 )
 prepare_app = typer.Typer(no_args_is_help=True, help="Read data into prepared subjects.")
 plot_app = typer.Typer(no_args_is_help=True, help="Draw figures.")
+# Commands whose work several processes share under `accelerate launch`.
+SHARED = ("prepare", "train", "synthesize")
 app.add_typer(prepare_app, name="prepare")
 app.add_typer(plot_app, name="plot")
 
@@ -1651,6 +1653,12 @@ def main() -> None:
         # to change our figures.
         os.environ.setdefault("MPLCONFIGDIR", str(Path(sys.prefix) / "cache" / "matplotlib"))
     os.environ["MPLBACKEND"] = "Agg"  # no display is needed, whatever the user set up
+    command = next(iter(sys.argv[1:]), "")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command not in SHARED:
+        if _process() > 0:
+            return
+        print(f"synbrain: {command} is done by one process alone", file=sys.stderr)
+        os.environ["WORLD_SIZE"] = "1"
     try:
         app()
     except SynbrainError as error:
@@ -1665,8 +1673,14 @@ def main() -> None:
         )
 
 
+def _process() -> int:
+    """Which of the processes that were launched together this is."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def _stop(message: str, code: int = 1) -> NoReturn:
-    print(f"synbrain: {' '.join(message.split())}", file=sys.stderr)
+    who = f"synbrain, process {_process()}" if _process() else "synbrain"
+    print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 

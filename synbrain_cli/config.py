@@ -303,6 +303,8 @@ PRESETS = {
             mapper={"depth": 8},
             head_size=128,
             **_stages(vae_epochs=15, mapper_epochs=133, batch=24, rate=1e-4, ema=0.9999),
+            # Decoding every image would cost more than all the rest of the mapper's training.
+            loss=LossConfig(response_every=4),
         ),
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from synbrain_cli import cli
 from synbrain_cli.errors import InputError
 from synbrain_cli.team import Team
 
@@ -76,3 +78,19 @@ def test_what_cannot_be_shared_is_refused():
         Team(0, 2, torch.device("cuda", 0)).device("cuda:1")
     assert Team(1, 2, torch.device("cuda", 1)).device("auto") == "cuda:1"
     assert Team(1, 2, torch.device("cpu")).device("cpu") == "cpu"
+
+
+def test_other_commands_are_done_by_one(monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(cli, "app", lambda: ran.append(os.environ["WORLD_SIZE"]))
+    monkeypatch.setattr(sys, "argv", ["synbrain", "evaluate"])
+    for rank in ("0", "1"):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", rank)
+        cli.main()
+    assert ran == ["1"]
+    assert capsys.readouterr().err == "synbrain: evaluate is done by one process alone\n"
+    monkeypatch.setattr(sys, "argv", ["synbrain", "train"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    cli.main()
+    assert ran == ["1", "2"]
