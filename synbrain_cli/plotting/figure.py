@@ -38,9 +38,6 @@ _FOOTER = 1.0  # inches, for the colour bar
 BAND = "#ffd54d"  # behind what must not be overlooked
 
 
-FOLDS = 12.0  # mm; times curvature (1/mm): a gyral crown's is some −0.2
-
-
 # Frame --------------------------------------------------------------------------------------------
 
 
@@ -164,10 +161,17 @@ def colours(
         raise InputError(f"cmap: expected the name of a matplotlib colour map, found {name!r}")
     levels = np.linspace(*limits, 1024)
     rgba = colormaps[name](np.linspace(0, 1, len(levels)))
-    if threshold:
-        size = np.abs(levels) if symmetric else levels
-        rgba[size < threshold] = (0.8, 0.8, 0.8, 1)
+    rgba[hidden(levels, threshold, symmetric)] = (0.8, 0.8, 0.8, 1)
     return ScalarMappable(Normalize(*limits), ListedColormap(rgba))
+
+
+def hidden(
+    values: NDArray[np.floating], threshold: float | None, symmetric: bool
+) -> NDArray[np.bool_]:
+    """Where values are nearer to 0 than the threshold (below it, when not symmetric)."""
+    if not threshold:
+        return np.zeros(values.shape, bool)
+    return (np.abs(values) if symmetric else values) < threshold
 
 
 def draw_colour_bar(
@@ -321,37 +325,45 @@ def save_figure(figure: Figure, path: Path | str, dpi: int = 200) -> None:
 # Checks -------------------------------------------------------------------------------------------
 
 
-def check_maps(maps: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
-    """Both hemispheres in one vector, left first."""
+def check_hemispheres(maps: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
+    """Left and right values, of any shape: finite or NaN, and some finite."""
     if not isinstance(maps, Mapping) or set(maps) != set(HEMISPHERES):
         found = sorted(map(str, maps)) if isinstance(maps, Mapping) else type(maps).__name__
         raise InputError(f"maps: expected a dict with left and right, found {found}")
-    data = []
+    checked = {}
     for hemisphere in HEMISPHERES:
         values = np.asarray(maps[hemisphere])
         if values.dtype.kind not in "biuf":
             raise InputTypeError(
                 f"{hemisphere} map: expected real numbers, found dtype {values.dtype}"
             )
+        if np.isinf(values).any():
+            raise InputError(
+                f"{hemisphere} map: expected finite values or NaN, found infinite ones"
+            )
+        checked[hemisphere] = values.astype(np.float64)
+    if all(np.isnan(values).all() for values in checked.values()):
+        raise InputError("maps: expected values on some vertex, found NaN everywhere")
+    return checked
+
+
+def check_maps(maps: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+    """Both hemispheres in one vector, left first."""
+    checked = check_hemispheres(maps)
+    for hemisphere, values in checked.items():
         if values.ndim != 1 or len(values) not in DENSITIES:
             counts = ", ".join(f"{n} ({name})" for n, name in DENSITIES.items())
             raise InputError(
                 f"{hemisphere} map: expected one value per vertex of fsaverage, {counts}; found "
                 f"shape {values.shape}: plot one map at a time, projected to fsaverage"
             )
-        if np.isinf(values).any():
-            raise InputError(
-                f"{hemisphere} map: expected finite values or NaN, found infinite ones"
-            )
-        data.append(values.astype(np.float64))
-    if len(data[0]) != len(data[1]):
+    n_left, n_right = (len(checked[hemisphere]) for hemisphere in HEMISPHERES)
+    if n_left != n_right:
         raise InputError(
-            f"maps: expected as many vertices on the right as on the left, {len(data[0])}; found "
-            f"{len(data[1])}"
+            f"maps: expected as many vertices on the right as on the left, {n_left}; found "
+            f"{n_right}"
         )
-    if np.isnan(data).all():
-        raise InputError("maps: expected values on some vertex, found NaN everywhere")
-    return np.concatenate(data)
+    return np.concatenate(list(checked.values()))
 
 
 def check_rois(rois: Mapping[str, Any], n_vertices: int) -> dict[str, dict[str, NDArray[np.bool_]]]:

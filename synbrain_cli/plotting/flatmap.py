@@ -16,7 +16,6 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage, fsaverage_map
 from synbrain_cli.plotting.figure import (
     DENSITIES,
-    FOLDS,
     SIDE,
     WIDTH,
     check_maps,
@@ -27,7 +26,7 @@ from synbrain_cli.plotting.figure import (
     frame,
 )
 from synbrain_cli.plotting.outlines import Traced, draw_name, draw_outline, trace
-from synbrain_cli.plotting.raster import Raster, barycentric
+from synbrain_cli.plotting.raster import Raster, Window, barycentric, draw_over, underlay
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +38,6 @@ _LONGEST_EDGE = 3.7  # times the usual one; only triangles that bridge a cut exc
 _MARGIN = 14.0  # mm of cortex around the data when zoomed
 _PIXELS = 2100  # raster columns: one per pixel at 200 dpi
 _PIXELS_ROI = 700
-
-_Window = tuple[float, float, float, float]  # left, right, bottom, top in mm
 
 
 class _Flat(NamedTuple):
@@ -152,7 +149,7 @@ def plot_flatmap(
 def draw_panel(
     axes: Axes,
     data: NDArray[np.float64],
-    window: _Window,
+    window: Window,
     mappable: ScalarMappable,
     outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
     *,
@@ -178,7 +175,7 @@ def draw_panel(
     _draw_rois(axes, outlines, len(data) // 2, window, names=False)
 
 
-def panel_window(data: NDArray[np.float64]) -> tuple[_Window, float]:
+def panel_window(data: NDArray[np.float64]) -> tuple[Window, float]:
     """Return the part of the patches with data, or all, and its height over its width."""
     window = _window(data, None, margin=5, steepest=2)
     return window, _aspect(window)
@@ -207,7 +204,7 @@ def _flat_cortex(n_vertices: int) -> _Flat:
 
 def _window(
     data: NDArray, view: str | None, margin: float = _MARGIN, steepest: float = 1.25
-) -> _Window:
+) -> Window:
     """What is shown: symmetric about x = 0.
 
     ``steepest`` is the largest height / half-width of a view of data.
@@ -233,12 +230,12 @@ def _extent(xy: NDArray, margin: float) -> tuple[float, float, float]:
     return float(x + margin), float(y.min() - margin), float(y.max() + margin)
 
 
-def _aspect(window: _Window) -> float:
+def _aspect(window: Window) -> float:
     left, right, bottom, top = window
     return (top - bottom) / (right - left)
 
 
-def _grid(window: _Window, n_columns: int) -> tuple[NDArray, NDArray]:
+def _grid(window: Window, n_columns: int) -> tuple[NDArray, NDArray]:
     """Centres of square pixels: x of the columns, y of the rows."""
     left, right, bottom, top = window
     n_rows = round(n_columns * (top - bottom) / (right - left))
@@ -249,7 +246,7 @@ def _grid(window: _Window, n_columns: int) -> tuple[NDArray, NDArray]:
 
 
 @lru_cache(maxsize=6)
-def _raster(n_vertices: int, window: _Window, n_columns: int) -> Raster:
+def _raster(n_vertices: int, window: Window, n_columns: int) -> Raster:
     """The pixels of a view and the triangles they lie in."""
     from PIL import Image, ImageDraw
 
@@ -270,12 +267,9 @@ def _raster(n_vertices: int, window: _Window, n_columns: int) -> Raster:
 
 
 @lru_cache(maxsize=6)
-def _underlay(n_vertices: int, window: _Window, n_columns: int) -> NDArray[np.uint8]:
-    """Curvature as an RGBA picture: gyri light, sulci darker, both darker than a zero value."""
-    raster = _raster(n_vertices, window, n_columns)
-    curvature = np.nan_to_num(raster.draw(_flat_cortex(n_vertices).curvature))
-    grey = np.round(255 * (0.80 - 0.07 * np.tanh(FOLDS * curvature))).astype(np.uint8)
-    return np.dstack([grey, grey, grey, raster.inside.astype(np.uint8) * 255])
+def _underlay(n_vertices: int, window: Window, n_columns: int) -> NDArray[np.uint8]:
+    """Curvature of a view."""
+    return underlay(_raster(n_vertices, window, n_columns), _flat_cortex(n_vertices).curvature)
 
 
 # Drawing ------------------------------------------------------------------------------------------
@@ -284,7 +278,7 @@ def _underlay(n_vertices: int, window: _Window, n_columns: int) -> NDArray[np.ui
 def _draw_map(
     axes: Axes,
     data: NDArray,
-    window: _Window,
+    window: Window,
     mappable: ScalarMappable,
     threshold: float | None,
     symmetric: bool,
@@ -292,24 +286,16 @@ def _draw_map(
 ) -> None:
     """Draw the values over curvature."""
     n_vertices = len(data) // 2
+    cortex = _underlay(n_vertices, window, n_columns)
     picture = _raster(n_vertices, window, n_columns).draw(data)
-    if threshold:
-        picture[(np.abs(picture) if symmetric else picture) < threshold] = np.nan
-    placed = {"extent": window, "origin": "lower", "aspect": "auto"}
-    axes.set(xlim=window[:2], ylim=window[2:])
-    axes.axis("off")
-    axes.imshow(_underlay(n_vertices, window, n_columns), gid="cortex", zorder=1, **placed)
-    axes.imshow(
-        np.ma.masked_invalid(picture), gid="data", zorder=2,
-        cmap=mappable.cmap, norm=mappable.norm, **placed,
-    )  # fmt: skip
+    draw_over(axes, cortex, picture, window, mappable, threshold, symmetric)
 
 
 def _draw_rois(
     axes: Axes,
     outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
     n_vertices: int,
-    window: _Window,
+    window: Window,
     names: bool = True,
 ) -> None:
     """Outline ROIs, and name each at its innermost point."""
@@ -324,7 +310,7 @@ def _draw_rois(
 
 
 @lru_cache(maxsize=128)
-def _outline(n_vertices: int, window: _Window, hemisphere: str, member: bytes) -> Traced | None:
+def _outline(n_vertices: int, window: Window, hemisphere: str, member: bytes) -> Traced | None:
     """Outline of an ROI, as bytes of a bool array (n_vertices,)."""
     raster = _raster(n_vertices, window, _PIXELS_ROI)
     both = np.zeros((2, n_vertices))

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from synbrain_cli.errors import InputError, InputTypeError, MissingError
+from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
 from synbrain_cli.plotting.figure import (
     SIDE,
     WIDTH,
+    check_hemispheres,
     check_rois,
     colour_limits,
     colours,
     draw_colour_bar,
     frame,
+    hidden,
 )
 from synbrain_cli.plotting.outlines import draw_name, draw_outline, trace
 
@@ -100,9 +102,7 @@ def plot_with_pycortex(
     values = carried(maps)
     limits = colour_limits(values, vmin, vmax, threshold, symmetric)
     mappable = colours(limits, threshold, symmetric, cmap)
-    shown = values
-    if threshold:
-        shown = np.where((np.abs(values) if symmetric else values) < threshold, np.nan, values)
+    shown = np.where(hidden(values, threshold, symmetric), np.nan, values)
 
     with contextlib.redirect_stdout(sys.stderr):  # pycortex tells what it computes
         view = cortex.Vertex(shown, subject, cmap=mappable.cmap, vmin=limits[0], vmax=limits[1])
@@ -180,29 +180,15 @@ def _surfaces(cortex: ModuleType, subject: str) -> dict[str, tuple[NDArray, NDAr
 def _check_maps(
     maps: Mapping[str, ArrayLike], surfaces: Mapping[str, tuple[NDArray, NDArray]]
 ) -> dict[str, NDArray[np.float64]]:
-    if not isinstance(maps, Mapping) or set(maps) != set(HEMISPHERES):
-        found = sorted(map(str, maps)) if isinstance(maps, Mapping) else type(maps).__name__
-        raise InputError(f"maps: expected a dict with left and right, found {found}")
-    checked = {}
-    for hemisphere in HEMISPHERES:
-        values, n = np.asarray(maps[hemisphere]), len(surfaces[hemisphere][0])
-        if values.dtype.kind not in "biuf":
-            raise InputTypeError(
-                f"{hemisphere} map: expected real numbers, found dtype {values.dtype}"
-            )
+    checked = check_hemispheres(maps)
+    for hemisphere, values in checked.items():
+        n = len(surfaces[hemisphere][0])
         both_fsaverage = {len(values), n} <= set(N_FSAVERAGE.values()) if values.ndim else False
         if values.ndim != 1 or not (len(values) == n or both_fsaverage):
             raise InputError(
                 f"{hemisphere} map: expected one value for each of the {n} vertices of the "
                 f"pycortex subject, found shape {values.shape}"
             )
-        if np.isinf(values).any():
-            raise InputError(
-                f"{hemisphere} map: expected finite values or NaN, found infinite ones"
-            )
-        checked[hemisphere] = values.astype(np.float64)
-    if all(np.isnan(values).all() for values in checked.values()):
-        raise InputError("maps: expected values on some vertex, found NaN everywhere")
     return checked
 
 

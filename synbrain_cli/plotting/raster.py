@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from synbrain_cli.plotting.figure import hidden
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+
+FOLDS = 12.0  # mm; times curvature (1/mm): a gyral crown's is some −0.2
+Window = tuple[float, float, float, float]  # left, right, bottom, top in mm
 
 
 class Raster(NamedTuple):
@@ -29,6 +38,42 @@ class Raster(NamedTuple):
 
     def _sum(self, values: NDArray) -> NDArray[np.float32]:
         return np.einsum("pk,pk->p", values.astype(np.float32)[self.vertices], self.weights)
+
+
+def underlay(raster: Raster, curvature: NDArray) -> NDArray[np.uint8]:
+    """Curvature as an RGBA picture: gyri light, sulci darker, both darker than a zero value."""
+    folds = np.tanh(FOLDS * np.nan_to_num(raster.draw(curvature)))
+    grey = np.round(255 * (0.80 - 0.07 * folds)).astype(np.uint8)
+    return np.dstack([grey, grey, grey, raster.inside.astype(np.uint8) * 255])
+
+
+def draw_over(
+    axes: Axes,
+    cortex: NDArray[np.uint8],
+    picture: NDArray[np.floating],
+    window: Window,
+    mappable: ScalarMappable,
+    threshold: float | None,
+    symmetric: bool,
+) -> None:
+    """Fill axes with values over curvature.
+
+    Parameters
+    ----------
+    cortex : uint8 array of shape (n_rows, n_columns, 4)
+        As `underlay` returns it.
+    picture : float array of shape (n_rows, n_columns)
+        Transparent where NaN or hidden by the threshold.
+    """
+    placed = {"extent": window, "origin": "lower", "aspect": "auto"}
+    axes.set(xlim=window[:2], ylim=window[2:])
+    axes.axis("off")
+    axes.imshow(cortex, gid="cortex", zorder=1, **placed)
+    shown = np.where(hidden(picture, threshold, symmetric), np.nan, picture)
+    axes.imshow(
+        np.ma.masked_invalid(shown), gid="data", zorder=2,
+        cmap=mappable.cmap, norm=mappable.norm, **placed,
+    )  # fmt: skip
 
 
 def rasterise(pixels: NDArray, faces: NDArray, n_rows: int, n_columns: int) -> Raster:

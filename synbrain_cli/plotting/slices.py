@@ -11,14 +11,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.io.volume import check_same_grid
-from synbrain_cli.plotting.figure import SIDE, colour_limits, colours, draw_colour_bar, frame
+from synbrain_cli.plotting.figure import (
+    SIDE,
+    WIDTH,
+    colour_limits,
+    colours,
+    draw_colour_bar,
+    frame,
+    hidden,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DIRECTIONS = {"z": (2, 1), "y": (1, 2), "x": (0, 2)}  # axes across the slices and up them; RAS
 _MOST = 6  # slices in a row
-_WIDTH = 11.0  # inches
 _GAP = 0.1  # inches between rows
 _BORDER = 16.0  # mm around the voxels, for nilearn's labels
 
@@ -93,8 +100,8 @@ def plot_slices(
     limits = colour_limits(values[inside], vmin, vmax, threshold, symmetric)
     mappable = colours(limits, threshold, symmetric, cmap)
     opaque = inside
-    if threshold and background is not None:
-        opaque = inside & ((np.abs(values) if symmetric else values) >= threshold)
+    if background is not None:
+        opaque = inside & ~hidden(values, threshold, symmetric)
 
     # What is drawn: an upright grid around the voxels, of their size
     places = apply_affine(image.affine, np.argwhere(inside))  # mm
@@ -112,11 +119,11 @@ def plot_slices(
     if background is not None and not anatomy.get_fdata().any():
         raise InputError("background: shows nothing where the mask is: is it in the same space?")
 
-    slot = (_WIDTH - 2 * SIDE) / _MOST  # inches
+    slot = (WIDTH - 2 * SIDE) / _MOST  # inches
     size = voxel * (np.array(shape) - 1)  # mm
     heights = size * slot / max(size[:2])  # inches
     bottom = sum(heights[up] + _GAP for _, up in _DIRECTIONS.values())
-    framed = frame(_WIDTH, bottom, title=title, image=stimulus, note=note)
+    framed = frame(WIDTH, bottom, title=title, image=stimulus, note=note)
     for direction, (axis, up) in _DIRECTIONS.items():
         planes = np.flatnonzero(held.any(tuple({0, 1, 2} - {axis})))
         n_cuts = min(_MOST, len(planes))

@@ -17,7 +17,6 @@ from synbrain_cli.io.surface import HEMISPHERES, Mesh, fsaverage, fsaverage_map
 from synbrain_cli.plotting.figure import (
     BAND,
     DENSITIES,
-    FOLDS,
     SIDE,
     WIDTH,
     check_maps,
@@ -26,13 +25,13 @@ from synbrain_cli.plotting.figure import (
     colours,
     draw_colour_bar,
     frame,
+    hidden,
 )
 from synbrain_cli.plotting.outlines import Traced, draw_name, draw_outline, trace
-from synbrain_cli.plotting.raster import Raster, rasterise
+from synbrain_cli.plotting.raster import FOLDS, Raster, Window, draw_over, rasterise, underlay
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 SURFACES = ("inflated", "pial", "white")
@@ -58,7 +57,7 @@ _SHADE = 0.45  # of what is seen edge on
 class _Scene(NamedTuple):
     """One hemisphere as one view shows it."""
 
-    window: tuple[float, float, float, float]  # left, right, bottom, top in mm
+    window: Window
     raster: Raster
     coarse: Raster  # every other pixel of it
     cortex: NDArray[np.uint8]  # curvature, RGBA
@@ -149,8 +148,11 @@ def plot_surface(
             SIDE + x * scale, y * scale, (right - left) * scale, (top - bottom) * scale
         )
         axes[place] = framed.figure.add_axes(box, label="-".join(place))
-        picture = _hidden(scene.raster.draw(values[place[1]]), threshold, symmetric)
-        _draw_scene(axes[place], scene, picture, mappable)
+        picture = scene.raster.draw(values[place[1]])
+        draw_over(axes[place], scene.cortex, picture, scene.window, mappable, threshold, symmetric)
+        axes[place].imshow(
+            scene.shade, gid="shade", zorder=3, extent=scene.window, origin="lower", aspect="auto"
+        )
     _name_views(axes)
     _draw_rois(axes, scenes, outlines)
     draw_colour_bar(framed, mappable, data, unit, threshold=threshold, symmetric=symmetric)
@@ -206,9 +208,10 @@ def view_surface(
     def on_mesh(values: NDArray) -> SurfaceImage:
         return SurfaceImage(mesh, dict(zip(HEMISPHERES, np.split(values, 2), strict=True)))
 
+    shown = np.where(hidden(data, threshold, symmetric), np.nan, data)
     try:
         page = view_surf(
-            surf_map=on_mesh(_hidden(data, threshold, symmetric).astype(np.float32)),
+            surf_map=on_mesh(shown.astype(np.float32)),
             bg_map=on_mesh(0.32 + 0.1 * np.tanh(FOLDS * folds)),  # of nilearn's Greys, 0 white
             hemi="both", cmap=colours((low, high), threshold, symmetric, cmap).cmap,
             vmax=high, vmin=None if symmetric else low, symmetric_cmap=symmetric,
@@ -294,8 +297,6 @@ def _scene(surface: str, density: str, view: str, hemisphere: str) -> _Scene:
     pixels = (projected - low) * _PIXELS_PER_MM - 0.5  # the first pixel's centre is at 0
     raster = rasterise(pixels, mesh.faces, n_rows, n_columns)
 
-    curvature = np.nan_to_num(raster.draw(fsaverage_map("curvature", density)[hemisphere]))
-    grey = np.round(255 * (0.80 - 0.07 * np.tanh(FOLDS * curvature))).astype(np.uint8)
     facing = np.clip(np.nan_to_num(raster.draw(_normals(mesh) @ towards)), 0, 1)
     shade = np.zeros((*raster.inside.shape, 4), np.uint8)
     shade[..., 3] = np.round(255 * _SHADE * (1 - facing)) * raster.inside
@@ -308,7 +309,7 @@ def _scene(surface: str, density: str, view: str, hemisphere: str) -> _Scene:
         Raster(
             raster.inside[::_COARSER, ::_COARSER], raster.vertices[fewer], raster.weights[fewer]
         ),
-        np.dstack([grey, grey, grey, raster.inside.astype(np.uint8) * 255]),
+        underlay(raster, fsaverage_map("curvature", density)[hemisphere]),
         shade,
     )
 
@@ -351,26 +352,6 @@ def _layout(
 
 
 # Drawing ------------------------------------------------------------------------------------------
-
-
-def _hidden(values: NDArray, threshold: float | None, symmetric: bool) -> NDArray:
-    """NaN where nearer to 0 than the threshold (below it, when not symmetric)."""
-    if not threshold:
-        return values
-    return np.where((np.abs(values) if symmetric else values) < threshold, np.nan, values)
-
-
-def _draw_scene(axes: Axes, scene: _Scene, picture: NDArray, mappable: ScalarMappable) -> None:
-    """Values over curvature, both shaded."""
-    placed = {"extent": scene.window, "origin": "lower", "aspect": "auto"}
-    axes.set(xlim=scene.window[:2], ylim=scene.window[2:])
-    axes.axis("off")
-    axes.imshow(scene.cortex, gid="cortex", zorder=1, **placed)
-    axes.imshow(
-        np.ma.masked_invalid(picture), gid="data", zorder=2,
-        cmap=mappable.cmap, norm=mappable.norm, **placed,
-    )  # fmt: skip
-    axes.imshow(scene.shade, gid="shade", zorder=3, **placed)
 
 
 def _name_views(axes: Mapping[tuple[str, str], Axes]) -> None:

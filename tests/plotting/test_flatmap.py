@@ -304,7 +304,7 @@ def test_bad_input_is_refused(field):
             plot_flatmap(maps, **({"title": "t", "unit": "z"} | options))
 
     refused("NaN everywhere", {"left": NOTHING, "right": NOTHING})
-    refused("left map: expected one value per vertex", {"left": NOTHING[:-1], "right": NOTHING})
+    refused("left map: expected one value per vertex", field | {"left": NOTHING[:-1]})
     two = field | {"right": np.zeros((2, N_VERTICES))}
     refused("right map: expected one value per vertex", two)
     refused("as many vertices on the right", field | {"right": np.zeros(40962)})

@@ -223,7 +223,7 @@ def test_bad_input_is_refused(small, field):
             plot_with_pycortex(maps, **({"title": "t", "unit": "z", "subject": small} | options))
 
     refused("NaN everywhere", {"left": NOTHING, "right": NOTHING})
-    refused("left map: expected one value", {"left": NOTHING[:-1], "right": NOTHING})
+    refused("left map: expected one value", field | {"left": NOTHING[:-1]})
     refused("right map: expected one value", field | {"right": np.zeros((2, N))})
     refused("left and right", {"lh": field["left"], "rh": field["right"]})
     refused("infinite", field | {"right": np.full(N, np.inf)})

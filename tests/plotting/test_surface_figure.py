@@ -295,7 +295,7 @@ def test_bad_input_is_refused(field):
     refused("plot_flatmap", surface="flat")
     refused("inflated, pial, white", surface="folded")
     refused("NaN everywhere", {"left": NOTHING, "right": NOTHING})
-    refused("left map: expected one value", {"left": NOTHING[:-1], "right": NOTHING})
+    refused("left map: expected one value", field | {"left": NOTHING[:-1]})
     refused("left and right", {"lh": field["left"], "rh": field["right"]})
     refused("infinite", field | {"right": np.full(N, np.inf)})
     refused("real numbers", field | {"right": np.array(["a"] * N)}, InputTypeError)
