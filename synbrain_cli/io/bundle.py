@@ -29,7 +29,10 @@ FORMAT = 3
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Save named arrays as safetensors, atomically."""
     with atomic(path) as temporary:
+        temporary.touch()  # for whoever the user's umask lets read: safetensors lets nobody else
+        mode = temporary.stat().st_mode
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
+        temporary.chmod(mode)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -73,7 +73,7 @@ def read_json(path: Path | str) -> Any:
         raise MissingError(f"{path} does not exist") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path}: expected JSON, found something else ({error}): make it again"
+            f"{path}: expected JSON, found something else ({error}): make it again, or move it away"
         ) from error
 
 
@@ -198,7 +198,9 @@ def locked(folder: Path | str, what: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
     except OSError as error:
-        raise SynbrainError(f"cannot write in {path.parent}: {error.strerror}") from error
+        raise SynbrainError(
+            f"cannot write in {path.parent}: {error.strerror}: choose a folder you may write to"
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

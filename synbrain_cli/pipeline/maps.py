@@ -14,6 +14,7 @@ from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.datasets.nsd import NSD
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.features.images import read_image
+from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore
 from synbrain_cli.pipeline.evaluate import check_match
@@ -93,7 +94,13 @@ class Responses:
             self.folder / "images.tsv", sep="\t", dtype={"image": str}, keep_default_na=False
         )
         self.names: list[str] = self._table["image"].tolist()
-        self.draws = np.load(next(self.folder.glob("*_desc-draws_betas.npy")), mmap_mode="r")
+        found = list(self.folder.glob("*_desc-draws_betas.npy"))
+        if not found:
+            raise MissingError(
+                f"{folder}: its array *_desc-draws_betas.npy does not exist: copy the folder "
+                "again, or synthesize again with --overwrite"
+            )
+        self.draws = read_array(found[0])
 
     @property
     def n_draws(self) -> int:

@@ -460,12 +460,12 @@ class TrainingRun:
         if record.exists() and not overwrite:
             if not resume:
                 raise InputError(
-                    f"{self.partial} holds an interrupted training: pass --resume to go on with "
+                    f"{self.partial} holds an interrupted run: pass --resume to go on with "
                     "it, or --overwrite to start again"
                 )
             if read_json(record) != self.settings:
                 raise InputError(
-                    f"{self.partial}: the interrupted training had other settings or data: "
+                    f"{self.partial}: the interrupted run had other settings or data: "
                     "repeat its options with --resume, or pass --overwrite to start again"
                 )
             return

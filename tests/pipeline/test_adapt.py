@@ -484,7 +484,7 @@ def test_resumed_is_as_never_interrupted(own, models, source, person, store, mon
     torch.set_flush_denormal(False)  # tests/pipeline/test_shared.py tells of it
     target = own.weights / "sub-02_hours-1_shared-core"
     assert not target.exists()
-    with pytest.raises(InputError, match="holds an interrupted training: pass --resume"):
+    with pytest.raises(InputError, match="holds an interrupted run: pass --resume"):
         adapt(own, source, person, store, **options)
     with pytest.raises(InputError, match="had other settings or data"):
         adapt(own, source, person, store, hours=2, name=target.name, resume=True, **options)

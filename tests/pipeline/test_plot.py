@@ -306,3 +306,14 @@ def test_several_images_share_one_scale(trained, made, monkeypatch, tmp_path):
     brain_maps(trained, "flatmap", responses=made.folder, output=tmp_path, report=QUIET)
     assert len(limits) == 3
     assert len(set(limits)) == 1
+
+
+def test_responses_cut_short_are_named(made, tmp_path):
+    folder = shutil.copytree(made.folder, tmp_path / "copy")
+    (array,) = folder.glob("*_desc-draws_betas.npy")
+    array.write_bytes(array.read_bytes()[:-100])
+    with pytest.raises(InputError, match=rf"{array.name}.*truncated"):
+        Responses(folder)
+    array.unlink()
+    with pytest.raises(MissingError, match="array.*does not exist"):
+        Responses(folder)
