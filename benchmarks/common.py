@@ -33,8 +33,19 @@ def measured(script: str, *arguments: object) -> dict[str, float]:
 
 def report(seconds: float, **more: Any) -> None:
     """Print what `measured` reads."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    print(json.dumps({"seconds": seconds, "peak_megabytes": peak, **more}))
+    print(json.dumps({"seconds": seconds, "peak_megabytes": peak_memory() / 1e6, **more}))
+
+
+def peak_memory() -> int:
+    """Most bytes this process had in memory.
+
+    Linux's ``ru_maxrss`` counts what the parent had when it started this one, ``VmHWM`` does not.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Timer:
@@ -67,10 +78,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(name: str, command: str, result: dict[str, Any]) -> Path:
+def save(name: str, command: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
     """Write ``results/<date>_<name>.json``."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{date.today().isoformat()}_{name}.json"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{date.today().isoformat()}_{name}.json"
     content = {"command": command, "machine": machine(), "versions": versions(), **result}
     path.write_text(json.dumps(content, indent=2) + "\n")
     return path

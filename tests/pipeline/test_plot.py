@@ -315,5 +315,5 @@ def test_responses_cut_short_are_named(made, tmp_path):
     with pytest.raises(InputError, match=rf"{array.name}.*truncated"):
         Responses(folder)
     array.unlink()
-    with pytest.raises(MissingError, match="array.*does not exist"):
+    with pytest.raises(MissingError, match=r"array.*does not exist"):
         Responses(folder)
