@@ -51,14 +51,6 @@ def test_two_processes_train_the_model_of_one(trained, own):
             assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.slow
-def test_an_error_ends_all(own):
-    done = launch(2, "train", "--subject", "9", "--workspace", own.root, "--device", "cpu")
-    assert done.returncode != 0
-    assert "synbrain: " in done.stderr
-    assert not own.weights.exists()
-
-
 def test_alone_nothing_is_shared():
     team = Team()
     x = torch.arange(3.0)

@@ -74,9 +74,10 @@ class Rows:
         rows = self.rows[items]
         order = np.argsort(rows, kind="stable")  # the disk likes its rows in turn
         values = torch.from_numpy(self.array[rows[order]][np.argsort(order)])
-        if self.device.type == "cuda":
-            values = values.pin_memory()
-        return values.to(self.device, non_blocking=True)
+        if self.device.type != "cuda":
+            return values.to(self.device)
+        with torch.cuda.device(self.device):  # threads begin with the first GPU
+            return values.pin_memory().to(self.device, non_blocking=True)
 
     def take(self, items: Tensor, fetched: Tensor | None) -> Tensor:
         """Rows of items, float32 (n_items, ...), from the device or from what was fetched."""

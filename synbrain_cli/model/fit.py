@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -244,8 +245,7 @@ def fit(
     else:
         stepper.resume(state, state["epoch"] * per_epoch)
 
-    # cudnn measures which of its convolutions is fastest at each shape met.
-    with torch.backends.cudnn.flags(benchmark=True):
+    with _fastest_convolutions():
         while state["epoch"] < config.epochs and (
             state["epoch"] - state["best_epoch"] < config.patience
         ):
@@ -272,6 +272,17 @@ def fit(
     network.load_state_dict(state["best"])
     network.eval()
     return state
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Let cudnn measure which of its convolutions is fastest at each shape it meets."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _uncompilable() -> type[Exception]:

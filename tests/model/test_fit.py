@@ -123,3 +123,17 @@ def test_ema():
 def test_generators_of_epochs_differ():
     draws = {float(torch.rand(1, generator=epoch_generator(s, e))) for s in (0, 1) for e in (0, 1)}
     assert len(draws) == 4
+
+
+def test_convolutions_are_chosen_by_measurement_while_it_trains(problem):
+    loss, score = problem
+    seen = set()
+
+    def watching(*arguments):
+        seen.add((torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark))
+        return loss(*arguments)
+
+    before = torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark
+    run((watching, score))
+    assert seen == {(True, True)}
+    assert (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark) == before
