@@ -100,6 +100,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--micro-batch", type=int, help="of ours, to save memory; default: none")
     parser.add_argument("--images", type=int, help="at a time; default: 24 on a GPU, 1 elsewhere")
     parser.add_argument("--only", help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--batches", help="of that sweep, as 1,2,4; default: 1 to 48")
     parser.add_argument("--rounds", type=int, default=2, help="times that each version is run")
     parser.add_argument(
         "--repeats", type=int, default=1, help="of a run; on a GPU 5 × 4 steps each"
@@ -171,7 +172,8 @@ def measure_part(part: str, run: Run, arguments: argparse.Namespace, result: Fou
         each = dict.fromkeys(("recipe", "ours"), work[part])
         return {part: compare(run, each, arguments.rounds, peak)}
     if part == "batches":
-        return {part: sweep([replace(run, batch=n) for n in result["size"]["batches"]])}
+        asked = arguments.batches and map(int, arguments.batches.split(","))
+        return {part: sweep([replace(run, batch=n) for n in asked or result["size"]["batches"]])}
     if part == "voxels":
         run = replace(run, batch=8 if cuda else 1)
         return {part: sweep([replace(run, n_voxels=n) for n in result["size"]["voxels"]])}

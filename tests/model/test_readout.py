@@ -6,11 +6,9 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 from scipy.optimize import nnls
 
-from synbrain_cli.config import VAEConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.metrics.accuracy import ncsnr
 from synbrain_cli.metrics.draws import LEVELS, coverage, pit, variance_ratio
@@ -27,11 +25,9 @@ from synbrain_cli.model.readout import (
     fit_readout,
     fit_stack,
     has_repeats,
-    posteriors,
     shrink,
     signal_left,
 )
-from synbrain_cli.model.vae import BrainVAE
 
 VARIANCE_U, VARIANCE_E = 0.4, 1.0
 PLAIN = {"low_rank": False, "growth": False, "curve": False}
@@ -671,26 +667,3 @@ def test_latent_noise_has_the_posteriors_deviation_or_the_factor():
         assert noise.dtype == np.float32
         np.testing.assert_allclose(noise.std(0), expected, rtol=0.06)
         np.testing.assert_allclose(noise.mean(0), 0, atol=0.15)
-
-
-def test_posteriors_do_not_depend_on_the_batch(rng):
-    config = VAEConfig(
-        n_tokens=16,
-        n_dims=20,
-        channels=32,
-        multipliers=(1,),
-        n_res_blocks=1,
-        n_scales=1,
-        ada_length=64,
-        projector_width=32,
-    )
-    vae = BrainVAE(config, torch.Generator().manual_seed(0)).eval()
-    betas = rng.normal(size=(7, 97)).astype(np.float32)
-    mean, deviation = posteriors(vae, betas)
-    assert mean.shape == (7, 16, 20)
-    assert deviation.shape == (16, 20)
-    for whole, batched in zip((mean, deviation), posteriors(vae, betas, batch=3), strict=True):
-        np.testing.assert_allclose(batched, whole, rtol=1e-4, atol=1e-5)
-    with torch.inference_mode():
-        variance = vae.encode(torch.from_numpy(betas)).log_variance.exp().mean(0)
-    np.testing.assert_allclose(deviation**2, variance.numpy(), rtol=1e-4)
