@@ -101,6 +101,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="at a time; default: 24 on a GPU, 1 elsewhere")
     parser.add_argument("--only", help=f"some of {','.join(PARTS)}")
     parser.add_argument("--batches", help="of that sweep, as 1,2,4; default: 1 to 48")
+    parser.add_argument("--voxels", help="of that sweep; default: 1196 to 30000")
     parser.add_argument("--rounds", type=int, default=2, help="times that each version is run")
     parser.add_argument(
         "--repeats", type=int, default=1, help="of a run; on a GPU 5 × 4 steps each"
@@ -176,7 +177,8 @@ def measure_part(part: str, run: Run, arguments: argparse.Namespace, result: Fou
         return {part: sweep([replace(run, batch=n) for n in asked or result["size"]["batches"]])}
     if part == "voxels":
         run = replace(run, batch=8 if cuda else 1)
-        return {part: sweep([replace(run, n_voxels=n) for n in result["size"]["voxels"]])}
+        asked = arguments.voxels and map(int, arguments.voxels.split(","))
+        return {part: sweep([replace(run, n_voxels=n) for n in asked or result["size"]["voxels"]])}
     return {part: measure(replace(run, batch=BATCH if cuda else 1))}
 
 
