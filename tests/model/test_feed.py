@@ -64,6 +64,22 @@ def test_parts_of_a_team_make_the_batch(tokens, rng):
             assert torch.equal(torch.cat([part[k][column] for part in parts]), values)
 
 
+def test_resident_rows_are_taken_without_waiting(rng):
+    """On a device without values, whatever asked for one would fail."""
+    nowhere = torch.device("meta")
+    scaler = TokenScaler(np.zeros((4, 5), np.float32), np.ones((4, 5), np.float32))
+    columns = (
+        Rows(np.zeros((10, 3), np.float32), nowhere, resident=True),
+        Rows(np.zeros((6, 4, 5), np.float16), nowhere, np.arange(10) % 6, scaler, resident=True),
+    )
+    feed = Feed(*columns, noise=lambda n, _: torch.randn(n, 2, device=nowhere))
+    batches = list(feed(torch.arange(8).view(2, 4), torch.Generator()))
+    assert [[tuple(x.shape) for x in batch] for batch in batches] == [
+        [(4, 3), (4, 4, 5), (4, 2)]
+    ] * 2
+    assert all(x.is_meta and x.dtype == torch.float32 for batch in batches for x in batch)
+
+
 def test_rows_named_twice_are_kept_once(store):
     rows = Rows(store, CPU, np.array([7, 3, 7, 7]), resident=True)
     assert len(rows.values) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -257,6 +258,27 @@ def test_averaged_weights_follow_the_step():
     moved = network.state_dict()[name] - before[name]
     averaged = stepper.average.state_dict()[name] - before[name]
     torch.testing.assert_close(averaged, 0.9 * moved, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("size", [None, 3])
+def test_no_step_waits_for_its_device(name, size, monkeypatch):
+    """On a device without values, asking for one would fail; so would mixing in another device."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # "meta" has none
+    monkeypatch.setattr(torch.optim, "AdamW", lambda p, rate, *_, **__: torch.optim.SGD(p, rate))
+    step, network, batch = STEPS[name]()
+    step.to("meta")
+    for constant in ("target_variance", "latent_sd"):
+        if hasattr(step, constant):
+            setattr(step, constant, getattr(step, constant).to("meta"))
+    stage = StageConfig(1, BATCH, 1e-3, 0.0, clip_norm=1.0, ema_decay=0.9)
+    speed = Speed(micro_batch=size)
+    stepper = Stepper(step, network, list(network.parameters()), stage, speed)
+    loss = stepper([x.to("meta") for x in batch], 1e-3)
+    assert loss.is_meta
+    assert all(p.grad.is_meta for p in network.parameters())
+    with pytest.raises(RuntimeError, match="meta"):  # the check would notice
+        loss.item()
 
 
 @pytest.mark.parametrize("make", [vae_step, mapper_step])
