@@ -14,6 +14,8 @@ import sys
 
 
 def main() -> None:
+    # A shell that starts the tests in the background makes them ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     left = int(sys.argv[1])
     replace = os.replace
 
