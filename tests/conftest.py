@@ -9,9 +9,10 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+from preset import TEST_PRESET
 
 from synbrain_cli import cli
-from synbrain_cli.config import PRESETS, Preset, StageConfig
+from synbrain_cli.config import PRESETS
 from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.pipeline.prepare import prepare_simulated
 from synbrain_cli.pipeline.progress import Report
@@ -25,30 +26,20 @@ hypothesis.settings.load_profile("synbrain")
 SMALL = SimulationConfig(
     n_subjects=2, n_shared=40, n_unique=85, n_sessions=3, voxel_size=8.0, seed=3
 )
-# Minutes of training are for the demo; here it is enough that every step is taken.
-_STAGE = StageConfig(2, 24, 2e-3, 0.01, warmup_steps=5, patience=5)
-TEST_PRESET = Preset(
-    "test",
-    vae={
-        "channels": 32,
-        "multipliers": (1,),
-        "n_res_blocks": 1,
-        "ada_length": 64,
-        "projector_width": 32,
-    },
-    mapper={"depth": 1},
-    head_size=16,
-    vae_stage=_STAGE,
-    mapper_stage=StageConfig(2, 24, 2e-3, 0.0, ema_decay=0.9, patience=5),
-    adapt_vae_stage=_STAGE,
-    adapt_mapper_stage=StageConfig(2, 24, 2e-3, 0.0, ema_decay=0.9, patience=5),
-)
 
 
 def shared_folder() -> Path | None:
     """Real data beside the repository, where there are any."""
     folder = Path(os.environ.get("SYNBRAIN_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     return folder if folder.is_dir() else None
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--full-demo",
+        action="store_true",
+        help="the demo and the hour of a new person as users run them: fifteen minutes more",
+    )
 
 
 def pytest_collection_modifyitems(items):

@@ -30,7 +30,7 @@ def main() -> None:
     pathlib.os.replace = dying_replace
 
     sys.path.insert(0, str(pathlib.Path(__file__).parent))
-    from conftest import TEST_PRESET
+    from preset import TEST_PRESET
 
     from synbrain_cli import cli
     from synbrain_cli.config import PRESETS

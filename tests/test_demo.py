@@ -1,6 +1,8 @@
 """`synbrain demo` as a newcomer runs it, and what its models must be worth.
 
-Some minutes: it trains two models at the demo's preset.
+It trains two people's networks, and an hour of a third in every way there is. With ``--full-demo``
+so do these tests. Without, one person's networks learn for less than half the time, the other's
+model is linear, and `synbrain demo` goes on from there.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import chromium
@@ -18,8 +21,11 @@ import numpy as np
 import pytest
 
 from synbrain_cli import load_model
+from synbrain_cli.config import PRESETS
 from synbrain_cli.datasets.nsd import NSD, image_id
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
+from synbrain_cli.pipeline.progress import Report
+from synbrain_cli.pipeline.train import train
 from synbrain_cli.pipeline.workspace import Workspace
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
@@ -41,11 +47,33 @@ def synbrain(workspace: Path, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def full(request):
+    return request.config.getoption("--full-demo")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, full):
     root = tmp_path_factory.mktemp("demo")
     shutil.copytree(IMAGES, root / "examples/images")
+    if not full:
+        synbrain(root, "prepare", "simulated")
+        synbrain(root, "train", "--subject", "2", "--model", "linear", "--name", "sub-02")
+        train_shortly(Workspace(root))
     output = synbrain(root, "demo")
     return Workspace(root), output
+
+
+def train_shortly(workspace):
+    """Subject 1, as in the demo but for fewer epochs."""
+    tiny = PRESETS["tiny"]
+    stages = {
+        name: replace(getattr(tiny, name), epochs=2) for name in ("vae_stage", "mapper_stage")
+    }
+    subject = workspace.find_subject("1", None, print)
+    store = workspace.find_tokens("simulated", None, print)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", replace(tiny, **stages))
+        train(workspace, subject, store, device="cpu", report=Report(quiet=True))
 
 
 @pytest.fixture(scope="module", params=["01", "02"])
@@ -67,30 +95,32 @@ def reliable(model):
     return model.voxels["ncsnr"].to_numpy(float) > 0.2
 
 
-def test_the_mean_correlates_with_the_true_response(person):
+def predictions(model):
+    every = {"mean": model.mean, "linear": model.predict_linear, "deep": model.predict_deep}
+    return {name: f for name, f in every.items() if name != "deep" or model.has_networks}
+
+
+def test_the_mean_correlates_with_the_true_response(person, full):
     model, tokens, _, truth = person
     r = {
         name: np.median(voxelwise_correlation(truth, predict(tokens, unit="z"))[reliable(model)])
-        for name, predict in (
-            ("mean", model.mean),
-            ("deep", model.predict_deep),
-            ("linear", model.predict_linear),
-        )
+        for name, predict in predictions(model).items()
     }
     print(
         f"sub-{model.subject}: true-response r " + ", ".join(f"{k} {v:.3f}" for k, v in r.items())
     )
     assert r["mean"] >= 0.6
-    assert r["deep"] >= 0.4
+    if model.has_networks:
+        assert r["deep"] >= (0.4 if full else 0.3)
 
 
 def test_the_mean_is_no_worse_than_the_better_prediction(person):
     model, tokens, recorded, _ = person
-    r = [
-        np.median(voxelwise_correlation(recorded, predict(tokens, unit="z")))
-        for predict in (model.mean, model.predict_linear, model.predict_deep)
-    ]
-    assert r[0] >= max(r[1:]) - 0.005
+    r = {
+        name: np.median(voxelwise_correlation(recorded, predict(tokens, unit="z")))
+        for name, predict in predictions(model).items()
+    }
+    assert r["mean"] >= max(r.values()) - 0.005
 
 
 def test_noise_correlations_are_the_true_ones(person, demo):
@@ -167,7 +197,7 @@ def test_the_report_works_in_a_browser(demo, page_of):
     chromium.check_page(page_of(), file)
 
 
-def test_commands_as_typed_afterwards(demo):
+def test_commands_as_typed_afterwards(demo, full):
     workspace, _ = demo
     output = synbrain(
         workspace.root, "synthesize", "examples/images", "--subject", "2", "--samples", "8"
@@ -175,20 +205,20 @@ def test_commands_as_typed_afterwards(demo):
     draws = np.load(output.split()[0])
     assert draws.shape[:2] == (4, 8)
     assert nib.load(output.split()[1]).shape[3] == 8
-    assert "sub-03_hours-1" in synbrain(workspace.root, "adapt", "--hours", "1")
-    assert "mean_pattern" in synbrain(
-        workspace.root, "evaluate", "--paper", "--no-latent", "--draws", "20"
-    )
+    if full:
+        assert "mean_pattern" in synbrain(
+            workspace.root, "evaluate", "--paper", "--no-latent", "--draws", "20"
+        )
     figures = synbrain(workspace.root, "plot-flatmap").split()
     assert len(figures) == 4
     assert all("sub-02" in Path(figure).name for figure in figures)
 
 
-def test_an_hour_of_a_new_person_is_worth_something(demo):
-    """Runs after the adaptation above."""
+def test_an_hour_of_a_new_person_is_worth_something(demo, full):
+    """With networks to tune it takes three times as long as by the shared core, the best way."""
     workspace, _ = demo
-    if not (workspace.weights / "sub-03_hours-1").exists():
-        synbrain(workspace.root, "adapt", "--hours", "1")
+    how = [] if full else ["--strategy", "shared-core"]
+    assert "sub-03_hours-1" in synbrain(workspace.root, "adapt", "--hours", "1", *how)
     output = synbrain(workspace.root, "evaluate", "--subject", "3", "--no-latent", "--draws", "20")
     metrics = json.loads(Path(output.split()[-2]).read_text())
     scores = metrics["overall"]["voxelwise_correlation"]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from sklearn.model_selection import KFold
 
 MAX_RANK = 64
 N_FOLDS = 5
@@ -110,6 +109,8 @@ def fit_low_rank(
     rank = int(min(max_rank, n_voxels // 2, len(used) // N_FOLDS))
     if rank < 1:
         return LowRank.independent(variance)
+    from sklearn.model_selection import KFold  # a second to import, which draws do without
+
     start = generator.standard_normal((n_voxels, rank + _OVERSAMPLING))
     deal = KFold(N_FOLDS, shuffle=True, random_state=int(generator.integers(2**31)))
     parts = []

@@ -29,7 +29,6 @@ from itertools import combinations
 
 import numpy as np
 from scipy.special import ndtr
-from sklearn.model_selection import KFold
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.model.covariance import LowRank, fit_low_rank
@@ -359,6 +358,8 @@ def fit_stack(
             f"stacking: expected two validation images or more, found {n_images}: prepare with a "
             "larger --validation"
         )
+    from sklearn.model_selection import KFold  # a second to import, which draws do without
+
     deal = KFold(min(10, n_images), shuffle=True, random_state=int(generator.integers(2**31)))
     folds = [held_out for _, held_out in deal.split(averages)]
     parts = [_normal_equations(predictions[:, f], averages[f]) for f in folds]

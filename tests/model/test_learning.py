@@ -25,7 +25,7 @@ CONFIG = VAEConfig(
 N_TRIALS, RANK = 160, 6
 
 
-@pytest.mark.parametrize("n_voxels", [300, 20_000])
+@pytest.mark.parametrize("n_voxels", [300, 6_000])
 def test_trials_and_their_images_are_learned(n_voxels):
     """Images drive a few smooth patterns; each trial adds as much private noise.
 

@@ -43,8 +43,8 @@ def vae_step():
     return step, step.vae, (*batch, normal(BATCH, TOKENS, DIMS, seed=3))
 
 
-def mapper_step(every=1, response=1.0):
-    mapper = Mapper(MapperConfig(TOKENS, DIMS, depth=2, n_heads=2), seeded(1))
+def mapper_step(every=1, response=1.0, depth=2):
+    mapper = Mapper(MapperConfig(TOKENS, DIMS, depth=depth, n_heads=2), seeded(1))
     with torch.no_grad():  # it begins at 0, where gradients vanish
         for parameter in mapper.parameters():
             parameter += 0.05 * normal(*parameter.shape, seed=2)
@@ -149,7 +149,7 @@ def test_published_objective_decodes_nothing():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
 def test_compiled_is_the_same():
-    step, network, batch = mapper_step(response=0.0)
+    step, network, batch = mapper_step(response=0.0, depth=1)
     loss, plain = gradient(step, network, batch)
     step.compiled = True
     compiled, fast = gradient(step, network, batch)

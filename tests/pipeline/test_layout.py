@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import QUIET, TEST_PRESET
+from conftest import QUIET
+from preset import TEST_PRESET
 from typer.testing import CliRunner
 
 from synbrain_cli import cli, load_model
