@@ -215,10 +215,11 @@ def test_commands_as_typed_afterwards(demo, full):
 
 
 def test_an_hour_of_a_new_person_is_worth_something(demo, full):
-    """With networks to tune it takes three times as long as by the shared core, the best way."""
+    """In small: ``pipeline/test_adapt.py``."""
+    if not full:
+        pytest.skip("five minutes: with --full-demo alone")
     workspace, _ = demo
-    how = [] if full else ["--strategy", "shared-core"]
-    assert "sub-03_hours-1" in synbrain(workspace.root, "adapt", "--hours", "1", *how)
+    assert "sub-03_hours-1" in synbrain(workspace.root, "adapt", "--hours", "1")
     output = synbrain(workspace.root, "evaluate", "--subject", "3", "--no-latent", "--draws", "20")
     metrics = json.loads(Path(output.split()[-2]).read_text())
     scores = metrics["overall"]["voxelwise_correlation"]

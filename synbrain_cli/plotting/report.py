@@ -224,7 +224,8 @@ def figure_png(figure: Figure, dpi: float = 110) -> bytes:
     from PIL import Image
 
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    unpacked = {"compress_level": 0}  # it is not kept
+    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs=unpacked)
     return small_png(Image.open(file).convert("RGB"))
 
 

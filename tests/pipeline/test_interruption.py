@@ -50,7 +50,7 @@ def assert_same_files(one: Path, other: Path, patterns):
 
 @pytest.mark.slow
 def test_prepare(prepared, tmp_path, rng):
-    moments = rng.integers(1, 9, 3)
+    moments = rng.integers(1, 9, 2)
     arguments = ["prepare", "nsd", "--root", prepared.root / "simulated", "--workspace", tmp_path]
     arguments += ["--subject", "1", "--device", "cpu"]
     target = tmp_path / "prepared/nsd/sub-01"
