@@ -80,7 +80,7 @@ def main() -> None:
 def fit_designs(brain: Brain, subject, store, seed: int) -> dict[str, Readout]:
     """Every design, on leave-one-out predictions of training and validation images."""
     _, _, train_set, val_set = load_examples(subject, store)
-    tokens = np.concatenate([train_set.tokens, val_set.tokens])
+    tokens = train_set.tokens + val_set.tokens
     averages = np.concatenate([train_set.averages, val_set.averages])
     trials = np.concatenate([train_set.betas, val_set.betas])
     index = np.concatenate([train_set.image_index, val_set.image_index + len(train_set.tokens)])

@@ -1,0 +1,132 @@
+"""What does decoding every k-th image alone cost the mapper, in held-out scores?
+
+Trains the mapper of a model again, on the model's own BrainVAE, with each weight of the response
+loss, each k and several seeds; scores its decoded output on the test images.
+
+    python benchmarks/response_loss.py WORKSPACE sub-01
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import save
+
+from synbrain_cli.brain import Brain, load_model, predict_deep
+from synbrain_cli.config import PRESETS, LossConfig, Preset
+from synbrain_cli.metrics.accuracy import average_repeats, pooled_skill, voxelwise_correlation
+from synbrain_cli.model.feed import Feed, Rows
+from synbrain_cli.model.fit import fit
+from synbrain_cli.model.mapper import Mapper
+from synbrain_cli.model.step import MapperStep
+from synbrain_cli.model.tokens import StandardTokens
+from synbrain_cli.pipeline.train import Examples, load_examples
+from synbrain_cli.pipeline.workspace import Workspace
+
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("workspace", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("--weights", default="20,1", help="of the response loss")
+    parser.add_argument("--every", default="1,4")
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    workspace = Workspace(arguments.workspace)
+    brain = load_model(workspace.find_model(arguments.model, None, print), "cpu")
+    preset = PRESETS[brain.config["training"]["settings"]["preset"]]
+    subject = workspace.find_subject(brain.subject, brain.config["dataset"], print)
+    store = workspace.find_tokens(subject.dataset, brain.config["encoder"]["spec"], print)
+    scaler, _, train_set, val_set = load_examples(subject, store)
+    test = subject.select("test")
+    recorded = average_repeats(brain.standardize(test.betas), test.image_index)[0]
+    tokens = StandardTokens(store.tokens, store.rows_of(test.images), scaler)
+    baseline = train_set.averages.mean(0)
+
+    brain.vae.requires_grad_(False)
+    targets, variance, deviation = posterior_means(brain, train_set)
+    scores = []
+    print("weight  every  seed  correlation  skill  seconds")
+    weights = [float(w) for w in arguments.weights.split(",")]
+    intervals = [int(k) for k in arguments.every.split(",")]
+    for weight, every, seed in product(weights, intervals, range(arguments.seeds)):
+        loss = replace(preset.loss, response=weight, response_every=every)
+        start = time.process_time()
+        mapper = train_mapper(
+            brain, preset, loss, seed, train_set, val_set, targets, variance, deviation
+        )
+        seconds = time.process_time() - start
+        predicted = predict_deep(brain.vae, mapper, tokens, brain.n_voxels)
+        r = float(np.median(voxelwise_correlation(recorded, predicted)))
+        gain = float(pooled_skill(recorded, predicted, baseline))
+        print(
+            f"{weight:6g}  {every:5}  {seed:4}  {r:11.3f}  {gain:5.3f}  {seconds:7.0f}", flush=True
+        )
+        scores.append({"weight": weight, "every": every, "seed": seed})
+        scores[-1] |= {"voxelwise_correlation": r, "skill": gain, "core_seconds": seconds}
+    command = f"python benchmarks/response_loss.py WORKSPACE {arguments.model}"
+    settings = {"preset": preset.name, "simulated": brain.simulated}
+    settings |= {"stage": asdict(preset.mapper_stage)}
+    name = f"response_loss_{subject.dataset}_{arguments.model}"
+    print(save(name, command, {"settings": settings, "scores": scores}))
+
+
+@torch.inference_mode()
+def posterior_means(brain: Brain, examples: Examples) -> tuple[np.ndarray, float, torch.Tensor]:
+    """The mapper's targets, averages over an image's trials; their variance; latent deviation."""
+    parts = [brain.vae.encode(part) for part in torch.from_numpy(examples.betas).split(64)]
+    mean = torch.cat([part.mean for part in parts]).numpy()
+    targets = average_repeats(mean.reshape(len(mean), -1), examples.image_index)[0]
+    targets = targets.reshape(-1, *mean.shape[1:])
+    variances = torch.cat([part.log_variance for part in parts]).exp()
+    return targets, float(targets.var(0, ddof=1).mean()), variances.mean(0).sqrt()
+
+
+def train_mapper(
+    brain: Brain,
+    preset: Preset,
+    loss: LossConfig,
+    seed: int,
+    train_set: Examples,
+    val_set: Examples,
+    targets: np.ndarray,
+    variance: float,
+    deviation: torch.Tensor,
+) -> Mapper:
+    """Stage 2 as in `synbrain train`, with another loss or seed."""
+    mapper = Mapper(brain.mapper.config, torch.Generator().manual_seed(seed + 1))
+
+    @torch.inference_mode()
+    def score(network: Mapper) -> float:
+        predicted = predict_deep(brain.vae, network, val_set.tokens, brain.n_voxels)
+        return pooled_skill(val_set.averages, predicted, np.zeros(brain.n_voxels))
+
+    def noise(n: int, generator: torch.Generator) -> torch.Tensor:
+        drawn = torch.randn((n, *targets.shape[1:]), generator=generator)
+        drawn[: n // 2] = 0
+        return drawn
+
+    step = MapperStep(
+        mapper, brain.vae, loss, torch.tensor(variance), deviation.clone(), brain.n_voxels
+    )
+    feed = Feed(
+        Rows.of_tokens(train_set.tokens, CPU),
+        Rows(targets, CPU),
+        Rows(train_set.averages, CPU),
+        noise=noise,
+    )
+    stage, trained = preset.mapper_stage, list(mapper.parameters())
+    fit(mapper, trained, step, score, len(targets), stage, seed + 1000, feed=feed)
+    return mapper.requires_grad_(False)
+
+
+if __name__ == "__main__":
+    main()
