@@ -15,10 +15,10 @@ import numpy as np
 from common import Timer, save
 from sklearn.model_selection import KFold
 
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.model.linear import ALPHAS, apply_ridge, fit_ridge
 from synbrain_cli.model.tokens import TokenScaler
-from synbrain_cli.pipeline.workspace import Workspace
 
 GRIDS = (16, 8, 4, 2, 1)
 BANDS = (16, 4, 1)

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from common import Timer, measured, report, save
 
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline import plot
 from synbrain_cli.pipeline.maps import Responses, latest_responses, response_maps
-from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.report import report as write_report
-from synbrain_cli.pipeline.workspace import Workspace
 from synbrain_cli.plotting.figure import save_figure
+from synbrain_cli.progress import Progress
 
 FEW, MANY = 15, 40
 
@@ -48,9 +48,9 @@ def main(root: str = ".") -> None:
 
 
 def step(name: str, n: str, root: str) -> None:
-    place, quiet = Workspace(Path(root)), Report(quiet=True)
+    place, quiet = Workspace(Path(root)), Progress(quiet=True)
     made = Responses(latest_responses(place, None, None))
-    brain = made.brain(place, quiet.say)
+    brain = made.brain(place, quiet.info)
     with tempfile.TemporaryDirectory() as folder:
         if name == "report":
             with Timer() as timer:

@@ -19,12 +19,12 @@ from sklearn.model_selection import KFold
 from synbrain_cli.brain import load_model
 from synbrain_cli.datasets.table import Experiment
 from synbrain_cli.io.files import atomic
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.draws import line_agreement
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.prepare import prepare_table
-from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.train import train
-from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.progress import Progress
 
 DATASET = "folds"
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    workspace, report = Workspace(arguments.workspace), Report(quiet=True)
+    workspace, progress = Workspace(arguments.workspace), Progress(quiet=True)
     table = pd.read_csv(arguments.trials, sep="\t", dtype={"image": str}, keep_default_na=False)
     shown = np.unique(table["image"])
     deal = KFold(arguments.folds, shuffle=True, random_state=arguments.seed)
@@ -56,9 +56,9 @@ def main() -> None:
             responses=(arguments.responses,),
         )
         prepared = prepare_table(
-            workspace, experiment, subject=f"{fold:02d}", dataset=DATASET, report=report
+            workspace, experiment, subject=f"{fold:02d}", dataset=DATASET, progress=progress
         )
-        store = workspace.find_tokens(DATASET, "gabor", report.say)
+        store = workspace.find_tokens(DATASET, "gabor", progress.info)
         subject = prepared.subjects[0]
         made = train(
             workspace,
@@ -69,11 +69,11 @@ def main() -> None:
             seed=arguments.seed,
             device="cpu",
             overwrite=True,
-            report=report,
+            progress=progress,
         )
         brain = load_model(made.folder, "cpu")
         results.append(
-            evaluate(workspace, brain, subject, store, n_draws=arguments.draws, report=report)
+            evaluate(workspace, brain, subject, store, n_draws=arguments.draws, progress=progress)
         )
         r = results[-1].voxels["model"].median()
         print(f"fold {fold}: {len(test)} test images, median r {r:.3f}", flush=True)

@@ -58,9 +58,9 @@ def make(root: Path) -> None:
 
 
 def bring_in(root: Path) -> None:
-    from synbrain_cli.pipeline.progress import Report
-    from synbrain_cli.pipeline.published import import_published
-    from synbrain_cli.pipeline.workspace import Workspace
+    from synbrain_cli.io.workspace import Workspace
+    from synbrain_cli.pipeline.import_weights import import_published
+    from synbrain_cli.progress import Progress
 
     with Timer() as timer:
         result = import_published(
@@ -69,7 +69,7 @@ def bring_in(root: Path) -> None:
             root / "last.pt",
             mask=root / "nsdgeneral.nii.gz",
             subject=SUBJECT,
-            report=Report(quiet=True),
+            progress=Progress(quiet=True),
         )
     report(timer.seconds, bundle_megabytes=_megabytes(result.folder))
 

@@ -206,9 +206,9 @@ def encoder_spec(run: Run) -> str:
 
 def make(run: Run) -> None:
     """Random weights in the published format, and the bundle that they are imported to."""
-    from synbrain_cli.pipeline.progress import Report
-    from synbrain_cli.pipeline.published import import_published
-    from synbrain_cli.pipeline.workspace import Workspace
+    from synbrain_cli.io.workspace import Workspace
+    from synbrain_cli.pipeline.import_weights import import_published
+    from synbrain_cli.progress import Progress
 
     torch.manual_seed(0)
     size, root = run.size, run.folder
@@ -236,7 +236,7 @@ def make(run: Run) -> None:
             subject="1",
             n_voxels=size.n_voxels,
             encoder=encoder_spec(run) if (root / "tower.pt").exists() else None,
-            report=Report(quiet=True),
+            progress=Progress(quiet=True),
         )
     report(timer.seconds)
 
@@ -380,7 +380,7 @@ def our_stepper(
 ) -> Stepper:
     network.train()
     parameters = list(network.parameters())
-    return Stepper(step, network, parameters, stage, run.speed, say=said.append)
+    return Stepper(step, network, parameters, stage, run.speed, log=said.append)
 
 
 def told(run: Run, said: list[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from common import save
 
 from synbrain_cli.brain import Brain, load_model, predict_deep
 from synbrain_cli.config import PRESETS, LossConfig, Preset
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, pooled_skill, voxelwise_correlation
 from synbrain_cli.model.feed import Feed, Rows
 from synbrain_cli.model.fit import fit
@@ -27,7 +28,6 @@ from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.step import MapperStep
 from synbrain_cli.model.tokens import StandardTokens
 from synbrain_cli.pipeline.train import Examples, load_examples
-from synbrain_cli.pipeline.workspace import Workspace
 
 CPU = torch.device("cpu")
 

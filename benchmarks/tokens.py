@@ -24,7 +24,7 @@ from synbrain_cli.datasets.nsd import NSD, STIMULI, image_name
 from synbrain_cli.datasets.photographs import crop_photographs, load_photographs
 from synbrain_cli.features.encoders import load_encoder
 from synbrain_cli.pipeline.prepare import extract_tokens
-from synbrain_cli.pipeline.progress import Report
+from synbrain_cli.progress import Progress
 
 N_IMAGES, SIZE, REPEATS = 500, 425, 3
 
@@ -54,7 +54,7 @@ def step(what: str, root: Path, spec: str) -> None:
         return report(timer.seconds)
     load_encoder(spec)  # imports and weights, which the other step does not count either
     with tempfile.TemporaryDirectory(dir=root) as folder, Timer() as timer:
-        extract_tokens(Path(folder), names, nsd.read_images, spec, "cpu", Report(quiet=True))
+        extract_tokens(Path(folder), names, nsd.read_images, spec, "cpu", Progress(quiet=True))
     return report(timer.seconds)
 
 

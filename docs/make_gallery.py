@@ -14,10 +14,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline import plot
-from synbrain_cli.pipeline.progress import Report
-from synbrain_cli.pipeline.workspace import Workspace
 from synbrain_cli.plotting.report import small_png
+from synbrain_cli.progress import Progress
 
 FOLDER = Path(__file__).with_name("gallery")
 PAGE = Path(__file__).with_name("gallery.md")
@@ -130,7 +130,9 @@ def main(root: Path) -> None:
     place, parts = Workspace(root), [HEAD]
     for k, (title, command, text, draw) in enumerate(PICTURES, start=1):
         with tempfile.TemporaryDirectory() as folder:
-            result = draw(place, look=plot.Look(dpi=120), output=Path(folder), report=Report(True))
+            result = draw(
+                place, look=plot.Look(dpi=120), output=Path(folder), progress=Progress(True)
+            )
             name = f"{k}_{title.lower().replace(' ', '-')}.png"
             small = Image.open(result.files[0]).convert("RGB")
             small.thumbnail((WIDTH, 10 * WIDTH))

@@ -16,15 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from synbrain_cli.ahead import ahead
 from synbrain_cli.config import CoreConfig, MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.encoders import load_encoder, precision_here, same_encoder
 from synbrain_cli.features.images import ImageSet, image_digest
 from synbrain_cli.io.bundle import load_arrays, read_config
-from synbrain_cli.io.place import Place, Volume, load_place
 from synbrain_cli.io.prepared import read_voxels, roi_masks
-from synbrain_cli.io.sampling import SurfaceSampling, VolumeSampling
+from synbrain_cli.io.resampling import SurfaceResampling, VolumeResampling
+from synbrain_cli.io.voxel_space import Geometry, Volume, load_geometry
 from synbrain_cli.model.core import CoreEvidence
 from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.mapper import Mapper
@@ -32,6 +31,7 @@ from synbrain_cli.model.readout import LatentReadout, Readout, draw_generator
 from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 from synbrain_cli.model.transfer import Adapter, Transfer
 from synbrain_cli.model.vae import BrainVAE
+from synbrain_cli.prefetch import prefetch
 
 SAMPLINGS = ("calibrated", "latent", "mean")
 SIGNALS = ("shared", "fresh")
@@ -322,19 +322,19 @@ class Brain:
         return LinearEncoder(**load_arrays(self.folder / "linear.safetensors"))
 
     @cached_property
-    def place(self) -> Place | None:
+    def place(self) -> Geometry | None:
         """Where its voxels are: in a volume, on a surface, or None where nothing says."""
-        return load_place(self.folder)
+        return load_geometry(self.folder)
 
     @cached_property
-    def sampling(self) -> SurfaceSampling | None:
+    def sampling(self) -> SurfaceResampling | None:
         path = self.folder / "sampling.npz"
-        return SurfaceSampling.load(path) if path.exists() else None
+        return SurfaceResampling.load(path) if path.exists() else None
 
     @cached_property
-    def mni(self) -> VolumeSampling | None:
+    def mni(self) -> VolumeResampling | None:
         path = self.folder / "mni.npz"
-        return VolumeSampling.load(path) if path.exists() else None
+        return VolumeResampling.load(path) if path.exists() else None
 
     @property
     def spaces(self) -> tuple[str, ...]:
@@ -481,7 +481,7 @@ class Brain:
             return draws
 
         begun = self._begin(images, drawing, rows)
-        yield from ahead(finish, begun, 4 * drawing.n_draws * self.n_voxels)
+        yield from prefetch(finish, begun, 4 * drawing.n_draws * self.n_voxels)
 
     def _begin(
         self, images: Any, drawing: Drawing, rows: Sequence[int] | None
@@ -615,7 +615,7 @@ class Brain:
                 digests, found = map(list, zip(*some, strict=True))
                 yield digests, found + found[-1:] * (self._at_once - len(found))
 
-        with closing(ahead(look, range(len(chosen)) if rows is None else rows)) as seen:
+        with closing(prefetch(look, range(len(chosen)) if rows is None else rows)) as seen:
             if given:
                 for digests, found in groups(seen):
                     yield np.stack(found), digests

@@ -14,12 +14,12 @@ from preset import TEST_PRESET
 from synbrain_cli import cli
 from synbrain_cli.config import PRESETS
 from synbrain_cli.datasets.simulated import SimulationConfig
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.prepare import prepare_simulated
-from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.train import train
-from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.progress import Progress
 
-QUIET = Report(quiet=True)
+QUIET = Progress(quiet=True)
 # The same examples in every run, however slow the machine.
 hypothesis.settings.register_profile("synbrain", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("synbrain")
@@ -66,29 +66,29 @@ def _test_preset():
 def prepared(tmp_path_factory) -> Workspace:
     """Workspace with two simulated subjects, prepared; read-only for tests."""
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
-    prepare_simulated(workspace, config=SMALL, report=QUIET)
+    prepare_simulated(workspace, config=SMALL, progress=QUIET)
     return workspace
 
 
 @pytest.fixture(scope="session")
 def trained(prepared) -> Workspace:
     """The same workspace with a model of subject 1."""
-    subject = prepared.find_subject("1", None, QUIET.say)
-    store = prepared.find_tokens("simulated", None, QUIET.say)
-    train(prepared, subject, store, preset="test", device="cpu", report=QUIET)
+    subject = prepared.find_subject("1", None, QUIET.info)
+    store = prepared.find_tokens("simulated", None, QUIET.info)
+    train(prepared, subject, store, preset="test", device="cpu", progress=QUIET)
     return prepared
 
 
 @pytest.fixture(scope="session")
 def subject(trained):
     """Subject 1, prepared."""
-    return trained.find_subject("1", None, QUIET.say)
+    return trained.find_subject("1", None, QUIET.info)
 
 
 @pytest.fixture(scope="session")
 def store(trained):
     """Tokens of all simulated subjects' images."""
-    return trained.find_tokens("simulated", None, QUIET.say)
+    return trained.find_tokens("simulated", None, QUIET.info)
 
 
 @pytest.fixture

@@ -310,7 +310,7 @@ def test_a_folder_of_somebody_elses_is_not_overwritten(trained, synbrain, tmp_pa
 
 
 def test_errors_that_are_bugs_keep_their_traceback(monkeypatch, synbrain):
-    import synbrain_cli.pipeline.workspace as module
+    import synbrain_cli.io.workspace as module
 
     def broken(*arguments):
         raise ZeroDivisionError

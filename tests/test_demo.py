@@ -23,10 +23,10 @@ import pytest
 from synbrain_cli import load_model
 from synbrain_cli.config import PRESETS
 from synbrain_cli.datasets.nsd import NSD, image_id
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
-from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.train import train
-from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.progress import Progress
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ def train_shortly(workspace):
     store = workspace.find_tokens("simulated", None, print)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", replace(tiny, **stages))
-        train(workspace, subject, store, device="cpu", report=Report(quiet=True))
+        train(workspace, subject, store, device="cpu", progress=Progress(quiet=True))
 
 
 @pytest.fixture(scope="module", params=["01", "02"])

@@ -26,10 +26,10 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.images import SUFFIXES, read_image
 from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import is_simulated
-from synbrain_cli.io.place import Vertices
 from synbrain_cli.io.prepared import PreparedSubject, PreparedWriter
-from synbrain_cli.io.sampling import SurfaceSampling
+from synbrain_cli.io.resampling import SurfaceResampling
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
+from synbrain_cli.io.voxel_space import Vertices
 
 SHORT = dict(zip(HEMISPHERES, ("lh", "rh"), strict=True))
 _IMAGE = re.compile(r"train-(\d{4,})_(nsd-\d{5})$")
@@ -329,7 +329,7 @@ def prepare_subject(
     writer.finish(
         voxels,
         place,
-        {"sampling.npz": SurfaceSampling.from_vertices(vertices, place.n_vertices)},
+        {"sampling.npz": SurfaceResampling.from_vertices(vertices, place.n_vertices)},
         {
             "Name": f"Algonauts 2023 subject {subject}, prepared",
             "Simulated": is_simulated(challenge.root),

@@ -192,7 +192,7 @@ class Bucket:
                 yield chunk
 
     def explain(self, key: str, error: Exception, after: str = "") -> SynbrainError:
-        """Say what one of ``faults`` means and what to do; ``after`` is how far it had come."""
+        """Log what one of ``faults`` means and what to do; ``after`` is how far it had come."""
         from botocore.exceptions import ConnectionError
 
         where = f"s3://{self.name}/{key}"

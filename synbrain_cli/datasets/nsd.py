@@ -22,16 +22,16 @@ from synbrain_cli.datasets.splits import check_splits, read_split_list, split_tr
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.betas import read_at_vertices, read_masked
 from synbrain_cli.io.files import is_simulated, read_json, sha256
-from synbrain_cli.io.place import Place, Vertices, Volume
 from synbrain_cli.io.prepared import (
     STANDARDIZATIONS,
     PreparedSubject,
     PreparedWriter,
     roi_name,
 )
-from synbrain_cli.io.sampling import NothingReached, SurfaceSampling, VolumeSampling
+from synbrain_cli.io.resampling import NothingReached, SurfaceResampling, VolumeResampling
 from synbrain_cli.io.surface import HEMISPHERES, read_mgh_vertices
 from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
+from synbrain_cli.io.voxel_space import Geometry, Vertices, Volume
 
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)  # of subjects 1 to 8, all released
 N_IMAGES = 73_000
@@ -448,7 +448,7 @@ class NSD:
                 f"{path}: expected lines of a code and a label, found {error}: copy it again"
             ) from error
 
-    def mask(self, subject: int, choice: Choice) -> tuple[np.ndarray, Place]:
+    def mask(self, subject: int, choice: Choice) -> tuple[np.ndarray, Geometry]:
         """Voxels in any of the chosen ROIs: boolean array on the grid, and their place.
 
         Raises
@@ -554,11 +554,11 @@ class NSD:
     # --------------------------------------------------------------------------- spaces
 
     def samplings(
-        self, subject: int, choice: Choice, inside: np.ndarray, place: Place
-    ) -> dict[str, SurfaceSampling | VolumeSampling]:
+        self, subject: int, choice: Choice, inside: np.ndarray, place: Geometry
+    ) -> dict[str, SurfaceResampling | VolumeResampling]:
         """How the masked voxels reach cortical surfaces and MNI, as far as transforms are here."""
         folder = self.transforms_folder(subject)
-        found: dict[str, SurfaceSampling | VolumeSampling] = {}
+        found: dict[str, SurfaceResampling | VolumeResampling] = {}
         tables = [folder / f"{short}.white-to-fsaverage.mgz" for short in SHORT.values()]
         nearest = (
             {h: self._to_fsaverage(subject, h) for h in HEMISPHERES}
@@ -569,7 +569,7 @@ class NSD:
             vertices = {h: getattr(place, h) for h in HEMISPHERES}
             own = place.space == "fsnative"
             if nearest is not None or not own:
-                found["sampling.npz"] = SurfaceSampling.from_vertices(
+                found["sampling.npz"] = SurfaceResampling.from_vertices(
                     vertices, place.n_vertices, nearest if own else None
                 )
             return found
@@ -581,14 +581,14 @@ class NSD:
         if nearest is not None and all(p.exists() for paths in layers.values() for p in paths):
             depths = {h: np.stack([read_mgh_vertices(p) for p in ps]) for h, ps in layers.items()}
             try:
-                found["sampling.npz"] = SurfaceSampling.from_layers(inside, depths, nearest)
+                found["sampling.npz"] = SurfaceResampling.from_layers(inside, depths, nearest)
             except NothingReached:
                 # A mask of subcortical voxels reaches no surface, and needs none; cortex must.
                 if choice.rois == Choice.rois:
                     raise
         mni = folder / f"{stem}-to-MNI.nii.gz"
         if mni.exists():
-            found["mni.npz"] = VolumeSampling.from_mni(inside, read_volume(mni)[0])
+            found["mni.npz"] = VolumeResampling.from_mni(inside, read_volume(mni)[0])
         return found
 
 
@@ -674,7 +674,7 @@ def prepare_subject(
     sessions: list[int] | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    say: Callable[[str], None] = lambda message: None,
+    log: Callable[[str], None] = lambda message: None,
 ) -> PreparedSubject:
     """Read one subject's sessions into a prepared subject.
 
@@ -694,7 +694,7 @@ def prepare_subject(
         Sessions read at once; default: one a core.
     progress : callable
         Told sessions done and their number.
-    say : callable
+    log : callable
         Told what was found.
 
     Raises
@@ -740,7 +740,7 @@ def prepare_subject(
 
     in_parallel(read, sessions, writer.done, workers, progress)
     voxels, reliability = add_ncsnr(voxels, writer)
-    say(f"subject {subject}: {describe_ncsnr(reliability)}")
+    log(f"subject {subject}: {describe_ncsnr(reliability)}")
     writer.finish(
         voxels,
         place,
@@ -759,7 +759,7 @@ def prepare_subject(
 
 
 def read_session(
-    paths: tuple[Path, ...], choice: Choice, inside: np.ndarray, place: Place
+    paths: tuple[Path, ...], choice: Choice, inside: np.ndarray, place: Geometry
 ) -> np.ndarray:
     """Betas of one session in percent signal change: float32 (n_trials, n_voxels)."""
     if isinstance(place, Vertices):

@@ -31,11 +31,11 @@ from synbrain_cli.io.betas import (
     read_masked,
 )
 from synbrain_cli.io.files import is_simulated, read_table, sha256
-from synbrain_cli.io.place import PLACE_COLUMNS, Place, Vertices, Volume
 from synbrain_cli.io.prepared import SPLITS, PreparedSubject, PreparedWriter
-from synbrain_cli.io.sampling import SurfaceSampling, VolumeSampling
+from synbrain_cli.io.resampling import SurfaceResampling, VolumeResampling
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
 from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
+from synbrain_cli.io.voxel_space import POSITION_COLUMNS, Geometry, Vertices, Volume
 
 SURFACES = (*N_FSAVERAGE, "fsnative")
 IMAGE_COLUMNS = ("image", "stim_file")  # the second is BIDS's
@@ -43,7 +43,7 @@ OFTEN = 3  # images shown this many times as often as the median image are the t
 N_OFTEN = 20  # … where there are so many of them
 VOLUMES = (".npy", ".nii", ".nii.gz", ".hdf5", ".h5")
 MAPS = (".npy", ".mgh", ".mgz", ".gii", ".gii.gz")
-OWN_COLUMNS = [*PLACE_COLUMNS, "ncsnr_recomputed"]  # that a prepared voxels.tsv has of its own
+OWN_COLUMNS = [*POSITION_COLUMNS, "ncsnr_recomputed"]  # that a prepared voxels.tsv has of its own
 NO_VALUE = ("", "n/a", "na", "nan")  # in a table's cell; the second is BIDS's
 PIECES, PIECE = 64, 4096  # of a file, in bytes, by which it is known again
 
@@ -330,7 +330,7 @@ class Experiment:
             )
         return table["repeat"].to_numpy()
 
-    def splits(self, say: Callable[[str], None]) -> np.ndarray:
+    def splits(self, log: Callable[[str], None]) -> np.ndarray:
         """Split of each trial: from the table, a list, or drawn.
 
         Test images drawn are those shown far more often than the others, where there are such
@@ -348,10 +348,10 @@ class Experiment:
             often = counts[counts >= OFTEN * counts.median()]
             if len(often) >= N_OFTEN and len(often) < len(counts) / 2:
                 test = set(often.index)
-                say(f"test images: the {len(test)} shown {often.min()} times or more (--split)")
+                log(f"test images: the {len(test)} shown {often.min()} times or more (--split)")
             else:
                 test = draw_images(set(shown), self.test_share, self.seed, "test")
-                say(f"test images: {len(test)} of {len(counts)}, drawn (--test, --split)")
+                log(f"test images: {len(test)} of {len(counts)}, drawn (--test, --split)")
         return split_trials(shown, test, validation, share=self.validation_share, seed=self.seed)
 
     def _given_splits(self) -> np.ndarray:
@@ -411,7 +411,7 @@ class Experiment:
         return counts
 
     @cached_property
-    def place(self) -> Place | None:
+    def place(self) -> Geometry | None:
         """Where the voxels are: the mask's volume, the surface's vertices, or nowhere."""
         if self.on_surface:
             return self._vertices()
@@ -533,12 +533,12 @@ class Experiment:
             )
         return numbers if given.name == "ncsnr" or (not len(other) and (text != "").any()) else text
 
-    def samplings(self) -> dict[str, SurfaceSampling | VolumeSampling]:
+    def samplings(self) -> dict[str, SurfaceResampling | VolumeResampling]:
         """How voxels reach fsaverage: of surfaces in fsaverage, and of volumes in MNI."""
         place = self.place
         if isinstance(place, Vertices) and place.space != "fsnative":
             vertices = {h: getattr(place, h) for h in HEMISPHERES}
-            return {"sampling.npz": SurfaceSampling.from_vertices(vertices, place.n_vertices)}
+            return {"sampling.npz": SurfaceResampling.from_vertices(vertices, place.n_vertices)}
         if isinstance(place, Volume) and self.space.upper().startswith("MNI"):
             return {"sampling.npz": mni_to_fsaverage(place)}
         return {}
@@ -572,7 +572,7 @@ def read_3d(path: Path) -> tuple[np.ndarray, nib.spatialimages.SpatialImage]:
     return values, image
 
 
-def mni_to_fsaverage(place: Volume) -> SurfaceSampling:
+def mni_to_fsaverage(place: Volume) -> SurfaceResampling:
     """Sample a volume in MNI at fsaverage5's vertices, between white and pial surface.
 
     As nilearn's ``vol_to_surf`` does with fsaverage: an average brain's surface in an average
@@ -587,7 +587,7 @@ def mni_to_fsaverage(place: Volume) -> SurfaceSampling:
             for share in (0.25, 0.5, 0.75)
         ]
         layers[h] = np.stack([nib.affines.apply_affine(inverse, d) + 1 for d in depths])
-    return SurfaceSampling.from_layers(place.inside, layers, None)
+    return SurfaceResampling.from_layers(place.inside, layers, None)
 
 
 def prepare_experiment(
@@ -596,7 +596,7 @@ def prepare_experiment(
     folder: Path,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    say: Callable[[str], None] = lambda message: None,
+    log: Callable[[str], None] = lambda message: None,
 ) -> PreparedSubject:
     """Write a prepared subject from anybody's files.
 
@@ -609,7 +609,7 @@ def prepare_experiment(
         ``prepared/<dataset>/sub-01``. An interrupted run goes on where it stopped.
     progress : callable
         Told files done and their number.
-    say : callable
+    log : callable
         Told what was chosen and found.
 
     Raises
@@ -618,7 +618,7 @@ def prepare_experiment(
         What is wrong with the table, the images, the responses or the mask.
     """
     counts = experiment.rows_of_files()
-    split = experiment.splits(say)
+    split = experiment.splits(log)
     shown = experiment.table["image"].to_numpy(str)
     check_splits(split, shown, "draw more with --test and --validation, or name them with --split")
     voxels, samplings = experiment.voxel_table(), experiment.samplings()
@@ -637,7 +637,7 @@ def prepare_experiment(
     writer = PreparedWriter(folder, options, trials, experiment.n_voxels, experiment.standardize)
     _write_sessions(experiment, writer, order, counts, progress)
     voxels, reliability = add_ncsnr(voxels, writer)
-    say(f"sub-{subject}: {describe_ncsnr(reliability)}")
+    log(f"sub-{subject}: {describe_ncsnr(reliability)}")
     writer.finish(
         voxels,
         experiment.place,

@@ -110,7 +110,7 @@ class Encoder(ABC):
         """Tokens of batches of images, in order, with one batch in work ahead.
 
         On a GPU, the tokens of one batch are copied, handed over and written while the next is
-        computed; images are best read by `synbrain_cli.ahead.ahead`.
+        computed; images are best read by `synbrain_cli.prefetch.ahead`.
 
         Parameters
         ----------

@@ -45,8 +45,8 @@ from synbrain_cli.io.files import (
     write_at,
     write_json,
 )
-from synbrain_cli.io.place import PLACE_COLUMNS, Place, load_place
-from synbrain_cli.io.sampling import SurfaceSampling, VolumeSampling
+from synbrain_cli.io.resampling import SurfaceResampling, VolumeResampling
+from synbrain_cli.io.voxel_space import POSITION_COLUMNS, Geometry, load_geometry
 
 SPLITS = ("train", "val", "test")
 TRIAL_COLUMNS = ("trial", "session", "image", "repeat", "split")
@@ -57,7 +57,7 @@ STANDARDIZATIONS = {
     "none": "as recorded",
 }
 # What a model takes over from the subject it is of.
-PLACE_FILES = ("mask.nii.gz", "vertices.npz", "voxels.tsv", "sampling.npz", "mni.npz")
+VOXEL_SPACE_FILES = ("mask.nii.gz", "vertices.npz", "voxels.tsv", "sampling.npz", "mni.npz")
 
 
 @dataclass(frozen=True)
@@ -134,13 +134,13 @@ class PreparedSubject:
         return read_voxels(self.folder / "voxels.tsv")
 
     @cached_property
-    def place(self) -> Place | None:
-        return load_place(self.folder)
+    def place(self) -> Geometry | None:
+        return load_geometry(self.folder)
 
     @cached_property
-    def sampling(self) -> SurfaceSampling | None:
+    def sampling(self) -> SurfaceResampling | None:
         path = self.folder / "sampling.npz"
-        return SurfaceSampling.load(path) if path.exists() else None
+        return SurfaceResampling.load(path) if path.exists() else None
 
     @property
     def n_voxels(self) -> int:
@@ -248,7 +248,7 @@ def roi_collections(voxels: pd.DataFrame) -> list[str]:
     return [
         column
         for column in voxels.columns
-        if column not in (*PLACE_COLUMNS, "ncsnr", "ncsnr_recomputed")
+        if column not in (*POSITION_COLUMNS, "ncsnr", "ncsnr_recomputed")
         and not pd.api.types.is_numeric_dtype(voxels[column])
     ]
 
@@ -459,8 +459,8 @@ class PreparedWriter:
     def finish(
         self,
         voxels: pd.DataFrame,
-        place: Place | None,
-        samplings: dict[str, SurfaceSampling | VolumeSampling],
+        place: Geometry | None,
+        samplings: dict[str, SurfaceResampling | VolumeResampling],
         description: dict[str, Any],
     ) -> int:
         """Drop unusable voxels, write the tables, and give the folder its name.
@@ -469,7 +469,7 @@ class PreparedWriter:
         ----------
         voxels : DataFrame
             One row a voxel: what is known of it beside its place.
-        place : Place, optional
+        place : Geometry, optional
             Of as many voxels.
         samplings : dict
             File name → how voxels reach another space.

@@ -330,7 +330,7 @@ def noise_ceiling(ncsnr: ArrayLike, n_repeats: ArrayLike) -> NDArray:
     .. math:: \mathrm{NC} = \frac{\mathrm{ncsnr}^2}
         {\mathrm{ncsnr}^2 + \frac1I \sum_i \frac{1}{n_i}}
 
-    (Allen et al. 2022, Methods; the mean of 1/n is their A/3 + B/2 + C/1 form.) Report it with
+    (Allen et al. 2022, Methods; the mean of 1/n is their A/3 + B/2 + C/1 form.) Progress it with
     ``n_repeats``: the ceiling of one repeat is far below that of three.
 
     Parameters

@@ -187,7 +187,7 @@ def weighted_cka(y_true: ArrayLike, y_pred: ArrayLike, counts: ArrayLike) -> NDA
     -------
     float64 array of shape (n_draws,)
         ``linear_cka`` where all counts are 1. NaN where the data drawn do not vary (a single image,
-        say), 0 where only the prediction does not.
+        log), 0 where only the prediction does not.
     """
     t, p, verdict = _kernels(y_true, y_pred)
     shares = _shares(counts, len(t))

@@ -14,9 +14,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from synbrain_cli.ahead import ahead
+from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.model.tokens import StandardTokens, TokenScaler
-from synbrain_cli.team import ALONE, Team
+from synbrain_cli.prefetch import prefetch
 
 ROOM = 0.25  # of the memory that is free, for one array: the rest is for what is computed
 
@@ -98,16 +98,16 @@ class Feed:
     noise : callable, optional
         ``(batch_size, generator) -> Tensor`` of shape (batch_size, ...), drawn for the whole batch,
         whichever part of it this process has: the step's last argument.
-    team : Team
+    processes : Processes
     """
 
     def __init__(
         self,
         *columns: Rows,
         noise: Callable[[int, torch.Generator], Tensor],
-        team: Team = ALONE,
+        processes: Processes = SINGLE_PROCESS,
     ) -> None:
-        self.columns, self.noise, self.team = columns, noise, team
+        self.columns, self.noise, self.processes = columns, noise, processes
 
     def __call__(self, order: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
         """Yield the batches of an epoch, or this process's part of each.
@@ -119,7 +119,7 @@ class Feed:
             Of the noise.
         """
         size = order.shape[1]
-        own = self.team.part(size)
+        own = self.processes.part(size)
         mine = order[:, own].contiguous()
         on_device = mine.to(self.columns[0].device)  # once an epoch: no step waits for its indices
 
@@ -127,7 +127,7 @@ class Feed:
             return [column.fetch(items) for column in self.columns]
 
         n_bytes = sum(0 if column.resident else column.row_bytes for column in self.columns)
-        read = partial(ahead, n_bytes=n_bytes * mine.shape[1]) if n_bytes else map
+        read = partial(prefetch, n_bytes=n_bytes * mine.shape[1]) if n_bytes else map
         for items, fetched in zip(on_device, read(fetch, mine.numpy()), strict=True):
             rows = [
                 column.take(items, part) for column, part in zip(self.columns, fetched, strict=True)

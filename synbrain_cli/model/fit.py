@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from synbrain_cli.config import Speed, StageConfig
+from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
-from synbrain_cli.team import ALONE, Team
 
 State = dict[str, Any]
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 Parameters = list[nn.Parameter] | list[dict[str, Any]]
 
 
@@ -63,9 +63,9 @@ class Stepper:
         Those to train; dicts are AdamW's groups, with a weight decay of their own.
     config : StageConfig
     speed : Speed
-    team : Team
+    processes : Processes
         Processes with parts of the batch: each then has the gradient of the whole.
-    say : callable
+    log : callable
         Told what had to be changed to go on.
 
     Attributes
@@ -81,15 +81,15 @@ class Stepper:
         parameters: Parameters,
         config: StageConfig,
         speed: Speed | None = None,
-        team: Team = ALONE,
-        say: Say = lambda message: None,
+        processes: Processes = SINGLE_PROCESS,
+        log: Log = lambda message: None,
     ) -> None:
         grouped = isinstance(parameters[0], dict)
         self.trained = [p for g in parameters for p in g["params"]] if grouped else parameters
         chosen = {id(p) for p in self.trained}
         for parameter in network.parameters():
             parameter.requires_grad_(id(parameter) in chosen)
-        self.network, self.config, self.team, self.say = network, config, team, say
+        self.network, self.config, self.processes, self.log = network, config, processes, log
         self.optimizer = torch.optim.AdamW(
             parameters,
             config.learning_rate,
@@ -104,7 +104,7 @@ class Stepper:
             speed = speed or Speed()
             step.precision, step.compiled = speed.precision, speed.compiled
             step.micro_batch = speed.micro_batch
-        self.run = team.wrap(step) if isinstance(step, nn.Module) else step
+        self.run = processes.wrap(step) if isinstance(step, nn.Module) else step
 
     def __call__(self, batch: Iterable[Any], rate: float) -> Tensor:
         """Take one step at a learning rate; returns the loss, detached: nothing waits for it."""
@@ -135,7 +135,7 @@ class Stepper:
                 if not getattr(self.step, "compiled", False):
                     raise
                 self.step.compiled = False
-                self.say(f"torch.compile: {_first_line(error)}: going on without")
+                self.log(f"torch.compile: {_first_line(error)}: going on without")
                 continue
             # Outside the handler: the traceback holds on to what filled the memory.
             self._halve(len(batch[0]), failure)
@@ -144,14 +144,14 @@ class Stepper:
 
     def _halve(self, n: int, failure: Exception) -> None:
         now = min(getattr(self.step, "micro_batch", None) or n, n)
-        if self.team.size > 1 or now == 1 or not isinstance(self.step, nn.Module):
+        if self.processes.size > 1 or now == 1 or not isinstance(self.step, nn.Module):
             raise InputError(
                 f"a batch of {n} does not fit into the device's memory, {now} at a time "
                 f"({_first_line(failure)}): pass --micro-batch with a smaller number, free the "
                 "device, or choose a smaller --preset"
             ) from failure
         self.step.micro_batch = (now + 1) // 2
-        self.say(f"out of memory: a batch of {n} is computed {self.step.micro_batch} at a time")
+        self.log(f"out of memory: a batch of {n} is computed {self.step.micro_batch} at a time")
 
     def state(self) -> State:
         """What `resume` needs."""
@@ -186,11 +186,11 @@ def fit(
     *,
     feed: Callable[[Tensor, torch.Generator], Iterable[tuple]] | None = None,
     speed: Speed | None = None,
-    team: Team = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     state: State | None = None,
     on_epoch: Callable[[State], None] = lambda state: None,
     on_step: Callable[[int, int], None] = lambda step, n_steps: None,
-    say: Say = lambda message: None,
+    log: Log = lambda message: None,
 ) -> State:
     """Train with AdamW and keep the weights with the best validation score.
 
@@ -204,7 +204,7 @@ def fit(
         ``step(*batch) -> scalar``: loss of a batch as ``feed`` makes them.
     score : callable
         ``network -> float``: dimensionless validation score, larger is better; the same on every
-        process of a team.
+        process of a processes.
     n_items : int
         Training items (trials or images). Each epoch visits them in a new order, in equal
         batches; what is left over waits for another epoch.
@@ -216,10 +216,10 @@ def fit(
         Default: ``(items, generator)``.
     speed : Speed, optional
         How steps are computed. Default: float32, as they are written.
-    team : Team
+    processes : Processes
     state : dict, optional
         As handed to ``on_epoch``: training goes on from there, bit for bit on CPU.
-    on_epoch, on_step, say : callable
+    on_epoch, on_step, log : callable
         Told the state after each epoch, the step and total after each step, and what had to be
         changed to go on.
 
@@ -234,7 +234,7 @@ def fit(
     InputError
         When the device's memory is too small for a single item, or the batch cannot be shared.
     """
-    stepper = Stepper(step, network, parameters, config, speed, team, say)
+    stepper = Stepper(step, network, parameters, config, speed, processes, log)
     feed = feed or (lambda order, generator: ((items, generator) for items in order))
     device = stepper.trained[0].device
     batch = min(config.batch_size, n_items)
@@ -261,7 +261,7 @@ def fit(
                 on_step(done + 1, n_steps)
             average = stepper.average.eval()
             value = float(score(average))
-            loss = float(team.total(total)) / team.size / per_epoch
+            loss = float(processes.total(total)) / processes.size / per_epoch
             state["epoch"] = epoch + 1
             state["history"].append({"epoch": epoch + 1, "loss": loss, "validation_score": value})
             if value > state["best_score"]:

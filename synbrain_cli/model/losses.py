@@ -7,14 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from synbrain_cli.config import LossConfig
+from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.model.layers import at_least_float32
 from synbrain_cli.model.vae import Posterior
-from synbrain_cli.team import ALONE, Team
 
 
 def soft_clip(
-    latent: Tensor, tokens: Tensor, temperature: float = 0.125, team: Team = ALONE
+    latent: Tensor,
+    tokens: Tensor,
+    temperature: float = 0.125,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Tensor:
     """Contrastive loss between latents and tokens, with the tokens' own similarity as target.
 
@@ -33,9 +36,9 @@ def soft_clip(
         between them.
     temperature : float
         τ; 0.125 in the paper.
-    team : Team
+    processes : Processes
         Processes that hold parts of the batch: the loss is that of all of it. Its gradient is
-        ``team.size`` times that of the own part, as averaging over processes expects.
+        ``processes.size`` times that of the own part, as averaging over processes expects.
 
     Returns
     -------
@@ -49,12 +52,12 @@ def soft_clip(
         )
     z = F.normalize(at_least_float32(latent).flatten(1), dim=1)  # (B, N, D) → (B, N·D)
     c = F.normalize(at_least_float32(tokens).flatten(1), dim=1)
-    z, c = team.gather(z), team.gather(c)
+    z, c = processes.gather(z), processes.gather(c)
     with torch.autocast(z.device.type, enabled=False):  # half precision is too coarse for 1/τ
         target = F.softmax(c @ c.T / temperature, dim=1)  # (B, B)
         logits = z @ c.T / temperature  # (B, B)
     loss = 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
-    return loss if team.size == 1 else loss + (team.size - 1) * (loss - loss.detach())
+    return loss if processes.size == 1 else loss + (processes.size - 1) * (loss - loss.detach())
 
 
 def brainvae_loss(
@@ -65,7 +68,7 @@ def brainvae_loss(
     tokens: Tensor,
     config: LossConfig,
     voxel_variance: float | Tensor = 1.0,
-    team: Team = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """BrainVAE's objective, in the paper's balance for any number of voxels.
 
@@ -84,7 +87,7 @@ def brainvae_loss(
     voxel_variance : float or Tensor of shape ()
         s², the variance of a voxel over trials (mean over voxels), in the squared unit of ``y``;
         1 for standardised responses.
-    team : Team
+    processes : Processes
         Processes that hold parts of the batch (`soft_clip`).
 
     Returns
@@ -102,6 +105,6 @@ def brainvae_loss(
         )
     error = F.mse_loss(at_least_float32(reconstruction), at_least_float32(y)) / voxel_variance
     kl = posterior.kl().mean() / posterior.mean[0].numel()
-    clip = soft_clip(latent, tokens, config.temperature, team)
+    clip = soft_clip(latent, tokens, config.temperature, processes)
     total = error + config.kl * kl + config.clip * clip
     return total, {"reconstruction": error.detach(), "kl": kl.detach(), "clip": clip.detach()}

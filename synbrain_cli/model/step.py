@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from synbrain_cli.config import LossConfig
+from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.model.losses import brainvae_loss
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.vae import BrainVAE, Posterior
-from synbrain_cli.team import ALONE, Team
 
 Function = Callable[..., tuple[Tensor, ...]]
 
@@ -27,7 +27,7 @@ class TrainingStep(nn.Module):
 
     Parameters
     ----------
-    team : Team
+    processes : Processes
         Processes that hold parts of the batch.
 
     Attributes
@@ -39,9 +39,9 @@ class TrainingStep(nn.Module):
     compiled : bool
     """
 
-    def __init__(self, team: Team = ALONE):
+    def __init__(self, processes: Processes = SINGLE_PROCESS):
         super().__init__()
-        self.team = team
+        self.processes = processes
         self.precision = "float32"
         self.micro_batch: int | None = None
         self.compiled = False
@@ -79,11 +79,11 @@ class VAEStep(TrainingStep):
     ----------
     vae : BrainVAE
     config : LossConfig
-    team : Team
+    processes : Processes
     """
 
-    def __init__(self, vae: BrainVAE, config: LossConfig, team: Team = ALONE):
-        super().__init__(team)
+    def __init__(self, vae: BrainVAE, config: LossConfig, processes: Processes = SINGLE_PROCESS):
+        super().__init__(processes)
         self.vae, self.config = vae, config
 
     def _reconstruct(self, y: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
@@ -104,7 +104,7 @@ class VAEStep(TrainingStep):
         reconstruction, mean, log_variance, latent = self.in_parts(self._reconstruct, y, noise)
         posterior = Posterior(mean, log_variance)
         return brainvae_loss(
-            reconstruction, y, posterior, latent, tokens, self.config, team=self.team
+            reconstruction, y, posterior, latent, tokens, self.config, processes=self.processes
         )[0]
 
 
@@ -122,7 +122,7 @@ class MapperStep(TrainingStep):
     latent_sd : Tensor of shape (n_tokens, n_dims)
         Deviation of the posterior.
     n_voxels : int
-    team : Team
+    processes : Processes
     """
 
     def __init__(
@@ -133,9 +133,9 @@ class MapperStep(TrainingStep):
         target_variance: Tensor,
         latent_sd: Tensor,
         n_voxels: int,
-        team: Team = ALONE,
+        processes: Processes = SINGLE_PROCESS,
     ):
-        super().__init__(team)
+        super().__init__(processes)
         self.mapper, self.vae = mapper, vae
         self.config, self.n_voxels = config, n_voxels
         self.target_variance, self.latent_sd = target_variance, latent_sd
@@ -164,6 +164,6 @@ class MapperStep(TrainingStep):
             return loss
         every = self.config.response_every
         # Every k-th image of the whole batch, of which this process has a part.
-        some = slice(-self.team.rank * len(tokens) % every, None, every)
+        some = slice(-self.processes.rank * len(tokens) % every, None, every)
         (decoded,) = self.in_parts(self._decode, latent[some] + noise[some] * self.latent_sd)
         return loss + self.config.response * F.mse_loss(decoded, averages[some])

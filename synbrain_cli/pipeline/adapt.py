@@ -36,11 +36,9 @@ from synbrain_cli.features.encoders import same_encoder
 from synbrain_cli.io.bundle import find_bundles, save_arrays
 from synbrain_cli.io.files import locked, read_json, sha256
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
+from synbrain_cli.io.workspace import Log, Workspace
 from synbrain_cli.model.fit import default_speed
 from synbrain_cli.model.transfer import Evidence, fit_adapter
-from synbrain_cli.pipeline.layout import default_order, subject_order
-from synbrain_cli.pipeline.progress import Report
-from synbrain_cli.pipeline.shared import grid_side, train_core
 from synbrain_cli.pipeline.train import (
     Examples,
     ResponseScale,
@@ -50,7 +48,9 @@ from synbrain_cli.pipeline.train import (
     fit_networks,
     load_examples,
 )
-from synbrain_cli.pipeline.workspace import Say, Workspace
+from synbrain_cli.progress import Progress
+from synbrain_cli.training.shared_core import grid_side, train_core
+from synbrain_cli.training.voxel_order import default_order, subject_order
 
 MIN_IMAGES = 10  # of training, for a ridge whose penalty is cross-validated
 STRATEGIES = ("shared-core", "source-map", "fine-tuning")
@@ -111,7 +111,7 @@ def adapt(
     speed: Speed | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    report: Report | None = None,
+    progress: Progress | None = None,
 ) -> TrainResult:
     """Model a new person from the first hours of scanning and other people's models.
 
@@ -133,7 +133,7 @@ def adapt(
         Of the bundle; default ``sub-03_hours-1``, with the strategy where one was named.
     speed : Speed, optional
         How steps of fine-tuning are computed.
-    seed, device, resume, overwrite, report
+    seed, device, resume, overwrite, progress
         As in `synbrain_cli.pipeline.train.train`.
 
     Raises
@@ -142,7 +142,7 @@ def adapt(
         Fewer sessions than hours; another encoder; no validation image in the hours; a strategy
         that these sources do not allow.
     """
-    report = report or Report()
+    progress = progress or Progress()
     if strategy not in ("auto", *STRATEGIES):
         raise InputError(f"--strategy {strategy}: expected auto or one of {', '.join(STRATEGIES)}")
     within = subject.first_hours(hours)
@@ -165,7 +165,7 @@ def adapt(
             "names: the new model keeps them by name"
         )
     chosen = Sources(brains, _people(workspace, brains, store))
-    tried = _possible(strategy, chosen, store, report)
+    tried = _possible(strategy, chosen, store, progress)
     settings = {
         "model": "adapted",
         "strategy": strategy,
@@ -193,12 +193,12 @@ def adapt(
                 f"{MIN_IMAGES} or more: choose more hours"
             )
         run.open(resume, overwrite)
-        report.say(
+        progress.info(
             f"adapting {', '.join(chosen.names)} to sub-{subject.subject}: the first "
             f"{hours:g} {'hour' if hours == 1 else 'hours'}, {len(train_set.betas):,} trials of "
             f"{len(train_set.tokens):,} images, {subject.n_voxels:,} voxels"
         )
-        linear = run.linear(train_set, seed, report)
+        linear = run.linear(train_set, seed, progress)
         found = {}
         for each in tried:
             if each == "fine-tuning":
@@ -212,12 +212,12 @@ def adapt(
                     seed,
                     torch_device,
                     speed or default_speed(torch_device),
-                    report,
+                    progress,
                 )
             else:
-                report.say(f"{run.folder.name}: {each}")
+                progress.info(f"{run.folder.name}: {each}")
                 evidence, config, keep = _evidence(
-                    each, workspace, chosen, subject, seed, torch_device, report
+                    each, workspace, chosen, subject, seed, torch_device, progress
                 )
                 # Models of other people scale tokens in their own way.
                 raw = [one.tokens.raw() for one in (train_set, val_set)]
@@ -225,7 +225,7 @@ def adapt(
         scores = {each: _share(val_set, one.held_out) for each, one in found.items()}
         scores["linear encoder"] = _share(val_set, linear.predict(val_set.tokens))
         for each, score in scores.items():
-            report.say(f"{run.folder.name}: {each}: validation score {score:.3f}")
+            progress.info(f"{run.folder.name}: {each}: validation score {score:.3f}")
         best = max(found, key=scores.__getitem__)
         run.settings |= found[best].settings
         if found[best].networks is None:
@@ -243,7 +243,7 @@ def adapt(
             train_set,
             val_set,
             seed,
-            report,
+            progress,
             {
                 "sources": chosen.names,
                 "people": sorted({who for brain in brains for who in _people_behind(brain)}),
@@ -254,7 +254,7 @@ def adapt(
             },
             found[best].transfer,
         )
-    report.say(f"wrote {run.folder}")
+    progress.info(f"wrote {run.folder}")
     return TrainResult(run.folder, record)
 
 
@@ -271,7 +271,7 @@ def _fine_tune(
     seed: int,
     device: torch.device,
     speed: Speed,
-    report: Report,
+    progress: Progress,
 ) -> Adapted:
     """The published recipe, from the first source that has networks."""
     brain = _networked(sources.brains)
@@ -286,14 +286,14 @@ def _fine_tune(
     preset = PRESETS[brain.config["training"]["settings"]["preset"]]
     stages = (preset.adapt_vae_stage, preset.adapt_mapper_stage, preset.loss)
     if len(sources.brains) > 1:
-        report.say(f"fine-tuning: the networks of {brain.name}")
+        progress.info(f"fine-tuning: the networks of {brain.name}")
     voxel_order = brain.config["voxel_order"]
     try:
         order = subject_order(subject, voxel_order)
     except InputError:
         voxel_order = default_order(subject)
         order = subject_order(subject, voxel_order)
-        report.say(
+        progress.info(
             f"{brain.name} has the voxel order {brain.config['voxel_order']}, which the files of "
             f"sub-{subject.subject} do not allow: here it is {voxel_order}"
         )
@@ -319,7 +319,7 @@ def _fine_tune(
         val_set,
         stages,
         seed,
-        report,
+        progress,
         speed,
     )
     predicted = predict_deep(vae, mapper, val_set.tokens, subject.n_voxels)
@@ -333,12 +333,12 @@ def _evidence(
     subject: PreparedSubject,
     seed: int,
     device: torch.device,
-    report: Report,
+    progress: Progress,
 ) -> tuple[Evidence, dict[str, Any], Callable[[Path], dict[str, np.ndarray]]]:
     """What other people say of images; how the bundle names it; and how it is kept there."""
     if strategy == "shared-core":
         evidence = train_core(
-            workspace, sources.people, seed=seed, device=device, report=report
+            workspace, sources.people, seed=seed, device=device, progress=progress
         ).evidence(subject)
         config = {
             "kind": strategy,
@@ -398,7 +398,7 @@ def _share(val_set: Examples, predicted: np.ndarray) -> float:
 # ------------------------------------------------------------------------ choices
 
 
-def _possible(strategy: str, sources: Sources, store: TokenStore, report: Report) -> list[str]:
+def _possible(strategy: str, sources: Sources, store: TokenStore, progress: Progress) -> list[str]:
     """Strategies to try; why others are left out is said, or raised where one was named."""
     why: dict[str, str] = {}
     if _networked(sources.brains) is None:
@@ -420,7 +420,7 @@ def _possible(strategy: str, sources: Sources, store: TokenStore, report: Report
             raise InputError(f"--strategy {strategy}: {why[strategy]}")
         return [strategy]
     for each, reason in why.items():
-        report.say(f"{each} is left out: {reason}")
+        progress.info(f"{each} is left out: {reason}")
     return [each for each in STRATEGIES if each not in why]
 
 
@@ -456,7 +456,7 @@ def _people(
 
 
 def choose(
-    workspace: Workspace, source: str | None, subject: str | None, dataset: str | None, say: Say
+    workspace: Workspace, source: str | None, subject: str | None, dataset: str | None, log: Log
 ) -> tuple[list[Path], PreparedSubject, TokenStore]:
     """Choose what was not said: all other people's trained models, a subject without one.
 
@@ -490,14 +490,14 @@ def choose(
                 f"{workspace.prepared / dataset}: every prepared subject has a trained model: "
                 "name one with --subject to adapt to it all the same"
             )
-        person = workspace.find_subject(None, dataset, say, among=new)
+        person = workspace.find_subject(None, dataset, log, among=new)
         if len(new) == 1:
-            say(f"subject: {person.dataset}/sub-{person.subject}")
+            log(f"subject: {person.dataset}/sub-{person.subject}")
     else:
-        person = workspace.find_subject(subject, dataset, say)
+        person = workspace.find_subject(subject, dataset, log)
     if source is None:
         found = workspace.full_models(None, but=(person.dataset, person.subject))
-        say(f"from: {', '.join(path.name for path, _ in found)} (--from)")
+        log(f"from: {', '.join(path.name for path, _ in found)} (--from)")
     spec = found[0][1]["encoder"]["spec"]
-    tokens = workspace.find_tokens(person.dataset, spec, say)
+    tokens = workspace.find_tokens(person.dataset, spec, log)
     return [path for path, _ in found], person, tokens

@@ -12,14 +12,14 @@ from pathlib import Path
 from synbrain_cli.brain import load_model
 from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.errors import MissingError, SynbrainError
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline import plot
 from synbrain_cli.pipeline.evaluate import EvaluateResult, evaluate
 from synbrain_cli.pipeline.maps import Responses
 from synbrain_cli.pipeline.prepare import prepare_simulated
-from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.report import report as write_report
 from synbrain_cli.pipeline.synthesize import synthesize
-from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.progress import Progress
 
 TRAINED = ("01", "02")  # the third subject is left for `synbrain adapt`
 N_DRAWS = 8
@@ -35,7 +35,11 @@ class DemoResult:
 
 
 def demo(
-    workspace: Workspace, images: Path | None = None, *, seed: int = 0, report: Report | None = None
+    workspace: Workspace,
+    images: Path | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> DemoResult:
     """Simulate, prepare, train two subjects side by side, synthesize, evaluate, plot.
 
@@ -48,9 +52,9 @@ def demo(
         Photographs to synthesize responses to; default ``examples/images`` in the workspace.
     seed : int
         Of the simulation, the training and the draws.
-    report : Report, optional
+    progress : Progress, optional
     """
-    report = report or Report()
+    progress = progress or Progress()
     start = time.monotonic()
     images = images or workspace.root / "examples" / "images"
     if not images.exists():
@@ -58,20 +62,20 @@ def demo(
             f"{images} does not exist: name a folder of images, as in "
             "`synbrain demo path/to/images`"
         )
-    report.say("1/5 prepare: three simulated subjects")
-    prepared = prepare_simulated(workspace, config=SimulationConfig(seed=seed), report=report)
-    report.say(f"2/5 train: subjects {' and '.join(TRAINED)}, side by side")
-    train_side_by_side(workspace, TRAINED, seed, report)
+    progress.info("1/5 prepare: three simulated subjects")
+    prepared = prepare_simulated(workspace, config=SimulationConfig(seed=seed), progress=progress)
+    progress.info(f"2/5 train: subjects {' and '.join(TRAINED)}, side by side")
+    train_side_by_side(workspace, TRAINED, seed, progress)
     model = workspace.weights / "sub-01"
-    report.say("3/5 synthesize")
-    made = synthesize(workspace, model, images, n_draws=N_DRAWS, seed=seed, report=report)
-    report.say("4/5 evaluate")
+    progress.info("3/5 synthesize")
+    made = synthesize(workspace, model, images, n_draws=N_DRAWS, seed=seed, progress=progress)
+    progress.info("4/5 evaluate")
     brain = load_model(model, "cpu")
-    store = workspace.find_tokens("simulated", brain.config["encoder"]["spec"], report.say)
-    scores = evaluate(workspace, brain, prepared.subjects[0], store, seed=seed, report=report)
-    report.say("5/5 plot")
-    flatmaps = plot.brain_maps(workspace, "flatmap", responses=made.folder, report=report)
-    page = write_report(workspace, brain, responses=Responses(made.folder), progress=report)
+    store = workspace.find_tokens("simulated", brain.config["encoder"]["spec"], progress.info)
+    scores = evaluate(workspace, brain, prepared.subjects[0], store, seed=seed, progress=progress)
+    progress.info("5/5 plot")
+    flatmaps = plot.brain_maps(workspace, "flatmap", responses=made.folder, progress=progress)
+    page = write_report(workspace, brain, responses=Responses(made.folder), progress=progress)
     paths = {
         "model": model,
         "responses": made.folder,
@@ -87,7 +91,7 @@ def demo(
 
 
 def train_side_by_side(
-    workspace: Workspace, subjects: tuple[str, ...], seed: int, report: Report
+    workspace: Workspace, subjects: tuple[str, ...], seed: int, progress: Progress
 ) -> None:
     """Train each subject in a process of its own, sharing the cores between them.
 
@@ -99,12 +103,12 @@ def train_side_by_side(
     running = {}
     for subject in subjects:
         if (workspace.weights / f"sub-{subject}").exists():
-            report.say(f"sub-{subject}: already trained")
+            progress.info(f"sub-{subject}: already trained")
             continue
         command = [sys.executable, "-m", "synbrain_cli.cli", "train", "--subject", subject]
         command += ["--dataset", "simulated", "--preset", "tiny", "--seed", str(seed), "--resume"]
         command += ["--encoder", "gabor", "--device", "cpu", "--workspace", str(workspace.root)]
-        command += ["--quiet"] if report.quiet else []
+        command += ["--quiet"] if progress.quiet else []
         running[subject] = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
         failed = [subject for subject, process in running.items() if process.wait() != 0]

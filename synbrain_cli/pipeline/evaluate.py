@@ -17,10 +17,13 @@ import pandas as pd
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
+from synbrain_cli.evaluation.calibration import judge_draws, scored_regions
+from synbrain_cli.evaluation.retrieval import N_CANDIDATES, retrieval
 from synbrain_cli.features.encoders import same_encoder
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
-from synbrain_cli.io.place import PLACE_COLUMNS
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.voxel_space import POSITION_COLUMNS
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import (
     average_repeats,
     bootstrap_ci,
@@ -37,10 +40,7 @@ from synbrain_cli.metrics.accuracy import (
 )
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
 from synbrain_cli.metrics.similarity import linear_cka, rdm, rsa, weighted_cka, weighted_rsa
-from synbrain_cli.pipeline.decode import N_CANDIDATES, retrieval
-from synbrain_cli.pipeline.judge import judge_draws, scored_regions
-from synbrain_cli.pipeline.progress import Report
-from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.progress import Progress
 
 RELIABLE = 0.2  # ncsnr above which a voxel counts as reliable
 STANDARDIZED = {
@@ -103,7 +103,7 @@ def evaluate(
     latent: bool = True,
     n_boot: int = 1000,
     seed: int = 0,
-    report: Report | None = None,
+    progress: Progress | None = None,
 ) -> EvaluateResult:
     """Score a model on its person's test images.
 
@@ -125,14 +125,14 @@ def evaluate(
         Bootstrap draws of the test images for the 95 % confidence intervals.
     seed : int
         Of the draws, the bootstrap and the shuffled control.
-    report : Report, optional
+    progress : Progress, optional
 
     Raises
     ------
     InputError
         When the model, the subject and the tokens do not belong together.
     """
-    report = report or Report()
+    progress = progress or Progress()
     brain.require_readout("an evaluation")
     check_match(brain, subject, store)
     if n_draws < MIN_DRAWS:
@@ -141,7 +141,7 @@ def evaluate(
             "reach beyond them"
         )
     test = subject.select("test")
-    report.say(
+    progress.info(
         f"evaluating {brain.name}: {len(test.betas):,} test trials of {len(test.images):,} images"
     )
     if len(test.images) < 4:
@@ -168,7 +168,7 @@ def evaluate(
     overall = scorer.scores(np.ones(brain.n_voxels, bool), n_boot, seed)
     by_roi = {}
     rois = scored_regions(brain)
-    with report.bar("regions", len(rois)) as bar:
+    with progress.bar("regions", len(rois)) as bar:
         for name, mask in rois.items():
             by_roi[name] = {"n_voxels": int(mask.sum()), **scorer.scores(mask, n_boot, seed)}
             bar()
@@ -184,9 +184,9 @@ def evaluate(
         n_boot=n_boot,
         seed=seed,
         latent=latent,
-        report=report,
+        progress=progress,
     )
-    report.say("retrieval")
+    progress.info("retrieval")
     found = retrieval(
         brain,
         subject,
@@ -236,7 +236,7 @@ def evaluate(
         },
     }
     metrics = finite(metrics)
-    voxels = brain.voxels[[c for c in (*PLACE_COLUMNS, "ncsnr") if c in brain.voxels]].copy()
+    voxels = brain.voxels[[c for c in (*POSITION_COLUMNS, "ncsnr") if c in brain.voxels]].copy()
     for name in ("model", "deep", "transfer", "linear"):
         if name in predictions:
             voxels[name] = scorer.correlation[name]

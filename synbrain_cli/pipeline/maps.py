@@ -17,9 +17,9 @@ from synbrain_cli.features.images import read_image
 from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.workspace import Log, Workspace, subject_label
 from synbrain_cli.pipeline.evaluate import check_match
 from synbrain_cli.pipeline.synthesize import bids_label, unit_name
-from synbrain_cli.pipeline.workspace import Say, Workspace, subject_label
 
 ACCURACY_UNIT = "correlation over images (r)"
 
@@ -106,7 +106,7 @@ class Responses:
     def n_draws(self) -> int:
         return self.draws.shape[1]
 
-    def brain(self, workspace: Workspace, say: Say) -> Brain:
+    def brain(self, workspace: Workspace, log: Log) -> Brain:
         """The model that drew them.
 
         Raises
@@ -116,7 +116,7 @@ class Responses:
         """
         bundle = Path(self.settings["model_folder"])
         if not bundle.exists():  # the workspace was moved since
-            bundle = workspace.find_model(self.settings["model"], None, say)
+            bundle = workspace.find_model(self.settings["model"], None, log)
         brain = load_model(bundle, "cpu")
         if brain.config["fingerprint"] != self.settings["model_fingerprint"]:
             raise InputError(
@@ -299,7 +299,7 @@ class Recordings:
         self.names: list[str] = self._test.images[np.argsort(-counts, kind="stable")].tolist()
 
     @classmethod
-    def of(cls, workspace: Workspace, brain: Brain, say: Say) -> Recordings:
+    def of(cls, workspace: Workspace, brain: Brain, log: Log) -> Recordings:
         """Those of the model's person, where prepared in the workspace.
 
         Raises
@@ -307,8 +307,8 @@ class Recordings:
         MissingError
         """
         config = brain.config
-        subject = workspace.find_subject(brain.subject, config["dataset"], say)
-        store = workspace.find_tokens(config["dataset"], config["encoder"]["spec"], say)
+        subject = workspace.find_subject(brain.subject, config["dataset"], log)
+        store = workspace.find_tokens(config["dataset"], config["encoder"]["spec"], log)
         return cls(workspace, brain, subject, store)
 
     def choose(self, image: str | None, n: int) -> list[str]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.place import Volume
+from synbrain_cli.io.voxel_space import Volume
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.maps import (
     BrainMap,
     Evaluation,
@@ -22,11 +23,10 @@ from synbrain_cli.pipeline.maps import (
     latest_responses,
     response_maps,
 )
-from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.synthesize import bids_label, unit_name
-from synbrain_cli.pipeline.workspace import Workspace
 from synbrain_cli.plotting.figure import FORMATS, save_figure
 from synbrain_cli.plotting.labels import drawn_rois, looks, note
+from synbrain_cli.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +100,7 @@ def brain_maps(
     draw: int = 0,
     look: Look | None = None,
     output: Path | None = None,
-    report: Report | None = None,
+    progress: Progress | None = None,
 ) -> PlotResult:
     """Draw maps of the last responses, of recorded trials, or of a model's accuracy.
 
@@ -126,13 +126,13 @@ def brain_maps(
     look : Look, optional
     output : path, optional
         Folder; default ``figures/`` where the data are.
-    report : Report, optional
+    progress : Progress, optional
 
     Raises
     ------
     InputError, MissingError
     """
-    report, look = report or Report(), look or Look()
+    progress, look = progress or Progress(), look or Look()
     if minus is not None and what == "mean":
         what = "difference"
     known = RESPONSE_MAPS + RECORDED_MAPS + ACCURACY_MAPS
@@ -148,8 +148,8 @@ def brain_maps(
     if what in ACCURACY_MAPS and image is not None:
         raise InputError(f"--what {what} is a map of the model: leave out --image")
     if what in RESPONSE_MAPS:
-        made = _responses(workspace, responses, model, subject, report)
-        brain = made.brain(workspace, report.say)
+        made = _responses(workspace, responses, model, subject, progress)
+        brain = made.brain(workspace, progress.info)
         if what == "difference":
             assert minus is not None
             maps = iter([difference_map(made, brain, image, minus)])
@@ -161,7 +161,7 @@ def brain_maps(
                 look = _one_scale(look, response_maps(made, brain, what, image, draw))
         folder = made.folder / "figures"
     else:
-        brain = load_model(workspace.find_model(model, subject, report.say), "cpu")
+        brain = load_model(workspace.find_model(model, subject, progress.info), "cpu")
         n_maps = 1
         if what in ACCURACY_MAPS:
             evaluation = Evaluation.read(workspace.outputs / f"{brain.name}_evaluation", brain)
@@ -170,14 +170,14 @@ def brain_maps(
             if look.vmax is None:
                 look = replace(look, vmax=evaluation.limit)
         else:
-            recordings = Recordings.of(workspace, brain, report.say)
+            recordings = Recordings.of(workspace, brain, progress.info)
             maps = recordings.maps(what, image)
             n_maps = len(recordings.choose(image, 1))
             folder = workspace.outputs / f"{brain.name}_figures"
     folder = Path(output) if output else folder
-    draw_map = MapPainter(brain, kind, look, report)
+    draw_map = MapPainter(brain, kind, look, progress)
     files = []
-    with report.bar(f"{kind}s", n_maps) as bar:
+    with progress.bar(f"{kind}s", n_maps) as bar:
         for one in maps:
             files.append(folder / f"{one.name}_{draw_map.kind}.{look.format}")
             save_figure(draw_map(one), files[-1], dpi=look.dpi)
@@ -193,7 +193,7 @@ class MapPainter:
     brain : Brain
     kind : {"flatmap", "surface"}
     look : Look
-    report : Report
+    progress : Progress
 
     Attributes
     ----------
@@ -206,7 +206,7 @@ class MapPainter:
         When there is neither a surface nor a volume to draw on, or not the space asked for.
     """
 
-    def __init__(self, brain: Brain, kind: str, look: Look, report: Report) -> None:
+    def __init__(self, brain: Brain, kind: str, look: Look, progress: Progress) -> None:
         self.brain, self.kind, self._look = brain, kind, look
         if look.space in brain.spaces:
             self._looks = looks(brain, look.space)
@@ -221,7 +221,7 @@ class MapPainter:
                 f"{brain.folder}: nothing says where its voxels are, so there is no map to draw: "
                 "look at `synbrain plot rois` or at the arrays"
             )
-        report.say(
+        progress.info(
             f"{brain.name} was prepared without transforms to fsaverage: slices of its own volume "
             "are drawn instead"
         )
@@ -283,13 +283,13 @@ def _responses(
     responses: Path | None,
     model: str | None,
     subject: str | None,
-    report: Report,
+    progress: Progress,
 ) -> Responses:
     """Those of the folder named, or the last ones."""
     made = named_responses(responses, model, subject)
     if made is None:
         made = Responses(latest_responses(workspace, model, subject))
-        report.say(f"responses: {made.folder}")
+        progress.info(f"responses: {made.folder}")
     return made
 
 
@@ -312,7 +312,7 @@ def draws(
     seed: int = 0,
     look: Look | None = None,
     output: Path | None = None,
-    report: Report | None = None,
+    progress: Progress | None = None,
 ) -> PlotResult:
     """Draw recorded trials of a test image beside draws of it; or draws of synthesized responses.
 
@@ -328,14 +328,14 @@ def draws(
         most repeats, or all of the responses.
     n_draws, seed : int
         Of test images.
-    look, output, report
+    look, output, progress
         As in `brain_maps`.
     """
     from synbrain_cli.plotting.draws import plot_draws
 
-    report, look = report or Report(), look or Look()
+    progress, look = progress or Progress(), look or Look()
     brain, trials, folder = _trials(
-        workspace, model, subject, responses, image, 1, n_draws, seed, "shared", report
+        workspace, model, subject, responses, image, 1, n_draws, seed, "shared", progress
     )
     if look.space not in brain.spaces:
         raise InputError(
@@ -370,7 +370,7 @@ def rois(
     seed: int = 0,
     look: Look | None = None,
     output: Path | None = None,
-    report: Report | None = None,
+    progress: Progress | None = None,
 ) -> PlotResult:
     """Draw ROI means: intervals over draws, and recorded trials over them.
 
@@ -378,9 +378,9 @@ def rois(
     responses. Draws of test images redraw the signal that no feature explains (``signal="fresh"``):
     recorded trials should lie anywhere among them.
     """
-    report, look = report or Report(), look or Look()
+    progress, look = progress or Progress(), look or Look()
     brain, trials, folder = _trials(
-        workspace, model, subject, responses, image, N_IMAGES, n_draws, seed, "fresh", report
+        workspace, model, subject, responses, image, N_IMAGES, n_draws, seed, "fresh", progress
     )
     figure = rois_figure(brain, trials)
     file = (Path(output) if output else folder) / f"{brain.name}_rois.{look.format}"
@@ -427,13 +427,13 @@ def _trials(
     n_draws: int,
     seed: int,
     signal: str,
-    report: Report,
+    progress: Progress,
 ) -> tuple[Brain, Iterator[ImageTrials], Path]:
     """Whose trials are drawn, the trials image by image, and the folder for figures."""
     if responses is None:
-        brain = load_model(workspace.find_model(model, subject, report.say), "cpu")
+        brain = load_model(workspace.find_model(model, subject, progress.info), "cpu")
         try:
-            recordings = Recordings.of(workspace, brain, report.say)
+            recordings = Recordings.of(workspace, brain, progress.info)
         except MissingError as error:
             raise MissingError(
                 f"{error}\nRecorded trials are of prepared subjects; for synthesized responses "
@@ -441,8 +441,8 @@ def _trials(
             ) from error
         trials = recordings.trials(image, n_images, n_draws, seed, signal)
         return brain, trials, workspace.outputs / f"{brain.name}_figures"
-    made = _responses(workspace, responses, model, subject, report)
-    brain = made.brain(workspace, report.say)
+    made = _responses(workspace, responses, model, subject, progress)
+    brain = made.brain(workspace, progress.info)
     if made.settings["unit"] != "recorded":
         raise InputError(
             f"{made.folder}: in {unit_name(brain, made.settings['unit'])}: expected responses in "
@@ -472,14 +472,14 @@ def accuracy(
     subject: str | None = None,
     look: Look | None = None,
     output: Path | None = None,
-    report: Report | None = None,
+    progress: Progress | None = None,
 ) -> PlotResult:
     """Draw voxelwise accuracy against its ceiling, beside the baselines.
 
     Parameters are those of `brain_maps`.
     """
-    report, look = report or Report(), look or Look()
-    brain = load_model(workspace.find_model(model, subject, report.say), "cpu")
+    progress, look = progress or Progress(), look or Look()
+    brain = load_model(workspace.find_model(model, subject, progress.info), "cpu")
     evaluation = Evaluation.read(workspace.outputs / f"{brain.name}_evaluation", brain)
     folder = Path(output) if output else evaluation.folder / "figures"
     file = folder / f"{brain.name}_accuracy.{look.format}"

@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.ahead import ahead
 from synbrain_cli.datasets import algonauts, nsd_bucket
 from synbrain_cli.datasets.download import Bucket, check_space, fetch, missing
 from synbrain_cli.datasets.nsd import NSD, SESSIONS, Choice, prepare_subject
 from synbrain_cli.datasets.simulated import SimulationConfig, simulate
 from synbrain_cli.datasets.table import Experiment, prepare_experiment
+from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoders import Encoder, kept_dtype, load_encoder, precision_here
 from synbrain_cli.io.files import (
@@ -34,9 +34,9 @@ from synbrain_cli.io.files import (
     write_json,
 )
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore
-from synbrain_cli.pipeline.progress import Bar, Report
-from synbrain_cli.pipeline.workspace import Workspace
-from synbrain_cli.team import ALONE, Team
+from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.prefetch import prefetch
+from synbrain_cli.progress import Bar, Progress
 
 Read = Callable[[list[str]], Iterable[np.ndarray]]
 
@@ -71,17 +71,17 @@ def prepare_simulated(
     device: str = "cpu",
     precision: str = "auto",
     overwrite: bool = False,
-    report: Report | None = None,
-    team: Team = ALONE,
+    progress: Progress | None = None,
+    processes: Processes = SINGLE_PROCESS,
 ) -> PrepareResult:
     """Simulate subjects in ``<workspace>/simulated`` and prepare them like NSD's.
 
     A simulation with other settings that is already there is an error unless ``overwrite``.
     """
-    report = report or Report()
+    progress = progress or Progress()
     config = config or SimulationConfig()
     root = workspace.root / "simulated"
-    team.on_main(lambda: _simulate(root, config, overwrite, report))
+    processes.on_main(lambda: _simulate(root, config, overwrite, progress))
     return prepare_nsd(
         workspace,
         root,
@@ -91,16 +91,16 @@ def prepare_simulated(
         device=device,
         precision=precision,
         overwrite=overwrite,
-        report=report,
-        team=team,
+        progress=progress,
+        processes=processes,
     )
 
 
-def _simulate(root: Path, config: SimulationConfig, overwrite: bool, report: Report) -> None:
+def _simulate(root: Path, config: SimulationConfig, overwrite: bool, progress: Progress) -> None:
     record = root / "dataset_description.json"
     with locked(root, "a simulation"):
         if record.exists() and read_json(record)["Simulation"] == config.to_dict():
-            report.say(f"simulated subjects: already in {root}")
+            progress.info(f"simulated subjects: already in {root}")
         elif record.exists() and not overwrite:
             raise InputError(
                 f"{root} holds a simulation with other settings: pass --overwrite to replace it, "
@@ -108,7 +108,7 @@ def _simulate(root: Path, config: SimulationConfig, overwrite: bool, report: Rep
             )
         else:
             record.unlink(missing_ok=True)
-            with report.bar("simulating", 1 + config.n_subjects) as bar:
+            with progress.bar("simulating", 1 + config.n_subjects) as bar:
                 simulate(root, config, lambda message: bar(message))
 
 
@@ -127,8 +127,8 @@ def prepare_nsd(
     device: str = "cpu",
     precision: str = "auto",
     overwrite: bool = False,
-    report: Report | None = None,
-    team: Team = ALONE,
+    progress: Progress | None = None,
+    processes: Processes = SINGLE_PROCESS,
 ) -> PrepareResult:
     """Prepare subjects of NSD, from its public bucket or a local copy.
 
@@ -158,8 +158,8 @@ def prepare_nsd(
         Of the encoder (`synbrain_cli.features.encoders.load_encoder`).
     overwrite : bool
         Prepare again what is there already.
-    report : Report, optional
-    team : Team
+    progress : Progress, optional
+    processes : Processes
         Processes that extract the tokens together; all else is done by the main one.
 
     Raises
@@ -167,7 +167,7 @@ def prepare_nsd(
     SynbrainError
         What is wrong with the data, the connection or the folder; subjects finished before stay.
     """
-    report = report or Report()
+    progress = progress or Progress()
     choice = choice or Choice()
     if root is not None and not download and not (Path(root) / "nsddata").is_dir():
         raise MissingError(
@@ -184,9 +184,9 @@ def prepare_nsd(
             may = False
         lacking = None if may is False else nsd_bucket.lacks(root, subjects, sessions, choice)
         if may or (may is None and lacking):
-            download_nsd(workspace, root, subjects, sessions, choice, lacking, ask, report)
+            download_nsd(workspace, root, subjects, sessions, choice, lacking, ask, progress)
 
-    team.on_main(complete)
+    processes.on_main(complete)
     nsd = NSD(root)
     numbers = subjects or nsd.subjects
     if not numbers:
@@ -206,22 +206,32 @@ def prepare_nsd(
             sessions=sessions,
             workers=workers,
             progress=bar.to,
-            say=report.say,
+            log=progress.info,
         )
 
     prepared = _by_main(
-        team,
+        processes,
         lambda: [
             _prepare_one(
-                workspace, dataset, f"{n:02d}", wanted(n), partial(prepare, n), overwrite, report
+                workspace, dataset, f"{n:02d}", wanted(n), partial(prepare, n), overwrite, progress
             )
             for n in numbers
         ],
     )
     result = _with_tokens(
-        workspace, dataset, prepared, nsd.read_images, encoder, device, precision, team, report
+        workspace,
+        dataset,
+        prepared,
+        nsd.read_images,
+        encoder,
+        device,
+        precision,
+        processes,
+        progress,
     )
-    team.on_main(lambda: _write_stimuli(workspace.prepared / dataset, nsd, result.subjects, report))
+    processes.on_main(
+        lambda: _write_stimuli(workspace.prepared / dataset, nsd, result.subjects, progress)
+    )
     return result
 
 
@@ -233,14 +243,14 @@ def download_nsd(
     choice: Choice,
     lacking: str | None,
     ask: Ask | None,
-    report: Report,
+    progress: Progress,
 ) -> None:
     """Bring what a choice needs from NSD's bucket, after its terms were accepted.
 
     Files already whole in ``root`` stay; broken downloads go on; each file is verified.
     """
     if lacking:
-        report.say(lacking)
+        progress.info(lacking)
     if ask is None:
         raise MissingError(f"downloading needs NSD's terms accepted: {nsd_bucket.TERMS}")
     accepted = workspace.root / "nsd_terms.json"
@@ -251,21 +261,21 @@ def download_nsd(
         write_json(accepted, record)
     with locked(root, "a copy of NSD"):
         bucket = Bucket()
-        report.say(f"s3://{bucket.name}: listing what is needed")
+        progress.info(f"s3://{bucket.name}: listing what is needed")
         numbers = subjects or list(range(1, len(SESSIONS) + 1))
         needs = nsd_bucket.files_needed(bucket, numbers, sessions, choice)
         files = missing([need.file for need in needs], root)
         if not files:
-            report.say(f"{root}: nothing to fetch")
+            progress.info(f"{root}: nothing to fetch")
             return
         check_space(files, root, extra=_prepared_bytes(needs))
         ask.fetch(nsd_bucket.fetch_table(needs, root), root)
         with (
             nsd_bucket.unfinished(root, numbers, choice),
-            report.bar("download", sum(file.size for file in files), unit="B") as bar,
+            progress.bar("download", sum(file.size for file in files), unit="B") as bar,
         ):
             fetch(bucket, files, root, progress=bar.to)
-        report.say(f"{root}: {len(files)} files fetched and verified")
+        progress.info(f"{root}: {len(files)} files fetched and verified")
 
 
 def _prepared_bytes(needs: list[nsd_bucket.Need]) -> int:
@@ -277,14 +287,16 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _write_stimuli(folder: Path, nsd: NSD, subjects: list[PreparedSubject], report: Report) -> None:
+def _write_stimuli(
+    folder: Path, nsd: NSD, subjects: list[PreparedSubject], progress: Progress
+) -> None:
     """``stimuli.tsv``: what NSD's table, and captions where they are, say of the images shown."""
     images = sorted({image for subject in subjects for image in subject.trials["image"]})
     table = nsd.stimuli(images)
     if table is not None:
         with atomic(folder / "stimuli.tsv") as path:
             table.to_csv(path, sep="\t", index=False)
-        report.say(f"{folder / 'stimuli.tsv'}: {len(table):,} images")
+        progress.info(f"{folder / 'stimuli.tsv'}: {len(table):,} images")
 
 
 def prepare_algonauts(
@@ -301,8 +313,8 @@ def prepare_algonauts(
     device: str = "cpu",
     precision: str = "auto",
     overwrite: bool = False,
-    report: Report | None = None,
-    team: Team = ALONE,
+    progress: Progress | None = None,
+    processes: Processes = SINGLE_PROCESS,
 ) -> PrepareResult:
     """Prepare subjects of the Algonauts 2023 challenge's folders.
 
@@ -315,14 +327,14 @@ def prepare_algonauts(
         Default: all that are there.
     standardize, test_share, validation_share, seed
         As in `synbrain_cli.datasets.algonauts.prepare_subject`.
-    dataset, encoder, device, precision, overwrite, report, team
+    dataset, encoder, device, precision, overwrite, progress, processes
         As in `prepare_nsd`.
 
     Raises
     ------
     SynbrainError
     """
-    report = report or Report()
+    progress = progress or Progress()
     challenge = algonauts.Challenge(Path(root))
     wanted = {
         "standardize": standardize,
@@ -335,17 +347,17 @@ def prepare_algonauts(
         return algonauts.prepare_subject(challenge, number, folder, **wanted)
 
     prepared = _by_main(
-        team,
+        processes,
         lambda: [
             _prepare_one(
-                workspace, dataset, f"{n:02d}", wanted, partial(prepare, n), overwrite, report
+                workspace, dataset, f"{n:02d}", wanted, partial(prepare, n), overwrite, progress
             )
             for n in subjects or sorted(challenge.folders)
         ],
     )
     read = challenge.read_images
     return _with_tokens(
-        workspace, dataset, prepared, read, encoder, device, precision, team, report
+        workspace, dataset, prepared, read, encoder, device, precision, processes, progress
     )
 
 
@@ -359,8 +371,8 @@ def prepare_table(
     device: str = "cpu",
     precision: str = "auto",
     overwrite: bool = False,
-    report: Report | None = None,
-    team: Team = ALONE,
+    progress: Progress | None = None,
+    processes: Processes = SINGLE_PROCESS,
 ) -> PrepareResult:
     """Prepare a subject of anybody's experiment.
 
@@ -373,22 +385,22 @@ def prepare_table(
         Label.
     dataset : str
         Name below ``prepared/``: the subjects of one dataset share their images.
-    encoder, device, precision, overwrite, report, team
+    encoder, device, precision, overwrite, progress, processes
         As in `prepare_nsd`.
 
     Raises
     ------
     SynbrainError
     """
-    report = report or Report()
+    progress = progress or Progress()
 
     def prepare(folder: Path, bar: Bar) -> PreparedSubject:
-        return prepare_experiment(experiment, subject, folder, progress=bar.to, say=report.say)
+        return prepare_experiment(experiment, subject, folder, progress=bar.to, log=progress.info)
 
     wanted = {k: v for k, v in experiment.options().items() if k != "sources"}
     prepared = _by_main(
-        team,
-        lambda: [_prepare_one(workspace, dataset, subject, wanted, prepare, overwrite, report)],
+        processes,
+        lambda: [_prepare_one(workspace, dataset, subject, wanted, prepare, overwrite, progress)],
     )
     return _with_tokens(
         workspace,
@@ -398,8 +410,8 @@ def prepare_table(
         encoder,
         device,
         precision,
-        team,
-        report,
+        processes,
+        progress,
         check_pixels=True,
     )
 
@@ -411,7 +423,7 @@ def _prepare_one(
     wanted: dict[str, Any],
     prepare: Callable[[Path, Bar], PreparedSubject],
     overwrite: bool,
-    report: Report,
+    progress: Progress,
 ) -> PreparedSubject:
     """Prepare one subject, unless it is there already with the options wanted."""
     folder = workspace.prepared / dataset / f"sub-{label}"
@@ -424,21 +436,23 @@ def _prepare_one(
                     f"{folder} was prepared with other options ({', '.join(other)}): pass "
                     "--overwrite to prepare it again, or --dataset for another name"
                 )
-            report.say(f"{folder}: already prepared")
+            progress.info(f"{folder}: already prepared")
             return PreparedSubject(folder)
-        with report.bar(f"sub-{label}: sessions") as bar:
+        with progress.bar(f"sub-{label}: sessions") as bar:
             subject = prepare(folder, bar)
         left_out = subject.description["VoxelsLeftOut"]
-        report.say(
+        progress.info(
             f"{folder}: {len(subject.trials):,} trials, {subject.n_voxels:,} voxels"
             + (f"; {left_out:,} constant or not finite ones left out" if left_out else "")
         )
         return subject
 
 
-def _by_main(team: Team, work: Callable[[], list[PreparedSubject]]) -> list[PreparedSubject]:
+def _by_main(
+    processes: Processes, work: Callable[[], list[PreparedSubject]]
+) -> list[PreparedSubject]:
     """Subjects that the main process prepares, opened by all."""
-    folders = team.on_main(lambda: [subject.folder for subject in work()])
+    folders = processes.on_main(lambda: [subject.folder for subject in work()])
     return [PreparedSubject(folder) for folder in folders]
 
 
@@ -450,8 +464,8 @@ def _with_tokens(
     encoder: str,
     device: str,
     precision: str,
-    team: Team,
-    report: Report,
+    processes: Processes,
+    progress: Progress,
     check_pixels: bool = False,
 ) -> PrepareResult:
     images = sorted({image for subject in subjects for image in subject.trials["image"]})
@@ -461,10 +475,10 @@ def _with_tokens(
         read,
         encoder,
         device,
-        report,
+        progress,
         precision=precision,
         check_pixels=check_pixels,
-        team=team,
+        processes=processes,
     )
     return PrepareResult(subjects, store.folder)
 
@@ -475,11 +489,11 @@ def extract_tokens(
     read: Read,
     spec: str,
     device: str,
-    report: Report,
+    progress: Progress,
     *,
     precision: str = "auto",
     check_pixels: bool = False,
-    team: Team = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> TokenStore:
     """Extract the tokens of images that have none yet, once per image, whoever saw it.
 
@@ -506,7 +520,7 @@ def extract_tokens(
     check_pixels : bool
         Compare images that are there by name with the pixels their tokens came from: subjects of
         one dataset may come with folders of their own.
-    team : Team
+    processes : Processes
         Processes that share the images out, and see one disk.
 
     Raises
@@ -516,8 +530,8 @@ def extract_tokens(
     """
     encoder = load_encoder(spec, device, precision)
     folder = dataset / "features" / encoder.slug
-    with team.held(lambda: locked(folder, "image tokens")):
-        kept = team.on_main(lambda: _kept_precision(folder, encoder, precision))
+    with processes.held(lambda: locked(folder, "image tokens")):
+        kept = processes.on_main(lambda: _kept_precision(folder, encoder, precision))
         recorded = kept or encoder.precision
         if precision == "auto" and encoder.precision != precision_here(recorded, device):
             encoder = load_encoder(spec, device, precision_here(recorded, device))
@@ -529,7 +543,7 @@ def extract_tokens(
             known = set(store.images)
             rows = store.images + [image for image in images if image not in known]
             if len(known) == len(rows):
-                report.say(f"{folder}: tokens of {len(rows):,} images, already there")
+                progress.info(f"{folder}: tokens of {len(rows):,} images, already there")
             else:
                 folder.mkdir(parents=True, exist_ok=True)
                 for half_written in folder.glob(".*"):
@@ -540,9 +554,9 @@ def extract_tokens(
                 write_json(folder / "encoder.json", record)
             return rows, len(known)
 
-        rows, done = team.on_main(open_store)
+        rows, done = processes.on_main(open_store)
         if done < len(rows):
-            _fill(folder, rows, done, read, encoder, report, check_pixels, team)
+            _fill(folder, rows, done, read, encoder, progress, check_pixels, processes)
     return TokenStore(folder)
 
 
@@ -576,9 +590,9 @@ def _fill(
     done: int,
     read: Read,
     encoder: Encoder,
-    report: Report,
+    progress: Progress,
     with_digests: bool,
-    team: Team,
+    processes: Processes,
 ) -> None:
     """Compute the rows of a token store from ``done`` on, and name them in ``images.tsv``."""
     store = TokenStore(folder)
@@ -587,7 +601,7 @@ def _fill(
     size = encoder.batch_size
     edges = [done, *range((done // size + 1) * size, len(rows), size), len(rows)]
     batches = [slice(*edge) for edge in pairwise(edges)]
-    rounds = list(team.deal(batches, BATCHES_A_ROUND))
+    rounds = list(processes.deal(batches, BATCHES_A_ROUND))
     own = [batch for _, part in rounds for batch in part]
     own_rows = [row for batch in own for row in range(batch.start, batch.stop)]
 
@@ -602,8 +616,8 @@ def _fill(
 
     parts = [own_rows[i : i + READ_TOGETHER] for i in range(0, len(own_rows), READ_TOGETHER)]
     with (
-        report.bar("image tokens", len(rows), done) as bar,
-        closing(ahead(look, parts, READ_TOGETHER * PICTURE_BYTES)) as seen,
+        progress.bar("image tokens", len(rows), done) as bar,
+        closing(prefetch(look, parts, READ_TOGETHER * PICTURE_BYTES)) as seen,
         (folder / "tokens.npy").open("r+b") as file,
     ):
         computed = encoder.stream(filled(chain.from_iterable(seen)))
@@ -615,10 +629,10 @@ def _fill(
                 mine.append((batch, found))
                 bar.to(batch.stop, len(rows))
             os.fsync(file.fileno())
-            for batch, found in chain.from_iterable(team.collect(mine)):
+            for batch, found in chain.from_iterable(processes.collect(mine)):
                 digests[batch] = found
             stop = whole[-1].stop
-            team.on_main(partial(_write_rows, folder, rows[:stop], digests[:stop]))
+            processes.on_main(partial(_write_rows, folder, rows[:stop], digests[:stop]))
 
 
 def _check_pixels(store: TokenStore, images: list[str], read: Read) -> None:

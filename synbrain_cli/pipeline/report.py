@@ -14,6 +14,7 @@ import numpy as np
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic, read_json, versions
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.maps import (
     BrainMap,
     Evaluation,
@@ -31,9 +32,7 @@ from synbrain_cli.pipeline.plot import (
     rois_figure,
     synthesized,
 )
-from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.synthesize import unit_name
-from synbrain_cli.pipeline.workspace import Workspace
 from synbrain_cli.plotting.calibration import plot_calibration
 from synbrain_cli.plotting.labels import drawn_rois, looks, note
 from synbrain_cli.plotting.report import (
@@ -51,6 +50,7 @@ from synbrain_cli.plotting.report import (
     render,
     thumbnail,
 )
+from synbrain_cli.progress import Progress
 
 MOST_LARGE = 4  # images whose flatmaps are drawn large; more share a sheet
 MOST_IMAGES = 50  # of a sheet
@@ -91,7 +91,7 @@ def report(
     responses: Responses | None = None,
     evaluation: Path | None = None,
     output: Path | None = None,
-    progress: Report | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the report of a model: what was asked, what came, how far to trust it.
 
@@ -105,7 +105,7 @@ def report(
         Folder written by evaluate; default ``outputs/<model>_evaluation``, where there is one.
     output : path, optional
         File; default ``outputs/<model>_report.html``.
-    progress : Report, optional
+    progress : Progress, optional
 
     Returns
     -------
@@ -117,7 +117,7 @@ def report(
     InputError
         When the responses or the evaluation are another model's.
     """
-    progress = progress or Report()
+    progress = progress or Progress()
     responses = responses or _latest(workspace, brain)
     if responses and responses.settings["model_fingerprint"] != brain.config["fingerprint"]:
         raise InputError(f"{responses.folder}: was not drawn by {brain.folder}")
@@ -186,7 +186,7 @@ class Painter:
     Parameters
     ----------
     brain : Brain
-    progress : Report
+    progress : Progress
 
     Attributes
     ----------
@@ -194,7 +194,7 @@ class Painter:
         Why no map can be drawn.
     """
 
-    def __init__(self, brain: Brain, progress: Report) -> None:
+    def __init__(self, brain: Brain, progress: Progress) -> None:
         self.brain = brain
         self._masks = drawn_rois(brain)
         self._draw: MapPainter | None = None
@@ -391,7 +391,7 @@ def _live(brain: Brain, shown: BrainMap) -> Live:
     )
 
 
-def _recorded(workspace: Workspace, brain: Brain, painter: Painter, progress: Report) -> Section:
+def _recorded(workspace: Workspace, brain: Brain, painter: Painter, progress: Progress) -> Section:
     title = "Do draws look like recorded trials?"
     try:
         recordings = Recordings.of(workspace, brain, lambda text: None)

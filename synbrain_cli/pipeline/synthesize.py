@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.ahead import ahead
 from synbrain_cli.brain import BATCH, Brain, Drawing, load_model
+from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.files import (
@@ -30,12 +30,12 @@ from synbrain_cli.io.files import (
     write_at,
     write_json,
 )
-from synbrain_cli.io.place import Vertices, Volume
 from synbrain_cli.io.surface import write_gifti
 from synbrain_cli.io.volume import save_image
-from synbrain_cli.pipeline.progress import Report
-from synbrain_cli.pipeline.workspace import Workspace
-from synbrain_cli.team import ALONE, Team
+from synbrain_cli.io.voxel_space import Vertices, Volume
+from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.prefetch import prefetch
+from synbrain_cli.progress import Progress
 
 BATCHES_A_ROUND = 2  # of images and a process: what an interruption may cost
 STANDARD_UNIT = "standard deviations of a single trial"
@@ -76,8 +76,8 @@ def synthesize(
     spaces: Sequence[str] | None = None,
     device: str = "auto",
     overwrite: bool = False,
-    report: Report | None = None,
-    team: Team = ALONE,
+    progress: Progress | None = None,
+    processes: Processes = SINGLE_PROCESS,
 ) -> SynthesizeResult:
     """Draw responses to images and write them as arrays, volumes and surfaces.
 
@@ -103,15 +103,15 @@ def synthesize(
     device : str
     overwrite : bool
         Replace a finished output of other settings.
-    report : Report, optional
-    team : Team
+    progress : Progress, optional
+    processes : Processes
         Processes that share the images out, and see one disk.
 
     Raises
     ------
     SynbrainError
     """
-    report = report or Report()
+    progress = progress or Progress()
     drawing = Drawing(n_draws, seed, sampling, signal, noise_factor, unit)
     pictures = ImageSet.of(images)
     brain = load_model(model, device)
@@ -120,7 +120,7 @@ def synthesize(
     stem = Path(images).resolve().name if isinstance(images, (str, Path)) else "images"
     folder = Path(output) if output else workspace.outputs / f"{brain.name}_{Path(stem).stem}"
     prefix = f"sub-{brain.subject}"
-    settings = team.on_main(
+    settings = processes.on_main(
         lambda: {
             "model": brain.name,
             "model_folder": str(Path(model).resolve()),
@@ -141,7 +141,7 @@ def synthesize(
         """Images done before; None: all of them."""
         if (folder / "settings.json").exists():
             if read_json(folder / "settings.json") == settings and not overwrite:
-                report.say(f"{folder}: already there, made with the same settings")
+                progress.info(f"{folder}: already there, made with the same settings")
                 return None
             if not overwrite:
                 raise InputError(
@@ -162,13 +162,13 @@ def synthesize(
         (unfinished / "progress.json").unlink(missing_ok=True)
         replace_folder(unfinished, folder)
 
-    with team.held(lambda: locked(folder, "responses")):
-        done = team.on_main(begin)
+    with processes.held(lambda: locked(folder, "responses")):
+        done = processes.on_main(begin)
         if done is None:
             return _result(folder, prefix)
-        _draw(brain, pictures, drawing, done, array, spaces, report, team)
-        team.on_main(finish)
-    report.say(f"wrote {folder}: {shape[0]} images × {n_draws} draws × {shape[2]:,} voxels")
+        _draw(brain, pictures, drawing, done, array, spaces, progress, processes)
+        processes.on_main(finish)
+    progress.info(f"wrote {folder}: {shape[0]} images × {n_draws} draws × {shape[2]:,} voxels")
     return _result(folder, prefix)
 
 
@@ -179,14 +179,14 @@ def _draw(
     done: int,
     array: Path,
     spaces: list[str],
-    report: Report,
-    team: Team,
+    progress: Progress,
+    processes: Processes,
 ) -> None:
     """Write the draws of all images from ``done`` on, each process those of its batches."""
     batches = [range(i, min(i + BATCH, len(pictures))) for i in range(done, len(pictures), BATCH)]
-    rounds = list(team.deal(batches, BATCHES_A_ROUND))
+    rounds = list(processes.deal(batches, BATCHES_A_ROUND))
     own = [row for _, part in rounds for batch in part for row in batch]
-    offset, progress = np.load(array, mmap_mode="r").offset, array.with_name("progress.json")
+    offset, record = np.load(array, mmap_mode="r").offset, array.with_name("progress.json")
     image_bytes = 4 * drawing.n_draws * brain.n_voxels
 
     def write(drawn: tuple[int, np.ndarray]) -> None:
@@ -201,17 +201,19 @@ def _draw(
         _write_maps(array.parent, f"sub-{brain.subject}", name, brain, draws, unit, spaces)
 
     with (
-        report.bar("drawing", len(pictures), done) as bar,
+        progress.bar("drawing", len(pictures), done) as bar,
         array.open("r+b") as file,
         closing(brain.stream(pictures, drawing, own)) as drawn,
-        closing(ahead(write, zip(own, drawn, strict=True), _map_bytes(brain, drawing))) as written,
+        closing(
+            prefetch(write, zip(own, drawn, strict=True), _map_bytes(brain, drawing))
+        ) as written,
     ):
         for whole, part in rounds:
             for row, _ in zip(chain.from_iterable(part), written, strict=False):
                 bar.to(row + 1, len(pictures))
             os.fsync(file.fileno())
-            team.wait()
-            team.on_main(partial(write_json, progress, {"done": whole[-1].stop}))
+            processes.wait()
+            processes.on_main(partial(write_json, record, {"done": whole[-1].stop}))
 
 
 def _map_bytes(brain: Brain, drawing: Drawing) -> int:
@@ -222,11 +224,11 @@ def _map_bytes(brain: Brain, drawing: Drawing) -> int:
 
 def _open_partial(partial: Path, settings: dict[str, Any]) -> int:
     """Images that an interrupted run with these settings finished; else a clean folder."""
-    record, progress = partial / "settings.json", partial / "progress.json"
-    if record.exists() and progress.exists() and read_json(record) == settings:
+    record, images_done = partial / "settings.json", partial / "progress.json"
+    if record.exists() and images_done.exists() and read_json(record) == settings:
         for half_written in partial.glob(".*"):
             half_written.unlink()
-        return read_json(progress)["done"]
+        return read_json(images_done)["done"]
     shutil.rmtree(partial, ignore_errors=True)
     write_json(record, settings)
     return 0

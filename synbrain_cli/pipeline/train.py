@@ -23,6 +23,7 @@ from torch import Tensor
 
 from synbrain_cli.brain import predict_deep, resolve_device
 from synbrain_cli.config import PRECISIONS, PRESETS, LossConfig, Speed, StageConfig
+from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import load_arrays, read_config, save_arrays, write_config
 from synbrain_cli.io.files import (
@@ -35,7 +36,8 @@ from synbrain_cli.io.files import (
     versions,
     write_json,
 )
-from synbrain_cli.io.prepared import PLACE_FILES, PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.prepared import VOXEL_SPACE_FILES, PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.model.feed import Feed, Rows
 from synbrain_cli.model.fit import State, default_speed, fit
@@ -51,10 +53,8 @@ from synbrain_cli.model.readout import (
 from synbrain_cli.model.step import MapperStep, TrainingStep, VAEStep
 from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 from synbrain_cli.model.vae import BrainVAE
-from synbrain_cli.pipeline.layout import default_order, subject_order
-from synbrain_cli.pipeline.progress import Report
-from synbrain_cli.pipeline.workspace import Workspace
-from synbrain_cli.team import ALONE, Team
+from synbrain_cli.progress import Progress
+from synbrain_cli.training.voxel_order import default_order, subject_order
 
 MODELS = ("full", "linear")
 # Checkpoints that take longer than a moment take at most one part in so many of the time.
@@ -121,8 +121,8 @@ def train(
     speed: Speed | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    team: Team = ALONE,
-    report: Report | None = None,
+    processes: Processes = SINGLE_PROCESS,
+    progress: Progress | None = None,
 ) -> TrainResult:
     """Train a model of one person.
 
@@ -139,7 +139,7 @@ def train(
         Of `synbrain_cli.config.PRESETS`.
     voxel_order : str
         In which BrainVAE's convolutions meet the voxels: "file", "curve", "region", "surface", or
-        "auto" (`synbrain_cli.pipeline.layout.default_order`).
+        "auto" (`synbrain_cli.training.voxel_order.default_order`).
     name : str, optional
         Of the bundle; default ``sub-01``, or ``sub-01_linear``.
     seed : int
@@ -152,15 +152,15 @@ def train(
         bit on the same CPU). An error if its settings were others.
     overwrite : bool
         Replace a finished or unfinished model of that name.
-    team : Team
+    processes : Processes
         Processes that share every batch: the model is that of one process with the same batch.
-    report : Report, optional
+    progress : Progress, optional
 
     Raises
     ------
     SynbrainError
     """
-    report = report or Report()
+    progress = progress or Progress()
     if preset not in PRESETS:
         raise InputError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
     if model not in MODELS:
@@ -171,7 +171,7 @@ def train(
             "--compile and --micro-batch have no meaning: leave them out, or train the full model"
         )
     chosen = PRESETS[preset]
-    torch_device = resolve_device(team.device(device))
+    torch_device = resolve_device(processes.device(device))
     speed = speed or default_speed(torch_device)
     if voxel_order == "auto":
         voxel_order = default_order(subject)
@@ -190,10 +190,10 @@ def train(
     default_name = f"sub-{subject.subject}" + ("_linear" if model == "linear" else "")
     order = subject_order(subject, voxel_order) if model == "full" else None
     run = TrainingRun(workspace.weights / (name or default_name), settings)
-    with team.held(lambda: locked(run.folder, "a model")):
-        team.on_main(lambda: run.open(resume, overwrite))
+    with processes.held(lambda: locked(run.folder, "a model")):
+        processes.on_main(lambda: run.open(resume, overwrite))
         scaler, scale, train_set, val_set = load_examples(subject, store)
-        report.say(
+        progress.info(
             f"training {run.folder.name}: {len(train_set.betas):,} trials of "
             f"{len(train_set.tokens):,} images, {subject.n_voxels:,} voxels, "
             + (
@@ -201,9 +201,9 @@ def train(
                 if model == "full"
                 else "linear encoder alone"
             )
-            + (f", {team.size} processes" if team.size > 1 else "")
+            + (f", {processes.size} processes" if processes.size > 1 else "")
         )
-        linear = run.linear(train_set, seed, report) if team.is_main else None
+        linear = run.linear(train_set, seed, progress) if processes.is_main else None
         networks = None
         if model == "full":
             n_tokens, n_dims = train_set.tokens.shape[1:]
@@ -221,11 +221,11 @@ def train(
                 val_set,
                 (chosen.vae_stage, chosen.mapper_stage, chosen.loss),
                 seed,
-                report,
+                progress,
                 speed,
-                team,
+                processes,
             )
-        if team.is_main:
+        if processes.is_main:
             run.finish(
                 subject,
                 store,
@@ -237,10 +237,10 @@ def train(
                 train_set,
                 val_set,
                 seed,
-                report,
+                progress,
             )
-        team.wait()
-    report.say(f"wrote {run.folder}")
+        processes.wait()
+    progress.info(f"wrote {run.folder}")
     return TrainResult(run.folder, read_config(run.folder)["training"])
 
 
@@ -310,9 +310,9 @@ def fit_networks(
     val_set: Examples,
     stages: tuple[StageConfig, StageConfig, LossConfig],
     seed: int,
-    report: Report,
+    progress: Progress,
     speed: Speed,
-    team: Team = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> None:
     """Train BrainVAE, then the mapper; both are left with their best weights."""
     vae_stage, mapper_stage, loss_config = stages
@@ -326,7 +326,7 @@ def fit_networks(
         return torch.randn((n, *latent_shape), generator=generator, device=device)
 
     # This process's part of the validation examples.
-    some_trials = slice(team.rank, None, team.size)
+    some_trials = slice(processes.rank, None, processes.size)
     val_betas = val_set.betas[some_trials]
 
     @torch.inference_mode()
@@ -338,15 +338,15 @@ def fit_networks(
             with torch.autocast(**half):
                 reconstruction = network(y)[0]
             error += (reconstruction - y).square().sum()
-        return 1 - float(team.total(error)) / float((val_set.betas**2).sum())
+        return 1 - float(processes.total(error)) / float((val_set.betas**2).sum())
 
     feed = Feed(
         Rows(train_set.betas, device),
         Rows.of_tokens(train_set.tokens, device, train_set.image_index),
         noise=standard_normal,
-        team=team,
+        processes=processes,
     )
-    step = VAEStep(vae, loss_config, team)
+    step = VAEStep(vae, loss_config, processes)
     run.stage(
         "BrainVAE",
         vae,
@@ -356,18 +356,18 @@ def fit_networks(
         len(train_set.betas),
         vae_stage,
         seed,
-        report,
+        progress,
         feed,
         speed,
-        team,
+        processes,
     )
     del feed, step
 
     # Stage 2. The squared error to the posterior means of an image's trials has the gradient of
     # that to their average: each trial is encoded once, and one target an image is kept.
     vae.requires_grad_(False)
-    targets = run.targets(vae, train_set, half, team)
-    val_images = np.arange(team.rank, len(val_set.tokens), team.size)
+    targets = run.targets(vae, train_set, half, processes)
+    val_images = np.arange(processes.rank, len(val_set.tokens), processes.size)
 
     @torch.inference_mode()
     def mapper_score(network: Mapper) -> float:
@@ -381,7 +381,7 @@ def fit_networks(
             with torch.autocast(**half):
                 predicted = vae.decode(network(tokens), n_voxels)
             error += (predicted - averages).square().sum()
-        return 1 - float(team.total(error)) / float((val_set.averages**2).sum())
+        return 1 - float(processes.total(error)) / float((val_set.averages**2).sum())
 
     def draw_noise(n: int, generator: torch.Generator) -> Tensor:
         """Half the images are decoded as they are, half as a draw: both must fit."""
@@ -394,7 +394,7 @@ def fit_networks(
         Rows(targets, device),
         Rows(train_set.averages, device),
         noise=draw_noise,
-        team=team,
+        processes=processes,
     )
     step = MapperStep(
         mapper,
@@ -403,7 +403,7 @@ def fit_networks(
         torch.tensor(run.target_variance, device=device),
         torch.from_numpy(run.latent_sd).to(device),
         n_voxels,
-        team,
+        processes,
     )
     run.stage(
         "mapper",
@@ -414,10 +414,10 @@ def fit_networks(
         len(train_set.tokens),
         mapper_stage,
         seed + 1000,
-        report,
+        progress,
         feed,
         speed,
-        team,
+        processes,
     )
 
 
@@ -472,19 +472,19 @@ class TrainingRun:
         shutil.rmtree(self.partial, ignore_errors=True)
         write_json(record, self.settings)
 
-    def linear(self, examples: Examples, seed: int, report: Report) -> LinearEncoder:
+    def linear(self, examples: Examples, seed: int, progress: Progress) -> LinearEncoder:
         """Fit the linear encoder to training images, or take it from the interrupted run."""
         path = self.partial / "linear_training.safetensors"
         if path.exists():
             return LinearEncoder(**load_arrays(path))
-        report.say("linear encoder")
+        progress.info("linear encoder")
         linear, _ = fit_linear(examples.tokens, examples.averages, np.random.default_rng(seed))
         save_arrays(path, vars(linear))
         return linear
 
     @torch.inference_mode()
     def targets(
-        self, vae: BrainVAE, examples: Examples, half: dict[str, Any], team: Team
+        self, vae: BrainVAE, examples: Examples, half: dict[str, Any], processes: Processes
     ) -> np.ndarray:
         """Posterior means averaged over repeats, computed once: the mapper's targets.
 
@@ -498,14 +498,14 @@ class TrainingRun:
         path, summary = self.partial / "targets.npy", self.partial / "targets.safetensors"
         n_images = len(examples.tokens)
         shape = (vae.config.n_tokens, vae.config.n_dims)
-        if not team.on_main(summary.exists):
-            team.on_main(lambda: create_array(path, np.float32, (n_images, *shape)))
+        if not processes.on_main(summary.exists):
+            processes.on_main(lambda: create_array(path, np.float32, (n_images, *shape)))
             targets = np.load(path, mmap_mode="r+")
             device = next(vae.parameters()).device
             trials = np.argsort(examples.image_index, kind="stable")
             first = np.searchsorted(examples.image_index[trials], np.arange(n_images + 1))
             variance = torch.zeros(shape, dtype=torch.float64, device=device)
-            for start in range(16 * team.rank, n_images, 16 * team.size):
+            for start in range(16 * processes.rank, n_images, 16 * processes.size):
                 stop = min(start + 16, n_images)
                 some = trials[first[start] : first[stop]]
                 with torch.autocast(**half):
@@ -516,9 +516,9 @@ class TrainingRun:
                 targets[start:stop] = sums / repeats[:, None, None]
                 variance += posterior.log_variance.double().exp().sum(0)
             targets.flush()
-            variance = team.total(variance).cpu().numpy() / len(trials)
-            team.wait()
-            if team.is_main:
+            variance = processes.total(variance).cpu().numpy() / len(trials)
+            processes.wait()
+            if processes.is_main:
                 mean = targets.mean(0, dtype=np.float64)
                 spread = sum(float(((one - mean) ** 2).mean()) for one in targets)
                 summed = {
@@ -526,7 +526,7 @@ class TrainingRun:
                     "target_variance": np.float32([spread / max(n_images - 1, 1)]),
                 }
                 save_arrays(summary, summed)
-            team.wait()
+            processes.wait()
         arrays = load_arrays(summary)
         self.latent_sd = arrays["latent_sd"]
         self.target_variance = float(arrays["target_variance"][0])
@@ -542,10 +542,10 @@ class TrainingRun:
         n_items: int,
         config: StageConfig,
         seed: int,
-        report: Report,
+        progress: Progress,
         feed: Feed,
         speed: Speed,
-        team: Team,
+        processes: Processes,
     ) -> None:
         """Run `fit_resumably`, and keep its history."""
         state = fit_resumably(
@@ -558,10 +558,10 @@ class TrainingRun:
             n_items,
             config,
             seed,
-            report,
+            progress,
             feed=feed,
             speed=speed,
-            team=team,
+            processes=processes,
         )
         self.histories[title] = {
             "best_epoch": state["best_epoch"],
@@ -588,7 +588,7 @@ class TrainingRun:
         train_set: Examples,
         val_set: Examples,
         seed: int,
-        report: Report,
+        progress: Progress,
         extra: dict[str, Any] | None = None,
         transfer: TransferPredictions | None = None,
     ) -> dict[str, Any]:
@@ -612,7 +612,7 @@ class TrainingRun:
         if transfer is not None:
             held_out["transfer"] = transfer.held_out
         save_arrays(partial / "arrays.safetensors", arrays)
-        report.say(f"{self.folder.name} readout: stacking, unexplained signal, trial noise")
+        progress.info(f"{self.folder.name} readout: stacking, unexplained signal, trial noise")
         final, stack, readout, stacked = fit_distribution(
             train_set,
             val_set,
@@ -625,7 +625,7 @@ class TrainingRun:
             partial / "readout.safetensors",
             {"stack": stack, **readout.arrays(), **rivals(train_set, val_set, held_out["linear"])},
         )
-        for file in PLACE_FILES:
+        for file in VOXEL_SPACE_FILES:
             if (subject.folder / file).exists():
                 shutil.copyfile(subject.folder / file, partial / file)
         scores = {
@@ -684,8 +684,8 @@ def fit_resumably(
     n_items: int,
     config: StageConfig,
     seed: int,
-    report: Report,
-    team: Team = ALONE,
+    progress: Progress,
+    processes: Processes = SINGLE_PROCESS,
     **how: Any,
 ) -> State:
     """`fit`, with a checkpoint from which it goes on; it is left in place.
@@ -694,16 +694,16 @@ def fit_resumably(
     gigabytes of a large network may take as long as the epoch itself.
     """
     state: State | None = None
-    if team.on_main(checkpoint.exists):
+    if processes.on_main(checkpoint.exists):
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        report.say(f"{title}: going on after epoch {state['epoch']}")
+        progress.info(f"{title}: going on after epoch {state['epoch']}")
     kept = state["epoch"] if state else 0
     written, cost = -math.inf, 0.0
 
     def write(state: State) -> None:
         nonlocal kept, written, cost
         start = time.monotonic()
-        if team.is_main:
+        if processes.is_main:
             with atomic(checkpoint) as temporary:
                 torch.save(state, temporary)
         kept, written = state["epoch"], time.monotonic()
@@ -711,14 +711,14 @@ def fit_resumably(
 
     def tell(state: State) -> None:
         last = state["history"][-1]
-        report.say(
+        progress.info(
             f"{title}: epoch {last['epoch']}: loss {last['loss']:.3f}, "
             f"validation score {last['validation_score']:.3f}"
         )
         if cost < MOMENT or time.monotonic() - written > CHECKPOINT_SHARE * cost:
             write(state)
 
-    with report.bar(title) as bar:
+    with progress.bar(title) as bar:
         state = fit(
             network,
             parameters,
@@ -730,13 +730,13 @@ def fit_resumably(
             state=state,
             on_epoch=tell,
             on_step=bar.to,
-            say=report.say,
-            team=team,
+            log=progress.info,
+            processes=processes,
             **how,
         )
     if state["epoch"] > kept:
         write(state)
-    team.wait()
+    processes.wait()
     return state
 
 

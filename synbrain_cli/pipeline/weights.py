@@ -9,7 +9,7 @@ import pandas as pd
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.bundle import find_bundles, find_faults
 from synbrain_cli.io.files import read_json
-from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.io.workspace import Workspace
 
 
 def list_bundles(workspace: Workspace) -> pd.DataFrame:

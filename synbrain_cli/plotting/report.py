@@ -196,7 +196,7 @@ def render(page: Page) -> str:
     Examples
     --------
     >>> html = render(Page("Report", "What it is.", None, [Section("One", "", [])], "synbrain"))
-    >>> "<h1>Report</h1>" in html
+    >>> "<h1>Progress</h1>" in html
     True
     """
     return _environment().get_template("report.html.jinja").render(page=page, band=BAND)

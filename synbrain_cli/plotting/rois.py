@@ -125,7 +125,7 @@ def roi_means(values: ArrayLike, masks: Mapping[str, ArrayLike]) -> NDArray[np.f
     Parameters
     ----------
     values : float array of shape (..., n_voxels)
-        Draws, say, (n_images, n_draws, n_voxels), in any unit.
+        Draws, log, (n_images, n_draws, n_voxels), in any unit.
     masks : dict of bool arrays of shape (n_voxels,)
         One a region, as ``Brain.rois()`` returns them.
 
@@ -294,7 +294,7 @@ def _short(name: str) -> str:
 
 
 def _add_legend(framed: Frame, axes: Axes, layout: _Layout, title: str | None) -> None:
-    """Say below the panels what bars and points are."""
+    """Log below the panels what bars and points are."""
     handles, labels = axes.get_legend_handles_labels()
     most = max(1, int(framed.width / (0.073 * max(map(len, labels)) + 0.45)))  # in a line
     legend = framed.figure.legend(

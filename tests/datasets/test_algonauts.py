@@ -19,10 +19,10 @@ from PIL import Image
 from synbrain_cli.datasets.algonauts import Challenge, prepare_subject, read_mapping
 from synbrain_cli.datasets.splits import draw_images
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
-from synbrain_cli.io.place import Vertices
 from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.voxel_space import Vertices
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.prepare import prepare_algonauts
-from synbrain_cli.pipeline.workspace import Workspace
 
 N_IMAGES, N_SPACE = 24, 10242
 MAPPINGS = {
@@ -440,7 +440,7 @@ def test_what_is_wrong_in_the_folder_is_named(root, tmp_path, fault):
 def test_one_subjects_fault_is_not_anothers(root, tmp_path):
     """Subject 1 is still being copied."""
     remove_image(4)(root / "subj01")
-    result = prepare_algonauts(Workspace(tmp_path), root, subjects=[2], report=QUIET, **SHARES)
+    result = prepare_algonauts(Workspace(tmp_path), root, subjects=[2], progress=QUIET, **SHARES)
     assert len(np.load(result.tokens / "tokens.npy")) == N_IMAGES
 
 
@@ -455,7 +455,7 @@ def test_what_is_not_there_is_listed(archive, tmp_path):
         prepare_subject(Challenge(archive), 7, tmp_path / "sub-07")
     for root in (tmp_path, tmp_path / "nowhere", archive / "subj01/roi_masks"):
         with pytest.raises(MissingError, match=r"expected the challenge's folders .* --root") as e:
-            prepare_algonauts(Workspace(tmp_path), root, report=QUIET)
+            prepare_algonauts(Workspace(tmp_path), root, progress=QUIET)
         assert str(root) in str(e.value)
 
 

@@ -212,7 +212,7 @@ def test_real_positions_come_back_voxel_for_voxel(real_tree, tmp_path, subject, 
     nsd, tables = real_tree
     table = tables[subject]
     said = []
-    person = prepare_subject(nsd, subject, tmp_path / "nsd" / "sub-01", say=said.append)
+    person = prepare_subject(nsd, subject, tmp_path / "nsd" / "sub-01", log=said.append)
     assert person.n_voxels == len(table) == (11_967, 10_757)[subject - 1]
     order = np.lexsort((table["k"], table["j"], table["i"]))
     for column in "ijk":
@@ -656,7 +656,7 @@ def test_an_ncsnr_of_another_subject_is_noticed(copy, tmp_path):
     values[inside] = np.random.default_rng(0).permutation(values[inside])
     nib.save(nib.Nifti1Image(values, image.affine), path)
     said = []
-    prepare_subject(copy, 1, tmp_path / "sub-01", say=said.append)
+    prepare_subject(copy, 1, tmp_path / "sub-01", log=said.append)
     assert any("WARNING, they disagree" in line for line in said)
 
 

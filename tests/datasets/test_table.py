@@ -20,12 +20,12 @@ from PIL import Image
 from synbrain_cli.datasets.splits import draw_images
 from synbrain_cli.datasets.table import Experiment, mni_to_fsaverage, prepare_experiment
 from synbrain_cli.errors import BusyError, InputError, MissingError, SynbrainError
-from synbrain_cli.io.place import Vertices, Volume
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import fsaverage, write_gifti
+from synbrain_cli.io.voxel_space import Vertices, Volume
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import ncsnr
 from synbrain_cli.pipeline.prepare import prepare_table
-from synbrain_cli.pipeline.workspace import Workspace
 
 N_IMAGES, N_REPEATS, N_SESSIONS, GRID = 24, 3, 3, (5, 4, 3)
 N_TRIALS = N_IMAGES * N_REPEATS
@@ -778,7 +778,7 @@ def table_of(made, **options):
     experiment = made.experiment(**options)
     overwrite = made.__dict__.get("overwrite", False)
     return prepare_table(
-        workspace, experiment, subject="01", dataset="made", overwrite=overwrite, report=QUIET
+        workspace, experiment, subject="01", dataset="made", overwrite=overwrite, progress=QUIET
     )
 
 

@@ -24,9 +24,9 @@ from synbrain_cli.io.betas import (
     read_map,
     read_masked,
 )
-from synbrain_cli.io.place import Vertices, Volume, load_place
 from synbrain_cli.io.surface import write_gifti
 from synbrain_cli.io.volume import unmask
+from synbrain_cli.io.voxel_space import Vertices, Volume, load_geometry
 
 GRID, N_TRIALS, N_VERTICES = (7, 5, 4), 6, 60
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
@@ -481,7 +481,7 @@ def surfaces():
 def test_a_volume_returns_from_its_file_and_keeps_its_order(tmp_path, rng, mask):
     place = Volume.of(mask, nib.Nifti1Image(np.zeros(GRID), AFFINE))
     place.save(tmp_path)
-    found = load_place(tmp_path)
+    found = load_geometry(tmp_path)
     assert isinstance(found, Volume)
     np.testing.assert_array_equal(found.inside, mask)
     np.testing.assert_array_equal(found.mask.affine, AFFINE)
@@ -502,7 +502,7 @@ def test_a_volume_returns_from_its_file_and_keeps_its_order(tmp_path, rng, mask)
 
 def test_vertices_return_from_their_file_and_keep_their_order(tmp_path, rng):
     surfaces().save(tmp_path)
-    found = load_place(tmp_path)
+    found = load_geometry(tmp_path)
     assert isinstance(found, Vertices)
     assert found.space == "fsnative"
     assert found.n_vertices == {"left": 10, "right": 12}
@@ -534,7 +534,7 @@ def test_vertices_that_are_not_there_are_refused(left):
 
 
 def test_no_place_is_none(tmp_path):
-    assert load_place(tmp_path) is None
+    assert load_geometry(tmp_path) is None
 
 
 @pytest.mark.parametrize("name", ["vertices.npz", "mask.nii.gz"])
@@ -545,17 +545,17 @@ def test_a_damaged_place_is_named(tmp_path, mask, name):
     else:
         surfaces().save(tmp_path)
     path = tmp_path / name
-    whole, expected = path.read_bytes(), load_place(tmp_path).table()
+    whole, expected = path.read_bytes(), load_geometry(tmp_path).table()
     noticed = 0
     every = 1 if len(whole) < 300 else 3
     for place in range(0, len(whole), every):
         altered = whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :]
         for content in (whole[:place], altered):
             path.write_bytes(content)
-            message = message_of(partial(load_place, tmp_path))
+            message = message_of(partial(load_geometry, tmp_path))
             if message is None:
                 assert content is altered
-                pd.testing.assert_frame_equal(load_place(tmp_path).table(), expected)
+                pd.testing.assert_frame_equal(load_geometry(tmp_path).table(), expected)
             else:
                 assert str(path) in message
                 noticed += 1
@@ -566,7 +566,7 @@ def test_vertices_of_something_else_are_named(tmp_path):
     content = {"left": [2, 1], "right": [0], "n_vertices": [3, 3], "space": "fsnative"}
     np.savez(tmp_path / "vertices.npz", **content)
     with pytest.raises(InputError, match=r"vertices\.npz: left vertices: expected ascending"):
-        load_place(tmp_path)
+        load_geometry(tmp_path)
     np.savez(tmp_path / "vertices.npz", left=np.array([1]))
     with pytest.raises(InputError, match=r"vertices\.npz: truncated or damaged"):
-        load_place(tmp_path)
+        load_geometry(tmp_path)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from synbrain_cli.distributed import Processes
 from synbrain_cli.model import feed as module
 from synbrain_cli.model.feed import Feed, Rows
 from synbrain_cli.model.tokens import StandardTokens, TokenScaler
-from synbrain_cli.team import Team
 
 CPU = torch.device("cpu")
 
@@ -53,12 +53,12 @@ def test_batches_are_the_rows(tokens, rng, monkeypatch, room):
 def test_parts_of_a_team_make_the_batch(tokens, rng):
     order = torch.from_numpy(rng.permutation(12).reshape(2, 6))
 
-    def batches(team):
-        feed = Feed(Rows.of_tokens(tokens, CPU), noise=draw, team=team)
+    def batches(processes):
+        feed = Feed(Rows.of_tokens(tokens, CPU), noise=draw, processes=processes)
         return list(feed(order, torch.Generator().manual_seed(0)))
 
-    whole = batches(Team())
-    parts = [batches(Team(rank, 3)) for rank in range(3)]
+    whole = batches(Processes())
+    parts = [batches(Processes(rank, 3)) for rank in range(3)]
     for k, batch in enumerate(whole):
         for column, values in enumerate(batch):
             assert torch.equal(torch.cat([part[k][column] for part in parts]), values)

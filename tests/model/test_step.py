@@ -124,7 +124,7 @@ def test_decoding_some_images_costs_less_and_means_the_same():
 
 def test_processes_decode_the_images_that_one_would():
     """Whichever part of the batch they have."""
-    from synbrain_cli.team import Team
+    from synbrain_cli.distributed import Processes
 
     step, _, batch = mapper_step(every=3)
     whole, parts = [], []
@@ -132,7 +132,7 @@ def test_processes_decode_the_images_that_one_would():
     step(*batch)
     for rank in (0, 1):
         own, _, _ = mapper_step(every=3)
-        own.team = Team(rank, 2)
+        own.processes = Processes(rank, 2)
         own._decode = lambda latent: parts.append(latent) or (torch.zeros(len(latent), VOXELS),)
         own(*(x[rank * 4 : rank * 4 + 4] for x in batch))
     torch.testing.assert_close(torch.cat(parts), whole[0])
@@ -171,7 +171,7 @@ def test_without_a_compiler_training_goes_on(monkeypatch):
     expected = step(*batch)
     said = []
     stepper = Stepper(
-        step, network, list(network.parameters()), STAGE, Speed(compiled=True), say=said.append
+        step, network, list(network.parameters()), STAGE, Speed(compiled=True), log=said.append
     )
     torch.testing.assert_close(stepper(batch, 1e-3), expected.detach())
     assert said == ["torch.compile: no C++ compiler: going on without"]
@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_computed_in_parts():
     roomy.load_state_dict(step.state_dict())
     x, said = normal(10, 3, seed=0), []
     for one in (step, roomy):
-        stepper = Stepper(one, one, list(one.parameters()), STAGE, say=said.append)
+        stepper = Stepper(one, one, list(one.parameters()), STAGE, log=said.append)
         stepper((x,), 0.1)
         stepper((x,), 0.1)
     torch.testing.assert_close(step.layer.weight, roomy.layer.weight)

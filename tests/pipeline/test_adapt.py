@@ -19,17 +19,17 @@ from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.bundle import find_bundles, load_arrays
 from synbrain_cli.io.files import read_json, sha256
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
-from synbrain_cli.pipeline import shared
 from synbrain_cli.pipeline import train as training
 from synbrain_cli.pipeline.adapt import STRATEGIES, adapt, choose
 from synbrain_cli.pipeline.train import load_examples, train
-from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.training import shared_core as shared
 
 CLOSED = ("shared-core", "source-map")
 PLACE = {"mask.nii.gz", "voxels.tsv", "sampling.npz", "mni.npz"}
 COMMON = {"config.json", "card.md", "arrays", "linear", "readout"} | PLACE
-CPU = {"device": "cpu", "report": QUIET}
+CPU = {"device": "cpu", "progress": QUIET}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,12 +43,12 @@ def _two_epochs():
 
 @pytest.fixture(scope="module")
 def store(prepared):
-    return prepared.find_tokens("simulated", None, QUIET.say)
+    return prepared.find_tokens("simulated", None, QUIET.info)
 
 
 @pytest.fixture(scope="module")
 def person(prepared):
-    return prepared.find_subject("2", None, QUIET.say)
+    return prepared.find_subject("2", None, QUIET.info)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def source(trained, store, tmp_path_factory) -> Path:
     workspace = Workspace(tmp_path_factory.mktemp("sources"))
     workspace.prepared.symlink_to(trained.prepared)
     shutil.copytree(trained.weights / "sub-01", workspace.weights / "sub-01")
-    subject = trained.find_subject("1", None, QUIET.say)
+    subject = trained.find_subject("1", None, QUIET.info)
     train(workspace, subject, store, model="linear", name="sub-01_linear", **CPU)
     return workspace.weights / "sub-01"
 
@@ -141,7 +141,7 @@ def changed(tmp_path, prepared, change):
 
 def listening():
     said = []
-    return said, SimpleNamespace(quiet=True, say=said.append, bar=QUIET.bar)
+    return said, SimpleNamespace(quiet=True, log=said.append, bar=QUIET.bar)
 
 
 # ------------------------------------------------------------------------- what is made
@@ -265,7 +265,7 @@ def test_an_adapted_model_is_evaluated_with_its_transfer(models, workspace, pers
     brain = load_model(models["source-map"].folder, "cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("synbrain_cli.plotting.figure.save_figure", lambda figure, path: None)
-        options = {"n_draws": 20, "n_boot": 20, "latent": False, "report": QUIET}
+        options = {"n_draws": 20, "n_boot": 20, "latent": False, "progress": QUIET}
         result = module.evaluate(workspace, brain, person, store, **options)
     scores = result.metrics["overall"]["voxelwise_correlation"]
     assert "deep" not in scores
@@ -288,8 +288,8 @@ def test_several_sources_speak_side_by_side(own, source, linear, person, store, 
 
 
 def test_fine_tuning_takes_the_first_source_with_networks(own, source, linear, person, store):
-    said, report = listening()
-    options = {"strategy": "fine-tuning", "device": "cpu", "report": report}
+    said, progress = listening()
+    options = {"strategy": "fine-tuning", "device": "cpu", "progress": progress}
     result = adapt(own, [linear, source], person, store, **options)
     assert "fine-tuning: the networks of sub-01" in said
     assert load_model(result.folder, "cpu").predictors == ["linear", "deep"]
@@ -326,8 +326,8 @@ def test_auto_keeps_the_least_bad(own, linear, person, store, monkeypatch):
 
 def test_auto_by_the_scores_themselves(own, linear, person, store, models):
     """Half an hour, from a model without networks: that strategy is left out, and said so."""
-    said, report = listening()
-    result = adapt(own, linear, person, store, hours=0.5, device="cpu", report=report)
+    said, progress = listening()
+    result = adapt(own, linear, person, store, hours=0.5, device="cpu", progress=progress)
     assert result.folder.name == "sub-02_hours-0.5"
     assert "fine-tuning is left out: sub-01_linear: without networks to fine-tune" in " ".join(said)
     scores = dict(result.record["strategies"])
@@ -488,8 +488,8 @@ def test_resumed_is_as_never_interrupted(own, models, source, person, store, mon
         adapt(own, source, person, store, **options)
     with pytest.raises(InputError, match="had other settings or data"):
         adapt(own, source, person, store, hours=2, name=target.name, resume=True, **options)
-    said, report = listening()
-    result = adapt(own, source, person, store, **{**options, "report": report}, resume=True)
+    said, progress = listening()
+    result = adapt(own, source, person, store, **{**options, "progress": progress}, resume=True)
     assert any("going on after epoch" in line for line in said)
     assert_same_model(models["shared-core"].folder, result.folder)
     assert not list(own.weights.glob(".*"))
@@ -548,7 +548,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(own, source, linea
 
 
 def test_a_model_of_the_very_person_is_no_source(own, source, linear, prepared, store):
-    same = prepared.find_subject("1", None, QUIET.say)
+    same = prepared.find_subject("1", None, QUIET.info)
     refused(own, source, same, store, "--from sub-01: knows sub-01, the very person")
     refused(own, [linear, source], same, store, "--from sub-01_linear: knows sub-01, the very")
 
@@ -557,7 +557,7 @@ def test_a_model_of_the_very_person_is_no_source(own, source, linear, prepared, 
 def test_a_model_adapted_from_the_very_person_is_no_source_either(
     own, prepared, store, models, strategy
 ):
-    same = prepared.find_subject("1", None, QUIET.say)
+    same = prepared.find_subject("1", None, QUIET.info)
     options = {"strategy": "source-map", **CPU}
     with pytest.raises(InputError, match="very person"):
         adapt(own, models[strategy].folder, same, store, **options)
@@ -572,8 +572,8 @@ def test_no_shared_core_without_the_sources_data(own, linear, person, store, tmp
         (dataset / name).symlink_to(person.folder.parent / name)
     why = r"the people behind sub-01_linear are not in this workspace"
     refused(alone, linear, person, store, f"--strategy shared-core: .*{why}", strategy=CLOSED[0])
-    said, report = listening()
-    result = adapt(alone, linear, person, store, device="cpu", report=report)
+    said, progress = listening()
+    result = adapt(alone, linear, person, store, device="cpu", progress=progress)
     assert result.record["strategy"] == "source-map"
     assert any(line.startswith("shared-core is left out: ") for line in said)
 
@@ -588,12 +588,12 @@ def test_no_shared_core_of_tokens_off_a_grid(prepared, tmp_path):
     folder = shutil.copytree(prepared.prepared / "simulated/features/gabor", dataset / "features/g")
     np.save(folder / "tokens.npy", np.load(folder / "tokens.npy")[:, :12])
     store = TokenStore(folder)
-    first, second = (workspace.find_subject(s, None, QUIET.say) for s in "12")
+    first, second = (workspace.find_subject(s, None, QUIET.info) for s in "12")
     source = train(workspace, first, store, model="linear", **CPU).folder
     with pytest.raises(InputError, match=r"--strategy shared-core: .*12 tokens an image"):
         adapt(workspace, source, second, store, strategy="shared-core", **CPU)
-    said, report = listening()
-    result = adapt(workspace, source, second, store, device="cpu", report=report)
+    said, progress = listening()
+    result = adapt(workspace, source, second, store, device="cpu", progress=progress)
     assert result.record["strategy"] == "source-map"
     assert any("shared-core is left out: " in line and "12 tokens" in line for line in said)
 
@@ -664,22 +664,22 @@ def test_a_model_of_another_encoder_that_is_no_source_decides_nothing(own, sourc
     (own.weights / "a").mkdir(parents=True)
     (own.weights / "a/config.json").write_text(json.dumps(config))
     (own.weights / "sub-01").symlink_to(source)
-    bundles, _, _ = choose(own, None, "2", None, QUIET.say)
+    bundles, _, _ = choose(own, None, "2", None, QUIET.info)
     assert [path.name for path in bundles] == ["sub-01"]
 
 
 def test_nobody_to_start_from_or_to_adapt_to(own, source, models, prepared):
     with pytest.raises(MissingError, match="no trained model to start from"):
-        choose(own, None, None, None, QUIET.say)
+        choose(own, None, None, None, QUIET.info)
     own.weights.mkdir()
     (own.weights / "sub-02_hours-1").symlink_to(models["source-map"].folder)
     with pytest.raises(MissingError, match="no trained model to start from"):
-        choose(own, None, None, None, QUIET.say)
+        choose(own, None, None, None, QUIET.info)
     (own.weights / "sub-01").symlink_to(source)
     # That of one hour does not make sub-02 a modelled person.
-    assert choose(own, None, None, None, QUIET.say)[1].subject == "02"
+    assert choose(own, None, None, None, QUIET.info)[1].subject == "02"
     with pytest.raises(MissingError, match="no trained model of anybody but sub-01"):
-        choose(own, None, "1", None, QUIET.say)
+        choose(own, None, "1", None, QUIET.info)
 
 
 # ----------------------------------------------------------------------------- as typed

@@ -10,12 +10,12 @@ import pytest
 from synbrain_cli import load_model
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.prepare import extract_tokens, prepare_nsd
-from synbrain_cli.pipeline.progress import Report
 from synbrain_cli.pipeline.train import train
-from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.progress import Progress
 
-QUIET = Report(quiet=True)
+QUIET = Progress(quiet=True)
 CONFIG = {
     "embed_dim": 16,
     "vision_cfg": {
@@ -51,11 +51,11 @@ def test_prepare_train_draw(tower, prepared, tmp_path):
     spec, file = tower
     workspace = Workspace(tmp_path)
     result = prepare_nsd(
-        workspace, prepared.root / "simulated", subjects=[1], encoder=spec, report=QUIET
+        workspace, prepared.root / "simulated", subjects=[1], encoder=spec, progress=QUIET
     )
     assert np.load(result.tokens / "tokens.npy", mmap_mode="r").shape[1:] == (16, 32)
-    store = workspace.find_tokens("nsd", spec, QUIET.say)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", report=QUIET)
+    store = workspace.find_tokens("nsd", spec, QUIET.info)
+    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
     model = load_model(workspace.weights / "sub-01", "cpu")
     images = np.random.default_rng(0).integers(0, 256, (3, 50, 60, 3), np.uint8)
     assert model.config["encoder"]["precision"] == model.encoder.precision == "float32"

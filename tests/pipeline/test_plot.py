@@ -46,14 +46,14 @@ def photographs(tmp_path_factory):
 def made(trained, brain, photographs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "out"
     result = synthesize(
-        trained, brain.folder, photographs, n_draws=5, output=folder, device="cpu", report=QUIET
+        trained, brain.folder, photographs, n_draws=5, output=folder, device="cpu", progress=QUIET
     )
     return Responses(result.folder)
 
 
 @pytest.fixture(scope="module")
 def recordings(trained, brain):
-    return Recordings.of(trained, brain, QUIET.say)
+    return Recordings.of(trained, brain, QUIET.info)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def evaluated(trained, brain, subject, store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
     result = evaluate(
         trained, brain, subject, store, output=folder, n_draws=20, latent=False, n_boot=50,
-        report=QUIET,
+        progress=QUIET,
     )  # fmt: skip
     return Evaluation.read(result.folder, brain)
 
@@ -96,7 +96,7 @@ def test_difference_of_images_and_of_folders(trained, made, brain, photographs, 
     assert one.title.startswith("a − b")
     other = synthesize(
         trained, brain.folder, photographs / "c.png", n_draws=2, output=tmp_path / "other",
-        device="cpu", report=QUIET,
+        device="cpu", progress=QUIET,
     )  # fmt: skip
     one = difference_map(made, brain, None, str(other.folder))
     expected = draws[:].mean((0, 1), dtype=float) - np.load(other.draws)[0].mean(0, dtype=float)
@@ -108,7 +108,7 @@ def test_difference_of_images_and_of_folders(trained, made, brain, photographs, 
         difference_map(made, brain, "a", "gone")
     z = synthesize(
         trained, brain.folder, photographs / "c.png", n_draws=2, output=tmp_path / "z", unit="z",
-        device="cpu", report=QUIET,
+        device="cpu", progress=QUIET,
     )  # fmt: skip
     with pytest.raises(InputError, match="the unit z, expected"):
         difference_map(made, brain, None, str(z.folder))
@@ -256,8 +256,8 @@ def test_a_person_without_transforms_gets_slices(trained, made, tmp_path):
     write_json(folder / "config.json", config)
     said = []
     brain = load_model(folder, "cpu")
-    report = type("Told", (), {"say": staticmethod(said.append)})()
-    painter = MapPainter(brain, "flatmap", Look(), report)
+    progress = type("Told", (), {"say": staticmethod(said.append)})()
+    painter = MapPainter(brain, "flatmap", Look(), progress)
     assert painter.kind == "slices"
     assert "without transforms to fsaverage: slices" in said[0]
     figure = painter(next(response_maps(made, brain, "mean", "a")))
@@ -274,7 +274,7 @@ def test_a_space_that_is_not_there(brain):
 
 def test_files_of_every_kind(trained, made, evaluated, brain, tmp_path, monkeypatch):
     look = Look(dpi=40)
-    options = {"look": look, "output": tmp_path, "report": QUIET}
+    options = {"look": look, "output": tmp_path, "progress": QUIET}
     result = brain_maps(trained, "flatmap", responses=made.folder, minus="b", image="a", **options)
     assert [f.name for f in result.files] == ["sub-01_stim-a_minus-b_stat-difference_flatmap.png"]
     result = brain_maps(trained, "surface", responses=made.folder, image="a", **options)
@@ -283,7 +283,7 @@ def test_files_of_every_kind(trained, made, evaluated, brain, tmp_path, monkeypa
     assert [f.name for f in result.files] == ["sub-01_stim-a_draws.png"]
     result = plot.rois(trained, responses=made.folder, **options)
     assert [f.name for f in result.files] == ["sub-01_rois.png"]
-    names = Recordings.of(trained, brain, QUIET.say).names
+    names = Recordings.of(trained, brain, QUIET.info).names
     result = plot.draws(trained, image=",".join(names[3:5]), n_draws=4, **options)
     assert len(result.files) == 2
     assert all(file.stat().st_size > 5000 for file in result.files)
@@ -303,7 +303,7 @@ def test_several_images_share_one_scale(trained, made, monkeypatch, tmp_path):
         limits.append(axes.images[-1].get_clim())
 
     monkeypatch.setattr(plot, "save_figure", remember)
-    brain_maps(trained, "flatmap", responses=made.folder, output=tmp_path, report=QUIET)
+    brain_maps(trained, "flatmap", responses=made.folder, output=tmp_path, progress=QUIET)
     assert len(limits) == 3
     assert len(set(limits)) == 1
 

@@ -17,7 +17,7 @@ SHORT_ROUNDS = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
 import killing
-import synbrain_cli.ahead as module
+import synbrain_cli.prefetch as module
 from synbrain_cli.pipeline import prepare
 module.THREADS = prepare.BATCHES_A_ROUND = 2  # a known amount of work at once, whatever the cores
 killing.main()

@@ -15,11 +15,11 @@ from PIL import Image
 
 from synbrain_cli.brain import load_model
 from synbrain_cli.errors import InputError
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.maps import Responses
 from synbrain_cli.pipeline.report import report
 from synbrain_cli.pipeline.synthesize import synthesize
-from synbrain_cli.pipeline.workspace import Workspace
 
 browser, page_of = chromium.browser, chromium.page_of
 

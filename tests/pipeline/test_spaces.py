@@ -15,13 +15,13 @@ from synbrain_cli.datasets.table import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import fsaverage
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.plot import brain_maps
 from synbrain_cli.pipeline.prepare import prepare_nsd, prepare_table
 from synbrain_cli.pipeline.synthesize import synthesize
 from synbrain_cli.pipeline.train import load_examples, train
-from synbrain_cli.pipeline.workspace import Workspace
 
 N_IMAGES, N_REPEATS, N_VERTICES = 40, 3, 60
 
@@ -67,9 +67,9 @@ def nowhere(experiment_files, pictures, tmp_path_factory):
         standardize="none",
         unit="spikes",
     )
-    result = prepare_table(workspace, experiment, subject="01", dataset="v4", report=QUIET)
-    store = workspace.find_tokens("v4", None, QUIET.say)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", report=QUIET)
+    result = prepare_table(workspace, experiment, subject="01", dataset="v4", progress=QUIET)
+    store = workspace.find_tokens("v4", None, QUIET.info)
+    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
     return workspace
 
 
@@ -92,16 +92,16 @@ def on_surface(experiment_files, pictures, tmp_path_factory):
         space="fsaverage5",
         unit="percent signal change",
     )
-    result = prepare_table(workspace, experiment, subject="01", dataset="mine", report=QUIET)
-    store = workspace.find_tokens("mine", None, QUIET.say)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", report=QUIET)
+    result = prepare_table(workspace, experiment, subject="01", dataset="mine", progress=QUIET)
+    store = workspace.find_tokens("mine", None, QUIET.info)
+    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
     return workspace
 
 
 def test_a_subject_without_a_place(nowhere, pictures):
     brain = load_model(nowhere.weights / "sub-01", "cpu")
     made = synthesize(
-        nowhere, brain.folder, pictures / "p00.png", n_draws=3, device="cpu", report=QUIET
+        nowhere, brain.folder, pictures / "p00.png", n_draws=3, device="cpu", progress=QUIET
     )
     draws = np.load(made.draws)
     assert draws.shape == (1, 3, N_VERTICES)
@@ -112,16 +112,16 @@ def test_a_subject_without_a_place(nowhere, pictures):
     with pytest.raises(InputError, match="not of a volume"):
         brain.to_nifti(draws[0])
     with pytest.raises(InputError, match="nothing says where its voxels are"):
-        brain_maps(nowhere, "flatmap", responses=made.folder, report=QUIET)
+        brain_maps(nowhere, "flatmap", responses=made.folder, progress=QUIET)
     with pytest.raises(InputError, match="can be brought to none"):
-        synthesize(nowhere, brain.folder, pictures, spaces=["fsaverage5"], report=QUIET)
+        synthesize(nowhere, brain.folder, pictures, spaces=["fsaverage5"], progress=QUIET)
 
 
 def test_betas_that_were_not_standardised_are_learnt_in_their_own_unit(nowhere):
     """Responses of 20 ± some: predictions are about 20, and scores are as for z-scores."""
     subject = PreparedSubject(nowhere.prepared / "v4/sub-01")
     assert 15 < subject.betas.mean() < 25
-    store = nowhere.find_tokens("v4", None, QUIET.say)
+    store = nowhere.find_tokens("v4", None, QUIET.info)
     _, scale, examples, _ = load_examples(subject, store)
     np.testing.assert_allclose(examples.betas.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(examples.betas.std(0), 1, atol=1e-4)
@@ -130,7 +130,7 @@ def test_betas_that_were_not_standardised_are_learnt_in_their_own_unit(nowhere):
     predicted = brain.predict_linear(store.take(test.images))
     np.testing.assert_allclose(predicted.mean(0), test.betas.mean(0), atol=1.5)
     np.testing.assert_allclose(brain.standardize(test.betas) * scale.sd + scale.mean, test.betas)
-    result = evaluate(nowhere, brain, subject, store, n_boot=50, report=QUIET)
+    result = evaluate(nowhere, brain, subject, store, n_boot=50, progress=QUIET)
     score = result.metrics["overall"]["voxelwise_correlation"]
     averages, _, _ = average_repeats(test.betas, test.image_index)
     expected = np.median(voxelwise_correlation(averages, predicted))
@@ -146,7 +146,7 @@ def test_a_subject_on_a_surface(on_surface, pictures):
     brain = load_model(on_surface.weights / "sub-01", "cpu")
     assert brain.n_voxels == N_VERTICES
     made = synthesize(
-        on_surface, brain.folder, pictures / "p03.png", n_draws=2, device="cpu", report=QUIET
+        on_surface, brain.folder, pictures / "p03.png", n_draws=2, device="cpu", progress=QUIET
     )
     draws = np.load(made.draws)[0]
     for h, label, part in (("left", "L", draws[:, :30]), ("right", "R", draws[:, 30:])):
@@ -159,7 +159,7 @@ def test_a_subject_on_a_surface(on_surface, pictures):
         assert image.meta["AnatomicalStructurePrimary"] == f"Cortex{h.capitalize()}"
         mean = nib.load(made.folder / name.replace("desc-draws_betas", "stat-mean_statmap"))
         np.testing.assert_allclose(mean.darrays[0].data[500:530], part.mean(0), atol=1e-5)
-    figures = brain_maps(on_surface, "flatmap", responses=made.folder, report=QUIET)
+    figures = brain_maps(on_surface, "flatmap", responses=made.folder, progress=QUIET)
     assert all(file.exists() for file in figures.files)
 
 
@@ -174,7 +174,7 @@ def test_responses_in_every_space_within_reach(trained, pictures, tmp_path):
         spaces=["fsnative", "MNI"],
         output=tmp_path / "out",
         device="cpu",
-        report=QUIET,
+        progress=QUIET,
     )
     draws = np.load(made.draws)[0]
     for hemisphere, label in (("left", "L"), ("right", "R")):
@@ -188,7 +188,7 @@ def test_responses_in_every_space_within_reach(trained, pictures, tmp_path):
     assert image.shape == (91, 109, 91)
     np.testing.assert_array_equal(image.affine[:3, :3], 2 * np.eye(3))
     with pytest.raises(InputError, match="can be brought to fsaverage5, fsnative, MNI"):
-        synthesize(trained, brain.folder, pictures, spaces=["fsaverage"], report=QUIET)
+        synthesize(trained, brain.folder, pictures, spaces=["fsaverage"], progress=QUIET)
 
 
 def test_the_left_hemispheres_responses_stay_left(trained):
@@ -221,12 +221,12 @@ def test_training_on_a_part_of_the_mask(prepared, tmp_path, pictures):
         subjects=[1],
         choice=Choice(rois=("V1", "floc-faces"), standardize="train", split="shared1000"),
         download=False,
-        report=QUIET,
+        progress=QUIET,
     )
-    store = workspace.find_tokens("nsd", None, QUIET.say)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", report=QUIET)
+    store = workspace.find_tokens("nsd", None, QUIET.info)
+    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
     brain = load_model(workspace.weights / "sub-01", "cpu")
-    whole = prepared.find_subject("1", None, QUIET.say)
+    whole = prepared.find_subject("1", None, QUIET.info)
     image = brain.to_nifti(brain.mean(pictures / "p00.png"))
     assert image.shape[:3] == whole.place.inside.shape
     here = (np.asarray(image.dataobj) != 0).any(-1)

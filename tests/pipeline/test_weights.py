@@ -26,6 +26,7 @@ from synbrain_cli.features.encoders import load_encoder, same_encoder
 from synbrain_cli.features.openclip import OpenCLIP, published_identity
 from synbrain_cli.io.bundle import load_arrays
 from synbrain_cli.io.files import read_json, sha256
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.layers import sinusoidal_positions
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.published import (
@@ -36,12 +37,11 @@ from synbrain_cli.model.published import (
 )
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.pipeline.adapt import adapt
-from synbrain_cli.pipeline.hub import fetch
-from synbrain_cli.pipeline.progress import Report
-from synbrain_cli.pipeline.published import NSDGENERAL, import_published
-from synbrain_cli.pipeline.workspace import Workspace
+from synbrain_cli.pipeline.fetch_weights import fetch
+from synbrain_cli.pipeline.import_weights import NSDGENERAL, import_published
+from synbrain_cli.progress import Progress
 
-QUIET = Report(quiet=True)
+QUIET = Progress(quiet=True)
 IMAGES = Path(__file__).parents[2] / "examples" / "images"
 PERCENT = 2000 / 300  # of the networks' unit: int16 / 2000 → int16 / 300
 SHAPE = {"n_tokens": 256, "n_dims": 48}  # of gabor's tokens, which need no weights
@@ -110,7 +110,7 @@ def imported(files, prepared, tmp_path_factory):
         encoder="gabor",
         name="theirs",
         licence="CC BY-NC 4.0",
-        report=QUIET,
+        progress=QUIET,
     )
     return Workspace(root)
 
@@ -341,7 +341,7 @@ def test_fine_tuning_goes_on_in_the_networks_own_unit(imported, brain, short, to
         store,
         strategy="fine-tuning",
         device="cpu",
-        report=QUIET,
+        progress=QUIET,
     )
     assert result.record["people"] == ["simulated/sub-01"]
     adapted = load_model(result.folder, "cpu")
@@ -701,7 +701,7 @@ def test_fetch_records_commit_and_checksums(hub, tmp_path, synbrain):
     hub.asked.clear()
     assert synbrain(*command)[0] == 0
     assert hub.asked == []
-    place, more = Workspace(tmp_path), {"endpoint": hub.endpoint, "report": QUIET}
+    place, more = Workspace(tmp_path), {"endpoint": hub.endpoint, "progress": QUIET}
     result = fetch(place, "lab/synbrain", ["README.md"], **more)
     assert result.downloaded == ["README.md"]
     assert all("main" not in path for path in hub.asked)
@@ -756,14 +756,16 @@ def test_what_cannot_be_fetched(hub, tmp_path, synbrain, arguments, message):
 def test_import_says_where_a_file_was_fetched(hub, files, prepared, tmp_path):
     hub.content["last.pt"] = files.s2n.read_bytes()
     place = Workspace(tmp_path)
-    (mapper,) = fetch(place, "lab/synbrain", ["last.pt"], endpoint=hub.endpoint, report=QUIET).files
+    (mapper,) = fetch(
+        place, "lab/synbrain", ["last.pt"], endpoint=hub.endpoint, progress=QUIET
+    ).files
     result = import_published(
         place,
         files.brainvae,
         mapper,
         prepared=prepared.prepared / "simulated/sub-01",
         encoder="gabor",
-        report=QUIET,
+        progress=QUIET,
     )
     found = result.record["origin"]["files"]
     assert found["s2n"]["from"] == f"lab/synbrain@{COMMIT}"

@@ -20,15 +20,15 @@ from matplotlib.testing.compare import compare_images
 from nilearn.datasets import load_fsaverage
 from PIL import Image, ImageFilter
 
-from synbrain_cli.metrics.scaling import fit_scaling
+from synbrain_cli.metrics.learning_curve import fit_learning_curve
 from synbrain_cli.plotting.accuracy import plot_accuracy
 from synbrain_cli.plotting.calibration import plot_calibration
-from synbrain_cli.plotting.compare import plot_comparison
+from synbrain_cli.plotting.comparison import plot_comparison
 from synbrain_cli.plotting.draws import plot_draws
 from synbrain_cli.plotting.figure import save_figure
 from synbrain_cli.plotting.flatmap import plot_flatmap
+from synbrain_cli.plotting.learning_curve import plot_learning_curve
 from synbrain_cli.plotting.rois import plot_rois
-from synbrain_cli.plotting.scaling import plot_scaling
 from synbrain_cli.plotting.sheet import plot_sheet
 from synbrain_cli.plotting.surface import plot_surface
 
@@ -198,10 +198,10 @@ def scaling():
             "amounts": amounts,
             "scores": values,
             "ci": np.stack([mean - 0.03, mean + 0.03], axis=1),
-            "fit": fit_scaling(amounts, values),
+            "fit": fit_learning_curve(amounts, values),
             "subjects": ["sub-01", "sub-02", "sub-03"],
         }
-    return plot_scaling(
+    return plot_learning_curve(
         curves,
         ylabel="correlation over test images",
         ceiling=0.6,

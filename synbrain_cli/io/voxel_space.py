@@ -1,0 +1,174 @@
+"""Where the voxels of a subject are: in a volume, on a surface, or nowhere that is known.
+
+A prepared subject and a model keep it in the same files: ``mask.nii.gz`` or ``vertices.npz``.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from synbrain_cli.errors import InputError
+from synbrain_cli.io.files import atomic
+from synbrain_cli.io.surface import HEMISPHERES
+from synbrain_cli.io.volume import read_volume, save_image, unmask
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Voxels of a volume, in C order of the mask.
+
+    Attributes
+    ----------
+    mask : Nifti1Image
+        uint8, 1 inside.
+    """
+
+    mask: nib.Nifti1Image
+
+    @classmethod
+    def of(cls, inside: np.ndarray, like: nib.spatialimages.SpatialImage) -> Volume:
+        """From a boolean array (x, y, z) on the grid of an image."""
+        image = nib.Nifti1Image(inside.astype(np.uint8), like.affine)
+        image.header.set_xyzt_units("mm", "sec")
+        return cls(image)
+
+    @cached_property
+    def inside(self) -> np.ndarray:
+        """Boolean array (x, y, z)."""
+        return np.asarray(self.mask.dataobj) > 0
+
+    @property
+    def n_voxels(self) -> int:
+        return int(self.inside.sum())
+
+    def table(self) -> pd.DataFrame:
+        """Columns ``i``, ``j``, ``k``: 0-based grid position of each voxel."""
+        return pd.DataFrame(np.argwhere(self.inside), columns=["i", "j", "k"])
+
+    def keep(self, voxels: np.ndarray) -> Volume:
+        """The place of some of the voxels: boolean array (n_voxels,)."""
+        inside = self.inside.copy()
+        inside[inside] = voxels
+        return Volume(nib.Nifti1Image(inside.astype(np.uint8), self.mask.affine, self.mask.header))
+
+    def save(self, folder: Path) -> None:
+        save_image(self.mask, folder / "mask.nii.gz")
+
+    def to_nifti(self, values: np.ndarray, description: str = "") -> nib.Nifti1Image:
+        """Values (n_voxels,) or (n_maps, n_voxels) on their grid, 0 outside."""
+        return unmask(values, self.mask, description=description)
+
+
+@dataclass(frozen=True, eq=False)
+class Vertices:
+    """Vertices of a cortical surface: those of the left hemisphere first, then of the right.
+
+    Attributes
+    ----------
+    left, right : int64 arrays
+        0-based vertices in use, ascending.
+    n_vertices : dict
+        Vertices of each whole hemisphere.
+    space : str
+        ``fsaverage``, ``fsaverage6``, ``fsaverage5`` or ``fsnative``.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    n_vertices: dict[str, int]
+    space: str
+
+    def __post_init__(self) -> None:
+        for hemisphere in HEMISPHERES:
+            index, n = getattr(self, hemisphere), self.n_vertices[hemisphere]
+            if len(index) and (index.min() < 0 or index.max() >= n or (np.diff(index) <= 0).any()):
+                raise InputError(
+                    f"{hemisphere} vertices: expected ascending numbers from 0 to {n - 1}, found "
+                    f"{index.min()} to {index.max()}"
+                )
+
+    @property
+    def n_voxels(self) -> int:
+        return len(self.left) + len(self.right)
+
+    def table(self) -> pd.DataFrame:
+        """Columns ``hemisphere``, ``vertex`` (0-based)."""
+        return pd.DataFrame(
+            {
+                "hemisphere": np.repeat(HEMISPHERES, [len(self.left), len(self.right)]),
+                "vertex": np.concatenate([self.left, self.right]),
+            }
+        )
+
+    def keep(self, voxels: np.ndarray) -> Vertices:
+        """The place of some of the vertices: boolean array (n_voxels,)."""
+        left, right = np.split(voxels, [len(self.left)])
+        return Vertices(self.left[left], self.right[right], self.n_vertices, self.space)
+
+    def save(self, folder: Path) -> None:
+        with atomic(folder / "vertices.npz") as path, path.open("wb") as file:
+            np.savez_compressed(
+                file,
+                left=self.left,
+                right=self.right,
+                n_vertices=np.array([self.n_vertices[h] for h in HEMISPHERES]),
+                space=np.array(self.space),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Vertices:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                n_vertices = dict(zip(HEMISPHERES, map(int, file["n_vertices"]), strict=True))
+                return cls(file["left"], file["right"], n_vertices, str(file["space"]))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            NotImplementedError,
+        ) as error:
+            raise InputError(f"{path}: truncated or damaged ({error}): prepare again") from error
+
+    def to_full(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Values (..., n_voxels) on whole hemispheres, (..., n_vertices) float32, NaN elsewhere."""
+        values = np.asarray(values)
+        if values.shape[-1] != self.n_voxels:
+            raise InputError(
+                f"expected (..., {self.n_voxels}) values for these vertices, found {values.shape}"
+            )
+        maps = {}
+        for hemisphere, part in zip(
+            HEMISPHERES, np.split(values, [len(self.left)], axis=-1), strict=True
+        ):
+            full = np.full((*part.shape[:-1], self.n_vertices[hemisphere]), np.nan, np.float32)
+            full[..., getattr(self, hemisphere)] = part
+            maps[hemisphere] = full
+        return maps
+
+
+Geometry = Volume | Vertices
+POSITION_COLUMNS = ("i", "j", "k", "hemisphere", "vertex")
+
+
+def load_geometry(folder: Path) -> Geometry | None:
+    """Where the voxels of a prepared subject or model are; None where nothing says."""
+    path = folder / "mask.nii.gz"
+    if path.exists():
+        return Volume(read_volume(path)[1])  # to its end, here where a fault can be told
+    if (folder / "vertices.npz").exists():
+        return Vertices.load(folder / "vertices.npz")
+    return None

@@ -1,0 +1,211 @@
+"""What a workspace holds, and what a command means when it is told little."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.bundle import find_bundles
+from synbrain_cli.io.files import read_json
+from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
+
+Log = Callable[[str], None]
+
+
+def subject_label(subject: str | int) -> str:
+    """Two-digit label from 2, 02, sub-02 or subj02; other labels (``sub-CSI1``) stay as they are.
+
+    Raises
+    ------
+    InputError
+        When it is no label.
+    """
+    label = re.sub(r"^(subj?-?)", "", str(subject).strip(), flags=re.IGNORECASE)
+    if not re.fullmatch(r"[A-Za-z0-9]+", label):
+        raise InputError(f"--subject {subject}: expected a label such as 2, 02, sub-02 or subj02")
+    return f"{int(label):02d}" if label.isdigit() else label
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with ``prepared/``, ``weights/`` and ``outputs/``."""
+
+    root: Path
+
+    @property
+    def prepared(self) -> Path:
+        return self.root / "prepared"
+
+    @property
+    def weights(self) -> Path:
+        return self.root / "weights"
+
+    @property
+    def outputs(self) -> Path:
+        return self.root / "outputs"
+
+    def find_subject(
+        self, subject: str | None, dataset: str | None, log: Log, among: list[Any] | None = None
+    ) -> PreparedSubject:
+        """Choose a prepared subject; say which when nothing chose it.
+
+        Parameters
+        ----------
+        subject, dataset : str, optional
+        log : callable
+            Told the choice in one line.
+        among : list of PreparedSubject, optional
+            Candidates; default: all.
+
+        Raises
+        ------
+        MissingError
+            When there is none; the message lists what there is.
+        """
+        every = find_prepared(self.prepared)
+        found = every if among is None else among
+        listing = ", ".join(f"{p.dataset}/sub-{p.subject}" for p in every) or "nothing"
+        if dataset is not None:
+            found = [p for p in found if p.dataset == dataset]
+        if subject is not None:
+            found = [p for p in found if p.subject == subject_label(subject)]
+        if not found:
+            asked = f"sub-{subject_label(subject)}" if subject is not None else "subject"
+            raise MissingError(
+                f"{self.prepared}: no prepared {asked}{f' of {dataset}' if dataset else ''}; "
+                f"prepared: {listing}. `synbrain prepare` makes them (`synbrain prepare simulated` "
+                "needs no data)"
+            )
+        if len(found) > 1:
+            names = ", ".join(f"{p.dataset}/sub-{p.subject}" for p in found)
+            log(f"subject: {found[0].dataset}/sub-{found[0].subject} (of {names}; --subject)")
+        return found[0]
+
+    def find_model(self, model: str | None, subject: str | None, log: Log) -> Path:
+        """Choose a model bundle, by name or path, by subject, or the first; say which.
+
+        Raises
+        ------
+        MissingError
+        """
+        found = find_bundles(self.weights)
+        listing = ", ".join(p.name for p in found) or "none"
+        if model is not None:
+            for path in (self.weights / model, Path(model)):
+                if (path / "config.json").exists():
+                    return path
+            raise MissingError(f"no model {model}; in {self.weights}: {listing}")
+        if subject is not None:
+            label = subject_label(subject)
+            found = [p for p in found if read_json(p / "config.json")["subject"] == label]
+            if not found:
+                raise MissingError(
+                    f"{self.weights}: no model of sub-{label}; models: {listing}. "
+                    f"Make one with `synbrain train --subject {label}`, or from an hour of "
+                    f"their data with `synbrain adapt --subject {label}`"
+                )
+        if not found:
+            raise MissingError(
+                f"{self.weights}: no model yet: `synbrain train` makes one from a prepared "
+                "subject, `synbrain demo` from nothing"
+            )
+        if len(found) > 1:
+            log(f"model: {found[0].name} (of {', '.join(p.name for p in found)}; --model)")
+        else:
+            log(f"model: {found[0].name}")
+        return found[0]
+
+    def find_models(self, models: str | None, subject: str | None) -> list[Path]:
+        """Several bundles: those named, separated by commas, or all of a subject.
+
+        Of a subject, models of some hours come first, by hours, and those of all data last.
+
+        Raises
+        ------
+        InputError, MissingError
+            When no name is given, or one is of no model.
+        """
+        if models is not None:
+            names = [one.strip() for one in models.split(",") if one.strip()]
+            if not names:
+                raise InputError("expected names of models, separated by commas; found none")
+            return [self.find_model(name, None, str) for name in names]
+        first = self.find_model(None, subject, lambda text: None)
+        who = [read_json(first / "config.json")[key] for key in ("dataset", "subject")]
+        found = []
+        for path in find_bundles(self.weights):
+            config = read_json(path / "config.json")
+            if [config[key] for key in ("dataset", "subject")] == who:
+                hours = config["training"].get("hours", float("inf"))
+                linear = config["vae"] is None and hours == float("inf")
+                found.append(((hours, not linear, path.name), path))
+        return [path for _, path in sorted(found)]
+
+    def full_models(
+        self, models: str | None, but: tuple[str, str] | None = None
+    ) -> list[tuple[Path, dict[str, Any]]]:
+        """Bundles of people's full data, one of each, with their ``config.json``.
+
+        Of several of one person, the one with networks; all of one encoder, the first one's.
+
+        Parameters
+        ----------
+        models : str, optional
+            Names, separated by commas; default all there are.
+        but : (dataset, subject), optional
+            Somebody whose models are left out where none were named.
+
+        Raises
+        ------
+        MissingError
+        """
+        if models is not None:
+            paths = self.find_models(models, None)
+            return [(path, read_json(path / "config.json")) for path in paths]
+        chosen: dict[tuple[str, str], tuple[Path, dict[str, Any]]] = {}
+        encoder = None
+        for path in find_bundles(self.weights):
+            config = read_json(path / "config.json")
+            who = (config["dataset"], config["subject"])
+            if "hours" in config["training"] or who == but:
+                continue
+            encoder = encoder or config["encoder"]["identity"]
+            if config["encoder"]["identity"] != encoder:
+                continue
+            if who not in chosen or (config["vae"] and not chosen[who][1]["vae"]):
+                chosen[who] = (path, config)
+        if not chosen:
+            others = f" of anybody but sub-{but[1]}" if but else ""
+            raise MissingError(
+                f"{self.weights}: no trained model{others} to start from: `synbrain train` makes "
+                "one"
+            )
+        return list(chosen.values())
+
+    def find_tokens(self, dataset: str, encoder: str | None, log: Log) -> TokenStore:
+        """Choose the tokens of a dataset, by encoder spec, or the first.
+
+        Raises
+        ------
+        MissingError
+        """
+        stores = [
+            TokenStore(path.parent)
+            for path in sorted((self.prepared / dataset / "features").glob("*/encoder.json"))
+        ]
+        names = ", ".join(s.identity["spec"] for s in stores) or "none"
+        if encoder is not None:
+            stores = [s for s in stores if s.identity["spec"] == encoder]
+        if not stores:
+            raise MissingError(
+                f"{self.prepared / dataset}: no image tokens"
+                f"{f' of {encoder}' if encoder else ''} (there are: {names}): run `synbrain "
+                f"prepare` with --encoder {encoder or 'gabor'}"
+            )
+        if len(stores) > 1:
+            log(f"encoder: {stores[0].identity['spec']} (of {names}; --encoder)")
+        return stores[0]

@@ -1,0 +1,121 @@
+"""What synthesized trials add to a decoder: one figure of two panels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Condition → label, colour. Okabe & Ito's colours can be told apart by all.
+_SHOWN = {
+    "draws": ("draws", "#0072B2"),
+    "mean": ("predicted means", "#E69F00"),
+    "shuffled": ("draws, images shuffled", "#999999"),
+}
+_KINDS = {"averages": ("repeat averages", "--"), "trials": ("single trials", "-")}
+_STEP = 0.05  # between curves, so that their bars lie beside each other
+
+
+def plot_augmentation(metrics: dict[str, Any]) -> Figure:
+    """Draw scores on test trials over the amount of synthesized trials.
+
+    Bars are 95 % intervals of the difference to real trials alone, whose level the thin lines
+    show; a ring is the amount that validation images choose.
+
+    Parameters
+    ----------
+    metrics : dict
+        ``augment.json`` of `synbrain evaluate --augment`.
+
+    Returns
+    -------
+    Figure
+        Says so where the subject is simulated.
+    """
+    figure = Figure(figsize=(9.5, 5.2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    kind = " (simulated)" if metrics["simulated"] else ""
+    figure.suptitle(
+        f"{metrics['model']}{kind}\ndecoders of {metrics['n_real_trials']:,} real and more and "
+        f"more synthesized trials, on {metrics['n_test_trials']:,} real test trials",
+        fontsize=10,
+    )
+    n = metrics["n_candidates"]
+    _panel(axes[0], metrics, "two_way", "Two-way identification")
+    _panel(axes[1], metrics, "retrieval", f"Retrieval: first among {n}")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        fontsize=7,
+        frameon=False,
+        handlelength=4,
+        title="bars: 95 % interval of the difference to real trials alone (thin lines); ring: the "
+        "amount chosen on validation images",
+        title_fontsize=7,
+    )
+    return figure
+
+
+def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
+    amounts = metrics["amounts"]
+    place = np.arange(len(amounts))
+    shift = -2.5 * _STEP
+    for kind, (kind_label, line) in _KINDS.items():
+        for condition, (label, colour) in _SHOWN.items():
+            found = [e["scores"][f"{score}_{kind}"] for e in metrics["conditions"][condition]]
+            value = np.array([f["value"] for f in found])
+            low, high = value[0] + np.array([f["gain_ci"] for f in found]).T
+            axes.errorbar(
+                place + shift,
+                value,
+                # The limits of an interval that hardly has a width may both lie beside the value.
+                [np.maximum(value - low, 0), np.maximum(high - value, 0)],
+                color=colour,
+                linestyle=line,
+                marker="o",
+                markersize=3.5,
+                elinewidth=0.8,
+                label=f"{label}, {kind_label}",
+            )
+            chosen = amounts.index(metrics["chosen"][condition]["amount"])
+            axes.plot(
+                place[chosen] + shift,
+                value[chosen],
+                "o",
+                markersize=9,
+                markerfacecolor="none",
+                markeredgecolor=colour,
+            )
+            shift += _STEP
+        axes.axhline(value[0], color="black", linestyle=line, linewidth=0.6)
+    _chance(axes, metrics["chance"][f"{score}_trials"])
+    axes.set(
+        xlabel="synthesized trials / real trials",
+        ylabel="share identified",
+        title=title,
+        xticks=place,
+        xticklabels=[f"{amount:g}" for amount in amounts],
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def _chance(axes: Axes, chance: float) -> None:
+    """A line, or a word at the edge where the line would press all curves into one."""
+    low, high = axes.get_ylim()
+    near = low - chance < 1.5 * (high - low)
+    if near:
+        axes.axhline(chance, color="black", linestyle=":", linewidth=0.8)
+    axes.annotate(
+        "chance" if near else f"↓ chance {chance:.3g}",
+        (1, chance if near else low),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 2),
+        textcoords="offset points",
+        ha="right",
+        fontsize=7,
+    )
+    axes.set_ylim(*axes.get_ylim())

@@ -1,0 +1,81 @@
+"""What a command tells its user while it works: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Bar:
+    """One piece of long work. Calling it counts one more, `to` sets the count."""
+
+    title: str
+    total: int | None
+    done: int
+    quiet: bool
+    unit: str = "it"
+    every: float = 10.0  # seconds between plain lines
+    _bar: object = None
+    _said: float = field(default_factory=time.monotonic)
+
+    def __call__(self, message: str = "") -> None:
+        self.to(self.done + 1, self.total, message)
+
+    def to(self, done: int, total: int | None = None, message: str = "") -> None:
+        """Set the count (and the total, once it is known)."""
+        self.done, self.total = done, total or self.total
+        if self.quiet:
+            return
+        if self._bar is not None:
+            self._bar.total = self.total
+            self._bar.set_postfix_str(message, refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._said > self.every:
+            self._said = time.monotonic()
+            of = f" of {self._count(self.total)}" if self.total else ""
+            print(
+                f"{self.title}: {self._count(done)}{of}{'  ' + message if message else ''}",
+                file=sys.stderr,
+            )
+
+    def _count(self, n: int) -> str:
+        return f"{n / 1e9:.2f} GB" if self.unit == "B" else str(n)
+
+
+@dataclass
+class Progress:
+    """Where messages and progress go: standard error, so that results alone are on output."""
+
+    quiet: bool = False
+
+    def info(self, message: str) -> None:
+        """Print one line."""
+        if not self.quiet:
+            print(message, file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def bar(
+        self, title: str, total: int | None = None, done: int = 0, unit: str = "it"
+    ) -> Iterator[Bar]:
+        """Show progress while the block runs; ``unit`` "B" counts bytes."""
+        bar = Bar(title, total, done, self.quiet, unit)
+        if sys.stderr.isatty() and not self.quiet:
+            from tqdm import tqdm
+
+            with tqdm(
+                total=total,
+                initial=done,
+                desc=title,
+                file=sys.stderr,
+                leave=False,
+                unit=unit,
+                unit_scale=unit == "B",
+            ) as shown:
+                bar._bar = shown
+                yield bar
+            return
+        yield bar

@@ -1,0 +1,159 @@
+"""The order in which BrainVAE's convolutions meet a subject's voxels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.prepared import PreparedSubject, roi_collections
+from synbrain_cli.io.resampling import SurfaceResampling
+from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
+from synbrain_cli.io.voxel_space import Vertices, Volume
+from synbrain_cli.model.order import ORDERS, voxel_order
+
+if TYPE_CHECKING:
+    from synbrain_cli.brain import Brain
+
+DEFAULT_ORDERS = ("surface", "region", "curve")  # best first, by measurement: docs/evaluation.md
+SHEET = "fsaverage5"  # the sphere that nilearn ships
+
+
+def subject_order(subject: PreparedSubject, kind: str) -> np.ndarray:
+    """Order a subject's voxels: `synbrain_cli.model.order` says how.
+
+    Parameters
+    ----------
+    subject : PreparedSubject
+    kind : str
+        "file", "curve", "region" or "surface".
+
+    Returns
+    -------
+    int64 array of shape (n_voxels,)
+
+    Raises
+    ------
+    InputError
+        When the subject's voxels have no known position, region or vertex, which that order needs.
+    """
+    if kind not in ORDERS:
+        raise InputError(f"--voxel-order {kind}: expected auto or one of {', '.join(ORDERS)}")
+    if kind == "file":
+        return voxel_order("file", subject.n_voxels)
+    try:
+        try:
+            points, hemisphere = _points(subject)
+        except (InputError, MissingError):
+            if kind != "region":  # regions alone need no geometry
+                raise
+            points = hemisphere = None
+        sheet = None
+        if kind == "surface":
+            sheet, hemisphere = sheet_positions(subject)
+        regions = _regions(subject) if kind == "region" else None
+        return voxel_order(
+            kind,
+            subject.n_voxels,
+            points=points,
+            regions=regions,
+            sheet=sheet,
+            hemisphere=hemisphere,
+        )
+    except (InputError, MissingError) as error:
+        raise InputError(
+            f"--voxel-order {kind}: {subject.folder} does not say enough of where its voxels are "
+            f"({error}): pass --voxel-order file, or leave the option out"
+        ) from error
+
+
+def default_order(subject: PreparedSubject) -> str:
+    """The first of `DEFAULT_ORDERS` that the subject's files allow; "file" at the latest."""
+    for kind in DEFAULT_ORDERS:
+        try:
+            subject_order(subject, kind)
+        except InputError:
+            continue
+        return kind
+    return "file"
+
+
+def _points(subject: PreparedSubject) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Positions in mm (n_voxels, 3), and hemispheres of a surface's vertices."""
+    place = subject.place
+    if isinstance(place, Volume):
+        grid = subject.voxels[["i", "j", "k"]].to_numpy(float)
+        return grid @ place.mask.affine[:3, :3].T + place.mask.affine[:3, 3], None
+    if isinstance(place, Vertices):
+        hemisphere = subject.voxels["hemisphere"].to_numpy(str)
+        return _of_vertices(place, "white"), hemisphere
+    return None, None
+
+
+def sheet_places(subject: PreparedSubject | Brain) -> tuple[np.ndarray, np.ndarray]:
+    """Where a person's voxels lie on the sphere that people share.
+
+    Returns
+    -------
+    positions : float array of shape (n_voxels, 3)
+        On a sphere of radius 100 mm; NaN where nothing says.
+    side : int array of shape (n_voxels,)
+        0 left, 1 right.
+    """
+    try:
+        positions, hemisphere = sheet_positions(subject)
+    except InputError:
+        positions = None
+    if positions is None:
+        return np.full((subject.n_voxels, 3), np.nan), np.zeros(subject.n_voxels, int)
+    return positions, (np.asarray(hemisphere) == HEMISPHERES[1]).astype(int)
+
+
+def sheet_positions(
+    subject: PreparedSubject | Brain,
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Coordinates on the average sphere (n_voxels, 3), NaN off it, and the hemisphere of each.
+
+    None, None where nothing leads to fsaverage.
+    """
+    if isinstance(subject.place, Vertices):
+        return _of_vertices(subject.place, "sphere"), subject.voxels["hemisphere"].to_numpy(str)
+    if subject.sampling is None or SHEET not in subject.sampling.spaces:
+        return None, None
+    return _through_transforms(subject.sampling)
+
+
+def _of_vertices(place: Vertices, surface: str) -> np.ndarray:
+    if place.space not in N_FSAVERAGE:
+        raise InputError(f"the geometry of its surface, {place.space}, is not known")
+    meshes = fsaverage(surface, place.space)
+    parts = [meshes[h].coordinates[getattr(place, h)] for h in HEMISPHERES]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _through_transforms(sampling: SurfaceResampling) -> tuple[np.ndarray, np.ndarray]:
+    """Average position of the vertices that a voxel reaches, by weight, in its hemisphere."""
+    sphere = fsaverage("sphere", SHEET)
+    weights = sampling.weights_to(SHEET)
+    mass = np.stack([np.asarray(weights[h].sum(0)).ravel() for h in HEMISPHERES])
+    where = [weights[h].T @ sphere[h].coordinates.astype(np.float64) for h in HEMISPHERES]
+    side = mass.argmax(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sheet = np.where(side[:, None] == 0, *where) / mass.max(0)[:, None]
+    reached = mass.max(0) > 0
+    sheet[~reached] = np.nan
+    return sheet, np.where(reached, np.array(HEMISPHERES)[side], "")
+
+
+def _regions(subject: PreparedSubject) -> np.ndarray | None:
+    """1, 2, … for the labels of the first collections that hold any; 0 for none."""
+    collections = roi_collections(subject.voxels)
+    if not collections:
+        return None
+    regions = np.zeros(subject.n_voxels, np.int64)
+    for collection in collections:
+        labels = subject.voxels[collection].to_numpy(str)
+        for label in sorted(set(labels) - {""}):
+            regions[(labels == label) & (regions == 0)] = regions.max() + 1
+    return regions

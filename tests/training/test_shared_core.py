@@ -1,0 +1,368 @@
+"""The core that serves every new person: trained once, on training images alone, and kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import QUIET
+
+from synbrain_cli.config import CoreConfig, StageConfig
+from synbrain_cli.errors import BusyError, InputError
+from synbrain_cli.io.bundle import load_arrays
+from synbrain_cli.io.files import locked, read_json, sha256
+from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.surface import HEMISPHERES, fsaverage
+from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.model.core import NEAR, SharedCore, Sheet
+from synbrain_cli.model.tokens import TokenScaler
+from synbrain_cli.pipeline import train as training
+from synbrain_cli.training import shared_core as shared
+from synbrain_cli.training.shared_core import TrainedCore, grid_side, train_core
+from synbrain_cli.training.voxel_order import sheet_places
+
+STAGE = StageConfig(2, 32, 4e-3, 0.0, warmup_steps=5, clip_norm=0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_epochs():
+    """Enough that every step is taken."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared, "CORE_STAGE", STAGE)
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(prepared):
+    return prepared.find_tokens("simulated", None, QUIET.info)
+
+
+@pytest.fixture(scope="module")
+def people(prepared, store):
+    return [(prepared.find_subject(s, None, QUIET.info), store) for s in "12"]
+
+
+@pytest.fixture(scope="module")
+def workspace(prepared, tmp_path_factory):
+    workspace = Workspace(tmp_path_factory.mktemp("cores"))
+    workspace.prepared.symlink_to(prepared.prepared)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def core(workspace, people):
+    """Of both subjects."""
+    return train_core(workspace, people, progress=QUIET)
+
+
+@pytest.fixture(scope="module")
+def kept(workspace, core):
+    """Its folder."""
+    (folder,) = (workspace.weights / "cores").glob("sub-01+sub-02_*")
+    return folder
+
+
+def copied(subject, folder):
+    """A prepared subject of the test's own, to be changed."""
+    return PreparedSubject(shutil.copytree(subject.folder, folder / subject.folder.name))
+
+
+def sentences():
+    said = []
+    return said, SimpleNamespace(quiet=True, log=said.append, bar=QUIET.bar)
+
+
+# ------------------------------------------------------------------------------ training
+
+
+def test_the_record_says_what_was_trained_on_what(kept, people, store):
+    config = read_json(kept / "config.json")
+    assert config["people"] == ["simulated/sub-01", "simulated/sub-02"]
+    descriptions = [person.folder / "dataset_description.json" for person, _ in people]
+    assert config["data"] == [sha256(path) for path in descriptions]
+    assert config["encoder"] == store.identity
+    assert (config["core"]["side"], config["core"]["n_dims"]) == (16, 48)
+    assert config["stage"]["epochs"] == 2
+    history = config["training"]["history"]
+    assert [epoch["epoch"] for epoch in history] == [1, 2]
+    assert config["training"]["best_score"] == max(e["validation_score"] for e in history)
+    assert "torch" in config["versions"]
+    assert {path.name for path in kept.iterdir()} == {"config.json", "core.safetensors"}
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]  # no lock, nothing partial
+
+
+def test_it_holds_everybodys_voxels_and_the_field(core, people):
+    first, second = (person.n_voxels for person, _ in people)
+    field, local, whole, offset = core.sources
+    assert field.shape == (first + second, 3)
+    assert local.shape == (24, first + second)
+    assert whole.shape == (128, first + second)
+    assert offset.shape == (first + second,)
+    nodes = len(core.sheet.nodes)
+    assert [part.shape for part in core.shared] == [(nodes, 3), (24, nodes), (128, nodes)]
+    assert all(torch.isfinite(part).all() for part in (*core.sources, *core.shared))
+
+
+def test_the_sheet_is_fsaverages_near_the_voxels(core, people):
+    sphere = fsaverage("sphere")
+    for side, hemisphere in enumerate(HEMISPHERES):
+        mine = core.sheet.nodes[core.sheet.side == side]
+        vertices = sphere[hemisphere].coordinates[: shared.N_NODES].astype(float)
+        assert {tuple(row) for row in mine} <= {tuple(row) for row in vertices}
+        positions = [sheet_places(person) for person, _ in people]
+        points = np.concatenate([p[(s == side) & np.isfinite(p[:, 0])] for p, s in positions])
+        gaps = np.linalg.norm(mine[:, None] - points[None], axis=2)
+        assert gaps.min(1).max() < NEAR
+        assert np.median(gaps.min(0)) < 7  # every voxel has a node beside it
+    assert 50 < len(core.sheet.nodes) < 1000
+
+
+def test_voxels_left_in_the_head_lie_on_the_left(people):
+    subject = people[0][0]
+    _, side = sheet_places(subject)
+    affine = subject.place.mask.affine
+    x = (subject.voxels[["i", "j", "k"]].to_numpy() @ affine[:3, :3].T + affine[:3, 3])[:, 0]
+    x -= np.median(x)
+    off_the_middle = np.abs(x) > 10
+    assert ((x > 0) == (side == 1))[off_the_middle].mean() > 0.95
+
+
+def test_trained_once_and_taken_up_again(workspace, people, core, kept, monkeypatch):
+    before = (kept / "core.safetensors").stat().st_mtime_ns
+
+    def never(*arguments, **options):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(shared, "fit_resumably", never)
+    said, progress = sentences()
+    again = train_core(workspace, people, progress=progress)
+    assert said == []
+    assert (kept / "core.safetensors").stat().st_mtime_ns == before
+    tokens = people[0][1].tokens[:5]
+    found = (one.evidence(people[1][0])(tokens) for one in (core, again))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_same_people_anywhere_give_the_same_core(own, people, kept):
+    """Bit for bit, and under the same name."""
+    train_core(own, people, progress=QUIET)
+    (folder,) = (own.weights / "cores").iterdir()
+    assert folder.name == kept.name
+    expected, found = (load_arrays(f / "core.safetensors") for f in (kept, folder))
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+class Wanted(Exception):
+    """A core that would have been trained, and its name."""
+
+
+@pytest.fixture
+def name_of(own, monkeypatch):
+    """The name of the core of some people, which is not trained."""
+
+    def train(folder, *rest):
+        raise Wanted(folder.name)
+
+    monkeypatch.setattr(shared, "_train", train)
+
+    def name(people, **options):
+        with pytest.raises(Wanted) as wanted:
+            train_core(own, people, progress=QUIET, **options)
+        return str(wanted.value)
+
+    return name
+
+
+def test_another_seed_stage_encoder_or_company_is_another_core(name_of, people, store, monkeypatch):
+    names = [
+        name_of(people),
+        name_of(people, seed=1),
+        name_of(people[:1]),
+        name_of(people[1:]),
+    ]
+    assert [n.partition("_")[0] for n in names] == [
+        "sub-01+sub-02",
+        "sub-01+sub-02",
+        "sub-01",
+        "sub-02",
+    ]
+    other = {**store.identity, "identity": {"name": "another"}}
+    changed = SimpleNamespace(folder=store.folder, tokens=store.tokens, identity=other)
+    names.append(name_of([(person, changed) for person, _ in people]))
+    with monkeypatch.context() as patch:
+        patch.setattr(shared, "CORE_STAGE", StageConfig(3, 32, 4e-3, 0.0))
+        names.append(name_of(people))
+    assert len(set(names)) == len(names)
+    assert name_of(people) == names[0]
+
+
+def test_other_data_are_another_core(name_of, people, tmp_path):
+    subject, store = people[0]
+    other = copied(subject, tmp_path / "changed/simulated")
+    same = name_of([(other, store)])
+    assert same == name_of([(subject, store)])  # wherever they are
+    path = other.folder / "dataset_description.json"
+    description = read_json(path)
+    description["BetasBLAKE2b"]["1"] = "0" * 32
+    path.write_text(json.dumps(description))
+    assert name_of([(other, store)]) != same
+
+
+def test_test_trials_are_not_opened(own, people, core, kept, tmp_path):
+    """Neither their responses, nor which images they show."""
+    changed = []
+    for person, store in people:
+        other = copied(person, tmp_path / "changed/simulated")
+        test = (other.trials["split"] == "test").to_numpy()
+        betas = np.load(other.folder / "betas.npy")
+        betas[test] = np.nan
+        np.save(other.folder / "betas.npy", betas)
+        table = pd.read_csv(other.folder / "trials.tsv", sep="\t", dtype=str)
+        table.loc[test, "image"] = "unknown"
+        table.to_csv(other.folder / "trials.tsv", sep="\t", index=False)
+        changed.append((PreparedSubject(other.folder), store))
+    train_core(own, changed, progress=QUIET)
+    expected = load_arrays(kept / "core.safetensors")
+    found = load_arrays(own.weights / "cores" / kept.name / "core.safetensors")
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def interrupted_after(epoch, monkeypatch):
+    """Training stops as by Ctrl-C once that epoch is on the disk."""
+    real = training.fit
+
+    def fit(*arguments, on_epoch, **options):
+        def save(state):
+            on_epoch(state)
+            if state["epoch"] == epoch:
+                raise KeyboardInterrupt
+
+        return real(*arguments, on_epoch=save, **options)
+
+    monkeypatch.setattr(training, "fit", fit)
+
+
+@pytest.fixture
+def _denormals():
+    """What an interrupted training leaves behind (below) is not for other tests."""
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.usefixtures("_denormals")
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_an_interrupted_training_goes_on(own, people, kept, monkeypatch, epoch):
+    with monkeypatch.context() as patch:
+        interrupted_after(epoch, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train_core(own, people, progress=QUIET)
+    folder = own.weights / "cores" / kept.name
+    assert not folder.exists()
+    assert [p.name for p in folder.parent.iterdir()] == [f".{kept.name}.partial"]
+    said, progress = sentences()
+    train_core(own, people, progress=progress)
+    assert any(f"going on after epoch {epoch}" in line for line in said)
+    expected, found = (load_arrays(f / "core.safetensors") for f in (kept, folder))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    records = [read_json(f / "config.json")["training"] for f in (kept, folder)]
+    assert records[0] == records[1]
+
+
+@pytest.mark.usefixtures("_denormals")
+def test_an_interrupted_training_leaves_the_arithmetic_as_it_was(own, people, monkeypatch):
+    small = torch.tensor(1e-40)
+    assert (small * 1) > 0
+    interrupted_after(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train_core(own, people[:1], progress=QUIET)
+    assert (small * 1) > 0
+
+
+def test_a_core_under_way_is_left_to_its_process(workspace, people, kept):
+    with locked(kept, "a shared core"), pytest.raises(BusyError, match="another synbrain process"):
+        train_core(workspace, people, progress=QUIET)
+
+
+def test_people_whose_voxels_lie_nowhere_train_a_core_all_the_same(own, people, tmp_path):
+    """Without transforms to fsaverage: each voxel keeps what was found for itself."""
+    subject, store = people[0]
+    other = copied(subject, tmp_path / "changed/simulated")
+    (other.folder / "sampling.npz").unlink()
+    core = train_core(own, [(other, store)], progress=QUIET)
+    assert core.sheet.nodes.shape == (1, 3)
+    sources, prior = core.evidence(other)(store.tokens[:6])
+    assert sources.std(0).min() > 0
+    assert (prior == 0).all()
+
+
+# -------------------------------------------------------------------------------- the grid
+
+
+@pytest.mark.parametrize(("n_tokens", "side"), [(16, 4), (25, 5), (256, 16)])
+def test_the_side_of_a_grid(n_tokens, side):
+    assert grid_side(SimpleNamespace(tokens=np.zeros((2, n_tokens, 3)), folder="x")) == side
+
+
+@pytest.mark.parametrize("n_tokens", [1, 9, 15, 50, 257])
+def test_tokens_that_are_no_grid(n_tokens):
+    with pytest.raises(InputError, match=rf"{n_tokens} tokens an image.*square grid of 4 × 4"):
+        grid_side(SimpleNamespace(tokens=np.zeros((2, n_tokens, 3)), folder="x"))
+
+
+def test_no_core_of_tokens_that_are_no_grid(own, people, tmp_path):
+    folder = shutil.copytree(people[0][1].folder, tmp_path / "few")
+    np.save(folder / "tokens.npy", np.load(folder / "tokens.npy")[:, :12])
+    with pytest.raises(InputError, match="12 tokens an image"):
+        train_core(own, [(people[0][0], TokenStore(folder))], progress=QUIET)
+    assert not own.weights.exists()
+
+
+# -------------------------------------------------------------------------- a new person
+
+
+def test_a_new_person_at_a_sources_places_reads_the_field_alone(monkeypatch, rng):
+    """Where a source deviates in nothing, the two are the same."""
+    config = CoreConfig(side=4, n_dims=5, hidden=6, n_local=3, bottleneck=4, n_global=7)
+    points = rng.normal(0, 1, (500, 3))
+    points *= 100 / np.linalg.norm(points, axis=1, keepdims=True)
+    side = np.arange(500) % 2
+    sheet = Sheet(points[::4], side[::4])
+    places = points[1:200:3], side[1:200:3]
+    network = SharedCore(config, [sheet.basis(*places)], torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        network.people[0].local[:, 40:] = 1  # some have something of their own
+        sources = tuple(part.clone() for part in network.voxels(0))
+        field = tuple(getattr(network.shared, n).clone() for n in ("field", "local", "whole"))
+    scaler = TokenScaler(np.zeros((16, 5), np.float32), np.ones(5, np.float32))
+    core = TrainedCore(network.core, scaler, sources, field, sheet)
+    monkeypatch.setattr(shared, "sheet_places", lambda subject: places)
+    tokens = rng.normal(0, 1, (8, 16, 5)).astype(np.float32)
+    known, prior = core.evidence(None)(tokens)
+    assert known.shape == prior.shape == (8, 67)
+    np.testing.assert_allclose(prior[:, :40], known[:, :40], atol=1e-6)
+    assert np.abs(prior[:, 40:] - known[:, 40:]).max() > 0.01
+    # In the other hemisphere, the other half of the field is read.
+    monkeypatch.setattr(shared, "sheet_places", lambda subject: (places[0], 1 - places[1]))
+    _, other = core.evidence(None)(tokens)
+    assert np.abs(prior - other).min(0).max() > 1e-4
+
+
+def test_evidence_of_a_trained_core(core, people):
+    (first, store), (second, _) = people
+    sources, prior = core.evidence(second)(store.tokens[:6])
+    assert sources.shape == (6, first.n_voxels + second.n_voxels)
+    assert prior.shape == (6, second.n_voxels)
+    # Two epochs leave a person near the field: the prior is much like their own voxels.
+    own, field = sources[:, first.n_voxels :], prior
+    own, field = own - own.mean(0), field - field.mean(0)
+    assert (own * field).sum() / np.sqrt((own**2).sum() * (field**2).sum()) > 0.5
