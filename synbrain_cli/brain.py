@@ -18,11 +18,18 @@ import torch
 
 from synbrain_cli.config import CoreConfig, MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError
-from synbrain_cli.features.encoders import load_encoder, precision_here, same_encoder
+from synbrain_cli.features.encoder import precision_here, same_encoder
 from synbrain_cli.features.images import ImageSet, image_digest
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.bundle import load_arrays, read_config
-from synbrain_cli.io.prepared import read_voxels, roi_masks
-from synbrain_cli.io.resampling import SurfaceResampling, VolumeResampling
+from synbrain_cli.io.prepared import (
+    MNI_RESAMPLING,
+    SURFACE_RESAMPLING,
+    read_voxels,
+    roi_masks,
+)
+from synbrain_cli.io.surface_resampling import SurfaceResampling
+from synbrain_cli.io.volume_resampling import VolumeResampling
 from synbrain_cli.io.voxel_space import Geometry, Volume, load_geometry
 from synbrain_cli.model.core import CoreEvidence
 from synbrain_cli.model.linear import LinearEncoder
@@ -327,20 +334,20 @@ class Brain:
         return load_geometry(self.folder)
 
     @cached_property
-    def sampling(self) -> SurfaceResampling | None:
-        path = self.folder / "sampling.npz"
+    def surface_resampling(self) -> SurfaceResampling | None:
+        path = self.folder / SURFACE_RESAMPLING
         return SurfaceResampling.load(path) if path.exists() else None
 
     @cached_property
-    def mni(self) -> VolumeResampling | None:
-        path = self.folder / "mni.npz"
+    def mni_resampling(self) -> VolumeResampling | None:
+        path = self.folder / MNI_RESAMPLING
         return VolumeResampling.load(path) if path.exists() else None
 
     @property
     def spaces(self) -> tuple[str, ...]:
         """Spaces its responses can be brought to, beside its own."""
-        surfaces = self.sampling.spaces if self.sampling is not None else ()
-        return (*surfaces, "MNI") if self.mni is not None else surfaces
+        surfaces = self.surface_resampling.spaces if self.surface_resampling is not None else ()
+        return (*surfaces, "MNI") if self.mni_resampling is not None else surfaces
 
     @property
     def unit(self) -> str:
@@ -722,12 +729,12 @@ class Brain:
         InputError
             When the subject has no transforms to that surface.
         """
-        if self.sampling is None:
+        if self.surface_resampling is None:
             raise InputError(
                 f"{self.folder}: this subject was prepared without transforms to fsaverage, so "
                 "there is nothing to draw on a cortical surface: look at the arrays or volumes"
             )
-        return self.sampling.project(values, space)
+        return self.surface_resampling.project(values, space)
 
     def to_mni(self, values: np.ndarray) -> nib.Nifti1Image:
         """Sample responses in MNI152: values (n_voxels,) or (n_maps, n_voxels), 0 outside.
@@ -737,6 +744,6 @@ class Brain:
         InputError
             When the subject has no transform to MNI.
         """
-        if self.mni is None:
+        if self.mni_resampling is None:
             raise InputError(f"{self.folder}: this subject was prepared without a transform to MNI")
-        return self.mni.project(values)
+        return self.mni_resampling.project(values)

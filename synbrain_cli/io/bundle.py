@@ -6,8 +6,8 @@
 ``linear.safetensors``    linear encoder; absent from published weights
 ``readout.safetensors``   stack, signal, noise: what turns predictions into draws; likewise
 ``arrays.safetensors``    token scaler, posterior deviation, standardisation, mean pattern
-``mask.nii.gz`` or ``vertices.npz``, ``voxels.tsv``, ``sampling.npz``, ``mni.npz``   as in the
-prepared subject
+``mask.nii.gz`` or ``vertices.npz``, ``voxels.tsv``, ``surface_resampling.npz``,
+``mni_resampling.npz``   as in the prepared subject
 ``card.md``               what it was trained on, and its scores
 """
 

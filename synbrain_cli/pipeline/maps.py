@@ -16,7 +16,8 @@ from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.features.images import read_image
 from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import read_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Log, Workspace, subject_label
 from synbrain_cli.pipeline.evaluate import check_match
 from synbrain_cli.pipeline.synthesize import bids_label, unit_name

@@ -211,7 +211,7 @@ class MapPainter:
         if look.space in brain.spaces:
             self._looks = looks(brain, look.space)
             return
-        if brain.sampling is not None:
+        if brain.surface_resampling is not None:
             others = ", ".join(s for s in brain.spaces if s in SPACES) or "none to fsaverage"
             raise InputError(
                 f"{brain.folder}: no transform to {look.space} (--space); there are: {others}"

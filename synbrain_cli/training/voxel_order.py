@@ -8,8 +8,8 @@ import numpy as np
 
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.prepared import PreparedSubject, roi_collections
-from synbrain_cli.io.resampling import SurfaceResampling
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
+from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.model.order import ORDERS, voxel_order
 
@@ -119,9 +119,9 @@ def sheet_positions(
     """
     if isinstance(subject.place, Vertices):
         return _of_vertices(subject.place, "sphere"), subject.voxels["hemisphere"].to_numpy(str)
-    if subject.sampling is None or SHEET not in subject.sampling.spaces:
+    if subject.surface_resampling is None or SHEET not in subject.surface_resampling.spaces:
         return None, None
-    return _through_transforms(subject.sampling)
+    return _through_transforms(subject.surface_resampling)
 
 
 def _of_vertices(place: Vertices, surface: str) -> np.ndarray:

@@ -22,7 +22,8 @@ import torch
 from synbrain_cli import load_model
 from synbrain_cli.config import PRESETS, MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import load_encoder, same_encoder
+from synbrain_cli.features.encoder import same_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.features.openclip import OpenCLIP, published_identity
 from synbrain_cli.io.bundle import load_arrays
 from synbrain_cli.io.files import read_json, sha256
@@ -240,7 +241,7 @@ def test_a_copy_of_nsd_is_enough_for_transforms(files, prepared, subject, tmp_pa
     np.testing.assert_array_equal(brain.place.inside, subject.place.inside)
     assert brain.simulated
     values = np.arange(brain.n_voxels, dtype=np.float32)
-    expected = subject.sampling.project(values, "fsaverage5")
+    expected = subject.surface_resampling.project(values, "fsaverage5")
     for hemisphere, found in brain.to_surface(values).items():
         np.testing.assert_allclose(found, expected[hemisphere])
     assert list(brain.rois()) == list(subject.rois())

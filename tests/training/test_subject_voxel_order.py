@@ -86,7 +86,7 @@ def test_neighbours_along_the_curve_are_neighbours_in_the_brain(subject):
 
 
 def test_on_the_surface_a_volume_is_met_by_hemisphere_and_by_place_on_the_sphere(subject):
-    weights = subject.sampling.weights_to("fsaverage5")
+    weights = subject.surface_resampling.weights_to("fsaverage5")
     mass = np.stack([np.asarray(weights[h].sum(0)).ravel() for h in ("left", "right")])
     reached = mass.max(0) > 0
     right = mass[1] > mass[0]
@@ -175,7 +175,7 @@ def test_regions_need_no_geometry(tmp_path):
 
 
 def test_without_transforms_there_is_no_surface_to_follow(without):
-    person = without("sampling.npz")
+    person = without("surface_resampling.npz")
     with pytest.raises(InputError) as caught:
         subject_order(person, "surface")
     message = str(caught.value)
@@ -187,7 +187,7 @@ def test_without_transforms_there_is_no_surface_to_follow(without):
 
 
 def test_without_a_mask_or_regions_there_is_less_to_go_by(without):
-    person = without("sampling.npz", "mask.nii.gz")
+    person = without("surface_resampling.npz", "mask.nii.gz")
     for kind in ("curve", "surface"):
         with pytest.raises(InputError, match=f"--voxel-order {kind}"):
             subject_order(person, kind)
@@ -209,10 +209,10 @@ def test_an_unknown_kind_is_refused(subject):
 
 def test_the_default_is_the_best_that_the_files_allow(subject, without):
     assert default_order(subject) == "surface"
-    assert default_order(without("sampling.npz")) == "region"
+    assert default_order(without("surface_resampling.npz")) == "region"
     for files, expected in (
-        (("sampling.npz",), "curve"),
-        (("sampling.npz", "mask.nii.gz"), "file"),
+        (("surface_resampling.npz",), "curve"),
+        (("surface_resampling.npz", "mask.nii.gz"), "file"),
     ):
         person = without(*files)
         table = person.voxels.drop(columns=roi_collections(person.voxels))
@@ -295,7 +295,7 @@ def test_what_is_encoded_is_met_along_the_order(curved_brain, subject):
 @pytest.fixture
 def refused(without, prepared, synbrain, tmp_path):
     """A workspace in which an order was asked for that the files do not allow."""
-    person = without("sampling.npz")
+    person = without("surface_resampling.npz")
     root = tmp_path / "workspace"
     (root / "prepared").mkdir(parents=True)
     person.folder.parent.rename(root / "prepared/simulated")
@@ -324,7 +324,7 @@ def test_leaving_the_option_out_is_then_possible(refused, synbrain):
 
 def test_places_are_read_from_the_table_of_voxels(subject, without):
     """The order follows the voxels when the file lists them in another order."""
-    person = without("sampling.npz")
+    person = without("surface_resampling.npz")
     shuffled = np.random.default_rng(0).permutation(subject.n_voxels)
     object.__setattr__(
         person, "voxels", pd.DataFrame(subject.voxels.iloc[shuffled]).reset_index(drop=True)
