@@ -10,16 +10,17 @@ from pathlib import Path
 import pandas as pd
 
 from synbrain_cli.datasets.download import Bucket, RemoteFile, missing
-from synbrain_cli.datasets.nsd import (
+from synbrain_cli.datasets.nsd_choice import Choice
+from synbrain_cli.datasets.nsd_design import SESSIONS
+from synbrain_cli.datasets.nsd_files import (
     DESIGN,
     NSD,
-    SESSIONS,
     STIMULI,
     STIMULUS_TABLE,
     TRANSFORM_NAMES,
-    Choice,
     betas_prefix,
 )
+from synbrain_cli.datasets.nsd_voxels import SubjectVoxels
 from synbrain_cli.errors import MissingError
 from synbrain_cli.io.files import read_json, write_json
 
@@ -217,6 +218,6 @@ def lacks(
         absent = sorted(set(wanted) - set(here))
         if absent:
             return f"{root}: session {absent[0]} of subject {subject} is not there"
-        if not nsd.collections(subject, choice):
+        if not SubjectVoxels(nsd, subject, choice).collections():
             return f"{root}: the ROIs of subject {subject} are not there"
     return None

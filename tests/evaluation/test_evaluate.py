@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from synbrain_cli import cli, load_model
 from synbrain_cli.brain import Drawing, token_digest
-from synbrain_cli.datasets.table import Experiment
+from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.calibration import NOISE_FACTORS, judge_draws
 from synbrain_cli.evaluation.retrieval import retrieval

@@ -16,7 +16,8 @@ from moto.server import ThreadedMotoServer
 from nsd_tree import write_stimulus_table, write_surfaces
 
 from synbrain_cli.datasets import download
-from synbrain_cli.datasets.nsd import DESIGN, NSD, STIMULI, Choice
+from synbrain_cli.datasets.nsd_choice import Choice
+from synbrain_cli.datasets.nsd_files import DESIGN, NSD, STIMULI
 
 BETAS = "nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR"
 SESSION = f"{BETAS}/betas_session02.nii.gz"
