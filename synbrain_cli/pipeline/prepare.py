@@ -18,11 +18,12 @@ import pandas as pd
 
 from synbrain_cli.config import EncoderIdentity
 from synbrain_cli.datasets import algonauts, nsd_bucket
-from synbrain_cli.datasets.download import Bucket, check_space, fetch, missing
+from synbrain_cli.datasets.download import check_space, fetch, missing
 from synbrain_cli.datasets.nsd import prepare_subject
 from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.datasets.nsd_design import SESSIONS
 from synbrain_cli.datasets.nsd_files import NSD
+from synbrain_cli.datasets.s3 import Bucket
 from synbrain_cli.datasets.simulated import SimulationConfig, simulate
 from synbrain_cli.datasets.table import prepare_experiment
 from synbrain_cli.datasets.table_experiment import Experiment
