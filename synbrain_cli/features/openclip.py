@@ -53,8 +53,8 @@ class OpenCLIP(Encoder):
     - ResNets: the last feature map, before attention pooling, one token per position.
 
     Images: [0, 1] RGB → bicubic, antialiased, to the tower's own size → the weights' own mean and
-    standard deviation, all in float32. In half precision the tower's weights are cast, once, which halves
-    their memory; the statistics of a LayerNorm are taken in float32 by torch itself.
+    standard deviation, all in float32. In half precision the tower's weights are cast, once,
+    which halves their memory; the statistics of a LayerNorm are taken in float32 by torch itself.
 
     Parameters
     ----------
