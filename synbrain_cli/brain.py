@@ -32,6 +32,7 @@ from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 from synbrain_cli.model.transfer import Adapter, Transfer
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.prefetch import prefetch
+from synbrain_cli.run import resolve_device
 
 SAMPLINGS = ("calibrated", "latent", "mean")
 SIGNALS = ("shared", "fresh")
@@ -60,24 +61,6 @@ def load_model(path: Path | str, device: str = "auto") -> Brain:
     >>> draws = model.draw("examples/images", n_draws=8, seed=0)     # doctest: +SKIP
     """
     return Brain(Path(path), resolve_device(device))
-
-
-def resolve_device(device: str) -> torch.device:
-    """Turn "auto" into a device; check any other.
-
-    Raises
-    ------
-    InputError
-        When it does not exist here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(1, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}: not available here; use cpu or auto") from error
-    return resolved
 
 
 def token_digest(token: np.ndarray) -> str:
