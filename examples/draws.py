@@ -61,7 +61,7 @@ def main() -> None:
 
     # How far apart are recorded trials of one image? From the training images; z-scores within
     # session, returned to percent signal change with the model's own scale.
-    subject = PreparedSubject(Path("prepared") / model.config["dataset"] / f"sub-{model.subject}")
+    subject = PreparedSubject(Path("prepared") / model.config.dataset / f"sub-{model.subject}")
     if not subject.folder.exists():
         return
     trials = subject.select("train")

@@ -329,7 +329,7 @@ def prepare_subject(
     writer.finish(
         voxels,
         place,
-        {"sampling.npz": SurfaceResampling.from_vertices(vertices, place.n_vertices)},
+        {"surface_resampling.npz": SurfaceResampling.from_vertices(vertices, place.n_vertices)},
         {
             "Name": f"Algonauts 2023 subject {subject}, prepared",
             "Simulated": is_simulated(challenge.root),

@@ -569,7 +569,7 @@ class NSD:
             vertices = {h: getattr(place, h) for h in HEMISPHERES}
             own = place.space == "fsnative"
             if nearest is not None or not own:
-                found["sampling.npz"] = SurfaceResampling.from_vertices(
+                found["surface_resampling.npz"] = SurfaceResampling.from_vertices(
                     vertices, place.n_vertices, nearest if own else None
                 )
             return found
@@ -581,14 +581,16 @@ class NSD:
         if nearest is not None and all(p.exists() for paths in layers.values() for p in paths):
             depths = {h: np.stack([read_mgh_vertices(p) for p in ps]) for h, ps in layers.items()}
             try:
-                found["sampling.npz"] = SurfaceResampling.from_layers(inside, depths, nearest)
+                found["surface_resampling.npz"] = SurfaceResampling.from_layers(
+                    inside, depths, nearest
+                )
             except NothingReached:
                 # A mask of subcortical voxels reaches no surface, and needs none; cortex must.
                 if choice.rois == Choice.rois:
                     raise
         mni = folder / f"{stem}-to-MNI.nii.gz"
         if mni.exists():
-            found["mni.npz"] = VolumeResampling.from_mni(inside, read_volume(mni)[0])
+            found["mni_resampling.npz"] = VolumeResampling.from_mni(inside, read_volume(mni)[0])
         return found
 
 

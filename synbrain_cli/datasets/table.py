@@ -538,9 +538,13 @@ class Experiment:
         place = self.place
         if isinstance(place, Vertices) and place.space != "fsnative":
             vertices = {h: getattr(place, h) for h in HEMISPHERES}
-            return {"sampling.npz": SurfaceResampling.from_vertices(vertices, place.n_vertices)}
+            return {
+                "surface_resampling.npz": SurfaceResampling.from_vertices(
+                    vertices, place.n_vertices
+                )
+            }
         if isinstance(place, Volume) and self.space.upper().startswith("MNI"):
-            return {"sampling.npz": mni_to_fsaverage(place)}
+            return {"surface_resampling.npz": mni_to_fsaverage(place)}
         return {}
 
 

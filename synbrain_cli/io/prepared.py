@@ -46,7 +46,7 @@ from synbrain_cli.io.files import (
     write_json,
 )
 from synbrain_cli.io.resampling import SurfaceResampling, VolumeResampling
-from synbrain_cli.io.voxel_space import POSITION_COLUMNS, Geometry, load_geometry
+from synbrain_cli.io.voxel_space import POSITION_COLUMNS, Geometry, VoxelSpace
 
 SPLITS = ("train", "val", "test")
 TRIAL_COLUMNS = ("trial", "session", "image", "repeat", "split")
@@ -56,8 +56,6 @@ STANDARDIZATIONS = {
     "train": "z-score by the training trials of all sessions",
     "none": "as recorded",
 }
-# What a model takes over from the subject it is of.
-VOXEL_SPACE_FILES = ("mask.nii.gz", "vertices.npz", "voxels.tsv", "sampling.npz", "mni.npz")
 
 
 @dataclass(frozen=True)
@@ -134,13 +132,9 @@ class PreparedSubject:
         return read_voxels(self.folder / "voxels.tsv")
 
     @cached_property
-    def place(self) -> Geometry | None:
-        return load_geometry(self.folder)
-
-    @cached_property
-    def sampling(self) -> SurfaceResampling | None:
-        path = self.folder / "sampling.npz"
-        return SurfaceResampling.load(path) if path.exists() else None
+    def voxel_space(self) -> VoxelSpace:
+        """Mask or vertices, and resampling to other spaces."""
+        return VoxelSpace(self.folder)
 
     @property
     def n_voxels(self) -> int:

@@ -260,7 +260,7 @@ class VoxelSpace:
         ----------
         values : array of shape (..., n_voxels)
         space : str
-            One of `other_spaces`: fsaverage5, fsaverage6, fsaverage, or fsnative, the subject's own.
+            One of `other_spaces`: fsaverage5, fsaverage6, fsaverage, or the subject's fsnative.
 
         Returns
         -------

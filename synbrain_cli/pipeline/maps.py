@@ -118,7 +118,7 @@ class Responses:
         if not bundle.exists():  # the workspace was moved since
             bundle = workspace.find_model(self.settings["model"], None, log)
         brain = load_model(bundle, "cpu")
-        if brain.config["fingerprint"] != self.settings["model_fingerprint"]:
+        if brain.config.fingerprint != self.settings["model_fingerprint"]:
             raise InputError(
                 f"{self.folder} was made by another training of {brain.name}: run synthesize again"
             )
@@ -307,8 +307,8 @@ class Recordings:
         MissingError
         """
         config = brain.config
-        subject = workspace.find_subject(brain.subject, config["dataset"], log)
-        store = workspace.find_tokens(config["dataset"], config["encoder"]["spec"], log)
+        subject = workspace.find_subject(brain.subject, config.dataset, log)
+        store = workspace.find_tokens(config.dataset, config.encoder.spec, log)
         return cls(workspace, brain, subject, store)
 
     def choose(self, image: str | None, n: int) -> list[str]:
@@ -420,7 +420,7 @@ class Evaluation:
                 f"{folder} does not exist: run `synbrain evaluate --model {brain.name}`"
             )
         metrics = read_json(folder / "metrics.json")
-        if metrics["provenance"]["fingerprint"] != brain.config["fingerprint"]:
+        if metrics["provenance"]["fingerprint"] != brain.config.fingerprint:
             raise InputError(
                 f"{folder} is of another training of {brain.name}: run "
                 f"`synbrain evaluate --model {brain.name}` again"

@@ -208,15 +208,18 @@ class MapPainter:
 
     def __init__(self, brain: Brain, kind: str, look: Look, progress: Progress) -> None:
         self.brain, self.kind, self._look = brain, kind, look
-        if look.space in brain.spaces:
+        if look.space in brain.voxel_space.other_spaces:
             self._looks = looks(brain, look.space)
             return
-        if brain.sampling is not None:
-            others = ", ".join(s for s in brain.spaces if s in SPACES) or "none to fsaverage"
+        if brain.voxel_space.surface_resampling is not None:
+            others = (
+                ", ".join(s for s in brain.voxel_space.other_spaces if s in SPACES)
+                or "none to fsaverage"
+            )
             raise InputError(
                 f"{brain.folder}: no transform to {look.space} (--space); there are: {others}"
             )
-        if not isinstance(brain.place, Volume):
+        if not isinstance(brain.voxel_space.geometry, Volume):
             raise InputError(
                 f"{brain.folder}: nothing says where its voxels are, so there is no map to draw: "
                 "look at `synbrain plot rois` or at the arrays"
@@ -337,7 +340,7 @@ def draws(
     brain, trials, folder = _trials(
         workspace, model, subject, responses, image, 1, n_draws, seed, "shared", progress
     )
-    if look.space not in brain.spaces:
+    if look.space not in brain.voxel_space.other_spaces:
         raise InputError(
             f"{brain.folder}: no transform to {look.space}, and draws are shown on that surface "
             "alone: `synbrain plot rois` shows means of regions"

@@ -13,10 +13,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.brain import BATCH, Brain, Drawing, load_model
+from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.prediction import BATCH
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet
@@ -124,7 +127,7 @@ def synthesize(
         lambda: {
             "model": brain.name,
             "model_folder": str(Path(model).resolve()),
-            "model_fingerprint": brain.config["fingerprint"],
+            "model_fingerprint": brain.config.fingerprint,
             **asdict(drawing),
             "spaces": spaces,
             "images": [
@@ -218,7 +221,11 @@ def _draw(
 
 def _map_bytes(brain: Brain, drawing: Drawing) -> int:
     """Memory that one image's draws take while they are written: twice on their grid."""
-    n_points = brain.place.inside.size if isinstance(brain.place, Volume) else brain.n_voxels
+    n_points = (
+        brain.voxel_space.geometry.inside.size
+        if isinstance(brain.voxel_space.geometry, Volume)
+        else brain.n_voxels
+    )
     return 2 * 4 * drawing.n_draws * n_points
 
 
@@ -237,10 +244,13 @@ def _open_partial(partial: Path, settings: dict[str, Any]) -> int:
 def _spaces(brain: Brain, asked: Sequence[str] | None) -> list[str]:
     """The spaces asked for, checked to be within reach; or those of the default that are."""
     if asked is None:
-        return [space for space in DEFAULT_SPACES if space in brain.spaces]
+        return [space for space in DEFAULT_SPACES if space in brain.voxel_space.other_spaces]
     for space in asked:
-        if space not in brain.spaces:
-            reach = ", ".join(brain.spaces) or "none: it was prepared without transforms"
+        if space not in brain.voxel_space.other_spaces:
+            reach = (
+                ", ".join(brain.voxel_space.other_spaces)
+                or "none: it was prepared without transforms"
+            )
             raise InputError(f"--space {space}: {brain.name} can be brought to {reach}")
     return list(dict.fromkeys(asked))
 
@@ -271,12 +281,16 @@ def _write_maps(
             file = f"{base}_hemi-{hemisphere[0].upper()}_space-{space}_{suffix}.func.gii"
             write_gifti(folder / file, data, hemisphere, meta)
 
-    if isinstance(brain.place, Volume):
+    if isinstance(brain.voxel_space.geometry, Volume):
         save_image(brain.to_nifti(draws), folder / f"{base}_desc-draws_betas.nii.gz")
-    elif isinstance(brain.place, Vertices):
-        write_surface(brain.place.to_full(draws), brain.place.space, "desc-draws_betas")
+    elif isinstance(brain.voxel_space.geometry, Vertices):
+        write_surface(
+            brain.voxel_space.geometry.to_full(draws),
+            brain.voxel_space.geometry.space,
+            "desc-draws_betas",
+        )
     for stat, values in maps.items():
-        if isinstance(brain.place, Volume):
+        if isinstance(brain.voxel_space.geometry, Volume):
             save_image(brain.to_nifti(values), folder / f"{base}_stat-{stat}_statmap.nii.gz")
         for space in spaces:
             if space == "MNI":
@@ -297,7 +311,7 @@ def _write_records(
             "source": [image["source"] for image in settings["images"]],
         }
     )
-    if isinstance(brain.place, Volume):
+    if isinstance(brain.voxel_space.geometry, Volume):
         table["nifti"] = [
             f"{prefix}_stim-{bids_label(name)}_desc-draws_betas.nii.gz" for name in pictures.names
         ]
@@ -308,9 +322,9 @@ def _write_records(
         "Unit": unit_name(brain, settings["unit"]),
         "Simulated": brain.simulated,
         "Subject": brain.subject,
-        "Dataset": brain.config["dataset"],
-        "Space": brain.config["space"],
-        "Encoder": brain.config["encoder"] | {"identity": brain.encoder.identity},
+        "Dataset": brain.config.dataset,
+        "Space": brain.config.space,
+        "Encoder": msgspec.to_builtins(brain.config.encoder) | {"identity": brain.encoder.identity},
         "Model": brain.name,
         "ModelFingerprint": settings["model_fingerprint"],
         "Sampling": settings["sampling"],

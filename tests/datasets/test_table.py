@@ -232,14 +232,16 @@ def test_every_kind_of_responses_gives_the_same_subject(made, kind):
     subject = made.prepare(**kind(made))
     assert_is(subject, made)
     if "mask" in kind(made):
-        np.testing.assert_array_equal(np.asarray(subject.place.mask.dataobj) > 0, made.mask)
-        np.testing.assert_array_equal(subject.place.mask.affine, AFFINE)
+        np.testing.assert_array_equal(
+            np.asarray(subject.voxel_space.geometry.mask.dataobj) > 0, made.mask
+        )
+        np.testing.assert_array_equal(subject.voxel_space.geometry.mask.affine, AFFINE)
         assert (
             subject.voxels[["i", "j", "k"]].to_numpy().tolist() == np.argwhere(made.mask).tolist()
         )
     else:
-        assert subject.place is None
-        assert subject.sampling is None
+        assert subject.voxel_space.geometry is None
+        assert subject.voxel_space.surface_resampling is None
     assert not list(subject.folder.parent.glob(".*"))
     for session in range(1, N_SESSIONS + 1):
         some = subject.betas[subject.trials["session"] == session]
@@ -303,7 +305,7 @@ def test_every_kind_of_surface_gives_the_same_subject(made, suffix, masked, seve
         space="fsnative",
     )
     assert_is(subject, made)
-    place = subject.place
+    place = subject.voxel_space.geometry
     assert isinstance(place, Vertices)
     assert place.space == "fsnative"
     assert place.n_vertices == N_NATIVE
@@ -312,7 +314,9 @@ def test_every_kind_of_surface_gives_the_same_subject(made, suffix, masked, seve
     assert subject.voxels["hemisphere"].value_counts().to_dict() == {
         h: len(v) for h, v in chosen.items()
     }
-    assert subject.sampling is None  # which native vertex is whose on fsaverage is not known
+    assert (
+        subject.voxel_space.surface_resampling is None
+    )  # which native vertex is whose on fsaverage is not known
 
 
 def test_fsaverage_needs_no_transform(made):
@@ -326,8 +330,8 @@ def test_fsaverage_needs_no_transform(made):
     )
     assert_is(subject, made)
     values = np.arange(1.0, n + 1)
-    full = subject.sampling.project(values)
-    for h, expected in subject.place.to_full(values).items():
+    full = subject.voxel_space.surface_resampling.project(values)
+    for h, expected in subject.voxel_space.geometry.to_full(values).items():
         np.testing.assert_array_equal(full[h], expected)
     assert np.isfinite(full["left"]).sum() == n - 9
 
@@ -638,7 +642,7 @@ def test_voxels_without_values_are_left_out_of_everything(made, standardize):
     assert np.isfinite(subject.betas).all()
     inside = made.mask.copy()
     inside[made.mask] = keep
-    np.testing.assert_array_equal(subject.place.inside, inside)
+    np.testing.assert_array_equal(subject.voxel_space.geometry.inside, inside)
     assert subject.voxels["name"].tolist() == [f"v{i}" for i in np.flatnonzero(keep)]
     assert subject.voxels[["i", "j", "k"]].to_numpy().tolist() == np.argwhere(inside).tolist()
     expected = ncsnr(zscored(made)[:, keep], made.table["image"].to_numpy(str))
@@ -664,14 +668,14 @@ def test_mni_reaches_fsaverage_and_left_stays_left(made):
     assert subject.description["VoxelsLeftOut"] == 1
     keep = np.arange(len(x)) != np.argmin(x)
     for values, axis in ((x, 0), (y, 1)):
-        maps = subject.sampling.project(values[keep])
+        maps = subject.voxel_space.surface_resampling.project(values[keep])
         for h, mesh in fsaverage("white").items():
             reached = np.isfinite(maps[h])
             assert reached.sum() > 300
             difference = maps[h][reached] - mesh.coordinates[reached, axis]
             assert np.abs(np.median(difference)) < 3
             assert np.percentile(np.abs(difference), 95) < 9
-    side = subject.sampling.project(np.sign(x[keep]))
+    side = subject.voxel_space.surface_resampling.project(np.sign(x[keep]))
     assert np.nanmean(side["left"]) < -0.8
     assert np.nanmean(side["right"]) > 0.8
 

@@ -232,7 +232,9 @@ def test_left_and_right_of_the_average_brain_stay_apart(brain):
         values = maps[h][0][far]
         assert (np.sign(values[~np.isnan(values)]) == side).all()
     # The same through MNI, whose x fsaverage's stands for.
-    image = VolumeResampling.from_mni(brain.anatomy.mask, brain.mni).project(own.T)
+    image = VolumeResampling.from_mni(brain.anatomy.mask, brain.voxel_space.mni_resampling).project(
+        own.T
+    )
     found = np.asarray(image.dataobj)
     reached = np.argwhere(found.any(-1))
     positions = apply_affine(image.affine, reached)
@@ -287,7 +289,9 @@ def mni_errors(sampling, mask, brain):
 
 def test_positions_arrive_in_mni(brain):
     for mask in (np.ones(brain.anatomy.mask.shape, bool), brain.visual):
-        errors, places = mni_errors(VolumeResampling.from_mni(mask, brain.mni), mask, brain)
+        errors, places = mni_errors(
+            VolumeResampling.from_mni(mask, brain.voxel_space.mni_resampling), mask, brain
+        )
         whole, inside = whole_cells(mask, places)
         assert inside.mean() > 0.999
         assert whole.sum() > 50
@@ -307,7 +311,9 @@ def test_positions_arrive_in_mni(brain):
 )
 def test_wrong_mni_transforms_are_seen(brain, spoil):
     mask = np.ones(brain.anatomy.mask.shape, bool)
-    errors, _ = mni_errors(VolumeResampling.from_mni(mask, spoil(brain.mni)), mask, brain)
+    errors, _ = mni_errors(
+        VolumeResampling.from_mni(mask, spoil(brain.voxel_space.mni_resampling)), mask, brain
+    )
     assert errors.max() > min(0.9 * brain.size, 7)
 
 
@@ -687,8 +693,8 @@ def test_save_and_load_surfaces(transforms, tmp_path):
             {"left": np.array([3, 1]), "right": np.array([0])}, {"left": 10242, "right": 10242}
         ),
     ):
-        sampling.save(tmp_path / "sampling.npz")
-        again = SurfaceResampling.load(tmp_path / "sampling.npz")
+        sampling.save(tmp_path / "surface_resampling.npz")
+        again = SurfaceResampling.load(tmp_path / "surface_resampling.npz")
         same(sampling, again)
         assert again.n_voxels == sampling.n_voxels
         assert again.spaces == sampling.spaces
@@ -696,23 +702,23 @@ def test_save_and_load_surfaces(transforms, tmp_path):
             for h in HEMISPHERES:
                 np.testing.assert_array_equal(again.to_fsaverage[h], to_fsaverage[h] - 1)
                 assert again.to_fsaverage[h].dtype == np.int32
-    assert [p.name for p in tmp_path.iterdir()] == ["sampling.npz"]
+    assert [p.name for p in tmp_path.iterdir()] == ["surface_resampling.npz"]
 
 
 def test_save_and_load_volumes(rng, tmp_path):
     _, sampling = volume_sampling(rng)
-    sampling.save(tmp_path / "mni.npz")
-    again = VolumeResampling.load(tmp_path / "mni.npz")
+    sampling.save(tmp_path / "mni_resampling.npz")
+    again = VolumeResampling.load(tmp_path / "mni_resampling.npz")
     same(sampling, again)
     np.testing.assert_array_equal(again.index, sampling.index)
     assert again.shape == sampling.shape
     np.testing.assert_array_equal(again.affine, sampling.affine)
-    assert [p.name for p in tmp_path.iterdir()] == ["mni.npz"]
+    assert [p.name for p in tmp_path.iterdir()] == ["mni_resampling.npz"]
 
 
 @pytest.mark.parametrize("kind", [SurfaceResampling, VolumeResampling])
 def test_damaged_or_foreign_files_are_refused(kind, transforms, rng, tmp_path):
-    path = tmp_path / "sampling.npz"
+    path = tmp_path / "surface_resampling.npz"
     with pytest.raises(MissingError, match="does not exist"):
         kind.load(path)
     if kind is SurfaceResampling:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from synbrain_cli import load_model
-from synbrain_cli.brain import Drawing
+from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.errors import InputError, InputTypeError, MissingError, SynbrainError
 from synbrain_cli.io.files import read_json, write_json
 
@@ -77,7 +77,7 @@ def test_the_mean_of_draws_approaches_the_mean(model, pictures):
 def test_no_noise_is_the_decoded_latent(model, pictures):
     silent = model.draw(pictures[:2], 2, sampling="latent", noise_factor=0.0)
     np.testing.assert_array_equal(silent[:, 0], silent[:, 1])
-    np.testing.assert_array_equal(silent[:, 0], model.predict_deep(pictures[:2]))
+    np.testing.assert_array_equal(silent[:, 0], model.predict("deep", pictures[:2]))
     mean = model.mean(pictures[:2])
     np.testing.assert_array_equal(model.draw(pictures[:2], 3, sampling="mean")[:, 2], mean)
 

@@ -127,7 +127,7 @@ def test_betas_that_were_not_standardised_are_learnt_in_their_own_unit(nowhere):
     np.testing.assert_allclose(examples.betas.std(0), 1, atol=1e-4)
     brain = load_model(nowhere.weights / "sub-01", "cpu")
     test = subject.select("test")
-    predicted = brain.predict_linear(store.take(test.images))
+    predicted = brain.predict("linear", store.take(test.images))
     np.testing.assert_allclose(predicted.mean(0), test.betas.mean(0), atol=1.5)
     np.testing.assert_allclose(brain.standardize(test.betas) * scale.sd + scale.mean, test.betas)
     result = evaluate(nowhere, brain, subject, store, n_boot=50, progress=QUIET)
@@ -165,7 +165,7 @@ def test_a_subject_on_a_surface(on_surface, pictures):
 
 def test_responses_in_every_space_within_reach(trained, pictures, tmp_path):
     brain = load_model(trained.weights / "sub-01", "cpu")
-    assert set(brain.spaces) == {"fsaverage5", "fsnative", "MNI"}
+    assert set(brain.voxel_space.other_spaces) == {"fsaverage5", "fsnative", "MNI"}
     made = synthesize(
         trained,
         brain.folder,
@@ -198,7 +198,7 @@ def test_the_left_hemispheres_responses_stay_left(trained):
     """
     brain = load_model(trained.weights / "sub-01", "cpu")
     x = nib.affines.apply_affine(
-        brain.place.mask.affine, brain.voxels[["i", "j", "k"]].to_numpy(float)
+        brain.voxel_space.geometry.mask.affine, brain.voxels[["i", "j", "k"]].to_numpy(float)
     )[:, 0]
     surface = brain.to_surface(x)
     for hemisphere, sign in (("left", -1), ("right", 1)):

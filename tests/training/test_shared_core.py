@@ -125,7 +125,7 @@ def test_the_sheet_is_fsaverages_near_the_voxels(core, people):
 def test_voxels_left_in_the_head_lie_on_the_left(people):
     subject = people[0][0]
     _, side = sheet_places(subject)
-    affine = subject.place.mask.affine
+    affine = subject.voxel_space.geometry.mask.affine
     x = (subject.voxels[["i", "j", "k"]].to_numpy() @ affine[:3, :3].T + affine[:3, 3])[:, 0]
     x -= np.median(x)
     off_the_middle = np.abs(x) > 10
@@ -297,7 +297,7 @@ def test_people_whose_voxels_lie_nowhere_train_a_core_all_the_same(own, people, 
     """Without transforms to fsaverage: each voxel keeps what was found for itself."""
     subject, store = people[0]
     other = copied(subject, tmp_path / "changed/simulated")
-    (other.folder / "sampling.npz").unlink()
+    (other.folder / "surface_resampling.npz").unlink()
     core = train_core(own, [(other, store)], progress=QUIET)
     assert core.sheet.nodes.shape == (1, 3)
     sources, prior = core.evidence(other)(store.tokens[:6])
