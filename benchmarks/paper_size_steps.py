@@ -37,7 +37,7 @@ from synbrain_cli.config import (
     StageConfig,
     VAEConfig,
 )
-from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.fit import Stepper
 from synbrain_cli.model.layers import sinusoidal_positions

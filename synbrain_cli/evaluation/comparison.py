@@ -22,7 +22,8 @@ from synbrain_cli.brain.images import token_digest
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.calibration import scored_regions
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import (
@@ -281,7 +282,7 @@ def _check_together(brains: list[Brain], subject: PreparedSubject, store: TokenS
                 "give each once, or copy one under another name"
             )
         names.add(brain.name)
-        prepared, trained = subject.description["Standardization"], brain.config.standardization
+        prepared, trained = subject.description.standardization, brain.config.standardization
         if trained != prepared:
             raise InputError(
                 f"{brain.name} was trained on betas with the standardization {trained}, but "

@@ -19,7 +19,8 @@ from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.prediction import SourcePredictions
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import (
     average_repeats,

@@ -19,9 +19,10 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.calibration import judge_draws, scored_regions
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, retrieval
-from synbrain_cli.features.encoders import same_encoder
+from synbrain_cli.features.encoder import same_encoder
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.prepared import PreparedSubject, Trials
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import (
@@ -540,9 +541,9 @@ def check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> No
             f"{subject.folder}: {subject.n_voxels} voxels, but {brain.name} has "
             f"{brain.n_voxels}: it was prepared again with another mask; train the model again"
         )
-    if not same_encoder(brain.config.encoder.identity, store.identity["identity"]):
+    if not same_encoder(brain.config.encoder.identity, store.identity.identity):
         raise InputError(
-            f"{store.folder}: tokens of {store.identity['identity']}, but {brain.name} was "
+            f"{store.folder}: tokens of {store.identity.identity}, but {brain.name} was "
             f"trained on {brain.config.encoder.identity}: pass its --encoder, or run "
             "`synbrain prepare` with it"
         )

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +19,8 @@ from synbrain_cli.config import StageConfig
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.bundle import find_bundles, load_arrays
 from synbrain_cli.io.files import read_json, sha256
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline import train as training
@@ -544,7 +546,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(own, source, linea
         "--strategy fine-tuning: sub-01_linear: without networks",
         strategy="fine-tuning",
     )
-    other = {**store.identity, "identity": {"name": "another"}}
+    other = msgspec.structs.replace(store.identity, identity={"name": "another"})
     changed = SimpleNamespace(folder=store.folder, tokens=store.tokens, identity=other)
     refused(own, source, person, changed, "tokens of gabor, but sub-01 was trained on")
 
@@ -646,7 +648,7 @@ def test_sources_are_one_model_of_every_other_person(own, source, linear, person
     bundles, new, tokens = choose(own, None, None, None, said.append)
     assert [path.name for path in bundles] == ["sub-01"]
     assert new.subject == "02"
-    assert tokens.identity["spec"] == "gabor"
+    assert tokens.identity.spec == "gabor"
     assert "from: sub-01 (--from)" in said
     bundles, _, _ = choose(own, " a-linear, sub-01", "2", None, said.append)
     assert [path.name for path in bundles] == ["a-linear", "sub-01"]

@@ -22,7 +22,8 @@ import torch
 from synbrain_cli import load_model
 from synbrain_cli.config import PRESETS, MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import load_encoder, same_encoder
+from synbrain_cli.features.encoder import same_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.features.openclip import OpenCLIP, published_identity
 from synbrain_cli.io.bundle import load_arrays
 from synbrain_cli.io.files import read_json, sha256
