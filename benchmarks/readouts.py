@@ -19,7 +19,7 @@ from common import save
 
 from synbrain_cli.brain import Brain, Drawing, load_model, token_digest
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.draws import coverage, crps, energy_score, pit
+from synbrain_cli.metrics.calibration import coverage, crps, energy_score, pit
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.readout import Readout, fit_readout

@@ -42,7 +42,7 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic, versions, write_json
 from synbrain_cli.io.surface import fsaverage
 from synbrain_cli.io.volume import save_image
-from synbrain_cli.metrics.accuracy import ncsnr as recorded_ncsnr
+from synbrain_cli.metrics.noise_ceiling import ncsnr as recorded_ncsnr
 
 BETAS = "betas_fithrf_GLMdenoise_RR"
 HEMISPHERES = ("left", "right")
