@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,7 @@ def train(
         "precision": speed.precision if model == "full" else None,
         "data": sha256(subject.folder / "dataset_description.json"),
         "encoder": msgspec.to_builtins(store.identity),
-        "stages": [asdict(chosen.vae_stage), asdict(chosen.mapper_stage), asdict(chosen.loss)]
+        "stages": [part.to_dict() for part in (chosen.vae_stage, chosen.mapper_stage, chosen.loss)]
         if model == "full"
         else [],
     }
