@@ -47,7 +47,7 @@ def test_help_is_immediate():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert not {"torch", "nilearn", "numpy", "pandas", "matplotlib"} & set(loaded.split())
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "synbrain_cli.cli", "--help"], capture_output=True)
+    subprocess.run([sys.executable, "-m", "synbrain_cli", "--help"], capture_output=True)
     assert time.perf_counter() - start < 3
 
 
