@@ -301,7 +301,7 @@ def learning_curve(
     folder: WorkspaceOption = Path(),
     quiet: QuietOption = False,
 ) -> None:
-    """Score against hours of scanning and number of source subjects, with fitted curves.
+    """Measure how scores grow with hours of scanning and with the number of source subjects.
 
     Example: synbrain learning-curve --subject 3 --hours 0.25,0.5,1,2
     """
@@ -376,7 +376,7 @@ def augment(
     folder: WorkspaceOption = Path(),
     quiet: QuietOption = False,
 ) -> None:
-    """Score what synthesized trials add to a decoder trained on the real ones.
+    """Measure what synthesized trials add to a decoder trained on real ones.
 
     Example: synbrain augment --model sub-03_hours-1
     """

@@ -99,7 +99,8 @@ TestOption = Annotated[
 EncoderOption = Annotated[
     str | None,
     typer.Option(
-        help="Image encoder: gabor, or openclip:ARCH/PRETRAINED, a name or a file of weights."
+        help="Image encoder: gabor, or openclip:ARCH/PRETRAINED, where PRETRAINED is the name or "
+        "the file of its weights."
     ),
 ]
 EncoderPrecisionOption = Annotated[

@@ -36,7 +36,7 @@ WhatOption = Annotated[
 ]
 ImageOption = Annotated[
     str | None,
-    typer.Option(help="One image of the responses, default: all; or test images, as A,B."),
+    typer.Option(help="An image of the responses (default: all), or test images, as A,B."),
 ]
 MinusOption = Annotated[
     str | None,
@@ -44,7 +44,7 @@ MinusOption = Annotated[
 ]
 DrawOption = Annotated[int, typer.Option(min=0, help="Number of the draw, with --what draw.")]
 ThresholdOption = Annotated[float | None, typer.Option(help="Hide smaller absolute values.")]
-VmaxOption = Annotated[float | None, typer.Option(help="Upper limit of the colour scale.")]
+VmaxOption = Annotated[float | None, typer.Option(help="Limit of the colour scale.")]
 SpaceOption = Annotated[
     FigureSpace,
     typer.Option(help="Surface; fsaverage6 and fsaverage where nilearn has them."),
@@ -126,7 +126,7 @@ def plot_surface(
     folder: WorkspaceOption = Path(),
     quiet: QuietOption = False,
 ) -> None:
-    """Plot the same maps on fsaverage's inflated surface, in four views.
+    """Plot responses, recordings or accuracy on fsaverage's inflated surface, in four views.
 
     Example: synbrain plot surface --subject 2 --what accuracy
     """

@@ -71,7 +71,8 @@ def train(
     voxel_order: VoxelOrderOption = "auto",
     encoder: EncoderOption = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the model; default: sub-01, or sub-01_linear.")
+        str | None,
+        typer.Option(help="Name of the model; default: such as sub-01 or sub-01_linear."),
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -121,7 +122,8 @@ def adapt(
     hours: Annotated[
         float,
         typer.Option(
-            help="Sessions to use, in recorded order; 0.5 is the first half of the first."
+            help="Sessions of an hour to use, in recorded order; 0.5: the first half of the first "
+            "session."
         ),
     ] = 1,
     subject: SubjectOption = None,
@@ -129,7 +131,7 @@ def adapt(
     source: SourceOption = None,
     strategy: StrategyOption = "auto",
     name: Annotated[
-        str | None, typer.Option(help="Name of the model; default: sub-03_hours-1.")
+        str | None, typer.Option(help="Name of the model; default: such as sub-03_hours-1.")
     ] = None,
     report: ReportOption = True,
     seed: SeedOption = 0,

@@ -98,7 +98,7 @@ def weights_import(
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the model; default: sub-01_published.")
+        str | None, typer.Option(help="Name of the model; default: such as sub-01_published.")
     ] = None,
     subject: Annotated[
         str | None,

@@ -777,7 +777,6 @@ def test_interrupted_it_says_how_to_go_on(synbrain, place, monkeypatch, models):
         (["--hours", "0"], "--hours 0: an hour is a session, and sub-02 has 3"),
         (["--hours", "-1"], "--hours -1: an hour is a session"),
         (["--hours", "3.5"], "expected more than 0 and at most 3"),
-        (["--strategy", "best"], "--strategy best: expected auto or one of shared-core"),
         (["--from", "sub-09"], "no model sub-09"),
         (["--from", "sub-01,sub-01"], "--from sub-01,sub-01: expected names of different models"),
         (["--from", "sub-01", "--subject", "1"], "--from sub-01: knows sub-01, the very"),
