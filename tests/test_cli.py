@@ -23,8 +23,9 @@ from typer.testing import CliRunner
 
 from synbrain_cli import cli
 from synbrain_cli.cli.sections import SECTIONS
-from synbrain_cli.errors import SynbrainError
+from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.files import locked
+from synbrain_cli.io.workspace import Workspace
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 
@@ -356,6 +357,30 @@ def test_choices_are_those_of_the_library():
     ):
         assert get_args(choices) == known
     assert tuple(options.MapSpace) == (*resampling.SURFACE_SPACES, "MNI", "none")
+
+
+def test_the_library_checks_choices_for_python_callers(trained, subject, store, tmp_path):
+    from synbrain_cli.pipeline import plot
+    from synbrain_cli.pipeline.synthesize import synthesize
+    from synbrain_cli.pipeline.train import train
+
+    own = Workspace(tmp_path)
+
+    def images(**options):
+        synthesize(trained, trained.weights / "sub-01", IMAGES, output=tmp_path / "out", **options)
+
+    for message, call in (
+        ("--preset huge: expected one of tiny", lambda: train(own, subject, store, preset="huge")),
+        ("--model cubic: expected full or", lambda: train(own, subject, store, model="cubic")),
+        ("--what soul: expected one of mean", lambda: plot.brain_maps(own, "flatmap", what="soul")),
+        ("--format bmp: expected one of png", lambda: plot.Look(format="bmp")),
+        ("--space fsnative: expected one of fsav", lambda: plot.Look(space="fsnative")),
+        ("sampling: expected calibrated", lambda: images(sampling="best")),
+        ("signal: expected shared or fresh", lambda: images(signal="sometimes")),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+    assert not any(tmp_path.iterdir())
 
 
 # ------------------------------------------------------------------------------ completion

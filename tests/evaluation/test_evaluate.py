@@ -877,7 +877,6 @@ def test_sampling_and_signal_are_what_was_asked(synbrain, trained, brain, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["synthesize", COFFEE, "--signal", "sometimes"], "signal: expected shared or fresh"),
         (
             ["synthesize", COFFEE, "--noise-factor", "0.5"],
             "expected it with the sampling latent, found calibrated",
