@@ -37,7 +37,7 @@ browser, page_of = chromium.browser, chromium.page_of
 def synbrain(workspace: Path, *arguments: str) -> str:
     """Run a command as typed in ``workspace``; its output."""
     done = subprocess.run(
-        [sys.executable, "-m", "synbrain_cli.cli", *arguments],
+        [sys.executable, "-m", "synbrain_cli", *arguments],
         cwd=workspace,
         capture_output=True,
         text=True,

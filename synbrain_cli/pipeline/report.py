@@ -465,8 +465,8 @@ def _adaptation(brain: Brain, workspace: Workspace) -> Section:
                 Picture(
                     (folder / "comparison.png").read_bytes(),
                     "Scores of all models of this person on test images.",
-                    "All models of this person on the same test images (synbrain evaluate "
-                    "--compare), with 95 % intervals over images.",
+                    "All models of this person on the same test images (synbrain compare), "
+                    "with 95 % intervals over images.",
                 )
             )
     sources = ", ".join(adaptation.sources)

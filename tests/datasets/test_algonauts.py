@@ -507,7 +507,6 @@ def test_the_command_as_typed(root, tmp_path, synbrain):
         (["--root", "nowhere"], "nowhere: expected the challenge's folders"),
         (["--root", "algonauts_2023", "--subject", "5"], "no subject 5; here are [1, 2]"),
         (["--root", "algonauts_2023", "--subject", "CSI1"], "--subject CSI1: "),
-        (["--root", "algonauts_2023", "--standardize", "z"], "standardize: expected one of sess"),
     ],
 )
 def test_a_fault_is_one_line_and_exit_1(root, tmp_path, synbrain, arguments, message):

@@ -1560,7 +1560,7 @@ def test_few_images_may_need_larger_shares(small, synbrain):
         (["--image-column", "stimulus"], "expected the column stimulus, found image"),
         (["--responses", "run2.npy"], "run2.npy does not exist"),
         (["--mask", "mask.nii.gz"], "mask.nii.gz does not exist"),
-        (["--roi", "V4"], "--roi V4: expected NAME=FILE, as FFA=ffa_mask.nii.gz"),
+        (["--roi", "V4"], "--roi V4: expected NAME=FILE, such as FFA=ffa_mask.nii.gz"),
         (["--subject", "no/person"], "--subject no/person: expected a label"),
         (["--split", "nothing.tsv"], "nothing.tsv does not exist"),
         (["--workspace", "nowhere"], "--workspace nowhere: no such folder"),
