@@ -25,11 +25,11 @@ from synbrain_cli.errors import DAMAGED, InputError, MissingError
 from synbrain_cli.features.images import SUFFIXES, read_image
 from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import is_simulated
-from synbrain_cli.io.prepared import SURFACE_RESAMPLING, Origin, PreparedSubject
+from synbrain_cli.io.prepared import Origin, PreparedSubject
 from synbrain_cli.io.prepared_writer import PreparedWriter
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
 from synbrain_cli.io.surface_resampling import SurfaceResampling
-from synbrain_cli.io.voxel_space import Vertices
+from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Vertices
 
 SHORT = dict(zip(HEMISPHERES, ("lh", "rh"), strict=True))
 _IMAGE = re.compile(r"train-(\d{4,})_(nsd-\d{5})$")

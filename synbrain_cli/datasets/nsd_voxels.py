@@ -12,13 +12,19 @@ import pandas as pd
 from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.datasets.nsd_files import NSD, SHORT, TRANSFORM_NAMES
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.prepared import MNI_RESAMPLING, SURFACE_RESAMPLING, roi_name
+from synbrain_cli.io.prepared import roi_name
 from synbrain_cli.io.resampling_weights import NothingReached
 from synbrain_cli.io.surface import HEMISPHERES, read_mgh_vertices
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
 from synbrain_cli.io.volume_resampling import VolumeResampling
-from synbrain_cli.io.voxel_space import Geometry, Vertices, Volume
+from synbrain_cli.io.voxel_space import (
+    MNI_RESAMPLING,
+    SURFACE_RESAMPLING,
+    Geometry,
+    Vertices,
+    Volume,
+)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from synbrain_cli.datasets.simulated_responses import Responses, draw_session, z
 from synbrain_cli.io.files import atomic
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.io.volume import save_image
-from synbrain_cli.metrics.accuracy import ncsnr as recorded_ncsnr
+from synbrain_cli.metrics.noise_ceiling import ncsnr as recorded_ncsnr
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,10 @@ from synbrain_cli.io.betas import (
     read_masked,
 )
 from synbrain_cli.io.files import read_table
-from synbrain_cli.io.prepared import SURFACE_RESAMPLING
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
-from synbrain_cli.io.voxel_space import Geometry, Vertices, Volume
+from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Geometry, Vertices, Volume
 
 NO_VALUE = ("", "n/a", "na", "nan")  # in a table's cell; the second is BIDS's
 

@@ -1,4 +1,4 @@
-"""`synbrain evaluate --scaling`: how scores grow with hours of scanning, and with source people.
+"""`synbrain learning-curve`: how scores grow with hours of scanning, and with source people.
 
 Every point is a model fitted to the first hours of a person, in memory, and scored on that person's
 test images. Strategies are those that are closed-form given what other people's data taught, so
@@ -15,19 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.brain import Brain, SourceEvidence, load_model
+from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain.prediction import SourcePredictions
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import (
-    average_repeats,
-    correlation_ceiling,
-    voxelwise_correlation,
-    weighted_correlation,
-)
+from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
+from synbrain_cli.metrics.bootstrap import weighted_correlation
 from synbrain_cli.metrics.learning_curve import LearningCurveFit, fit_learning_curve
+from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.pipeline.evaluate import RELIABLE
@@ -239,7 +237,7 @@ class _Evidence:
     def __call__(self, strategy: str, person: Person, n_sources: int) -> Evidence:
         chosen = person.sources[:n_sources]
         if strategy == "source-map":
-            return SourceEvidence([brain for brain, _, _ in chosen])
+            return SourcePredictions([brain for brain, _, _ in chosen])
         if strategy != "shared-core":
             raise InputError(f"--strategy {strategy}: expected one of {', '.join(STRATEGIES)}")
         known = [(subject, store) for _, subject, store in chosen]
@@ -454,11 +452,11 @@ def people_of(
     for subject in subjects:
         sources, full = [], None
         for brain in brains:
-            if (brain.config["dataset"], brain.subject) == (subject.dataset, subject.subject):
-                full = full or (brain if brain.has_readout else None)
+            if (brain.config.dataset, brain.subject) == (subject.dataset, subject.subject):
+                full = full or (brain if brain.config.has_readout else None)
                 continue
-            other = workspace.find_subject(brain.subject, brain.config["dataset"], log)
-            spec = brain.config["encoder"]["spec"]
+            other = workspace.find_subject(brain.subject, brain.config.dataset, log)
+            spec = brain.config.encoder.spec
             sources.append((brain, other, workspace.find_tokens(other.dataset, spec, log)))
         if not sources:
             raise InputError(

@@ -33,8 +33,7 @@ import pandas as pd
 
 from synbrain_cli.errors import DAMAGED, InputError, MissingError
 from synbrain_cli.io.records import read_record
-from synbrain_cli.io.surface_resampling import SurfaceResampling
-from synbrain_cli.io.voxel_space import POSITION_COLUMNS, Geometry, load_geometry
+from synbrain_cli.io.voxel_space import POSITION_COLUMNS, VoxelSpace
 
 SPLITS = ("train", "val", "test")
 TRIAL_COLUMNS = ("trial", "session", "image", "repeat", "split")
@@ -45,15 +44,6 @@ STANDARDIZATIONS = {
     "none": "as recorded",
 }
 DESCRIPTION = "dataset_description.json"
-SURFACE_RESAMPLING, MNI_RESAMPLING = "surface_resampling.npz", "mni_resampling.npz"
-# What a model takes over from the subject it is of.
-VOXEL_SPACE_FILES = (
-    "mask.nii.gz",
-    "vertices.npz",
-    "voxels.tsv",
-    SURFACE_RESAMPLING,
-    MNI_RESAMPLING,
-)
 
 
 class Origin(
@@ -219,15 +209,9 @@ class PreparedSubject:
         return read_voxels(self.folder / "voxels.tsv")
 
     @cached_property
-    def place(self) -> Geometry | None:
-        """Where the voxels are: in a volume, on a surface, or None where nothing says."""
-        return load_geometry(self.folder)
-
-    @cached_property
-    def surface_resampling(self) -> SurfaceResampling | None:
-        """How the voxels reach cortical surfaces; None where it is not known."""
-        path = self.folder / SURFACE_RESAMPLING
-        return SurfaceResampling.load(path) if path.exists() else None
+    def voxel_space(self) -> VoxelSpace:
+        """Mask or vertices, and resampling to other spaces."""
+        return VoxelSpace(self.folder)
 
     @property
     def n_voxels(self) -> int:

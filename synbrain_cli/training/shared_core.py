@@ -10,12 +10,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
@@ -35,9 +36,11 @@ from synbrain_cli.model.core import (
     load_core,
     receptive_fields,
 )
+from synbrain_cli.model.fit import Stage
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.pipeline.train import Examples, fit_resumably, load_examples
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 from synbrain_cli.training.voxel_order import sheet_places
 
 FEW_VOXELS = 5_000  # so few keep one core busy, and two badly
@@ -125,7 +128,7 @@ def train_core(
         "data": [sha256(p.folder / "dataset_description.json") for p, _ in people],
         "encoder": msgspec.to_builtins(store.identity),
         "core": config.to_dict(),
-        "stage": asdict(CORE_STAGE) | {"images": CORE_IMAGES},
+        "stage": CORE_STAGE.to_dict() | {"images": CORE_IMAGES},
         "seed": seed,
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
@@ -220,15 +223,16 @@ def _train(
     try:
         state = fit_resumably(
             checkpoint,
-            "shared core",
-            network,
-            network.parameter_groups(config),
-            step,
-            score,
-            sum(n_images),
-            replace(CORE_STAGE, epochs=epochs),
-            seed,
-            progress,
+            Stage(
+                "shared core",
+                network,
+                network.parameter_groups(config),
+                step,
+                score,
+                sum(n_images),
+                replace(CORE_STAGE, epochs=epochs),
+            ),
+            RunContext(seed, device, progress=progress),
         )
     finally:
         torch.set_flush_denormal(False)

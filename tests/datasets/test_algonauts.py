@@ -104,13 +104,13 @@ def test_every_row_and_column_is_in_its_place(archive, tmp_path, number, standar
     assert subject.trials["image"][0] == "nsd-00013"
     assert subject.trials["trial"].tolist() == list(range(N_IMAGES))
     assert set(subject.trials["repeat"]) == set(subject.trials["session"]) == {1}
-    place = subject.place
+    place = subject.voxel_space.geometry
     assert isinstance(place, Vertices)
     assert place.space == "fsaverage5"
     for h, short in (("left", "lh"), ("right", "rh")):
         whole = loaded(archive, number, f"roi_masks/{short}.all-vertices_fsaverage_space.npy")
         np.testing.assert_array_equal(getattr(place, h), np.flatnonzero(whole))
-    for h, full in subject.surface_resampling.project(subject.betas[3]).items():
+    for h, full in subject.voxel_space.surface_resampling.project(subject.betas[3]).items():
         np.testing.assert_array_equal(full, place.to_full(subject.betas[3])[h])
 
 
@@ -184,7 +184,9 @@ def test_a_vertex_without_values_is_left_out(root, tmp_path):
     subject = prepare_subject(Challenge(root), 1, tmp_path / "sub-01", **SHARES)
     assert subject.description.voxels_left_out == 1
     whole = loaded(root, 1, "roi_masks/rh.all-vertices_fsaverage_space.npy")
-    np.testing.assert_array_equal(subject.place.right, np.delete(np.flatnonzero(whole), 7))
+    np.testing.assert_array_equal(
+        subject.voxel_space.geometry.right, np.delete(np.flatnonzero(whole), 7)
+    )
 
 
 # ---------------------------------------------------------------------- pickled mappings
@@ -505,7 +507,6 @@ def test_the_command_as_typed(root, tmp_path, synbrain):
         (["--root", "nowhere"], "nowhere: expected the challenge's folders"),
         (["--root", "algonauts_2023", "--subject", "5"], "no subject 5; here are [1, 2]"),
         (["--root", "algonauts_2023", "--subject", "CSI1"], "--subject CSI1: "),
-        (["--root", "algonauts_2023", "--standardize", "z"], "standardize: expected one of sess"),
     ],
 )
 def test_a_fault_is_one_line_and_exit_1(root, tmp_path, synbrain, arguments, message):

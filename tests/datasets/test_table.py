@@ -28,7 +28,7 @@ from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import fsaverage, write_gifti
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import ncsnr
+from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.pipeline.prepare import prepare_table
 
 N_IMAGES, N_REPEATS, N_SESSIONS, GRID = 24, 3, 3, (5, 4, 3)
@@ -236,14 +236,16 @@ def test_every_kind_of_responses_gives_the_same_subject(made, kind):
     subject = made.prepare(**kind(made))
     assert_is(subject, made)
     if "mask" in kind(made):
-        np.testing.assert_array_equal(np.asarray(subject.place.mask.dataobj) > 0, made.mask)
-        np.testing.assert_array_equal(subject.place.mask.affine, AFFINE)
+        np.testing.assert_array_equal(
+            np.asarray(subject.voxel_space.geometry.mask.dataobj) > 0, made.mask
+        )
+        np.testing.assert_array_equal(subject.voxel_space.geometry.mask.affine, AFFINE)
         assert (
             subject.voxels[["i", "j", "k"]].to_numpy().tolist() == np.argwhere(made.mask).tolist()
         )
     else:
-        assert subject.place is None
-        assert subject.surface_resampling is None
+        assert subject.voxel_space.geometry is None
+        assert subject.voxel_space.surface_resampling is None
     assert not list(subject.folder.parent.glob(".*"))
     for session in range(1, N_SESSIONS + 1):
         some = subject.betas[subject.trials["session"] == session]
@@ -307,7 +309,7 @@ def test_every_kind_of_surface_gives_the_same_subject(made, suffix, masked, seve
         space="fsnative",
     )
     assert_is(subject, made)
-    place = subject.place
+    place = subject.voxel_space.geometry
     assert isinstance(place, Vertices)
     assert place.space == "fsnative"
     assert place.n_vertices == N_NATIVE
@@ -317,7 +319,7 @@ def test_every_kind_of_surface_gives_the_same_subject(made, suffix, masked, seve
         h: len(v) for h, v in chosen.items()
     }
     assert (
-        subject.surface_resampling is None
+        subject.voxel_space.surface_resampling is None
     )  # which native vertex is whose on fsaverage is not known
 
 
@@ -332,8 +334,8 @@ def test_fsaverage_needs_no_transform(made):
     )
     assert_is(subject, made)
     values = np.arange(1.0, n + 1)
-    full = subject.surface_resampling.project(values)
-    for h, expected in subject.place.to_full(values).items():
+    full = subject.voxel_space.surface_resampling.project(values)
+    for h, expected in subject.voxel_space.geometry.to_full(values).items():
         np.testing.assert_array_equal(full[h], expected)
     assert np.isfinite(full["left"]).sum() == n - 9
 
@@ -644,7 +646,7 @@ def test_voxels_without_values_are_left_out_of_everything(made, standardize):
     assert np.isfinite(subject.betas).all()
     inside = made.mask.copy()
     inside[made.mask] = keep
-    np.testing.assert_array_equal(subject.place.inside, inside)
+    np.testing.assert_array_equal(subject.voxel_space.geometry.inside, inside)
     assert subject.voxels["name"].tolist() == [f"v{i}" for i in np.flatnonzero(keep)]
     assert subject.voxels[["i", "j", "k"]].to_numpy().tolist() == np.argwhere(inside).tolist()
     expected = ncsnr(zscored(made)[:, keep], made.table["image"].to_numpy(str))
@@ -670,14 +672,14 @@ def test_mni_reaches_fsaverage_and_left_stays_left(made):
     assert subject.description.voxels_left_out == 1
     keep = np.arange(len(x)) != np.argmin(x)
     for values, axis in ((x, 0), (y, 1)):
-        maps = subject.surface_resampling.project(values[keep])
+        maps = subject.voxel_space.surface_resampling.project(values[keep])
         for h, mesh in fsaverage("white").items():
             reached = np.isfinite(maps[h])
             assert reached.sum() > 300
             difference = maps[h][reached] - mesh.coordinates[reached, axis]
             assert np.abs(np.median(difference)) < 3
             assert np.percentile(np.abs(difference), 95) < 9
-    side = subject.surface_resampling.project(np.sign(x[keep]))
+    side = subject.voxel_space.surface_resampling.project(np.sign(x[keep]))
     assert np.nanmean(side["left"]) < -0.8
     assert np.nanmean(side["right"]) > 0.8
 
@@ -1564,7 +1566,7 @@ def test_few_images_may_need_larger_shares(small, synbrain):
         (["--image-column", "stimulus"], "expected the column stimulus, found image"),
         (["--responses", "run2.npy"], "run2.npy does not exist"),
         (["--mask", "mask.nii.gz"], "mask.nii.gz does not exist"),
-        (["--roi", "V4"], "--roi V4: expected NAME=FILE, as FFA=ffa_mask.nii.gz"),
+        (["--roi", "V4"], "--roi V4: expected NAME=FILE, such as FFA=ffa_mask.nii.gz"),
         (["--subject", "no/person"], "--subject no/person: expected a label"),
         (["--split", "nothing.tsv"], "nothing.tsv does not exist"),
         (["--workspace", "nowhere"], "--workspace nowhere: no such folder"),

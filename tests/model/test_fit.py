@@ -8,10 +8,12 @@ from functools import partial
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from synbrain_cli.config import StageConfig
-from synbrain_cli.model.fit import epoch_generator, fit, learning_rate, update_ema
+from synbrain_cli.model.fit import Stage, epoch_generator, fit, learning_rate, update_ema
+from synbrain_cli.run import RunContext
 
 CONFIG = StageConfig(6, 8, 0.05, 0.0, warmup_steps=3, patience=6, ema_decay=0.8)
 
@@ -41,7 +43,8 @@ def network():
 
 def train(model, parameters, problem, config, seed, **options):
     loss, score = problem
-    return fit(model, parameters, partial(loss, model), score, 50, config, seed, **options)
+    stage = Stage("linear", model, parameters, partial(loss, model), score, 50, config)
+    return fit(stage, RunContext(seed), **options)
 
 
 def run(problem, config=CONFIG, **options):
@@ -61,7 +64,7 @@ def test_it_learns_and_keeps_the_best(problem):
 @pytest.mark.parametrize("pause", [1, 3, 5])
 @pytest.mark.parametrize("decay", [0.0, 0.8])
 def test_resumed_is_bit_identical(problem, pause, decay, tmp_path):
-    config = StageConfig(**{**CONFIG.to_dict(), "ema_decay": decay})
+    config = replace(CONFIG, ema_decay=decay)
     expected, _ = run(problem, config)
 
     class Killed(Exception):
@@ -83,7 +86,7 @@ def test_resumed_is_bit_identical(problem, pause, decay, tmp_path):
 def test_it_stops_when_nothing_gets_better(problem):
     loss, _ = problem
     scores = iter([0.5, 0.9, 0.8, 0.7, 0.6, 0.5])
-    config = StageConfig(**{**CONFIG.to_dict(), "patience": 2})
+    config = replace(CONFIG, patience=2)
     _, state = run((loss, lambda network: next(scores)), config)
     assert (state["epoch"], state["best_epoch"]) == (4, 2)
 

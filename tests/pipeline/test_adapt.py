@@ -156,10 +156,10 @@ def test_a_model_as_any_other(model, person, tokens):
     assert brain.subject == "02"
     assert brain.simulated
     deep = strategy == "fine-tuning"
-    assert brain.predictors == ["linear", "deep" if deep else "transfer"]
-    assert brain.has_networks == deep
-    assert (brain.transfer is None) == deep
-    assert brain.stack.shape == (2, person.n_voxels)
+    assert brain.predictors.names == ["linear", "deep" if deep else "transfer"]
+    assert brain.config.has_networks == deep
+    assert (brain.predictors.transfer is None) == deep
+    assert brain.predictors.stack.shape == (2, person.n_voxels)
     mean, draws = brain.mean(tokens), brain.draw(tokens, 3)
     assert mean.shape == (len(tokens), person.n_voxels)
     assert draws.shape == (len(tokens), 3, person.n_voxels)
@@ -167,12 +167,14 @@ def test_a_model_as_any_other(model, person, tokens):
     assert np.isfinite(draws).all()
     assert mean.std(0).min() > 0
     other = brain.predict_deep if deep else brain.predict_transfer
-    parts = brain.stack[0] * brain.predict_linear(tokens, "z") + brain.stack[1] * other(tokens, "z")
+    parts = brain.predictors.stack[0] * brain.predict(
+        "linear", tokens, "z"
+    ) + brain.predictors.stack[1] * other(tokens, "z")
     np.testing.assert_allclose(brain.mean(tokens, "z"), parts, atol=1e-5)
     np.testing.assert_allclose(mean, parts * brain.response_sd + brain.response_mean, atol=1e-4)
     if deep:
         with pytest.raises(InputError, match="was not adapted from other people's models"):
-            brain.predict_transfer(tokens)
+            brain.predict("transfer", tokens)
 
 
 def test_the_bundle_holds_what_is_needed_and_no_more(model):
@@ -281,9 +283,9 @@ def test_several_sources_speak_side_by_side(own, source, linear, person, store, 
     sources = [linear, source]
     result = adapt(own, sources, person, store, strategy="source-map", **CPU)
     brain = load_model(result.folder, "cpu")
-    assert brain.config["transfer"]["sources"] == ["sub-01_linear", "sub-01"]
+    assert brain.config.transfer["sources"] == ["sub-01_linear", "sub-01"]
     assert result.record["sources"] == ["sub-01_linear", "sub-01"]
-    evidence, prior = brain.transfer.evidence(tokens)
+    evidence, prior = brain.predictors.transfer.evidence(tokens)
     expected = [load_model(path, "cpu").mean(tokens, "z") for path in sources]
     np.testing.assert_allclose(evidence, np.concatenate(expected, 1), atol=1e-5)  # in a batch
     assert prior is None
@@ -486,7 +488,7 @@ def test_resumed_is_as_never_interrupted(own, models, source, person, store, mon
     torch.set_flush_denormal(False)  # tests/pipeline/test_shared.py tells of it
     target = own.weights / "sub-02_hours-1_shared-core"
     assert not target.exists()
-    with pytest.raises(InputError, match="holds an interrupted run: pass --resume"):
+    with pytest.raises(InputError, match="holds an interrupted run: pass resume=True"):
         adapt(own, source, person, store, **options)
     with pytest.raises(InputError, match="had other settings or data"):
         adapt(own, source, person, store, hours=2, name=target.name, resume=True, **options)
@@ -764,8 +766,8 @@ def test_interrupted_it_says_how_to_go_on(synbrain, place, monkeypatch, models):
         code, output, error = synbrain(*command)
     assert code == 130
     assert not output
-    assert "the same command with --resume goes on where it stopped" in error
-    code, _, error = synbrain(*command, "--resume")
+    assert "the same command goes on where it stopped" in error
+    code, _, error = synbrain(*command)
     assert code == 0, error
     assert "BrainVAE: going on after epoch 2" in error
     assert "mapper: going on after epoch 1" in error
@@ -779,7 +781,6 @@ def test_interrupted_it_says_how_to_go_on(synbrain, place, monkeypatch, models):
         (["--hours", "0"], "--hours 0: an hour is a session, and sub-02 has 3"),
         (["--hours", "-1"], "--hours -1: an hour is a session"),
         (["--hours", "3.5"], "expected more than 0 and at most 3"),
-        (["--strategy", "best"], "--strategy best: expected auto or one of shared-core"),
         (["--from", "sub-09"], "no model sub-09"),
         (["--from", "sub-01,sub-01"], "--from sub-01,sub-01: expected names of different models"),
         (["--from", "sub-01", "--subject", "1"], "--from sub-01: knows sub-01, the very"),

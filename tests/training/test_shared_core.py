@@ -76,7 +76,7 @@ def copied(subject, folder):
 
 def sentences():
     said = []
-    return said, SimpleNamespace(quiet=True, log=said.append, bar=QUIET.bar)
+    return said, SimpleNamespace(quiet=True, info=said.append, bar=QUIET.bar)
 
 
 # ------------------------------------------------------------------------------ training
@@ -127,7 +127,7 @@ def test_the_sheet_is_fsaverages_near_the_voxels(core, people):
 def test_voxels_left_in_the_head_lie_on_the_left(people):
     subject = people[0][0]
     _, side = sheet_places(subject)
-    affine = subject.place.mask.affine
+    affine = subject.voxel_space.geometry.mask.affine
     x = (subject.voxels[["i", "j", "k"]].to_numpy() @ affine[:3, :3].T + affine[:3, 3])[:, 0]
     x -= np.median(x)
     off_the_middle = np.abs(x) > 10

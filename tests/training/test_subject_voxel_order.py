@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import QUIET
+from msgspec.structs import replace
 from preset import TEST_PRESET
 from typer.testing import CliRunner
 
@@ -49,7 +49,9 @@ def positions(subject):
     """In mm, by nibabel's own arithmetic."""
     from nibabel.affines import apply_affine
 
-    return apply_affine(subject.place.mask.affine, subject.voxels[["i", "j", "k"]].to_numpy())
+    return apply_affine(
+        subject.voxel_space.geometry.mask.affine, subject.voxels[["i", "j", "k"]].to_numpy()
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,7 +88,7 @@ def test_neighbours_along_the_curve_are_neighbours_in_the_brain(subject):
 
 
 def test_on_the_surface_a_volume_is_met_by_hemisphere_and_by_place_on_the_sphere(subject):
-    weights = subject.surface_resampling.weights_to("fsaverage5")
+    weights = subject.voxel_space.surface_resampling.weights_to("fsaverage5")
     mass = np.stack([np.asarray(weights[h].sum(0)).ravel() for h in ("left", "right")])
     reached = mass.max(0) > 0
     right = mass[1] > mass[0]
@@ -252,20 +254,22 @@ def test_the_order_is_kept_with_the_weights(curved, curved_brain, subject):
     np.testing.assert_array_equal(
         load_arrays(curved / "networks.safetensors")["vae.order"], expected
     )
-    np.testing.assert_array_equal(curved_brain.vae.order.numpy(), expected)
-    assert curved_brain.config["voxel_order"] == "curve"
-    assert curved_brain.config["training"]["settings"]["voxel_order"] == "curve"
+    np.testing.assert_array_equal(curved_brain.networks.vae.order.numpy(), expected)
+    assert curved_brain.config.voxel_order == "curve"
+    assert curved_brain.config.training["settings"]["voxel_order"] == "curve"
 
 
 def test_left_out_the_option_means_the_best(trained, subject):
     full = load_model(trained.weights / "sub-01", "cpu")
-    assert full.config["voxel_order"] == "surface"
-    np.testing.assert_array_equal(full.vae.order.numpy(), subject_order(subject, "surface"))
+    assert full.config.voxel_order == "surface"
+    np.testing.assert_array_equal(
+        full.networks.vae.order.numpy(), subject_order(subject, "surface")
+    )
 
 
 @torch.inference_mode()
 def test_what_is_decoded_is_in_file_order(curved_brain, subject, prepared):
-    vae, n_voxels = curved_brain.vae, curved_brain.n_voxels
+    vae, n_voxels = curved_brain.networks.vae, curved_brain.n_voxels
     order = subject_order(subject, "curve")
     store = prepared.find_tokens("simulated", None, QUIET.info)
     tokens = store.take(subject.select("test").images[:5])
@@ -274,7 +278,7 @@ def test_what_is_decoded_is_in_file_order(curved_brain, subject, prepared):
     expected = np.empty_like(along)
     expected[:, order] = along
     np.testing.assert_array_equal(vae.decode(latent, n_voxels).numpy(), expected)
-    predicted = curved_brain.predict_deep(tokens, "z")
+    predicted = curved_brain.predict("deep", tokens, "z")
     np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(along - expected).max() > 1e-3 * along.std()
 
@@ -282,14 +286,14 @@ def test_what_is_decoded_is_in_file_order(curved_brain, subject, prepared):
 @torch.inference_mode()
 def test_what_is_encoded_is_met_along_the_order(curved_brain, subject):
     y = torch.from_numpy(subject.select("test").betas[:5])
-    posterior = curved_brain.vae.encode(y)
-    plain = copy.deepcopy(curved_brain.vae)
+    posterior = curved_brain.networks.vae.encode(y)
+    plain = copy.deepcopy(curved_brain.networks.vae)
     plain.lay_out(None)
     order = torch.from_numpy(subject_order(subject, "curve"))
     torch.testing.assert_close(posterior.mean, plain.encode(y[:, order]).mean)
     assert (posterior.mean - plain.encode(y).mean).abs().max() > 1e-4
     with pytest.raises(InputError, match="lay_out another order"):
-        curved_brain.vae.encode(y[:, :-1])
+        curved_brain.networks.vae.encode(y[:, :-1])
 
 
 @pytest.fixture
