@@ -162,7 +162,7 @@ def _take_room(file: int, n_bytes: int) -> None:
 
 def write_at(file: int, values: np.ndarray, offset: int) -> None:
     """Write a whole contiguous array at an offset of an open file."""
-    view = memoryview(np.ascontiguousarray(values)).cast("B")
+    view = np.ascontiguousarray(values).data.cast("B")
     while view:
         n = os.pwrite(file, view, offset)
         view, offset = view[n:], offset + n

@@ -601,10 +601,10 @@ def test_a_mask_off_the_cortex_has_no_surface(prepared, tmp_path):
 
 def test_a_mask_file_is_a_mask(prepared, tmp_path):
     whole = prepared.find_subject("1", None, print)
-    inside = whole.place.inside.copy()
+    inside = whole.voxel_space.geometry.inside.copy()
     inside[np.nonzero(inside)[0].min() + 2 :] = False
     path = tmp_path / "mine.nii.gz"
-    nib.save(nib.Nifti1Image(inside.astype(np.uint8), whole.place.mask.affine), path)
+    nib.save(nib.Nifti1Image(inside.astype(np.uint8), whole.voxel_space.geometry.mask.affine), path)
     subject = prepare(NSD(prepared.root / "simulated"), tmp_path, rois=(str(path),))
     np.testing.assert_array_equal(subject.voxel_space.geometry.inside, inside)
     assert "sha256" in subject.description.options["rois"][0]

@@ -83,7 +83,7 @@ def test_mni_transform_is_stored_like_nsds(root):
 def test_subjects_differ_in_voxels_and_share_organisation(prepared):
     one, two = (prepared.find_subject(s, None, print) for s in "12")
     assert one.n_voxels != two.n_voxels
-    assert one.place.mask.shape != two.place.mask.shape
+    assert one.voxel_space.geometry.mask.shape != two.voxel_space.geometry.mask.shape
     assert set(one.rois()) == set(two.rois())
     # The average response per area to the shared images agrees across people.
     profiles = []

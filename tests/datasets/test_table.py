@@ -696,7 +696,7 @@ def test_mni_sampling_is_the_mean_of_depths(made):
 
 
 def test_a_volume_elsewhere_is_drawn_nowhere(made):
-    assert made.prepare(**array_with_mask(made), space="T1w").surface_resampling is None
+    assert made.prepare(**array_with_mask(made), space="T1w").voxel_space.surface_resampling is None
 
 
 def test_the_record_says_what_was_prepared(made):

@@ -225,9 +225,7 @@ def test_left_and_right_of_the_average_brain_stay_apart(brain):
         values = maps[h][0][far]
         assert (np.sign(values[~np.isnan(values)]) == side).all()
     # The same through MNI, whose x fsaverage's stands for.
-    image = VolumeResampling.from_mni(brain.anatomy.mask, brain.voxel_space.mni_resampling).project(
-        own.T
-    )
+    image = VolumeResampling.from_mni(brain.anatomy.mask, brain.mni).project(own.T)
     found = np.asarray(image.dataobj)
     reached = np.argwhere(found.any(-1))
     positions = apply_affine(image.affine, reached)
@@ -282,9 +280,7 @@ def mni_errors(resampling, mask, brain):
 
 def test_positions_arrive_in_mni(brain):
     for mask in (np.ones(brain.anatomy.mask.shape, bool), brain.visual):
-        errors, places = mni_errors(
-            VolumeResampling.from_mni(mask, brain.voxel_space.mni_resampling), mask, brain
-        )
+        errors, places = mni_errors(VolumeResampling.from_mni(mask, brain.mni), mask, brain)
         whole, inside = whole_cells(mask, places)
         assert inside.mean() > 0.999
         assert whole.sum() > 50
@@ -304,9 +300,7 @@ def test_positions_arrive_in_mni(brain):
 )
 def test_wrong_mni_transforms_are_seen(brain, spoil):
     mask = np.ones(brain.anatomy.mask.shape, bool)
-    errors, _ = mni_errors(
-        VolumeResampling.from_mni(mask, spoil(brain.voxel_space.mni_resampling)), mask, brain
-    )
+    errors, _ = mni_errors(VolumeResampling.from_mni(mask, spoil(brain.mni)), mask, brain)
     assert errors.max() > min(0.9 * brain.size, 7)
 
 
