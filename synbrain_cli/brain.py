@@ -25,9 +25,10 @@ from synbrain_cli.io.prepared import read_voxels, roi_masks
 from synbrain_cli.io.resampling import SurfaceResampling, VolumeResampling
 from synbrain_cli.io.voxel_space import Geometry, Volume, load_geometry
 from synbrain_cli.model.core import CoreEvidence
+from synbrain_cli.model.draw_key import draw_generator
 from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.mapper import Mapper
-from synbrain_cli.model.readout import LatentReadout, Readout, draw_generator
+from synbrain_cli.model.readout import LatentReadout, Readout
 from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 from synbrain_cli.model.transfer import Adapter, Transfer
 from synbrain_cli.model.vae import BrainVAE

@@ -738,7 +738,7 @@ def describe_readout(
             "unexplained_signal": median(readout.signal.variance),
             "noise": median(readout.noise.variance),
         },
-        "growth": median(readout.growth),
+        "growth": median(readout.signal_dependence),
         "stack": {name: median(weight) for name, weight in stack.items()},
     }
 
