@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.brain import Brain, load_model
-from synbrain_cli.datasets.nsd import NSD
+from synbrain_cli.datasets.nsd_files import NSD
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.features.images import read_image
 from synbrain_cli.io.betas import read_array

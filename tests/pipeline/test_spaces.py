@@ -11,8 +11,8 @@ from PIL import Image
 
 from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.datasets.nsd import Choice
-from synbrain_cli.datasets.table import Experiment
+from synbrain_cli.datasets.nsd_choice import Choice
+from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import fsaverage
