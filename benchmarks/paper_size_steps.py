@@ -27,7 +27,8 @@ from common import Timer, report
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from synbrain_cli.brain import Brain, Drawing, load_model
+from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.config import (
     PRESETS,
     LossConfig,
@@ -36,14 +37,16 @@ from synbrain_cli.config import (
     StageConfig,
     VAEConfig,
 )
-from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.model.covariance import LowRank
-from synbrain_cli.model.fit import Stepper, default_speed
+from synbrain_cli.model.fit import Stepper
 from synbrain_cli.model.layers import sinusoidal_positions
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.model.step import MapperStep, TrainingStep, VAEStep
 from synbrain_cli.model.vae import BrainVAE
+from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext, default_speed
 
 GRID = (81, 104, 83)
 CPU_MEMORY = 24e9  # bytes a measurement on a CPU may take, at most
@@ -259,9 +262,9 @@ def our_brain(run: Run) -> Brain:
 
 def our_networks(run: Run) -> tuple[BrainVAE, Mapper]:
     brain = our_brain(run)
-    brain.vae.lay_out(None)  # any number of voxels
-    brain.vae.measure(None, None)
-    return brain.vae, brain.mapper
+    brain.networks.vae.lay_out(None)  # any number of voxels
+    brain.networks.vae.measure(None, None)
+    return brain.networks.vae, brain.networks.mapper
 
 
 def batch_of(run: Run, n: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -375,12 +378,24 @@ def s2n_step(run: Run) -> None:
     tell(run, work, start, **told(run, said))
 
 
+class Kept(Progress):
+    """Progress whose messages are kept in a list."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(quiet=True)
+        self.messages = messages
+
+    def info(self, message: str) -> None:
+        self.messages.append(message)
+
+
 def our_stepper(
     run: Run, step: TrainingStep, network: nn.Module, stage: StageConfig, said: list[str]
 ) -> Stepper:
     network.train()
     parameters = list(network.parameters())
-    return Stepper(step, network, parameters, stage, run.speed, log=said.append)
+    context = RunContext(device=torch.device(run.device), speed=run.speed, progress=Kept(said))
+    return Stepper(step, network, parameters, stage, context)
 
 
 def told(run: Run, said: list[str]) -> dict[str, Any]:
@@ -431,7 +446,7 @@ def synthesis(run: Run) -> None:
     else:
         brain = our_brain(run)
         if run.version == "ours/calibrated":
-            brain.readout = random_readout(n_voxels)
+            brain.distribution.readout = random_readout(n_voxels)
 
         def draw(n_draws: int, factor: float) -> np.ndarray:
             if run.version == "ours/calibrated":

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
+import msgspec
+
 from synbrain_cli.errors import InputError
 
 
@@ -192,6 +194,24 @@ class LossConfig(JSONSettings):
     temperature: float = 0.125
     response: float = 1.0
     response_every: int = 1
+
+
+class EncoderIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which image encoder tokens come from, and what it computed in.
+
+    Attributes
+    ----------
+    spec : str
+        The name it is loaded by: ``gabor``, ``openclip:ARCH/PRETRAINED``.
+    identity : dict
+        What makes two encoders the same one: see `synbrain_cli.features.encoder.Encoder`.
+    precision : {"float32", "fp16", "bf16"}
+        Tokens that do not say it are of float32.
+    """
+
+    spec: str
+    identity: dict[str, Any]
+    precision: str = "float32"
 
 
 PRECISIONS = ("auto", "float32", "bf16")

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from synbrain_cli.evaluation.augmentation import AugmentResult
     from synbrain_cli.evaluation.comparison import CompareResult
     from synbrain_cli.evaluation.learning_curve import LearningCurveResult
-    from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+    from synbrain_cli.io.prepared import PreparedSubject
+    from synbrain_cli.io.token_store import TokenStore
     from synbrain_cli.io.workspace import Workspace
     from synbrain_cli.pipeline.evaluate import EvaluateResult
     from synbrain_cli.progress import Progress
@@ -107,8 +108,8 @@ def _test_data(
     workspace: Workspace, brain: Brain, progress: Progress
 ) -> tuple[PreparedSubject, TokenStore]:
     """Prepared subject of a model, and the tokens of its images."""
-    subject = workspace.find_subject(brain.subject, brain.config["dataset"], progress.info)
-    spec = brain.config["encoder"]["spec"]
+    subject = workspace.find_subject(brain.subject, brain.config.dataset, progress.info)
+    spec = brain.config.encoder.spec
     return subject, workspace.find_tokens(subject.dataset, spec, progress.info)
 
 
@@ -311,7 +312,7 @@ def learning_curve(
     workspace, progress = open_workspace(folder, quiet)
     amounts = parse_numbers("--hours", hours) or list(HOURS)
     bundles = workspace.full_models(source)
-    dataset = bundles[0][1]["dataset"]
+    dataset = bundles[0][1].dataset
     labels = subject.split(",") if subject else [None]
     subjects = [workspace.find_subject(label, dataset, progress.info) for label in labels]
     with interruptible(resumes=False):

@@ -412,6 +412,6 @@ def prepare_simulated(
 
 
 def _resolve_device(device: str) -> str:
-    from synbrain_cli.brain import resolve_device
+    from synbrain_cli.run import resolve_device
 
     return str(resolve_device(device))

@@ -78,29 +78,24 @@ def synthesize(
 
     Example: synbrain synthesize examples/images --subject 2 --samples 8
     """
+    from synbrain_cli.brain.drawing import Drawing
     from synbrain_cli.distributed import Processes
+    from synbrain_cli.pipeline.synthesize import Output
     from synbrain_cli.pipeline.synthesize import synthesize as run
+    from synbrain_cli.run import RunContext
 
     processes = Processes.assemble(device)
     workspace, progress = open_workspace(folder, quiet or not processes.is_main)
     bundle = workspace.find_model(model, subject, progress.info)
+    spaces = None if space is None else [s.value for s in space if s != MapSpace.NONE]
     with interruptible():
         result = run(
             workspace,
             bundle,
             images[0] if len(images) == 1 else images,
-            n_draws=samples,
-            seed=seed,
-            sampling=sampling,
-            signal=signal,
-            noise_factor=noise_factor,
-            unit=unit,
-            output=output,
-            spaces=None if space is None else [s.value for s in space if s != MapSpace.NONE],
-            device=processes.device(device),
-            overwrite=overwrite,
-            progress=progress,
-            processes=processes,
+            Drawing(samples, seed, sampling, signal, noise_factor, unit),
+            Output(output, spaces, overwrite),
+            RunContext.create(seed, device, processes=processes, progress=progress),
         )
     if processes.is_main:
         print(result.draws)

@@ -90,8 +90,8 @@ def train(
     Example: synbrain train --subject 1 --preset small
     """
     from synbrain_cli.distributed import Processes
-    from synbrain_cli.pipeline.train import choose_speed
     from synbrain_cli.pipeline.train import train as run
+    from synbrain_cli.run import choose_speed
 
     processes = Processes.assemble(device)
     workspace, progress = open_workspace(folder, quiet or not processes.is_main)
@@ -151,7 +151,7 @@ def adapt(
     """
     from synbrain_cli.pipeline.adapt import adapt as run
     from synbrain_cli.pipeline.adapt import choose
-    from synbrain_cli.pipeline.train import choose_speed
+    from synbrain_cli.run import choose_speed
 
     workspace, progress = open_workspace(folder, quiet)
     bundles, chosen, store = choose(workspace, source, subject, dataset, progress.info)
@@ -180,7 +180,7 @@ def adapt(
 
 
 def _print_training(result: TrainResult) -> None:
-    scores = result.record["validation"]
+    scores = result.record.validation
     names = {
         "model": "model",
         "deep": "deep alone",

@@ -15,11 +15,12 @@ from synbrain_cli.datasets.nsd import NSD
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.features.images import read_image
 from synbrain_cli.io.betas import read_array
+from synbrain_cli.io.bids import bids_label
 from synbrain_cli.io.files import read_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Log, Workspace, subject_label
 from synbrain_cli.pipeline.evaluate import check_match
-from synbrain_cli.pipeline.synthesize import bids_label, unit_name
 
 ACCURACY_UNIT = "correlation over images (r)"
 
@@ -118,7 +119,7 @@ class Responses:
         if not bundle.exists():  # the workspace was moved since
             bundle = workspace.find_model(self.settings["model"], None, log)
         brain = load_model(bundle, "cpu")
-        if brain.config["fingerprint"] != self.settings["model_fingerprint"]:
+        if brain.config.fingerprint != self.settings["model_fingerprint"]:
             raise InputError(
                 f"{self.folder} was made by another training of {brain.name}: run synthesize again"
             )
@@ -209,7 +210,7 @@ def response_maps(
         yield BrainMap(
             f"sub-{brain.subject}_stim-{bids_label(name)}_{suffix}",
             f"{name}: {titles[what]}, {brain.name}",
-            unit_name(brain, responses.settings["unit"]),
+            brain.unit_name(responses.settings["unit"]),
             values,
             what != "std",
             responses.picture(row),
@@ -260,7 +261,7 @@ def difference_map(responses: Responses, brain: Brain, image: str | None, minus:
         f"sub-{brain.subject}_stim-{bids_label(names[0])}_minus-{bids_label(names[1])}"
         "_stat-difference",
         f"{names[0]} − {names[1]}: difference of means, {brain.name}",
-        unit_name(brain, responses.settings["unit"]),
+        brain.unit_name(responses.settings["unit"]),
         responses.mean(rows) - other.mean(other_rows),
         image=responses.picture(rows[0]) if len(rows) == 1 else None,
     )
@@ -307,8 +308,8 @@ class Recordings:
         MissingError
         """
         config = brain.config
-        subject = workspace.find_subject(brain.subject, config["dataset"], log)
-        store = workspace.find_tokens(config["dataset"], config["encoder"]["spec"], log)
+        subject = workspace.find_subject(brain.subject, config.dataset, log)
+        store = workspace.find_tokens(config.dataset, config.encoder.spec, log)
         return cls(workspace, brain, subject, store)
 
     def choose(self, image: str | None, n: int) -> list[str]:
@@ -420,7 +421,7 @@ class Evaluation:
                 f"{folder} does not exist: run `synbrain evaluate --model {brain.name}`"
             )
         metrics = read_json(folder / "metrics.json")
-        if metrics["provenance"]["fingerprint"] != brain.config["fingerprint"]:
+        if metrics["provenance"]["fingerprint"] != brain.config.fingerprint:
             raise InputError(
                 f"{folder} is of another training of {brain.name}: run "
                 f"`synbrain evaluate --model {brain.name}` again"

@@ -11,6 +11,7 @@ import numpy as np
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.bids import bids_label
 from synbrain_cli.io.voxel_space import Volume
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.maps import (
@@ -23,7 +24,6 @@ from synbrain_cli.pipeline.maps import (
     latest_responses,
     response_maps,
 )
-from synbrain_cli.pipeline.synthesize import bids_label, unit_name
 from synbrain_cli.plotting.figure import FORMATS, save_figure
 from synbrain_cli.plotting.labels import drawn_rois, looks, note
 from synbrain_cli.progress import Progress
@@ -208,15 +208,18 @@ class MapPainter:
 
     def __init__(self, brain: Brain, kind: str, look: Look, progress: Progress) -> None:
         self.brain, self.kind, self._look = brain, kind, look
-        if look.space in brain.spaces:
+        if look.space in brain.voxel_space.other_spaces:
             self._looks = looks(brain, look.space)
             return
-        if brain.sampling is not None:
-            others = ", ".join(s for s in brain.spaces if s in SPACES) or "none to fsaverage"
+        if brain.voxel_space.surface_resampling is not None:
+            others = (
+                ", ".join(s for s in brain.voxel_space.other_spaces if s in SPACES)
+                or "none to fsaverage"
+            )
             raise InputError(
                 f"{brain.folder}: no transform to {look.space} (--space); there are: {others}"
             )
-        if not isinstance(brain.place, Volume):
+        if not isinstance(brain.voxel_space.geometry, Volume):
             raise InputError(
                 f"{brain.folder}: nothing says where its voxels are, so there is no map to draw: "
                 "look at `synbrain plot rois` or at the arrays"
@@ -337,7 +340,7 @@ def draws(
     brain, trials, folder = _trials(
         workspace, model, subject, responses, image, 1, n_draws, seed, "shared", progress
     )
-    if look.space not in brain.spaces:
+    if look.space not in brain.voxel_space.other_spaces:
         raise InputError(
             f"{brain.folder}: no transform to {look.space}, and draws are shown on that surface "
             "alone: `synbrain plot rois` shows means of regions"
@@ -445,7 +448,7 @@ def _trials(
     brain = made.brain(workspace, progress.info)
     if made.settings["unit"] != "recorded":
         raise InputError(
-            f"{made.folder}: in {unit_name(brain, made.settings['unit'])}: expected responses in "
+            f"{made.folder}: in {brain.unit_name(made.settings['unit'])}: expected responses in "
             "the unit of the data: synthesize without --unit z"
         )
     return brain, synthesized(made, image), made.folder / "figures"

@@ -32,7 +32,6 @@ from synbrain_cli.pipeline.plot import (
     rois_figure,
     synthesized,
 )
-from synbrain_cli.pipeline.synthesize import unit_name
 from synbrain_cli.plotting.calibration import plot_calibration
 from synbrain_cli.plotting.labels import drawn_rois, looks, note
 from synbrain_cli.plotting.report import (
@@ -119,7 +118,7 @@ def report(
     """
     progress = progress or Progress()
     responses = responses or _latest(workspace, brain)
-    if responses and responses.settings["model_fingerprint"] != brain.config["fingerprint"]:
+    if responses and responses.settings["model_fingerprint"] != brain.config.fingerprint:
         raise InputError(f"{responses.folder}: was not drawn by {brain.folder}")
     found = _evaluation(workspace, brain, evaluation)
     painter = Painter(brain, progress)
@@ -130,7 +129,7 @@ def report(
         bar()
         sections.append(_recorded(workspace, brain, painter, progress))
         bar()
-        if "strategies" in brain.config["training"]:
+        if brain.config.training.adaptation:
             sections.append(_adaptation(brain, workspace))
         bar()
         if isinstance(found, Evaluation):
@@ -150,7 +149,7 @@ def report(
         if brain.simulated
         else None,
         sections=[section for section in sections if section.blocks],
-        footer=f"synbrain {versions()['synbrain']} · model {config['fingerprint']}",
+        footer=f"synbrain {versions()['synbrain']} · model {config.fingerprint}",
     )
     file = Path(output) if output else workspace.outputs / f"{brain.name}_report.html"
     with atomic(file) as temporary:
@@ -164,7 +163,7 @@ def _latest(workspace: Workspace, brain: Brain) -> Responses | None:
         made = Responses(latest_responses(workspace, brain.name, None))
     except MissingError:
         return None
-    same = made.settings["model_fingerprint"] == brain.config["fingerprint"]
+    same = made.settings["model_fingerprint"] == brain.config.fingerprint
     return made if same else None
 
 
@@ -232,24 +231,25 @@ class Painter:
 
 
 def _asked(brain: Brain, responses: Responses | None) -> list[Block]:
-    config, training = brain.config, brain.config["training"]
-    facts = [("person", f"sub-{brain.subject} of {config['dataset']}"), ("model", brain.name)]
-    if "origin" in training:
-        files = ", ".join(one["name"] for one in training["origin"]["files"].values())
+    config, training = brain.config, brain.config.training
+    facts = [("person", f"sub-{brain.subject} of {config.dataset}"), ("model", brain.name)]
+    if training.origin:
+        files = ", ".join(one.name for one in training.origin.files.values())
         facts.append(("imported from", f"{files}, as published"))
     else:
-        n_trials, n_images = (sum(training[k].values()) for k in ("n_trials", "n_images"))
-        hours = training.get("hours")
-        n_sessions = len(training["sessions"])
+        n_trials, n_images = training.n_trials.total, training.n_images.total
+        hours = training.hours
+        n_sessions = len(training.sessions)
         scanned = f"{n_sessions} session{'s' if n_sessions > 1 else ''}"
         if hours:
             scanned = f"the first {hours:g} h"
         facts.append(("learned from", f"{scanned}: {n_trials:,} trials of {n_images:,} images"))
-    if "sources" in training:
-        facts.append(("started from", f"{', '.join(training['sources'])} ({training['strategy']})"))
+    if training.adaptation:
+        sources = ", ".join(training.adaptation.sources)
+        facts.append(("started from", f"{sources} ({training.adaptation.strategy})"))
     facts += [
-        ("voxels", f"{brain.n_voxels:,} ({config['space']})"),
-        ("image encoder", config["encoder"]["spec"]),
+        ("voxels", f"{brain.n_voxels:,} ({config.space})"),
+        ("image encoder", config.encoder.spec),
     ]
     if responses:
         settings = responses.settings
@@ -258,7 +258,7 @@ def _asked(brain: Brain, responses: Responses | None) -> list[Block]:
             ("images", f"{n_images}: {_listed(responses.names)}"),
             ("draws of each", f"{responses.n_draws} ({settings['sampling']})"),
             ("seed", str(settings["seed"])),
-            ("unit", unit_name(brain, settings["unit"])),
+            ("unit", brain.unit_name(settings["unit"])),
         ]
     return [Facts(facts)]
 
@@ -355,7 +355,7 @@ def _sheet(brain: Brain, responses: Responses, limit: float) -> Picture:
         names.append(responses.names[k])
         images.append(None if one.image is None else _small(one.image))
     rest = len(responses.names) - len(maps)
-    shared = looks(brain) | {"unit": unit_name(brain, responses.settings["unit"])}
+    shared = looks(brain) | {"unit": brain.unit_name(responses.settings["unit"])}
     figure = plot_sheet(
         maps, names, images=images, title=f"Mean of draws, {brain.name}", vmax=limit, **shared
     )
@@ -438,13 +438,13 @@ def _recorded(workspace: Workspace, brain: Brain, painter: Painter, progress: Pr
 
 
 def _adaptation(brain: Brain, workspace: Workspace) -> Section:
-    training = brain.config["training"]
+    adaptation = brain.config.training.adaptation
     rows = [
         [
-            _STRATEGIES.get(name, name) + (" (chosen)" if name == training["strategy"] else ""),
+            _STRATEGIES.get(name, name) + (" (chosen)" if name == adaptation.strategy else ""),
             f"{v:.3f}",
         ]
-        for name, v in sorted(training["strategies"].items(), key=lambda item: -item[1])
+        for name, v in sorted(adaptation.strategies.items(), key=lambda item: -item[1])
     ]
     rows.append(["mean pattern of the hours", "0"])
     blocks: list[Block] = [
@@ -460,7 +460,7 @@ def _adaptation(brain: Brain, workspace: Workspace) -> Section:
     if (folder / "comparison.json").exists() and (folder / "comparison.png").exists():
         compared = read_json(folder / "comparison.json")
         fingerprints = compared["provenance"]["fingerprints"]
-        if fingerprints.get(brain.name) == brain.config["fingerprint"]:
+        if fingerprints.get(brain.name) == brain.config.fingerprint:
             blocks.append(
                 Picture(
                     (folder / "comparison.png").read_bytes(),
@@ -469,12 +469,12 @@ def _adaptation(brain: Brain, workspace: Workspace) -> Section:
                     "with 95 % intervals over images.",
                 )
             )
-    sources = ", ".join(training["sources"])
+    sources = ", ".join(adaptation.sources)
     return Section("Adapted from other people", f"Sources: {sources}.", blocks)
 
 
 def _not_evaluated(brain: Brain) -> list[Block]:
-    if not brain.has_readout:
+    if not brain.config.has_readout:
         return [
             Text(
                 "These are the published networks alone. Nothing was fitted that tells signal from "
@@ -482,7 +482,7 @@ def _not_evaluated(brain: Brain) -> list[Block]:
                 "predicts."
             )
         ]
-    validation = brain.config["training"]["validation"]
+    validation = brain.config.training.validation
     names = {"model": "model", "linear": "linear encoder", "deep": "deep", "transfer": "transfer"}
     return [
         Table(
@@ -619,18 +619,18 @@ def _number(value: float | None) -> str:
 
 
 def _provenance(brain: Brain, responses: Responses | None, evaluation: Evaluation | str) -> Section:
-    config, training = brain.config, brain.config["training"]
-    identity = config["encoder"]["identity"]
+    config, training = brain.config, brain.config.training
+    identity = config.encoder.identity
     facts = [
-        ("model", f"{brain.name}, fingerprint {config['fingerprint']}"),
+        ("model", f"{brain.name}, fingerprint {config.fingerprint}"),
         ("image encoder", ", ".join(f"{k} {v}" for k, v in identity.items() if v is not None)),
         ("recorded unit", brain.unit),
-        ("standardisation", config["standardization"]),
-        ("trained by", _versions(training["versions"])),
+        ("standardisation", config.standardization),
+        ("trained by", _versions(training.versions)),
         ("reported by", _versions(versions())),
     ]
-    if training["settings"]["seed"] is not None:
-        facts.insert(1, ("trained with seed", str(training["settings"]["seed"])))
+    if training.seed is not None:
+        facts.insert(1, ("trained with seed", str(training.seed)))
     commands: list[Block] = []
     if responses:
         settings = responses.settings

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,8 +22,9 @@ from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import load_arrays, save_arrays
 from synbrain_cli.io.files import locked, replace_folder, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.core import (
     VOXEL_PARTS,
@@ -33,9 +35,11 @@ from synbrain_cli.model.core import (
     load_core,
     receptive_fields,
 )
+from synbrain_cli.model.fit import Stage
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.pipeline.train import Examples, fit_resumably, load_examples
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 from synbrain_cli.training.voxel_order import sheet_places
 
 FEW_VOXELS = 5_000  # so few keep one core busy, and two badly
@@ -121,7 +125,7 @@ def train_core(
     settings = {
         "people": [f"{p.dataset}/sub-{p.subject}" for p, _ in people],
         "data": [sha256(p.folder / "dataset_description.json") for p, _ in people],
-        "encoder": store.identity,
+        "encoder": msgspec.to_builtins(store.identity),
         "core": config.to_dict(),
         "stage": asdict(CORE_STAGE) | {"images": CORE_IMAGES},
         "seed": seed,
@@ -218,15 +222,16 @@ def _train(
     try:
         state = fit_resumably(
             checkpoint,
-            "shared core",
-            network,
-            network.parameter_groups(config),
-            step,
-            score,
-            sum(n_images),
-            replace(CORE_STAGE, epochs=epochs),
-            seed,
-            progress,
+            Stage(
+                "shared core",
+                network,
+                network.parameter_groups(config),
+                step,
+                score,
+                sum(n_images),
+                replace(CORE_STAGE, epochs=epochs),
+            ),
+            RunContext(seed, device, progress=progress),
         )
     finally:
         torch.set_flush_denormal(False)

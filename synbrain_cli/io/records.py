@@ -1,0 +1,94 @@
+"""Typed records in JSON files, checked field by field where they are read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from synbrain_cli.errors import InputError
+from synbrain_cli.io.files import read_json, write_json
+
+T = TypeVar("T")
+
+
+def read_record(
+    path: Path | str, kind: type[T], advice: str = "make it again with this version of synbrain"
+) -> T:
+    """Read a JSON file as a record of one type.
+
+    Values are not converted: a number in quotes is no number. An integer may stand for a float.
+
+    Parameters
+    ----------
+    path : path
+    kind : type
+        What the file must hold: a `msgspec.Struct`, a dataclass, or a container of them.
+    advice : str
+        What the user can do about a file that holds something else.
+
+    Returns
+    -------
+    kind
+
+    Raises
+    ------
+    MissingError
+        When the file is absent.
+    InputError
+        When it is no JSON; when a field is missing, of another type, or (of types that forbid it)
+        unknown. The message names the file and the field.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> class Scan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    ...     n_trials: int
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_record(f"{folder}/scan.json", Scan(750))
+    ...     read_record(f"{folder}/scan.json", Scan)
+    Scan(n_trials=750)
+    """
+    return convert_record(read_json(path), kind, str(path), advice)
+
+
+def convert_record(content: Any, kind: type[T], name: str, advice: str) -> T:
+    """A record of one type from what `json.loads` returned: see `read_record`.
+
+    Parameters
+    ----------
+    content : object
+        Dictionaries, lists, text, numbers, booleans, None.
+    kind : type
+    name, advice : str
+        Where the content comes from, and what the user can do, for the message.
+
+    Raises
+    ------
+    InputError
+        As `read_record`.
+    """
+    try:
+        return msgspec.convert(content, kind, strict=True, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{name}: {_explain(str(error))}: {advice}") from error
+
+
+def write_record(path: Path | str, record: Any) -> None:
+    """Write a record as indented UTF-8 JSON, atomically; `read_record` reads it back."""
+    write_json(path, msgspec.to_builtins(record, str_keys=True))
+
+
+def _explain(message: str) -> str:
+    """msgspec's message as what was expected and what was found."""
+    fault, _, where = message.partition(" - at ")
+    position = f" at {where}" if where else ""
+    if match := re.fullmatch(r"Object missing required field (.+)", fault):
+        return f"expected the field {match[1]}{position}, found none"
+    if match := re.fullmatch(r"Object contains unknown field (.+)", fault):
+        return f"expected fields that are known, found {match[1]}{position}"
+    if match := re.fullmatch(r"(?:Expected|expected) (.+), got (.+)", fault):
+        return f"expected {match[1]}, found {match[2]}{position}"
+    return f"expected valid values, found others ({fault}){position}"
