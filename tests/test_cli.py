@@ -332,7 +332,7 @@ def test_choices_are_those_of_the_library():
     from synbrain_cli.cli import options, plot, prepare, synthesize, train
     from synbrain_cli.datasets import nsd
     from synbrain_cli.features import openclip
-    from synbrain_cli.io import prepared, resampling
+    from synbrain_cli.io import prepared, surface_resampling
     from synbrain_cli.model import order
     from synbrain_cli.pipeline import adapt as adapt_pipeline
     from synbrain_cli.pipeline import plot as plot_pipeline
@@ -357,7 +357,7 @@ def test_choices_are_those_of_the_library():
         (plot.MapKind, maps),
     ):
         assert get_args(choices) == known
-    assert tuple(options.MapSpace) == (*resampling.SURFACE_SPACES, "MNI", "none")
+    assert tuple(options.MapSpace) == (*surface_resampling.SURFACE_SPACES, "MNI", "none")
 
 
 def test_the_library_checks_choices_for_python_callers(trained, subject, store, tmp_path):
@@ -508,7 +508,7 @@ def test_a_folder_of_somebody_elses_is_not_overwritten(trained, synbrain, tmp_pa
         "--overwrite",
     )
     assert code == 1
-    assert "was not written by synthesize" in error
+    assert "thesis exists and was not written by this command" in error
     assert (tmp_path / "thesis/chapter.tex").read_text() == "precious"
 
 
@@ -527,5 +527,5 @@ def test_every_error_is_a_synbrain_error():
     from synbrain_cli import errors
 
     for name, kind in vars(errors).items():
-        if isinstance(kind, type) and name.endswith("Error"):
+        if getattr(kind, "__module__", None) == errors.__name__ and name.endswith("Error"):
             assert issubclass(kind, SynbrainError)
