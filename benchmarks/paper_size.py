@@ -36,7 +36,7 @@ from common import RESULTS, measured, save
 from flops import gigaflops
 from paper_size_steps import PAPER, PUBLISHED, QUICK, Run, know_encoder
 
-from synbrain_cli.brain import resolve_device
+from synbrain_cli.run import resolve_device
 
 PARTS = ("vae", "s2n", "tokens", "synthesis", "batches", "voxels", "attention", "convolution")
 KERNELS = PARTS[-2:]  # of a GPU, unless asked for

@@ -38,12 +38,14 @@ from synbrain_cli.config import (
 )
 from synbrain_cli.features.encoders import load_encoder
 from synbrain_cli.model.covariance import LowRank
-from synbrain_cli.model.fit import Stepper, default_speed
+from synbrain_cli.model.fit import Stepper
 from synbrain_cli.model.layers import sinusoidal_positions
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.model.step import MapperStep, TrainingStep, VAEStep
 from synbrain_cli.model.vae import BrainVAE
+from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext, default_speed
 
 GRID = (81, 104, 83)
 CPU_MEMORY = 24e9  # bytes a measurement on a CPU may take, at most
@@ -375,12 +377,24 @@ def s2n_step(run: Run) -> None:
     tell(run, work, start, **told(run, said))
 
 
+class Kept(Progress):
+    """Progress whose messages are kept in a list."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(quiet=True)
+        self.messages = messages
+
+    def info(self, message: str) -> None:
+        self.messages.append(message)
+
+
 def our_stepper(
     run: Run, step: TrainingStep, network: nn.Module, stage: StageConfig, said: list[str]
 ) -> Stepper:
     network.train()
     parameters = list(network.parameters())
-    return Stepper(step, network, parameters, stage, run.speed, log=said.append)
+    context = RunContext(device=torch.device(run.device), speed=run.speed, progress=Kept(said))
+    return Stepper(step, network, parameters, stage, context)
 
 
 def told(run: Run, said: list[str]) -> dict[str, Any]:

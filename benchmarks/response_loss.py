@@ -23,11 +23,12 @@ from synbrain_cli.config import PRESETS, LossConfig, Preset
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, pooled_skill, voxelwise_correlation
 from synbrain_cli.model.feed import Feed, Rows
-from synbrain_cli.model.fit import fit
+from synbrain_cli.model.fit import Stage, fit
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.step import MapperStep
 from synbrain_cli.model.tokens import StandardTokens
 from synbrain_cli.pipeline.train import Examples, load_examples
+from synbrain_cli.run import RunContext
 
 CPU = torch.device("cpu")
 
@@ -123,8 +124,9 @@ def train_mapper(
         Rows(train_set.averages, CPU),
         noise=noise,
     )
-    stage, trained = preset.mapper_stage, list(mapper.parameters())
-    fit(mapper, trained, step, score, len(targets), stage, seed + 1000, feed=feed)
+    trained, n_images = list(mapper.parameters()), len(targets)
+    stage = Stage("mapper", mapper, trained, step, score, n_images, preset.mapper_stage, 1000, feed)
+    fit(stage, RunContext(seed))
     return mapper.requires_grad_(False)
 
 

@@ -463,8 +463,8 @@ def train(
     Example: synbrain train --subject 1 --preset small
     """
     from synbrain_cli.distributed import Processes
-    from synbrain_cli.pipeline.train import choose_speed
     from synbrain_cli.pipeline.train import train as run
+    from synbrain_cli.run import choose_speed
 
     processes = Processes.assemble(device)
     place, report = _open(workspace, quiet or not processes.is_main)
@@ -532,7 +532,7 @@ def adapt(
     """
     from synbrain_cli.pipeline.adapt import adapt as run
     from synbrain_cli.pipeline.adapt import choose
-    from synbrain_cli.pipeline.train import choose_speed
+    from synbrain_cli.run import choose_speed
 
     place, said = _open(workspace, quiet)
     bundles, person, store = choose(place, source, subject, dataset, said.info)
@@ -1639,7 +1639,7 @@ def _number(label: str) -> int:
 
 
 def _device(device: str) -> str:
-    from synbrain_cli.brain import resolve_device
+    from synbrain_cli.run import resolve_device
 
     return str(resolve_device(device))
 

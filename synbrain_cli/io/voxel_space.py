@@ -1,10 +1,12 @@
-"""Where the voxels of a subject are: in a volume, on a surface, or nowhere that is known.
+"""Voxel spaces: where a subject's voxels lie, and how values of them reach other spaces.
 
-A prepared subject and a model keep it in the same files: ``mask.nii.gz`` or ``vertices.npz``.
+A prepared subject and a bundle keep theirs in the same files: ``mask.nii.gz`` or ``vertices.npz``,
+``voxels.tsv``, and the resampling to cortical surfaces and to MNI where transforms are known.
 """
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -17,8 +19,19 @@ import pandas as pd
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic
+from synbrain_cli.io.resampling import SurfaceResampling, VolumeResampling
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.io.volume import read_volume, save_image, unmask
+
+SURFACE_RESAMPLING, MNI_RESAMPLING = "surface_resampling.npz", "mni_resampling.npz"
+# What a bundle takes over from the prepared subject.
+VOXEL_SPACE_FILES = (
+    "mask.nii.gz",
+    "vertices.npz",
+    "voxels.tsv",
+    SURFACE_RESAMPLING,
+    MNI_RESAMPLING,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +67,7 @@ class Volume:
         return pd.DataFrame(np.argwhere(self.inside), columns=["i", "j", "k"])
 
     def keep(self, voxels: np.ndarray) -> Volume:
-        """The place of some of the voxels: boolean array (n_voxels,)."""
+        """Some of the voxels: boolean array (n_voxels,)."""
         inside = self.inside.copy()
         inside[inside] = voxels
         return Volume(nib.Nifti1Image(inside.astype(np.uint8), self.mask.affine, self.mask.header))
@@ -109,7 +122,7 @@ class Vertices:
         )
 
     def keep(self, voxels: np.ndarray) -> Vertices:
-        """The place of some of the vertices: boolean array (n_voxels,)."""
+        """Some of the vertices: boolean array (n_voxels,)."""
         left, right = np.split(voxels, [len(self.left)])
         return Vertices(self.left[left], self.right[right], self.n_vertices, self.space)
 
@@ -165,10 +178,121 @@ POSITION_COLUMNS = ("i", "j", "k", "hemisphere", "vertex")
 
 
 def load_geometry(folder: Path) -> Geometry | None:
-    """Where the voxels of a prepared subject or model are; None where nothing says."""
+    """Read the mask or the vertices of a prepared subject or bundle; None without either."""
     path = folder / "mask.nii.gz"
     if path.exists():
         return Volume(read_volume(path)[1])  # to its end, here where a fault can be told
     if (folder / "vertices.npz").exists():
         return Vertices.load(folder / "vertices.npz")
     return None
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelSpace:
+    """Where the voxels of a prepared subject or a bundle lie, and how they reach other spaces.
+
+    Attributes
+    ----------
+    folder : Path
+        Holds ``mask.nii.gz`` or ``vertices.npz``, and the resampling files where there are any.
+    """
+
+    folder: Path
+
+    @cached_property
+    def geometry(self) -> Geometry | None:
+        """A mask in a volume, vertices of a surface, or None where nothing is known."""
+        return load_geometry(self.folder)
+
+    @cached_property
+    def surface_resampling(self) -> SurfaceResampling | None:
+        """Resampling to cortical surfaces; None without transforms."""
+        path = self.folder / SURFACE_RESAMPLING
+        return SurfaceResampling.load(path) if path.exists() else None
+
+    @cached_property
+    def mni_resampling(self) -> VolumeResampling | None:
+        """Resampling to MNI152; None without the transform."""
+        path = self.folder / MNI_RESAMPLING
+        return VolumeResampling.load(path) if path.exists() else None
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether responses can be put on a grid of their own."""
+        return isinstance(self.geometry, Volume)
+
+    @property
+    def other_spaces(self) -> tuple[str, ...]:
+        """Spaces that responses can be resampled to, beside their own."""
+        surfaces = self.surface_resampling.spaces if self.surface_resampling is not None else ()
+        return (*surfaces, "MNI") if self.mni_resampling is not None else surfaces
+
+    def to_nifti(self, values: np.ndarray, description: str = "") -> nib.Nifti1Image:
+        """Put values on the subject's own grid.
+
+        Parameters
+        ----------
+        values : array of shape (n_voxels,) or (n_maps, n_voxels)
+        description : str
+            For the header.
+
+        Returns
+        -------
+        Nifti1Image
+            float32, 3-D or 4-D, 0 outside the mask.
+
+        Raises
+        ------
+        InputError
+            When the voxels are not those of a volume.
+        """
+        if not isinstance(self.geometry, Volume):
+            raise InputError(
+                f"{self.folder}: its voxels are not those of a volume, so there is no NIfTI of "
+                "them: use the array, or to_surface where the subject is on a surface"
+            )
+        return self.geometry.to_nifti(values, description=description)
+
+    def to_surface(self, values: np.ndarray, space: str = "fsaverage5") -> dict[str, np.ndarray]:
+        """Resample values to a cortical surface.
+
+        Parameters
+        ----------
+        values : array of shape (..., n_voxels)
+        space : str
+            One of `other_spaces`: fsaverage5, fsaverage6, fsaverage, or fsnative, the subject's own.
+
+        Returns
+        -------
+        dict
+            "left" and "right": float32 (..., n_vertices), NaN where no voxel is.
+
+        Raises
+        ------
+        InputError
+            When the subject has no transforms to that surface.
+        """
+        if self.surface_resampling is None:
+            raise InputError(
+                f"{self.folder}: this subject was prepared without transforms to fsaverage, so "
+                "nothing can be shown on a cortical surface: look at the arrays or volumes"
+            )
+        return self.surface_resampling.project(values, space)
+
+    def to_mni(self, values: np.ndarray) -> nib.Nifti1Image:
+        """Resample values (n_voxels,) or (n_maps, n_voxels) to MNI152; 0 outside.
+
+        Raises
+        ------
+        InputError
+            When the subject has no transform to MNI.
+        """
+        if self.mni_resampling is None:
+            raise InputError(f"{self.folder}: this subject was prepared without a transform to MNI")
+        return self.mni_resampling.project(values)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy its files, as a bundle takes them over from the prepared subject."""
+        for name in VOXEL_SPACE_FILES:
+            if (self.folder / name).exists():
+                shutil.copyfile(self.folder / name, folder / name)

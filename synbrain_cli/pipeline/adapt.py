@@ -28,7 +28,6 @@ from synbrain_cli.brain import (
     SourceEvidence,
     load_model,
     predict_deep,
-    resolve_device,
 )
 from synbrain_cli.config import PRESETS, Speed
 from synbrain_cli.errors import InputError, MissingError
@@ -37,7 +36,6 @@ from synbrain_cli.io.bundle import find_bundles, save_arrays
 from synbrain_cli.io.files import locked, read_json, sha256
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
 from synbrain_cli.io.workspace import Log, Workspace
-from synbrain_cli.model.fit import default_speed
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.pipeline.train import (
     Examples,
@@ -49,6 +47,7 @@ from synbrain_cli.pipeline.train import (
     load_examples,
 )
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import default_speed, resolve_device
 from synbrain_cli.training.shared_core import grid_side, train_core
 from synbrain_cli.training.voxel_order import default_order, subject_order
 

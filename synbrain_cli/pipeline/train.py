@@ -12,7 +12,6 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synbrain_cli.brain import predict_deep, resolve_device
-from synbrain_cli.config import PRECISIONS, PRESETS, LossConfig, Speed, StageConfig
+from synbrain_cli.brain import predict_deep
+from synbrain_cli.config import PRESETS, LossConfig, Speed, StageConfig
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import load_arrays, read_config, save_arrays, write_config
@@ -40,7 +39,7 @@ from synbrain_cli.io.prepared import VOXEL_SPACE_FILES, PreparedSubject, TokenSt
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.model.feed import Feed, Rows
-from synbrain_cli.model.fit import State, default_speed, fit
+from synbrain_cli.model.fit import Stage, State, fit
 from synbrain_cli.model.linear import LinearEncoder, fit_linear
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import (
@@ -50,10 +49,11 @@ from synbrain_cli.model.readout import (
     has_repeats,
     signal_left,
 )
-from synbrain_cli.model.step import MapperStep, TrainingStep, VAEStep
+from synbrain_cli.model.step import MapperStep, VAEStep
 from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext, default_speed, resolve_device
 from synbrain_cli.training.voxel_order import default_order, subject_order
 
 MODELS = ("full", "linear")
@@ -146,7 +146,7 @@ def train(
         One seed for initial weights, batches and noise.
     device : str
     speed : Speed, optional
-        How training steps are computed; default `synbrain_cli.model.fit.default_speed`.
+        How training steps are computed; default `synbrain_cli.run.default_speed`.
     resume : bool
         Go on with an interrupted training: same weights as without the interruption (bit for
         bit on the same CPU). An error if its settings were others.
@@ -244,29 +244,6 @@ def train(
     return TrainResult(run.folder, read_config(run.folder)["training"])
 
 
-def choose_speed(
-    device: str, precision: str, compiled: bool | None, micro_batch: int | None
-) -> Speed | None:
-    """How to compute on a device, of what the command line says; None where it says nothing.
-
-    Raises
-    ------
-    InputError
-    """
-    if (precision, compiled, micro_batch) == ("auto", None, None):
-        return None
-    if precision not in PRECISIONS:
-        raise InputError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}")
-    if micro_batch is not None and micro_batch < 1:
-        raise InputError(f"--micro-batch {micro_batch}: expected 1 or more")
-    speed = default_speed(resolve_device(device))
-    return Speed(
-        speed.precision if precision == "auto" else precision,
-        speed.compiled if compiled is None else compiled,
-        micro_batch,
-    )
-
-
 def load_examples(
     subject: PreparedSubject,
     store: TokenStore,
@@ -317,6 +294,7 @@ def fit_networks(
     """Train BrainVAE, then the mapper; both are left with their best weights."""
     vae_stage, mapper_stage, loss_config = stages
     device = next(vae.parameters()).device
+    context = RunContext(seed, device, speed, processes, progress)
     n_voxels = train_set.betas.shape[1]
     latent_shape = (vae.config.n_tokens, vae.config.n_dims)
     half = {"device_type": device.type, "dtype": torch.bfloat16}
@@ -347,19 +325,10 @@ def fit_networks(
         processes=processes,
     )
     step = VAEStep(vae, loss_config, processes)
+    n_trials = len(train_set.betas)
     run.stage(
-        "BrainVAE",
-        vae,
-        vae_parameters,
-        step,
-        vae_score,
-        len(train_set.betas),
-        vae_stage,
-        seed,
-        progress,
-        feed,
-        speed,
-        processes,
+        Stage("BrainVAE", vae, vae_parameters, step, vae_score, n_trials, vae_stage, feed=feed),
+        context,
     )
     del feed, step
 
@@ -405,19 +374,20 @@ def fit_networks(
         n_voxels,
         processes,
     )
+    n_images = len(train_set.tokens)
     run.stage(
-        "mapper",
-        mapper,
-        mapper_parameters,
-        step,
-        mapper_score,
-        len(train_set.tokens),
-        mapper_stage,
-        seed + 1000,
-        progress,
-        feed,
-        speed,
-        processes,
+        Stage(
+            "mapper",
+            mapper,
+            mapper_parameters,
+            step,
+            mapper_score,
+            n_images,
+            mapper_stage,
+            seed_offset=1000,
+            feed=feed,
+        ),
+        context,
     )
 
 
@@ -532,38 +502,11 @@ class TrainingRun:
         self.target_variance = float(arrays["target_variance"][0])
         return np.load(path, mmap_mode="r")
 
-    def stage(
-        self,
-        title: str,
-        network: torch.nn.Module,
-        parameters: list[torch.nn.Parameter],
-        step: TrainingStep,
-        score: Callable[[torch.nn.Module], float],
-        n_items: int,
-        config: StageConfig,
-        seed: int,
-        progress: Progress,
-        feed: Feed,
-        speed: Speed,
-        processes: Processes,
-    ) -> None:
+    def stage(self, stage: Stage, context: RunContext) -> None:
         """Run `fit_resumably`, and keep its history."""
-        state = fit_resumably(
-            self.partial / f"{title.lower()}.pt",
-            f"{self.folder.name} {title}",
-            network,
-            parameters,
-            step,
-            score,
-            n_items,
-            config,
-            seed,
-            progress,
-            feed=feed,
-            speed=speed,
-            processes=processes,
-        )
-        self.histories[title] = {
+        titled = replace(stage, title=f"{self.folder.name} {stage.title}")
+        state = fit_resumably(self.partial / f"{stage.title.lower()}.pt", titled, context)
+        self.histories[stage.title] = {
             "best_epoch": state["best_epoch"],
             "best_score": state["best_score"],
             "history": state["history"],
@@ -674,25 +617,13 @@ class TrainingRun:
         return record
 
 
-def fit_resumably(
-    checkpoint: Path,
-    title: str,
-    network: torch.nn.Module,
-    parameters: list[torch.nn.Parameter] | list[dict[str, Any]],
-    step: Callable[..., Tensor],
-    score: Callable[[torch.nn.Module], float],
-    n_items: int,
-    config: StageConfig,
-    seed: int,
-    progress: Progress,
-    processes: Processes = SINGLE_PROCESS,
-    **how: Any,
-) -> State:
+def fit_resumably(checkpoint: Path, stage: Stage, run: RunContext) -> State:
     """`fit`, with a checkpoint from which it goes on; it is left in place.
 
     One is written after an epoch, where that takes little of the time since the last: writing the
     gigabytes of a large network may take as long as the epoch itself.
     """
+    title, processes, progress = stage.title, run.processes, run.progress
     state: State | None = None
     if processes.on_main(checkpoint.exists):
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
@@ -719,21 +650,7 @@ def fit_resumably(
             write(state)
 
     with progress.bar(title) as bar:
-        state = fit(
-            network,
-            parameters,
-            step,
-            score,
-            n_items,
-            config,
-            seed,
-            state=state,
-            on_epoch=tell,
-            on_step=bar.to,
-            log=progress.info,
-            processes=processes,
-            **how,
-        )
+        state = fit(stage, run, state=state, on_epoch=tell, on_step=bar.to)
     if state["epoch"] > kept:
         write(state)
     processes.wait()

@@ -33,9 +33,11 @@ from synbrain_cli.model.core import (
     load_core,
     receptive_fields,
 )
+from synbrain_cli.model.fit import Stage
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.pipeline.train import Examples, fit_resumably, load_examples
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 from synbrain_cli.training.voxel_order import sheet_places
 
 FEW_VOXELS = 5_000  # so few keep one core busy, and two badly
@@ -218,15 +220,16 @@ def _train(
     try:
         state = fit_resumably(
             checkpoint,
-            "shared core",
-            network,
-            network.parameter_groups(config),
-            step,
-            score,
-            sum(n_images),
-            replace(CORE_STAGE, epochs=epochs),
-            seed,
-            progress,
+            Stage(
+                "shared core",
+                network,
+                network.parameter_groups(config),
+                step,
+                score,
+                sum(n_images),
+                replace(CORE_STAGE, epochs=epochs),
+            ),
+            RunContext(seed, device, progress=progress),
         )
     finally:
         torch.set_flush_denormal(False)

@@ -24,9 +24,10 @@ from synbrain_cli.model.core import (
     receptive_fields,
     receptive_masks,
 )
-from synbrain_cli.model.fit import fit
+from synbrain_cli.model.fit import Stage, fit
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.tokens import TokenScaler
+from synbrain_cli.run import RunContext
 
 SMALL = CoreConfig(side=8, n_dims=6, hidden=10, n_local=5, bottleneck=4, n_global=7)
 
@@ -353,8 +354,9 @@ def test_every_weight_decays_as_its_group_says(network):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(1)
-    stage = StageConfig(1, 5, 0.01, 0.5)
-    fit(network, groups, nothing, lambda network: 0.0, 20, stage, 0)
+    schedule = StageConfig(1, 5, 0.01, 0.5)
+    stage = Stage("core", network, groups, nothing, lambda network: 0.0, 20, schedule)
+    fit(stage, RunContext(0))
     rates = 0.01 * np.array([0.55 + 0.45 * np.cos(np.pi * k / 4) for k in range(4)])
     for parameter in read_ones:
         expected = np.prod(1 - rates * decay[id(parameter)])
@@ -456,8 +458,10 @@ def test_it_learns_what_people_share_and_no_linear_encoder_finds(rng):
         )
 
     known = [(None, t, y) for t, y in zip(tokens, averages, strict=True)]
-    stage = StageConfig(18, 32, 1.5e-2, 0.0, warmup_steps=20, clip_norm=0.0, patience=18)
-    state = fit(network, network.parameter_groups(config), loss, score, 2 * n_train, stage, 0)
+    schedule = StageConfig(18, 32, 1.5e-2, 0.0, warmup_steps=20, clip_norm=0.0, patience=18)
+    groups = network.parameter_groups(config)
+    stage = Stage("core", network, groups, loss, score, 2 * n_train, schedule)
+    state = fit(stage, RunContext(0))
     losses = [epoch["loss"] for epoch in state["history"]]
     assert losses[-1] < 0.75 * losses[0]
     ridge = []

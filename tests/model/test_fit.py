@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from synbrain_cli.config import StageConfig
-from synbrain_cli.model.fit import epoch_generator, fit, learning_rate, update_ema
+from synbrain_cli.model.fit import Stage, epoch_generator, fit, learning_rate, update_ema
+from synbrain_cli.run import RunContext
 
 CONFIG = StageConfig(6, 8, 0.05, 0.0, warmup_steps=3, patience=6, ema_decay=0.8)
 
@@ -41,7 +42,8 @@ def network():
 
 def train(model, parameters, problem, config, seed, **options):
     loss, score = problem
-    return fit(model, parameters, partial(loss, model), score, 50, config, seed, **options)
+    stage = Stage("linear", model, parameters, partial(loss, model), score, 50, config)
+    return fit(stage, RunContext(seed), **options)
 
 
 def run(problem, config=CONFIG, **options):

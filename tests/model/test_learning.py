@@ -8,10 +8,11 @@ import torch
 
 from synbrain_cli.config import LossConfig, StageConfig, VAEConfig
 from synbrain_cli.model.feed import Feed, Rows
-from synbrain_cli.model.fit import fit
+from synbrain_cli.model.fit import Stage, fit
 from synbrain_cli.model.losses import soft_clip
 from synbrain_cli.model.step import VAEStep
 from synbrain_cli.model.vae import BrainVAE
+from synbrain_cli.run import RunContext
 
 CONFIG = VAEConfig(
     n_tokens=16,
@@ -53,7 +54,9 @@ def test_trials_and_their_images_are_learned(n_voxels):
     step = VAEStep(network, LossConfig())
     rows = [Rows(x[:120].numpy(), torch.device("cpu")) for x in (y, tokens)]
     feed = Feed(*rows, noise=lambda n, generator: torch.randn(n, 16, 24, generator=generator))
-    state = fit(network, list(network.parameters()), step, score, 120, steps, 0, feed=feed)
+    trained = list(network.parameters())
+    stage = Stage("BrainVAE", network, trained, step, score, 120, steps, feed=feed)
+    state = fit(stage, RunContext(0))
     # Half the variance is signal; the rest cannot be predicted.
     assert 0.25 < state["best_score"] < 0.55
     with torch.no_grad():

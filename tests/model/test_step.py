@@ -15,6 +15,8 @@ from synbrain_cli.model.fit import Stepper
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.step import MapperStep, TrainingStep, VAEStep
 from synbrain_cli.model.vae import BrainVAE
+from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 TOKENS, DIMS, VOXELS, BATCH = 16, 24, 150, 8
 VAE = VAEConfig(
@@ -170,11 +172,21 @@ def test_without_a_compiler_training_goes_on(monkeypatch):
     step, network, batch = vae_step()
     expected = step(*batch)
     said = []
-    stepper = Stepper(
-        step, network, list(network.parameters()), STAGE, Speed(compiled=True), log=said.append
-    )
+    run = RunContext(speed=Speed(compiled=True), progress=Kept(said))
+    stepper = Stepper(step, network, list(network.parameters()), STAGE, run)
     torch.testing.assert_close(stepper(batch, 1e-3), expected.detach())
     assert said == ["torch.compile: no C++ compiler: going on without"]
+
+
+class Kept(Progress):
+    """Progress whose messages are kept in a list."""
+
+    def __init__(self, messages):
+        super().__init__(quiet=True)
+        self.messages = messages
+
+    def info(self, message):
+        self.messages.append(message)
 
 
 class Narrow(TrainingStep):
@@ -200,7 +212,8 @@ def test_what_does_not_fit_is_computed_in_parts():
     roomy.load_state_dict(step.state_dict())
     x, said = normal(10, 3, seed=0), []
     for one in (step, roomy):
-        stepper = Stepper(one, one, list(one.parameters()), STAGE, log=said.append)
+        run = RunContext(progress=Kept(said))
+        stepper = Stepper(one, one, list(one.parameters()), STAGE, run)
         stepper((x,), 0.1)
         stepper((x,), 0.1)
     torch.testing.assert_close(step.layer.weight, roomy.layer.weight)
@@ -214,7 +227,7 @@ def test_what_does_not_fit_is_computed_in_parts():
 
 def test_one_that_does_not_fit_is_an_error():
     step = Narrow(0)
-    stepper = Stepper(step, step, list(step.parameters()), STAGE)
+    stepper = Stepper(step, step, list(step.parameters()), STAGE, RunContext())
     with pytest.raises(InputError, match=r"1 at a time.*2 GiB.*smaller --preset"):
         stepper((normal(4, 3, seed=0),), 0.1)
 
@@ -225,7 +238,8 @@ def test_half_precision_learns_the_same():
 
     def losses(precision, seed):
         step, network, _ = vae_step()
-        stepper = Stepper(step, network, list(network.parameters()), STAGE, Speed(precision))
+        run = RunContext(speed=Speed(precision))
+        stepper = Stepper(step, network, list(network.parameters()), STAGE, run)
         causes = normal(64, 4, seed=10)
         y = causes @ normal(4, VOXELS, seed=11) / 2
         tokens = (causes @ normal(4, TOKENS * DIMS, seed=12)).view(64, TOKENS, DIMS)
@@ -252,7 +266,7 @@ def test_averaged_weights_follow_the_step():
     step, network, batch = vae_step()
     before = copy.deepcopy(network.state_dict())
     stage = StageConfig(1, BATCH, 1e-3, 0.0, ema_decay=0.9)
-    stepper = Stepper(step, network, list(network.parameters()), stage)
+    stepper = Stepper(step, network, list(network.parameters()), stage, RunContext())
     stepper(batch, 1e-2)
     name = "decoder.last.weight"
     moved = network.state_dict()[name] - before[name]
@@ -272,8 +286,8 @@ def test_no_step_waits_for_its_device(name, size, monkeypatch):
         if hasattr(step, constant):
             setattr(step, constant, getattr(step, constant).to("meta"))
     stage = StageConfig(1, BATCH, 1e-3, 0.0, clip_norm=1.0, ema_decay=0.9)
-    speed = Speed(micro_batch=size)
-    stepper = Stepper(step, network, list(network.parameters()), stage, speed)
+    run = RunContext(speed=Speed(micro_batch=size))
+    stepper = Stepper(step, network, list(network.parameters()), stage, run)
     loss = stepper([x.to("meta") for x in batch], 1e-3)
     assert loss.is_meta
     assert all(p.grad.is_meta for p in network.parameters())

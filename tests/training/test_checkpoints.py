@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from synbrain_cli.config import StageConfig
+from synbrain_cli.model.fit import Stage
 from synbrain_cli.pipeline import train as module
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 STAGE = StageConfig(12, 4, 0.01, 0.0, patience=12)
 
@@ -39,11 +41,11 @@ def test_slow_ones_are_rare(tmp_path, monkeypatch, seconds, fewest, most):
         return 0.0
 
     parameters = list(network.parameters())
-    step = partial(loss, network)
-    progress = Progress(quiet=True)
-    module.fit_resumably(path, "it", network, parameters, step, score, 8, STAGE, 0, progress)
+    stage = Stage("it", network, parameters, partial(loss, network), score, 8, STAGE)
+    run = RunContext(progress=Progress(quiet=True))
+    module.fit_resumably(path, stage, run)
     assert fewest <= len(saved) <= most
     assert saved[-1] == 12  # the last is always there
     before = path.read_bytes()
-    module.fit_resumably(path, "it", network, parameters, step, score, 8, STAGE, 0, progress)
+    module.fit_resumably(path, stage, run)
     assert path.read_bytes() == before  # nothing was left to do

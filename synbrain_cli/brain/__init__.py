@@ -1,0 +1,12 @@
+"""A loaded model of one subject's visual cortex.
+
+``brain.py``       `Brain`, what `load_model` returns: mean, draws, volumes and surfaces
+``loading.py``     bundle → networks, predictors, readout
+``prediction.py``  the predictors that the mean is stacked from
+``drawing.py``     how single-trial responses are drawn around the mean
+``images.py``      images → tokens and digests
+"""
+
+from synbrain_cli.brain.brain import Brain, load_model
+
+__all__ = ["Brain", "load_model"]

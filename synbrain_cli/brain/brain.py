@@ -1,0 +1,441 @@
+"""A trained model of one subject's visual cortex: what `load_model` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+
+from synbrain_cli.brain.drawing import Drawing, DrawKeys, draw_around, draw_latent
+from synbrain_cli.brain.images import are_tokens, check_token_shape, stream_tokens
+from synbrain_cli.brain.loading import Distribution, load_weights
+from synbrain_cli.brain.prediction import BATCH
+from synbrain_cli.errors import InputError
+from synbrain_cli.features.encoders import Encoder, load_encoder, precision_here, same_encoder
+from synbrain_cli.io.bundle import BundleConfig, read_verified_config
+from synbrain_cli.io.prepared import read_voxels, roi_masks
+from synbrain_cli.io.voxel_space import VoxelSpace
+from synbrain_cli.model.readout import Readout
+from synbrain_cli.prefetch import prefetch
+from synbrain_cli.run import resolve_device
+
+
+def load_model(path: Path | str, device: str = "auto") -> Brain:
+    """Load a model bundle.
+
+    Parameters
+    ----------
+    path : path
+        ``weights/<name>``.
+    device : str
+        "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", …
+
+    Raises
+    ------
+    MissingError, InputError
+        Not a bundle, incomplete, or changed since it was written.
+
+    Examples
+    --------
+    >>> model = load_model("weights/sub-01")                         # doctest: +SKIP
+    >>> draws = model.draw("examples/images", n_draws=8, seed=0)     # doctest: +SKIP
+    """
+    return Brain(Path(path), resolve_device(device))
+
+
+class Brain:
+    """A trained model of one subject.
+
+    Parameters
+    ----------
+    folder : Path
+        Model bundle.
+    device : torch.device
+
+    Attributes
+    ----------
+    config : BundleConfig
+        ``config.json``.
+    predictors : Predictors
+        Linear encoder, networks and transfer, and how they are stacked.
+    response_mean, response_sd : float32 arrays of shape (n_voxels,)
+        Return standardised responses to the recorded unit.
+    voxel_space : VoxelSpace
+        Mask or vertices, and resampling to other spaces.
+    voxels : DataFrame
+        One row per voxel.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder = folder
+        self.device = device
+        self.config: BundleConfig = read_verified_config(folder)
+        weights = load_weights(folder, self.config, device, partial(Brain, device=device))
+        self.predictors = weights.predictors
+        self.response_mean, self.response_sd = weights.response_mean, weights.response_sd
+        self._distribution = weights.distribution
+        self.voxel_space = VoxelSpace(folder)
+        self.voxels: pd.DataFrame = read_voxels(folder / "voxels.tsv")
+
+    @property
+    def name(self) -> str:
+        """Name of the bundle."""
+        return self.folder.name
+
+    @property
+    def subject(self) -> str:
+        """Label without ``sub-``."""
+        return self.config.subject
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the subject was simulated."""
+        return self.config.simulated
+
+    @property
+    def n_voxels(self) -> int:
+        """Number of voxels."""
+        return len(self.response_mean)
+
+    @property
+    def unit(self) -> str:
+        """The unit of the data: what ``unit="recorded"`` is."""
+        return self.config.recorded_unit
+
+    @property
+    def distribution(self) -> Distribution:
+        """What was fitted to single trials: readout and baselines.
+
+        Raises
+        ------
+        InputError
+            Of published weights, for which nothing was.
+        """
+        if self._distribution is None:
+            self.require_readout("a distribution of single trials")
+        assert self._distribution is not None
+        return self._distribution
+
+    def require_readout(self, what: str) -> None:
+        """Refuse what needs the readout, or standardised trials, where there is none.
+
+        Raises
+        ------
+        InputError
+        """
+        if not self.config.has_readout:
+            raise InputError(
+                f"{self.name}: {what} is not available for published weights: nothing was fitted "
+                "to tell signal from noise, and the standard deviation of trials is unknown. Draw "
+                "with --sampling latent or mean in the recorded unit; for the rest train a model "
+                "of this subject (`synbrain train`), or adapt this one to another (`synbrain "
+                "adapt`)"
+            )
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The image encoder, checked to be the one trained with, in its precision on a GPU.
+
+        Raises
+        ------
+        InputError
+            When its weights are others.
+        """
+        wanted = self.config.encoder
+        precision = precision_here(wanted.precision, self.device)
+        encoder = load_encoder(wanted.spec, self.device, precision)
+        if not same_encoder(wanted.identity, encoder.identity):
+            raise InputError(
+                f"{self.folder}: trained with the image encoder {wanted.identity}, "
+                f"{wanted.spec} is now {encoder.identity}: use the weights it was trained with"
+            )
+        return encoder
+
+    def standardize(self, betas: np.ndarray) -> np.ndarray:
+        """Bring a prepared subject's betas to the unit the predictors work in (``unit="z"``).
+
+        Betas that were standardised when they were prepared stay as they are, in SDs of their own
+        session. The unit of a model of a few hours is that of its hours' training trials; it does
+        not know any other session's, and differs from it by the error of a mean and an SD over so
+        many trials.
+        """
+        if self.config.standardization != "none":
+            return betas
+        return (betas - self.response_mean) / self.response_sd
+
+    def rois(self) -> dict[str, np.ndarray]:
+        """Boolean array (n_voxels,) per ROI."""
+        return roi_masks(self.voxels)
+
+    # ------------------------------------------------------------------ images → responses
+
+    def mean(self, images: Any, unit: str = "recorded") -> np.ndarray:
+        """Predict the mean response to each image: the stacked predictors.
+
+        Parameters
+        ----------
+        images : folder, path, list of paths, PIL images, array
+            uint8 array (n_images, height, width, 3), or the encoder's tokens, float
+            (n_images, n_tokens, n_dims).
+        unit : {"recorded", "z"}
+            That of the data (percent signal change, for NSD), or standardised as in training.
+
+        Returns
+        -------
+        float32 array of shape (n_images, n_voxels)
+        """
+        return self.draw(images, sampling="mean", unit=unit)[:, 0]
+
+    def draw(
+        self,
+        images: Any,
+        n_draws: int = 1,
+        seed: int = 0,
+        sampling: str = "calibrated",
+        signal: str = "shared",
+        noise_factor: float | None = None,
+        unit: str = "recorded",
+    ) -> np.ndarray:
+        """Draw single-trial responses.
+
+        Draw k of an image depends on the seed, the image's pixels, k and the model: not on the
+        other images, their order, or how many are processed at once. On a CPU images are processed
+        one by one, so that not even rounding differs. On a GPU, where that would leave most of it
+        idle, they are processed in batches of one fixed shape: another place in its batch may
+        change how an image's response is rounded.
+
+        Parameters
+        ----------
+        images
+            As in `mean`.
+        n_draws : int
+        seed : int
+        sampling : {"calibrated", "latent", "mean"}
+            "calibrated": mean + unexplained signal + trial noise, as recorded trials are
+            (`synbrain_cli.model.readout`). "latent": z = S2N(tokens) + noise, decoded (Mai et al.
+            2025, appendix E). "mean": the mean alone, the same for every draw.
+        signal : {"shared", "fresh"}
+            Whether the draws of an image share the signal that no prediction explains, as
+            repeats of it in one brain do (for reliability, RSA, decoding), or each has its own
+            (for predictive intervals, which a new recording may fall anywhere in).
+        noise_factor : float, optional
+            SD of the latent's noise, with ``sampling="latent"``. None: the posterior's own,
+            dimension by dimension (root mean square over training trials); 1 for published
+            weights, which do not tell it. A number: the same for every dimension; 0 gives the
+            published deterministic output.
+        unit : {"recorded", "z"}
+
+        Returns
+        -------
+        float32 array of shape (n_images, n_draws, n_voxels)
+
+        Raises
+        ------
+        InputError
+            When there are no images, or the model cannot draw so (`settle`).
+        """
+        drawing = Drawing(n_draws, seed, sampling, signal, noise_factor, unit)
+        with closing(self.stream(images, drawing)) as draws:
+            return np.stack(list(draws))
+
+    def settle(self, drawing: Drawing) -> Drawing:
+        """Fill in what a drawing leaves open, and refuse what this model cannot draw.
+
+        Raises
+        ------
+        InputError
+            Of published weights: calibrated draws, or the unit z.
+        """
+        if self.config.has_readout:
+            return drawing
+        if drawing.sampling == "calibrated":
+            self.require_readout("--sampling calibrated")
+        if drawing.unit == "z":
+            self.require_readout("--unit z")
+        if drawing.sampling == "latent" and drawing.noise_factor is None:
+            return replace(drawing, noise_factor=1.0)
+        return drawing
+
+    def stream(
+        self, images: Any, drawing: Drawing, rows: Sequence[int] | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield the draws of one image after the other, in constant memory.
+
+        `draw` says what they are. Threads prefetch images, and draw behind the networks.
+
+        Parameters
+        ----------
+        images
+            As in `mean`.
+        drawing : Drawing
+        rows : sequence of int, optional
+            Which images, and in which order; default: all.
+
+        Yields
+        ------
+        float32 array of shape (n_draws, n_voxels)
+        """
+        drawing = self.settle(drawing)
+
+        def finish(draw: Callable[[], np.ndarray]) -> np.ndarray:
+            draws = np.empty((drawing.n_draws, self.n_voxels), np.float32)
+            draws[:] = draw()
+            if drawing.unit == "recorded":
+                draws *= self.response_sd
+                draws += self.response_mean
+            return draws
+
+        begun = self._begin(images, drawing, rows)
+        yield from prefetch(finish, begun, 4 * drawing.n_draws * self.n_voxels)
+
+    def _begin(
+        self, images: Any, drawing: Drawing, rows: Sequence[int] | None
+    ) -> Iterator[Callable[[], np.ndarray]]:
+        """Yield the call that gives each image's draws, its random numbers yet to come.
+
+        Networks have run by then: they share one device. (n_draws, n_voxels), or (n_voxels,)
+        where all are equal; standardised.
+        """
+        for tokens, digests in self._tokens(images, rows):
+            if drawing.sampling == "latent":
+                for token, digest in zip(tokens, digests, strict=False):
+                    yield partial(np.asarray, self._draw_latent(token, digest, drawing))
+                continue
+            for mean, digest in zip(self.mean_of_tokens(tokens), digests, strict=False):
+                if drawing.sampling == "mean":
+                    yield partial(np.asarray, mean)
+                else:
+                    yield partial(self.draw_around, mean, digest, drawing)
+
+    def draw_around(
+        self, mean: np.ndarray, digest: str, drawing: Drawing, readout: Readout | None = None
+    ) -> np.ndarray:
+        """Make calibrated draws for one image whose mean response is known.
+
+        Parameters
+        ----------
+        mean : float32 array of shape (n_voxels,), standardised
+        digest : str
+            Of the image's content.
+        drawing : Drawing
+        readout : Readout, optional
+            Another distribution, drawn with the same random numbers: for comparisons.
+
+        Returns
+        -------
+        float32 array of shape (n_draws, n_voxels), standardised
+        """
+        keys = DrawKeys(drawing, digest, self.config.fingerprint)
+        return draw_around(mean, readout or self.distribution.readout, keys)
+
+    def _draw_latent(self, token: np.ndarray, digest: str, drawing: Drawing) -> np.ndarray:
+        keys = DrawKeys(drawing, digest, self.config.fingerprint)
+        networks = self.predictors.require_networks()
+        return draw_latent(self.latent(token), networks, self.n_voxels, keys, self._batch)
+
+    def predict(self, predictor: str, images: Any, unit: str = "recorded") -> np.ndarray:
+        """Predict responses with one of the stacked predictors alone.
+
+        Parameters
+        ----------
+        predictor : {"linear", "deep", "transfer"}
+            The linear encoder; the published networks, without noise; what an adapted model takes
+            from other subjects.
+        images
+            As in `mean`.
+        unit : {"recorded", "z"}
+
+        Returns
+        -------
+        float32 array of shape (n_images, n_voxels)
+
+        Raises
+        ------
+        InputError
+            When the model does not have that predictor.
+        """
+        if unit == "z":
+            self.require_readout("--unit z")
+        if predictor == "linear":
+            self.require_readout("the linear encoder")
+        values = np.stack(
+            [
+                self._in_this_model(lambda one=token: self.predictors.predict(predictor, one))[0]
+                for tokens, digests in self._tokens(images)
+                for token, _ in zip(tokens[:, None], digests, strict=False)
+            ]
+        )
+        return values * self.response_sd + self.response_mean if unit == "recorded" else values
+
+    def mean_of_tokens(self, tokens: np.ndarray) -> np.ndarray:
+        """Predict the standardised mean response to many images' tokens at once.
+
+        Faster than `mean`, which takes images one by one, and equal to it but for rounding.
+
+        Parameters
+        ----------
+        tokens : float array of shape (n_images, n_tokens, n_dims)
+
+        Returns
+        -------
+        float32 array of shape (n_images, n_voxels)
+        """
+        return self.predictors.mean(tokens)
+
+    @torch.inference_mode()
+    def latent(self, token: np.ndarray) -> torch.Tensor:
+        """Map the tokens of one image, (n_tokens, n_dims), to a latent (1, n_tokens, n_dims).
+
+        Raises
+        ------
+        InputError
+            When the model has no networks.
+        """
+        networks = self._in_this_model(self.predictors.require_networks)
+        scaled = torch.from_numpy(self.predictors.scaler(token[None]))
+        return networks.mapper(scaled.to(self.device))
+
+    def _in_this_model(self, work: Callable[[], Any]) -> Any:
+        """Name the bundle in what a predictor refuses."""
+        try:
+            return work()
+        except InputError as error:
+            raise InputError(f"{self.folder}: {error}") from error
+
+    @property
+    def _batch(self) -> int:
+        return BATCH if self.device.type == "cuda" else 1
+
+    def _tokens(
+        self, images: Any, rows: Sequence[int] | None = None
+    ) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """Tokens (n, n_tokens, n_dims) and digests of images' content, some images at a time."""
+        encoder = None
+        if are_tokens(images):
+            check_token_shape(images, self.predictors.scaler.mean.shape, self.config.encoder.spec)
+        else:
+            encoder = self.encoder
+        return stream_tokens(images, encoder, rows, self._batch)
+
+    # ------------------------------------------------------------------ responses → space
+
+    def to_nifti(self, values: np.ndarray) -> nib.Nifti1Image:
+        """Put responses on the subject's own grid: see `VoxelSpace.to_nifti`."""
+        label = "simulated by synbrain" if self.simulated else "synthesized by synbrain"
+        return self.voxel_space.to_nifti(values, description=label)
+
+    def to_surface(self, values: np.ndarray, space: str = "fsaverage5") -> dict[str, np.ndarray]:
+        """Resample responses to a cortical surface: see `VoxelSpace.to_surface`."""
+        return self.voxel_space.to_surface(values, space)
+
+    def to_mni(self, values: np.ndarray) -> nib.Nifti1Image:
+        """Resample responses to MNI152: see `VoxelSpace.to_mni`."""
+        return self.voxel_space.to_mni(values)

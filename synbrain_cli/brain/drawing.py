@@ -1,0 +1,139 @@
+"""How single-trial responses are drawn around the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+
+from synbrain_cli.brain.prediction import Networks
+from synbrain_cli.errors import InputError
+from synbrain_cli.model.readout import Readout, draw_generator
+
+SAMPLINGS = ("calibrated", "latent", "mean")
+SIGNALS = ("shared", "fresh")
+UNITS = ("recorded", "z")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How responses are drawn: the arguments of `Brain.draw`, checked.
+
+    Attributes
+    ----------
+    n_draws : int
+    seed : int
+    sampling : {"calibrated", "latent", "mean"}
+    signal : {"shared", "fresh"}
+    noise_factor : float, optional
+    unit : {"recorded", "z"}
+
+    Raises
+    ------
+    InputError
+        Where one is impossible.
+    """
+
+    n_draws: int = 1
+    seed: int = 0
+    sampling: str = "calibrated"
+    signal: str = "shared"
+    noise_factor: float | None = None
+    unit: str = "recorded"
+
+    def __post_init__(self) -> None:
+        if self.n_draws < 1:
+            raise InputError(f"expected at least one draw, found {self.n_draws}")
+        for name, choices in (("sampling", SAMPLINGS), ("signal", SIGNALS), ("unit", UNITS)):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name}: expected {' or '.join(choices)}, found {getattr(self, name)!r}"
+                )
+        if self.noise_factor is None:
+            return
+        if self.sampling != "latent":
+            raise InputError(
+                f"a noise factor belongs to the sampling latent, found it with {self.sampling}"
+            )
+        if not (np.isfinite(self.noise_factor) and self.noise_factor >= 0):
+            raise InputError(f"expected a noise factor of 0 or more, found {self.noise_factor}")
+
+
+@dataclass(frozen=True)
+class DrawKeys:
+    """Random generators of one image's draws: by seed, model, image and number of the draw.
+
+    Attributes
+    ----------
+    drawing : Drawing
+    digest : str
+        Of the image's content.
+    fingerprint : str
+        Of the model.
+    """
+
+    drawing: Drawing
+    digest: str
+    fingerprint: str
+
+    def generator(self, what: int | str) -> np.random.Generator:
+        """Return the generator of draw ``what``, or of the unexplained signal."""
+        return draw_generator(self.drawing.seed, self.digest, what, self.fingerprint)
+
+    @property
+    def signals(self) -> list[np.random.Generator]:
+        """One generator for all draws, or one each, of the unexplained signal."""
+        if self.drawing.signal == "shared":
+            return [self.generator("signal")]
+        return [self.generator(f"signal/{k}") for k in range(self.drawing.n_draws)]
+
+    @property
+    def noises(self) -> Iterator[np.random.Generator]:
+        """One generator for each draw's trial noise."""
+        return map(self.generator, range(self.drawing.n_draws))
+
+
+def draw_around(mean: np.ndarray, readout: Readout, keys: DrawKeys) -> np.ndarray:
+    """Draw around a known mean response: float32 (n_draws, n_voxels), standardised.
+
+    Parameters
+    ----------
+    mean : float32 array of shape (n_voxels,), standardised
+    readout : Readout
+    keys : DrawKeys
+    """
+    return readout.draw(mean, keys.signals, list(keys.noises))
+
+
+@torch.inference_mode()
+def draw_latent(
+    latent: torch.Tensor, networks: Networks, n_voxels: int, keys: DrawKeys, batch: int
+) -> np.ndarray:
+    """Draw by noise in the latent (Mai et al. 2025, appendix E): (n_draws, n_voxels).
+
+    Parameters
+    ----------
+    latent : float32 Tensor of shape (1, n_tokens, n_dims)
+        S2N(tokens) of the image.
+    networks : Networks
+    n_voxels : int
+    keys : DrawKeys
+    batch : int
+        Draws that are decoded together.
+
+    Returns
+    -------
+    float32 array of shape (n_draws, n_voxels), standardised
+    """
+    noise = (
+        networks.latent_readout.noise(generator, keys.drawing.noise_factor)
+        for generator in keys.noises
+    )
+    draws = []
+    while some := list(islice(noise, batch)):
+        noisy = latent + torch.from_numpy(np.stack(some)).to(latent.device)
+        draws.append(networks.vae.decode(noisy, n_voxels).cpu().numpy())
+    return np.concatenate(draws)

@@ -1,0 +1,195 @@
+"""The predictors that the mean response is stacked from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from synbrain_cli.errors import InputError
+from synbrain_cli.io.bundle import load_arrays
+from synbrain_cli.model.linear import LinearEncoder
+from synbrain_cli.model.mapper import Mapper
+from synbrain_cli.model.readout import LatentReadout
+from synbrain_cli.model.tokens import StandardTokens, TokenScaler
+from synbrain_cli.model.transfer import Transfer
+from synbrain_cli.model.vae import BrainVAE
+
+BATCH = 16  # images that go through the networks together
+
+
+@torch.inference_mode()
+def predict_deep(
+    vae: BrainVAE,
+    mapper: Mapper,
+    tokens: np.ndarray | StandardTokens,
+    n_voxels: int,
+    batch: int = 64,
+) -> np.ndarray:
+    """Decode the output of the mapper, without noise.
+
+    Parameters
+    ----------
+    vae : BrainVAE
+    mapper : Mapper
+    tokens : float32 array of shape (n_images, n_tokens, n_dims), standardised, or StandardTokens
+    n_voxels : int
+    batch : int
+        Images that are computed together.
+
+    Returns
+    -------
+    float32 array of shape (n_images, n_voxels), standardised
+    """
+    device = next(vae.parameters()).device
+    parts = [
+        vae.decode(mapper(torch.from_numpy(tokens[i : i + batch]).to(device)), n_voxels).cpu()
+        for i in range(0, len(tokens), batch)
+    ]
+    return torch.cat(parts).numpy()
+
+
+@dataclass(frozen=True)
+class Networks:
+    """BrainVAE and S2N mapper of one subject, ready to predict.
+
+    Attributes
+    ----------
+    vae : BrainVAE
+    mapper : Mapper
+    latent_readout : LatentReadout
+        SD of the posterior, for the paper's sampling.
+    """
+
+    vae: BrainVAE
+    mapper: Mapper
+    latent_readout: LatentReadout
+
+
+class PredictsMean(Protocol):
+    """A model of one subject that predicts mean responses: a `Brain`."""
+
+    def mean_of_tokens(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens (n_images, n_tokens, n_dims) → responses (n_images, n_voxels), standardised."""
+
+
+@dataclass(frozen=True)
+class SourcePredictions:
+    """Mean responses that models of other subjects predict: evidence for a new subject.
+
+    Attributes
+    ----------
+    sources : sequence of Brain
+    """
+
+    sources: Sequence[PredictsMean]
+
+    def __call__(self, tokens: np.ndarray) -> tuple[np.ndarray, None]:
+        """Raw tokens (n, n_tokens, n_dims) → responses (n, n_source_voxels); no prior."""
+        return np.concatenate([source.mean_of_tokens(tokens) for source in self.sources], 1), None
+
+
+@dataclass(frozen=True)
+class Predictors:
+    """What the mean is stacked from; all see raw tokens and predict standardised responses.
+
+    Attributes
+    ----------
+    scaler : TokenScaler
+        Of the linear encoder and the networks.
+    linear_file : Path, optional
+        Of the linear encoder, read when it is first used; None of published weights.
+    networks : Networks, optional
+        None of linear and most adapted models.
+    transfer : Transfer, optional
+        What an adapted model takes from other subjects.
+    names : tuple of str
+        "linear", "deep", "transfer": those in the stack.
+    stack : float32 array of shape (n_predictors, n_voxels)
+        Their weights.
+    """
+
+    scaler: TokenScaler
+    linear_file: Path | None
+    networks: Networks | None
+    transfer: Transfer | None
+    names: tuple[str, ...]
+    stack: np.ndarray
+
+    @cached_property
+    def linear(self) -> LinearEncoder:
+        """The linear encoder.
+
+        Raises
+        ------
+        InputError
+            Of published weights, which have none.
+        """
+        if self.linear_file is None:
+            raise InputError("published weights come without a linear encoder")
+        return LinearEncoder(**load_arrays(self.linear_file))
+
+    def predict(self, name: str, tokens: np.ndarray) -> np.ndarray:
+        """Predict with one of them.
+
+        Parameters
+        ----------
+        name : {"linear", "deep", "transfer"}
+        tokens : float array of shape (n_images, n_tokens, n_dims)
+
+        Returns
+        -------
+        float32 array of shape (n_images, n_voxels), standardised
+
+        Raises
+        ------
+        InputError
+            When the model does not have it.
+        """
+        by_name: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+            "linear": self._linear,
+            "deep": self._deep,
+            "transfer": self._transfer,
+        }
+        return by_name[name](tokens)
+
+    def mean(self, tokens: np.ndarray) -> np.ndarray:
+        """Stack the predictions: m of every image, float32 (n_images, n_voxels), standardised."""
+        mean = np.zeros((len(tokens), self.stack.shape[1]), np.float32)
+        for first in range(0, len(tokens), BATCH):
+            some = slice(first, first + BATCH)
+            for name, weight in zip(self.names, self.stack, strict=True):
+                if weight.any():
+                    mean[some] += weight * self.predict(name, tokens[some])
+        return mean
+
+    def require_networks(self) -> Networks:
+        """Return the networks, or refuse.
+
+        Raises
+        ------
+        InputError
+        """
+        if self.networks is None:
+            raise InputError(
+                "this model holds a linear encoder and no networks: train one without "
+                "`--model linear`, or draw with the sampling calibrated"
+            )
+        return self.networks
+
+    def _linear(self, tokens: np.ndarray) -> np.ndarray:
+        return self.linear.predict(self.scaler(tokens))
+
+    def _deep(self, tokens: np.ndarray) -> np.ndarray:
+        networks = self.require_networks()
+        return predict_deep(networks.vae, networks.mapper, self.scaler(tokens), self.stack.shape[1])
+
+    def _transfer(self, tokens: np.ndarray) -> np.ndarray:
+        if self.transfer is None:
+            raise InputError("this model was not adapted from models of other subjects")
+        return self.transfer.predict(tokens)
