@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from synbrain_cli.brain import BATCH, Brain, Drawing, load_model
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet
+from synbrain_cli.io.bids import bids_label
 from synbrain_cli.io.files import (
     create_array,
     locked,
@@ -38,7 +38,6 @@ from synbrain_cli.prefetch import prefetch
 from synbrain_cli.progress import Progress
 
 BATCHES_A_ROUND = 2  # of images and a process: what an interruption may cost
-STANDARD_UNIT = "standard deviations of a single trial"
 DEFAULT_SPACES = ("fsaverage5",)
 MNI_NAME = "MNI152NLin6Asym"  # FSL's MNI152, as templates are named in BIDS
 
@@ -245,11 +244,6 @@ def _spaces(brain: Brain, asked: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(asked))
 
 
-def unit_name(brain: Brain, unit: str) -> str:
-    """What one is, for sidecars and colour bars."""
-    return brain.unit if unit == "recorded" else STANDARD_UNIT
-
-
 def _write_maps(
     folder: Path,
     prefix: str,
@@ -264,7 +258,7 @@ def _write_maps(
     maps = {"mean": draws.mean(0)}
     if len(draws) > 1:
         maps["std"] = draws.std(0, ddof=1)
-    meta = {"Unit": unit_name(brain, unit), "Simulated": str(brain.simulated)}
+    meta = {"Unit": brain.unit_name(unit), "Simulated": str(brain.simulated)}
 
     def write_surface(values: dict[str, np.ndarray], space: str, suffix: str) -> None:
         for hemisphere, data in values.items():
@@ -305,7 +299,7 @@ def _write_records(
     sidecar = {
         "Description": "Synthesized single-trial responses",
         "Axes": ["image (rows of images.tsv)", "draw", "voxel (rows of the model's voxels.tsv)"],
-        "Unit": unit_name(brain, settings["unit"]),
+        "Unit": brain.unit_name(settings["unit"]),
         "Simulated": brain.simulated,
         "Subject": brain.subject,
         "Dataset": brain.config["dataset"],
@@ -336,17 +330,6 @@ def _write_records(
 def _noise(settings: dict[str, Any]) -> float | str:
     given = settings["noise_factor"]
     return given if given is not None else "posterior deviation, per latent dimension"
-
-
-def bids_label(name: str) -> str:
-    """BIDS labels are alphanumeric: drop the rest, with a reminder of what was dropped.
-
-    Two names that differ only in dropped characters get different labels.
-    """
-    label = "".join(c for c in name if c.isascii() and c.isalnum())
-    if label == name:
-        return label
-    return f"{label}{hashlib.sha256(name.encode()).hexdigest()[:4]}"
 
 
 def _result(folder: Path, prefix: str) -> SynthesizeResult:

@@ -9,13 +9,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.plotting.colours import PREDICTOR_COLOURS
+from synbrain_cli.plotting.colours import PREDICTOR_COLOURS as COLOURS
 from synbrain_cli.plotting.figure import SIDE, frame
-from synbrain_cli.plotting.labels import EARLY_AREAS, Labels
+from synbrain_cli.plotting.labels import EARLY_AREAS, Labels, simulated_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from synbrain_cli.brain import Brain
+    from synbrain_cli.plotting.sources.evaluation import Evaluation
 
 _SCORE = "voxelwise_correlation"
 _COLUMNS = ("model", "linear", "ceiling")
@@ -47,7 +50,8 @@ def plot_accuracy(
     title : str
         Any length: wrapped.
     note : str, optional
-        A label that must not be overlooked; by default "simulated subject", where the metrics are of one.
+        A label that must not be overlooked; by default "simulated subject"
+        where the metrics are those of one.
 
     Returns
     -------
@@ -91,6 +95,17 @@ def plot_accuracy(
     return figure
 
 
+def accuracy_figure(brain: Brain, evaluation: Evaluation) -> Figure:
+    """Return the figure of a model's evaluation: see `plot_accuracy`."""
+    n_images = evaluation.metrics["n_test_images"]
+    return plot_accuracy(
+        evaluation.voxels,
+        metrics=evaluation.metrics,
+        title=f"Prediction of {n_images:,} test images, {brain.name}",
+        note=simulated_note(brain),
+    )
+
+
 # Voxels -------------------------------------------------------------------------------------------
 
 
@@ -101,7 +116,7 @@ def _against_ceiling(axes: Axes, values: NDArray, score: str, repeats: str) -> N
     _plot_voxels(axes, ceiling, model)
     top = ceiling.max()
     axes.plot(
-        [0, top], [0, top], color=PREDICTOR_COLOURS["ceiling"], linewidth=2, gid="ceiling",
+        [0, top], [0, top], color=COLOURS["ceiling"], linewidth=2, gid="ceiling",
         label=f"noise ceiling (median {_number(np.median(ceiling))})",
     )  # fmt: skip
     in_order = shown[np.argsort(ceiling, kind="stable")]
@@ -114,11 +129,11 @@ def _against_ceiling(axes: Axes, values: NDArray, score: str, repeats: str) -> N
     ):
         median = _number(np.median(shown[:, column]))
         axes.plot(
-            running[:, 2], running[:, column], color=PREDICTOR_COLOURS[name], linestyle=line, marker=marker,
+            running[:, 2], running[:, column], color=COLOURS[name], linestyle=line, marker=marker,
             linewidth=width, markersize=2.4 * width, markeredgewidth=0, gid=name,
             label=f"{label}, running median (median of all {median})",
         )  # fmt: skip
-    axes.axhline(0, color=PREDICTOR_COLOURS["mean_pattern"], linewidth=1.5, label=_CONSTANT, gid="mean")
+    axes.axhline(0, color=COLOURS["mean_pattern"], linewidth=1.5, label=_CONSTANT, gid="mean")
     axes.set_xlim(-0.02 * top, 1.02 * top)
     axes.set_xlabel(f"noise ceiling{repeats} (r)", fontsize=11)
     axes.set_ylabel(score, fontsize=11)
@@ -135,14 +150,14 @@ def _against_linear(axes: Axes, values: NDArray, score: str) -> None:
     axes.plot(ends, ends, color="black", linewidth=0.8, label="equal correlations", gid="equal")
     median, other = np.median(shown, axis=0)
     axes.axhline(
-        median, color=PREDICTOR_COLOURS["model"], linewidth=2, gid="model",
+        median, color=COLOURS["model"], linewidth=2, gid="model",
         label=f"model (median {_number(median)})",
     )  # fmt: skip
     axes.axvline(
-        other, color=PREDICTOR_COLOURS["linear"], linewidth=2, linestyle="--", gid="linear",
+        other, color=COLOURS["linear"], linewidth=2, linestyle="--", gid="linear",
         label=f"linear encoder (median {_number(other)})",
     )  # fmt: skip
-    axes.axhline(0, color=PREDICTOR_COLOURS["mean_pattern"], linewidth=1.5, label=_CONSTANT, gid="mean")
+    axes.axhline(0, color=COLOURS["mean_pattern"], linewidth=1.5, label=_CONSTANT, gid="mean")
     axes.set_xlabel("linear encoder (r)", fontsize=11)
     axes.set_ylabel(f"model, {score}", fontsize=11)
     axes.set_title(
@@ -156,7 +171,7 @@ def _plot_voxels(axes: Axes, x: NDArray, y: NDArray) -> None:
     """Plot points where they can be told apart, else their density."""
     if len(x) <= _MOST_POINTS:
         axes.plot(
-            x, y, ".", color=PREDICTOR_COLOURS["model"], alpha=0.4, markeredgewidth=0,
+            x, y, ".", color=COLOURS["model"], alpha=0.4, markeredgewidth=0,
             markersize=np.clip(120 / np.sqrt(len(x)), 4, 10),
             label="model, one voxel", gid="voxels",
         )  # fmt: skip
@@ -194,7 +209,7 @@ def _by_region(axes: Axes, regions: dict[str, dict[str, Any]], score: str) -> No
         return np.array([one.get(name) for one in regions.values()], dtype=np.float64)
 
     intervals = np.array([one.get("ci") or [None] * 2 for one in regions.values()], dtype=float)
-    axes.hlines(row - 0.18, *intervals.T, color=PREDICTOR_COLOURS["model"], linewidth=2.5, gid="interval")
+    axes.hlines(row - 0.18, *intervals.T, color=COLOURS["model"], linewidth=2.5, gid="interval")
     for name, label, marker, size, shift in (
         ("ceiling", "noise ceiling", "|", 14, 0.0),
         ("shuffled", "model, images shuffled (control)", "X", 6, 0.18),
@@ -203,10 +218,10 @@ def _by_region(axes: Axes, regions: dict[str, dict[str, Any]], score: str) -> No
     ):
         if np.isfinite(column(name)).any():
             axes.plot(
-                column(name), row + shift, marker, color=PREDICTOR_COLOURS[name], markersize=size,
+                column(name), row + shift, marker, color=COLOURS[name], markersize=size,
                 markeredgewidth=2.5 if marker == "|" else 0, label=label, gid=name,
             )  # fmt: skip
-    axes.axvline(0, color=PREDICTOR_COLOURS["mean_pattern"], linewidth=1.5, label=_CONSTANT, gid="mean")
+    axes.axvline(0, color=COLOURS["mean_pattern"], linewidth=1.5, label=_CONSTANT, gid="mean")
     axes.axhline(0.5, color="black", linewidth=0.5)
     for tick in axes.set_yticks(row, list(regions)):
         tick.label1.set_parse_math(False)

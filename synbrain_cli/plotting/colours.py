@@ -100,7 +100,7 @@ class ColourScale:
         return low, high
 
     def _upper(self, size: NDArray) -> float:
-        """Upper end that the values suggest: their 99th percentile, or more where that is hidden."""
+        """Upper end for these values: their 99th percentile, or more where that is hidden."""
         high = _round(np.percentile(size, 99))
         if high <= (self.threshold or 0):
             high = _round(size.max())

@@ -242,9 +242,7 @@ def _underlay(n_vertices: int, window: Window, n_columns: int) -> NDArray[np.uin
 # Plotting -----------------------------------------------------------------------------------------
 
 
-def _plot_map(
-    axes: Axes, data: NDArray, window: Window, colours: Colours, n_columns: int
-) -> None:
+def _plot_map(axes: Axes, data: NDArray, window: Window, colours: Colours, n_columns: int) -> None:
     """Plot the values over curvature."""
     n_vertices = len(data) // 2
     cortex = _underlay(n_vertices, window, n_columns)

@@ -1,4 +1,4 @@
-"""What figures say beside the values: title, unit, ROI outlines, stimulus and the simulated note."""
+"""What figures say beside the values: title, unit, ROI outlines, stimulus and note."""
 
 from __future__ import annotations
 

@@ -108,7 +108,68 @@ class Levels:
 
     def lines(self) -> list[tuple[str, float, str, object]]:
         """Return name, score, colour and line style of each level."""
-        for name, score, colour, line in levels.lines():
+        levels = [("noise ceiling", self.ceiling, "black", "-")]
+        for number, (name, score) in enumerate(self.references.items()):
+            levels.append((name, score, "#666666", _LEVEL_LINES[number % len(_LEVEL_LINES)]))
+        levels.append(("target", self.target, "#CC79A7", "-"))
+        return [level for level in levels if level[1] is not None]
+
+
+def plot_learning_curve(
+    curves: Mapping[str, Curve],
+    *,
+    ylabel: str,
+    unit: str = "hours",
+    levels: Levels | None = None,
+    title: str | None = None,
+    simulated: bool = False,
+) -> Figure:
+    """Plot scores against the amount of training data, on a logarithmic axis.
+
+    Thin lines are subjects, the thick line is their mean with its interval; its points are open
+    where a subject has no such amount, so that the mean is of fewer. The fitted line is dashed,
+    with the band of its interval.
+
+    Parameters
+    ----------
+    curves : dict
+        Name of a model → its scores.
+    ylabel : str
+        What the score is.
+    unit : str
+        Of the amounts.
+    levels : Levels, optional
+        Noise ceiling, references and target.
+    title : str, optional
+        Any length: wrapped.
+    simulated : bool
+        Whether "simulated" is written in the corner.
+
+    Returns
+    -------
+    Figure
+        The legend is below the panel. ``figure.save_figure`` writes it.
+
+    Raises
+    ------
+    InputError
+        When there are no curves.
+    """
+    if not curves:
+        raise InputError("curves: expected one model or more, found none")
+    levels = levels or Levels()
+    n_lines = len(curves) * (1 if levels.target is None else 2) + len(levels.references) + 4
+    figure = Figure(figsize=(7, 4.2 + 0.16 * n_lines), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    amounts = np.unique(np.concatenate([curve.amounts for curve in curves.values()]))
+    goal = None if levels.target is None else _Goal(levels.target, amounts[-1] * _FURTHEST, unit)
+    handles = [
+        _plot_curve(axes, name, curve, number, goal)
+        for number, (name, curve) in enumerate(curves.items())
+    ]
+    _amount_axis(axes, amounts)
+    for name, score, colour, line in levels.lines():
         label = f"{name} ({_number(score)})"
         handles.append(
             axes.axhline(score, color=colour, linestyle=line, linewidth=0.9, label=label)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.plotting.colours import PREDICTOR_COLOURS
+from synbrain_cli.plotting.colours import PREDICTOR_COLOURS as COLOURS
 from synbrain_cli.plotting.figure import SIDE, Frame, frame
 from synbrain_cli.plotting.labels import Labels
 
@@ -59,8 +59,8 @@ def plot_rois(
     title : str
         Any length: wrapped.
     recorded : list, optional
-        One entry per image: None, or the region means of its recorded single trials, float array of shape
-        (n_repeats, n_rois) in the same unit. They lie right of their draws, in the order given.
+        One entry per image: None, or the region means of its recorded single trials, float array
+        of shape (n_repeats, n_rois) in the same unit. They lie right of their draws, in the order given.
     note : str, optional
         A label that must not be overlooked, such as "simulated".
 
@@ -174,7 +174,7 @@ def roi_means(values: ArrayLike, masks: Mapping[str, ArrayLike]) -> NDArray[np.f
 
 def _plot_intervals(axes: Axes, values: NDArray, spacing: float) -> None:
     """Plot the draws of a panel, (n_draws, n_positions), at positions ``spacing`` points apart."""
-    colour, position, n_draws = PREDICTOR_COLOURS["model"], np.arange(values.shape[1]), len(values)
+    colour, position, n_draws = COLOURS["model"], np.arange(values.shape[1]), len(values)
     thick = min(7.0, 0.6 * spacing)  # points
     widest = (n_draws - 1) / (n_draws + 1)  # level of the range
     if n_draws > 1:
@@ -224,7 +224,7 @@ def _plot_trials(axes: Axes, trials: _Trials, panel: int, by_image: bool, spacin
         y = trials.values[:, [panel]]
         x = trials.image[:, None] + offset
     axes.plot(
-        x.ravel(), y.ravel(), "o", color=PREDICTOR_COLOURS["recorded"], markersize=min(4.5, 0.4 * spacing),
+        x.ravel(), y.ravel(), "o", color=COLOURS["recorded"], markersize=min(4.5, 0.4 * spacing),
         markeredgecolor="white", markeredgewidth=min(0.4, 0.04 * spacing), zorder=3,
         label=trials.label, gid="recorded",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Maps on the folded or inflated cortex of fsaverage: four views, and an HTML page that turns it."""
+"""Maps on the folded or inflated cortex of fsaverage: four views, or a page that turns it."""
 
 from __future__ import annotations
 
@@ -157,8 +157,8 @@ def view_surface(
     Returns
     -------
     str
-        HTML that holds all it needs and makes no request to any network: 2.8 MB for fsaverage5, half
-        of it the drawing library; 21 MB for fsaverage. Vertices without data, and those nearer to
+        HTML that holds all it needs and makes no request to any network: 2.8 MB for fsaverage5,
+        half of it the plotting library; 21 MB for fsaverage. Vertices without data, and those nearer to
         0 than the threshold, show curvature.
 
     Raises

@@ -138,6 +138,7 @@ def check_stimulus(image: ArrayLike | None) -> NDArray[np.uint8] | None:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(
-            f"stimulus: expected uint8 (height, width, 3), found {image.dtype} of shape {image.shape}"
+            f"stimulus: expected uint8 (height, width, 3), found {image.dtype} of shape "
+            f"{image.shape}"
         )
     return image
