@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike, NDArray
 
-from synbrain_cli.errors import InputError
+from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.metrics.learning_curve import LearningCurveFit
 from synbrain_cli.plotting.figure import NOTE_BACKGROUND
 
@@ -152,11 +152,14 @@ def plot_learning_curve(
 
     Raises
     ------
-    InputError
-        When there are no curves.
+    InputError, InputTypeError
+        When there are no curves, or one is no `Curve`.
     """
     if not curves:
         raise InputError("curves: expected one model or more, found none")
+    for name, curve in curves.items():
+        if not isinstance(curve, Curve):
+            raise InputTypeError(f"curve {name!r}: expected a Curve, found {type(curve).__name__}")
     levels = levels or Levels()
     n_lines = len(curves) * (1 if levels.target is None else 2) + len(levels.references) + 4
     figure = Figure(figsize=(7, 4.2 + 0.16 * n_lines), layout="constrained")

@@ -60,7 +60,8 @@ def plot_rois(
         Any length: wrapped.
     recorded : list, optional
         One entry per image: None, or the region means of its recorded single trials, float array
-        of shape (n_repeats, n_rois) in the same unit. They lie right of their draws, in the order given.
+        of shape (n_repeats, n_rois) in the same unit. They lie right of their draws, in the order
+        given.
     note : str, optional
         A label that must not be overlooked, such as "simulated".
 
@@ -189,8 +190,8 @@ def _plot_intervals(axes: Axes, values: NDArray, spacing: float) -> None:
             label=f"central {100 * _INNER:g} % of draws",
         )  # fmt: skip
     axes.plot(
-        position, values.mean(0), "o", color=colour, markerfacecolor="white", markersize=0.85 * thick,
-        markeredgewidth=0.15 * thick, gid="mean",
+        position, values.mean(0), "o", color=colour, markerfacecolor="white",
+        markersize=0.85 * thick, markeredgewidth=0.15 * thick, gid="mean",
         label=f"mean of {n_draws:,} draws" if n_draws > 1 else "one draw",
     )  # fmt: skip
 

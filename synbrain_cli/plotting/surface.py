@@ -158,8 +158,8 @@ def view_surface(
     -------
     str
         HTML that holds all it needs and makes no request to any network: 2.8 MB for fsaverage5,
-        half of it the plotting library; 21 MB for fsaverage. Vertices without data, and those nearer to
-        0 than the threshold, show curvature.
+        half of it the plotting library; 21 MB for fsaverage. Vertices without data, and those
+        nearer to 0 than the threshold, show curvature.
 
     Raises
     ------
