@@ -27,7 +27,8 @@ from common import Timer, report
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from synbrain_cli.brain import Brain, Drawing, load_model
+from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.config import (
     PRESETS,
     LossConfig,
@@ -36,7 +37,7 @@ from synbrain_cli.config import (
     StageConfig,
     VAEConfig,
 )
-from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.fit import Stepper
 from synbrain_cli.model.layers import sinusoidal_positions
@@ -261,9 +262,9 @@ def our_brain(run: Run) -> Brain:
 
 def our_networks(run: Run) -> tuple[BrainVAE, Mapper]:
     brain = our_brain(run)
-    brain.vae.lay_out(None)  # any number of voxels
-    brain.vae.measure(None, None)
-    return brain.vae, brain.mapper
+    brain.networks.vae.lay_out(None)  # any number of voxels
+    brain.networks.vae.measure(None, None)
+    return brain.networks.vae, brain.networks.mapper
 
 
 def batch_of(run: Run, n: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -445,7 +446,7 @@ def synthesis(run: Run) -> None:
     else:
         brain = our_brain(run)
         if run.version == "ours/calibrated":
-            brain.readout = random_readout(n_voxels)
+            brain.distribution.readout = random_readout(n_voxels)
 
         def draw(n_draws: int, factor: float) -> np.ndarray:
             if run.version == "ours/calibrated":

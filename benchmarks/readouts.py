@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from common import save
 
-from synbrain_cli.brain import Brain, Drawing, load_model, token_digest
+from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.images import token_digest
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.draws import coverage, crps, energy_score, pit
 from synbrain_cli.model.covariance import LowRank
@@ -43,8 +45,8 @@ def main() -> None:
     arguments = parser.parse_args()
     workspace = Workspace(arguments.workspace)
     brain = load_model(workspace.find_model(arguments.model, None, print), "cpu")
-    subject = workspace.find_subject(brain.subject, brain.config["dataset"], print)
-    store = workspace.find_tokens(subject.dataset, brain.config["encoder"]["spec"], print)
+    subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
+    store = workspace.find_tokens(subject.dataset, brain.config.encoder.spec, print)
     test = subject.select("test")
     tokens = store.take(test.images)
     means = brain.mean(tokens, unit="z")
@@ -60,7 +62,7 @@ def main() -> None:
         )
 
     drawers = {name: around(readout) for name, readout in readouts.items()}
-    if brain.has_networks:
+    if brain.config.has_networks:
         plain = readouts["low-rank normal"]
         drawers["latent spread through the decoder"] = latent_spread(brain, plain, tokens, means)
     scores = {name: judge(draw, trials, test.image_index, arguments.draws)
@@ -85,7 +87,7 @@ def fit_designs(brain: Brain, subject, store, seed: int) -> dict[str, Readout]:
     trials = np.concatenate([train_set.betas, val_set.betas])
     index = np.concatenate([train_set.image_index, val_set.image_index + len(train_set.tokens)])
     _, left_out = fit_linear(tokens, averages, np.random.default_rng(seed))
-    ours = brain.readout.signal.variance
+    ours = brain.distribution.readout.signal.variance
     found = {}
     for name, design in DESIGNS.items():
         readout = fit_readout(trials, index, left_out, np.random.default_rng(seed), **design)
@@ -101,9 +103,9 @@ def latent_spread(brain: Brain, plain: Readout, tokens: np.ndarray, means: np.nd
     def spread(i: int, n: int) -> np.ndarray:
         generator = np.random.default_rng([i, n])
         latent = brain.latent(tokens[i])
-        noise = np.stack([brain.latent_readout.noise(generator, None) for _ in range(n)])
+        noise = np.stack([brain.networks.latent_readout.noise(generator, None) for _ in range(n)])
         both = torch.cat([latent, latent + torch.from_numpy(noise)])
-        decoded = brain.vae.decode(both, brain.n_voxels).numpy()
+        decoded = brain.networks.vae.decode(both, brain.n_voxels).numpy()
         return decoded[1:] - decoded[1:].mean(0)
 
     sample = np.concatenate([spread(i, 16) for i in range(0, len(tokens), 8)])

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from common import save
 
-from synbrain_cli.brain import Brain, load_model, predict_deep
+from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain.prediction import predict_deep
 from synbrain_cli.config import PRESETS, LossConfig, Preset
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, pooled_skill, voxelwise_correlation
@@ -43,16 +44,16 @@ def main() -> None:
     arguments = parser.parse_args()
     workspace = Workspace(arguments.workspace)
     brain = load_model(workspace.find_model(arguments.model, None, print), "cpu")
-    preset = PRESETS[brain.config["training"]["settings"]["preset"]]
-    subject = workspace.find_subject(brain.subject, brain.config["dataset"], print)
-    store = workspace.find_tokens(subject.dataset, brain.config["encoder"]["spec"], print)
+    preset = PRESETS[brain.config.training["settings"]["preset"]]
+    subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
+    store = workspace.find_tokens(subject.dataset, brain.config.encoder.spec, print)
     scaler, _, train_set, val_set = load_examples(subject, store)
     test = subject.select("test")
     recorded = average_repeats(brain.standardize(test.betas), test.image_index)[0]
     tokens = StandardTokens(store.tokens, store.rows_of(test.images), scaler)
     baseline = train_set.averages.mean(0)
 
-    brain.vae.requires_grad_(False)
+    brain.networks.vae.requires_grad_(False)
     targets, variance, deviation = posterior_means(brain, train_set)
     scores = []
     print("weight  every  seed  correlation  skill  seconds")
@@ -65,7 +66,7 @@ def main() -> None:
             brain, preset, loss, seed, train_set, val_set, targets, variance, deviation
         )
         seconds = time.process_time() - start
-        predicted = predict_deep(brain.vae, mapper, tokens, brain.n_voxels)
+        predicted = predict_deep(brain.networks.vae, mapper, tokens, brain.n_voxels)
         r = float(np.median(voxelwise_correlation(recorded, predicted)))
         gain = float(pooled_skill(recorded, predicted, baseline))
         print(
@@ -83,7 +84,7 @@ def main() -> None:
 @torch.inference_mode()
 def posterior_means(brain: Brain, examples: Examples) -> tuple[np.ndarray, float, torch.Tensor]:
     """The mapper's targets, averages over an image's trials; their variance; latent deviation."""
-    parts = [brain.vae.encode(part) for part in torch.from_numpy(examples.betas).split(64)]
+    parts = [brain.networks.vae.encode(part) for part in torch.from_numpy(examples.betas).split(64)]
     mean = torch.cat([part.mean for part in parts]).numpy()
     targets = average_repeats(mean.reshape(len(mean), -1), examples.image_index)[0]
     targets = targets.reshape(-1, *mean.shape[1:])
@@ -103,11 +104,11 @@ def train_mapper(
     deviation: torch.Tensor,
 ) -> Mapper:
     """Stage 2 as in `synbrain train`, with another loss or seed."""
-    mapper = Mapper(brain.mapper.config, torch.Generator().manual_seed(seed + 1))
+    mapper = Mapper(brain.networks.mapper.config, torch.Generator().manual_seed(seed + 1))
 
     @torch.inference_mode()
     def score(network: Mapper) -> float:
-        predicted = predict_deep(brain.vae, network, val_set.tokens, brain.n_voxels)
+        predicted = predict_deep(brain.networks.vae, network, val_set.tokens, brain.n_voxels)
         return pooled_skill(val_set.averages, predicted, np.zeros(brain.n_voxels))
 
     def noise(n: int, generator: torch.Generator) -> torch.Tensor:
@@ -116,7 +117,12 @@ def train_mapper(
         return drawn
 
     step = MapperStep(
-        mapper, brain.vae, loss, torch.tensor(variance), deviation.clone(), brain.n_voxels
+        mapper,
+        brain.networks.vae,
+        loss,
+        torch.tensor(variance),
+        deviation.clone(),
+        brain.n_voxels,
     )
     feed = Feed(
         Rows.of_tokens(train_set.tokens, CPU),

@@ -11,8 +11,6 @@ from typing import Any, Self
 
 import msgspec
 
-import msgspec
-
 from synbrain_cli.errors import InputError
 
 
@@ -330,22 +328,3 @@ PRESETS = {
         ),
     )
 }
-
-
-class EncoderIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The image encoder that tokens come from, and how they were computed.
-
-    Attributes
-    ----------
-    spec : str
-        As ``--encoder`` takes it.
-    identity : dict
-        What tells one encoder from another (name, version, token shape, checksum of its weights);
-        which entries there are depends on the encoder.
-    precision : {"float32", "fp16", "bf16"}
-        In which the tokens are computed.
-    """
-
-    spec: str
-    identity: dict[str, Any]
-    precision: str = "float32"

@@ -68,5 +68,5 @@ def test_nsd_synthetic(nsd, tmp_path, synbrain):
     assert code == 0, error
     subject = PreparedSubject(tmp_path / "prepared/nsdsynthetic/sub-01")
     mean, sd = subject.standardization([1])
-    expected = betas[subject.place.inside].T / 300
+    expected = betas[subject.voxel_space.geometry.inside].T / 300
     np.testing.assert_allclose(subject.betas * sd + mean, expected, atol=1e-4)

@@ -17,9 +17,10 @@ import torch
 from synbrain_cli.brain.drawing import Drawing, DrawKeys, draw_around, draw_latent
 from synbrain_cli.brain.images import are_tokens, check_token_shape, stream_tokens
 from synbrain_cli.brain.loading import Distribution, load_weights
-from synbrain_cli.brain.prediction import BATCH
+from synbrain_cli.brain.prediction import BATCH, Networks
 from synbrain_cli.errors import InputError
-from synbrain_cli.features.encoders import Encoder, load_encoder, precision_here, same_encoder
+from synbrain_cli.features.encoder import Encoder, precision_here, same_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.bundle import BundleConfig, read_verified_config
 from synbrain_cli.io.prepared import read_voxels, roi_masks
 from synbrain_cli.io.voxel_space import VoxelSpace
@@ -129,6 +130,18 @@ class Brain:
             self.require_readout("a distribution of single trials")
         assert self._distribution is not None
         return self._distribution
+
+    @property
+    def networks(self) -> Networks:
+        """BrainVAE and mapper.
+
+        Raises
+        ------
+        InputError
+            When the model has none.
+        """
+        networks: Networks = self._in_this_model(self.predictors.require_networks)
+        return networks
 
     def require_readout(self, what: str) -> None:
         """Refuse what needs the readout, or standardised trials, where there is none.
@@ -344,8 +357,8 @@ class Brain:
 
     def _draw_latent(self, token: np.ndarray, digest: str, drawing: Drawing) -> np.ndarray:
         keys = DrawKeys(drawing, digest, self.config.fingerprint)
-        networks = self.predictors.require_networks()
-        return draw_latent(self.latent(token), networks, self.n_voxels, keys, self._batch)
+        latent = self.latent(token)
+        return draw_latent(latent, self.networks, self.n_voxels, keys, self._batch)
 
     def predict(self, predictor: str, images: Any, unit: str = "recorded") -> np.ndarray:
         """Predict responses with one of the stacked predictors alone.
@@ -405,9 +418,8 @@ class Brain:
         InputError
             When the model has no networks.
         """
-        networks = self._in_this_model(self.predictors.require_networks)
         scaled = torch.from_numpy(self.predictors.scaler(token[None]))
-        return networks.mapper(scaled.to(self.device))
+        return self.networks.mapper(scaled.to(self.device))
 
     def _in_this_model(self, work: Callable[[], Any]) -> Any:
         """Name the bundle in what a predictor refuses."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from synbrain_cli.brain.brain import Brain
 from synbrain_cli.errors import InputError
-from synbrain_cli.features.encoders import same_encoder
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.features.encoder import same_encoder
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 
 
 def check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> None:
@@ -27,9 +28,9 @@ def check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> No
             f"{subject.folder}: {subject.n_voxels} voxels, but {brain.name} has "
             f"{brain.n_voxels}: it was prepared again with another mask; train the model again"
         )
-    if not same_encoder(config.encoder.identity, store.identity["identity"]):
+    if not same_encoder(config.encoder.identity, store.identity.identity):
         raise InputError(
-            f"{store.folder}: tokens of {store.identity['identity']}, but {brain.name} was "
+            f"{store.folder}: tokens of {store.identity.identity}, but {brain.name} was "
             f"trained on {config.encoder.identity}: pass its --encoder, or run "
             "`synbrain prepare` with it"
         )

@@ -744,8 +744,8 @@ def evaluate(
     from synbrain_cli.pipeline.evaluate import evaluate as run
 
     brain = load_model(place.find_model(model, subject, said.info), device)
-    person = place.find_subject(brain.subject, brain.config["dataset"], said.info)
-    store = place.find_tokens(person.dataset, brain.config["encoder"]["spec"], said.info)
+    person = place.find_subject(brain.subject, brain.config.dataset, said.info)
+    store = place.find_tokens(person.dataset, brain.config.encoder.spec, said.info)
     if augment:
         _evaluate_augmentation(
             place, brain, person, store, amounts, seed=seed, output=output, progress=said
@@ -818,7 +818,7 @@ def _evaluate_scaling(
             "people's models with --from"
         )
     bundles = place.full_models(source)
-    dataset = bundles[0][1]["dataset"]
+    dataset = bundles[0][1].dataset
     labels = subject.split(",") if subject else [None]
     persons = [place.find_subject(label, dataset, report.info) for label in labels]
     chosen = _numbers("--hours", hours) or list(HOURS)
@@ -876,8 +876,8 @@ def _evaluate_comparison(
     report.info(f"models: {', '.join(path.name for path in bundles)}")
     brains = [load_model(path, device) for path in bundles]
     first = brains[0]
-    person = place.find_subject(first.subject, first.config["dataset"], report.info)
-    store = place.find_tokens(person.dataset, first.config["encoder"]["spec"], report.info)
+    person = place.find_subject(first.subject, first.config.dataset, report.info)
+    store = place.find_tokens(person.dataset, first.config.encoder.spec, report.info)
     with _interruptible(resumes=False):
         result = run(
             place, brains, person, store, n_draws=n_draws, seed=seed, output=output, report=report
@@ -1309,9 +1309,9 @@ def weights_list(workspace: WorkspaceOption = Path(), quiet: QuietOption = False
 
     place, report = _open(workspace, quiet)
     table = list_bundles(place)
-    rows = [("name", "person", "encoder", "source", "files", "voxels", "MB")]
+    rows = [("name", "subject", "encoder", "source", "files", "voxels", "MB")]
     for row in table.to_dict("records"):
-        words = [str(row[k] or "-") for k in ("name", "person", "encoder", "source", "files")]
+        words = [str(row[k] or "-") for k in ("name", "subject", "encoder", "source", "files")]
         rows.append((*words, _cell(row["voxels"], 0), _cell(row["megabytes"], 1)))
     _print_columns(rows, n_left=5)
     report.info("`synbrain weights verify` compares every file with its checksum")
@@ -1429,7 +1429,7 @@ def demo(
 
 
 def _print_training(result: object) -> None:
-    scores = result.record["validation"]
+    scores = result.record.validation
     names = {
         "model": "model",
         "deep": "deep alone",

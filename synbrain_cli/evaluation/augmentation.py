@@ -21,12 +21,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.brain import Brain, Drawing, token_digest
+from synbrain_cli.brain import Brain
+from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.images import token_digest
 from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, FeatureSpace, rounds
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.prepared import PreparedSubject, Trials
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, bootstrap_ci, weighted_mean
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
@@ -96,7 +99,7 @@ class RealTrials:
         table = subject.trials[chosen]
         images, index = np.unique(table["image"].to_numpy(str), return_inverse=True)
         betas = np.asarray(subject.betas[chosen])
-        if "hours" in brain.config["training"] and not (table["split"] == "test").any():
+        if brain.config.training.hours is not None and not (table["split"] == "test").any():
             trials = Trials(betas, index, images, table["session"].to_numpy())
             betas = (subject.recorded(trials) - brain.response_mean) / brain.response_sd
         else:
@@ -117,9 +120,9 @@ def training_trials(brain: Brain, subject: PreparedSubject) -> RealTrials:
     """
     table = subject.trials
     chosen = (table["split"] != "test").to_numpy()
-    own = brain.config["training"].get("trials")
-    if own is not None:
-        chosen = chosen & table["trial"].isin(own).to_numpy()
+    adaptation = brain.config.training.adaptation
+    if adaptation is not None:
+        chosen = chosen & table["trial"].isin(adaptation.trials).to_numpy()
     real = RealTrials.take(brain, subject, chosen)
     n_validation = len(np.unique(real.image_index[real.validation]))
     n_train = len(np.unique(real.image_index[~real.validation]))
@@ -291,7 +294,7 @@ def augment(
         "best_on_test": {name: _best_on_test(found) for name, found in entries.items()},
         "notes": notes,
         "provenance": {
-            "fingerprint": brain.config["fingerprint"],
+            "fingerprint": brain.config.fingerprint,
             "data": sha256(subject.folder / "dataset_description.json"),
             "seed": seed,
             "n_boot": n_boot,
@@ -415,20 +418,22 @@ class _Source:
         averages, index, _ = average_repeats(real.betas[train], real.image_index[train])
         linear, _ = fit_ridge(features[index], averages, np.random.default_rng([seed, 2]))
         adapter = None
-        if brain.transfer is not None:
-            known = brain.transfer.evidence(store.take(real.images[index]))
+        if brain.predictors.transfer is not None:
+            known = brain.predictors.transfer.evidence(store.take(real.images[index]))
             adapter, _ = fit_adapter(*known, averages, np.random.default_rng([seed, 3]))
         return cls(brain, linear, adapter)
 
     def means(self, tokens: np.ndarray, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Responses expected by the model, and without its validation images, standardised."""
         own = self.brain.mean(tokens, unit="z")
-        weight = dict(zip(self.brain.predictors, self.brain.stack, strict=True))
-        change = apply_ridge(self.linear, features) - apply_ridge(vars(self.brain.linear), features)
+        weight = dict(zip(self.brain.predictors.names, self.brain.predictors.stack, strict=True))
+        change = apply_ridge(self.linear, features) - apply_ridge(
+            vars(self.brain.predictors.linear), features
+        )
         other = own + weight["linear"] * change
         if self.adapter is not None:
-            known = self.brain.transfer.evidence(tokens)
-            change = self.adapter(*known) - self.brain.transfer.adapter(*known)
+            known = self.brain.predictors.transfer.evidence(tokens)
+            change = self.adapter(*known) - self.brain.predictors.transfer.adapter(*known)
             other += weight["transfer"] * change
         return own, other
 

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from scipy.stats import binom
 
-from synbrain_cli.brain import Brain, Drawing, token_digest
+from synbrain_cli.brain import Brain
+from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.images import token_digest
 from synbrain_cli.metrics.accuracy import bootstrap_ci, ncsnr, ncsnr_of_sums, weighted_mean
 from synbrain_cli.metrics.draws import (
     LEVELS,
@@ -170,7 +172,7 @@ def judge_draws(
     distributions = _distributions(brain, digests, means, linear, seed)
     generator = np.random.default_rng([seed, 2])
     tallies = {name: Tally(n_images, averaging) for name in (*distributions, "shuffled")}
-    factors = NOISE_FACTORS if latent and brain.has_networks else ()
+    factors = NOISE_FACTORS if latent and brain.config.has_networks else ()
     latents = {factor: Tally(n_images, averaging) for factor in factors}
     imitation = _Imitation(brain.n_voxels, np.bincount(rows), generator)
     with progress.bar("judging draws", n_images) as bar:
@@ -229,11 +231,11 @@ def _distributions(
     brain: Brain, digests: list[str], means: np.ndarray, linear: np.ndarray, seed: int
 ) -> dict[str, Draw]:
     """Distributions around a mean, all drawn with the same random numbers."""
-    constant = np.broadcast_to(brain.mean_pattern, means.shape)
+    constant = np.broadcast_to(brain.distribution.mean_pattern, means.shape)
     around = {
-        "model": (means, brain.readout),
-        "linear": (linear, Readout.gaussian(brain.linear_variance)),
-        "mean_pattern": (constant, Readout.gaussian(brain.trial_variance)),
+        "model": (means, brain.distribution.readout),
+        "linear": (linear, Readout.gaussian(brain.distribution.linear_variance)),
+        "mean_pattern": (constant, Readout.gaussian(brain.distribution.trial_variance)),
     }
 
     def drawer(mean: np.ndarray, readout: Readout) -> Draw:
@@ -249,10 +251,10 @@ def _latent_draws(
     brain: Brain, token: np.ndarray, factor: float, key: tuple[int, int]
 ) -> np.ndarray:
     """The paper's sampling, all draws in one pass: (N_LATENT, n_voxels), standardised."""
-    shape = (N_LATENT, *brain.latent_readout.sd.shape)
+    shape = (N_LATENT, *brain.networks.latent_readout.sd.shape)
     noise = np.random.default_rng([*key, 3]).standard_normal(shape, np.float32)
     latent = brain.latent(token) + torch.from_numpy(np.float32(factor) * noise).to(brain.device)
-    return brain.vae.decode(latent, brain.n_voxels).cpu().numpy()
+    return brain.networks.vae.decode(latent, brain.n_voxels).cpu().numpy()
 
 
 class _Imitation:

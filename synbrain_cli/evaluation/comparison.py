@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.brain import Brain, Drawing, token_digest
+from synbrain_cli.brain import Brain
+from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.images import token_digest
 from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.calibration import scored_regions
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import (
@@ -162,7 +165,7 @@ def compare(
     tokens = store.take(test.images[index])
     rows = _predict(brains, tokens, np.random.default_rng(seed), progress)
     reference = _reference(brains)
-    whole = "hours" not in reference.config["training"]
+    whole = reference.config.training.hours is None
 
     ncsnr = first.voxels["ncsnr"].to_numpy(float)
     ceiling = correlation_ceiling(ncsnr, n_repeats)
@@ -179,7 +182,7 @@ def compare(
         next(i for i, r in enumerate(rows) if r.kind == "model" and r.brain is reference),
     )
     scores = scorer.correlations(n_boot, seed, progress)
-    skill = scorer.skill(first.mean_pattern, n_boot, seed)
+    skill = scorer.skill(first.distribution.mean_pattern, n_boot, seed)
     covered = _coverage(rows, tokens, test.betas, test.image_index, n_draws, n_boot, seed, progress)
     entries = []
     for i, row in enumerate(rows):
@@ -206,7 +209,7 @@ def compare(
     if normalised:
         entries.append(_ceiling_row(float(np.nanmedian(ceiling)), scorer.rois))
     compared_by = NORMALISED if normalised else PLAIN
-    kind = first.config["standardization"]
+    kind = first.config.standardization
     metrics = finite(
         {
             "subject": f"{subject.dataset}/sub-{subject.subject}",
@@ -232,7 +235,7 @@ def compare(
             },
             "notes": _notes(brains, subject, normalised, whole, entries, reference.name),
             "provenance": {
-                "fingerprints": {brain.name: brain.config["fingerprint"] for brain in brains},
+                "fingerprints": {brain.name: brain.config.fingerprint for brain in brains},
                 "data": sha256(subject.folder / "dataset_description.json"),
                 "seed": seed,
                 "n_boot": n_boot,
@@ -279,7 +282,7 @@ def _check_together(brains: list[Brain], subject: PreparedSubject, store: TokenS
                 "give each once, or copy one under another name"
             )
         names.add(brain.name)
-        prepared, trained = subject.description["Standardization"], brain.config["standardization"]
+        prepared, trained = subject.description.standardization, brain.config.standardization
         if trained != prepared:
             raise InputError(
                 f"{brain.name} was trained on betas with the standardization {trained}, but "
@@ -296,7 +299,7 @@ def _check_together(brains: list[Brain], subject: PreparedSubject, store: TokenS
 
 def _reference(brains: list[Brain]) -> Brain:
     """The last model of all the person's data; the first where there is none."""
-    whole = [brain for brain in brains if "hours" not in brain.config["training"]]
+    whole = [brain for brain in brains if brain.config.training.hours is None]
     return whole[-1] if whole else brains[0]
 
 
@@ -309,7 +312,7 @@ def _predict(
 
     def common(brain: Brain, values: np.ndarray) -> np.ndarray:
         """In the first model's unit: each has its own where betas were left as recorded."""
-        if brain is first or brain.config["standardization"] != "none":
+        if brain is first or brain.config.standardization != "none":
             return values
         recorded = values * brain.response_sd + brain.response_mean
         return (recorded - first.response_mean) / first.response_sd
@@ -319,14 +322,14 @@ def _predict(
             "mean pattern",
             "mean_pattern",
             first,
-            np.broadcast_to(first.mean_pattern, shape),
-            Readout.gaussian(first.trial_variance),
+            np.broadcast_to(first.distribution.mean_pattern, shape),
+            Readout.gaussian(first.distribution.trial_variance),
             [first.name],
         )
     ]
     with progress.bar("predicting", len(brains)) as bar:
         for brain in brains:
-            values = common(brain, brain.predict_linear(tokens, unit="z"))
+            values = common(brain, brain.predict("linear", tokens, unit="z"))
             known = (
                 i
                 for i, row in enumerate(rows)
@@ -334,13 +337,21 @@ def _predict(
             )
             place = next(known, len(rows))
             if place == len(rows):
-                readout = Readout.gaussian(brain.linear_variance)
+                readout = Readout.gaussian(brain.distribution.linear_variance)
                 name = f"linear encoder of {brain.name}"
                 rows.append(_Row(name, "linear", brain, values, readout))
             rows[place].models.append(brain.name)
             values = common(brain, brain.mean(tokens, unit="z"))
             rows.append(
-                _Row(brain.name, "model", brain, values, brain.readout, [brain.name], place)
+                _Row(
+                    brain.name,
+                    "model",
+                    brain,
+                    values,
+                    brain.distribution.readout,
+                    [brain.name],
+                    place,
+                )
             )
             bar()
     shuffle = derangement(len(tokens), generator)
@@ -354,19 +365,18 @@ def _training(row: _Row) -> dict[str, Any]:
 
     ``sources``: models of other people that it started from.
     """
-    record = row.brain.config["training"]
-    trials = record.get("n_trials", {})
-    content = {
-        "hours": record.get("hours", len(record.get("sessions", [])) or None),
-        "n_trials": trials.get("train", 0) + trials.get("val", 0),
+    record = row.brain.config.training
+    adaptation = record.adaptation
+    content: dict[str, Any] = {
+        "hours": record.hours or len(record.sessions) or None,
+        "n_trials": record.n_trials.total,
         "sources": [],
         "strategy": None,
     }
     if row.kind == "model":
-        sources = record.get("sources") or record.get("source") or []
-        content["sources"] = [sources] if isinstance(sources, str) else [str(s) for s in sources]
-        alone = None if row.brain.has_networks else "linear encoder alone"
-        content["strategy"] = record.get("strategy") or alone
+        content["sources"] = list(adaptation.sources) if adaptation else []
+        alone = None if row.brain.config.has_networks else "linear encoder alone"
+        content["strategy"] = adaptation.strategy if adaptation else alone
     return content
 
 
@@ -397,7 +407,7 @@ def _notes(
         )
     data = sha256(subject.folder / "dataset_description.json")
     for brain in brains:
-        if brain.config["training"].get("settings", {}).get("data", data) != data:
+        if brain.config.training.data not in (None, data):
             notes.append(
                 f"{brain.name} was trained on another preparation of {subject.folder}: if its "
                 "splits were others, it may have seen these test images"
@@ -569,7 +579,7 @@ def _coverage(
 
 def _own_unit(row: _Row, first: Brain) -> np.ndarray:
     """A prediction in the unit of its model's readout."""
-    if row.brain is first or row.brain.config["standardization"] != "none":
+    if row.brain is first or row.brain.config.standardization != "none":
         return row.prediction
     recorded = row.prediction * first.response_sd + first.response_mean
     return (recorded - row.brain.response_mean) / row.brain.response_sd

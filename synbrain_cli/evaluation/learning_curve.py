@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.brain import Brain, SourceEvidence, load_model
+from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain.prediction import SourcePredictions
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import (
     average_repeats,
@@ -238,7 +240,7 @@ class _Evidence:
     def __call__(self, strategy: str, person: Person, n_sources: int) -> Evidence:
         chosen = person.sources[:n_sources]
         if strategy == "source-map":
-            return SourceEvidence([brain for brain, _, _ in chosen])
+            return SourcePredictions([brain for brain, _, _ in chosen])
         if strategy != "shared-core":
             raise InputError(f"--strategy {strategy}: expected one of {', '.join(STRATEGIES)}")
         known = [(subject, store) for _, subject, store in chosen]
@@ -446,11 +448,11 @@ def people_of(
     for subject in subjects:
         sources, full = [], None
         for brain in brains:
-            if (brain.config["dataset"], brain.subject) == (subject.dataset, subject.subject):
-                full = full or (brain if brain.has_readout else None)
+            if (brain.config.dataset, brain.subject) == (subject.dataset, subject.subject):
+                full = full or (brain if brain.config.has_readout else None)
                 continue
-            other = workspace.find_subject(brain.subject, brain.config["dataset"], log)
-            spec = brain.config["encoder"]["spec"]
+            other = workspace.find_subject(brain.subject, brain.config.dataset, log)
+            spec = brain.config.encoder.spec
             sources.append((brain, other, workspace.find_tokens(other.dataset, spec, log)))
         if not sources:
             raise InputError(

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from synbrain_cli.brain import Brain, Drawing, token_digest
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.brain import Brain
+from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.images import token_digest
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.metrics.accuracy import average_repeats, bootstrap_ci, weighted_mean
 from synbrain_cli.metrics.identification import n_way, pattern_similarity
 from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_tokens
@@ -68,12 +71,12 @@ def retrieval(
         "raw": [trials[chosen] for chosen in asked],
         "syn": [means],
         "draw": list(drawn.transpose(1, 0, 2)),
-        "mean_pattern": [np.broadcast_to(brain.mean_pattern, means.shape)],
+        "mean_pattern": [np.broadcast_to(brain.distribution.mean_pattern, means.shape)],
         "shuffled": [means[shuffle]],
     }
     scaled = brain.scaler(tokens)
     decoders = {"linear_decoder": _linear_decoder(brain, subject, store, scaled, seed)}
-    if brain.has_networks:
+    if brain.config.has_networks:
         decoders["brainvae"] = _latent_decoder(brain, scaled)
     found: dict[str, Any] = {"n_candidates": n_candidates, "chance": 1 / n_candidates}
     for name, similarity in decoders.items():
@@ -144,7 +147,7 @@ def _latent_decoder(brain: Brain, scaled: np.ndarray):
         rows = []
         for start in range(0, len(patterns), 16):
             part = np.ascontiguousarray(patterns[start : start + 16], np.float32)
-            latent = brain.vae.encode(torch.from_numpy(part).to(brain.device)).mean
+            latent = brain.networks.vae.encode(torch.from_numpy(part).to(brain.device)).mean
             rows.append(pattern_similarity(latent.flatten(1).cpu().numpy(), candidates))
         return np.concatenate(rows)
 

@@ -1,8 +1,11 @@
-"""Names of files after BIDS, the Brain Imaging Data Structure."""
+"""Names and descriptions after BIDS, the Brain Imaging Data Structure."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
+
+from synbrain_cli.io.files import versions
 
 
 def bids_label(name: str) -> str:
@@ -22,3 +25,14 @@ def bids_label(name: str) -> str:
     if label == name:
         return label
     return f"{label}{hashlib.sha256(name.encode()).hexdigest()[:4]}"
+
+
+def derivative_description(name: str, simulated: bool) -> dict[str, Any]:
+    """Return the content of a derivative's ``dataset_description.json``."""
+    return {
+        "Name": name,
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "synbrain", "Version": versions()["synbrain"]}],
+        "Simulated": simulated,
+    }

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.bundle import find_bundles
-from synbrain_cli.io.files import read_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
+from synbrain_cli.io.bundle import BundleConfig, find_bundles, read_config
+from synbrain_cli.io.prepared import PreparedSubject, find_prepared
+from synbrain_cli.io.token_store import TokenStore
 
 Log = Callable[[str], None]
 
@@ -101,7 +101,7 @@ class Workspace:
             raise MissingError(f"no model {model}; in {self.weights}: {listing}")
         if subject is not None:
             label = subject_label(subject)
-            found = [p for p in found if read_json(p / "config.json")["subject"] == label]
+            found = [p for p in found if read_config(p).subject == label]
             if not found:
                 raise MissingError(
                     f"{self.weights}: no model of sub-{label}; models: {listing}. "
@@ -135,19 +135,19 @@ class Workspace:
                 raise InputError("expected names of models, separated by commas; found none")
             return [self.find_model(name, None, str) for name in names]
         first = self.find_model(None, subject, lambda text: None)
-        who = [read_json(first / "config.json")[key] for key in ("dataset", "subject")]
+        label = read_config(first).label
         found = []
         for path in find_bundles(self.weights):
-            config = read_json(path / "config.json")
-            if [config[key] for key in ("dataset", "subject")] == who:
-                hours = config["training"].get("hours", float("inf"))
-                linear = config["vae"] is None and hours == float("inf")
+            config = read_config(path)
+            if config.label == label:
+                hours = config.training.hours or float("inf")
+                linear = not config.has_networks and hours == float("inf")
                 found.append(((hours, not linear, path.name), path))
         return [path for _, path in sorted(found)]
 
     def full_models(
         self, models: str | None, but: tuple[str, str] | None = None
-    ) -> list[tuple[Path, dict[str, Any]]]:
+    ) -> list[tuple[Path, BundleConfig]]:
         """Bundles of people's full data, one of each, with their ``config.json``.
 
         Of several of one person, the one with networks; all of one encoder, the first one's.
@@ -165,19 +165,21 @@ class Workspace:
         """
         if models is not None:
             paths = self.find_models(models, None)
-            return [(path, read_json(path / "config.json")) for path in paths]
-        chosen: dict[tuple[str, str], tuple[Path, dict[str, Any]]] = {}
+            return [(path, read_config(path)) for path in paths]
+        chosen: dict[tuple[str, str], tuple[Path, BundleConfig]] = {}
         encoder = None
         for path in find_bundles(self.weights):
-            config = read_json(path / "config.json")
-            who = (config["dataset"], config["subject"])
-            if "hours" in config["training"] or who == but:
+            config = read_config(path)
+            subject = (config.dataset, config.subject)
+            if config.training.hours is not None or subject == but:
                 continue
-            encoder = encoder or config["encoder"]["identity"]
-            if config["encoder"]["identity"] != encoder:
+            encoder = encoder or config.encoder.identity
+            if config.encoder.identity != encoder:
                 continue
-            if who not in chosen or (config["vae"] and not chosen[who][1]["vae"]):
-                chosen[who] = (path, config)
+            if subject not in chosen or (
+                config.has_networks and not chosen[subject][1].has_networks
+            ):
+                chosen[subject] = (path, config)
         if not chosen:
             others = f" of anybody but sub-{but[1]}" if but else ""
             raise MissingError(
@@ -197,9 +199,9 @@ class Workspace:
             TokenStore(path.parent)
             for path in sorted((self.prepared / dataset / "features").glob("*/encoder.json"))
         ]
-        names = ", ".join(s.identity["spec"] for s in stores) or "none"
+        names = ", ".join(s.identity.spec for s in stores) or "none"
         if encoder is not None:
-            stores = [s for s in stores if s.identity["spec"] == encoder]
+            stores = [s for s in stores if s.identity.spec == encoder]
         if not stores:
             raise MissingError(
                 f"{self.prepared / dataset}: no image tokens"
@@ -207,5 +209,5 @@ class Workspace:
                 f"prepare` with --encoder {encoder or 'gabor'}"
             )
         if len(stores) > 1:
-            log(f"encoder: {stores[0].identity['spec']} (of {names}; --encoder)")
+            log(f"encoder: {stores[0].identity.spec} (of {names}; --encoder)")
         return stores[0]

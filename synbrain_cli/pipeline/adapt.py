@@ -20,21 +20,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
-from synbrain_cli.brain import (
-    Brain,
-    SourceEvidence,
-    load_model,
-    predict_deep,
-)
+from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain.prediction import SourcePredictions, predict_deep
 from synbrain_cli.config import PRESETS, Speed
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import same_encoder
-from synbrain_cli.io.bundle import find_bundles, save_arrays
-from synbrain_cli.io.files import locked, read_json, sha256
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
+from synbrain_cli.features.encoder import same_encoder
+from synbrain_cli.io.bundle import (
+    Adaptation,
+    TransferConfig,
+    find_bundles,
+    read_config,
+    save_arrays,
+)
+from synbrain_cli.io.files import locked, sha256
+from synbrain_cli.io.prepared import PreparedSubject, find_prepared
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Log, Workspace
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.pipeline.train import (
@@ -148,10 +152,10 @@ def adapt(
     paths = [sources] if isinstance(sources, Path) else list(sources)
     brains = [load_model(path, "cpu") for path in paths]
     for brain in brains:
-        if not same_encoder(brain.config["encoder"]["identity"], store.identity["identity"]):
+        if not same_encoder(brain.config.encoder.identity, store.identity.identity):
             raise InputError(
-                f"{store.folder}: tokens of {store.identity['spec']}, but {brain.name} was trained "
-                f"on {brain.config['encoder']['spec']}: run `synbrain prepare` with that --encoder"
+                f"{store.folder}: tokens of {store.identity.spec}, but {brain.name} was trained "
+                f"on {brain.config.encoder.spec}: run `synbrain prepare` with that --encoder"
             )
         if f"{subject.dataset}/sub-{subject.subject}" in _people_behind(brain):
             raise InputError(
@@ -171,9 +175,9 @@ def adapt(
         "tried": tried,
         "seed": seed,
         "data": sha256(subject.folder / "dataset_description.json"),
-        "encoder": store.identity,
+        "encoder": msgspec.to_builtins(store.identity),
         "sources": chosen.names,
-        "source_fingerprints": [brain.config["fingerprint"] for brain in brains],
+        "source_fingerprints": [brain.config.fingerprint for brain in brains],
         "hours": hours,
     }
     told = "" if strategy == "auto" else f"_{strategy}"
@@ -243,14 +247,14 @@ def adapt(
             val_set,
             seed,
             progress,
-            {
-                "sources": chosen.names,
-                "people": sorted({who for brain in brains for who in _people_behind(brain)}),
-                "strategy": best,
-                "strategies": scores,
-                "hours": hours,
-                "trials": trials["trial"].tolist(),
-            },
+            Adaptation(
+                sources=chosen.names,
+                subjects=sorted({who for brain in brains for who in _people_behind(brain)}),
+                strategy=best,
+                strategies=scores,
+                hours=hours,
+                trials=trials["trial"].tolist(),
+            ),
             found[best].transfer,
         )
     progress.info(f"wrote {run.folder}")
@@ -274,26 +278,26 @@ def _fine_tune(
 ) -> Adapted:
     """The published recipe, from the first source that has networks."""
     brain = _networked(sources.brains)
-    unit = subject.description["UnitBeforeStandardization"]
-    if brain.vae.gain is not None and unit != brain.unit:
+    unit = subject.description.unit_before_standardization
+    if brain.networks.vae.gain is not None and unit != brain.unit:
         raise InputError(
             f"--from {brain.name}: its published weights see responses in {brain.unit}, those of "
             f"sub-{subject.subject} are in {unit}: prepare them in that unit, or choose "
             "--strategy source-map"
         )
     # Of an adapted or imported source, too, the networks' own preset says how they are trained.
-    preset = PRESETS[brain.config["training"]["settings"]["preset"]]
+    preset = PRESETS[brain.config.training.preset]
     stages = (preset.adapt_vae_stage, preset.adapt_mapper_stage, preset.loss)
     if len(sources.brains) > 1:
         progress.info(f"fine-tuning: the networks of {brain.name}")
-    voxel_order = brain.config["voxel_order"]
+    voxel_order = brain.config.voxel_order
     try:
         order = subject_order(subject, voxel_order)
     except InputError:
         voxel_order = default_order(subject)
         order = subject_order(subject, voxel_order)
         progress.info(
-            f"{brain.name} has the voxel order {brain.config['voxel_order']}, which the files of "
+            f"{brain.name} has the voxel order {brain.config.voxel_order}, which the files of "
             f"sub-{subject.subject} do not allow: here it is {voxel_order}"
         )
     settings = {
@@ -301,7 +305,7 @@ def _fine_tune(
         "voxel_order": voxel_order,
         "stages": [asdict(stage) for stage in stages],
     }
-    vae, mapper = brain.vae, brain.mapper
+    vae, mapper = brain.networks.vae, brain.networks.mapper
     if vae.gain is not None:  # published weights see the new person in their own unit, as they did
         per_unit = brain.response_sd / vae.gain.numpy()  # recorded unit, the same for all voxels
         gain, offset = (values / per_unit.mean() for values in (scale.sd, scale.mean))
@@ -333,17 +337,17 @@ def _evidence(
     seed: int,
     device: torch.device,
     progress: Progress,
-) -> tuple[Evidence, dict[str, Any], Callable[[Path], dict[str, np.ndarray]]]:
+) -> tuple[Evidence, TransferConfig, Callable[[Path], dict[str, np.ndarray]]]:
     """What other people say of images; how the bundle names it; and how it is kept there."""
     if strategy == "shared-core":
         evidence = train_core(
             workspace, sources.people, seed=seed, device=device, progress=progress
         ).evidence(subject)
-        config = {
-            "kind": strategy,
-            "core": evidence.core.config.to_dict(),
-            "people": [f"{p.dataset}/sub-{p.subject}" for p, _ in sources.people],
-        }
+        config = TransferConfig(
+            kind="shared-core",
+            core=evidence.core.config,
+            subjects=[f"{p.dataset}/sub-{p.subject}" for p, _ in sources.people],
+        )
         return evidence, config, lambda folder: evidence.arrays()
 
     def copy(folder: Path) -> dict[str, np.ndarray]:
@@ -354,17 +358,17 @@ def _evidence(
             shutil.copytree(brain.folder, into)
         return {}
 
-    config = {
-        "kind": strategy,
-        "sources": sources.names,
-        "fingerprints": [brain.config["fingerprint"] for brain in sources.brains],
-    }
-    return SourceEvidence(sources.brains), config, copy
+    config = TransferConfig(
+        kind="source-map",
+        sources=sources.names,
+        fingerprints=[brain.config.fingerprint for brain in sources.brains],
+    )
+    return SourcePredictions(sources.brains), config, copy
 
 
 def _close(
     evidence: Evidence,
-    config: dict[str, Any],
+    config: TransferConfig,
     keep: Callable[[Path], dict[str, np.ndarray]],
     train_set: Examples,
     val_set: Examples,
@@ -425,12 +429,12 @@ def _possible(strategy: str, sources: Sources, store: TokenStore, progress: Prog
 
 def _people_behind(brain: Brain) -> list[str]:
     """Whose data a model has seen: its own person's, and those of the models it came from."""
-    own = f"{brain.config['dataset']}/sub-{brain.subject}"
-    return [own, *brain.config["training"].get("people", [])]
+    adaptation = brain.config.training.adaptation
+    return [brain.config.label, *(adaptation.subjects if adaptation else [])]
 
 
 def _networked(brains: list[Brain]) -> Brain | None:
-    return next((brain for brain in brains if brain.has_networks), None)
+    return next((brain for brain in brains if brain.config.has_networks), None)
 
 
 def _people(
@@ -440,14 +444,14 @@ def _people(
     prepared = {(p.dataset, p.subject): p for p in find_prepared(workspace.prepared)}
     people = []
     for brain in brains:
-        person = prepared.get((brain.config["dataset"], brain.subject))
+        person = prepared.get((brain.config.dataset, brain.subject))
         if person is None:
             return None
         try:
-            own = workspace.find_tokens(person.dataset, store.identity["spec"], lambda text: None)
+            own = workspace.find_tokens(person.dataset, store.identity.spec, lambda text: None)
         except MissingError:
             return None
-        if own.identity["identity"] != store.identity["identity"]:
+        if own.identity.identity != store.identity.identity:
             return None
         if person.folder not in [p.folder for p, _ in people]:
             people.append((person, own))
@@ -472,12 +476,12 @@ def choose(
     found = workspace.full_models(source)
     if len({path.resolve() for path, _ in found}) < len(found):
         raise InputError(f"--from {source}: expected names of different models in weights/")
-    dataset = dataset or found[0][1]["dataset"]
+    dataset = dataset or found[0][1].dataset
     if subject is None:
         modelled = {
-            (c["dataset"], c["subject"])
-            for c in (read_json(p / "config.json") for p in find_bundles(workspace.weights))
-            if "hours" not in c["training"]
+            (c.dataset, c.subject)
+            for c in map(read_config, find_bundles(workspace.weights))
+            if c.training.hours is None
         }
         new = [
             person
@@ -497,6 +501,6 @@ def choose(
     if source is None:
         found = workspace.full_models(None, but=(person.dataset, person.subject))
         log(f"from: {', '.join(path.name for path, _ in found)} (--from)")
-    spec = found[0][1]["encoder"]["spec"]
+    spec = found[0][1].encoder.spec
     tokens = workspace.find_tokens(person.dataset, spec, log)
     return [path for path, _ in found], person, tokens

@@ -71,7 +71,7 @@ def demo(
     made = synthesize(workspace, model, images, n_draws=N_DRAWS, seed=seed, progress=progress)
     progress.info("4/5 evaluate")
     brain = load_model(model, "cpu")
-    store = workspace.find_tokens("simulated", brain.config["encoder"]["spec"], progress.info)
+    store = workspace.find_tokens("simulated", brain.config.encoder.spec, progress.info)
     scores = evaluate(workspace, brain, prepared.subjects[0], store, seed=seed, progress=progress)
     progress.info("5/5 plot")
     flatmaps = plot.brain_maps(workspace, "flatmap", responses=made.folder, progress=progress)

@@ -21,7 +21,8 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.calibration import judge_draws, scored_regions
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, retrieval
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.prepared import PreparedSubject, Trials
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import (
@@ -156,12 +157,12 @@ def evaluate(
     generator = np.random.default_rng(seed)
     shuffle = derangement(len(averages), generator)
     predictions = {"model": brain.mean(tokens, unit="z")}
-    if brain.has_networks:
-        predictions["deep"] = brain.predict_deep(tokens, unit="z")
-    if brain.transfer is not None:
-        predictions["transfer"] = brain.predict_transfer(tokens, unit="z")
-    predictions["linear"] = brain.predict_linear(tokens, unit="z")
-    predictions["mean_pattern"] = np.broadcast_to(brain.mean_pattern, averages.shape)
+    if brain.config.has_networks:
+        predictions["deep"] = brain.predict("deep", tokens, unit="z")
+    if brain.predictors.transfer is not None:
+        predictions["transfer"] = brain.predict("transfer", tokens, unit="z")
+    predictions["linear"] = brain.predict("linear", tokens, unit="z")
+    predictions["mean_pattern"] = np.broadcast_to(brain.distribution.mean_pattern, averages.shape)
     predictions["shuffled"] = predictions["model"][shuffle]
 
     scorer = _Responses(brain, subject, test, trials, averages, n_repeats, predictions)
@@ -200,12 +201,12 @@ def evaluate(
         seed=seed,
     )
     notes = scorer.notes() + judged.notes
-    if not brain.config["training"]["readout"]["signal_told_from_noise"]:
+    if not brain.config.training.readout.signal_told_from_noise:
         notes.append(
             "too few images were repeated in training to tell unexplained signal from trial "
             "noise: the draws take all as noise, so that their reliability is too low"
         )
-    kind = brain.config["standardization"]
+    kind = brain.config.standardization
     metrics = {
         "model": brain.name,
         "subject": f"{subject.dataset}/sub-{subject.subject}",
@@ -228,7 +229,7 @@ def evaluate(
         "draws": judged.scores,
         "notes": notes,
         "provenance": {
-            "fingerprint": brain.config["fingerprint"],
+            "fingerprint": brain.config.fingerprint,
             "data": sha256(subject.folder / "dataset_description.json"),
             "seed": seed,
             "n_boot": n_boot,
@@ -307,7 +308,7 @@ class _Responses:
         """Every score within some voxels: boolean array (n_voxels,)."""
         some = {k: np.ascontiguousarray(p[:, voxels]) for k, p in self.predictions.items()}
         truth = np.ascontiguousarray(self.averages[:, voxels])
-        baseline = self.brain.mean_pattern[voxels]
+        baseline = self.brain.distribution.mean_pattern[voxels]
         n_images = len(truth)
 
         def interval(statistic: Callable[[np.ndarray], np.ndarray]) -> list[Any]:
@@ -423,7 +424,9 @@ class _Responses:
         """
         if self.half is None:
             return None
-        first, second = (part[:, voxels] - self.brain.mean_pattern[voxels] for part in self.half)
+        first, second = (
+            part[:, voxels] - self.brain.distribution.mean_pattern[voxels] for part in self.half
+        )
         halves = agreement(first, second)
         return float(np.sqrt(2 * halves / (1 + halves))) if halves > 0 else None
 
@@ -524,7 +527,7 @@ def _recorded_scale(
     brain: Brain, subject: PreparedSubject, session: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation (n_trials, n_voxels) that return each trial to the recorded unit."""
-    if brain.config["standardization"] == "none":
+    if brain.config.standardization == "none":
         shape = (len(session), brain.n_voxels)
         return np.broadcast_to(brain.response_mean, shape), np.broadcast_to(
             brain.response_sd, shape

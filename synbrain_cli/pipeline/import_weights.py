@@ -20,17 +20,26 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from synbrain_cli.config import MapperConfig, VAEConfig
+from synbrain_cli.config import EncoderIdentity, MapperConfig, VAEConfig
 from synbrain_cli.datasets.nsd import BETA_SCALE, NSD, Choice
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.features.openclip import PUBLISHED, published_identity
-from synbrain_cli.io.bundle import save_arrays, write_config
+from synbrain_cli.io.bundle import (
+    BundleConfig,
+    CheckpointEntry,
+    Origin,
+    OriginFile,
+    TrainingRecord,
+    fingerprint,
+    save_arrays,
+    seal,
+)
 from synbrain_cli.io.checkpoint import read_checkpoint
 from synbrain_cli.io.files import locked, replace_folder, sha256, versions
-from synbrain_cli.io.prepared import VOXEL_SPACE_FILES, PreparedSubject
+from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.volume import check_same_grid, read_volume
-from synbrain_cli.io.voxel_space import Volume
+from synbrain_cli.io.voxel_space import VOXEL_SPACE_FILES, Volume
 from synbrain_cli.io.workspace import Workspace, subject_label
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.published import (
@@ -41,7 +50,6 @@ from synbrain_cli.model.published import (
 )
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.pipeline.fetch_weights import origin_of
-from synbrain_cli.pipeline.train import fingerprint
 from synbrain_cli.progress import Progress
 
 RELEASE_SCALE = 2000.0  # the networks see NSD's int16 betas divided by this
@@ -56,7 +64,7 @@ class ImportResult:
     """The bundle made, and the record of where it came from (``config.json``'s "training")."""
 
     folder: Path
-    record: dict[str, Any]
+    record: TrainingRecord
 
 
 def import_published(
@@ -129,24 +137,18 @@ def import_published(
         raise InputError(
             f"{folder} already holds a model: pass --overwrite to replace it, or another --name"
         )
-    networks, vae_config, mapper_config, told = _read_networks(paths, progress)
+    networks, vae_config, mapper_config, checkpoints = _read_networks(paths, progress)
     encoder = encoder or PUBLISHED
     identity = _encoder_identity(encoder, mapper_config)
-    record = {
-        "settings": {"model": "published", "preset": "paper", "voxel_order": "file", "seed": None},
-        "sessions": [],
-        "n_trials": {},
-        "n_images": {},
-        "validation": {},
-        "stages": {},
-        "readout": {"signal_told_from_noise": False},
-        "origin": {
-            "files": {role: _provenance(path) for role, path in paths.items()},
-            "licence": licence or "not told; see the page that the files came from",
-            **told,
-        },
-        "versions": versions(),
-    }
+    record = TrainingRecord(
+        preset="paper",
+        origin=Origin(
+            files={role: _provenance(path) for role, path in paths.items()},
+            licence=licence or "not told; see the page that the files came from",
+            checkpoints=checkpoints,
+        ),
+        versions=versions(),
+    )
     partial = folder.with_name(f".{folder.name}.importing")
     with locked(folder, "a model"), _scratch(partial):
         order = np.arange(place.n_voxels)
@@ -169,27 +171,26 @@ def import_published(
             partial / "arrays.safetensors", {k: v.astype(np.float32) for k, v in arrays.items()}
         )
         voxels.save(partial)
-        write_config(
+        seal(
             partial,
-            {
-                "subject": voxels.subject,
-                "dataset": voxels.dataset,
-                "simulated": voxels.simulated,
-                "space": "func1pt8mm",
-                "unit": f"int16 betas of NSD / {RELEASE_SCALE:g}; response_sd returns it to the "
+            BundleConfig(
+                subject=voxels.subject,
+                dataset=voxels.dataset,
+                simulated=voxels.simulated,
+                space="func1pt8mm",
+                unit=f"int16 betas of NSD / {RELEASE_SCALE:g}; response_sd returns it to the "
                 "recorded unit",
-                "recorded_unit": UNIT,
-                "standardization": "none",
-                "voxel_order": "file",
-                "encoder": {"spec": encoder, "identity": identity},
-                "vae": vae_config.to_dict(),
-                "mapper": mapper_config.to_dict(),
-                "transfer": None,
-                "predictors": ["deep"],
-                "readout": False,
-                "fingerprint": fingerprint(partial),
-                "training": record,
-            },
+                recorded_unit=UNIT,
+                standardization="none",
+                voxel_order="file",
+                encoder=EncoderIdentity(spec=encoder, identity=identity),
+                vae=vae_config,
+                mapper=mapper_config,
+                predictors=("deep",),
+                has_readout=False,
+                fingerprint=fingerprint(partial),
+                training=record,
+            ),
         )
         card = _card(folder.name, voxels, encoder, record)
         (partial / "card.md").write_text(card, "utf-8")
@@ -247,7 +248,7 @@ class Voxels:
             inside, number = self.place.inside, int(self.subject)
             known = self.copy.voxel_table(number, Choice(), inside)
             table = pd.concat([table, known], axis=1)
-            ways = self.copy.samplings(number, Choice(), inside, self.place)
+            ways = self.copy.resamplings(number, Choice(), inside, self.place)
             for name, sampling in ways.items():
                 sampling.save(folder / name)
         table.to_csv(folder / "voxels.tsv", sep="\t", index=False, float_format="%.5g")
@@ -290,7 +291,7 @@ def _find_voxels(
         there = PreparedSubject(workspace.prepared / dataset / f"sub-{label}")
         person = there if (there.folder / "dataset_description.json").exists() else None
     copy = _copy_of_nsd(workspace, nsd, dataset, label)
-    theirs = person.place if person is not None else None
+    theirs = person.voxel_space.geometry if person is not None else None
     if place is None:
         place, mask = _default_mask(theirs, copy, label), mask or (person and person.folder)
     if person is not None and not _same(place, theirs):
@@ -373,7 +374,7 @@ def _read_networks(
     state, entry, left_out = _weights(path, checkpoint)
     vae_config = _of_file(path, lambda: vae_config_from_published(state))
     vae = _of_file(path, lambda: _complete(BrainVAE, vae_config, vae_state_from_published(state)))
-    told: dict[str, Any] = {"brainvae": _told(checkpoint, entry, left_out)}
+    told = {"brainvae": _told(checkpoint, entry, left_out)}
 
     path, checkpoint = paths["s2n"], read_checkpoint(paths["s2n"])
     state, entry, left_out = _weights(path, checkpoint)
@@ -402,7 +403,7 @@ def _read_networks(
         )
     networks = {f"vae.{k}": v.numpy() for k, v in vae.items()}
     networks |= {f"mapper.{k}": v.numpy() for k, v in mapper.items()}
-    return networks, vae_config, mapper_config, {"checkpoints": told}
+    return networks, vae_config, mapper_config, told
 
 
 def _weights(path: Path, checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], str, list[str]]:
@@ -446,10 +447,10 @@ def _of_file(path: Path, make: Callable[[], _T]) -> _T:
         raise InputError(f"{path}: {reason}") from error
 
 
-def _told(checkpoint: dict[str, Any], entry: str, left_out: list[str]) -> dict[str, Any]:
+def _told(checkpoint: dict[str, Any], entry: str, left_out: list[str]) -> CheckpointEntry:
     """Which entry was taken, which were not, and how far the training was."""
     counts = {k: checkpoint[k] for k in ("epoch", "steps") if isinstance(checkpoint.get(k), int)}
-    return {"taken": entry, "left_out": left_out, **counts}
+    return CheckpointEntry(taken=entry, left_out=left_out, **counts)
 
 
 def _encoder_identity(spec: str, config: MapperConfig) -> dict[str, Any]:
@@ -463,22 +464,23 @@ def _encoder_identity(spec: str, config: MapperConfig) -> dict[str, Any]:
     return identity
 
 
-def _provenance(path: Path) -> dict[str, Any]:
+def _provenance(path: Path) -> OriginFile:
     checksum = sha256(path)
-    return {
-        "name": path.name,
-        "bytes": path.stat().st_size,
-        "sha256": checksum,
-        "from": origin_of(path, checksum),
-    }
+    return OriginFile(
+        name=path.name,
+        bytes=path.stat().st_size,
+        sha256=checksum,
+        source=origin_of(path, checksum),
+    )
 
 
-def _card(name: str, voxels: Voxels, encoder: str, record: dict[str, Any]) -> str:
-    origin = record["origin"]
+def _card(name: str, voxels: Voxels, encoder: str, record: TrainingRecord) -> str:
+    origin = record.origin
+    assert origin is not None
     files = "\n".join(
-        f"| {one['name']} | {role}, its `{origin['checkpoints'][role]['taken']}` | "
-        f"{one['bytes']:,} | {one['sha256']} | {one['from'] or 'a local file'} |"
-        for role, one in origin["files"].items()
+        f"| {one.name} | {role}, its `{origin.checkpoints[role].taken}` | "
+        f"{one.bytes:,} | {one.sha256} | {one.source or 'a local file'} |"
+        for role, one in origin.files.items()
     )
     simulated = "**Simulated subject: no person was measured.**\n\n" if voxels.simulated else ""
     return f"""# {name}
@@ -501,6 +503,6 @@ The mapper's modulation at t = 0 is folded into its weights, which changes no ou
 C order of the mask. The networks' unit, NSD's integers / {RELEASE_SCALE:g}, is returned to \
 {UNIT} (× {RELEASE_SCALE:g} / {BETA_SCALE:g}).
 
-Licence of the weights, as published: {origin["licence"]}.
+Licence of the weights, as published: {origin.licence}.
 Weights derived from a data set follow its terms, too (NSD: no redistribution of data).
 """

@@ -7,7 +7,6 @@ the predictions are stacked, and how single trials vary around them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -16,15 +15,31 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from synbrain_cli.brain import predict_deep
-from synbrain_cli.config import PRESETS, LossConfig, Speed, StageConfig
+from synbrain_cli.brain.prediction import predict_deep
+from synbrain_cli.config import PRESETS, EncoderIdentity, LossConfig, Speed, StageConfig
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.bundle import load_arrays, read_config, save_arrays, write_config
+from synbrain_cli.io.bundle import (
+    Adaptation,
+    BundleConfig,
+    Rank,
+    ReadoutSummary,
+    SplitSizes,
+    StageHistory,
+    TrainingRecord,
+    TransferConfig,
+    Variances,
+    fingerprint,
+    load_arrays,
+    read_config,
+    save_arrays,
+    seal,
+)
 from synbrain_cli.io.files import (
     atomic,
     create_array,
@@ -35,7 +50,10 @@ from synbrain_cli.io.files import (
     versions,
     write_json,
 )
-from synbrain_cli.io.prepared import VOXEL_SPACE_FILES, PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.prepared import PreparedSubject, Trials
+from synbrain_cli.io.records import convert_record
+from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.voxel_space import VOXEL_SPACE_FILES
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.model.feed import Feed, Rows
@@ -104,7 +122,7 @@ class TrainResult:
     """The bundle made, and the record of its training (``config.json``'s "training")."""
 
     folder: Path
-    record: dict[str, Any]
+    record: TrainingRecord
 
 
 def train(
@@ -182,7 +200,7 @@ def train(
         "seed": seed,
         "precision": speed.precision if model == "full" else None,
         "data": sha256(subject.folder / "dataset_description.json"),
-        "encoder": store.identity,
+        "encoder": msgspec.to_builtins(store.identity),
         "stages": [asdict(chosen.vae_stage), asdict(chosen.mapper_stage), asdict(chosen.loss)]
         if model == "full"
         else [],
@@ -241,7 +259,7 @@ def train(
             )
         processes.wait()
     progress.info(f"wrote {run.folder}")
-    return TrainResult(run.folder, read_config(run.folder)["training"])
+    return TrainResult(run.folder, read_config(run.folder).training)
 
 
 def load_examples(
@@ -260,7 +278,7 @@ def load_examples(
     train_trials = subject.select("train", within)
     val_trials = subject.select("val", within)
     scale = ResponseScale(*subject.standardization(subject.sessions))
-    if within is not None or subject.description["Standardization"] == "none":
+    if within is not None or subject.description.standardization == "none":
         train_trials = replace(train_trials, betas=subject.recorded(train_trials))
         val_trials = replace(val_trials, betas=subject.recorded(val_trials))
         sd = train_trials.betas.std(0, dtype=np.float64)
@@ -407,7 +425,7 @@ class TransferPredictions:
 
     held_out: np.ndarray
     left_out: np.ndarray
-    config: dict[str, Any]
+    config: TransferConfig
 
 
 class TrainingRun:
@@ -532,9 +550,9 @@ class TrainingRun:
         val_set: Examples,
         seed: int,
         progress: Progress,
-        extra: dict[str, Any] | None = None,
+        adaptation: Adaptation | None = None,
         transfer: TransferPredictions | None = None,
-    ) -> dict[str, Any]:
+    ) -> TrainingRecord:
         """Fit the readout, write the bundle, with validation scores, and give it its name."""
         partial = self.partial
         arrays = {
@@ -575,42 +593,41 @@ class TrainingRun:
             name: 1 - float(((val_set.averages - p) ** 2).sum() / (val_set.averages**2).sum())
             for name, p in (("model", stacked), *held_out.items())
         }
-        record = {
-            "settings": self.settings,
-            "sessions": sessions,
-            "n_trials": {"train": len(train_set.betas), "val": len(val_set.betas)},
-            "n_images": {"train": len(train_set.tokens), "val": len(val_set.tokens)},
-            "validation": {**scores, "mean_pattern": 0.0},
-            "readout": describe_readout(
-                readout, dict(zip(held_out, stack, strict=True)), train_set
-            ),
-            "stages": self.histories,
-            "versions": versions(),
-            **(extra or {}),
-        }
+        record = TrainingRecord(
+            preset=self.settings.get("preset"),
+            seed=seed,
+            data=self.settings["data"],
+            sessions=sessions,
+            n_trials=SplitSizes(train=len(train_set.betas), val=len(val_set.betas)),
+            n_images=SplitSizes(train=len(train_set.tokens), val=len(val_set.tokens)),
+            validation={**scores, "mean_pattern": 0.0},
+            readout=describe_readout(readout, dict(zip(held_out, stack, strict=True)), train_set),
+            stages=convert_record(self.histories, dict[str, StageHistory], "stages", ""),
+            versions=versions(),
+            adaptation=adaptation,
+        )
         self.forget_stages()
-        for leftover in ("settings.json", "linear_training.safetensors"):
-            (partial / leftover).unlink(missing_ok=True)
-        write_config(
+        (partial / "linear_training.safetensors").unlink(missing_ok=True)
+        seal(
             partial,
-            {
-                "subject": subject.subject,
-                "dataset": subject.dataset,
-                "simulated": subject.simulated,
-                "space": subject.description["Space"],
-                "unit": "standard deviations; response_mean and response_sd return it to the "
+            BundleConfig(
+                subject=subject.subject,
+                dataset=subject.dataset,
+                simulated=subject.simulated,
+                space=subject.description.space,
+                unit="standard deviations; response_mean and response_sd return it to the "
                 "recorded unit",
-                "recorded_unit": subject.description["UnitBeforeStandardization"],
-                "standardization": subject.description["Standardization"],
-                "voxel_order": self.settings.get("voxel_order"),
-                "encoder": store.identity,
-                "vae": networks[0].config.to_dict() if networks else None,
-                "mapper": networks[1].config.to_dict() if networks else None,
-                "transfer": transfer.config if transfer else None,
-                "predictors": list(held_out),
-                "fingerprint": fingerprint(partial),
-                "training": record,
-            },
+                recorded_unit=subject.description.unit_before_standardization,
+                standardization=subject.description.standardization,
+                voxel_order=self.settings.get("voxel_order"),
+                encoder=EncoderIdentity(**store.identity),
+                vae=networks[0].config if networks else None,
+                mapper=networks[1].config if networks else None,
+                transfer=transfer.config if transfer else None,
+                predictors=tuple(held_out),
+                fingerprint=fingerprint(partial),
+                training=record,
+            ),
         )
         (partial / "card.md").write_text(model_card(subject, store, record, self.folder.name))
         replace_folder(partial, self.folder)
@@ -722,39 +739,26 @@ def rivals(train_set: Examples, val_set: Examples, linear: np.ndarray) -> dict[s
 
 def describe_readout(
     readout: Readout, stack: dict[str, np.ndarray], train_set: Examples
-) -> dict[str, Any]:
+) -> ReadoutSummary:
     """What was found, for ``config.json``: medians over voxels."""
 
     def median(values: np.ndarray) -> float:
         return float(np.median(values))
 
-    return {
-        "signal_told_from_noise": has_repeats(train_set.image_index),
-        "rank": {
-            "signal": readout.signal.loadings.shape[1],
-            "noise": readout.noise.loadings.shape[1],
-        },
-        "variance": {
-            "unexplained_signal": median(readout.signal.variance),
-            "noise": median(readout.noise.variance),
-        },
-        "growth": median(readout.growth),
-        "stack": {name: median(weight) for name, weight in stack.items()},
-    }
-
-
-def fingerprint(folder: Path) -> str:
-    """Of everything that draws depend on: 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name in ("arrays", "linear", "networks", "readout", "transfer"):
-        path = folder / f"{name}.safetensors"
-        if path.exists():
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return ReadoutSummary(
+        signal_told_from_noise=has_repeats(train_set.image_index),
+        rank=Rank(signal=readout.signal.loadings.shape[1], noise=readout.noise.loadings.shape[1]),
+        variance=Variances(
+            unexplained_signal=median(readout.signal.variance),
+            noise=median(readout.noise.variance),
+        ),
+        signal_dependence=median(readout.growth),
+        stack={name: median(weight) for name, weight in stack.items()},
+    )
 
 
 def model_card(
-    subject: PreparedSubject, store: TokenStore, record: dict[str, Any], name: str
+    subject: PreparedSubject, store: TokenStore, record: TrainingRecord, name: str
 ) -> str:
     """The bundle's ``card.md``."""
     simulated = "**Simulated subject: no person was measured.**\n\n" if subject.simulated else ""
@@ -763,7 +767,7 @@ def model_card(
         if subject.simulated
         else "Weights derived from a data set follow its terms (NSD: no redistribution of data)."
     )
-    validation = record["validation"]
+    validation = record.validation
     columns = ["model", *(n for n in ("deep", "transfer", "linear") if n in validation)]
     table = "\n".join(
         (
@@ -774,17 +778,17 @@ def model_card(
     )
     repeats = (
         "Draws share unexplained signal over repeats; trial noise is apart from it."
-        if record["readout"]["signal_told_from_noise"]
+        if record.readout.signal_told_from_noise
         else "Too few images were repeated in training to tell unexplained signal from trial "
         "noise: all is taken as trial noise, and repeats share the mean alone."
     )
     return f"""# {name}
 
 {simulated}Responses of subject {subject.subject} of {subject.dataset}: \
-{record["n_trials"]["train"]:,} training trials of {record["n_images"]["train"]:,} images, \
-sessions {record["sessions"][0]} to {record["sessions"][-1]}, {subject.n_voxels:,} voxels \
-({subject.description["Space"]}).
-Image encoder: {store.identity["spec"]}.
+{record.n_trials.train:,} training trials of {record.n_images.train:,} images, \
+sessions {record.sessions[0]} to {record.sessions[-1]}, {subject.n_voxels:,} voxels \
+({subject.description.space}).
+Image encoder: {store.identity.spec}.
 
 Share of the variance of validation images' average responses that is predicted (it chose
 the weights, and is no test score; test scores are made by `synbrain evaluate --model {name}`):

@@ -2,56 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.bundle import find_bundles, find_faults
-from synbrain_cli.io.files import read_json
+from synbrain_cli.io.bundle import TrainingRecord, find_bundles, find_faults, read_config
 from synbrain_cli.io.workspace import Workspace
 
 
 def list_bundles(workspace: Workspace) -> pd.DataFrame:
-    """Models of a workspace: name, person, encoder, voxels, size, where from, whether complete.
+    """Models of a workspace: name, subject, encoder, voxels, size, where from, whether complete.
 
     Returns
     -------
     DataFrame
-        Columns ``name``, ``person``, ``encoder``, ``voxels``, ``megabytes``, ``source``,
+        Columns ``name``, ``subject``, ``encoder``, ``voxels``, ``megabytes``, ``source``,
         ``files``. Checksums are for `verify`.
     """
     rows = []
     for folder in find_bundles(workspace.weights):
         faults = find_faults(folder, checksums=False)
         try:
-            config = read_json(folder / "config.json")
+            config = read_config(folder)
         except InputError:
-            unknown = dict.fromkeys(("person", "encoder", "source"), "")
+            unknown = dict.fromkeys(("subject", "encoder", "source"), "")
             rows.append({"name": folder.name, **unknown, "files": "config.json cannot be read"})
             continue
         voxels = folder / "voxels.tsv"
         rows.append(
             {
                 "name": folder.name,
-                "person": f"{config['dataset']}/sub-{config['subject']}",
-                "encoder": config["encoder"]["spec"],
+                "subject": config.label,
+                "encoder": config.encoder.spec,
                 "voxels": len(voxels.read_bytes().splitlines()) - 1 if voxels.exists() else None,
                 "megabytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6,
-                "source": _source(config["training"]),
+                "source": _source(config.training),
                 "files": "complete" if not faults else f"{len(faults)} at fault",
             }
         )
-    columns = ["name", "person", "encoder", "voxels", "megabytes", "source", "files"]
+    columns = ["name", "subject", "encoder", "voxels", "megabytes", "source", "files"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _source(training: dict[str, Any]) -> str:
-    if "origin" in training:
-        return "published, " + " and ".join(f["name"] for f in training["origin"]["files"].values())
-    if "sources" in training:
-        return f"{training['hours']:g} h and {', '.join(training['sources'])}"
-    n_sessions = len(training["sessions"])
+def _source(training: TrainingRecord) -> str:
+    if training.origin:
+        return "published, " + " and ".join(file.name for file in training.origin.files.values())
+    if training.adaptation:
+        adaptation = training.adaptation
+        return f"{adaptation.hours:g} h and {', '.join(adaptation.sources)}"
+    n_sessions = len(training.sessions)
     return f"{n_sessions} session{'s' if n_sessions > 1 else ''}"
 
 

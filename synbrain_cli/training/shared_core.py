@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,8 +22,9 @@ from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import load_arrays, save_arrays
 from synbrain_cli.io.files import locked, replace_folder, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.core import (
     VOXEL_PARTS,
@@ -123,7 +125,7 @@ def train_core(
     settings = {
         "people": [f"{p.dataset}/sub-{p.subject}" for p, _ in people],
         "data": [sha256(p.folder / "dataset_description.json") for p, _ in people],
-        "encoder": store.identity,
+        "encoder": msgspec.to_builtins(store.identity),
         "core": config.to_dict(),
         "stage": asdict(CORE_STAGE) | {"images": CORE_IMAGES},
         "seed": seed,

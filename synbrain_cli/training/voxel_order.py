@@ -8,8 +8,8 @@ import numpy as np
 
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.prepared import PreparedSubject, roi_collections
-from synbrain_cli.io.resampling import SurfaceResampling
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
+from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.model.order import ORDERS, voxel_order
 
@@ -81,7 +81,7 @@ def default_order(subject: PreparedSubject) -> str:
 
 def _points(subject: PreparedSubject) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Positions in mm (n_voxels, 3), and hemispheres of a surface's vertices."""
-    place = subject.place
+    place = subject.voxel_space.geometry
     if isinstance(place, Volume):
         grid = subject.voxels[["i", "j", "k"]].to_numpy(float)
         return grid @ place.mask.affine[:3, :3].T + place.mask.affine[:3, 3], None
@@ -117,11 +117,16 @@ def sheet_positions(
 
     None, None where nothing leads to fsaverage.
     """
-    if isinstance(subject.place, Vertices):
-        return _of_vertices(subject.place, "sphere"), subject.voxels["hemisphere"].to_numpy(str)
-    if subject.sampling is None or SHEET not in subject.sampling.spaces:
+    if isinstance(subject.voxel_space.geometry, Vertices):
+        return _of_vertices(subject.voxel_space.geometry, "sphere"), subject.voxels[
+            "hemisphere"
+        ].to_numpy(str)
+    if (
+        subject.voxel_space.surface_resampling is None
+        or SHEET not in subject.voxel_space.surface_resampling.spaces
+    ):
         return None, None
-    return _through_transforms(subject.sampling)
+    return _through_transforms(subject.voxel_space.surface_resampling)
 
 
 def _of_vertices(place: Vertices, surface: str) -> np.ndarray:

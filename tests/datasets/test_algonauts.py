@@ -104,13 +104,13 @@ def test_every_row_and_column_is_in_its_place(archive, tmp_path, number, standar
     assert subject.trials["image"][0] == "nsd-00013"
     assert subject.trials["trial"].tolist() == list(range(N_IMAGES))
     assert set(subject.trials["repeat"]) == set(subject.trials["session"]) == {1}
-    place = subject.place
+    place = subject.voxel_space.geometry
     assert isinstance(place, Vertices)
     assert place.space == "fsaverage5"
     for h, short in (("left", "lh"), ("right", "rh")):
         whole = loaded(archive, number, f"roi_masks/{short}.all-vertices_fsaverage_space.npy")
         np.testing.assert_array_equal(getattr(place, h), np.flatnonzero(whole))
-    for h, full in subject.sampling.project(subject.betas[3]).items():
+    for h, full in subject.voxel_space.surface_resampling.project(subject.betas[3]).items():
         np.testing.assert_array_equal(full, place.to_full(subject.betas[3])[h])
 
 
@@ -146,8 +146,8 @@ def test_the_test_images_are_drawn_from_the_training_images(archive, tmp_path):
         assert found["test"] == test
         assert found["val"] == draw_images(names - test, 0.25, 0)
         assert "nsd-00845" not in names
-        assert subject.description["NoiseCeilingSNR"]["median_recomputed"] is None
-        assert "averaged over repeats" in subject.description["UnitBeforeStandardization"]
+        assert subject.description.noise_ceiling_snr["median_recomputed"] is None
+        assert "averaged over repeats" in subject.description.unit_before_standardization
 
 
 def test_images_of_all_subjects_are_read_by_name(archive):
@@ -182,9 +182,11 @@ def test_a_vertex_without_values_is_left_out(root, tmp_path):
     values[:, 7] = np.nan
     np.save(path, values)
     subject = prepare_subject(Challenge(root), 1, tmp_path / "sub-01", **SHARES)
-    assert subject.description["VoxelsLeftOut"] == 1
+    assert subject.description.voxels_left_out == 1
     whole = loaded(root, 1, "roi_masks/rh.all-vertices_fsaverage_space.npy")
-    np.testing.assert_array_equal(subject.place.right, np.delete(np.flatnonzero(whole), 7))
+    np.testing.assert_array_equal(
+        subject.voxel_space.geometry.right, np.delete(np.flatnonzero(whole), 7)
+    )
 
 
 # ---------------------------------------------------------------------- pickled mappings

@@ -227,7 +227,7 @@ def test_real_positions_come_back_voxel_for_voxel(real_tree, tmp_path, subject, 
         found = (person.voxels["prf-visualrois"] == name).to_numpy()
         np.testing.assert_array_equal(found, table[name].to_numpy(bool)[order])
     # and back on the grid
-    image = person.place.to_nifti(psc[374])
+    image = person.voxel_space.geometry.to_nifti(psc[374])
     values = np.asarray(image.dataobj)
     place = tuple(table[c].to_numpy() for c in "ijk")
     np.testing.assert_allclose(values[place], real_betas(374, table) / 300, atol=2e-4)
@@ -259,7 +259,7 @@ def test_betas_return_to_the_files_integers(prepared):
         assert stored.dtype == np.int16
         trials = (subject.trials["session"] == session).to_numpy()
         np.testing.assert_allclose(
-            psc[trials] * 300, stored[subject.place.inside].T, rtol=0, atol=0.02
+            psc[trials] * 300, stored[subject.voxel_space.geometry.inside].T, rtol=0, atol=0.02
         )
         np.testing.assert_allclose(subject.betas[trials].std(0), 1, atol=1e-4)
         np.testing.assert_allclose(subject.betas[trials].mean(0), 0, atol=1e-5)
@@ -328,15 +328,17 @@ def test_constant_and_nan_voxels_are_left_out(copy, tmp_path, prepared):
     nib.save(nib.Nifti1Image(values, image.affine, image.header), path)
     subject = prepare_subject(copy, 1, tmp_path / "prepared/simulated/sub-01")
     reference = prepared.find_subject("1", None, print)
-    assert subject.description["VoxelsLeftOut"] == 1
+    assert subject.description.voxels_left_out == 1
     assert subject.n_voxels == reference.n_voxels - 1 == len(subject.voxels)
-    assert subject.place.inside.sum() == subject.n_voxels
+    assert subject.voxel_space.geometry.inside.sum() == subject.n_voxels
     np.testing.assert_allclose(
         subject.betas, np.delete(reference.betas, 5, axis=1), rtol=0, atol=1e-6
     )
     values = np.arange(reference.n_voxels, dtype=np.float32)
-    expected = reference.sampling.project(np.where(values == 5, np.nan, values))
-    found = subject.sampling.project(np.delete(values, 5))
+    expected = reference.voxel_space.surface_resampling.project(
+        np.where(values == 5, np.nan, values)
+    )
+    found = subject.voxel_space.surface_resampling.project(np.delete(values, 5))
     for hemisphere in ("left", "right"):
         both = np.isfinite(expected[hemisphere])
         np.testing.assert_allclose(found[hemisphere][both], expected[hemisphere][both])
@@ -485,17 +487,19 @@ def test_a_truncated_hdf5_is_named(copy, tmp_path):
 def test_func1mm(everything, prepared, tmp_path):
     subject = prepare(everything, tmp_path, space="func1mm")
     coarse = prepared.find_subject("1", None, print)
-    assert subject.description["Space"] == "func1mm"
-    np.testing.assert_array_equal(subject.place.inside, finer(coarse.place.inside))
-    index = np.full(coarse.place.inside.shape, -1)
-    index[coarse.place.inside] = np.arange(coarse.n_voxels)
-    voxel = finer(index)[subject.place.inside]
+    assert subject.description.space == "func1mm"
+    np.testing.assert_array_equal(
+        subject.voxel_space.geometry.inside, finer(coarse.voxel_space.geometry.inside)
+    )
+    index = np.full(coarse.voxel_space.geometry.inside.shape, -1)
+    index[coarse.voxel_space.geometry.inside] = np.arange(coarse.n_voxels)
+    voxel = finer(index)[subject.voxel_space.geometry.inside]
     assert len(voxel) == FACTOR**3 * coarse.n_voxels
     np.testing.assert_allclose(subject.betas, coarse.betas[:, voxel], atol=1e-5)
     # A voxel and its eight parts are at one place: so they arrive at the same vertices.
     values = np.random.default_rng(0).normal(size=coarse.n_voxels)
-    here = subject.sampling.project(values[voxel], "fsnative")
-    there = coarse.sampling.project(values, "fsnative")
+    here = subject.voxel_space.surface_resampling.project(values[voxel], "fsnative")
+    there = coarse.voxel_space.surface_resampling.project(values, "fsnative")
     for hemisphere in ("left", "right"):
         both = np.isfinite(here[hemisphere]) & np.isfinite(there[hemisphere])
         assert both.sum() > 400
@@ -531,12 +535,12 @@ def test_surfaces(everything, tmp_path, space):
         labels = table["prf-visualrois"][here].to_numpy()
         expected = np.where(native[roi & valid] < 160, "V1v", "V1d")
         np.testing.assert_array_equal(labels, expected)
-    assert subject.description["VoxelsLeftOut"] == 3
+    assert subject.description.voxels_left_out == 3
     assert "prfangle" not in table
     assert not (subject.folder / "mask.nii.gz").exists()
     # To fsaverage: native vertex v is fsaverage's v + 7.
     values = np.arange(subject.n_voxels, dtype=float)
-    maps = subject.sampling.project(values, "fsaverage5")
+    maps = subject.voxel_space.surface_resampling.project(values, "fsaverage5")
     first = native if space == "fsaverage" else (np.arange(n) - 7) % n
     vertices = {h: table["vertex"][table["hemisphere"] == h].to_numpy() for h in maps}
     for hemisphere, offset in (("left", 0), ("right", len(vertices["left"]))):
@@ -597,7 +601,7 @@ def test_a_mask_off_the_cortex_has_no_surface(prepared, tmp_path):
     nib.save(nib.Nifti1Image(inside, image.affine), mask)
     subject = prepare(NSD(root), tmp_path, rois=(str(mask),))
     assert subject.n_voxels == 1
-    assert subject.sampling is None
+    assert subject.voxel_space.surface_resampling is None
 
 
 def test_a_mask_file_is_a_mask(prepared, tmp_path):
@@ -607,8 +611,8 @@ def test_a_mask_file_is_a_mask(prepared, tmp_path):
     path = tmp_path / "mine.nii.gz"
     nib.save(nib.Nifti1Image(inside.astype(np.uint8), whole.place.mask.affine), path)
     subject = prepare(NSD(prepared.root / "simulated"), tmp_path, rois=(str(path),))
-    np.testing.assert_array_equal(subject.place.inside, inside)
-    assert "sha256" in subject.description["Options"]["rois"][0]
+    np.testing.assert_array_equal(subject.voxel_space.geometry.inside, inside)
+    assert "sha256" in subject.description.options["rois"][0]
 
 
 @pytest.mark.parametrize(
@@ -682,7 +686,7 @@ def test_stimulus_table_and_captions(everything, own, tmp_path):
 def test_every_standardisation_is_undone_by_its_record(prepared, tmp_path, standardize):
     nsd = NSD(prepared.root / "simulated")
     subject = prepare(nsd, tmp_path, standardize=standardize)
-    assert subject.description["Standardization"] == standardize
+    assert subject.description.standardization == standardize
     reference = unstandardised(prepared.find_subject("1", None, print))
     np.testing.assert_allclose(unstandardised(subject), reference, atol=1e-4)
     training = (subject.trials["split"] == "train").to_numpy()
@@ -825,9 +829,9 @@ def test_voxels_missing_in_one_session_are_counted_there(copy, tmp_path):
         values[tuple(voxel)] = 0
     nib.save(nib.Nifti1Image(values, image.affine, image.header), path)
     subject = prepare(copy, tmp_path)
-    assert subject.description["VoxelsLeftOut"] == 2
-    assert subject.description["VoxelsLeftOutBySession"] == {"2": 2}
-    kept = np.argwhere(subject.place.inside)
+    assert subject.description.voxels_left_out == 2
+    assert subject.description.voxels_left_out_by_session == {2: 2}
+    kept = np.argwhere(subject.voxel_space.geometry.inside)
     np.testing.assert_array_equal(kept, np.delete(inside, [2, 9], axis=0))
     np.testing.assert_array_equal(subject.voxels[["i", "j", "k"]], kept)
 

@@ -43,7 +43,7 @@ def brain(trained, subject):
     brain = load_model(trained.weights / "sub-01", "cpu")
     table = subject.trials
     # Trials of the test among them, which no adapted model lists: they must not be taken.
-    brain.config["training"]["trials"] = table["trial"][table["session"] == 1].tolist()
+    brain.config.training["trials"] = table["trial"][table["session"] == 1].tolist()
     return brain
 
 
@@ -244,13 +244,21 @@ def test_what_validates_taught_nothing(brain, subject, store):
     """While choosing, the model's linear part is fitted without validation images."""
     images, _, source, (final, choosing) = synthesized(brain, subject, store)
     tokens = store.take(images)
-    deep, own = brain.predict_deep(tokens, "z"), brain.predict_linear(tokens, "z")
+    deep, own = brain.predict("deep", tokens, "z"), brain.predict("linear", tokens, "z")
     features = _pooled(brain, store, images)
-    linear = (features - source.linear["feature_mean"]) @ source.linear["components"]
-    linear = linear @ source.linear["coefficients"] + source.linear["intercept"]
-    np.testing.assert_allclose(final.means, brain.stack[0] * own + brain.stack[1] * deep, atol=1e-5)
+    linear = (features - source.predictors.linear["feature_mean"]) @ source.predictors.linear[
+        "components"
+    ]
+    linear = (
+        linear @ source.predictors.linear["coefficients"] + source.predictors.linear["intercept"]
+    )
     np.testing.assert_allclose(
-        choosing.means, brain.stack[0] * linear + brain.stack[1] * deep, atol=1e-5
+        final.means, brain.predictors.stack[0] * own + brain.predictors.stack[1] * deep, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        choosing.means,
+        brain.predictors.stack[0] * linear + brain.predictors.stack[1] * deep,
+        atol=1e-5,
     )
     assert not np.allclose(final.means, choosing.means)
     table = subject.trials
@@ -489,12 +497,12 @@ def test_what_does_not_belong_together_is_refused(tmp_path, trained, brain, subj
         (slice(41), "made of 40 training and 1 validation images"),
         (slice(35, 45), "made of 5 training and 5 validation images"),
     ):
-        model.config["training"]["trials"] = person.trials["trial"][rows].tolist()
+        model.config.training["trials"] = person.trials["trial"][rows].tolist()
         with pytest.raises(InputError, match=message):
             augment(trained, model, person, images, output=tmp_path / "out", progress=QUIET)
     few = person.trials["image"].isin(["test000", "test001"]) | (person.trials["split"] != "test")
     person.betas, person.trials = person.betas[few], person.trials[few].reset_index(drop=True)
-    model.config["training"] = {}
+    model.config.training = {}
     with pytest.raises(InputError, match="four test images or more, found 2"):
         augment(trained, model, person, images, output=tmp_path / "out", progress=QUIET)
     assert not (tmp_path / "out").exists()

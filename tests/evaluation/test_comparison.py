@@ -284,7 +284,7 @@ def test_the_same_seed_gives_the_same_scores(
 def test_another_preparation_is_noted(more, brains, subject, store, tmp_path, unpainted):
     other = copy.copy(brains[2])
     other.config = copy.deepcopy(other.config)
-    other.config["training"]["settings"]["data"] = "another"
+    other.config.training["settings"]["data"] = "another"
     options = FEW | {"n_draws": 0}
     result = compare(more, [brains[1], other], subject, store, output=tmp_path / "out", **options)
     (note,) = result.metrics["notes"]
@@ -361,7 +361,7 @@ def test_names_with_bars_leave_the_table_whole(compared):
 
 def changed(brain, **config):
     other = copy.copy(brain)
-    other.linear = brain.linear  # read before the folder is another
+    other.linear = brain.predictors.linear  # read before the folder is another
     other.config = {**brain.config, **config}
     other.folder = Path("weights/changed")
     return other
@@ -444,7 +444,7 @@ def test_models_of_different_units_are_compared_in_one(raw, unpainted):
     tokens = store.take(test.images[index])
     in_first = (other.mean(tokens) - brain.response_mean) / brain.response_sd
     first = (truth - brain.response_mean) / brain.response_sd
-    expected = pooled_skill(first, in_first, brain.mean_pattern)
+    expected = pooled_skill(first, in_first, brain.distribution.mean_pattern)
     assert rows["changed"]["skill"]["value"] == pytest.approx(expected, abs=1e-5)
     expected = np.median(voxelwise_correlation(truth, other.mean(tokens)))
     assert rows["changed"][PLAIN]["value"] == pytest.approx(expected, abs=1e-5)

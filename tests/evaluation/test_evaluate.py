@@ -18,7 +18,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from synbrain_cli import cli, load_model
-from synbrain_cli.brain import Drawing, token_digest
+from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.images import token_digest
 from synbrain_cli.datasets.table import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.calibration import NOISE_FACTORS, judge_draws
@@ -271,9 +272,9 @@ def responses(brain, truth, trials, rows, **predictions):
 def perfect():
     brain, truth, trials, rows = simulation()
     others = {
-        "mean_pattern": np.broadcast_to(brain.mean_pattern, truth.shape),
+        "mean_pattern": np.broadcast_to(brain.distribution.mean_pattern, truth.shape),
         "shuffled": truth[derangement(len(truth), np.random.default_rng(0))],
-        "reversed": 2 * brain.mean_pattern - truth,
+        "reversed": 2 * brain.distribution.mean_pattern - truth,
     }
     scorer = responses(brain, truth, trials, rows, **others)
     return scorer, scorer.scores(np.ones(truth.shape[1], bool), 50, 0)
@@ -355,7 +356,7 @@ def predicted(brain, subject, store):
     """Test images: tokens, the model's means, the linear encoder's, and recorded trials."""
     test = subject.select("test")
     tokens = store.take(test.images)
-    means, linear = brain.mean(tokens, "z"), brain.predict_linear(tokens, "z")
+    means, linear = brain.mean(tokens, "z"), brain.predict("linear", tokens, "z")
     return SimpleNamespace(tokens=tokens, means=means, linear=linear, test=test)
 
 
@@ -434,7 +435,7 @@ def fitting(brain, predicted):
 
 def with_variance(brain, factor):
     """The same model, whose draws vary more or less."""
-    other, readout = copy.copy(brain), brain.readout
+    other, readout = copy.copy(brain), brain.distribution.readout
     parts = {
         name: part.with_variance(factor * part.variance)
         for name, part in (("signal", readout.signal), ("noise", readout.noise))
@@ -614,9 +615,9 @@ def test_without_repeats_all_is_taken_as_trial_noise(shown_once):
     _, brain, _, _ = shown_once
     card = " ".join((brain.folder / "card.md").read_text().split())
     assert "all is taken as trial noise" in card
-    assert not brain.config["training"]["readout"]["signal_told_from_noise"]
-    assert (brain.readout.signal.variance == 0).all()
-    assert brain.readout.noise.variance.min() > 0
+    assert not brain.config.training.readout.signal_told_from_noise
+    assert (brain.distribution.readout.signal.variance == 0).all()
+    assert brain.distribution.readout.noise.variance.min() > 0
     with_repeats = "Draws share unexplained signal over repeats"
     assert with_repeats not in card
 
@@ -678,12 +679,14 @@ def test_a_linear_model_has_no_networks(linear_only, linear_brain, brain, store,
     assert set(config["training"]["validation"]) == {"model", "linear", "mean_pattern"}
     assert "linear encoder alone" in output
     assert "deep" not in output
-    assert linear_brain.stack.shape == (1, linear_brain.n_voxels)
+    assert linear_brain.predictors.stack.shape == (1, linear_brain.n_voxels)
     tokens = store.take(subject.select("test").images[:6])
-    single = linear_brain.predict_linear(tokens, "z")
-    np.testing.assert_allclose(linear_brain.mean(tokens, "z"), linear_brain.stack[0] * single)
+    single = linear_brain.predict("linear", tokens, "z")
+    np.testing.assert_allclose(
+        linear_brain.mean(tokens, "z"), linear_brain.predictors.stack[0] * single
+    )
     # Of the same images and seed: the linear encoder is that of the full model.
-    np.testing.assert_array_equal(single, brain.predict_linear(tokens, "z"))
+    np.testing.assert_array_equal(single, brain.predict("linear", tokens, "z"))
     draws = linear_brain.draw([COFFEE], 3)
     assert draws.shape == (1, 3, linear_brain.n_voxels)
     assert np.isfinite(draws).all()
@@ -708,7 +711,7 @@ def test_what_needs_networks_is_refused_of_a_linear_model(linear_brain, store, s
     tokens = store.take(subject.select("test").images[:2])
     for call in (
         lambda: linear_brain.draw(tokens, sampling="latent"),
-        lambda: linear_brain.predict_deep(tokens),
+        lambda: linear_brain.predict("deep", tokens),
     ):
         with pytest.raises(InputError, match=r"linear encoder and no networks.*calibrated"):
             call()
@@ -869,7 +872,7 @@ def test_sampling_and_signal_are_what_was_asked(synbrain, trained, brain, tmp_pa
         synbrain, trained, out, *options, "--sampling", "latent", "--noise-factor", "0"
     )
     assert (record["Sampling"], record["Signal"], record["NoiseFactor"]) == ("latent", None, 0)
-    np.testing.assert_array_equal(latent[1], brain.predict_deep([COFFEE], "z")[0])
+    np.testing.assert_array_equal(latent[1], brain.predict("deep", [COFFEE], "z")[0])
     _, record = synthesized(synbrain, trained, out, *options, "--sampling", "latent")
     assert "posterior" in record["NoiseFactor"]
 

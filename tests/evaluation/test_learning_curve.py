@@ -78,7 +78,7 @@ def test_scores_are_those_of_the_models(place, result):
     from synbrain_cli.brain import load_model
 
     brain = load_model(place.weights / "sub-02_hours-2_source-map", "cpu")
-    predicted = brain.predict_transfer(judge.tokens, unit="z")
+    predicted = brain.predict("transfer", judge.tokens, unit="z")
     r = voxelwise_correlation(judge.averages, predicted)[judge.reliable] / judge.ceiling
     table = result.table().set_index(["over", "person", "strategy", "amount"])["score"]
     point = table["hours", "simulated/sub-02", "source-map", 2.0]

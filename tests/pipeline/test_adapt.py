@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +19,8 @@ from synbrain_cli.config import StageConfig
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.bundle import find_bundles, load_arrays
 from synbrain_cli.io.files import read_json, sha256
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline import train as training
@@ -27,7 +29,7 @@ from synbrain_cli.pipeline.train import load_examples, train
 from synbrain_cli.training import shared_core as shared
 
 CLOSED = ("shared-core", "source-map")
-PLACE = {"mask.nii.gz", "voxels.tsv", "sampling.npz", "mni.npz"}
+PLACE = {"mask.nii.gz", "voxels.tsv", "surface_resampling.npz", "mni_resampling.npz"}
 COMMON = {"config.json", "card.md", "arrays", "linear", "readout"} | PLACE
 CPU = {"device": "cpu", "progress": QUIET}
 
@@ -154,10 +156,10 @@ def test_a_model_as_any_other(model, person, tokens):
     assert brain.subject == "02"
     assert brain.simulated
     deep = strategy == "fine-tuning"
-    assert brain.predictors == ["linear", "deep" if deep else "transfer"]
-    assert brain.has_networks == deep
-    assert (brain.transfer is None) == deep
-    assert brain.stack.shape == (2, person.n_voxels)
+    assert brain.predictors.names == ["linear", "deep" if deep else "transfer"]
+    assert brain.config.has_networks == deep
+    assert (brain.predictors.transfer is None) == deep
+    assert brain.predictors.stack.shape == (2, person.n_voxels)
     mean, draws = brain.mean(tokens), brain.draw(tokens, 3)
     assert mean.shape == (len(tokens), person.n_voxels)
     assert draws.shape == (len(tokens), 3, person.n_voxels)
@@ -165,12 +167,14 @@ def test_a_model_as_any_other(model, person, tokens):
     assert np.isfinite(draws).all()
     assert mean.std(0).min() > 0
     other = brain.predict_deep if deep else brain.predict_transfer
-    parts = brain.stack[0] * brain.predict_linear(tokens, "z") + brain.stack[1] * other(tokens, "z")
+    parts = brain.predictors.stack[0] * brain.predict(
+        "linear", tokens, "z"
+    ) + brain.predictors.stack[1] * other(tokens, "z")
     np.testing.assert_allclose(brain.mean(tokens, "z"), parts, atol=1e-5)
     np.testing.assert_allclose(mean, parts * brain.response_sd + brain.response_mean, atol=1e-4)
     if deep:
         with pytest.raises(InputError, match="was not adapted from other people's models"):
-            brain.predict_transfer(tokens)
+            brain.predict("transfer", tokens)
 
 
 def test_the_bundle_holds_what_is_needed_and_no_more(model):
@@ -279,9 +283,9 @@ def test_several_sources_speak_side_by_side(own, source, linear, person, store, 
     sources = [linear, source]
     result = adapt(own, sources, person, store, strategy="source-map", **CPU)
     brain = load_model(result.folder, "cpu")
-    assert brain.config["transfer"]["sources"] == ["sub-01_linear", "sub-01"]
+    assert brain.config.transfer["sources"] == ["sub-01_linear", "sub-01"]
     assert result.record["sources"] == ["sub-01_linear", "sub-01"]
-    evidence, prior = brain.transfer.evidence(tokens)
+    evidence, prior = brain.predictors.transfer.evidence(tokens)
     expected = [load_model(path, "cpu").mean(tokens, "z") for path in sources]
     np.testing.assert_allclose(evidence, np.concatenate(expected, 1), atol=1e-5)  # in a batch
     assert prior is None
@@ -542,7 +546,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(own, source, linea
         "--strategy fine-tuning: sub-01_linear: without networks",
         strategy="fine-tuning",
     )
-    other = {**store.identity, "identity": {"name": "another"}}
+    other = msgspec.structs.replace(store.identity, identity={"name": "another"})
     changed = SimpleNamespace(folder=store.folder, tokens=store.tokens, identity=other)
     refused(own, source, person, changed, "tokens of gabor, but sub-01 was trained on")
 
@@ -644,7 +648,7 @@ def test_sources_are_one_model_of_every_other_person(own, source, linear, person
     bundles, new, tokens = choose(own, None, None, None, said.append)
     assert [path.name for path in bundles] == ["sub-01"]
     assert new.subject == "02"
-    assert tokens.identity["spec"] == "gabor"
+    assert tokens.identity.spec == "gabor"
     assert "from: sub-01 (--from)" in said
     bundles, _, _ = choose(own, " a-linear, sub-01", "2", None, said.append)
     assert [path.name for path in bundles] == ["a-linear", "sub-01"]

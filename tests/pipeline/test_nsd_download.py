@@ -123,7 +123,7 @@ def test_from_nothing_to_a_prepared_subject(online, synbrain, tmp_path, prepared
     reference = prepared.find_subject("1", None, print)
     folder = tmp_path / "prepared/nsd/sub-01"
     np.testing.assert_array_equal(np.load(folder / "betas.npy"), reference.betas)
-    for file in ("sampling.npz", "mni.npz", "voxels.tsv"):
+    for file in ("surface_resampling.npz", "mni_resampling.npz", "voxels.tsv"):
         assert (folder / file).exists()
     description = json.loads((folder / "dataset_description.json").read_text())
     assert description["Name"] == "NSD subject 1, prepared"

@@ -9,7 +9,7 @@ import pytest
 
 from synbrain_cli import load_model
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.prepare import extract_tokens, prepare_nsd
 from synbrain_cli.pipeline.train import train
@@ -58,7 +58,7 @@ def test_prepare_train_draw(tower, prepared, tmp_path):
     train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
     model = load_model(workspace.weights / "sub-01", "cpu")
     images = np.random.default_rng(0).integers(0, 256, (3, 50, 60, 3), np.uint8)
-    assert model.config["encoder"]["precision"] == model.encoder.precision == "float32"
+    assert model.config.encoder.precision == model.encoder.precision == "float32"
     draws = model.draw(images, n_draws=2)
     assert draws.shape == (3, 2, model.n_voxels)
     assert np.isfinite(draws).all()

@@ -250,7 +250,7 @@ def test_outlines_are_where_the_indicator_is(brain):
 def test_a_person_without_transforms_gets_slices(trained, made, tmp_path):
     folder = shutil.copytree(trained.weights / "sub-01", tmp_path / "weights/sub-01")
     config = read_json(folder / "config.json")
-    for name in ("sampling.npz", "mni.npz"):
+    for name in ("surface_resampling.npz", "mni_resampling.npz"):
         (folder / name).unlink()
         del config["checksums"][name]
     write_json(folder / "config.json", config)

@@ -109,7 +109,7 @@ def test_a_subject_without_a_place(nowhere, pictures):
     assert not list(made.folder.rglob("*.gii"))
     assert "nifti" not in made.images
     assert '"Unit": "spikes"' in (made.folder / "sub-01_desc-draws_betas.json").read_text()
-    with pytest.raises(InputError, match="not of a volume"):
+    with pytest.raises(InputError, match="not those of a volume"):
         brain.to_nifti(draws[0])
     with pytest.raises(InputError, match="nothing says where its voxels are"):
         brain_maps(nowhere, "flatmap", responses=made.folder, progress=QUIET)
@@ -127,7 +127,7 @@ def test_betas_that_were_not_standardised_are_learnt_in_their_own_unit(nowhere):
     np.testing.assert_allclose(examples.betas.std(0), 1, atol=1e-4)
     brain = load_model(nowhere.weights / "sub-01", "cpu")
     test = subject.select("test")
-    predicted = brain.predict_linear(store.take(test.images))
+    predicted = brain.predict("linear", store.take(test.images))
     np.testing.assert_allclose(predicted.mean(0), test.betas.mean(0), atol=1.5)
     np.testing.assert_allclose(brain.standardize(test.betas) * scale.sd + scale.mean, test.betas)
     result = evaluate(nowhere, brain, subject, store, n_boot=50, progress=QUIET)
@@ -165,7 +165,7 @@ def test_a_subject_on_a_surface(on_surface, pictures):
 
 def test_responses_in_every_space_within_reach(trained, pictures, tmp_path):
     brain = load_model(trained.weights / "sub-01", "cpu")
-    assert set(brain.spaces) == {"fsaverage5", "fsnative", "MNI"}
+    assert set(brain.voxel_space.other_spaces) == {"fsaverage5", "fsnative", "MNI"}
     made = synthesize(
         trained,
         brain.folder,
@@ -198,7 +198,7 @@ def test_the_left_hemispheres_responses_stay_left(trained):
     """
     brain = load_model(trained.weights / "sub-01", "cpu")
     x = nib.affines.apply_affine(
-        brain.place.mask.affine, brain.voxels[["i", "j", "k"]].to_numpy(float)
+        brain.voxel_space.geometry.mask.affine, brain.voxels[["i", "j", "k"]].to_numpy(float)
     )[:, 0]
     surface = brain.to_surface(x)
     for hemisphere, sign in (("left", -1), ("right", 1)):
@@ -228,7 +228,7 @@ def test_training_on_a_part_of_the_mask(prepared, tmp_path, pictures):
     brain = load_model(workspace.weights / "sub-01", "cpu")
     whole = prepared.find_subject("1", None, QUIET.info)
     image = brain.to_nifti(brain.mean(pictures / "p00.png"))
-    assert image.shape[:3] == whole.place.inside.shape
+    assert image.shape[:3] == whole.voxel_space.geometry.inside.shape
     here = (np.asarray(image.dataobj) != 0).any(-1)
     assert 0 < here.sum() == brain.n_voxels < whole.n_voxels
-    assert (here <= whole.place.inside).all()
+    assert (here <= whole.voxel_space.geometry.inside).all()

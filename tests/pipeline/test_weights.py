@@ -22,7 +22,8 @@ import torch
 from synbrain_cli import load_model
 from synbrain_cli.config import PRESETS, MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import load_encoder, same_encoder
+from synbrain_cli.features.encoder import same_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.features.openclip import OpenCLIP, published_identity
 from synbrain_cli.io.bundle import load_arrays
 from synbrain_cli.io.files import read_json, sha256
@@ -163,7 +164,7 @@ def test_what_was_never_fitted_is_refused(brain, tokens):
         with pytest.raises(InputError, match="--unit z is not to be had"):
             ask(tokens, unit="z")
     with pytest.raises(InputError, match="the linear encoder is not to be had"):
-        brain.predict_linear(tokens)
+        brain.predict("linear", tokens)
 
 
 def test_bundle_records_order_unit_and_sources(imported, files, brain):
@@ -190,7 +191,7 @@ def test_bundle_records_order_unit_and_sources(imported, files, brain):
 
 
 def test_transforms_and_regions_come_from_a_subject_of_the_same_mask(brain, subject):
-    assert "fsaverage5" in brain.spaces
+    assert "fsaverage5" in brain.voxel_space.other_spaces
     assert brain.voxels.equals(subject.voxels)
     assert brain.simulated
 
@@ -203,7 +204,7 @@ def test_without_one_there_are_slices(files, prepared, tmp_path, synbrain):
     assert "no transforms to fsaverage" in error
     brain = load_model(output.strip(), "cpu")
     assert brain.name == "sub-02_published"
-    assert brain.spaces == ()
+    assert brain.voxel_space.other_spaces == ()
     np.testing.assert_array_equal(
         brain.voxels[["i", "j", "k"]], np.argwhere(nib.load(mask).get_fdata() > 0)
     )
@@ -227,8 +228,8 @@ def test_mask_of_another_subject_gives_no_transforms(files, own, synbrain):
     code, output, error = synbrain("weights", "import", *arguments)
     assert code == 0, error
     brain = load_model(output.strip(), "cpu")
-    assert (brain.config["dataset"], brain.subject) == ("simulated", "02")
-    assert "fsaverage5" in brain.spaces
+    assert (brain.config.dataset, brain.subject) == ("simulated", "02")
+    assert "fsaverage5" in brain.voxel_space.other_spaces
 
 
 def test_a_copy_of_nsd_is_enough_for_transforms(files, prepared, subject, tmp_path, synbrain):
@@ -237,10 +238,12 @@ def test_a_copy_of_nsd_is_enough_for_transforms(files, prepared, subject, tmp_pa
     code, output, error = synbrain("weights", "import", *arguments)
     assert code == 0, error
     brain = load_model(output.strip(), "cpu")
-    np.testing.assert_array_equal(brain.place.inside, subject.place.inside)
+    np.testing.assert_array_equal(
+        brain.voxel_space.geometry.inside, subject.voxel_space.geometry.inside
+    )
     assert brain.simulated
     values = np.arange(brain.n_voxels, dtype=np.float32)
-    expected = subject.sampling.project(values, "fsaverage5")
+    expected = subject.voxel_space.surface_resampling.project(values, "fsaverage5")
     for hemisphere, found in brain.to_surface(values).items():
         np.testing.assert_allclose(found, expected[hemisphere])
     assert list(brain.rois()) == list(subject.rois())
@@ -259,7 +262,7 @@ def test_subject_is_known_by_the_size_of_nsdgeneral(files, tmp_path, synbrain):
     )
     assert code == 0, error
     brain = load_model(output.strip(), "cpu")
-    assert (brain.config["dataset"], brain.subject, brain.n_voxels) == ("nsd", "02", 14278)
+    assert (brain.config.dataset, brain.subject, brain.n_voxels) == ("nsd", "02", 14278)
     code, _, error = synbrain(
         "weights", "import", *options(files, mask=mask, workspace=tmp_path, subject=1)
     )
@@ -347,9 +350,9 @@ def test_fine_tuning_goes_on_in_the_networks_own_unit(imported, brain, short, to
     adapted = load_model(result.folder, "cpu")
     assert adapted.draw(tokens, 2).shape == (2, 2, person.n_voxels)
     # The weights saw int16 / 2000, whatever the new person's mean and deviation.
-    unit = adapted.response_sd / adapted.vae.gain.numpy()
+    unit = adapted.response_sd / adapted.networks.vae.gain.numpy()
     np.testing.assert_allclose(unit, PERCENT, rtol=1e-4)
-    theirs = adapted.vae.offset.numpy() * PERCENT
+    theirs = adapted.networks.vae.offset.numpy() * PERCENT
     np.testing.assert_allclose(theirs, adapted.response_mean, rtol=1e-4, atol=1e-5)
 
 
@@ -589,7 +592,7 @@ def test_reference_network_through_the_command(parity, tower, tmp_path, synbrain
     np.testing.assert_allclose(brain.mean(tokens), PERCENT * expected, rtol=1e-5, atol=1e-5)
     if n_voxels == 300:
         with torch.inference_mode():
-            found = brain.vae.encode(torch.from_numpy(y)).mean
+            found = brain.networks.vae.encode(torch.from_numpy(y)).mean
         np.testing.assert_allclose(found, y_mean, rtol=1e-5, atol=1e-5)
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,8 +17,9 @@ from synbrain_cli.config import CoreConfig, StageConfig
 from synbrain_cli.errors import BusyError, InputError
 from synbrain_cli.io.bundle import load_arrays
 from synbrain_cli.io.files import locked, read_json, sha256
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.core import NEAR, SharedCore, Sheet
 from synbrain_cli.model.tokens import TokenScaler
@@ -85,7 +87,7 @@ def test_the_record_says_what_was_trained_on_what(kept, people, store):
     assert config["people"] == ["simulated/sub-01", "simulated/sub-02"]
     descriptions = [person.folder / "dataset_description.json" for person, _ in people]
     assert config["data"] == [sha256(path) for path in descriptions]
-    assert config["encoder"] == store.identity
+    assert config["encoder"] == msgspec.to_builtins(store.identity)
     assert (config["core"]["side"], config["core"]["n_dims"]) == (16, 48)
     assert config["stage"]["epochs"] == 2
     history = config["training"]["history"]
@@ -125,7 +127,7 @@ def test_the_sheet_is_fsaverages_near_the_voxels(core, people):
 def test_voxels_left_in_the_head_lie_on_the_left(people):
     subject = people[0][0]
     _, side = sheet_places(subject)
-    affine = subject.place.mask.affine
+    affine = subject.voxel_space.geometry.mask.affine
     x = (subject.voxels[["i", "j", "k"]].to_numpy() @ affine[:3, :3].T + affine[:3, 3])[:, 0]
     x -= np.median(x)
     off_the_middle = np.abs(x) > 10
@@ -194,7 +196,7 @@ def test_another_seed_stage_encoder_or_company_is_another_core(name_of, people, 
         "sub-01",
         "sub-02",
     ]
-    other = {**store.identity, "identity": {"name": "another"}}
+    other = msgspec.structs.replace(store.identity, identity={"name": "another"})
     changed = SimpleNamespace(folder=store.folder, tokens=store.tokens, identity=other)
     names.append(name_of([(person, changed) for person, _ in people]))
     with monkeypatch.context() as patch:
@@ -297,7 +299,7 @@ def test_people_whose_voxels_lie_nowhere_train_a_core_all_the_same(own, people, 
     """Without transforms to fsaverage: each voxel keeps what was found for itself."""
     subject, store = people[0]
     other = copied(subject, tmp_path / "changed/simulated")
-    (other.folder / "sampling.npz").unlink()
+    (other.folder / "surface_resampling.npz").unlink()
     core = train_core(own, [(other, store)], progress=QUIET)
     assert core.sheet.nodes.shape == (1, 3)
     sources, prior = core.evidence(other)(store.tokens[:6])

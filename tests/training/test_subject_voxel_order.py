@@ -49,7 +49,9 @@ def positions(subject):
     """In mm, by nibabel's own arithmetic."""
     from nibabel.affines import apply_affine
 
-    return apply_affine(subject.place.mask.affine, subject.voxels[["i", "j", "k"]].to_numpy())
+    return apply_affine(
+        subject.voxel_space.geometry.mask.affine, subject.voxels[["i", "j", "k"]].to_numpy()
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,7 +88,7 @@ def test_neighbours_along_the_curve_are_neighbours_in_the_brain(subject):
 
 
 def test_on_the_surface_a_volume_is_met_by_hemisphere_and_by_place_on_the_sphere(subject):
-    weights = subject.sampling.weights_to("fsaverage5")
+    weights = subject.voxel_space.surface_resampling.weights_to("fsaverage5")
     mass = np.stack([np.asarray(weights[h].sum(0)).ravel() for h in ("left", "right")])
     reached = mass.max(0) > 0
     right = mass[1] > mass[0]
@@ -175,7 +177,7 @@ def test_regions_need_no_geometry(tmp_path):
 
 
 def test_without_transforms_there_is_no_surface_to_follow(without):
-    person = without("sampling.npz")
+    person = without("surface_resampling.npz")
     with pytest.raises(InputError) as caught:
         subject_order(person, "surface")
     message = str(caught.value)
@@ -187,7 +189,7 @@ def test_without_transforms_there_is_no_surface_to_follow(without):
 
 
 def test_without_a_mask_or_regions_there_is_less_to_go_by(without):
-    person = without("sampling.npz", "mask.nii.gz")
+    person = without("surface_resampling.npz", "mask.nii.gz")
     for kind in ("curve", "surface"):
         with pytest.raises(InputError, match=f"--voxel-order {kind}"):
             subject_order(person, kind)
@@ -209,10 +211,10 @@ def test_an_unknown_kind_is_refused(subject):
 
 def test_the_default_is_the_best_that_the_files_allow(subject, without):
     assert default_order(subject) == "surface"
-    assert default_order(without("sampling.npz")) == "region"
+    assert default_order(without("surface_resampling.npz")) == "region"
     for files, expected in (
-        (("sampling.npz",), "curve"),
-        (("sampling.npz", "mask.nii.gz"), "file"),
+        (("surface_resampling.npz",), "curve"),
+        (("surface_resampling.npz", "mask.nii.gz"), "file"),
     ):
         person = without(*files)
         table = person.voxels.drop(columns=roi_collections(person.voxels))
@@ -252,20 +254,22 @@ def test_the_order_is_kept_with_the_weights(curved, curved_brain, subject):
     np.testing.assert_array_equal(
         load_arrays(curved / "networks.safetensors")["vae.order"], expected
     )
-    np.testing.assert_array_equal(curved_brain.vae.order.numpy(), expected)
-    assert curved_brain.config["voxel_order"] == "curve"
-    assert curved_brain.config["training"]["settings"]["voxel_order"] == "curve"
+    np.testing.assert_array_equal(curved_brain.networks.vae.order.numpy(), expected)
+    assert curved_brain.config.voxel_order == "curve"
+    assert curved_brain.config.training["settings"]["voxel_order"] == "curve"
 
 
 def test_left_out_the_option_means_the_best(trained, subject):
     full = load_model(trained.weights / "sub-01", "cpu")
-    assert full.config["voxel_order"] == "surface"
-    np.testing.assert_array_equal(full.vae.order.numpy(), subject_order(subject, "surface"))
+    assert full.config.voxel_order == "surface"
+    np.testing.assert_array_equal(
+        full.networks.vae.order.numpy(), subject_order(subject, "surface")
+    )
 
 
 @torch.inference_mode()
 def test_what_is_decoded_is_in_file_order(curved_brain, subject, prepared):
-    vae, n_voxels = curved_brain.vae, curved_brain.n_voxels
+    vae, n_voxels = curved_brain.networks.vae, curved_brain.n_voxels
     order = subject_order(subject, "curve")
     store = prepared.find_tokens("simulated", None, QUIET.info)
     tokens = store.take(subject.select("test").images[:5])
@@ -274,7 +278,7 @@ def test_what_is_decoded_is_in_file_order(curved_brain, subject, prepared):
     expected = np.empty_like(along)
     expected[:, order] = along
     np.testing.assert_array_equal(vae.decode(latent, n_voxels).numpy(), expected)
-    predicted = curved_brain.predict_deep(tokens, "z")
+    predicted = curved_brain.predict("deep", tokens, "z")
     np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(along - expected).max() > 1e-3 * along.std()
 
@@ -282,20 +286,20 @@ def test_what_is_decoded_is_in_file_order(curved_brain, subject, prepared):
 @torch.inference_mode()
 def test_what_is_encoded_is_met_along_the_order(curved_brain, subject):
     y = torch.from_numpy(subject.select("test").betas[:5])
-    posterior = curved_brain.vae.encode(y)
-    plain = copy.deepcopy(curved_brain.vae)
+    posterior = curved_brain.networks.vae.encode(y)
+    plain = copy.deepcopy(curved_brain.networks.vae)
     plain.lay_out(None)
     order = torch.from_numpy(subject_order(subject, "curve"))
     torch.testing.assert_close(posterior.mean, plain.encode(y[:, order]).mean)
     assert (posterior.mean - plain.encode(y).mean).abs().max() > 1e-4
     with pytest.raises(InputError, match="lay_out another order"):
-        curved_brain.vae.encode(y[:, :-1])
+        curved_brain.networks.vae.encode(y[:, :-1])
 
 
 @pytest.fixture
 def refused(without, prepared, synbrain, tmp_path):
     """A workspace in which an order was asked for that the files do not allow."""
-    person = without("sampling.npz")
+    person = without("surface_resampling.npz")
     root = tmp_path / "workspace"
     (root / "prepared").mkdir(parents=True)
     person.folder.parent.rename(root / "prepared/simulated")
@@ -324,7 +328,7 @@ def test_leaving_the_option_out_is_then_possible(refused, synbrain):
 
 def test_places_are_read_from_the_table_of_voxels(subject, without):
     """The order follows the voxels when the file lists them in another order."""
-    person = without("sampling.npz")
+    person = without("surface_resampling.npz")
     shuffled = np.random.default_rng(0).permutation(subject.n_voxels)
     object.__setattr__(
         person, "voxels", pd.DataFrame(subject.voxels.iloc[shuffled]).reset_index(drop=True)

@@ -8,7 +8,8 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.brain.matching import check_match
 from synbrain_cli.datasets.nsd import NSD
 from synbrain_cli.errors import MissingError, SynbrainError
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Log, Workspace
 
 
