@@ -1070,17 +1070,31 @@ def _plot_maps(
     space: str,
     format: str,
     dpi: int,
+    output: Path | None,
     workspace: Path,
     quiet: bool,
+    what: str,
+    minus: str | None,
+    draw: int,
     pycortex: bool = False,
-    **asked: Any,
+    **selected: Any,
 ) -> None:
-    """Options of both commands, by name: how maps look, and ``asked``, which maps."""
+    """Options of both commands, by name: how maps look, what they show, and ``selected`` data."""
     from synbrain_cli.pipeline import plot
+    from synbrain_cli.plotting.map_plotter import Look
 
-    place, report = _open(workspace, quiet)
-    look = plot.Look(space, threshold, vmax, format, dpi, pycortex)
-    _print_files(plot.brain_maps(place, kind, look=look, progress=report, **asked))
+    place, progress = _open(workspace, quiet)
+    _print_files(
+        plot.brain_maps(
+            place,
+            kind,
+            plot.Selection(**selected),
+            plot.MapChoice(what, minus, draw),
+            look=Look(space, threshold, vmax, format, dpi, pycortex),
+            output=output,
+            progress=progress,
+        )
+    )
 
 
 @plot_app.command("draws")
@@ -1104,18 +1118,16 @@ def plot_draws(
     Example: synbrain plot draws --subject 2 --image nsd00037
     """
     from synbrain_cli.pipeline import plot
+    from synbrain_cli.plotting.map_plotter import Look
 
     place, report = _open(workspace, quiet)
     _print_files(
         plot.draws(
             place,
-            model=model,
-            subject=subject,
-            responses=responses,
-            image=image,
+            plot.Selection(model, subject, responses, image),
             n_draws=samples,
             seed=seed,
-            look=plot.Look(space=space, vmax=vmax, format=format, dpi=dpi),
+            look=Look(space=space, vmax=vmax, format=format, dpi=dpi),
             output=output,
             progress=report,
         )
@@ -1141,18 +1153,16 @@ def plot_rois(
     Example: synbrain plot rois --subject 2
     """
     from synbrain_cli.pipeline import plot
+    from synbrain_cli.plotting.map_plotter import Look
 
     place, report = _open(workspace, quiet)
     _print_files(
         plot.rois(
             place,
-            model=model,
-            subject=subject,
-            responses=responses,
-            image=image,
+            plot.Selection(model, subject, responses, image),
             n_draws=samples,
             seed=seed,
-            look=plot.Look(format=format, dpi=dpi),
+            look=Look(format=format, dpi=dpi),
             output=output,
             progress=report,
         )
@@ -1174,14 +1184,11 @@ def plot_accuracy(
     Example: synbrain plot accuracy --subject 2
     """
     from synbrain_cli.pipeline import plot
+    from synbrain_cli.plotting.map_plotter import Look
 
     place, report = _open(workspace, quiet)
-    look = plot.Look(format=format, dpi=dpi)
-    _print_files(
-        plot.accuracy(
-            place, model=model, subject=subject, look=look, output=output, progress=report
-        )
-    )
+    look, selection = Look(format=format, dpi=dpi), plot.Selection(model, subject)
+    _print_files(plot.accuracy(place, selection, look=look, output=output, progress=report))
 
 
 @plot_app.command("report")
@@ -1199,17 +1206,17 @@ def plot_report(
 
     Example: synbrain plot report --subject 2
     """
-    from synbrain_cli.brain import load_model
-    from synbrain_cli.pipeline.plot import named_responses
+    from synbrain_cli.pipeline.plot import Selection
     from synbrain_cli.pipeline.report import report as run
 
-    place, said = _open(workspace, quiet)
-    made = named_responses(responses, model, subject)
+    place, progress = _open(workspace, quiet)
+    selection = Selection(model, subject, responses)
+    made = selection.named_responses()
     if made is not None:
-        brain = made.brain(place, said.info)
+        brain = made.brain(place, progress.info)
     else:
-        brain = load_model(place.find_model(model, subject, said.info), "cpu")
-    print(run(place, brain, responses=made, output=output, progress=said))
+        brain = selection.find_model(place, progress)
+    print(run(place, brain, responses=made, output=output, progress=progress))
 
 
 def _print_files(result: Any) -> None:
