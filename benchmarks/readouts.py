@@ -21,7 +21,7 @@ from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.draws import coverage, crps, energy_score, pit
+from synbrain_cli.metrics.calibration import coverage, crps, energy_score, pit
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.readout import Readout, fit_readout

@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import chromium
 import nibabel as nib
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from synbrain_cli import load_model
 from synbrain_cli.config import PRESETS

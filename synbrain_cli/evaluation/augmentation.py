@@ -31,7 +31,8 @@ from synbrain_cli.io.files import atomic, sha256, versions, write_json
 from synbrain_cli.io.prepared import PreparedSubject, Trials
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import average_repeats, bootstrap_ci, weighted_mean
+from synbrain_cli.metrics.accuracy import average_repeats
+from synbrain_cli.metrics.bootstrap import bootstrap_ci, weighted_mean
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
 from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_tokens
 from synbrain_cli.model.transfer import Adapter, fit_adapter

@@ -29,14 +29,12 @@ from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import (
     average_repeats,
-    bootstrap_ci,
-    correlation_ceiling,
     squared_errors_of_images,
     voxelwise_correlation,
-    weighted_correlation,
-    weighted_mean,
 )
-from synbrain_cli.metrics.draws import pit
+from synbrain_cli.metrics.bootstrap import bootstrap_ci, weighted_correlation, weighted_mean
+from synbrain_cli.metrics.calibration import pit
+from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.pipeline.evaluate import (
     MIN_DRAWS,

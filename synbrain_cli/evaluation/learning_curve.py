@@ -22,13 +22,10 @@ from synbrain_cli.io.files import atomic, sha256, versions, write_json
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import (
-    average_repeats,
-    correlation_ceiling,
-    voxelwise_correlation,
-    weighted_correlation,
-)
+from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
+from synbrain_cli.metrics.bootstrap import weighted_correlation
 from synbrain_cli.metrics.learning_curve import LearningCurveFit, fit_learning_curve
+from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.pipeline.evaluate import RELIABLE

@@ -43,7 +43,6 @@ class Mapper(nn.Module):
 
     def __init__(self, config: MapperConfig, generator: torch.Generator | None = None):
         super().__init__()
-        _check(config)
         self.config = config
         with torch.device("meta"):
             self.register_buffer("positions", torch.empty(config.n_tokens, config.n_dims))
@@ -108,14 +107,3 @@ class Mapper(nn.Module):
         """
         for block in self.blocks:
             yield from block.mlp.parameters()
-
-
-def _check(config: MapperConfig) -> None:
-    if config.prediction not in ("x", "v"):
-        raise InputError(f"expected prediction 'x' or 'v', found {config.prediction!r}")
-    if config.n_heads < 1 or config.n_dims % config.n_heads:
-        raise InputError(
-            f"expected n_dims ({config.n_dims}) to be a multiple of n_heads, found {config.n_heads}"
-        )
-    if config.n_dims % 2:
-        raise InputError(f"expected an even n_dims for sine and cosine, found {config.n_dims}")

@@ -156,7 +156,6 @@ class BrainVAE(nn.Module):
 
     def __init__(self, config: VAEConfig, generator: torch.Generator | None = None):
         super().__init__()
-        _check(config)
         self.config = config
         self.register_buffer("order", None)
         self.register_buffer("position", None, persistent=False)
@@ -256,21 +255,3 @@ class BrainVAE(nn.Module):
         posterior = self.encode(y)
         latent = posterior.mean if noise is None else posterior.sample(noise)
         return self.decode(latent, y.shape[1]), posterior, latent
-
-
-def _check(config: VAEConfig) -> None:
-    widths = [config.channels * m for m in (1, *config.multipliers)]
-    if any(width <= 0 or width % 32 for width in widths):
-        raise InputError(f"expected channels in multiples of 32 at every level, found {widths}")
-    if not 0 <= config.n_scales <= len(config.multipliers):
-        raise InputError(
-            f"expected n_scales between 0 and the number of levels ({len(config.multipliers)}), "
-            f"found {config.n_scales}"
-        )
-    if config.ada_length < 1 or config.ada_length % 2**config.n_scales:
-        raise InputError(
-            f"expected ada_length to be a multiple of {2**config.n_scales} (2^n_scales), "
-            f"found {config.ada_length}"
-        )
-    if config.n_res_blocks < 1:
-        raise InputError(f"expected at least one residual block, found {config.n_res_blocks}")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +303,7 @@ def _fine_tune(
     settings = {
         "preset": preset.name,
         "voxel_order": voxel_order,
-        "stages": [asdict(stage) for stage in stages],
+        "stages": [stage.to_dict() for stage in stages],
     }
     vae, mapper = brain.networks.vae, brain.networks.mapper
     if vae.gain is not None:  # published weights see the new person in their own unit, as they did

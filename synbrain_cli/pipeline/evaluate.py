@@ -27,19 +27,16 @@ from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import (
     average_repeats,
-    bootstrap_ci,
-    correlation_ceiling,
     cosine_similarity,
     mean_squared_error,
-    noise_ceiling,
     pattern_correlation,
     pooled_skill,
     squared_errors_of_images,
     voxelwise_correlation,
-    weighted_correlation,
-    weighted_mean,
 )
+from synbrain_cli.metrics.bootstrap import bootstrap_ci, weighted_correlation, weighted_mean
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
+from synbrain_cli.metrics.noise_ceiling import correlation_ceiling, noise_ceiling
 from synbrain_cli.metrics.similarity import linear_cka, rdm, rsa, weighted_cka, weighted_rsa
 from synbrain_cli.progress import Progress
 

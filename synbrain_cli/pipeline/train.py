@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from synbrain_cli.brain.prediction import predict_deep
-from synbrain_cli.config import PRESETS, EncoderIdentity, LossConfig, Speed, StageConfig
+from synbrain_cli.config import PRESETS, LossConfig, Speed, StageConfig
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import (
@@ -201,7 +201,7 @@ def train(
         "precision": speed.precision if model == "full" else None,
         "data": sha256(subject.folder / "dataset_description.json"),
         "encoder": msgspec.to_builtins(store.identity),
-        "stages": [asdict(chosen.vae_stage), asdict(chosen.mapper_stage), asdict(chosen.loss)]
+        "stages": [part.to_dict() for part in (chosen.vae_stage, chosen.mapper_stage, chosen.loss)]
         if model == "full"
         else [],
     }
@@ -620,7 +620,7 @@ class TrainingRun:
                 recorded_unit=subject.description.unit_before_standardization,
                 standardization=subject.description.standardization,
                 voxel_order=self.settings.get("voxel_order"),
-                encoder=EncoderIdentity(**store.identity),
+                encoder=store.identity,
                 vae=networks[0].config if networks else None,
                 mapper=networks[1].config if networks else None,
                 transfer=transfer.config if transfer else None,

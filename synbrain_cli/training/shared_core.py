@@ -10,12 +10,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
@@ -127,7 +128,7 @@ def train_core(
         "data": [sha256(p.folder / "dataset_description.json") for p, _ in people],
         "encoder": msgspec.to_builtins(store.identity),
         "core": config.to_dict(),
-        "stage": asdict(CORE_STAGE) | {"images": CORE_IMAGES},
+        "stage": CORE_STAGE.to_dict() | {"images": CORE_IMAGES},
         "seed": seed,
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

@@ -41,7 +41,7 @@ from synbrain_cli.datasets.nsd import (
 from synbrain_cli.errors import BusyError, InputError, MissingError, SynbrainError
 from synbrain_cli.io.betas import read_masked
 from synbrain_cli.io.files import locked
-from synbrain_cli.metrics.accuracy import ncsnr, ncsnr_of_stream
+from synbrain_cli.metrics.noise_ceiling import ncsnr, ncsnr_of_stream
 from synbrain_cli.pipeline.prepare import prepare_nsd
 
 BETAS = PREPARATIONS[0]

@@ -24,7 +24,7 @@ from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import fsaverage, write_gifti
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import ncsnr
+from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.pipeline.prepare import prepare_table
 
 N_IMAGES, N_REPEATS, N_SESSIONS, GRID = 24, 3, 3, (5, 4, 3)

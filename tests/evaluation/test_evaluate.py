@@ -28,7 +28,8 @@ from synbrain_cli.io.bundle import load_arrays
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.prepared import Trials
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import average_repeats, ncsnr
+from synbrain_cli.metrics.accuracy import average_repeats
+from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.pipeline.adapt import adapt
 from synbrain_cli.pipeline.evaluate import _Responses, derangement, evaluate, paper_table
 from synbrain_cli.pipeline.prepare import prepare_table

@@ -10,8 +10,8 @@ from scipy import stats
 from scipy.optimize import nnls
 
 from synbrain_cli.errors import InputError
-from synbrain_cli.metrics.accuracy import ncsnr
-from synbrain_cli.metrics.draws import LEVELS, coverage, pit, variance_ratio
+from synbrain_cli.metrics.calibration import LEVELS, coverage, pit, variance_ratio
+from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.model import readout as module
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.readout import (

@@ -76,7 +76,7 @@ def copied(subject, folder):
 
 def sentences():
     said = []
-    return said, SimpleNamespace(quiet=True, log=said.append, bar=QUIET.bar)
+    return said, SimpleNamespace(quiet=True, info=said.append, bar=QUIET.bar)
 
 
 # ------------------------------------------------------------------------------ training
