@@ -58,8 +58,8 @@ save_figure(figure, "coffee.svg")
 
 All functions take arrays and return matplotlib figures: `plot_flatmap`, `plot_surface`,
 `plot_slices`, `plot_draws`, `plot_sheet`, `plot_rois`, `plot_accuracy`, `plot_calibration`, and
-`view_surface`, an HTML page with a surface to turn. `subject_labels` holds title, unit, ROI outlines
-and the note of simulated subjects; `ColourScale` sets threshold, limits and colour map.
+`view_surface`, an HTML page with a surface to turn. `subject_labels` gives title, unit, ROI
+outlines and the note of simulated subjects; `ColourScale` sets threshold, limits and colour map.
 
 ## With pycortex
 
