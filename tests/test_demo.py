@@ -23,7 +23,8 @@ from msgspec.structs import replace
 
 from synbrain_cli import load_model
 from synbrain_cli.config import PRESETS
-from synbrain_cli.datasets.nsd import NSD, image_id
+from synbrain_cli.datasets.nsd_design import image_id
+from synbrain_cli.datasets.nsd_files import NSD
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline.train import train
@@ -37,7 +38,7 @@ browser, page_of = chromium.browser, chromium.page_of
 def synbrain(workspace: Path, *arguments: str) -> str:
     """Run a command as typed in ``workspace``; its output."""
     done = subprocess.run(
-        [sys.executable, "-m", "synbrain_cli.cli", *arguments],
+        [sys.executable, "-m", "synbrain_cli", *arguments],
         cwd=workspace,
         capture_output=True,
         text=True,

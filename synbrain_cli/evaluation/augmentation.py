@@ -1,4 +1,4 @@
-"""`synbrain evaluate --augment`: do synthesized responses help a decoder of a person's own?
+"""`synbrain augment`: do synthesized responses help a decoder of a person's own?
 
 Whoever has an hour of somebody's recordings, and wants to tell from responses what was seen, can
 add responses that the model synthesizes to new images. Here a linear decoder is fitted to the real

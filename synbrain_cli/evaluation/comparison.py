@@ -1,4 +1,4 @@
-"""`synbrain evaluate --compare`: several models of one person on the same test images.
+"""`synbrain compare`: several models of one person on the same test images.
 
 What an hour of a person's data is worth, by each way of using it: the linear encoder fitted to the
 hour alone, adapted models, the model of all their data, and the ceiling. All rows are scored on the

@@ -1,4 +1,4 @@
-"""`synbrain evaluate --scaling`: how scores grow with hours of scanning, and with source people.
+"""`synbrain learning-curve`: how scores grow with hours of scanning, and with source people.
 
 Every point is a model fitted to the first hours of a person, in memory, and scored on that person's
 test images. Strategies are those that are closed-form given what other people's data taught, so

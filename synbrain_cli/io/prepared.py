@@ -54,7 +54,7 @@ class Origin(
     Attributes
     ----------
     name : str
-        One line, for people who find the folder.
+        One line that tells a reader of the folder what it holds.
     simulated : bool
     space : str
         Of the voxels: NSD's names, fsaverage and its densities, or the user's own.

@@ -448,13 +448,13 @@ class TrainingRun:
         if record.exists() and not overwrite:
             if not resume:
                 raise InputError(
-                    f"{self.partial} holds an interrupted run: pass --resume to go on with "
-                    "it, or --overwrite to start again"
+                    f"{self.partial} holds an interrupted run: pass resume=True to go on "
+                    "with it, or --overwrite to start again"
                 )
             if read_json(record) != self.settings:
                 raise InputError(
                     f"{self.partial}: the interrupted run had other settings or data: "
-                    "repeat its options with --resume, or pass --overwrite to start again"
+                    "repeat its options to go on, or pass --overwrite to start again"
                 )
             return
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -752,7 +752,7 @@ def describe_readout(
             unexplained_signal=median(readout.signal.variance),
             noise=median(readout.noise.variance),
         ),
-        signal_dependence=median(readout.growth),
+        signal_dependence=median(readout.signal_dependence),
         stack={name: median(weight) for name, weight in stack.items()},
     )
 

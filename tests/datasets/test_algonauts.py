@@ -171,7 +171,7 @@ def test_fsaverage_is_told_by_its_size(root, tmp_path):
         whole = np.zeros(163_842, bool)  # of which fsaverage5's vertices are the first
         whole[:N_SPACE] = np.load(path)
         np.save(path, whole)
-    place = Challenge(root).place(1)
+    place = Challenge(root).voxel_space(1)
     assert place.space == "fsaverage"
     assert place.n_vertices == {"left": 163_842, "right": 163_842}
 
@@ -507,7 +507,6 @@ def test_the_command_as_typed(root, tmp_path, synbrain):
         (["--root", "nowhere"], "nowhere: expected the challenge's folders"),
         (["--root", "algonauts_2023", "--subject", "5"], "no subject 5; here are [1, 2]"),
         (["--root", "algonauts_2023", "--subject", "CSI1"], "--subject CSI1: "),
-        (["--root", "algonauts_2023", "--standardize", "z"], "standardize: expected one of sess"),
     ],
 )
 def test_a_fault_is_one_line_and_exit_1(root, tmp_path, synbrain, arguments, message):

@@ -15,12 +15,8 @@ from nibabel.affines import apply_affine
 from scipy.ndimage import binary_dilation, map_coordinates
 from scipy.sparse import csr_array
 
-from synbrain_cli.datasets.simulated import (
-    SimulationConfig,
-    build_anatomy,
-    functional_layout,
-    mni_coordinates,
-)
+from synbrain_cli.datasets.simulated import SimulationConfig
+from synbrain_cli.datasets.simulated_cortex import build_anatomy, functional_layout, mni_coordinates
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.resampling_weights import interpolation
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
@@ -139,7 +135,7 @@ def brain(request):
     """A simulated brain, and where its vertices lie by the deformation it was made with."""
     config = SimulationConfig(voxel_size=request.param)
     layouts = {h: functional_layout(h) for h in HEMISPHERES}
-    anatomy = build_anatomy(1, layouts, config, np.random.SeedSequence(3))
+    anatomy = build_anatomy(layouts, config.voxel_size, np.random.SeedSequence(3))
     white, pial = fsaverage("white"), fsaverage("pial")
     positions = {}
     for h in HEMISPHERES:

@@ -488,7 +488,7 @@ def test_resumed_is_as_never_interrupted(own, models, source, person, store, mon
     torch.set_flush_denormal(False)  # tests/pipeline/test_shared.py tells of it
     target = own.weights / "sub-02_hours-1_shared-core"
     assert not target.exists()
-    with pytest.raises(InputError, match="holds an interrupted run: pass --resume"):
+    with pytest.raises(InputError, match="holds an interrupted run: pass resume=True"):
         adapt(own, source, person, store, **options)
     with pytest.raises(InputError, match="had other settings or data"):
         adapt(own, source, person, store, hours=2, name=target.name, resume=True, **options)
@@ -766,8 +766,8 @@ def test_interrupted_it_says_how_to_go_on(synbrain, place, monkeypatch, models):
         code, output, error = synbrain(*command)
     assert code == 130
     assert not output
-    assert "the same command with --resume goes on where it stopped" in error
-    code, _, error = synbrain(*command, "--resume")
+    assert "the same command goes on where it stopped" in error
+    code, _, error = synbrain(*command)
     assert code == 0, error
     assert "BrainVAE: going on after epoch 2" in error
     assert "mapper: going on after epoch 1" in error
@@ -781,7 +781,6 @@ def test_interrupted_it_says_how_to_go_on(synbrain, place, monkeypatch, models):
         (["--hours", "0"], "--hours 0: an hour is a session, and sub-02 has 3"),
         (["--hours", "-1"], "--hours -1: an hour is a session"),
         (["--hours", "3.5"], "expected more than 0 and at most 3"),
-        (["--strategy", "best"], "--strategy best: expected auto or one of shared-core"),
         (["--from", "sub-09"], "no model sub-09"),
         (["--from", "sub-01,sub-01"], "--from sub-01,sub-01: expected names of different models"),
         (["--from", "sub-01", "--subject", "1"], "--from sub-01: knows sub-01, the very"),

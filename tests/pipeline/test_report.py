@@ -64,9 +64,7 @@ def text(page):
 
 def test_everything_is_told(page, workspace):
     said = text(page)
-    assert (
-        "Simulated subject: the responses this model was trained and tested on are made" in said
-    )
+    assert "Simulated subject: the responses this model was trained and tested on are made" in said
     for title in (
         "Model and settings", "Responses to the images", "Draws compared with recorded trials",
         "Prediction accuracy", "Calibration of draws", "Provenance",

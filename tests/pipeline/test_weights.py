@@ -376,7 +376,7 @@ def test_list_verify_card(imported, synbrain, tmp_path):
     code, output, _ = synbrain("weights", "list", *place)
     assert code == 0
     head, row = output.splitlines()
-    assert head.split() == ["name", "person", "encoder", "source", "files", "voxels", "MB"]
+    assert head.split() == ["name", "subject", "encoder", "source", "files", "voxels", "MB"]
     assert "simulated/sub-01" in row
     assert "published, last.pth and last.pt" in row
     assert "complete" in row

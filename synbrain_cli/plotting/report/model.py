@@ -98,7 +98,7 @@ def adaptation_section(brain: Brain, adaptation: Adaptation, workspace: Workspac
 
 
 def _comparison(brain: Brain, workspace: Workspace) -> Picture | None:
-    """The figure of `synbrain evaluate --compare`, where this training of the model is in it."""
+    """The figure of `synbrain compare`, where this training of the model is in it."""
     folder = workspace.outputs / f"sub-{brain.subject}_comparison"
     if not ((folder / "comparison.json").exists() and (folder / "comparison.png").exists()):
         return None
@@ -108,7 +108,7 @@ def _comparison(brain: Brain, workspace: Workspace) -> Picture | None:
     return Picture(
         (folder / "comparison.png").read_bytes(),
         "Scores of all models of this subject on test images.",
-        "All models of this subject on the same test images (synbrain evaluate --compare), with "
+        "All models of this subject on the same test images (synbrain compare), with "
         "95 % intervals over images.",
     )
 

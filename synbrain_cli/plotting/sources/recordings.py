@@ -6,7 +6,7 @@ import numpy as np
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.matching import check_match
-from synbrain_cli.datasets.nsd import NSD
+from synbrain_cli.datasets.nsd_files import NSD
 from synbrain_cli.errors import MissingError, SynbrainError
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
