@@ -19,7 +19,7 @@ from synbrain_cli.io.surface import fsaverage
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.plot import brain_maps
+from synbrain_cli.pipeline.plot import Selection, brain_maps
 from synbrain_cli.pipeline.prepare import prepare_nsd, prepare_table
 from synbrain_cli.pipeline.synthesize import Output, synthesize
 from synbrain_cli.pipeline.train import load_examples, train
@@ -113,8 +113,8 @@ def test_a_subject_without_a_place(nowhere, pictures):
     assert '"Unit": "spikes"' in (made.folder / "sub-01_desc-draws_betas.json").read_text()
     with pytest.raises(InputError, match="not those of a volume"):
         brain.to_nifti(draws[0])
-    with pytest.raises(InputError, match="nothing says where its voxels are"):
-        brain_maps(nowhere, "flatmap", responses=made.folder, progress=QUIET)
+    with pytest.raises(InputError, match="the position of its voxels is not known"):
+        brain_maps(nowhere, "flatmap", Selection(responses=made.folder), progress=QUIET)
     with pytest.raises(InputError, match="can be resampled to none"):
         synthesize(
             nowhere,
@@ -167,7 +167,7 @@ def test_a_subject_on_a_surface(on_surface, pictures):
         assert image.meta["AnatomicalStructurePrimary"] == f"Cortex{h.capitalize()}"
         mean = nib.load(made.folder / name.replace("desc-draws_betas", "stat-mean_statmap"))
         np.testing.assert_allclose(mean.darrays[0].data[500:530], part.mean(0), atol=1e-5)
-    figures = brain_maps(on_surface, "flatmap", responses=made.folder, progress=QUIET)
+    figures = brain_maps(on_surface, "flatmap", Selection(responses=made.folder), progress=QUIET)
     assert all(file.exists() for file in figures.files)
 
 
