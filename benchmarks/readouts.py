@@ -28,11 +28,14 @@ from synbrain_cli.model.readout import Readout, fit_readout
 from synbrain_cli.pipeline.train import load_examples
 
 DESIGNS = {
-    "independent normal": {"low_rank": False, "growth": False, "curve": False},
-    "low-rank normal": {"low_rank": True, "growth": False, "curve": False},
-    "low-rank, noise grows": {"low_rank": True, "growth": True, "curve": False},
-    "low-rank, noise grows, curve (synbrain)": {"low_rank": True, "growth": True, "curve": True},
-    "independent, noise grows, curve": {"low_rank": False, "growth": True, "curve": True},
+    name: dict(zip(("low_rank", "signal_dependence", "curve"), parts, strict=True))
+    for name, parts in (
+        ("independent normal", (False, False, False)),
+        ("low-rank normal", (True, False, False)),
+        ("low-rank, signal-dependent", (True, True, False)),
+        ("low-rank, signal-dependent, curve (synbrain)", (True, True, True)),
+        ("independent, signal-dependent, curve", (False, True, True)),
+    )
 }
 
 

@@ -81,17 +81,16 @@ def synthesize(
     from synbrain_cli.brain.drawing import Drawing
     from synbrain_cli.distributed import Processes
     from synbrain_cli.pipeline.synthesize import Output
-    from synbrain_cli.pipeline.synthesize import synthesize as run
+    from synbrain_cli.pipeline.synthesize import synthesize as write_responses
     from synbrain_cli.run import RunContext
 
     processes = Processes.assemble(device)
     workspace, progress = open_workspace(folder, quiet or not processes.is_main)
-    bundle = workspace.find_model(model, subject, progress.info)
     spaces = None if space is None else [s.value for s in space if s != MapSpace.NONE]
     with interruptible():
-        result = run(
+        result = write_responses(
             workspace,
-            bundle,
+            workspace.find_model(model, subject, progress.info),
             images[0] if len(images) == 1 else images,
             Drawing(samples, seed, sampling, signal, noise_factor, unit),
             Output(output, spaces, overwrite),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,8 @@ class Mapper(nn.Module):
         When the settings do not fit together.
     """
 
+    positions: Tensor
+
     def __init__(self, config: MapperConfig, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
@@ -64,7 +67,9 @@ class Mapper(nn.Module):
         returns 0 ('x') or the tokens ('v').
         """
         self.positions.copy_(sinusoidal_positions(*self.positions.shape))
-        writers = {self.last, *(w for block in self.blocks for w in (block.proj, block.mlp[-1]))}
+        writers: set[nn.Module] = {self.last}
+        for block in self._blocks():
+            writers |= {block.proj, block.mlp[-1]}
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 layer.bias.zero_()
@@ -105,5 +110,8 @@ class Mapper(nn.Module):
         The second LayerNorm is not among them: it holds what the published network keeps in its
         modulation, which stays frozen there.
         """
-        for block in self.blocks:
+        for block in self._blocks():
             yield from block.mlp.parameters()
+
+    def _blocks(self) -> list[TransformerBlock]:
+        return cast("list[TransformerBlock]", list(self.blocks))

@@ -752,7 +752,7 @@ def describe_readout(
             unexplained_signal=median(readout.signal.variance),
             noise=median(readout.noise.variance),
         ),
-        signal_dependence=median(readout.growth),
+        signal_dependence=median(readout.signal_dependence),
         stack={name: median(weight) for name, weight in stack.items()},
     )
 
