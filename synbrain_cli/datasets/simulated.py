@@ -24,9 +24,9 @@ Cortex is `simulated_cortex`, the responses `simulated_responses`, NSD's files `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from synbrain_cli.config import JSONSettings
@@ -45,8 +45,7 @@ from synbrain_cli.io.files import versions, write_json
 from synbrain_cli.io.surface import HEMISPHERES
 
 
-@dataclass(frozen=True)
-class SimulationConfig(JSONSettings):
+class SimulationConfig(JSONSettings, frozen=True):
     """What is simulated. The defaults are the demo's.
 
     Attributes
@@ -79,8 +78,9 @@ class SimulationConfig(JSONSettings):
     @classmethod
     def of_sessions(cls, n_sessions: int, seed: int = 0) -> SimulationConfig:
         """Sessions of 750 trials, as NSD's: more of them are more images of each subject's own."""
-        n_images = n_sessions * 750 // cls.n_repeats
-        return cls(n_unique=n_images - cls.n_shared, n_sessions=n_sessions, seed=seed)
+        default = cls(n_sessions=n_sessions, seed=seed)
+        n_images = n_sessions * 750 // default.n_repeats
+        return msgspec.structs.replace(default, n_unique=n_images - default.n_shared)
 
     @property
     def n_images(self) -> int:

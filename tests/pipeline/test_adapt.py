@@ -143,7 +143,7 @@ def changed(tmp_path, prepared, change):
 
 def listening():
     said = []
-    return said, SimpleNamespace(quiet=True, log=said.append, bar=QUIET.bar)
+    return said, SimpleNamespace(quiet=True, info=said.append, bar=QUIET.bar)
 
 
 # ------------------------------------------------------------------------- what is made
