@@ -27,7 +27,7 @@ def plot_augmentation(metrics: dict[str, Any]) -> Figure:
     Parameters
     ----------
     metrics : dict
-        ``augment.json`` of `synbrain evaluate --augment`.
+        ``augment.json`` of `synbrain augment`.
 
     Returns
     -------

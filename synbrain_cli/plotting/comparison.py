@@ -29,7 +29,7 @@ def plot_comparison(metrics: dict[str, Any]) -> Figure:
     Parameters
     ----------
     metrics : dict
-        ``comparison.json`` of `synbrain evaluate --compare`.
+        ``comparison.json`` of `synbrain compare`.
 
     Returns
     -------

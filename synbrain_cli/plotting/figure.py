@@ -33,7 +33,9 @@ class Frame(NamedTuple):
     height: float
     ink: str  # a colour that can be read on the background
 
-    def box(self, left: float, bottom: float, width: float, height: float) -> tuple[float, ...]:
+    def box(
+        self, left: float, bottom: float, width: float, height: float
+    ) -> tuple[float, float, float, float]:
         """Return shares of the figure, as ``add_axes`` takes them, of a box in inches.
 
         ``left`` and ``bottom`` are counted from the lower left corner of the maps.

@@ -96,7 +96,7 @@ def plot_sheet(
 
 
 def _show_stimulus(
-    framed: Frame, stimulus: NDArray[np.uint8], box: tuple[float, ...], label: str
+    framed: Frame, stimulus: NDArray[np.uint8], box: tuple[float, float, float, float], label: str
 ) -> None:
     corner = framed.figure.add_axes(box, label=label)
     corner.imshow(stimulus)

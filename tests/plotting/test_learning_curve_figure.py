@@ -65,7 +65,7 @@ def test_parts_of_every_curve(tmp_path):
     bars = [c for c in axes.collections if isinstance(c, LineCollection)]
     assert len(bars) == 2
     ends = np.array([segment[:, 1] for segment in bars[0].get_segments()])
-    np.testing.assert_allclose(ends, curves["SynBrain"]["ci"])
+    np.testing.assert_allclose(ends, curves["SynBrain"].ci)
     assert sum(isinstance(c, PolyCollection) for c in axes.collections) == 1
     colours = {line.get_color() for line in lines(figure, "mean")}
     assert len(colours) == len({line.get_marker() for line in lines(figure, "mean")}) == 2
