@@ -40,16 +40,14 @@ from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
 from synbrain_cli.io.workspace import Log, Workspace
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.pipeline.train import (
-    Examples,
-    ResponseScale,
     TrainingRun,
     TrainResult,
     TransferPredictions,
     fit_networks,
-    load_examples,
 )
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import default_speed, resolve_device
+from synbrain_cli.training.examples import Examples, ResponseScale, load_examples
 from synbrain_cli.training.shared_core import grid_side, train_core
 from synbrain_cli.training.voxel_order import default_order, subject_order
 
@@ -185,9 +183,11 @@ def adapt(
     torch_device = resolve_device(device)
     with locked(run.folder, "a model"):
         # The first source's token scale stays: its mapper was trained on it.
-        scaler, scale, train_set, val_set = load_examples(
+        examples = load_examples(
             subject, store, within, _networked(brains).scaler if _networked(brains) else None
         )
+        scaler, scale = examples.scaler, examples.scale
+        train_set, val_set = examples.train, examples.val
         if len(train_set.tokens) < MIN_IMAGES:
             raise InputError(
                 f"--hours {hours:g}: {len(train_set.tokens)} training images, expected "

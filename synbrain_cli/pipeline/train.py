@@ -49,11 +49,10 @@ from synbrain_cli.io.files import (
     versions,
     write_json,
 )
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.prepared import PreparedSubject, TokenStore
 from synbrain_cli.io.records import convert_record
 from synbrain_cli.io.voxel_space import VOXEL_SPACE_FILES
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.model.feed import Feed, Rows
 from synbrain_cli.model.fit import Stage, State, fit
 from synbrain_cli.model.linear import LinearEncoder, fit_linear
@@ -66,53 +65,16 @@ from synbrain_cli.model.readout import (
     signal_left,
 )
 from synbrain_cli.model.step import MapperStep, VAEStep
-from synbrain_cli.model.tokens import StandardTokens, TokenScaler
+from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext, default_speed, resolve_device
+from synbrain_cli.training.examples import Examples, ResponseScale, load_examples
 from synbrain_cli.training.voxel_order import default_order, subject_order
 
 MODELS = ("full", "linear")
 # Checkpoints that take longer than a moment take at most one part in so many of the time.
 MOMENT, CHECKPOINT_SHARE = 0.5, 20
-
-
-@dataclass(frozen=True)
-class Examples:
-    """One split, ready for training.
-
-    Attributes
-    ----------
-    betas : float32 array of shape (n_trials, n_voxels), z-scored
-    image_index : int array of shape (n_trials,)
-    tokens : StandardTokens of shape (n_images, n_tokens, n_dims)
-    averages : float32 array of shape (n_images, n_voxels)
-        Over the repeats of each image.
-    """
-
-    betas: np.ndarray
-    image_index: np.ndarray
-    tokens: StandardTokens
-    averages: np.ndarray
-
-    @classmethod
-    def of(cls, trials: Trials, store: TokenStore, scaler: TokenScaler) -> Examples:
-        averages, _, _ = average_repeats(trials.betas, trials.image_index)
-        tokens = StandardTokens(store.tokens, store.rows_of(trials.images), scaler)
-        return cls(trials.betas, trials.image_index, tokens, averages)
-
-
-@dataclass(frozen=True)
-class ResponseScale:
-    """What returns the networks' unit to the recorded one: ``z * sd + mean``; both (n_voxels,)."""
-
-    mean: np.ndarray
-    sd: np.ndarray
-
-    def apply(self, trials: Trials) -> Trials:
-        """Trials in recorded units, standardised."""
-        betas = ((trials.betas - self.mean) / self.sd).astype(np.float32)
-        return replace(trials, betas=betas)
 
 
 @dataclass(frozen=True)
@@ -208,7 +170,9 @@ def train(
     run = TrainingRun(workspace.weights / (name or default_name), settings)
     with processes.held(lambda: locked(run.folder, "a model")):
         processes.on_main(lambda: run.open(resume, overwrite))
-        scaler, scale, train_set, val_set = load_examples(subject, store)
+        examples = load_examples(subject, store)
+        scaler, scale = examples.scaler, examples.scale
+        train_set, val_set = examples.train, examples.val
         progress.info(
             f"training {run.folder.name}: {len(train_set.betas):,} trials of "
             f"{len(train_set.tokens):,} images, {subject.n_voxels:,} voxels, "
@@ -258,39 +222,6 @@ def train(
         processes.wait()
     progress.info(f"wrote {run.folder}")
     return TrainResult(run.folder, read_config(run.folder).training)
-
-
-def load_examples(
-    subject: PreparedSubject,
-    store: TokenStore,
-    within: np.ndarray | None = None,
-    scaler: TokenScaler | None = None,
-) -> tuple[TokenScaler, ResponseScale, Examples, Examples]:
-    """Training and validation examples of a subject. The test split is not opened.
-
-    Networks learn in standard deviations: betas prepared without standardisation are standardised
-    here, by mean and deviation of the training trials. So are those of the first hours of a person
-    (``within``, as `PreparedSubject.first_hours` gives): whatever they were prepared with, no trial
-    beyond counts for anything.
-    """
-    train_trials = subject.select("train", within)
-    val_trials = subject.select("val", within)
-    scale = ResponseScale(*subject.standardization(subject.sessions))
-    if within is not None or subject.description["Standardization"] == "none":
-        train_trials = replace(train_trials, betas=subject.recorded(train_trials))
-        val_trials = replace(val_trials, betas=subject.recorded(val_trials))
-        sd = train_trials.betas.std(0, dtype=np.float64)
-        scale = ResponseScale(
-            train_trials.betas.mean(0, dtype=np.float64), np.where(sd > 0, sd, 1.0)
-        )
-        train_trials, val_trials = scale.apply(train_trials), scale.apply(val_trials)
-    scaler = scaler or TokenScaler.fit(store.tokens, store.rows_of(train_trials.images))
-    return (
-        scaler,
-        scale,
-        Examples.of(train_trials, store, scaler),
-        Examples.of(val_trials, store, scaler),
-    )
 
 
 def fit_networks(

@@ -35,9 +35,10 @@ from synbrain_cli.model.core import (
 )
 from synbrain_cli.model.fit import Stage
 from synbrain_cli.model.tokens import TokenScaler
-from synbrain_cli.pipeline.train import Examples, fit_resumably, load_examples
+from synbrain_cli.pipeline.train import fit_resumably
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
+from synbrain_cli.training.examples import Examples, load_examples
 from synbrain_cli.training.voxel_order import sheet_places
 
 FEW_VOXELS = 5_000  # so few keep one core busy, and two badly
@@ -160,8 +161,9 @@ def _train(
     scaler = None
     splits: list[tuple[Examples, Examples]] = []
     for subject, store in people:
-        scaler, _, *split = load_examples(subject, store, scaler=scaler)
-        splits.append(tuple(split))
+        examples = load_examples(subject, store, scaler=scaler)
+        scaler = examples.scaler
+        splits.append((examples.train, examples.val))
     places = [sheet_places(subject) for subject, _ in people]
     sphere = fsaverage("sphere")
     sheet = Sheet.around(

@@ -23,8 +23,9 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline import train as training
 from synbrain_cli.pipeline.adapt import STRATEGIES, adapt, choose
-from synbrain_cli.pipeline.train import load_examples, train
+from synbrain_cli.pipeline.train import train
 from synbrain_cli.training import shared_core as shared
+from synbrain_cli.training.examples import load_examples
 
 CLOSED = ("shared-core", "source-map")
 PLACE = {"mask.nii.gz", "voxels.tsv", "surface_resampling.npz", "mni_resampling.npz"}
@@ -218,7 +219,7 @@ def test_the_scale_is_that_of_the_hours_training_trials(model, person):
 def test_prepared_betas_are_nearly_in_the_models_unit(models, person, store):
     """Trials of other sessions are judged z-scored within theirs: a scale an hour knows nearly."""
     brain = load_model(models["source-map"].folder, "cpu")
-    _, _, known, _ = load_examples(person, store, person.first_hours(1))
+    known = load_examples(person, store, person.first_hours(1)).train
     found = brain.standardize(person.select("train", person.first_hours(1)).betas)
     np.testing.assert_allclose(found.std(0), known.betas.std(0), rtol=0.2)
     assert np.abs(found.mean(0) - known.betas.mean(0)).max() < 0.25
@@ -627,7 +628,7 @@ def test_an_hour_of_too_few_images(prepared, linear, store, tmp_path):
         table.loc[table["image"].isin(images), "split"] = "test"
 
     workspace, person = changed(tmp_path, prepared, few)
-    assert len(load_examples(person, store, person.first_hours(1))[2].tokens) == 3
+    assert len(load_examples(person, store, person.first_hours(1)).train.tokens) == 3
     try:
         adapt(workspace, linear, person, store, strategy="source-map", **CPU)
     except InputError:

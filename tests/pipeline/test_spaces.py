@@ -21,7 +21,8 @@ from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.plot import brain_maps
 from synbrain_cli.pipeline.prepare import prepare_nsd, prepare_table
 from synbrain_cli.pipeline.synthesize import synthesize
-from synbrain_cli.pipeline.train import load_examples, train
+from synbrain_cli.pipeline.train import train
+from synbrain_cli.training.examples import load_examples
 
 N_IMAGES, N_REPEATS, N_VERTICES = 40, 3, 60
 
@@ -122,7 +123,8 @@ def test_betas_that_were_not_standardised_are_learnt_in_their_own_unit(nowhere):
     subject = PreparedSubject(nowhere.prepared / "v4/sub-01")
     assert 15 < subject.betas.mean() < 25
     store = nowhere.find_tokens("v4", None, QUIET.info)
-    _, scale, examples, _ = load_examples(subject, store)
+    loaded = load_examples(subject, store)
+    scale, examples = loaded.scale, loaded.train
     np.testing.assert_allclose(examples.betas.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(examples.betas.std(0), 1, atol=1e-4)
     brain = load_model(nowhere.weights / "sub-01", "cpu")

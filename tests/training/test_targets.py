@@ -12,7 +12,8 @@ from synbrain_cli.config import VAEConfig
 from synbrain_cli.distributed import SINGLE_PROCESS
 from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 from synbrain_cli.model.vae import BrainVAE
-from synbrain_cli.pipeline.train import Examples, TrainingRun
+from synbrain_cli.pipeline.train import TrainingRun
+from synbrain_cli.training.examples import Examples
 
 CONFIG = VAEConfig(
     n_tokens=16,
