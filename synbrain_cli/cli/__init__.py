@@ -90,7 +90,6 @@ MicroBatchOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")]
 StandardizeOption = Annotated[
@@ -107,13 +106,12 @@ DpiOption = Annotated[int, typer.Option(min=20, max=1200, help="Dots per inch.")
 
 
 @contextlib.contextmanager
-def _interruptible(option: str = "", resumes: bool = True) -> Iterator[None]:
+def _interruptible(resumes: bool = True) -> Iterator[None]:
     """Log how to go on after Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
-        again = f"with {option} " if option else ""
-        how = f"{again}goes on where it stopped" if resumes else "starts again; nothing was written"
+        how = "goes on where it stopped" if resumes else "starts again; nothing was written"
         _stop(f"interrupted: the same command {how}", 130)
 
 
@@ -453,7 +451,6 @@ def train(
     precision: PrecisionOption = "auto",
     compiled: CompileOption = None,
     micro_batch: MicroBatchOption = None,
-    resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     workspace: WorkspaceOption = Path(),
     quiet: QuietOption = False,
@@ -463,29 +460,28 @@ def train(
     Example: synbrain train --subject 1 --preset small
     """
     from synbrain_cli.distributed import Processes
+    from synbrain_cli.errors import InputError
+    from synbrain_cli.pipeline.train import NO_NETWORKS, TrainSettings
     from synbrain_cli.pipeline.train import train as run
-    from synbrain_cli.run import choose_speed
+    from synbrain_cli.run import RunContext, choose_speed
 
     processes = Processes.assemble(device)
+    settings = TrainSettings(model, preset, voxel_order)
+    speed = choose_speed(processes.device(device), precision, compiled, micro_batch)
+    if speed is not None and not settings.has_networks:
+        raise InputError(NO_NETWORKS)
     place, report = _open(workspace, quiet or not processes.is_main)
     person = place.find_subject(subject, dataset, report.info)
     store = place.find_tokens(person.dataset, encoder, report.info)
-    with _interruptible("--resume"):
+    with _interruptible():
         result = run(
             place,
             person,
             store,
-            model=model,
-            preset=preset,
-            voxel_order=voxel_order,
+            settings,
+            RunContext.create(seed, device, speed, processes, report),
             name=name,
-            seed=seed,
-            device=device,
-            speed=choose_speed(processes.device(device), precision, compiled, micro_batch),
-            resume=resume,
             overwrite=overwrite,
-            processes=processes,
-            progress=report,
         )
     if processes.is_main:
         _print_training(result)
@@ -521,7 +517,6 @@ def adapt(
     precision: PrecisionOption = "auto",
     compiled: CompileOption = None,
     micro_batch: MicroBatchOption = None,
-    resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     workspace: WorkspaceOption = Path(),
     quiet: QuietOption = False,
@@ -530,27 +525,26 @@ def adapt(
 
     Example: synbrain adapt --hours 1 --subject 3 --from sub-01,sub-02
     """
+    from synbrain_cli.pipeline.adapt import AdaptSettings, choose_sources_and_subject
     from synbrain_cli.pipeline.adapt import adapt as run
-    from synbrain_cli.pipeline.adapt import choose
-    from synbrain_cli.run import choose_speed
+    from synbrain_cli.run import RunContext, choose_speed
 
     place, said = _open(workspace, quiet)
-    bundles, person, store = choose(place, source, subject, dataset, said.info)
-    with _interruptible("--resume"):
+    bundles, person, store = choose_sources_and_subject(place, source, subject, dataset, said.info)
+    with _interruptible():
         result = run(
             place,
-            bundles,
             person,
             store,
-            hours=hours,
-            strategy=strategy,
+            AdaptSettings(bundles, hours, strategy),
+            RunContext.create(
+                seed,
+                device,
+                choose_speed(device, precision, compiled, micro_batch),
+                progress=said,
+            ),
             name=name,
-            seed=seed,
-            device=device,
-            speed=choose_speed(device, precision, compiled, micro_batch),
-            resume=resume,
             overwrite=overwrite,
-            progress=said,
         )
     _print_training(result)
     if report:

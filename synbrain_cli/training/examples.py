@@ -38,6 +38,19 @@ class Examples:
         return cls(trials.betas, trials.image_index, tokens, averages)
 
 
+def share_predicted(examples: Examples, predicted: np.ndarray) -> float:
+    """Share of the variance of images' average responses that is predicted; at most 1.
+
+    Parameters
+    ----------
+    examples : Examples
+    predicted : float32 array of shape (n_images, n_voxels), standardised
+        0 is the mean response, whose share is 0.
+    """
+    error = ((examples.averages - predicted) ** 2).sum()
+    return 1 - float(error / (examples.averages**2).sum())
+
+
 @dataclass(frozen=True)
 class ResponseScale:
     """What returns the networks' unit to the recorded one: ``z * sd + mean``.
