@@ -25,7 +25,8 @@ from synbrain_cli.config import PRESETS
 from synbrain_cli.datasets.nsd import NSD, image_id
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
-from synbrain_cli.pipeline.train import train
+from synbrain_cli.pipeline.train import TrainSettings, train
+from synbrain_cli.run import RunContext
 from synbrain_cli.progress import Progress
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
@@ -73,7 +74,7 @@ def train_shortly(workspace):
     store = workspace.find_tokens("simulated", None, print)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", replace(tiny, **stages))
-        train(workspace, subject, store, device="cpu", progress=Progress(quiet=True))
+        train(workspace, subject, store, TrainSettings(), RunContext(progress=Progress(quiet=True)))
 
 
 @pytest.fixture(scope="module", params=["01", "02"])

@@ -32,6 +32,7 @@ from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.pipeline.evaluate import RELIABLE
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import load_examples
 from synbrain_cli.training.shared_core import train_core
 
@@ -243,7 +244,8 @@ class _Evidence:
         if strategy != "shared-core":
             raise InputError(f"--strategy {strategy}: expected one of {', '.join(STRATEGIES)}")
         known = [(subject, store) for _, subject, store in chosen]
-        core = train_core(self.workspace, known, seed=self.seed, progress=self.progress)
+        run = RunContext(self.seed, progress=self.progress)
+        core = train_core(self.workspace, known, run)
         return core.evidence(person.subject)
 
 

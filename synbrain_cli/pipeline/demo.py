@@ -106,7 +106,7 @@ def train_side_by_side(
             progress.info(f"sub-{subject}: already trained")
             continue
         command = [sys.executable, "-m", "synbrain_cli.cli", "train", "--subject", subject]
-        command += ["--dataset", "simulated", "--preset", "tiny", "--seed", str(seed), "--resume"]
+        command += ["--dataset", "simulated", "--preset", "tiny", "--seed", str(seed)]
         command += ["--encoder", "gabor", "--device", "cpu", "--workspace", str(workspace.root)]
         command += ["--quiet"] if progress.quiet else []
         running[subject] = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)

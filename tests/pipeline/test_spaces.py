@@ -21,7 +21,8 @@ from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.plot import brain_maps
 from synbrain_cli.pipeline.prepare import prepare_nsd, prepare_table
 from synbrain_cli.pipeline.synthesize import synthesize
-from synbrain_cli.pipeline.train import train
+from synbrain_cli.pipeline.train import TrainSettings, train
+from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import load_examples
 
 N_IMAGES, N_REPEATS, N_VERTICES = 40, 3, 60
@@ -70,7 +71,8 @@ def nowhere(experiment_files, pictures, tmp_path_factory):
     )
     result = prepare_table(workspace, experiment, subject="01", dataset="v4", progress=QUIET)
     store = workspace.find_tokens("v4", None, QUIET.info)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
+    run = RunContext(progress=QUIET)
+    train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
     return workspace
 
 
@@ -95,7 +97,8 @@ def on_surface(experiment_files, pictures, tmp_path_factory):
     )
     result = prepare_table(workspace, experiment, subject="01", dataset="mine", progress=QUIET)
     store = workspace.find_tokens("mine", None, QUIET.info)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
+    run = RunContext(progress=QUIET)
+    train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
     return workspace
 
 
@@ -226,7 +229,8 @@ def test_training_on_a_part_of_the_mask(prepared, tmp_path, pictures):
         progress=QUIET,
     )
     store = workspace.find_tokens("nsd", None, QUIET.info)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
+    run = RunContext(progress=QUIET)
+    train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
     brain = load_model(workspace.weights / "sub-01", "cpu")
     whole = prepared.find_subject("1", None, QUIET.info)
     image = brain.to_nifti(brain.mean(pictures / "p00.png"))
