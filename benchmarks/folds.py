@@ -20,7 +20,7 @@ from synbrain_cli.brain import load_model
 from synbrain_cli.datasets.table import Experiment
 from synbrain_cli.io.files import atomic
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.draws import line_agreement
+from synbrain_cli.metrics.calibration import line_agreement
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.prepare import prepare_table
 from synbrain_cli.pipeline.train import TrainSettings, train

@@ -12,13 +12,14 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import chromium
 import nibabel as nib
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from synbrain_cli import load_model
 from synbrain_cli.config import PRESETS
@@ -26,8 +27,8 @@ from synbrain_cli.datasets.nsd import NSD, image_id
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline.train import TrainSettings, train
-from synbrain_cli.run import RunContext
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 pytestmark = pytest.mark.slow
@@ -37,7 +38,7 @@ browser, page_of = chromium.browser, chromium.page_of
 def synbrain(workspace: Path, *arguments: str) -> str:
     """Run a command as typed in ``workspace``; its output."""
     done = subprocess.run(
-        [sys.executable, "-m", "synbrain_cli.cli", *arguments],
+        [sys.executable, "-m", "synbrain_cli", *arguments],
         cwd=workspace,
         capture_output=True,
         text=True,
@@ -97,8 +98,9 @@ def reliable(model):
 
 
 def predictions(model):
-    every = {"mean": model.mean, "linear": model.predict_linear, "deep": model.predict_deep}
-    return {name: f for name, f in every.items() if name != "deep" or model.has_networks}
+    return {"mean": model.mean} | {
+        name: partial(model.predict, name) for name in model.predictors.names
+    }
 
 
 def test_the_mean_correlates_with_the_true_response(person, full):
@@ -111,7 +113,7 @@ def test_the_mean_correlates_with_the_true_response(person, full):
         f"sub-{model.subject}: true-response r " + ", ".join(f"{k} {v:.3f}" for k, v in r.items())
     )
     assert r["mean"] >= 0.6
-    if model.has_networks:
+    if model.config.has_networks:
         assert r["deep"] >= (0.4 if full else 0.3)
 
 
@@ -128,7 +130,7 @@ def test_noise_correlations_are_the_true_ones(person, demo):
     model, workspace = person[0], demo[0]
     with np.load(workspace.root / f"simulated/truth/subj{model.subject}.npz") as file:
         true = file["loadings"] @ file["loadings"].T + np.diag(file["private"] ** 2)
-    noise = model.readout.noise
+    noise = model.distribution.readout.noise
     ours = noise.loadings @ noise.loadings.T + np.diag(noise.private**2)
     pairs = np.triu_indices(len(true), 1)
     deviations = [np.sqrt(np.diag(c)) for c in (true, ours)]

@@ -19,13 +19,16 @@ from synbrain_cli.brain.images import are_tokens, check_token_shape, stream_toke
 from synbrain_cli.brain.loading import Distribution, load_weights
 from synbrain_cli.brain.prediction import BATCH, Networks
 from synbrain_cli.errors import InputError
-from synbrain_cli.features.encoders import Encoder, load_encoder, precision_here, same_encoder
+from synbrain_cli.features.encoder import Encoder, precision_here, same_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.bundle import BundleConfig, read_verified_config
 from synbrain_cli.io.prepared import read_voxels, roi_masks
 from synbrain_cli.io.voxel_space import VoxelSpace
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.prefetch import prefetch
 from synbrain_cli.run import resolve_device
+
+STANDARD_UNIT = "standard deviations of a single trial"
 
 
 def load_model(path: Path | str, device: str = "auto") -> Brain:
@@ -109,6 +112,10 @@ class Brain:
     def unit(self) -> str:
         """The unit of the data: what ``unit="recorded"`` is."""
         return self.config.recorded_unit
+
+    def unit_name(self, unit: str) -> str:
+        """Return what responses are measured in, with ``unit`` "recorded" or "z"."""
+        return self.unit if unit == "recorded" else STANDARD_UNIT
 
     @property
     def distribution(self) -> Distribution:

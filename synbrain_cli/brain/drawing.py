@@ -11,7 +11,8 @@ import torch
 
 from synbrain_cli.brain.prediction import Networks
 from synbrain_cli.errors import InputError
-from synbrain_cli.model.readout import Readout, draw_generator
+from synbrain_cli.model.draw_key import draw_generator
+from synbrain_cli.model.readout import Readout
 
 SAMPLINGS = ("calibrated", "latent", "mean")
 SIGNALS = ("shared", "fresh")
@@ -56,7 +57,7 @@ class Drawing:
             return
         if self.sampling != "latent":
             raise InputError(
-                f"a noise factor belongs to the sampling latent, found it with {self.sampling}"
+                f"expected the sampling latent with a noise factor, found {self.sampling}"
             )
         if not (np.isfinite(self.noise_factor) and self.noise_factor >= 0):
             raise InputError(f"expected a noise factor of 0 or more, found {self.noise_factor}")

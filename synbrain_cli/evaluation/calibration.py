@@ -16,15 +16,10 @@ from scipy.stats import binom
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
-from synbrain_cli.metrics.accuracy import bootstrap_ci, ncsnr, ncsnr_of_sums, weighted_mean
-from synbrain_cli.metrics.draws import (
-    LEVELS,
-    crps,
-    energy_score,
-    line_agreement,
-    noise_correlation_agreement,
-    pit,
-)
+from synbrain_cli.metrics.bootstrap import bootstrap_ci, weighted_mean
+from synbrain_cli.metrics.calibration import LEVELS, crps, energy_score, line_agreement, pit
+from synbrain_cli.metrics.noise_ceiling import ncsnr, ncsnr_of_sums
+from synbrain_cli.metrics.noise_correlation import noise_correlation_agreement
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.progress import Progress
 

@@ -15,8 +15,10 @@ import torch
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
-from synbrain_cli.metrics.accuracy import average_repeats, bootstrap_ci, weighted_mean
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.metrics.accuracy import average_repeats
+from synbrain_cli.metrics.bootstrap import bootstrap_ci, weighted_mean
 from synbrain_cli.metrics.identification import n_way, pattern_similarity
 from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_tokens
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import same_encoder
+from synbrain_cli.features.encoder import same_encoder
 from synbrain_cli.io.bundle import Adaptation, find_bundles, read_config
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
+from synbrain_cli.io.prepared import PreparedSubject, find_prepared
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Log, Workspace
 from synbrain_cli.progress import Progress
@@ -27,11 +28,15 @@ from synbrain_cli.training.bundle import (
     MODEL,
     TrainedParts,
     TrainResult,
-    data_checksum,
     write_bundle,
 )
 from synbrain_cli.training.distribution import fit_distribution
-from synbrain_cli.training.examples import SubjectExamples, load_examples, share_predicted
+from synbrain_cli.training.examples import (
+    SubjectExamples,
+    data_checksum,
+    load_examples,
+    share_predicted,
+)
 from synbrain_cli.training.linear_encoder import fit_linear_encoder
 from synbrain_cli.training.strategies import (
     STRATEGIES,
@@ -246,9 +251,9 @@ def _load_sources(
     """Load the source models; refuse those that cannot serve the new subject."""
     brains = [load_model(path, "cpu") for path in paths]
     for brain in brains:
-        if not same_encoder(brain.config.encoder.identity, store.identity["identity"]):
+        if not same_encoder(brain.config.encoder.identity, store.identity.identity):
             raise InputError(
-                f"{store.folder}: tokens of {store.identity['spec']}, but {brain.name} was trained "
+                f"{store.folder}: tokens of {store.identity.spec}, but {brain.name} was trained "
                 f"on {brain.config.encoder.spec}: run `synbrain prepare` with that --encoder"
             )
         if f"{subject.dataset}/sub-{subject.subject}" in _seen_subjects(brain):
@@ -281,10 +286,10 @@ def _source_subjects(
         if subject is None:
             return None
         try:
-            own = workspace.find_tokens(subject.dataset, store.identity["spec"], lambda text: None)
+            own = workspace.find_tokens(subject.dataset, store.identity.spec, lambda text: None)
         except MissingError:
             return None
-        if own.identity["identity"] != store.identity["identity"]:
+        if own.identity.identity != store.identity.identity:
             return None
         found.setdefault(subject.folder, (subject, own))
     return list(found.values())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synbrain_cli.brain import load_model
+from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.errors import MissingError, SynbrainError
 from synbrain_cli.io.workspace import Workspace
@@ -20,6 +21,7 @@ from synbrain_cli.pipeline.prepare import prepare_simulated
 from synbrain_cli.pipeline.report import report as write_report
 from synbrain_cli.pipeline.synthesize import synthesize
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 TRAINED = ("01", "02")  # the third subject is left for `synbrain adapt`
 N_DRAWS = 8
@@ -68,7 +70,9 @@ def demo(
     train_side_by_side(workspace, TRAINED, seed, progress)
     model = workspace.weights / "sub-01"
     progress.info("3/5 synthesize")
-    made = synthesize(workspace, model, images, n_draws=N_DRAWS, seed=seed, progress=progress)
+    made = synthesize(
+        workspace, model, images, Drawing(N_DRAWS, seed), run=RunContext(progress=progress)
+    )
     progress.info("4/5 evaluate")
     brain = load_model(model, "cpu")
     store = workspace.find_tokens("simulated", brain.config.encoder.spec, progress.info)
@@ -105,7 +109,7 @@ def train_side_by_side(
         if (workspace.weights / f"sub-{subject}").exists():
             progress.info(f"sub-{subject}: already trained")
             continue
-        command = [sys.executable, "-m", "synbrain_cli.cli", "train", "--subject", subject]
+        command = [sys.executable, "-m", "synbrain_cli", "train", "--subject", subject]
         command += ["--dataset", "simulated", "--preset", "tiny", "--seed", str(seed)]
         command += ["--encoder", "gabor", "--device", "cpu", "--workspace", str(workspace.root)]
         command += ["--quiet"] if progress.quiet else []

@@ -19,26 +19,24 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.calibration import judge_draws, scored_regions
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, retrieval
-from synbrain_cli.features.encoders import same_encoder
+from synbrain_cli.features.encoder import same_encoder
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.prepared import PreparedSubject, Trials
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import (
     average_repeats,
-    bootstrap_ci,
-    correlation_ceiling,
     cosine_similarity,
     mean_squared_error,
-    noise_ceiling,
     pattern_correlation,
     pooled_skill,
     squared_errors_of_images,
     voxelwise_correlation,
-    weighted_correlation,
-    weighted_mean,
 )
+from synbrain_cli.metrics.bootstrap import bootstrap_ci, weighted_correlation, weighted_mean
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
+from synbrain_cli.metrics.noise_ceiling import correlation_ceiling, noise_ceiling
 from synbrain_cli.metrics.similarity import linear_cka, rdm, rsa, weighted_cka, weighted_rsa
 from synbrain_cli.progress import Progress
 
@@ -540,9 +538,9 @@ def check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> No
             f"{subject.folder}: {subject.n_voxels} voxels, but {brain.name} has "
             f"{brain.n_voxels}: it was prepared again with another mask; train the model again"
         )
-    if not same_encoder(brain.config.encoder.identity, store.identity["identity"]):
+    if not same_encoder(brain.config.encoder.identity, store.identity.identity):
         raise InputError(
-            f"{store.folder}: tokens of {store.identity['identity']}, but {brain.name} was "
+            f"{store.folder}: tokens of {store.identity.identity}, but {brain.name} was "
             f"trained on {brain.config.encoder.identity}: pass its --encoder, or run "
             "`synbrain prepare` with it"
         )

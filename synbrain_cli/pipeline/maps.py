@@ -15,11 +15,12 @@ from synbrain_cli.datasets.nsd import NSD
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.features.images import read_image
 from synbrain_cli.io.betas import read_array
+from synbrain_cli.io.bids import bids_label
 from synbrain_cli.io.files import read_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Log, Workspace, subject_label
 from synbrain_cli.pipeline.evaluate import check_match
-from synbrain_cli.pipeline.synthesize import bids_label, unit_name
 
 ACCURACY_UNIT = "correlation over images (r)"
 
@@ -209,7 +210,7 @@ def response_maps(
         yield BrainMap(
             f"sub-{brain.subject}_stim-{bids_label(name)}_{suffix}",
             f"{name}: {titles[what]}, {brain.name}",
-            unit_name(brain, responses.settings["unit"]),
+            brain.unit_name(responses.settings["unit"]),
             values,
             what != "std",
             responses.picture(row),
@@ -260,7 +261,7 @@ def difference_map(responses: Responses, brain: Brain, image: str | None, minus:
         f"sub-{brain.subject}_stim-{bids_label(names[0])}_minus-{bids_label(names[1])}"
         "_stat-difference",
         f"{names[0]} − {names[1]}: difference of means, {brain.name}",
-        unit_name(brain, responses.settings["unit"]),
+        brain.unit_name(responses.settings["unit"]),
         responses.mean(rows) - other.mean(other_rows),
         image=responses.picture(rows[0]) if len(rows) == 1 else None,
     )

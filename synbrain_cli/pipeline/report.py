@@ -32,7 +32,6 @@ from synbrain_cli.pipeline.plot import (
     rois_figure,
     synthesized,
 )
-from synbrain_cli.pipeline.synthesize import unit_name
 from synbrain_cli.plotting.calibration import plot_calibration
 from synbrain_cli.plotting.labels import drawn_rois, looks, note
 from synbrain_cli.plotting.report import (
@@ -259,7 +258,7 @@ def _asked(brain: Brain, responses: Responses | None) -> list[Block]:
             ("images", f"{n_images}: {_listed(responses.names)}"),
             ("draws of each", f"{responses.n_draws} ({settings['sampling']})"),
             ("seed", str(settings["seed"])),
-            ("unit", unit_name(brain, settings["unit"])),
+            ("unit", brain.unit_name(settings["unit"])),
         ]
     return [Facts(facts)]
 
@@ -356,7 +355,7 @@ def _sheet(brain: Brain, responses: Responses, limit: float) -> Picture:
         names.append(responses.names[k])
         images.append(None if one.image is None else _small(one.image))
     rest = len(responses.names) - len(maps)
-    shared = looks(brain) | {"unit": unit_name(brain, responses.settings["unit"])}
+    shared = looks(brain) | {"unit": brain.unit_name(responses.settings["unit"])}
     figure = plot_sheet(
         maps, names, images=images, title=f"Mean of draws, {brain.name}", vmax=limit, **shared
     )
@@ -466,8 +465,8 @@ def _adaptation(brain: Brain, workspace: Workspace) -> Section:
                 Picture(
                     (folder / "comparison.png").read_bytes(),
                     "Scores of all models of this person on test images.",
-                    "All models of this person on the same test images (synbrain evaluate "
-                    "--compare), with 95 % intervals over images.",
+                    "All models of this person on the same test images (synbrain compare), "
+                    "with 95 % intervals over images.",
                 )
             )
     sources = ", ".join(adaptation.sources)

@@ -16,7 +16,8 @@ import torch
 from synbrain_cli.config import PRESETS, Preset
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import Predictor, read_config
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.mapper import Mapper
@@ -26,12 +27,11 @@ from synbrain_cli.training.bundle import (
     MODEL,
     TrainedParts,
     TrainResult,
-    data_checksum,
     predict_held_out,
     write_bundle,
 )
 from synbrain_cli.training.distribution import fit_distribution
-from synbrain_cli.training.examples import SubjectExamples, load_examples
+from synbrain_cli.training.examples import SubjectExamples, data_checksum, load_examples
 from synbrain_cli.training.linear_encoder import fit_linear_encoder
 from synbrain_cli.training.networks import Schedules, UntrainedNetworks, train_networks
 from synbrain_cli.training.voxel_order import default_order, subject_order

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from synbrain_cli.brain.prediction import predict_deep
-from synbrain_cli.config import EncoderIdentity
 from synbrain_cli.io.bundle import (
     CARD,
     Adaptation,
@@ -22,8 +21,9 @@ from synbrain_cli.io.bundle import (
     save_arrays,
     seal,
 )
-from synbrain_cli.io.files import sha256, versions
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.files import versions
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import VOXEL_SPACE_FILES
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder
 from synbrain_cli.run import RunContext
@@ -103,11 +103,6 @@ class TrainedParts:
     adaptation: Adaptation | None = None
 
 
-def data_checksum(subject: PreparedSubject) -> str:
-    """SHA-256 of a prepared subject's ``dataset_description.json``."""
-    return sha256(subject.folder / "dataset_description.json")
-
-
 def predict_held_out(networks: TrainedNetworks, examples: SubjectExamples) -> np.ndarray:
     """Predict validation images with networks: float32 (n_val_images, n_voxels)."""
     n_voxels = examples.val.averages.shape[1]
@@ -138,12 +133,12 @@ def write_bundle(
         subject=subject.subject,
         dataset=subject.dataset,
         simulated=subject.simulated,
-        space=subject.description["Space"],
+        space=subject.description.space,
         unit="standard deviations; response_mean and response_sd return it to the recorded unit",
-        recorded_unit=subject.description["UnitBeforeStandardization"],
-        standardization=subject.description["Standardization"],
+        recorded_unit=subject.description.unit_before_standardization,
+        standardization=subject.description.standardization,
         voxel_order=networks.voxel_order if networks else None,
-        encoder=EncoderIdentity(**parts.store.identity),
+        encoder=parts.store.identity,
         vae=networks.vae.config if networks else None,
         mapper=networks.mapper.config if networks else None,
         transfer=transfer.config if transfer else None,

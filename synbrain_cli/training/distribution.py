@@ -127,6 +127,6 @@ def describe_readout(
             unexplained_signal=median(readout.signal.variance),
             noise=median(readout.noise.variance),
         ),
-        signal_dependence=median(readout.growth),
+        signal_dependence=median(readout.signal_dependence),
         stack={name: median(row) for name, row in zip(predictors, fitted.stack, strict=True)},
     )

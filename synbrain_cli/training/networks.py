@@ -8,7 +8,7 @@ kept.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Schedules:
 
     def to_list(self) -> list[dict[str, Any]]:
         """The three, for the settings of a run."""
-        return [asdict(self.vae), asdict(self.mapper), asdict(self.loss)]
+        return [self.vae.to_dict(), self.mapper.to_dict(), self.loss.to_dict()]
 
 
 @dataclass(frozen=True)

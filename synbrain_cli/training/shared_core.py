@@ -10,21 +10,24 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import Record, StageHistory, load_arrays, save_arrays
 from synbrain_cli.io.files import versions
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.core import (
@@ -39,10 +42,10 @@ from synbrain_cli.model.core import (
 from synbrain_cli.model.fit import Stage
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.run import RunContext
-from synbrain_cli.training.bundle import data_checksum
 from synbrain_cli.training.examples import (
     Examples,
     SubjectExamples,
+    data_checksum,
     load_examples,
     share_predicted,
 )
@@ -126,9 +129,9 @@ def core_settings(
     return {
         "subjects": [f"{subject.dataset}/sub-{subject.subject}" for subject, _ in subjects],
         "data": [data_checksum(subject) for subject, _ in subjects],
-        "encoder": store.identity,
+        "encoder": msgspec.to_builtins(store.identity),
         "core": _core_config(store).to_dict(),
-        "stage": asdict(CORE_STAGE) | {"images": CORE_IMAGES},
+        "stage": CORE_STAGE.to_dict() | {"images": CORE_IMAGES},
         "seed": seed,
     }
 

@@ -24,7 +24,8 @@ from synbrain_cli.brain.prediction import SourcePredictions
 from synbrain_cli.config import PRESETS
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import TransferConfig
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.transfer import Evidence, fit_adapter
@@ -217,7 +218,7 @@ def _possible_voxel_order(brain: Brain, task: AdaptationTask) -> str:
 
 def _set_published_unit(brain: Brain, task: AdaptationTask) -> None:
     """Let published weights see the new subject's responses in the unit they were trained on."""
-    unit = task.subject.description["UnitBeforeStandardization"]
+    unit = task.subject.description.unit_before_standardization
     if unit != brain.unit:
         raise InputError(
             f"--from {brain.name}: its published weights see responses in {brain.unit}, those of "

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from synbrain_cli.io.prepared import TokenStore
+from synbrain_cli.io.token_store import TokenStore
 
 KILLING = Path(__file__).parents[1] / "killing.py"
 
