@@ -207,7 +207,10 @@ def test_bad_images(trained, tmp_path, synbrain, name):
     [
         (["train", "--subject", "9"], "no prepared sub-09; prepared: simulated/sub-01"),
         (["train", "--subject", "1", "--encoder", "resnet"], "no image tokens of resnet"),
-        (["train", "--subject", "1", "--preset", "test"], "already holds a finished model"),
+        (
+            ["train", "--subject", "1", "--preset", "test", "--seed", "1"],
+            "other settings (seed 0, now 1)",
+        ),
         (["synthesize", IMAGES, "--subject", "3"], "no model of sub-03; models: sub-01"),
         (["synthesize", IMAGES, "--model", "gone"], "no model gone"),
         (["synthesize", IMAGES, "--subject", "two!"], "expected a label such as 2"),

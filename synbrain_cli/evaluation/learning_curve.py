@@ -29,8 +29,9 @@ from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.pipeline.evaluate import RELIABLE
-from synbrain_cli.pipeline.train import load_examples
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
+from synbrain_cli.training.examples import load_examples
 from synbrain_cli.training.shared_core import train_core
 
 HOURS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # those that a person has are taken
@@ -241,7 +242,8 @@ class _Evidence:
         if strategy != "shared-core":
             raise InputError(f"--strategy {strategy}: expected one of {', '.join(STRATEGIES)}")
         known = [(subject, store) for _, subject, store in chosen]
-        core = train_core(self.workspace, known, seed=self.seed, progress=self.progress)
+        run = RunContext(self.seed, progress=self.progress)
+        core = train_core(self.workspace, known, run)
         return core.evidence(person.subject)
 
 
@@ -263,13 +265,12 @@ def _predictions(
 ) -> dict[str, np.ndarray]:
     """Test images' responses by models of the first hours, by name: (n_images, n_voxels)."""
     within = person.subject.first_hours(hours)
-    scaler, _, train_set, val_set = load_examples(person.subject, person.store, within)
-    tokens = train_set.tokens + val_set.tokens
-    averages = np.concatenate([train_set.averages, val_set.averages])
+    examples = load_examples(person.subject, person.store, within)
+    tokens, averages = examples.tokens, examples.averages
     predicted = {}
     if linear:
         encoder, _ = fit_linear(tokens, averages, np.random.default_rng(seed))
-        predicted[LINEAR] = encoder.predict(scaler(judge.tokens))
+        predicted[LINEAR] = encoder.predict(examples.scaler(judge.tokens))
     raw_tokens = tokens.raw()
     for name, one in known.items():
         generator = np.random.default_rng([seed, 5])

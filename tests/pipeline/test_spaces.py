@@ -22,8 +22,9 @@ from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.plot import Selection, brain_maps
 from synbrain_cli.pipeline.prepare import prepare_nsd, prepare_table
 from synbrain_cli.pipeline.synthesize import Output, synthesize
-from synbrain_cli.pipeline.train import load_examples, train
+from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
+from synbrain_cli.training.examples import load_examples
 
 N_IMAGES, N_REPEATS, N_VERTICES = 40, 3, 60
 
@@ -71,7 +72,8 @@ def nowhere(experiment_files, pictures, tmp_path_factory):
     )
     result = prepare_table(workspace, experiment, subject="01", dataset="v4", progress=QUIET)
     store = workspace.find_tokens("v4", None, QUIET.info)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
+    run = RunContext(progress=QUIET)
+    train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
     return workspace
 
 
@@ -96,7 +98,8 @@ def on_surface(experiment_files, pictures, tmp_path_factory):
     )
     result = prepare_table(workspace, experiment, subject="01", dataset="mine", progress=QUIET)
     store = workspace.find_tokens("mine", None, QUIET.info)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
+    run = RunContext(progress=QUIET)
+    train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
     return workspace
 
 
@@ -130,7 +133,8 @@ def test_betas_that_were_not_standardised_are_learnt_in_their_own_unit(nowhere):
     subject = PreparedSubject(nowhere.prepared / "v4/sub-01")
     assert 15 < subject.betas.mean() < 25
     store = nowhere.find_tokens("v4", None, QUIET.info)
-    _, scale, examples, _ = load_examples(subject, store)
+    loaded = load_examples(subject, store)
+    scale, examples = loaded.scale, loaded.train
     np.testing.assert_allclose(examples.betas.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(examples.betas.std(0), 1, atol=1e-4)
     brain = load_model(nowhere.weights / "sub-01", "cpu")
@@ -236,7 +240,8 @@ def test_training_on_a_part_of_the_mask(prepared, tmp_path, pictures):
         progress=QUIET,
     )
     store = workspace.find_tokens("nsd", None, QUIET.info)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
+    run = RunContext(progress=QUIET)
+    train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
     brain = load_model(workspace.weights / "sub-01", "cpu")
     whole = prepared.find_subject("1", None, QUIET.info)
     image = brain.to_nifti(brain.mean(pictures / "p00.png"))
