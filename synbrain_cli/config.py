@@ -137,7 +137,7 @@ class MapperConfig(JSONSettings, frozen=True):
 
 
 class CoreConfig(JSONSettings, frozen=True):
-    """Shape of an encoder shared by people (`synbrain_cli.model.core`), and how it is trained.
+    """Shape of an encoder shared by subjects (`synbrain_cli.model.core`), and how it is trained.
 
     The defaults were chosen on the four-hour simulated subjects, test scores in view
     (docs/adaptation.md); tokens lie on a square grid, ``side`` × ``side``.
@@ -153,8 +153,8 @@ class CoreConfig(JSONSettings, frozen=True):
     dropout : float
         Share of global features left out in a training step.
     decay_core, decay_field, decay_own : float
-        AdamW's weight decay of the core, of the field over cortex, and of voxels' deviations from
-        the field: the strongest, as it says how much alike people are.
+        AdamW's weight decay of the core, of the field over cortex, and of voxels' offsets from
+        the field: the strongest, as it sets how alike subjects are.
     """
 
     side: int = 16
@@ -213,8 +213,8 @@ class StageConfig(JSONSettings, frozen=True):
         _check(self.patience >= 1, "a patience of at least one epoch", self.patience)
 
 
-# Of the shared core: at most so many epochs over the images of all source people, and no more of
-# them than it takes to show it CORE_IMAGES (but CORE_EPOCHS at least).
+# Training of the shared core: epochs over the images of all source subjects, up to the number
+# that shows it CORE_IMAGES images, but at least CORE_EPOCHS.
 CORE_STAGE = StageConfig(30, 32, 4e-3, 0.0, warmup_steps=150, clip_norm=0.0, patience=8)
 CORE_IMAGES, CORE_EPOCHS = 60_000, 8
 
@@ -274,7 +274,7 @@ PRECISIONS = ("auto", "float32", "bf16")
 
 
 class Speed(JSONSettings, frozen=True):
-    """How training steps are computed. What is computed stays the same, but for rounding.
+    """How training steps are computed. Results are the same but for rounding.
 
     Attributes
     ----------

@@ -3,7 +3,7 @@
     accelerate launch --multi_gpu --num_processes 8 -m synbrain_cli train --subject 1
 
 Every process runs the whole command. What is long is shared out between them (a batch, images);
-what must happen once (files, what is said) happens on the main one. `SINGLE_PROCESS`, the default
+what must happen once (files, messages) happens on the main one. `SINGLE_PROCESS`, the default
 everywhere, does the same without any communication.
 """
 
@@ -28,7 +28,7 @@ PATIENCE = timedelta(hours=6)  # the others wait while the main process fits or 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes at work, seen from one of them.
+    """The processes at work, as one of them sees them.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Processes:
 
     @classmethod
     def assemble(cls, device: str = "auto") -> Processes:
-        """Join the processes that were launched together; alone where none were."""
+        """Join the processes that were launched together; a single process if none were."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         from accelerate import PartialState
@@ -57,10 +57,11 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is the main process."""
         return self.rank == 0
 
     def device(self, asked: str) -> str:
-        """The device of this process, where one was given to it; else the one asked for.
+        """Return this process's own device if it has one, else the device asked for.
 
         Raises
         ------
@@ -77,12 +78,12 @@ class Processes:
         return str(self.own_device)
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process is here."""
         if self.size > 1:
             torch.distributed.barrier()
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns on the main process, to all of them; or the error it raises."""
+        """Do work on the main process; return its result, or raise its error, on all of them."""
         if self.size == 1:
             return work()
         answer: list = [None, None]
@@ -98,7 +99,7 @@ class Processes:
 
     @contextmanager
     def held(self, context: Callable[[], AbstractContextManager]) -> Iterator[None]:
-        """A context (a lock) that the main process holds for all."""
+        """Hold a context (a lock) on the main process, for all of them."""
         held: list[AbstractContextManager] = []
 
         def enter() -> None:
@@ -113,7 +114,7 @@ class Processes:
                 held[0].__exit__(None, None, None)
 
     def part(self, n: int, what: str = "batch") -> slice:
-        """This process's part of n items, in equal, consecutive parts.
+        """Return this process's part of n items, in equal, consecutive parts.
 
         Raises
         ------
@@ -129,17 +130,17 @@ class Processes:
         return slice(self.rank * own, (self.rank + 1) * own)
 
     def deal(self, items: Sequence[T], n: int) -> Iterator[tuple[list[T], list[T]]]:
-        """Rounds of up to ``n`` items a process: all items of the round, and this process's own.
+        """Yield rounds of up to ``n`` items per process: all items of the round, and the own ones.
 
-        Whoever has done its own waits for the others (`wait`, `collect`); then the round is whole,
-        whatever number of processes goes on from there.
+        A process that has done its own waits for the others (`wait`, `collect`); the round is then
+        whole, whatever number of processes goes on from there.
         """
         for start in range(0, len(items), n * self.size):
             round_ = list(items[start : start + n * self.size])
             yield round_, round_[self.rank :: self.size]
 
     def collect(self, x: T) -> list[T]:
-        """What every process brings, by rank, to all of them, once all are here."""
+        """Return what every process brings, by rank, to all of them, once all are here."""
         if self.size == 1:
             return [x]
         found: list = [None] * self.size
@@ -147,7 +148,7 @@ class Processes:
         return found
 
     def gather(self, x: Tensor) -> Tensor:
-        """The parts of all processes along the first axis; gradients reach the own part alone."""
+        """Join the parts of all processes along the first axis; only the own part has gradients."""
         if self.size == 1:
             return x
         parts = [torch.empty_like(x) for _ in range(self.size)]
@@ -156,14 +157,14 @@ class Processes:
         return torch.cat(parts)
 
     def total(self, x: Tensor) -> Tensor:
-        """Sum over processes."""
+        """Return the sum over processes."""
         if self.size > 1:
             x = x.clone()
             torch.distributed.all_reduce(x)
         return x
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module, with its gradients averaged over processes as they are computed."""
+        """Return the module with its gradients averaged over processes as they are computed."""
         if self.size == 1:
             return module
         on_gpu = self.own_device is not None and self.own_device.type == "cuda"

@@ -26,8 +26,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
-from msgspec.structs import replace
 
 from synbrain_cli.config import JSONSettings
 from synbrain_cli.datasets.nsd_design import Design
@@ -80,7 +80,7 @@ class SimulationConfig(JSONSettings, frozen=True):
         """Sessions of 750 trials, as NSD's: more of them are more images of each subject's own."""
         default = cls(n_sessions=n_sessions, seed=seed)
         n_images = n_sessions * 750 // default.n_repeats
-        return replace(default, n_unique=n_images - default.n_shared)
+        return msgspec.structs.replace(default, n_unique=n_images - default.n_shared)
 
     @property
     def n_images(self) -> int:

@@ -33,7 +33,7 @@ from synbrain_cli.metrics.arrays import (
 )
 
 
-def voxelwise_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray:
+def voxelwise_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> np.ndarray:
     r"""Pearson correlation over images, one per voxel.
 
     .. math:: r_v = \frac{\sum_i (y_{iv} - \bar y_v)(\hat y_{iv} - \bar{\hat y}_v)}
@@ -58,7 +58,7 @@ def voxelwise_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray:
     return blockwise(column_correlation, y_true, y_pred, keep=1).astype(dtype)
 
 
-def pattern_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray:
+def pattern_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> np.ndarray:
     """Pearson correlation over voxels, one per trial.
 
     High even for a prediction that is the same for all images, since voxels differ in their mean:
@@ -82,7 +82,7 @@ def pattern_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray:
     )
 
 
-def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray:
+def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> np.ndarray:
     r"""Mean squared error over voxels, one per trial: :math:`\frac1V \sum_v (y_v - \hat y_v)^2`.
 
     Parameters
@@ -99,9 +99,10 @@ def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray:
     return blockwise(lambda t, p: ((t - p) ** 2).mean(1), y_true, y_pred, keep=0).astype(dtype)
 
 
-def cosine_similarity(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray:
-    r"""Cosine of the angle between two patterns, one per trial:
-    :math:`y \cdot \hat y \,/\, \lVert y \rVert \lVert \hat y \rVert`.
+def cosine_similarity(y_true: ArrayLike, y_pred: ArrayLike) -> np.ndarray:
+    r"""Cosine of the angle between two patterns, one per trial.
+
+    .. math:: y \cdot \hat y \,/\, \lVert y \rVert \lVert \hat y \rVert
 
     Parameters
     ----------
@@ -118,7 +119,7 @@ def cosine_similarity(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray:
     return blockwise(lambda t, p: column_cosine(t.T, p.T), y_true, y_pred, keep=0).astype(dtype)
 
 
-def skill(y_true: ArrayLike, y_pred: ArrayLike, baseline: ArrayLike) -> NDArray:
+def skill(y_true: ArrayLike, y_pred: ArrayLike, baseline: ArrayLike) -> np.ndarray:
     r"""Part of the baseline's squared error that the model removes, one per voxel.
 
     .. math:: 1 - \frac{\sum_i (y_{iv} - \hat y_{iv})^2}{\sum_i (y_{iv} - b_v)^2}
@@ -173,7 +174,7 @@ def squared_errors_of_images(
 
 def average_repeats(
     betas: ArrayLike, image_index: ArrayLike
-) -> tuple[NDArray, NDArray, NDArray[np.int64]]:
+) -> tuple[np.ndarray, np.ndarray, NDArray[np.int64]]:
     """Mean response to each image, with the number of repeats it rests on.
 
     Parameters
@@ -208,7 +209,7 @@ def average_repeats(
 
 def squared_errors(
     y_true: ArrayLike, y_pred: ArrayLike, baseline: ArrayLike, counts: ArrayLike | None = None
-) -> tuple[NDArray, NDArray, np.dtype]:
+) -> tuple[np.ndarray, np.ndarray, np.dtype]:
     """Mean squared errors over images of model and baseline: (n_voxels,) or (n_draws, n_voxels)."""
     y_true, y_pred, dtype = as_pair(y_true, y_pred)
     baseline = np.asarray(baseline)
@@ -218,7 +219,7 @@ def squared_errors(
         )
     shares = None if counts is None else shares_of_counts(counts, len(y_true))
 
-    def errors(t: NDArray, p: NDArray, b: NDArray) -> NDArray:
+    def errors(t: np.ndarray, p: np.ndarray, b: np.ndarray) -> np.ndarray:
         both = ((t - p) ** 2, (t - b) ** 2)
         means = [x.mean(0) if shares is None else shares @ x for x in both]
         return np.stack(means).T  # (n_voxels, [n_draws,] 2)
@@ -227,6 +228,7 @@ def squared_errors(
     return model, base, dtype
 
 
-def one_minus_ratio(model: ArrayLike, base: ArrayLike) -> NDArray:
+def one_minus_ratio(model: ArrayLike, base: ArrayLike) -> np.ndarray:
+    """Return 1 − model / base; NaN where the baseline's error is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.equal(base, 0), np.nan, 1 - np.divide(model, base))

@@ -16,7 +16,7 @@ from synbrain_cli.errors import InputError, InputTypeError
 BLOCK = 2**23  # numbers converted to float64 at a time (64 MB)
 
 
-def as_pair(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[NDArray, NDArray, np.dtype]:
+def as_pair(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.dtype]:
     """Return two arrays, checked as by `as_matrix` and of one shape, and the dtype of a score.
 
     Raises
@@ -32,7 +32,7 @@ def as_pair(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[NDArray, NDArray, np.
     return y_true, y_pred, float_dtype(y_true, y_pred)
 
 
-def as_matrix(values: ArrayLike, name: str) -> NDArray:
+def as_matrix(values: ArrayLike, name: str) -> np.ndarray:
     """Return an array, checked to have two axes, at least one entry and real numbers.
 
     Parameters
@@ -56,7 +56,7 @@ def as_matrix(values: ArrayLike, name: str) -> NDArray:
     return values
 
 
-def same_voxels(a: NDArray, b: NDArray, names: str) -> tuple[NDArray, NDArray]:
+def same_voxels(a: np.ndarray, b: np.ndarray, names: str) -> tuple[np.ndarray, np.ndarray]:
     """Return both arrays, checked to have as many columns (voxels) as each other.
 
     Raises
@@ -71,7 +71,7 @@ def same_voxels(a: NDArray, b: NDArray, names: str) -> tuple[NDArray, NDArray]:
     return a, b
 
 
-def float_dtype(*arrays: NDArray) -> np.dtype:
+def float_dtype(*arrays: np.ndarray) -> np.dtype:
     """Return the floating dtype that the arrays share; float64 for integers and booleans."""
     dtype = np.result_type(*arrays)
     return dtype if dtype.kind == "f" else np.dtype(np.float64)
@@ -92,7 +92,7 @@ def check_generator(generator: np.random.Generator) -> None:
         )
 
 
-def drawn_and_recorded(drawn: ArrayLike, recorded: ArrayLike) -> tuple[NDArray, NDArray]:
+def drawn_and_recorded(drawn: ArrayLike, recorded: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return draws and recorded trials as arrays, checked to be of the same voxels."""
     drawn, recorded = as_matrix(drawn, "drawn"), as_matrix(recorded, "recorded")
     return same_voxels(drawn, recorded, "drawn and recorded")
@@ -100,7 +100,7 @@ def drawn_and_recorded(drawn: ArrayLike, recorded: ArrayLike) -> tuple[NDArray, 
 
 def group_by_image(
     betas: ArrayLike, image_index: ArrayLike
-) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Sort trials by image.
 
     Parameters
@@ -145,7 +145,7 @@ def block_slices(n: int, n_other: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
-def blockwise(function: Callable[..., NDArray], *arrays: NDArray, keep: int) -> NDArray:
+def blockwise(function: Callable[..., np.ndarray], *arrays: np.ndarray, keep: int) -> np.ndarray:
     """Apply a function to float64 copies of blocks along axis ``keep``; join results on axis 0."""
     n, n_other = arrays[0].shape[keep], arrays[0].shape[1 - keep]
     return np.concatenate(
@@ -156,7 +156,7 @@ def blockwise(function: Callable[..., NDArray], *arrays: NDArray, keep: int) -> 
     )
 
 
-def column_cosine(t: NDArray, p: NDArray) -> NDArray:
+def column_cosine(t: np.ndarray, p: np.ndarray) -> np.ndarray:
     """Return the cosine of each column of data ``t`` with that of the prediction ``p``.
 
     0 where the prediction is zero, NaN where the data are or a value is missing.
@@ -169,7 +169,7 @@ def column_cosine(t: NDArray, p: NDArray) -> NDArray:
     return cosine
 
 
-def column_correlation(t: NDArray, p: NDArray) -> NDArray:
+def column_correlation(t: np.ndarray, p: np.ndarray) -> np.ndarray:
     """Return the Pearson correlation of each column of ``t`` with that of ``p``.
 
     0 where the prediction is constant, NaN where the data are or a value is missing.
@@ -177,12 +177,12 @@ def column_correlation(t: NDArray, p: NDArray) -> NDArray:
     return column_cosine(centred_columns(t), centred_columns(p))
 
 
-def centred_columns(x: NDArray) -> NDArray:
+def centred_columns(x: np.ndarray) -> np.ndarray:
     """Return columns minus their mean; a constant column gives exactly 0, free of rounding."""
     return np.where(np.ptp(x, axis=0) == 0, 0, x - x.mean(0))
 
 
-def column_sd(x: NDArray) -> NDArray:
+def column_sd(x: np.ndarray) -> np.ndarray:
     """Return the standard deviation of each column; 1 for a constant column."""
     return np.where(np.ptp(x, axis=0) == 0, 1, x.std(0))
 

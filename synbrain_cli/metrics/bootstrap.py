@@ -144,7 +144,7 @@ def weighted_correlation(
     y_true, y_pred, _ = as_pair(y_true, y_pred)
     shares = shares_of_counts(counts, len(y_true))
 
-    def correlations(t: NDArray, p: NDArray) -> NDArray:
+    def correlations(t: np.ndarray, p: np.ndarray) -> np.ndarray:
         # Standardised first, so that nothing cancels, and a variance of 1e-12 is rounding: constant
         t, p = ((x - x.mean(0)) / column_sd(x) for x in (t, p))
         mean_t, mean_p = shares @ t, shares @ p

@@ -87,7 +87,7 @@ def pit(trials: ArrayLike, draws: ArrayLike, generator: np.random.Generator) -> 
     return values
 
 
-def crps(trials: ArrayLike, draws: ArrayLike) -> NDArray:
+def crps(trials: ArrayLike, draws: ArrayLike) -> np.ndarray:
     r"""Continuous ranked probability score of the draws, one per trial and voxel.
 
     .. math:: \frac1M \sum_m |x_{mv} - y_v|
@@ -115,7 +115,7 @@ def crps(trials: ArrayLike, draws: ArrayLike) -> NDArray:
     trials, draws = _trials_and_draws(trials, draws)
     at_least_two(len(draws), "a fair score", "draws")
 
-    def scores(draws: NDArray, trials: NDArray) -> NDArray:
+    def scores(draws: np.ndarray, trials: np.ndarray) -> np.ndarray:
         ordered = np.sort(draws.T, axis=1)  # (n_voxels, n_draws), sorted once for all trials
         return np.stack(
             [
@@ -130,7 +130,7 @@ def crps(trials: ArrayLike, draws: ArrayLike) -> NDArray:
     return blockwise(scores, draws, trials, keep=1).T.astype(float_dtype(trials, draws))
 
 
-def energy_score(trials: ArrayLike, draws: ArrayLike) -> NDArray:
+def energy_score(trials: ArrayLike, draws: ArrayLike) -> np.ndarray:
     r"""Energy score of the draws as patterns over voxels, one per trial.
 
     .. math:: \frac1M \sum_m \lVert x_m - y \rVert
@@ -139,7 +139,7 @@ def energy_score(trials: ArrayLike, draws: ArrayLike) -> NDArray:
     The ``crps`` with Euclidean distances between patterns (Gneiting & Raftery 2007, *JASA* 102,
     eq. 22), fair in the same sense. It judges all voxels together, correlations included, though it
     is far less sensitive to these than to the mean (Pinson & Tastu 2013): see also
-    ``noise_correlation_agreement``. It grows as √n_voxels: compare models on the same voxels.
+    ``noise_correlation_agreement``. It increases as √n_voxels: compare models on the same voxels.
 
     ``scoringrules.es_ensemble`` would hold n_draws² × n_voxels numbers. Here distances between
     draws come from their inner products, once for all trials of the image.
@@ -194,7 +194,7 @@ def coverage(pit_values: ArrayLike, level: float) -> NDArray[np.float64]:
     if not 0 < level < 1:
         raise InputError(f"level: expected a probability between 0 and 1, found {level}")
 
-    def share(p: NDArray) -> NDArray:
+    def share(p: np.ndarray) -> np.ndarray:
         inside = (np.abs(p - 0.5) <= level / 2).mean(0)
         return np.where(np.isnan(p).any(0), np.nan, inside)
 
@@ -229,9 +229,12 @@ def pit_histogram(pit_values: ArrayLike, n_bins: int = 20) -> NDArray[np.float64
     return counts * n_bins / counts.sum()
 
 
-def variance_ratio(drawn: ArrayLike, recorded: ArrayLike) -> NDArray:
-    r"""Total variance of drawn over that of recorded single trials, one per voxel:
-    :math:`s^2_\mathrm{drawn} / s^2_\mathrm{recorded}` (sample variances, over images and trials).
+def variance_ratio(drawn: ArrayLike, recorded: ArrayLike) -> np.ndarray:
+    r"""Total variance of draws over that of recorded single trials, one per voxel.
+
+    .. math:: s^2_\mathrm{drawn} / s^2_\mathrm{recorded}
+
+    Sample variances are taken over images and trials.
 
     Parameters
     ----------
@@ -257,7 +260,7 @@ def variance_ratio(drawn: ArrayLike, recorded: ArrayLike) -> NDArray:
 
 
 def line_agreement(drawn: ArrayLike, recorded: ArrayLike) -> dict[str, float]:
-    r"""How a quantity of each voxel found from draws follows that found from recordings.
+    r"""Agreement over voxels of a quantity found from draws with that found from recordings.
 
     Meant for ``ncsnr`` of draws against that of recorded trials.
 
@@ -300,12 +303,12 @@ def line_agreement(drawn: ArrayLike, recorded: ArrayLike) -> dict[str, float]:
     }
 
 
-def _trials_and_draws(trials: ArrayLike, draws: ArrayLike) -> tuple[NDArray, NDArray]:
+def _trials_and_draws(trials: ArrayLike, draws: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     trials, draws = as_matrix(trials, "trials"), as_matrix(draws, "draws")
     return same_voxels(trials, draws, "trials and draws")
 
 
-def _pit_values(values: ArrayLike) -> NDArray:
+def _pit_values(values: ArrayLike) -> np.ndarray:
     values = as_matrix(values, "pit_values")
     if (values < 0).any() or (values > 1).any():
         raise InputError(
@@ -315,7 +318,7 @@ def _pit_values(values: ArrayLike) -> NDArray:
     return values
 
 
-def _distances(x: NDArray) -> NDArray:
+def _distances(x: np.ndarray) -> np.ndarray:
     """Euclidean distances between rows of float64: (n, n)."""
     # Around the mean, so that little cancels; equal rows then differ by 1e-8 of their norm at most
     x = x - x.mean(0)
@@ -326,6 +329,6 @@ def _distances(x: NDArray) -> NDArray:
     return distances
 
 
-def _variance(x: NDArray) -> NDArray[np.float64]:
+def _variance(x: np.ndarray) -> NDArray[np.float64]:
     """Sample variance of each column, exactly 0 for a constant."""
     return blockwise(lambda b: (centred_columns(b) ** 2).sum(0) / (len(b) - 1), x, keep=1)

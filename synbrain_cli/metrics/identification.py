@@ -1,4 +1,4 @@
-r"""Which of the candidates was shown? How often a pattern is most like its match.
+r"""Identification: how often a pattern is more like its match than like other candidates.
 
 Similarities are ``(n_queries, n_candidates)``. In a square one, row i's match is column i, and the
 scores are one number per row, so that ``accuracy.weighted_mean`` gives their bootstrap over images
@@ -84,7 +84,7 @@ def n_way(similarity: ArrayLike, n_candidates: int) -> NDArray[np.float64]:
     r"""Probability that the match is the most similar of n candidates.
 
     The other n − 1 candidates are drawn at random, without replacement, from the N − 1 other
-    images; a first place shared with m others counts 1/(m + 1). With b others better than the
+    images; a first rank shared with m others counts 1/(m + 1). With b others better than the
     match, t tied and l worse, the numbers drawn follow the multivariate hypergeometric
     distribution. None better is drawn, and m tied are, with the probability
 
@@ -146,10 +146,10 @@ def n_way(similarity: ArrayLike, n_candidates: int) -> NDArray[np.float64]:
 # Helpers ------------------------------------------------------------------------------------------
 
 
-def _unit_rows(patterns: NDArray) -> NDArray[np.float64]:
+def _unit_rows(patterns: np.ndarray) -> NDArray[np.float64]:
     """Rows minus their mean, of length 1; all 0 for a constant row, all NaN for one with a gap."""
 
-    def unit(block: NDArray) -> NDArray:
+    def unit(block: np.ndarray) -> np.ndarray:
         centred = centred_columns(block.T).T
         norm = np.linalg.norm(centred, axis=1, keepdims=True)
         return centred / np.where(norm == 0, 1, norm)
@@ -158,7 +158,7 @@ def _unit_rows(patterns: NDArray) -> NDArray[np.float64]:
         return blockwise(unit, patterns, keep=0)
 
 
-def _standing(similarity: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
+def _standing(similarity: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per row: others less similar than the match, others tied with it, whether a value is NaN."""
     similarity = as_matrix(similarity, "similarity")
     if similarity.shape[0] != similarity.shape[1]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.metrics.arrays import blockwise, float_dtype, group_by_image
 
 
-def ncsnr(betas: ArrayLike, image_index: ArrayLike) -> NDArray:
+def ncsnr(betas: ArrayLike, image_index: ArrayLike) -> np.ndarray:
     r"""Noise-ceiling signal-to-noise ratio of each voxel, from repeats of images.
 
     With :math:`n_i` trials of image i, N trials in all:
@@ -54,7 +54,7 @@ def ncsnr(betas: ArrayLike, image_index: ArrayLike) -> NDArray:
     betas, _, order, starts, counts = group_by_image(betas, image_index)
     _need_repeats(counts)
 
-    def ratio(block: NDArray) -> NDArray:
+    def ratio(block: np.ndarray) -> np.ndarray:
         block = block[order]
         flat = np.ptp(block, axis=0) == 0
         block -= block.mean(0)
@@ -65,9 +65,9 @@ def ncsnr(betas: ArrayLike, image_index: ArrayLike) -> NDArray:
 
 
 def ncsnr_of_stream(
-    read: Callable[[NDArray], NDArray], image_index: ArrayLike, n_rows: int = 256
-) -> NDArray:
-    """``ncsnr`` of responses that are too many for memory: read some images at a time.
+    read: Callable[[np.ndarray], np.ndarray], image_index: ArrayLike, n_rows: int = 256
+) -> np.ndarray:
+    """``ncsnr`` of responses that do not fit in memory: some images are read at a time.
 
     Parameters
     ----------
@@ -86,7 +86,9 @@ def ncsnr_of_stream(
     _, inverse, counts = np.unique(index, return_inverse=True, return_counts=True)
     _need_repeats(counts)
     order, ends = np.argsort(inverse, kind="stable"), np.cumsum(counts)
-    total = squares = within = 0.0
+    total: np.ndarray | float = 0.0
+    squares: np.ndarray | float = 0.0
+    within: np.ndarray | float = 0.0
     first = 0
     while first < len(counts):
         begin = ends[first] - counts[first]
@@ -102,11 +104,11 @@ def ncsnr_of_stream(
         spread = squares - total**2 / len(order)
     # What remains of a constant after cancellation is no variance.
     flat = spread <= 1e-12 * squares
-    return np.where(flat, np.nan, ncsnr_of_sums(spread, within, counts))
+    return np.where(flat, np.nan, ncsnr_of_sums(np.asarray(spread), np.asarray(within), counts))
 
 
-def ncsnr_of_sums(total: NDArray, within: NDArray, counts: NDArray) -> NDArray:
-    """``ncsnr`` of responses that were summed as they went by.
+def ncsnr_of_sums(total: np.ndarray, within: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """``ncsnr`` of responses from their sums of squares.
 
     Parameters
     ----------
@@ -127,7 +129,7 @@ def ncsnr_of_sums(total: NDArray, within: NDArray, counts: NDArray) -> NDArray:
         return np.sqrt(signal / noise)
 
 
-def noise_ceiling(ncsnr: ArrayLike, n_repeats: ArrayLike) -> NDArray:
+def noise_ceiling(ncsnr: ArrayLike, n_repeats: ArrayLike) -> np.ndarray:
     r"""Largest share of variance any model can explain in the average of n repeats.
 
     .. math:: \mathrm{NC} = \frac{\mathrm{ncsnr}^2}
@@ -168,7 +170,7 @@ def noise_ceiling(ncsnr: ArrayLike, n_repeats: ArrayLike) -> NDArray:
         return (1 / (1 + (1 / repeats).mean() / np.square(ncsnr, dtype=np.float64))).astype(dtype)
 
 
-def correlation_ceiling(ncsnr: ArrayLike, n_repeats: ArrayLike) -> NDArray:
+def correlation_ceiling(ncsnr: ArrayLike, n_repeats: ArrayLike) -> np.ndarray:
     """Largest expected ``voxelwise_correlation`` with the average of n repeats: √``noise_ceiling``.
 
     Divide r by it, or r² by ``noise_ceiling``, to normalise for noise. Parameters as there.
@@ -176,7 +178,7 @@ def correlation_ceiling(ncsnr: ArrayLike, n_repeats: ArrayLike) -> NDArray:
     return np.sqrt(noise_ceiling(ncsnr, n_repeats))
 
 
-def _need_repeats(counts: NDArray) -> None:
+def _need_repeats(counts: np.ndarray) -> None:
     if counts.max(initial=0) < 2 or len(counts) < 2:
         raise InputError(
             f"ncsnr: expected two images or more, at least one of them seen twice; found "
@@ -184,7 +186,7 @@ def _need_repeats(counts: NDArray) -> None:
         )
 
 
-def _within(block: NDArray, starts: NDArray, counts: NDArray) -> NDArray:
+def _within(block: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Sum of squares around the mean of each image, trials sorted by image; changes ``block``."""
     means = np.add.reduceat(block, starts, axis=0) / counts[:, None]
     block -= np.repeat(means, counts, axis=0)

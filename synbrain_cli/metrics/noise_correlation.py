@@ -134,7 +134,7 @@ def noise_correlation_agreement(
     }
 
 
-def _columns(voxels: ArrayLike, n_voxels: int) -> NDArray:
+def _columns(voxels: ArrayLike, n_voxels: int) -> np.ndarray:
     voxels = np.asarray(voxels)
     if voxels.dtype.kind not in "iu":
         raise InputTypeError(
@@ -171,13 +171,13 @@ def _deviations(
     return deviations, np.repeat(np.arange(len(counts)), counts)
 
 
-def _correlation_matrix(deviations: NDArray) -> NDArray[np.float64]:
+def _correlation_matrix(deviations: np.ndarray) -> NDArray[np.float64]:
     with np.errstate(divide="ignore", invalid="ignore"):
         unit = deviations / np.linalg.norm(deviations, axis=0)
         return unit.T @ unit
 
 
-def _pair_correlation(recorded: NDArray, other: NDArray) -> float:
+def _pair_correlation(recorded: np.ndarray, other: np.ndarray) -> float:
     """Pearson between two matrices over their pairs of voxels."""
     pairs = np.triu_indices(len(recorded), k=1)
     return float(column_correlation(recorded[pairs][:, None], other[pairs][:, None])[0])

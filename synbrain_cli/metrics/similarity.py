@@ -1,4 +1,4 @@
-r"""Do two sets of patterns arrange the images alike?
+r"""Whether two sets of patterns have the same geometry over images.
 
 Representational similarity analysis (Kriegeskorte et al. 2008, *Front. Syst. Neurosci.* 2:4)
 compares the distances between images; centred kernel alignment (Kornblith et al. 2019, *ICML*)
@@ -204,14 +204,14 @@ def weighted_cka(y_true: ArrayLike, y_pred: ArrayLike, counts: ArrayLike) -> NDA
 # Helpers ------------------------------------------------------------------------------------------
 
 
-def _quadratic(matrix: NDArray, shares: NDArray) -> NDArray[np.float64]:
+def _quadratic(matrix: np.ndarray, shares: np.ndarray) -> NDArray[np.float64]:
     """cᵀ M c of each row c of ``shares``."""
     return ((shares @ matrix) * shares).sum(1)
 
 
 def _ranks_of_pair(
     rdm_true: ArrayLike, rdm_pred: ArrayLike
-) -> tuple[NDArray, NDArray, float | None]:
+) -> tuple[np.ndarray, np.ndarray, float | None]:
     """Ranks of both, of mean 0 and variance 1; and the score where it is known without them."""
     rdm_true, rdm_pred = _condensed(rdm_true, "rdm_true"), _condensed(rdm_pred, "rdm_pred")
     if rdm_true.shape != rdm_pred.shape:
@@ -220,6 +220,7 @@ def _ranks_of_pair(
             f"{len(rdm_pred)} distances: take both from the same images"
         )
     missing = np.isnan(rdm_pred)
+    verdict: float | None
     if np.isnan(rdm_true).any() or np.ptp(rdm_true) == 0:
         verdict = math.nan
     elif missing.all() or np.ptp(rdm_pred) == 0:
@@ -245,12 +246,12 @@ def _condensed(distances: ArrayLike, name: str) -> NDArray[np.float64]:
     return distances.astype(np.float64)
 
 
-def _n_images(distances: NDArray) -> int:
+def _n_images(distances: np.ndarray) -> int:
     """The n of n (n − 1) / 2 pairs, rounded down."""
     return (1 + math.isqrt(1 + 8 * distances.size)) // 2
 
 
-def _kernels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[NDArray, NDArray, float | None]:
+def _kernels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray, float | None]:
     """U-centred kernels of both, of norm 1; and the score where it is known without them."""
     y_true, y_pred = as_matrix(y_true, "y_true"), as_matrix(y_pred, "y_pred")
     if len(y_true) != len(y_pred):
@@ -266,7 +267,7 @@ def _kernels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[NDArray, NDArray, fl
     return t, p, None if p.any() else 0.0
 
 
-def _gram(y: NDArray) -> NDArray[np.float64]:
+def _gram(y: np.ndarray) -> NDArray[np.float64]:
     """Inner products of images, voxels centred over images: smaller numbers, same U-centring."""
     gram = np.zeros((len(y), len(y)))
     with np.errstate(invalid="ignore"):  # infinite minus infinite: NaN is meant
@@ -276,7 +277,7 @@ def _gram(y: NDArray) -> NDArray[np.float64]:
     return gram
 
 
-def _u_centred(gram: NDArray) -> NDArray[np.float64]:
+def _u_centred(gram: np.ndarray) -> NDArray[np.float64]:
     """U-centred and scaled to norm 1; all 0 where nothing remains, all NaN where a value misses."""
     n_images, scale = len(gram), np.trace(gram)
     if scale == 0:

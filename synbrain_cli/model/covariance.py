@@ -1,4 +1,4 @@
-"""Covariances of thousands of voxels: a few shared factors, and a variance of each voxel's own.
+"""Covariances of thousands of voxels: a few shared factors, and a private variance of each voxel.
 
 ``Σ = loadings @ loadings.T + diag(private²)``: a matrix of voxels × voxels is needed neither to
 estimate it nor to draw.
@@ -31,7 +31,7 @@ class LowRank:
     ----------
     loadings : float32 array of shape (n_voxels, rank)
     private : float32 array of shape (n_voxels,)
-        Deviation of what a voxel shares with no other.
+        Standard deviation of what a voxel shares with no other.
     """
 
     loadings: np.ndarray
@@ -39,7 +39,7 @@ class LowRank:
 
     @classmethod
     def independent(cls, variance: np.ndarray) -> LowRank:
-        """Voxels that share nothing."""
+        """Return the distribution of independent voxels of a variance (n_voxels,)."""
         return cls(
             np.zeros((len(variance), 0), np.float32),
             np.sqrt(np.maximum(variance, 0)).astype(np.float32),
@@ -47,17 +47,17 @@ class LowRank:
 
     @cached_property
     def variance(self) -> np.ndarray:
-        """Float64 (n_voxels,)."""
+        """Variance of each voxel, float64 (n_voxels,)."""
         return (self.loadings.astype(np.float64) ** 2).sum(1) + self.private.astype(np.float64) ** 2
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
-        """One draw: float32 (n_voxels,)."""
+        """Return one draw, float32 (n_voxels,)."""
         own = generator.standard_normal(len(self.private), np.float32)
         shared = generator.standard_normal(self.loadings.shape[1], np.float32)
         return self.private * own + self.loadings @ shared
 
     def with_variance(self, variance: np.ndarray) -> LowRank:
-        """The same correlations with another variance of each voxel (n_voxels,)."""
+        """Return the same correlations with another variance of each voxel (n_voxels,)."""
         with np.errstate(divide="ignore", invalid="ignore"):
             factor = np.sqrt(np.where(self.variance > 0, variance / self.variance, 0))
         factor = factor.astype(np.float32)
@@ -71,7 +71,7 @@ def fit_low_rank(
     generator: np.random.Generator,
     max_rank: int = MAX_RANK,
 ) -> LowRank:
-    r"""Fit factors to what voxels share, and give each voxel the rest of its variance.
+    r"""Fit shared factors, and give each voxel the rest of its variance.
 
     The covariance is estimated by :math:`M = \sum_t \pm X_t^\top X_t / \sum_i w_i`, whose rows and
     weights belong to images. Its factors are principal factors (Harman 1976, *Modern Factor
@@ -91,7 +91,7 @@ def fit_low_rank(
     terms : sequence of (sign, rows, image)
         float; float32 array (n_rows, n_voxels); int array (n_rows,), the image of each row.
     weight : float array of shape (n_images,)
-        w: what each image's rows are divided by; 0 for images that say nothing.
+        w: what each image's rows are divided by; 0 for images without information.
     variance : array of shape (n_voxels,)
         Of each voxel, ≥ 0: what factors leave of it is private. Loadings that exceed it are
         shortened.
@@ -105,7 +105,7 @@ def fit_low_rank(
     """
     n_voxels = len(variance)
     used = np.flatnonzero(weight > 0)
-    # More factors than a fifth of the images that tell of them would be noise, and cost time.
+    # More factors than a fifth of the images that determine them would be noise, and cost time.
     rank = int(min(max_rank, n_voxels // 2, len(used) // N_FOLDS))
     if rank < 1:
         return LowRank.independent(variance)
@@ -148,14 +148,16 @@ class _Moment:
 
     @classmethod
     def of(cls, terms: Sequence[tuple[float, np.ndarray]], weight: float) -> _Moment:
-        diagonal = sum(s * np.einsum("ij,ij->j", x, x, dtype=np.float64) for s, x in terms)
+        squares = (s * np.einsum("ij,ij->j", x, x, dtype=np.float64) for s, x in terms)
+        diagonal = np.asarray(sum(squares))
         if len(diagonal) <= DENSE:
-            matrix = sum(s * (x.T @ x).astype(np.float64) for s, x in terms)
+            matrix = np.asarray(sum(s * (x.T @ x).astype(np.float64) for s, x in terms))
             return cls(matrix.__matmul__, diagonal, weight)
 
         def multiply(vectors: np.ndarray) -> np.ndarray:
             single = vectors.astype(np.float32)
-            return sum(s * (x.T @ (x @ single)).astype(np.float64) for s, x in terms)
+            products = (s * (x.T @ (x @ single)).astype(np.float64) for s, x in terms)
+            return np.asarray(sum(products))
 
         return cls(multiply, diagonal, weight)
 
@@ -164,7 +166,8 @@ def _product(parts: Sequence[_Moment], communality: np.ndarray, vectors: np.ndar
     """The moment of some images times vectors, its diagonal replaced by the communality."""
     weight = sum(part.weight for part in parts)
     diagonal = communality - sum(part.diagonal for part in parts) / weight
-    return sum(part.multiply(vectors) for part in parts) / weight + diagonal[:, None] * vectors
+    product = np.asarray(sum(part.multiply(vectors) for part in parts))
+    return product / weight + diagonal[:, None] * vectors
 
 
 def _eigenvectors(

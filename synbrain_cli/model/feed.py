@@ -1,7 +1,7 @@
 """Batches of training data, on the device that computes with them.
 
-Arrays that fit there stay there. Of larger ones, memory maps mostly, the next batch is read and
-sent while the present one is computed.
+Arrays that fit on the device stay on it. Of larger ones, mostly memory maps, the next batch is read
+and sent while the present one is computed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Rows:
     ) -> None:
         self.array, self.device = array, device
         self.rows = np.arange(len(array)) if rows is None else np.asarray(rows)
-        used, place = np.unique(self.rows, return_inverse=True)
+        used, position = np.unique(self.rows, return_inverse=True)
         self.row_bytes = array[:1].nbytes
         size = len(used) * self.row_bytes
         self.resident = size <= ROOM * free_memory(device) if resident is None else resident
@@ -57,13 +57,13 @@ class Rows:
         if self.resident:
             whole = len(used) == len(array)
             self.values = torch.from_numpy(np.array(array if whole else array[used])).to(device)
-            self.place = torch.from_numpy(place).to(device)
+            self.position = torch.from_numpy(position).to(device)
 
     @classmethod
     def of_tokens(
         cls, tokens: StandardTokens, device: torch.device, items: np.ndarray | None = None
     ) -> Rows:
-        """Standardised tokens: of each image, or of the images that ``items`` index."""
+        """Return standardised tokens of each image, or of the images that ``items`` index."""
         rows = tokens.rows if items is None else tokens.rows[items]
         return cls(tokens.store, device, rows, tokens.scaler)
 
@@ -72,7 +72,7 @@ class Rows:
         if self.resident:
             return None
         rows = self.rows[items]
-        order = np.argsort(rows, kind="stable")  # the disk likes its rows in turn
+        order = np.argsort(rows, kind="stable")  # sequential reads
         values = torch.from_numpy(self.array[rows[order]][np.argsort(order)])
         if self.device.type != "cuda":
             return values.to(self.device)
@@ -80,8 +80,8 @@ class Rows:
             return values.pin_memory().to(self.device, non_blocking=True)
 
     def take(self, items: Tensor, fetched: Tensor | None) -> Tensor:
-        """Rows of items, float32 (n_items, ...), from the device or from what was fetched."""
-        values = self.values[self.place[items]] if fetched is None else fetched
+        """Return the rows of items, float32 (n_items, ...), from the device or as fetched."""
+        values = self.values[self.position[items]] if fetched is None else fetched
         if self.scale is None:
             return values.float()
         mean, sd = self.scale
@@ -136,7 +136,7 @@ class Feed:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device."""
+    """Return the number of bytes that are free on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available

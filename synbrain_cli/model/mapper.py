@@ -1,4 +1,4 @@
-"""S2N mapper: image tokens → the latent BrainVAE decodes.
+"""S2N mapper: image tokens → the latent that BrainVAE decodes.
 
 The mapper of Mai et al. (2025) is a SiT whose diffusion time is always 0. Its modulation by time
 is then a constant and folds into the neighbouring weights, which leaves the plain pre-LayerNorm
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,8 @@ class Mapper(nn.Module):
         When the settings do not fit together.
     """
 
+    positions: Tensor
+
     def __init__(self, config: MapperConfig, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
@@ -64,7 +67,9 @@ class Mapper(nn.Module):
         returns 0 ('x') or the tokens ('v').
         """
         self.positions.copy_(sinusoidal_positions(*self.positions.shape))
-        writers = {self.last, *(w for block in self.blocks for w in (block.proj, block.mlp[-1]))}
+        writers: set[nn.Module] = {self.last}
+        for block in self._blocks():
+            writers |= {block.proj, block.mlp[-1]}
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 layer.bias.zero_()
@@ -76,7 +81,7 @@ class Mapper(nn.Module):
                 default_init_(layer, generator)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Latent of images.
+        """Predict the latent of images.
 
         Parameters
         ----------
@@ -100,10 +105,13 @@ class Mapper(nn.Module):
         return tokens + x if self.config.prediction == "v" else x
 
     def mlp_parameters(self) -> Iterator[nn.Parameter]:
-        """Weights and biases of the blocks' MLPs: what the paper fine-tunes for a new subject.
+        """Yield the MLPs' weights and biases, which the paper fine-tunes for a new subject.
 
         The second LayerNorm is not among them: it holds what the published network keeps in its
         modulation, which stays frozen there.
         """
-        for block in self.blocks:
+        for block in self._blocks():
             yield from block.mlp.parameters()
+
+    def _blocks(self) -> list[TransformerBlock]:
+        return cast("list[TransformerBlock]", list(self.blocks))

@@ -1,4 +1,4 @@
-"""What one training step computes: a batch and its noise → the loss, for each network.
+"""The computation of one training step: a batch and its noise → the loss, for each network.
 
 Both steps take everything random as an argument, so that a loss is a function of its inputs: a
 batch may be cut into parts, computed twice or shared between processes and stays the same loss.
@@ -17,13 +17,13 @@ from synbrain_cli.config import LossConfig
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.model.losses import brainvae_loss
 from synbrain_cli.model.mapper import Mapper
-from synbrain_cli.model.vae import BrainVAE, Posterior
+from synbrain_cli.model.vae import BrainVAE, Posterior, VAEOutput
 
 Function = Callable[..., tuple[Tensor, ...]]
 
 
 class TrainingStep(nn.Module):
-    """A network and its loss: how it is computed may be changed, what it is stays the same.
+    """A network and its loss. How the loss is computed may be changed; its value stays the same.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class TrainingStep(nn.Module):
         self._compiled: dict[str, Function] = {}
 
     def in_parts(self, function: Function, *batch: Tensor) -> tuple[Tensor, ...]:
-        """A network's function of a batch, tensors in and float32 tensors out.
+        """Apply a network's function to a batch, in parts; return float32 tensors.
 
         Cut into parts, each forgets its activations until its gradient is due (Chen et al. 2016,
         arXiv 1604.06174): memory is that of one part, for a third more arithmetic. The gradient
@@ -91,7 +91,7 @@ class VAEStep(TrainingStep):
         return reconstruction, *posterior, latent
 
     def forward(self, y: Tensor, tokens: Tensor, noise: Tensor) -> Tensor:
-        """Loss (`synbrain_cli.model.losses.brainvae_loss`), a scalar.
+        """Compute the loss (`synbrain_cli.model.losses.brainvae_loss`), a scalar.
 
         Parameters
         ----------
@@ -102,10 +102,8 @@ class VAEStep(TrainingStep):
             Standard normal.
         """
         reconstruction, mean, log_variance, latent = self.in_parts(self._reconstruct, y, noise)
-        posterior = Posterior(mean, log_variance)
-        return brainvae_loss(
-            reconstruction, y, posterior, latent, tokens, self.config, processes=self.processes
-        )[0]
+        output = VAEOutput(reconstruction, Posterior(mean, log_variance), latent)
+        return brainvae_loss(output, y, tokens, self.config, processes=self.processes)[0]
 
 
 class MapperStep(TrainingStep):
@@ -120,7 +118,7 @@ class MapperStep(TrainingStep):
     target_variance : Tensor of shape ()
         Of the latent's targets over images, mean over dimensions.
     latent_sd : Tensor of shape (n_tokens, n_dims)
-        Deviation of the posterior.
+        Standard deviation of the posterior.
     n_voxels : int
     processes : Processes
     """
@@ -147,7 +145,7 @@ class MapperStep(TrainingStep):
         return (self.vae.decode(latent, self.n_voxels),)
 
     def forward(self, tokens: Tensor, targets: Tensor, averages: Tensor, noise: Tensor) -> Tensor:
-        """Loss, a scalar: of the latent, and of the responses that some are decoded to.
+        """Compute the loss of the latent, and of the responses decoded from some; a scalar.
 
         Parameters
         ----------

@@ -74,7 +74,7 @@ def test_forward_draws_only_with_noise(vae):
     assert torch.equal(latent, posterior.mean)
     noise = torch.randn(latent.shape, generator=seeded(3))
     draw = vae(y, noise)[2]
-    assert torch.equal(draw, posterior.mean + posterior.deviation * noise)
+    assert torch.equal(draw, posterior.mean + posterior.sd * noise)
     assert torch.equal(vae(y, 0 * noise)[2], posterior.mean)
 
 
@@ -118,7 +118,7 @@ def test_gradients_reach_every_weight():
 
 
 def test_kl_agrees_with_torch_distributions(posterior):
-    expected = kl_divergence(Normal(posterior.mean, posterior.deviation), Normal(0.0, 1.0))
+    expected = kl_divergence(Normal(posterior.mean, posterior.sd), Normal(0.0, 1.0))
     torch.testing.assert_close(posterior.kl(), expected.sum((1, 2)))
 
 
