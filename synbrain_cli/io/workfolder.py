@@ -27,6 +27,7 @@ from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import locked, read_json, replace_folder, write_json
 from synbrain_cli.io.records import read_record, write_record
+from synbrain_cli.progress import Progress
 
 SETTINGS = "settings.json"
 R = TypeVar("R")
@@ -129,6 +130,7 @@ def work_folder(
     *,
     overwrite: bool = False,
     processes: Processes = SINGLE_PROCESS,
+    progress: Progress | None = None,
 ) -> Iterator[WorkFolder]:
     """Lock a folder and open it for writing, or find that it is finished.
 
@@ -146,6 +148,8 @@ def work_folder(
         Start again, whatever this command left there.
     processes : Processes
         The main one opens and locks for all.
+    progress : Progress, optional
+        Shows what differs where an interrupted run of other settings is dropped.
 
     Yields
     ------
@@ -162,12 +166,22 @@ def work_folder(
     target = Path(target)
     recorded = msgspec.json.decode(msgspec.json.encode(dict(settings)))  # as it is read back
     with processes.held(lambda: locked(target, kind.what)):
-        yield processes.on_main(lambda: _open(target, kind, recorded, overwrite))
+        yield processes.on_main(lambda: _open(target, kind, recorded, overwrite, progress))
 
 
-def _open(target: Path, kind: FolderKind, settings: dict[str, Any], overwrite: bool) -> WorkFolder:
-    partial = target.with_name(f".{target.name}.partial")
-    recovery = target.with_name(f".{target.name}.recovery")
+def partial_folder(target: Path) -> Path:
+    """Return the name under which a folder is written."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def _open(
+    target: Path,
+    kind: FolderKind,
+    settings: dict[str, Any],
+    overwrite: bool,
+    progress: Progress | None,
+) -> WorkFolder:
+    partial, recovery = partial_folder(target), target.with_name(f".{target.name}.recovery")
     if target.exists() and not _is_written_by_us(target):
         raise InputError(f"{target} exists and was not written by this command: {kind.advice}")
     finished, interrupted = _read_settings(target), _read_settings(partial)
@@ -182,6 +196,11 @@ def _open(target: Path, kind: FolderKind, settings: dict[str, Any], overwrite: b
     if not (overwrite or kind.remakes):
         _refuse_to_replace(target, finished, settings, kind)
         _refuse_to_drop(partial, interrupted, settings, kind)
+    if interrupted is not None and interrupted != settings and progress is not None:
+        progress.info(
+            f"{target}: an interrupted run had other settings "
+            f"({differences(interrupted, settings)}): starting again"
+        )
     _remove(partial, recovery)
     write_json(partial / SETTINGS, settings)
     recovery.mkdir()

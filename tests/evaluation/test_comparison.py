@@ -31,7 +31,7 @@ from synbrain_cli.metrics.calibration import coverage, pit
 from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.prepare import prepare_table
+from synbrain_cli.pipeline.prepare import Target, prepare_table
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
 
@@ -419,7 +419,7 @@ def raw(tmp_path_factory):
         validation_share=0.2,
     )
     workspace = Workspace(root)
-    made = prepare_table(workspace, experiment, subject="01", dataset="mine", progress=QUIET)
+    made = prepare_table(Target(workspace, "mine"), experiment, "01", RunContext(progress=QUIET))
     store = workspace.find_tokens("mine", None, QUIET.info)
     run = RunContext(progress=QUIET)
     train(workspace, made.subjects[0], store, TrainSettings(model="linear"), run)
