@@ -23,6 +23,8 @@ from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.voxel_space import Vertices
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.prepare import Target, prepare_algonauts
+from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 N_IMAGES, N_SPACE = 24, 10242
 MAPPINGS = {
