@@ -24,7 +24,6 @@ from synbrain_cli.io.bundle import (
 from synbrain_cli.io.files import versions
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
-from synbrain_cli.io.voxel_space import VOXEL_SPACE_FILES
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.distribution import (
@@ -124,9 +123,7 @@ def write_bundle(
     """
     folder, subject = work.partial, parts.subject
     _save_predictors(folder, parts, fitted)
-    for name in VOXEL_SPACE_FILES:
-        if (subject.folder / name).exists():
-            shutil.copyfile(subject.folder / name, folder / name)
+    subject.voxel_space.copy_to(folder)
     record = _training_record(parts, fitted, run)
     networks, transfer = parts.networks, parts.transfer
     config = BundleConfig(

@@ -347,7 +347,7 @@ def test_a_new_person_at_a_sources_places_reads_the_field_alone(monkeypatch, rng
     places = points[1:200:3], side[1:200:3]
     network = SharedCore(config, [sheet.basis(*places)], torch.Generator().manual_seed(0))
     with torch.no_grad():
-        network.people[0].local[:, 40:] = 1  # some have something of their own
+        network.subjects[0].local[:, 40:] = 1  # some have something of their own
         sources = tuple(part.clone() for part in network.voxels(0))
         field = tuple(getattr(network.shared, n).clone() for n in ("field", "local", "whole"))
     scaler = TokenScaler(np.zeros((16, 5), np.float32), np.ones(5, np.float32))
