@@ -196,7 +196,7 @@ def test_a_model_as_any_other(model, person, tokens):
     np.testing.assert_allclose(brain.mean(tokens, "z"), parts, atol=1e-5)
     np.testing.assert_allclose(mean, parts * brain.response_sd + brain.response_mean, atol=1e-4)
     if deep:
-        with pytest.raises(InputError, match="was not adapted from other people's models"):
+        with pytest.raises(InputError, match="was not adapted from models of other subjects"):
             brain.predict("transfer", tokens)
 
 
