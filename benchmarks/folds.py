@@ -17,7 +17,7 @@ from common import save
 from sklearn.model_selection import KFold
 
 from synbrain_cli.brain import load_model
-from synbrain_cli.datasets.table import Experiment
+from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.io.files import atomic
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.calibration import line_agreement

@@ -23,7 +23,8 @@ from msgspec.structs import replace
 
 from synbrain_cli import load_model
 from synbrain_cli.config import PRESETS
-from synbrain_cli.datasets.nsd import NSD, image_id
+from synbrain_cli.datasets.nsd_design import image_id
+from synbrain_cli.datasets.nsd_files import NSD
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline.train import TrainSettings, train

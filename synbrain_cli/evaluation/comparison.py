@@ -19,6 +19,7 @@ import pandas as pd
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
+from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.calibration import scored_regions
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
@@ -40,7 +41,6 @@ from synbrain_cli.pipeline.evaluate import (
     N_DRAWS,
     RELIABLE,
     STANDARDIZED,
-    check_match,
     derangement,
     finite,
 )

@@ -400,9 +400,9 @@ def _draw(
     target: float | None,
 ) -> None:
     from synbrain_cli.plotting.figure import save_figure
-    from synbrain_cli.plotting.learning_curve import plot_learning_curve
+    from synbrain_cli.plotting.learning_curve import Curve, Levels, plot_learning_curve
 
-    references = {"full data": float(np.nanmean(full))} if np.isfinite(full).any() else None
+    references = {"full data": float(np.nanmean(full))} if np.isfinite(full).any() else {}
     panels = {"hours": (by_hours, amounts)}
     if len(counts) > 1:
         panels["sources"] = (by_sources, counts)
@@ -410,20 +410,13 @@ def _draw(
         law = {entry["strategy"]: fit for entry, fit in fits if entry["over"] == over}
         figure = plot_learning_curve(
             {
-                name: {
-                    "amounts": np.asarray(amount, float),
-                    "scores": curve.scores,
-                    "ci": curve.interval(),
-                    "fit": law[name],
-                    "subjects": labels,
-                }
+                name: Curve(amount, curve.scores, curve.interval(), law[name], labels)
                 for name, curve in curves.items()
             },
             unit="hours" if over == "hours" else "source people",
             ylabel="voxelwise correlation / its ceiling",
-            references=references,
+            levels=Levels(None, references, target if over == "hours" else None),
             simulated=metrics["simulated"],
-            target=target if over == "hours" else None,
         )
         save_figure(figure, folder / f"{over}.png")
 

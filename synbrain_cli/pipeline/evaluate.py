@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.brain import Brain
+from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.calibration import judge_draws, scored_regions
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, retrieval
-from synbrain_cli.features.encoder import same_encoder
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
 from synbrain_cli.io.prepared import PreparedSubject, Trials
 from synbrain_cli.io.token_store import TokenStore
@@ -518,32 +518,6 @@ def finite(values: Any) -> Any:
     if isinstance(values, list):
         return [finite(value) for value in values]
     return None if isinstance(values, float) and not np.isfinite(values) else values
-
-
-def check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> None:
-    """Refuse what does not belong together.
-
-    Raises
-    ------
-    InputError
-        Another person, other voxels, another encoder.
-    """
-    if (brain.subject, brain.config.dataset) != (subject.subject, subject.dataset):
-        raise InputError(
-            f"{brain.name} is a model of {brain.config.dataset}/sub-{brain.subject}, not of "
-            f"{subject.dataset}/sub-{subject.subject}"
-        )
-    if brain.n_voxels != subject.n_voxels:
-        raise InputError(
-            f"{subject.folder}: {subject.n_voxels} voxels, but {brain.name} has "
-            f"{brain.n_voxels}: it was prepared again with another mask; train the model again"
-        )
-    if not same_encoder(brain.config.encoder.identity, store.identity.identity):
-        raise InputError(
-            f"{store.folder}: tokens of {store.identity.identity}, but {brain.name} was "
-            f"trained on {brain.config.encoder.identity}: pass its --encoder, or run "
-            "`synbrain prepare` with it"
-        )
 
 
 def _recorded_scale(

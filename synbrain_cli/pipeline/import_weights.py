@@ -17,7 +17,10 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.config import EncoderIdentity, MapperConfig
-from synbrain_cli.datasets.nsd import BETA_SCALE, NSD, Choice
+from synbrain_cli.datasets.nsd import BETA_SCALE
+from synbrain_cli.datasets.nsd_choice import Choice
+from synbrain_cli.datasets.nsd_files import NSD
+from synbrain_cli.datasets.nsd_voxels import SubjectVoxels
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.features.openclip import PUBLISHED, published_identity
@@ -128,11 +131,10 @@ class PublishedVoxels:
             return
         table = self.volume.table()
         if self.copy is not None:
-            inside, number = self.volume.inside, int(self.subject)
-            known = self.copy.voxel_table(number, Choice(), inside)
-            table = pd.concat([table, known], axis=1)
-            resamplings = self.copy.resamplings(number, Choice(), inside, self.volume)
-            for name, resampling in resamplings.items():
+            inside = self.volume.inside
+            known = SubjectVoxels(self.copy, int(self.subject), Choice())
+            table = pd.concat([table, known.voxel_table(inside)], axis=1)
+            for name, resampling in known.resamplings(inside, self.volume).items():
                 resampling.save(folder / name)
         table.to_csv(folder / "voxels.tsv", sep="\t", index=False, float_format="%.5g")
 
@@ -261,7 +263,8 @@ def _find_voxels(
         progress.info(f"transforms, ROIs and ncsnr: those of {prepared.folder}")
         return PublishedVoxels(volume, label, dataset, prepared=prepared)
     if copy is not None:
-        check_same_grid(mask or "the mask", volume.mask, *copy.grid(int(label), Choice()))
+        grid = SubjectVoxels(copy, int(label), Choice()).grid()
+        check_same_grid(mask or "the mask", volume.mask, *grid)
         progress.info(f"transforms and ROIs: those that are in {copy.root}")
         return PublishedVoxels(volume, label, dataset, copy=copy)
     progress.info(

@@ -15,7 +15,7 @@ from conftest import QUIET
 from PIL import Image
 
 from synbrain_cli import load_model
-from synbrain_cli.datasets.table import Experiment
+from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.comparison import (
     CompareResult,

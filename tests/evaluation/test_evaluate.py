@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from synbrain_cli import cli, load_model
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
-from synbrain_cli.datasets.table import Experiment
+from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.calibration import NOISE_FACTORS, judge_draws
 from synbrain_cli.evaluation.retrieval import retrieval

@@ -11,15 +11,15 @@ from PIL import Image
 
 from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.datasets.nsd import Choice
-from synbrain_cli.datasets.table import Experiment
+from synbrain_cli.datasets.nsd_choice import Choice
+from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import fsaverage
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.plot import brain_maps
+from synbrain_cli.pipeline.plot import Selection, brain_maps
 from synbrain_cli.pipeline.prepare import prepare_nsd, prepare_table
 from synbrain_cli.pipeline.synthesize import Output, synthesize
 from synbrain_cli.pipeline.train import TrainSettings, train
@@ -116,8 +116,8 @@ def test_a_subject_without_a_place(nowhere, pictures):
     assert '"Unit": "spikes"' in (made.folder / "sub-01_desc-draws_betas.json").read_text()
     with pytest.raises(InputError, match="not those of a volume"):
         brain.to_nifti(draws[0])
-    with pytest.raises(InputError, match="nothing says where its voxels are"):
-        brain_maps(nowhere, "flatmap", responses=made.folder, progress=QUIET)
+    with pytest.raises(InputError, match="the position of its voxels is not known"):
+        brain_maps(nowhere, "flatmap", Selection(responses=made.folder), progress=QUIET)
     with pytest.raises(InputError, match="can be resampled to none"):
         synthesize(
             nowhere,
@@ -171,7 +171,7 @@ def test_a_subject_on_a_surface(on_surface, pictures):
         assert image.meta["AnatomicalStructurePrimary"] == f"Cortex{h.capitalize()}"
         mean = nib.load(made.folder / name.replace("desc-draws_betas", "stat-mean_statmap"))
         np.testing.assert_allclose(mean.darrays[0].data[500:530], part.mean(0), atol=1e-5)
-    figures = brain_maps(on_surface, "flatmap", responses=made.folder, progress=QUIET)
+    figures = brain_maps(on_surface, "flatmap", Selection(responses=made.folder), progress=QUIET)
     assert all(file.exists() for file in figures.files)
 
 

@@ -143,7 +143,7 @@ def save_subject(folder, place):
 def test_orders_of_vertices(on_surface, kind):
     order = subject_order(on_surface, kind)
     assert sorted(order.tolist()) == list(range(110))
-    place, sphere = on_surface.place, fsaverage("sphere", "fsaverage5")
+    place, sphere = on_surface.voxel_space.geometry, fsaverage("sphere", "fsaverage5")
     if kind in ("curve", "surface"):
         assert order[:60].max() < 60 <= order[60:].min()  # left, then right
     if kind == "surface":
