@@ -377,7 +377,7 @@ def _is_same(volume: Volume, other: Geometry | None) -> bool:
 
 def _save_networks(folder: Path, networks: PublishedNetworks, n_voxels: int) -> None:
     """Write the networks, whose voxels are in file order, and the scales of what they see."""
-    layout = {
+    layout: dict[str, np.ndarray] = {
         "vae.order": np.arange(n_voxels),
         "vae.gain": np.ones(n_voxels, np.float32),
         "vae.offset": np.zeros(n_voxels, np.float32),
@@ -392,8 +392,8 @@ def _save_networks(folder: Path, networks: PublishedNetworks, n_voxels: int) -> 
         "response_mean": np.zeros(n_voxels),
         "response_sd": np.full(n_voxels, scale),
     }
-    arrays = {name: values.astype(np.float32) for name, values in arrays.items()}
-    save_arrays(folder / "arrays.safetensors", arrays)
+    in_float32 = {name: values.astype(np.float32) for name, values in arrays.items()}
+    save_arrays(folder / "arrays.safetensors", in_float32)
 
 
 def _encoder_identity(spec: str, config: MapperConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from synbrain_cli.brain.prediction import predict_deep
 from synbrain_cli.io.bundle import (
@@ -161,12 +162,11 @@ def _save_predictors(folder: Path, parts: TrainedParts, fitted: FittedDistributi
     }
     if networks is not None:
         arrays["latent_sd"] = networks.latent_sd
-        by_name = {"vae": networks.vae, "mapper": networks.mapper}
-        tensors = {
-            f"{name}.{key}": value.cpu().numpy()
-            for name, network in by_name.items()
-            for key, value in network.state_dict().items()
-        }
+        by_name: dict[str, nn.Module] = {"vae": networks.vae, "mapper": networks.mapper}
+        tensors: dict[str, np.ndarray] = {}
+        for name, network in by_name.items():
+            state = network.state_dict()
+            tensors |= {f"{name}.{key}": value.cpu().numpy() for key, value in state.items()}
         save_arrays(folder / "networks.safetensors", tensors)
     if transfer is not None:
         save_arrays(folder / "transfer.safetensors", transfer.arrays)
@@ -185,7 +185,7 @@ def _training_record(
     parts: TrainedParts, fitted: FittedDistribution, run: RunContext
 ) -> TrainingRecord:
     train, val, networks = parts.examples.train, parts.examples.val, parts.networks
-    predictions = {"model": fitted.stacked, **parts.held_out}
+    predictions: dict[str, np.ndarray] = {"model": fitted.stacked, **parts.held_out}
     validation = {name: share_predicted(val, p) for name, p in predictions.items()}
     return TrainingRecord(
         preset=networks.preset if networks else None,
