@@ -1,4 +1,4 @@
-"""`synbrain evaluate --augment`: do synthesized responses help a decoder of a person's own?
+"""`synbrain augment`: do synthesized responses help a decoder of a person's own?
 
 Whoever has an hour of somebody's recordings, and wants to tell from responses what was seen, can
 add responses that the model synthesizes to new images. Here a linear decoder is fitted to the real
@@ -24,16 +24,19 @@ import pandas as pd
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
+from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, FeatureSpace, rounds
+from synbrain_cli.evaluation.test_set import derangement
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.prepared import PreparedSubject, Trials
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import average_repeats, bootstrap_ci, weighted_mean
+from synbrain_cli.metrics.accuracy import average_repeats
+from synbrain_cli.metrics.bootstrap import bootstrap_ci, weighted_mean
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
 from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_tokens
 from synbrain_cli.model.transfer import Adapter, fit_adapter
-from synbrain_cli.pipeline.evaluate import check_match, derangement
 from synbrain_cli.progress import Progress
 
 AMOUNTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # synthesized trials, in multiples of the real ones

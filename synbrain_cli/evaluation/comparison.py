@@ -1,4 +1,4 @@
-"""`synbrain evaluate --compare`: several models of one person on the same test images.
+"""`synbrain compare`: several models of one person on the same test images.
 
 What an hour of a person's data is worth, by each way of using it: the linear encoder fitted to the
 hour alone, adapted models, the model of all their data, and the ceiling. All rows are scored on the
@@ -19,32 +19,25 @@ import pandas as pd
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
+from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.calibration import scored_regions
+from synbrain_cli.evaluation.settings import MIN_DRAWS, N_DRAWS
+from synbrain_cli.evaluation.test_set import RELIABLE, UNITS, derangement, scored_regions
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.results.record import _finite as finite
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import (
     average_repeats,
-    bootstrap_ci,
-    correlation_ceiling,
     squared_errors_of_images,
     voxelwise_correlation,
-    weighted_correlation,
-    weighted_mean,
 )
-from synbrain_cli.metrics.draws import pit
+from synbrain_cli.metrics.bootstrap import bootstrap_ci, weighted_correlation, weighted_mean
+from synbrain_cli.metrics.calibration import pit
+from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.model.readout import Readout
-from synbrain_cli.pipeline.evaluate import (
-    MIN_DRAWS,
-    N_DRAWS,
-    RELIABLE,
-    STANDARDIZED,
-    check_match,
-    derangement,
-    finite,
-)
 from synbrain_cli.progress import Progress
 
 LEVEL = 0.9  # of the intervals whose coverage is compared
@@ -224,8 +217,8 @@ def compare(
             "n_reliable_voxels": int(reliable.sum()),
             "n_draws": n_draws,
             "units": {
-                "correlations, skill": f"{STANDARDIZED[kind]}, repeat averages",
-                "coverage_90": f"{STANDARDIZED[kind]}, single trials",
+                "correlations, skill": f"{UNITS[kind]}, repeat averages",
+                "coverage_90": f"{UNITS[kind]}, single trials",
             },
             "rows": entries,
             "roi": {
@@ -281,7 +274,7 @@ def _check_together(brains: list[Brain], subject: PreparedSubject, store: TokenS
                 "give each once, or copy one under another name"
             )
         names.add(brain.name)
-        prepared, trained = subject.description["Standardization"], brain.config.standardization
+        prepared, trained = subject.description.standardization, brain.config.standardization
         if trained != prepared:
             raise InputError(
                 f"{brain.name} was trained on betas with the standardization {trained}, but "

@@ -1,4 +1,4 @@
-"""`synbrain evaluate --scaling`: how scores grow with hours of scanning, and with source people.
+"""`synbrain learning-curve`: how scores grow with hours of scanning, and with source people.
 
 Every point is a model fitted to the first hours of a person, in memory, and scored on that person's
 test images. Strategies are those that are closed-form given what other people's data taught, so
@@ -18,19 +18,17 @@ import pandas as pd
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.prediction import SourcePredictions
 from synbrain_cli.errors import InputError
+from synbrain_cli.evaluation.test_set import RELIABLE
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import (
-    average_repeats,
-    correlation_ceiling,
-    voxelwise_correlation,
-    weighted_correlation,
-)
+from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
+from synbrain_cli.metrics.bootstrap import weighted_correlation
 from synbrain_cli.metrics.learning_curve import LearningCurveFit, fit_learning_curve
+from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.transfer import Evidence, fit_adapter
-from synbrain_cli.pipeline.evaluate import RELIABLE
 from synbrain_cli.pipeline.train import load_examples
 from synbrain_cli.progress import Progress
 from synbrain_cli.training.shared_core import train_core

@@ -11,16 +11,17 @@ import json
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from synbrain_cli.brain.prediction import predict_deep
-from synbrain_cli.config import PRESETS, EncoderIdentity, LossConfig, Speed, StageConfig
+from synbrain_cli.config import PRESETS, LossConfig, Speed, StageConfig
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import (
@@ -49,8 +50,9 @@ from synbrain_cli.io.files import (
     versions,
     write_json,
 )
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.prepared import PreparedSubject, Trials
 from synbrain_cli.io.records import convert_record
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import VOXEL_SPACE_FILES
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats
@@ -198,8 +200,8 @@ def train(
         "seed": seed,
         "precision": speed.precision if model == "full" else None,
         "data": sha256(subject.folder / "dataset_description.json"),
-        "encoder": store.identity,
-        "stages": [asdict(chosen.vae_stage), asdict(chosen.mapper_stage), asdict(chosen.loss)]
+        "encoder": msgspec.to_builtins(store.identity),
+        "stages": [part.to_dict() for part in (chosen.vae_stage, chosen.mapper_stage, chosen.loss)]
         if model == "full"
         else [],
     }
@@ -276,7 +278,7 @@ def load_examples(
     train_trials = subject.select("train", within)
     val_trials = subject.select("val", within)
     scale = ResponseScale(*subject.standardization(subject.sessions))
-    if within is not None or subject.description["Standardization"] == "none":
+    if within is not None or subject.description.standardization == "none":
         train_trials = replace(train_trials, betas=subject.recorded(train_trials))
         val_trials = replace(val_trials, betas=subject.recorded(val_trials))
         sd = train_trials.betas.std(0, dtype=np.float64)
@@ -446,13 +448,13 @@ class TrainingRun:
         if record.exists() and not overwrite:
             if not resume:
                 raise InputError(
-                    f"{self.partial} holds an interrupted run: pass --resume to go on with "
-                    "it, or --overwrite to start again"
+                    f"{self.partial} holds an interrupted run: pass resume=True to go on "
+                    "with it, or --overwrite to start again"
                 )
             if read_json(record) != self.settings:
                 raise InputError(
                     f"{self.partial}: the interrupted run had other settings or data: "
-                    "repeat its options with --resume, or pass --overwrite to start again"
+                    "repeat its options to go on, or pass --overwrite to start again"
                 )
             return
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -612,13 +614,13 @@ class TrainingRun:
                 subject=subject.subject,
                 dataset=subject.dataset,
                 simulated=subject.simulated,
-                space=subject.description["Space"],
+                space=subject.description.space,
                 unit="standard deviations; response_mean and response_sd return it to the "
                 "recorded unit",
-                recorded_unit=subject.description["UnitBeforeStandardization"],
-                standardization=subject.description["Standardization"],
+                recorded_unit=subject.description.unit_before_standardization,
+                standardization=subject.description.standardization,
                 voxel_order=self.settings.get("voxel_order"),
-                encoder=EncoderIdentity(**store.identity),
+                encoder=store.identity,
                 vae=networks[0].config if networks else None,
                 mapper=networks[1].config if networks else None,
                 transfer=transfer.config if transfer else None,
@@ -750,7 +752,7 @@ def describe_readout(
             unexplained_signal=median(readout.signal.variance),
             noise=median(readout.noise.variance),
         ),
-        signal_dependence=median(readout.growth),
+        signal_dependence=median(readout.signal_dependence),
         stack={name: median(weight) for name, weight in stack.items()},
     )
 
@@ -785,8 +787,8 @@ def model_card(
 {simulated}Responses of subject {subject.subject} of {subject.dataset}: \
 {record.n_trials.train:,} training trials of {record.n_images.train:,} images, \
 sessions {record.sessions[0]} to {record.sessions[-1]}, {subject.n_voxels:,} voxels \
-({subject.description["Space"]}).
-Image encoder: {store.identity["spec"]}.
+({subject.description.space}).
+Image encoder: {store.identity.spec}.
 
 Share of the variance of validation images' average responses that is predicted (it chose
 the weights, and is no test score; test scores are made by `synbrain evaluate --model {name}`):

@@ -19,7 +19,6 @@ from synbrain_cli.evaluation.augmentation import (
     SCORES,
     AugmentedRidge,
     Choice,
-    FeatureSpace,
     _pooled,
     _rows,
     _Source,
@@ -32,6 +31,7 @@ from synbrain_cli.evaluation.augmentation import (
     synthesize,
     training_trials,
 )
+from synbrain_cli.evaluation.retrieval import FeatureSpace
 from synbrain_cli.io.prepared import PreparedSubject
 
 FEW = {"amounts": (0.5, 1), "n_boot": 50, "progress": QUIET}

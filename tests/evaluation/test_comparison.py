@@ -26,13 +26,9 @@ from synbrain_cli.evaluation.comparison import (
     comparison_text,
 )
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import (
-    average_repeats,
-    correlation_ceiling,
-    pooled_skill,
-    voxelwise_correlation,
-)
-from synbrain_cli.metrics.draws import coverage, pit
+from synbrain_cli.metrics.accuracy import average_repeats, pooled_skill, voxelwise_correlation
+from synbrain_cli.metrics.calibration import coverage, pit
+from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.pipeline.adapt import adapt
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.prepare import prepare_table

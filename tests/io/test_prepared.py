@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.prepared import PreparedSubject, PreparedWriter, TokenStore
+from synbrain_cli.io.prepared import Origin, PreparedSubject
+from synbrain_cli.io.prepared_writer import PreparedWriter
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.pipeline.train import load_examples
 
 N_VOXELS = 12
@@ -60,8 +62,16 @@ def subject(request, recorded, tmp_path_factory):
     writer = PreparedWriter(folder, {}, trials, N_VOXELS, request.param)
     for session in (2, 3, 7):
         writer.write_session(session, recorded[session == SESSIONS])
-    description = {"Name": "one", "Simulated": True, "UnitBeforeStandardization": "au"}
-    writer.finish(pd.DataFrame(index=range(N_VOXELS)), None, {}, {**description, "Space": "x"})
+    origin = Origin(
+        name="one",
+        simulated=True,
+        space="x",
+        unit_before_standardization="au",
+        options={},
+        sources={},
+        noise_ceiling_snr={},
+    )
+    writer.finish(pd.DataFrame(index=range(N_VOXELS)), None, {}, origin)
     return PreparedSubject(folder)
 
 
@@ -211,7 +221,7 @@ def test_nothing_outside_the_hours_nor_of_the_test_counts(subject, store, tmp_pa
     betas = np.load(folder / "betas.npy")
     betas[~used] = np.nan
     np.save(folder / "betas.npy", betas)
-    if subject.description["Standardization"] == "session":
+    if subject.description.standardization == "session":
         file = dict(np.load(folder / "standardization.npz"))
         later = ~np.isin(file["sessions"], SESSIONS[within])
         assert later.any()
@@ -227,3 +237,30 @@ def test_nothing_outside_the_hours_nor_of_the_test_counts(subject, store, tmp_pa
         assert vars(one).keys() == vars(other).keys()
         for name, array in vars(one).items():
             np.testing.assert_array_equal(vars(other)[name], array, err_msg=name)
+
+
+# ------------------------------------------------------------------------------ records
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"Simulated": None}, "expected the field `Simulated`, found none"),
+        ({"Simulated": "yes"}, r"expected `bool`, found `str` at `\$.Simulated`"),
+        ({"VoxelsLeftOut": 1.5}, r"expected `int`, found `float` at `\$.VoxelsLeftOut`"),
+        ({"Standardisation": "train"}, "found `Standardisation`"),
+    ],
+)
+def test_a_description_of_another_form_is_refused(subject, tmp_path, change, message):
+    """A field set to None is left out."""
+    content = json.loads((subject.folder / "dataset_description.json").read_text()) | change
+    content = {key: value for key, value in content.items() if value is not None}
+    (tmp_path / "dataset_description.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"dataset_description\.json: .*{message}"):
+        _ = PreparedSubject(tmp_path).description
+
+
+def test_tokens_of_an_unknown_encoder_are_refused(tmp_path):
+    (tmp_path / "encoder.json").write_text('{"spec": "gabor"}')
+    with pytest.raises(InputError, match=r"encoder\.json: expected the field `identity`"):
+        _ = TokenStore(tmp_path).identity
