@@ -25,7 +25,7 @@ from synbrain_cli.metrics.calibration import coverage, crps, energy_score, pit
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.readout import Readout, fit_readout
-from synbrain_cli.pipeline.train import load_examples
+from synbrain_cli.training.examples import load_examples
 
 DESIGNS = {
     name: dict(zip(("low_rank", "signal_dependence", "curve"), parts, strict=True))
@@ -84,12 +84,9 @@ def main() -> None:
 
 def fit_designs(brain: Brain, subject, store, seed: int) -> dict[str, Readout]:
     """Every design, on leave-one-out predictions of training and validation images."""
-    _, _, train_set, val_set = load_examples(subject, store)
-    tokens = train_set.tokens + val_set.tokens
-    averages = np.concatenate([train_set.averages, val_set.averages])
-    trials = np.concatenate([train_set.betas, val_set.betas])
-    index = np.concatenate([train_set.image_index, val_set.image_index + len(train_set.tokens)])
-    _, left_out = fit_linear(tokens, averages, np.random.default_rng(seed))
+    examples = load_examples(subject, store)
+    trials, index = examples.trials
+    _, left_out = fit_linear(examples.tokens, examples.averages, np.random.default_rng(seed))
     ours = brain.distribution.readout.signal.variance
     found = {}
     for name, design in DESIGNS.items():

@@ -28,8 +28,8 @@ from synbrain_cli.model.fit import Stage, fit
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.step import MapperStep
 from synbrain_cli.model.tokens import StandardTokens
-from synbrain_cli.pipeline.train import Examples, load_examples
 from synbrain_cli.run import RunContext
+from synbrain_cli.training.examples import Examples, load_examples
 
 CPU = torch.device("cpu")
 
@@ -44,10 +44,11 @@ def main() -> None:
     arguments = parser.parse_args()
     workspace = Workspace(arguments.workspace)
     brain = load_model(workspace.find_model(arguments.model, None, print), "cpu")
-    preset = PRESETS[brain.config.training["settings"]["preset"]]
+    preset = PRESETS[brain.config.training.preset]
     subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
     store = workspace.find_tokens(subject.dataset, brain.config.encoder.spec, print)
-    scaler, _, train_set, val_set = load_examples(subject, store)
+    examples = load_examples(subject, store)
+    scaler, train_set, val_set = examples.scaler, examples.train, examples.val
     test = subject.select("test")
     recorded = average_repeats(brain.standardize(test.betas), test.image_index)[0]
     tokens = StandardTokens(store.tokens, store.rows_of(test.images), scaler)

@@ -29,8 +29,9 @@ from synbrain_cli.metrics.learning_curve import LearningCurveFit, fit_learning_c
 from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.transfer import Evidence, fit_adapter
-from synbrain_cli.pipeline.train import load_examples
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
+from synbrain_cli.training.examples import load_examples
 from synbrain_cli.training.shared_core import train_core
 
 HOURS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # those that a person has are taken
@@ -241,7 +242,8 @@ class _Evidence:
         if strategy != "shared-core":
             raise InputError(f"--strategy {strategy}: expected one of {', '.join(STRATEGIES)}")
         known = [(subject, store) for _, subject, store in chosen]
-        core = train_core(self.workspace, known, seed=self.seed, progress=self.progress)
+        run = RunContext(self.seed, progress=self.progress)
+        core = train_core(self.workspace, known, run)
         return core.evidence(person.subject)
 
 
@@ -263,13 +265,12 @@ def _predictions(
 ) -> dict[str, np.ndarray]:
     """Test images' responses by models of the first hours, by name: (n_images, n_voxels)."""
     within = person.subject.first_hours(hours)
-    scaler, _, train_set, val_set = load_examples(person.subject, person.store, within)
-    tokens = train_set.tokens + val_set.tokens
-    averages = np.concatenate([train_set.averages, val_set.averages])
+    examples = load_examples(person.subject, person.store, within)
+    tokens, averages = examples.tokens, examples.averages
     predicted = {}
     if linear:
         encoder, _ = fit_linear(tokens, averages, np.random.default_rng(seed))
-        predicted[LINEAR] = encoder.predict(scaler(judge.tokens))
+        predicted[LINEAR] = encoder.predict(examples.scaler(judge.tokens))
     raw_tokens = tokens.raw()
     for name, one in known.items():
         generator = np.random.default_rng([seed, 5])
@@ -399,9 +400,9 @@ def _draw(
     target: float | None,
 ) -> None:
     from synbrain_cli.plotting.figure import save_figure
-    from synbrain_cli.plotting.learning_curve import plot_learning_curve
+    from synbrain_cli.plotting.learning_curve import Curve, Levels, plot_learning_curve
 
-    references = {"full data": float(np.nanmean(full))} if np.isfinite(full).any() else None
+    references = {"full data": float(np.nanmean(full))} if np.isfinite(full).any() else {}
     panels = {"hours": (by_hours, amounts)}
     if len(counts) > 1:
         panels["sources"] = (by_sources, counts)
@@ -409,20 +410,13 @@ def _draw(
         law = {entry["strategy"]: fit for entry, fit in fits if entry["over"] == over}
         figure = plot_learning_curve(
             {
-                name: {
-                    "amounts": np.asarray(amount, float),
-                    "scores": curve.scores,
-                    "ci": curve.interval(),
-                    "fit": law[name],
-                    "subjects": labels,
-                }
+                name: Curve(amount, curve.scores, curve.interval(), law[name], labels)
                 for name, curve in curves.items()
             },
             unit="hours" if over == "hours" else "source people",
             ylabel="voxelwise correlation / its ceiling",
-            references=references,
+            levels=Levels(None, references, target if over == "hours" else None),
             simulated=metrics["simulated"],
-            target=target if over == "hours" else None,
         )
         save_figure(figure, folder / f"{over}.png")
 

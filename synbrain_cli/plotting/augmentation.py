@@ -1,4 +1,4 @@
-"""What synthesized trials add to a decoder: one figure of two panels."""
+"""Scores of decoders trained with synthesized trials as well: one figure of two panels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Condition → label, colour. Okabe & Ito's colours can be told apart by all.
+# Condition → label, colour (of the palette of Okabe & Ito 2008)
 _SHOWN = {
     "draws": ("draws", "#0072B2"),
     "mean": ("predicted means", "#E69F00"),
@@ -19,20 +19,20 @@ _STEP = 0.05  # between curves, so that their bars lie beside each other
 
 
 def plot_augmentation(metrics: dict[str, Any]) -> Figure:
-    """Draw scores on test trials over the amount of synthesized trials.
+    """Plot scores on test trials over the amount of synthesized trials.
 
-    Bars are 95 % intervals of the difference to real trials alone, whose level the thin lines
-    show; a ring is the amount that validation images choose.
+    Bars are 95 % intervals of the difference to real trials alone, whose score the thin lines
+    show. A ring marks the amount that validation images choose.
 
     Parameters
     ----------
     metrics : dict
-        ``augment.json`` of `synbrain evaluate --augment`.
+        ``augment.json`` of `synbrain augment`.
 
     Returns
     -------
     Figure
-        Says so where the subject is simulated.
+        Its title contains "(simulated)" where the subject is simulated.
     """
     figure = Figure(figsize=(9.5, 5.2), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -61,7 +61,7 @@ def plot_augmentation(metrics: dict[str, Any]) -> Figure:
 
 def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
     amounts = metrics["amounts"]
-    place = np.arange(len(amounts))
+    position = np.arange(len(amounts))
     shift = -2.5 * _STEP
     for kind, (kind_label, line) in _KINDS.items():
         for condition, (label, colour) in _SHOWN.items():
@@ -69,7 +69,7 @@ def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
             value = np.array([f["value"] for f in found])
             low, high = value[0] + np.array([f["gain_ci"] for f in found]).T
             axes.errorbar(
-                place + shift,
+                position + shift,
                 value,
                 # The limits of an interval that hardly has a width may both lie beside the value.
                 [np.maximum(value - low, 0), np.maximum(high - value, 0)],
@@ -82,7 +82,7 @@ def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
             )
             chosen = amounts.index(metrics["chosen"][condition]["amount"])
             axes.plot(
-                place[chosen] + shift,
+                position[chosen] + shift,
                 value[chosen],
                 "o",
                 markersize=9,
@@ -96,7 +96,7 @@ def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
         xlabel="synthesized trials / real trials",
         ylabel="share identified",
         title=title,
-        xticks=place,
+        xticks=position,
         xticklabels=[f"{amount:g}" for amount in amounts],
     )
     axes.spines[["top", "right"]].set_visible(False)
@@ -104,7 +104,7 @@ def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
 
 
 def _chance(axes: Axes, chance: float) -> None:
-    """A line, or a word at the edge where the line would press all curves into one."""
+    """Plot chance as a line; as a word at the edge where a line would flatten the curves."""
     low, high = axes.get_ylim()
     near = low - chance < 1.5 * (high - low)
     if near:

@@ -1,4 +1,4 @@
-"""Several models of one person side by side: one figure."""
+"""Scores of several models of one subject, one row each: one figure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from synbrain_cli.plotting.figure import COLOURS
+from synbrain_cli.plotting.colours import PREDICTOR_COLOURS
 
 # Kind of row → colour, marker
 _SHOWN = {
-    "mean_pattern": (COLOURS["mean_pattern"], "D"),
-    "shuffled": (COLOURS["shuffled"], "X"),
-    "linear": (COLOURS["linear"], "s"),
-    "model": (COLOURS["model"], "o"),
+    "mean_pattern": (PREDICTOR_COLOURS["mean_pattern"], "D"),
+    "shuffled": (PREDICTOR_COLOURS["shuffled"], "X"),
+    "linear": (PREDICTOR_COLOURS["linear"], "s"),
+    "model": (PREDICTOR_COLOURS["model"], "o"),
 }
 _LABELS = {
     "noise_normalised_correlation": "correlation / noise ceiling (median over {n} reliable voxels)",
@@ -24,25 +24,26 @@ _LABELS = {
 
 
 def plot_comparison(metrics: dict[str, Any]) -> Figure:
-    """Draw the score of each model with its interval.
+    """Plot the score of each model with its interval.
 
     Parameters
     ----------
     metrics : dict
-        ``comparison.json`` of `synbrain evaluate --compare`.
+        ``comparison.json`` of `synbrain compare`.
 
     Returns
     -------
     Figure
-        A row a predictor in the order of the file; the noise ceiling is a line, where it is known,
-        as is the reference (dashed). Says so where the subject is simulated.
+        One row per predictor in the order of the file. The noise ceiling is a line where it is
+        known, as is the reference (dashed). The title contains "(simulated)" where the subject is
+        simulated.
     """
     by = metrics["compared_by"]
     rows = [row for row in metrics["rows"] if row["kind"] in _SHOWN and row[by] is not None]
     figure = Figure(figsize=(9.5, 1.9 + 0.52 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    for place, row in enumerate(rows):
-        _row(axes, place, row["kind"], row[by])
+    for position, row in enumerate(rows):
+        _row(axes, position, row["kind"], row[by])
     names = axes.set_yticks(range(len(rows)), labels=[_name(row) for row in rows])
     for name in names:
         name.label1.set(parse_math=False, fontsize=8, linespacing=1.3)
@@ -71,18 +72,18 @@ def plot_comparison(metrics: dict[str, Any]) -> Figure:
     return figure
 
 
-def _row(axes: Axes, place: int, kind: str, score: dict[str, Any]) -> None:
+def _row(axes: Axes, position: int, kind: str, score: dict[str, Any]) -> None:
     colour, marker = _SHOWN[kind]
     value, limits = score["value"], score["ci"]
     if limits:
-        axes.plot(limits, [place, place], color=colour, linewidth=2.5, alpha=0.6)
-    axes.plot([value], [place], marker=marker, color=colour, markersize=8, linestyle="none")
+        axes.plot(limits, [position, position], color=colour, linewidth=2.5, alpha=0.6)
+    axes.plot([value], [position], marker=marker, color=colour, markersize=8, linestyle="none")
     text = f"{round(value, 3) + 0.0:.3f}"
     if limits:
         text += " [{:.3f}, {:.3f}]".format(*(round(x, 3) + 0.0 for x in limits))
     axes.annotate(
         text,
-        (1.01, place),
+        (1.01, position),
         xycoords=("axes fraction", "data"),
         va="center",
         fontsize=8,
@@ -91,7 +92,7 @@ def _row(axes: Axes, place: int, kind: str, score: dict[str, Any]) -> None:
 
 
 def _lines(axes: Axes, metrics: dict[str, Any], rows: list[dict[str, Any]]) -> list[Any]:
-    """The ceiling and the reference, for the legend."""
+    """Plot lines of the noise ceiling and the reference; return them for the legend."""
     by, lines = metrics["compared_by"], []
     if by == "noise_normalised_correlation":
         lines.append(axes.axvline(1, color="black", linewidth=1.2, label="noise ceiling"))

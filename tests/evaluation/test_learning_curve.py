@@ -16,8 +16,9 @@ from synbrain_cli.evaluation import learning_curve as module
 from synbrain_cli.evaluation.learning_curve import people_of, scaling
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import voxelwise_correlation
-from synbrain_cli.pipeline.adapt import adapt
-from synbrain_cli.pipeline.train import train
+from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
+from synbrain_cli.pipeline.train import TrainSettings, train
+from synbrain_cli.run import RunContext
 
 HOURS = (0.5, 1, 2)
 
@@ -34,11 +35,10 @@ def place(prepared, tmp_path_factory) -> Workspace:
         store = workspace.find_tokens("simulated", None, QUIET.info)
         for label in "12":
             person = workspace.find_subject(label, None, QUIET.info)
-            options = {"model": "linear", "name": f"sub-0{label}", "progress": QUIET}
-            train(workspace, person, store, device="cpu", **options)
-        source = workspace.weights / "sub-01"
-        options = {"strategy": "source-map", "device": "cpu", "progress": QUIET}
-        adapt(workspace, source, person, store, hours=2, **options)
+            settings, run = TrainSettings(model="linear"), RunContext(progress=QUIET)
+            train(workspace, person, store, settings, run, name=f"sub-0{label}")
+        settings = AdaptSettings([workspace.weights / "sub-01"], hours=2, strategy="source-map")
+        adapt(workspace, person, store, settings, run)
         yield workspace
 
 
