@@ -74,24 +74,18 @@ def evaluate(
     Example: synbrain evaluate --subject 1
     """
     from synbrain_cli.brain import load_model
+    from synbrain_cli.evaluation.settings import EvaluateSettings
     from synbrain_cli.pipeline.evaluate import evaluate as run
     from synbrain_cli.pipeline.report import report as write_report
+    from synbrain_cli.run import RunContext
 
     workspace, progress = open_workspace(folder, quiet)
     brain = load_model(workspace.find_model(model, subject, progress.info), device)
     data, store = _test_data(workspace, brain, progress)
-    with interruptible(resumes=False):
-        result = run(
-            workspace,
-            brain,
-            data,
-            store,
-            output=output,
-            n_draws=draws,
-            latent=latent,
-            seed=seed,
-            progress=progress,
-        )
+    settings = EvaluateSettings(n_draws=draws, latent=latent)
+    with interruptible():
+        context = RunContext(seed=seed, progress=progress)
+        result = run(workspace, brain, data, store, settings, output, context)
     if paper:
         _print_paper(result)
     else:
@@ -140,20 +134,24 @@ _BY_REGION = ("voxelwise_correlation", "coverage_90")
 def print_evaluation(result: EvaluateResult, rois: bool) -> None:
     """Print scores of responses, retrieval, and scores of draws, each beside its baselines."""
     _print_scores(result.table(), rois, _RESPONSES)
-    found = result.metrics["retrieval"]
-    decoders = [name for name in ("brainvae", "linear_decoder") if name in found]
+    found = result.metrics.retrieval
+    decoders = {name: found.get(name) for name in ("brainvae", "linear_decoder")}
     columns = ("raw", "syn", "draw", "mean_pattern", "shuffled")
-    print(f"\nTop-1 retrieval among {found['n_candidates']} images (chance {found['chance']:.3f})")
+    print(f"\nTop-1 retrieval among {found.n_candidates} images (chance {found.chance:.3f})")
     rows: list[tuple[str, ...]] = [
         ("decoder", "recorded", "predicted", "drawn", "mean pat.", "shuffled")
     ]
-    rows += [(name, *(cell(found[name][k]) for k in columns)) for name in decoders]
+    rows += [
+        (name, *(cell(scores.get(k)) for k in columns))
+        for name, scores in decoders.items()
+        if scores is not None
+    ]
     print_columns(rows, n_left=1)
     print("\nDraws against held-out trials (N: independent normal noise of constant variance)")
     _print_scores(result.draws_table(), rois, _DISTRIBUTIONS)
-    shape = result.metrics["draws"]["pit_histogram"]["model"]
+    shape = [height or 0.0 for height in result.metrics.draws.pit_histogram["model"]]
     print(f"\nRanks of held-out trials among draws (flat: calibrated)  {bars(shape)}")
-    print_notes(result.metrics["notes"])
+    print_notes(result.metrics.notes)
 
 
 def _print_scores(table: pd.DataFrame, rois: bool, columns: dict[str, str]) -> None:
@@ -187,11 +185,11 @@ def _print_paper(result: EvaluateResult) -> None:
     scale = (
         "MSE in (betas / 2000)²"
         if table["MSE"].notna().any()
-        else (f"MSE has no published scale in {result.metrics['recorded_unit']}")
+        else (f"MSE has no published scale in {result.metrics.recorded_unit}")
     )
     print(
         f"\n{scale}; r and cos across voxels of single trials; Raw and Syn: top-1 % "
-        f"among {result.metrics['retrieval']['n_candidates']} images by BrainVAE's latent. Incep, "
+        f"among {result.metrics.retrieval.n_candidates} images by BrainVAE's latent. Incep, "
         "CLIP, Eff and SwAV need images decoded by MindEye2 and are not computed. A constant "
         "scores the mean pattern's row: judge by `synbrain evaluate` without --paper."
     )

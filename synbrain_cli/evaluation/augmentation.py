@@ -27,6 +27,7 @@ from synbrain_cli.brain.images import token_digest
 from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, FeatureSpace, rounds
+from synbrain_cli.evaluation.test_set import derangement
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
 from synbrain_cli.io.prepared import PreparedSubject, Trials
 from synbrain_cli.io.token_store import TokenStore
@@ -36,7 +37,6 @@ from synbrain_cli.metrics.bootstrap import bootstrap_ci, weighted_mean
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
 from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_tokens
 from synbrain_cli.model.transfer import Adapter, fit_adapter
-from synbrain_cli.pipeline.evaluate import derangement
 from synbrain_cli.progress import Progress
 
 AMOUNTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # synthesized trials, in multiples of the real ones

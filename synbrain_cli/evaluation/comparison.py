@@ -21,9 +21,11 @@ from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
 from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.calibration import scored_regions
+from synbrain_cli.evaluation.settings import MIN_DRAWS, N_DRAWS
+from synbrain_cli.evaluation.test_set import RELIABLE, UNITS, derangement, scored_regions
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
 from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.results.record import _finite as finite
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workspace import Workspace
@@ -36,14 +38,6 @@ from synbrain_cli.metrics.bootstrap import bootstrap_ci, weighted_correlation, w
 from synbrain_cli.metrics.calibration import pit
 from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.model.readout import Readout
-from synbrain_cli.pipeline.evaluate import (
-    MIN_DRAWS,
-    N_DRAWS,
-    RELIABLE,
-    STANDARDIZED,
-    derangement,
-    finite,
-)
 from synbrain_cli.progress import Progress
 
 LEVEL = 0.9  # of the intervals whose coverage is compared
@@ -223,8 +217,8 @@ def compare(
             "n_reliable_voxels": int(reliable.sum()),
             "n_draws": n_draws,
             "units": {
-                "correlations, skill": f"{STANDARDIZED[kind]}, repeat averages",
-                "coverage_90": f"{STANDARDIZED[kind]}, single trials",
+                "correlations, skill": f"{UNITS[kind]}, repeat averages",
+                "coverage_90": f"{UNITS[kind]}, single trials",
             },
             "rows": entries,
             "roi": {

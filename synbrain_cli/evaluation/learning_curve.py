@@ -18,6 +18,7 @@ import pandas as pd
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.prediction import SourcePredictions
 from synbrain_cli.errors import InputError
+from synbrain_cli.evaluation.test_set import RELIABLE
 from synbrain_cli.io.files import atomic, sha256, versions, write_json
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
@@ -28,7 +29,6 @@ from synbrain_cli.metrics.learning_curve import LearningCurveFit, fit_learning_c
 from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.transfer import Evidence, fit_adapter
-from synbrain_cli.pipeline.evaluate import RELIABLE
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import load_examples

@@ -75,7 +75,8 @@ def demo(
     progress.info("4/5 evaluate")
     brain = load_model(model, "cpu")
     store = workspace.find_tokens("simulated", brain.config.encoder.spec, progress.info)
-    scores = evaluate(workspace, brain, prepared.subjects[0], store, seed=seed, progress=progress)
+    run = RunContext(seed=seed, progress=progress)
+    scores = evaluate(workspace, brain, prepared.subjects[0], store, run=run)
     progress.info("5/5 plot")
     flatmaps = plot.brain_maps(
         workspace, "flatmap", plot.Selection(responses=made.folder), progress=progress

@@ -17,6 +17,7 @@ from conftest import QUIET
 from synbrain_cli import load_model
 from synbrain_cli.config import StageConfig
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
+from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.bundle import find_bundles, load_arrays
 from synbrain_cli.io.files import read_json, sha256
 from synbrain_cli.io.prepared import PreparedSubject
@@ -295,11 +296,12 @@ def test_an_adapted_model_is_evaluated_with_its_transfer(models, workspace, pers
     brain = load_model(models["source-map"].folder, "cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("synbrain_cli.plotting.figure.save_figure", lambda figure, path: None)
-        options = {"n_draws": 20, "n_boot": 20, "latent": False, "progress": QUIET}
-        result = module.evaluate(workspace, brain, person, store, **options)
-    scores = result.metrics["overall"]["voxelwise_correlation"]
-    assert "deep" not in scores
-    assert scores["transfer"] > 0.1 > abs(scores["shuffled"])
+        few = EvaluateSettings(n_draws=20, latent=False, n_boot=20)
+        run = RunContext(progress=QUIET)
+        result = module.evaluate(workspace, brain, person, store, few, run=run)
+    scores = result.metrics.overall.voxelwise_correlation
+    assert scores.get("deep") is None
+    assert scores.transfer > 0.1 > abs(scores.shuffled)
 
 
 # ------------------------------------------------------------------------ several sources

@@ -13,6 +13,7 @@ from PIL import Image
 from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.files import read_json, write_json
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 from synbrain_cli.pipeline import plot
@@ -67,10 +68,8 @@ def recordings(trained, brain):
 @pytest.fixture(scope="module")
 def evaluated(trained, brain, subject, store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
-    result = evaluate(
-        trained, brain, subject, store, output=folder, n_draws=20, latent=False, n_boot=50,
-        progress=QUIET,
-    )  # fmt: skip
+    few = EvaluateSettings(n_draws=20, latent=False, n_boot=50)
+    result = evaluate(trained, brain, subject, store, few, output=folder, run=QUIET_RUN)
     return Evaluation.read(result.folder, brain)
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.errors import InputError
+from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.report import report
@@ -41,7 +42,8 @@ def workspace(prepared, trained, subject, store, tmp_path_factory):
     brain = load_model(root / "weights/sub-01", "cpu")
     run = RunContext(progress=QUIET)
     synthesize(workspace, brain.folder, root / "private folder", Drawing(5), run=run)
-    evaluate(workspace, brain, subject, store, n_draws=20, latent=False, n_boot=50, progress=QUIET)
+    few = EvaluateSettings(n_draws=20, latent=False, n_boot=50)
+    evaluate(workspace, brain, subject, store, few, run=run)
     return workspace
 
 

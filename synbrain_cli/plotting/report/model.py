@@ -135,9 +135,9 @@ def provenance_section(
             facts.append((f"image {image.name}", f"SHA-256 {image.sha256}"))
         commands.append(Command(_synthesize_command(brain.name, responses.settings)))
     if evaluation is not None:
-        seed = str(evaluation.metrics["provenance"]["seed"])
+        seed = str(evaluation.metrics.provenance.seed)
         facts.append(("seed of the evaluation", seed))
-        options = ["--draws", str(evaluation.metrics["n_draws"]), "--seed", seed]
+        options = ["--draws", str(evaluation.metrics.n_draws), "--seed", seed]
         commands.append(
             Command(shlex.join(["synbrain", "evaluate", "--model", brain.name, *options]))
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from synbrain_cli.brain import Brain
+from synbrain_cli.io.results.evaluation import ResponseScore
+from synbrain_cli.io.results.record import Result
 from synbrain_cli.plotting.accuracy import accuracy_figure
 from synbrain_cli.plotting.calibration import plot_calibration
 from synbrain_cli.plotting.maps import evaluation_map
@@ -96,8 +97,8 @@ def accuracy_section(brain: Brain, evaluation: Evaluation, pictures: MapPictures
     metrics = evaluation.metrics
     blocks: list[Block] = [
         _scores(
-            f"Scores on {metrics['n_test_images']:,} test images",
-            {label: metrics["overall"].get(score) for score, label in _SCORES.items()},
+            f"Scores on {metrics.n_test_images:,} test images",
+            {label: metrics.overall.get(score) for score, label in _SCORES.items()},
             "score",
         ),
         Picture(
@@ -113,14 +114,14 @@ def accuracy_section(brain: Brain, evaluation: Evaluation, pictures: MapPictures
             if evaluation.voxels[column].notna().any():
                 shown = evaluation_map(evaluation, what, brain)
                 blocks.append(pictures.picture(shown, caption, evaluation.vmax))
-    if metrics["roi"]:
+    if metrics.roi:
         regions = {
-            f"{name} ({scores['n_voxels']:,} voxels)": scores["voxelwise_correlation"]
-            for name, scores in metrics["roi"].items()
+            f"{name} ({scores.n_voxels:,} voxels)": scores.voxelwise_correlation
+            for name, scores in metrics.roi.items()
         }
         caption = "Correlation over images, median voxel, by region"
         blocks.append(_scores(caption, regions, "region"))
-    blocks += [Text(f"Note: {text}.") for text in metrics["notes"]]
+    blocks += [Text(f"Note: {text}.") for text in metrics.notes]
     return Section(
         _ACCURACY,
         "Beside every score are those of the baselines (the mean training pattern, which is the "
@@ -130,14 +131,14 @@ def accuracy_section(brain: Brain, evaluation: Evaluation, pictures: MapPictures
     )
 
 
-def _scores(caption: str, scores: Mapping[str, Any], what: str) -> Table:
+def _scores(caption: str, scores: Mapping[str, ResponseScore | None], what: str) -> Table:
     rows = []
     for label, values in scores.items():
         if values is not None:
-            low, high = values.get("ci") or (None, None)
+            low, high = values.ci
             interval = "" if low is None else f" ({_number(low)} to {_number(high)})"
             baselines = (_number(values.get(name)) for name in _BASELINES)
-            rows.append([label, _number(values["model"]) + interval, *baselines])
+            rows.append([label, _number(values.model) + interval, *baselines])
     return Table(
         caption,
         [what, "model (95 % CI)", "linear encoder", "mean pattern", "shuffled images", "ceiling"],
@@ -155,11 +156,11 @@ def calibration_section(evaluation: Evaluation) -> Section:
             _number(_reference(score, values)),
         ]
         for score, label in _DRAWS.items()
-        if (values := metrics["draws"].get(score)) is not None
+        if (values := metrics.draws.get(score)) is not None
     ]
     return Section(
         "Calibration of draws",
-        f"{metrics['n_draws']} draws of each test image against its held-out single trials.",
+        f"{metrics.n_draws} draws of each test image against its held-out single trials.",
         [
             Picture(
                 figure_png(plot_calibration(metrics, evaluation.voxels)),
@@ -185,12 +186,12 @@ def calibration_section(evaluation: Evaluation) -> Section:
     )  # fmt: skip
 
 
-def _reference(score: str, values: Mapping[str, Any]) -> float | None:
+def _reference(score: str, values: Result) -> float | None:
     """What a score of draws should be: nominal coverage, noise ceiling, or recorded trials."""
-    best = values.get("nominal", values.get("ceiling", values.get("test_trials")))
-    if best is None and score.startswith("coverage"):
-        return int(score.removeprefix("coverage_")) / 100
-    return best
+    if score.startswith("coverage"):
+        return int(score.removeprefix("coverage_").removesuffix("_region_means")) / 100
+    names = ("nominal", "ceiling", "test_trials")
+    return next((best for name in names if (best := values.get(name)) is not None), None)
 
 
 def _number(value: float | None) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.files import read_json
+from synbrain_cli.io.results.evaluation import VOXELS, EvaluationRecord, read_evaluation
 from synbrain_cli.io.workspace import Workspace
 
 
@@ -22,14 +21,14 @@ class Evaluation:
     Attributes
     ----------
     folder : Path
-    metrics : dict
+    metrics : EvaluationRecord
         ``metrics.json``.
     voxels : DataFrame
         ``voxels.tsv``: scores of each voxel.
     """
 
     folder: Path
-    metrics: dict[str, Any]
+    metrics: EvaluationRecord
     voxels: pd.DataFrame
 
     @classmethod
@@ -43,17 +42,17 @@ class Evaluation:
         InputError
             When the model has been trained again since.
         """
-        if not (folder / "voxels.tsv").exists():
+        if not (folder / VOXELS).exists():
             raise MissingError(
                 f"{folder} does not exist: run `synbrain evaluate --model {brain.name}`"
             )
-        metrics = read_json(folder / "metrics.json")
-        if metrics["provenance"]["fingerprint"] != brain.config.fingerprint:
+        metrics = read_evaluation(folder)
+        if metrics.provenance.fingerprint != brain.config.fingerprint:
             raise InputError(
                 f"{folder} is of another training of {brain.name}: run "
                 f"`synbrain evaluate --model {brain.name}` again"
             )
-        return cls(folder, metrics, pd.read_csv(folder / "voxels.tsv", sep="\t"))
+        return cls(folder, metrics, pd.read_csv(folder / VOXELS, sep="\t"))
 
     @classmethod
     def of(cls, workspace: Workspace, brain: Brain) -> Evaluation:
