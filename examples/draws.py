@@ -50,7 +50,7 @@ def main() -> None:
     rois = {name: mask for name, mask in model.rois().items() if name in REGIONS}
 
     print(f"{'simulated ' if model.simulated else ''}subject {model.subject}, {N_DRAWS} draws")
-    print("mean over the region's voxels ± deviation over draws, percent signal change\n")
+    print("mean over the region's voxels ± SD over draws, percent signal change\n")
     print(f"{'':10}" + "".join(f"{name:>14}" for name in rois))
     for name, responses in zip(ImageSet.of(IMAGES).names, draws, strict=True):
         cells = []
@@ -65,7 +65,7 @@ def main() -> None:
     if not subject.folder.exists():
         return
     trials = subject.select("train")
-    recorded = trials.betas * model.response_sd  # the mean does not matter to a deviation
+    recorded = trials.betas * model.response_sd  # the mean does not matter to an SD
     cells = []
     for mask in rois.values():
         variance = within_image_variance(recorded[:, mask].mean(1), trials.image_index)

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import chromium
@@ -96,8 +97,9 @@ def reliable(model):
 
 
 def predictions(model):
-    every = {"mean": model.mean, "linear": model.predict_linear, "deep": model.predict_deep}
-    return {name: f for name, f in every.items() if name != "deep" or model.has_networks}
+    return {"mean": model.mean} | {
+        name: partial(model.predict, name) for name in model.predictors.names
+    }
 
 
 def test_the_mean_correlates_with_the_true_response(person, full):
@@ -110,7 +112,7 @@ def test_the_mean_correlates_with_the_true_response(person, full):
         f"sub-{model.subject}: true-response r " + ", ".join(f"{k} {v:.3f}" for k, v in r.items())
     )
     assert r["mean"] >= 0.6
-    if model.has_networks:
+    if model.config.has_networks:
         assert r["deep"] >= (0.4 if full else 0.3)
 
 
@@ -127,7 +129,7 @@ def test_noise_correlations_are_the_true_ones(person, demo):
     model, workspace = person[0], demo[0]
     with np.load(workspace.root / f"simulated/truth/subj{model.subject}.npz") as file:
         true = file["loadings"] @ file["loadings"].T + np.diag(file["private"] ** 2)
-    noise = model.readout.noise
+    noise = model.distribution.readout.noise
     ours = noise.loadings @ noise.loadings.T + np.diag(noise.private**2)
     pairs = np.triu_indices(len(true), 1)
     deviations = [np.sqrt(np.diag(c)) for c in (true, ours)]

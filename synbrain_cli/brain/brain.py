@@ -27,6 +27,8 @@ from synbrain_cli.model.readout import Readout
 from synbrain_cli.prefetch import prefetch
 from synbrain_cli.run import resolve_device
 
+STANDARD_UNIT = "standard deviations of a single trial"
+
 
 def load_model(path: Path | str, device: str = "auto") -> Brain:
     """Load a model bundle.
@@ -109,6 +111,10 @@ class Brain:
     def unit(self) -> str:
         """The unit of the data: what ``unit="recorded"`` is."""
         return self.config.recorded_unit
+
+    def unit_name(self, unit: str) -> str:
+        """Return what responses are measured in, with ``unit`` "recorded" or "z"."""
+        return self.unit if unit == "recorded" else STANDARD_UNIT
 
     @property
     def distribution(self) -> Distribution:

@@ -56,7 +56,7 @@ class Drawing:
             return
         if self.sampling != "latent":
             raise InputError(
-                f"a noise factor belongs to the sampling latent, found it with {self.sampling}"
+                f"expected the sampling latent with a noise factor, found {self.sampling}"
             )
         if not (np.isfinite(self.noise_factor) and self.noise_factor >= 0):
             raise InputError(f"expected a noise factor of 0 or more, found {self.noise_factor}")

@@ -28,6 +28,7 @@ from synbrain_cli.metrics.draws import (
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.progress import Progress
 
+N_DRAWS, MIN_DRAWS = 200, 20  # per image: by default, and at least
 N_BINS = 20
 N_RECORDINGS = 60  # imitations of the whole test recording: fewer would add noise of their own
 N_PAIRED = 500  # voxels whose noise correlations are compared: 125,000 pairs

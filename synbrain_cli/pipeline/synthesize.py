@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -17,33 +15,54 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.prediction import BATCH
-from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet
-from synbrain_cli.io.files import (
-    create_array,
-    locked,
-    read_json,
-    replace_folder,
-    sha256,
-    versions,
-    write_at,
-    write_json,
+from synbrain_cli.io.bids import bids_label, derivative_description
+from synbrain_cli.io.files import create_array, sha256, versions, write_at, write_json
+from synbrain_cli.io.records import read_record, write_record
+from synbrain_cli.io.responses import (
+    ResponseImage,
+    ResponseProgress,
+    ResponseSettings,
+    ResponseSidecar,
 )
 from synbrain_cli.io.surface import write_gifti
 from synbrain_cli.io.volume import save_image
 from synbrain_cli.io.voxel_space import Vertices, Volume
+from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.prefetch import prefetch
-from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
-BATCHES_A_ROUND = 2  # of images and a process: what an interruption may cost
-STANDARD_UNIT = "standard deviations of a single trial"
+FOLDER = FolderKind("responses", "--output")
+BATCHES_PER_ROUND = 2  # of images, in each process: what an interruption may cost
 DEFAULT_SPACES = ("fsaverage5",)
 MNI_NAME = "MNI152NLin6Asym"  # FSL's MNI152, as templates are named in BIDS
+PROGRESS = "images_done"  # record in the work folder's recovery
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where responses are written.
+
+    Attributes
+    ----------
+    folder : path, optional
+        Default ``outputs/<model>_<folder of images>``.
+    spaces : sequence of str, optional
+        Spaces to which mean and standard deviation are resampled, beside the subject's own:
+        fsaverage5, fsaverage6, fsaverage, fsnative (GIFTI), MNI (NIfTI). Default: fsaverage5 where
+        the subject has transforms to it.
+    overwrite : bool
+        Replace a finished output of other settings.
+    """
+
+    folder: Path | None = None
+    spaces: Sequence[str] | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,26 +87,15 @@ def synthesize(
     workspace: Workspace,
     model: Path,
     images: Any,
-    *,
-    n_draws: int = 1,
-    seed: int = 0,
-    sampling: str = "calibrated",
-    signal: str = "shared",
-    noise_factor: float | None = None,
-    unit: str = "recorded",
-    output: Path | None = None,
-    spaces: Sequence[str] | None = None,
-    device: str = "auto",
-    overwrite: bool = False,
-    progress: Progress | None = None,
-    processes: Processes = SINGLE_PROCESS,
+    drawing: Drawing | None = None,
+    output: Output | None = None,
+    run: RunContext | None = None,
 ) -> SynthesizeResult:
     """Draw responses to images and write them as arrays, volumes and surfaces.
 
-    Works image by image in constant memory, while threads read images ahead and write files
-    behind. Everything is written in a hidden folder beside ``output`` that takes its name at the
-    end; a stopped run goes on where it was when the same command is given again, with any number
-    of processes: what is written does not depend on it (`Brain.draw`).
+    Works image by image in constant memory, while threads prefetch images and write files. What is
+    written does not depend on the number of processes (`Brain.draw`), which may also change when a
+    stopped run continues.
 
     Parameters
     ----------
@@ -96,276 +104,261 @@ def synthesize(
         Bundle.
     images
         Folder or list of paths.
-    n_draws, seed, sampling, signal, noise_factor, unit
-        As in `synbrain_cli.brain.Brain.draw`.
-    output : path, optional
-        Default ``outputs/<model>_<folder of images>``.
-    spaces : sequence of str, optional
-        Spaces to bring mean and deviation to, beside the subject's own: fsaverage5, fsaverage6,
-        fsaverage, fsnative (GIFTI), MNI (NIfTI). Default: fsaverage5 where there is a way.
-    device : str
-    overwrite : bool
-        Replace a finished output of other settings.
-    progress : Progress, optional
-    processes : Processes
-        Processes that share the images out, and see one disk.
+    drawing : Drawing, optional
+    output : Output, optional
+    run : RunContext, optional
+        Of its settings, device, processes and progress count; the seed is that of the drawing.
 
     Raises
     ------
     SynbrainError
     """
-    progress = progress or Progress()
-    drawing = Drawing(n_draws, seed, sampling, signal, noise_factor, unit)
+    output, run = output or Output(), run or RunContext()
     pictures = ImageSet.of(images)
-    brain = load_model(model, device)
-    drawing = brain.settle(drawing)
-    spaces = _spaces(brain, spaces)
+    brain = Brain(Path(model), run.device)
+    drawing = brain.settle(drawing or Drawing())
+    spaces = _choose_spaces(brain, output.spaces)
+    settings = run.processes.on_main(lambda: _settings(brain, drawing, pictures, spaces))
     stem = Path(images).resolve().name if isinstance(images, (str, Path)) else "images"
-    folder = Path(output) if output else workspace.outputs / f"{brain.name}_{Path(stem).stem}"
-    prefix = f"sub-{brain.subject}"
-    settings = processes.on_main(
-        lambda: {
-            "model": brain.name,
-            "model_folder": str(Path(model).resolve()),
-            "model_fingerprint": brain.config.fingerprint,
-            **asdict(drawing),
-            "spaces": spaces,
-            "images": [
-                {"name": name, "source": str(Path(source).resolve()), "sha256": sha256(source)}
-                for name, source in zip(pictures.names, pictures.sources, strict=True)
-            ],
-        }
-    )
-    unfinished = folder.with_name(f".{folder.name}.partial")
-    array = unfinished / f"{prefix}_desc-draws_betas.npy"
-    shape = (len(pictures), n_draws, brain.n_voxels)
-
-    def begin() -> int | None:
-        """Images done before; None: all of them."""
-        if (folder / "settings.json").exists():
-            if read_json(folder / "settings.json") == settings and not overwrite:
-                progress.info(f"{folder}: already there, made with the same settings")
-                return None
-            if not overwrite:
-                raise InputError(
-                    f"{folder} holds responses made with other settings or images: pass "
-                    "--overwrite to replace them, or --output for another folder"
-                )
-        elif folder.exists() and any(folder.iterdir()):
-            raise InputError(
-                f"{folder} exists and was not written by synthesize: choose another --output"
-            )
-        done = _open_partial(unfinished, settings)
-        if not (array.exists() and done):
-            create_array(array, np.float32, shape)
-        return done
-
-    def finish() -> None:
-        _write_records(unfinished, prefix, brain, pictures, settings)
-        (unfinished / "progress.json").unlink(missing_ok=True)
-        replace_folder(unfinished, folder)
-
-    with processes.held(lambda: locked(folder, "responses")):
-        done = processes.on_main(begin)
-        if done is None:
-            return _result(folder, prefix)
-        _draw(brain, pictures, drawing, done, array, spaces, progress, processes)
-        processes.on_main(finish)
-    progress.info(f"wrote {folder}: {shape[0]} images × {n_draws} draws × {shape[2]:,} voxels")
-    return _result(folder, prefix)
+    folder = output.folder or workspace.outputs / f"{brain.name}_{Path(stem).stem}"
+    writer = ResponseWriter(brain, pictures, settings)
+    with work_folder(
+        folder,
+        FOLDER,
+        msgspec.to_builtins(settings),
+        overwrite=output.overwrite,
+        processes=run.processes,
+    ) as work:
+        if work.is_finished:
+            run.progress.info(f"{folder}: already there, made with the same settings")
+            return writer.result(folder)
+        n_done = run.processes.on_main(lambda: writer.create(work))
+        _draw(writer, drawing, n_done, work, run)
+        run.processes.on_main(lambda: _finish(writer, work))
+    shape = writer.shape
+    run.progress.info(f"wrote {folder}: {shape[0]} images × {shape[1]} draws × {shape[2]:,} voxels")
+    return writer.result(folder)
 
 
 def _draw(
-    brain: Brain,
-    pictures: ImageSet,
-    drawing: Drawing,
-    done: int,
-    array: Path,
-    spaces: list[str],
-    progress: Progress,
-    processes: Processes,
+    writer: ResponseWriter, drawing: Drawing, n_done: int, work: WorkFolder, run: RunContext
 ) -> None:
-    """Write the draws of all images from ``done`` on, each process those of its batches."""
-    batches = [range(i, min(i + BATCH, len(pictures))) for i in range(done, len(pictures), BATCH)]
-    rounds = list(processes.deal(batches, BATCHES_A_ROUND))
+    """Write the draws of all images from ``n_done`` on; each process those of its batches."""
+    brain, pictures, processes = writer.brain, writer.pictures, run.processes
+    starts = range(n_done, len(pictures), BATCH)
+    batches = [range(i, min(i + BATCH, len(pictures))) for i in starts]
+    rounds = list(processes.deal(batches, BATCHES_PER_ROUND))
     own = [row for _, part in rounds for batch in part for row in batch]
-    offset, record = np.load(array, mmap_mode="r").offset, array.with_name("progress.json")
-    image_bytes = 4 * drawing.n_draws * brain.n_voxels
+    array = work.partial / writer.array
+    offset = np.load(array, mmap_mode="r").offset
 
     def write(drawn: tuple[int, np.ndarray]) -> None:
         row, draws = drawn
-        if not np.isfinite(draws).all():
-            raise InputError(
-                f"{brain.folder}: its responses to {pictures.names[row]} are not finite: "
-                "the weights are damaged, or the noise factor is too large"
-            )
-        write_at(file.fileno(), draws, offset + row * image_bytes)
-        name, unit = pictures.names[row], drawing.unit
-        _write_maps(array.parent, f"sub-{brain.subject}", name, brain, draws, unit, spaces)
+        writer.check(row, draws)
+        write_at(file.fileno(), draws, offset + row * draws.nbytes)
+        writer.write_maps(work.partial, row, draws)
 
     with (
-        progress.bar("drawing", len(pictures), done) as bar,
+        run.progress.bar("drawing", len(pictures), n_done) as bar,
         array.open("r+b") as file,
         closing(brain.stream(pictures, drawing, own)) as drawn,
-        closing(
-            prefetch(write, zip(own, drawn, strict=True), _map_bytes(brain, drawing))
-        ) as written,
+        closing(prefetch(write, zip(own, drawn, strict=True), writer.map_bytes)) as written,
     ):
         for whole, part in rounds:
             for row, _ in zip(chain.from_iterable(part), written, strict=False):
                 bar.to(row + 1, len(pictures))
             os.fsync(file.fileno())
             processes.wait()
-            processes.on_main(partial(write_json, record, {"done": whole[-1].stop}))
+            done = ResponseProgress(whole[-1].stop)
+            processes.on_main(partial(write_record, work.recovery / f"{PROGRESS}.json", done))
 
 
-def _map_bytes(brain: Brain, drawing: Drawing) -> int:
-    """Memory that one image's draws take while they are written: twice on their grid."""
-    n_points = (
-        brain.voxel_space.geometry.inside.size
-        if isinstance(brain.voxel_space.geometry, Volume)
-        else brain.n_voxels
+def _finish(writer: ResponseWriter, work: WorkFolder) -> None:
+    writer.write_records(work.partial)
+    work.put_in_place()
+
+
+def _settings(
+    brain: Brain, drawing: Drawing, pictures: ImageSet, spaces: list[str]
+) -> ResponseSettings:
+    return ResponseSettings(
+        model=brain.name,
+        model_folder=str(brain.folder.resolve()),
+        model_fingerprint=brain.config.fingerprint,
+        **asdict(drawing),
+        spaces=spaces,
+        images=[
+            ResponseImage(name=name, source=str(Path(source).resolve()), sha256=sha256(source))
+            for name, source in zip(pictures.names, pictures.sources, strict=True)
+        ],
     )
-    return 2 * 4 * drawing.n_draws * n_points
 
 
-def _open_partial(partial: Path, settings: dict[str, Any]) -> int:
-    """Images that an interrupted run with these settings finished; else a clean folder."""
-    record, images_done = partial / "settings.json", partial / "progress.json"
-    if record.exists() and images_done.exists() and read_json(record) == settings:
-        for half_written in partial.glob(".*"):
-            half_written.unlink()
-        return read_json(images_done)["done"]
-    shutil.rmtree(partial, ignore_errors=True)
-    write_json(record, settings)
-    return 0
+def _choose_spaces(brain: Brain, asked: Sequence[str] | None) -> list[str]:
+    """Return the spaces asked for, checked, or those of the default that can be reached.
 
-
-def _spaces(brain: Brain, asked: Sequence[str] | None) -> list[str]:
-    """The spaces asked for, checked to be within reach; or those of the default that are."""
+    Raises
+    ------
+    InputError
+        The subject has no transforms to a space.
+    """
+    reached = brain.voxel_space.other_spaces
     if asked is None:
-        return [space for space in DEFAULT_SPACES if space in brain.voxel_space.other_spaces]
+        return [space for space in DEFAULT_SPACES if space in reached]
     for space in asked:
-        if space not in brain.voxel_space.other_spaces:
-            reach = (
-                ", ".join(brain.voxel_space.other_spaces)
-                or "none: it was prepared without transforms"
-            )
-            raise InputError(f"--space {space}: {brain.name} can be brought to {reach}")
+        if space not in reached:
+            listed = ", ".join(reached) or "none: it was prepared without transforms"
+            raise InputError(f"--space {space}: {brain.name} can be resampled to {listed}")
     return list(dict.fromkeys(asked))
 
 
-def unit_name(brain: Brain, unit: str) -> str:
-    """What one is, for sidecars and colour bars."""
-    return brain.unit if unit == "recorded" else STANDARD_UNIT
+@dataclass(frozen=True)
+class ResponseWriter:
+    """Writes the responses of one subject's model to a folder.
 
-
-def _write_maps(
-    folder: Path,
-    prefix: str,
-    name: str,
-    brain: Brain,
-    draws: np.ndarray,
-    unit: str,
-    spaces: list[str],
-) -> None:
-    """Draws, mean and deviation of one image in the subject's own space; the latter in others."""
-    base = f"{prefix}_stim-{bids_label(name)}"
-    maps = {"mean": draws.mean(0)}
-    if len(draws) > 1:
-        maps["std"] = draws.std(0, ddof=1)
-    meta = {"Unit": unit_name(brain, unit), "Simulated": str(brain.simulated)}
-
-    def write_surface(values: dict[str, np.ndarray], space: str, suffix: str) -> None:
-        for hemisphere, data in values.items():
-            file = f"{base}_hemi-{hemisphere[0].upper()}_space-{space}_{suffix}.func.gii"
-            write_gifti(folder / file, data, hemisphere, meta)
-
-    if isinstance(brain.voxel_space.geometry, Volume):
-        save_image(brain.to_nifti(draws), folder / f"{base}_desc-draws_betas.nii.gz")
-    elif isinstance(brain.voxel_space.geometry, Vertices):
-        write_surface(
-            brain.voxel_space.geometry.to_full(draws),
-            brain.voxel_space.geometry.space,
-            "desc-draws_betas",
-        )
-    for stat, values in maps.items():
-        if isinstance(brain.voxel_space.geometry, Volume):
-            save_image(brain.to_nifti(values), folder / f"{base}_stat-{stat}_statmap.nii.gz")
-        for space in spaces:
-            if space == "MNI":
-                file = f"{base}_space-{MNI_NAME}_stat-{stat}_statmap.nii.gz"
-                save_image(brain.to_mni(values), folder / file)
-            else:
-                surfaces = brain.to_surface(values, space)
-                write_surface(surfaces, space, f"stat-{stat}_statmap")
-
-
-def _write_records(
-    folder: Path, prefix: str, brain: Brain, pictures: ImageSet, settings: dict[str, Any]
-) -> None:
-    table = pd.DataFrame(
-        {
-            "index": range(len(pictures)),
-            "image": pictures.names,
-            "source": [image["source"] for image in settings["images"]],
-        }
-    )
-    if isinstance(brain.voxel_space.geometry, Volume):
-        table["nifti"] = [
-            f"{prefix}_stim-{bids_label(name)}_desc-draws_betas.nii.gz" for name in pictures.names
-        ]
-    table.to_csv(folder / "images.tsv", sep="\t", index=False)
-    sidecar = {
-        "Description": "Synthesized single-trial responses",
-        "Axes": ["image (rows of images.tsv)", "draw", "voxel (rows of the model's voxels.tsv)"],
-        "Unit": unit_name(brain, settings["unit"]),
-        "Simulated": brain.simulated,
-        "Subject": brain.subject,
-        "Dataset": brain.config.dataset,
-        "Space": brain.config.space,
-        "Encoder": msgspec.to_builtins(brain.config.encoder) | {"identity": brain.encoder.identity},
-        "Model": brain.name,
-        "ModelFingerprint": settings["model_fingerprint"],
-        "Sampling": settings["sampling"],
-        "Signal": settings["signal"] if settings["sampling"] == "calibrated" else None,
-        "NoiseFactor": _noise(settings) if settings["sampling"] == "latent" else None,
-        "NumberOfDraws": settings["n_draws"],
-        "Seed": settings["seed"],
-        "Versions": versions(),
-    }
-    write_json(folder / f"{prefix}_desc-draws_betas.json", sidecar)
-    write_json(
-        folder / "dataset_description.json",
-        {
-            "Name": f"Responses synthesized by {brain.name}",
-            "BIDSVersion": "1.9.0",
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "synbrain", "Version": versions()["synbrain"]}],
-            "Simulated": brain.simulated,
-        },
-    )
-
-
-def _noise(settings: dict[str, Any]) -> float | str:
-    given = settings["noise_factor"]
-    return given if given is not None else "posterior deviation, per latent dimension"
-
-
-def bids_label(name: str) -> str:
-    """BIDS labels are alphanumeric: drop the rest, with a reminder of what was dropped.
-
-    Two names that differ only in dropped characters get different labels.
+    Attributes
+    ----------
+    brain : Brain
+    pictures : ImageSet
+    settings : ResponseSettings
     """
-    label = "".join(c for c in name if c.isascii() and c.isalnum())
-    if label == name:
-        return label
-    return f"{label}{hashlib.sha256(name.encode()).hexdigest()[:4]}"
 
+    brain: Brain
+    pictures: ImageSet
+    settings: ResponseSettings
 
-def _result(folder: Path, prefix: str) -> SynthesizeResult:
-    return SynthesizeResult(
-        folder,
-        folder / f"{prefix}_desc-draws_betas.npy",
-        pd.read_csv(folder / "images.tsv", sep="\t"),
-    )
+    @property
+    def prefix(self) -> str:
+        """BIDS entity of the subject."""
+        return f"sub-{self.brain.subject}"
+
+    @property
+    def array(self) -> str:
+        """Name of the array of draws."""
+        return f"{self.prefix}_desc-draws_betas.npy"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Images, draws, voxels."""
+        return len(self.pictures), self.settings.n_draws, self.brain.n_voxels
+
+    @property
+    def map_bytes(self) -> int:
+        """Memory that the draws of one image take while they are written: twice on their grid."""
+        geometry = self.brain.voxel_space.geometry
+        n_points = geometry.inside.size if isinstance(geometry, Volume) else self.brain.n_voxels
+        return 2 * 4 * self.settings.n_draws * n_points
+
+    def create(self, work: WorkFolder) -> int:
+        """Create the array, or find it; return the number of images that are finished."""
+        array, record = work.partial / self.array, work.recovery / f"{PROGRESS}.json"
+        if array.exists() and record.exists():
+            return read_record(record, ResponseProgress).n_done
+        create_array(array, np.float32, self.shape)
+        return 0
+
+    def check(self, row: int, draws: np.ndarray) -> None:
+        """Refuse draws that are not finite.
+
+        Raises
+        ------
+        InputError
+        """
+        if not np.isfinite(draws).all():
+            raise InputError(
+                f"{self.brain.folder}: its responses to {self.pictures.names[row]} are not finite: "
+                "the weights are damaged, or the noise factor is too large"
+            )
+
+    def write_maps(self, folder: Path, row: int, draws: np.ndarray) -> None:
+        """Write draws, mean and SD in the subject's own space, and the latter two in others.
+
+        Parameters
+        ----------
+        folder : path
+        row : int
+            Of the image.
+        draws : float32 array of shape (n_draws, n_voxels)
+        """
+        brain, geometry = self.brain, self.brain.voxel_space.geometry
+        base = folder / f"{self.prefix}_stim-{bids_label(self.pictures.names[row])}"
+        if isinstance(geometry, Volume):
+            save_image(brain.to_nifti(draws), Path(f"{base}_desc-draws_betas.nii.gz"))
+        elif isinstance(geometry, Vertices):
+            self._write_surfaces(base, geometry.space, "desc-draws_betas", geometry.to_full(draws))
+        maps = {"mean": draws.mean(0)}
+        if len(draws) > 1:
+            maps["std"] = draws.std(0, ddof=1)
+        for stat, values in maps.items():
+            name = f"stat-{stat}_statmap"
+            if isinstance(geometry, Volume):
+                save_image(brain.to_nifti(values), Path(f"{base}_{name}.nii.gz"))
+            for space in self.settings.spaces:
+                if space == "MNI":
+                    save_image(brain.to_mni(values), Path(f"{base}_space-{MNI_NAME}_{name}.nii.gz"))
+                else:
+                    self._write_surfaces(base, space, name, brain.to_surface(values, space))
+
+    def _write_surfaces(
+        self, base: Path, space: str, name: str, values: dict[str, np.ndarray]
+    ) -> None:
+        meta = {
+            "Unit": self.brain.unit_name(self.settings.unit),
+            "Simulated": str(self.brain.simulated),
+        }
+        for hemisphere, data in values.items():
+            file = f"{base}_hemi-{hemisphere[0].upper()}_space-{space}_{name}.func.gii"
+            write_gifti(Path(file), data, hemisphere, meta)
+
+    def write_records(self, folder: Path) -> None:
+        """Write ``images.tsv``, the sidecar and ``dataset_description.json``."""
+        names = self.pictures.names
+        table = pd.DataFrame(
+            {
+                "index": range(len(names)),
+                "image": names,
+                "source": [image.source for image in self.settings.images],
+            }
+        )
+        if self.brain.voxel_space.is_volume:
+            table["nifti"] = [
+                f"{self.prefix}_stim-{bids_label(name)}_desc-draws_betas.nii.gz" for name in names
+            ]
+        table.to_csv(folder / "images.tsv", sep="\t", index=False)
+        write_record(folder / f"{self.prefix}_desc-draws_betas.json", self._sidecar())
+        write_json(
+            folder / "dataset_description.json",
+            derivative_description(
+                f"Responses synthesized by {self.brain.name}", self.brain.simulated
+            ),
+        )
+
+    def _sidecar(self) -> ResponseSidecar:
+        settings, config = self.settings, self.brain.config
+        encoder = msgspec.structs.replace(config.encoder, identity=self.brain.encoder.identity)
+        noise_factor: float | str | None = None
+        if settings.sampling == "latent":
+            noise_factor = settings.noise_factor
+            if noise_factor is None:
+                noise_factor = "posterior deviation, per latent dimension"
+        return ResponseSidecar(
+            unit=self.brain.unit_name(settings.unit),
+            simulated=config.simulated,
+            subject=config.subject,
+            dataset=config.dataset,
+            space=config.space,
+            encoder=encoder,
+            model=settings.model,
+            model_fingerprint=settings.model_fingerprint,
+            sampling=settings.sampling,
+            signal=settings.signal if settings.sampling == "calibrated" else None,
+            noise_factor=noise_factor,
+            number_of_draws=settings.n_draws,
+            seed=settings.seed,
+            versions=versions(),
+        )
+
+    def result(self, folder: Path) -> SynthesizeResult:
+        """Return what a finished folder holds."""
+        table = pd.read_csv(folder / "images.tsv", sep="\t")
+        return SynthesizeResult(folder, folder / self.array, table)

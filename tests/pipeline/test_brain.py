@@ -83,10 +83,11 @@ def test_no_noise_is_the_decoded_latent(model, pictures):
 
 
 def test_the_mean_is_the_stack_of_both_predictions(model, pictures):
-    linear, deep = (f(pictures[:3], "z") for f in (model.predict_linear, model.predict_deep))
-    stacked = model.stack[0] * linear + model.stack[1] * deep
+    linear, deep = (model.predict(name, pictures[:3], "z") for name in ("linear", "deep"))
+    stack = model.predictors.stack
+    stacked = stack[0] * linear + stack[1] * deep
     np.testing.assert_allclose(model.mean(pictures[:3], "z"), stacked, rtol=1e-5, atol=1e-6)
-    assert (model.stack >= 0).all()
+    assert (stack >= 0).all()
 
 
 def test_draws_of_an_image_share_their_unexplained_signal_or_not(model, pictures):
@@ -141,10 +142,10 @@ def test_units(model, pictures):
 def test_to_nifti_is_on_the_subjects_grid(model, trained):
     values = np.arange(2 * model.n_voxels, dtype=np.float32).reshape(2, -1)
     image = model.to_nifti(values)
-    mask = model.place.inside
+    mask = model.voxel_space.geometry.inside
     np.testing.assert_array_equal(np.asarray(image.dataobj)[mask].T, values)
     assert np.asarray(image.dataobj)[~mask].max() == 0
-    np.testing.assert_array_equal(image.affine, model.place.mask.affine)
+    np.testing.assert_array_equal(image.affine, model.voxel_space.geometry.mask.affine)
     assert image.header.get_data_dtype() == np.float32
     assert b"simulated" in bytes(image.header["descrip"])
     with pytest.raises(InputError, match="expected"):

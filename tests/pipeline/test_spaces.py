@@ -110,7 +110,7 @@ def test_a_subject_without_a_place(nowhere, pictures):
     assert not list(made.folder.rglob("*.gii"))
     assert "nifti" not in made.images
     assert '"Unit": "spikes"' in (made.folder / "sub-01_desc-draws_betas.json").read_text()
-    with pytest.raises(InputError, match="not of a volume"):
+    with pytest.raises(InputError, match="not those of a volume"):
         brain.to_nifti(draws[0])
     with pytest.raises(InputError, match="nothing says where its voxels are"):
         brain_maps(nowhere, "flatmap", responses=made.folder, progress=QUIET)
@@ -230,7 +230,7 @@ def test_training_on_a_part_of_the_mask(prepared, tmp_path, pictures):
     brain = load_model(workspace.weights / "sub-01", "cpu")
     whole = prepared.find_subject("1", None, QUIET.info)
     image = brain.to_nifti(brain.mean(pictures / "p00.png"))
-    assert image.shape[:3] == whole.place.inside.shape
+    assert image.shape[:3] == whole.voxel_space.geometry.inside.shape
     here = (np.asarray(image.dataobj) != 0).any(-1)
     assert 0 < here.sum() == brain.n_voxels < whole.n_voxels
-    assert (here <= whole.place.inside).all()
+    assert (here <= whole.voxel_space.geometry.inside).all()

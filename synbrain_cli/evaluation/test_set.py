@@ -1,0 +1,292 @@
+"""The test images and trials of a subject: loaded once, and guarded once.
+
+Every evaluation loads them here. What does not belong together is refused, and so is a test image
+that the model was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.brain.images import token_digest
+from synbrain_cli.errors import InputError
+from synbrain_cli.features.encoders import same_encoder
+from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.results.record import Repeats, data_checksum
+from synbrain_cli.io.voxel_space import POSITION_COLUMNS
+from synbrain_cli.metrics.accuracy import average_repeats, correlation_ceiling, noise_ceiling
+
+RELIABLE = 0.2  # ncsnr above which a voxel counts as reliable
+MIN_IMAGES = 4  # with fewer, no score over images can be computed
+MIN_REGION = 10  # voxels of a region that has scores of its own
+# What responses are in, by how the subject was prepared.
+UNITS = {
+    "session": "z-score within session",
+    "train": "z-score by the training trials",
+    "none": "z-score by the training trials",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TestSet:
+    """Test images of a subject, and the trials that showed them.
+
+    Attributes
+    ----------
+    subject : PreparedSubject
+    store : TokenStore
+        Tokens of the images.
+    images : array of str of shape (n_images,)
+        Sorted.
+    image_index : int array of shape (n_trials,)
+        Row of ``images`` that each trial showed.
+    session : int array of shape (n_trials,)
+    betas : float32 array of shape (n_trials, n_voxels)
+        As prepared.
+    trials : float32 array of shape (n_trials, n_voxels)
+        In the unit of the model (``unit="z"``); as prepared where there is no model.
+    ncsnr : float array of shape (n_voxels,)
+        NaN where unknown.
+    notes : list of str
+        What readers of the scores must know.
+    """
+
+    __test__: ClassVar[bool] = False  # pytest: this is no class of tests
+
+    subject: PreparedSubject
+    store: TokenStore
+    images: NDArray[np.str_]
+    image_index: NDArray[np.integer]
+    session: NDArray[np.integer]
+    betas: NDArray[np.float32]
+    trials: NDArray[np.float32]
+    ncsnr: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def load(
+        cls, subject: PreparedSubject, store: TokenStore, brains: Sequence[Brain] = ()
+    ) -> TestSet:
+        """Load the test split, checked against the models that are evaluated on it.
+
+        Parameters
+        ----------
+        subject : PreparedSubject
+        store : TokenStore
+            Tokens of the models' encoder.
+        brains : sequence of Brain
+            Models of this subject, all with a readout (`Brain.require_readout`). Trials are in the
+            unit of the first; without any, as prepared.
+
+        Raises
+        ------
+        InputError
+            Model, subject and tokens do not belong together; there are fewer than four test
+            images; a test image is among those that the model was trained on.
+        """
+        for brain in brains:
+            check_match(brain, subject, store)
+            _check_voxels(brain, subject)
+        test = subject.select("test")
+        if len(test.images) < MIN_IMAGES:
+            raise InputError(
+                f"{subject.folder}: expected four test images or more, found {len(test.images)}: "
+                "no score over images can be computed; prepare with a larger test split"
+            )
+        check_untrained(subject, store)
+        return cls(
+            subject,
+            store,
+            test.images,
+            test.image_index,
+            test.session,
+            test.betas,
+            brains[0].standardize(test.betas) if brains else test.betas,
+            (brains[0] if brains else subject).voxels["ncsnr"].to_numpy(float),
+            tuple(_notes(brains, subject)),
+        )
+
+    @property
+    def n_images(self) -> int:
+        """Number of test images."""
+        return len(self.images)
+
+    @property
+    def n_voxels(self) -> int:
+        """Number of voxels."""
+        return int(self.trials.shape[1])
+
+    @cached_property
+    def tokens(self) -> NDArray[np.float32]:
+        """Tokens of the images: (n_images, n_tokens, n_dims)."""
+        return self.store.take(self.images)
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """Digest of each image's tokens: keys of the random numbers of its draws."""
+        return [token_digest(token) for token in self.tokens]
+
+    @cached_property
+    def averages(self) -> NDArray[np.float32]:
+        """Averages over repeats: (n_images, n_voxels)."""
+        return average_repeats(self.trials, self.image_index)[0]
+
+    @cached_property
+    def n_repeats(self) -> NDArray[np.int64]:
+        """Number of repeats of each image: (n_images,)."""
+        return np.bincount(self.image_index, minlength=self.n_images)
+
+    @property
+    def repeats(self) -> Repeats:
+        """Least and greatest number of repeats, as a record has them."""
+        return Repeats(min=int(self.n_repeats.min()), max=int(self.n_repeats.max()))
+
+    @property
+    def reliable(self) -> NDArray[np.bool_]:
+        """Voxels with an ncsnr above 0.2: (n_voxels,)."""
+        return self.ncsnr > RELIABLE
+
+    @property
+    def has_ceiling(self) -> bool:
+        """Whether the ncsnr of any voxel is known."""
+        return bool(np.isfinite(self.ncsnr).any())
+
+    @cached_property
+    def ceiling(self) -> NDArray[np.float64]:
+        """Highest expected correlation with the averages over repeats: (n_voxels,)."""
+        return correlation_ceiling(self.ncsnr, self.n_repeats)
+
+    @cached_property
+    def explained_ceiling(self) -> NDArray[np.float64]:
+        """Explainable share of the variance of the averages over repeats: (n_voxels,)."""
+        return noise_ceiling(self.ncsnr, self.n_repeats)
+
+    def trials_in_unit_of(self, brain: Brain) -> NDArray[np.float32]:
+        """Trials standardised as a model has them: (n_trials, n_voxels)."""
+        return brain.standardize(self.betas)
+
+
+def derangement(n: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Random order in which no image keeps its position: int array (n,)."""
+    order = generator.permutation(n)
+    shuffled = np.empty(n, int)
+    shuffled[order] = np.roll(order, 1)
+    return shuffled
+
+
+def scored_regions(brain: Brain) -> dict[str, NDArray[np.bool_]]:
+    """Regions large enough for scores of their own: boolean array (n_voxels,) each."""
+    return {name: mask for name, mask in brain.rois().items() if mask.sum() >= MIN_REGION}
+
+
+# ------------------------------------------------------------------------------------- guard
+
+
+def check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> None:
+    """Refuse a model, a subject and tokens that do not belong together.
+
+    Raises
+    ------
+    InputError
+        The model is of another subject, number of voxels or encoder.
+    """
+    if (brain.subject, brain.config.dataset) != (subject.subject, subject.dataset):
+        raise InputError(
+            f"{brain.name} is a model of {brain.config.dataset}/sub-{brain.subject}, not of "
+            f"{subject.dataset}/sub-{subject.subject}"
+        )
+    if brain.n_voxels != subject.n_voxels:
+        raise InputError(
+            f"{subject.folder}: {subject.n_voxels} voxels, but {brain.name} has "
+            f"{brain.n_voxels}: it was prepared again with another mask; train the model again"
+        )
+    if not same_encoder(brain.config.encoder.identity, store.identity["identity"]):
+        raise InputError(
+            f"{store.folder}: tokens of {store.identity['identity']}, but {brain.name} was "
+            f"trained on {brain.config.encoder.identity}: pass its --encoder, or run "
+            "`synbrain prepare` with it"
+        )
+
+
+def _check_voxels(brain: Brain, subject: PreparedSubject) -> None:
+    """Refuse a model whose voxels or standardisation are not those of the prepared subject."""
+    prepared, trained = subject.description["Standardization"], brain.config.standardization
+    if trained != prepared:
+        raise InputError(
+            f"{brain.name} was trained on betas with the standardization {trained}, but "
+            f"{subject.folder} has {prepared}: it was prepared again; train the model again"
+        )
+    columns = [column for column in POSITION_COLUMNS if column in subject.voxels]
+    if not set(columns) <= set(brain.voxels) or not brain.voxels[columns].equals(
+        subject.voxels[columns]
+    ):
+        raise InputError(
+            f"{brain.name}: its {brain.n_voxels} voxels have other positions than those of "
+            f"{subject.folder}: it was prepared again with another mask; train the model again"
+        )
+
+
+def check_untrained(subject: PreparedSubject, store: TokenStore) -> None:
+    """Refuse a prepared subject that has a test image among its training or validation images.
+
+    Images are compared by name and, where the token store knows their pixels, by these.
+
+    Raises
+    ------
+    InputError
+        The message names an image.
+    """
+    table = subject.trials
+    is_test = (table["split"] == "test").to_numpy()
+    test = set(table["image"][is_test])
+    trained = set(table["image"][~is_test])
+    pixels = {name: d for name, d in zip(store.images, store.digests, strict=True) if d}
+    trained_pixels = {pixels[name]: name for name in trained if name in pixels}
+    for image in sorted(test):
+        twin = image if image in trained else trained_pixels.get(pixels.get(image, ""))
+        if twin is not None:
+            same = "" if twin == image else f" (the same picture as {twin})"
+            raise InputError(
+                f"{subject.folder}: the test image {image}{same} is among the images that models "
+                "are trained on, so that scores would be too high: prepare the subject again "
+                "with splits by picture, and train the model again"
+            )
+
+
+def _notes(brains: Sequence[Brain], subject: PreparedSubject) -> Iterator[str]:
+    """What makes it uncertain that models have not seen the test images."""
+    data = data_checksum(subject)
+    for brain in brains:
+        training = brain.config.training
+        if training.data not in (None, data):
+            yield (
+                f"{brain.name} was trained on another preparation of {subject.folder}: if its "
+                "splits were others, it may have seen these test images"
+            )
+        for label in training.adaptation.subjects if training.adaptation else ():
+            n_shown = _count_trained(subject, label)
+            if n_shown:
+                yield (
+                    f"{brain.name} was adapted from models of {label}, which were trained on "
+                    f"responses of that subject to {n_shown} of these test images"
+                )
+
+
+def _count_trained(subject: PreparedSubject, label: str) -> int:
+    """Test images of a subject that are training images of another one of the same dataset.
+
+    0 where the other is not prepared here, or of another dataset: names then mean other images.
+    """
+    folder = subject.folder.parents[1] / label
+    if label.split("/")[0] != subject.dataset or not (folder / "trials.tsv").exists():
+        return 0
+    own, other = subject.trials, PreparedSubject(folder).trials
+    test = set(own["image"][own["split"] == "test"])
+    return len(test & set(other["image"][other["split"] != "test"]))
