@@ -6,7 +6,7 @@ have a weight; weight and penalty are chosen on real trials of validation images
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,7 @@ class AugmentedRidge:
         self.centre, self.intercept = (values.mean(0, dtype=np.float64) for values in real)
         self.centre = self.centre.astype(np.float32)
         x, y = real[0] - self.centre, real[1] - self.intercept
-        n_rows = len(x)
+        n_rows = float(len(x))
         if len(added[0]):
             root = np.float32(np.sqrt(weight))
             rows = [root * (v - v.mean(0, dtype=np.float64).astype(v.dtype)) for v in added]
@@ -93,7 +93,7 @@ class AugmentedRidge:
             self._weights = vectors.T @ (x.T @ y)
         self._values, self._unit = values, values.sum() / n_rows
 
-    def path(self, x: np.ndarray, penalties: Sequence[float]) -> Iterator[np.ndarray]:
+    def path(self, x: np.ndarray, penalties: Iterable[float]) -> Iterator[np.ndarray]:
         """Predictions (n_rows, n_targets) of rows (n_rows, n_voxels), one penalty α at a time."""
         scores = x - self.centre
         if self._rows is not None:
@@ -119,12 +119,12 @@ def choose(
     """
     x, y = judging
     total = float(((y - fitting[1].mean(0)) ** 2).sum())
-    best = None
+    best = Choice(WEIGHTS[-1], float(PENALTIES[-1]), -np.inf)
     for weight in WEIGHTS if len(added[0]) else WEIGHTS[-1:]:
         ridge = AugmentedRidge(fitting, added, weight)
         for penalty, predicted in zip(PENALTIES, ridge.path(x, PENALTIES), strict=True):
             r2 = 1 - float(((predicted - y) ** 2).sum()) / total
-            if best is None or r2 > best.validation:
+            if r2 > best.validation:
                 best = Choice(weight, float(penalty), r2)
     return best
 

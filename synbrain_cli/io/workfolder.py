@@ -66,6 +66,8 @@ class WorkFolder:
         The folder was finished before, with the same settings: there is nothing to do.
     is_resumed : bool
         An interrupted run of the same settings left what is in ``partial`` and ``recovery``.
+    other_settings : str
+        Settings in which an interrupted run differed that was dropped, in words (`differences`).
     """
 
     target: Path
@@ -73,6 +75,7 @@ class WorkFolder:
     recovery: Path
     is_finished: bool
     is_resumed: bool
+    other_settings: str = ""
 
     def once(self, name: str, kind: type[R], compute: Callable[[], R]) -> R:
         """A record computed once, and read again by the run that continues.
@@ -165,7 +168,8 @@ def _open(target: Path, kind: FolderKind, settings: dict[str, Any], overwrite: b
         for leftover in (partial, recovery):  # of a run that ended as its folder was put in place
             shutil.rmtree(leftover, ignore_errors=True)
         return WorkFolder(target, partial, recovery, is_finished=True, is_resumed=False)
-    if not overwrite and _interrupted(partial, kind, settings):
+    other = None if overwrite else _interrupted(partial, kind, settings)
+    if other == "":
         for half_written in (*partial.glob(".*"), *recovery.glob(".*")):
             half_written.unlink()
         recovery.mkdir(exist_ok=True)
@@ -174,7 +178,7 @@ def _open(target: Path, kind: FolderKind, settings: dict[str, Any], overwrite: b
         shutil.rmtree(leftover, ignore_errors=True)
     write_json(partial / SETTINGS, settings)
     recovery.mkdir()
-    return WorkFolder(target, partial, recovery, is_finished=False, is_resumed=False)
+    return WorkFolder(target, partial, recovery, False, False, other or "")
 
 
 def _finished(target: Path, kind: FolderKind, settings: dict[str, Any], overwrite: bool) -> bool:
@@ -204,8 +208,10 @@ def _finished(target: Path, kind: FolderKind, settings: dict[str, Any], overwrit
     return True
 
 
-def _interrupted(partial: Path, kind: FolderKind, settings: dict[str, Any]) -> bool:
-    """Whether an interrupted run left what this one continues.
+def _interrupted(partial: Path, kind: FolderKind, settings: dict[str, Any]) -> str | None:
+    """Settings in which an interrupted run differs from this one, in words; None without one.
+
+    Where they are empty, this run continues it.
 
     Raises
     ------
@@ -214,14 +220,14 @@ def _interrupted(partial: Path, kind: FolderKind, settings: dict[str, Any]) -> b
     """
     record = partial / SETTINGS
     if not record.exists():
-        return False
+        return None
     other = differences(read_json(record), settings)
     if other and not kind.remakes:
         raise InputError(
             f"{partial} holds {kind.what} of an interrupted run with other settings ({other}): "
             "repeat its options to continue it, or pass --overwrite to start again"
         )
-    return not other
+    return other
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,28 +14,30 @@ import pandas as pd
 from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.augmentation import (
     AMOUNTS,
-    CONDITIONS,
     DecodingTask,
     FittedDecoder,
-    ModelWithoutValidation,
-    RealTrials,
     best_on_test,
     count_synthesized,
+    fit_planned,
+    plan_decoders,
+    score_conditions,
+)
+from synbrain_cli.evaluation.augmented_decoder import SCORES
+from synbrain_cli.evaluation.augmented_trials import (
+    ModelWithoutValidation,
+    Synthesized,
     new_images,
     pooled_features,
-    score_gains,
     synthesize,
     training_trials,
 )
-from synbrain_cli.evaluation.augmented_decoder import SCORES
 from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.results import Table, result_folder, write_results
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, FeatureSpace
-from synbrain_cli.evaluation.test_set import TestSet, derangement
+from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.prepared import PreparedSubject, TokenStore
-from synbrain_cli.io.results.augmentation import Augmentation, AugmentedDecoder
+from synbrain_cli.io.results.augmentation import Augmentation
 from synbrain_cli.io.results.record import ModelProvenance, data_checksum
-from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.plotting.augmentation import plot_augmentation
 from synbrain_cli.run import RunContext
@@ -153,7 +156,7 @@ def augment(
     task = DecodingTask.create(real, space(features), test, candidates)
 
     @cache
-    def responses():  # only where a decoder is still to be fitted
+    def responses() -> tuple[Synthesized, Synthesized]:  # where a decoder is still to be fitted
         model = ModelWithoutValidation.fit(brain, real, store, features, run.seed)
         return synthesize(model, store, new[:n_most], n_most, space, run)
 
@@ -164,6 +167,78 @@ def augment(
         n_boot=settings.n_boot,
     )
     folder = output or workspace.outputs / f"{brain.name}_augmentation"
-    with result_folder(folder, asdict(settings) | provenance_settings(provenance)) as work:
-        fitted = _fit_decoders(work, task, n_added, responses, run, len(new))
-        ...
+    depends_on = {"command": "augment", "amounts": list(n_added), "provenance": provenance}
+    with result_folder(folder, depends_on, run.progress) as work:
+        plans = plan_decoders(n_added, len(new))
+        fitted = []
+        with run.progress.bar("decoders", len(plans)) as bar:
+            for plan in plans:
+                compute = partial(fit_planned, plan, task, responses, run.seed)
+                fitted.append(work.once(plan.name, FittedDecoder, compute))
+                bar()
+        bootstrap = Bootstrap(settings.n_boot, run.seed)
+        conditions = score_conditions(plans, fitted, bootstrap)
+        n_candidates = min(N_CANDIDATES, test.n_images)
+        augmentation = Augmentation(
+            model=brain.name,
+            subject=f"{subject.dataset}/sub-{subject.subject}",
+            simulated=brain.simulated,
+            n_real_trials=len(real.betas),
+            n_real_images=len(real.images),
+            n_validation_trials=int(real.validation.sum()),
+            n_validation_images=real.n_validation_images,
+            n_new_images=len(new),
+            n_test_trials=len(test.trials),
+            n_test_images=test.n_images,
+            n_components=space.axes.shape[1],
+            n_candidates=n_candidates,
+            chance={s: 0.5 if s.startswith("two_way") else 1 / n_candidates for s in SCORES},
+            amounts=list(n_added),
+            conditions=conditions,
+            chosen={
+                name: max(found, key=lambda d: d.validation_r2)
+                for name, found in conditions.items()
+            },
+            best_on_test={name: best_on_test(found) for name, found in conditions.items()},
+            notes=_notes(n_most, len(new), len(real.betas)),
+            provenance=provenance,
+        )
+        result = AugmentationResult(folder, augmentation)
+        write_results(
+            work,
+            {
+                "augmentation.json": augmentation,
+                "augmentation.tsv": Table(result.table(), "%.5g"),
+                "augmentation.png": plot_augmentation(augmentation),
+            },
+        )
+    return result
+
+
+def _notes(n_most: int, n_new: int, n_real: int) -> list[str]:
+    if n_most <= n_new:
+        return []
+    return [
+        f"{n_new:,} new images: beyond {n_new / n_real:.2g} × the real trials they come again, as "
+        "further draws"
+    ]
+
+
+def _table_rows(augmentation: Augmentation) -> Iterator[dict[str, Any]]:
+    for condition, decoders in augmentation.conditions.items():
+        chosen = augmentation.chosen[condition].amount
+        for decoder in decoders:
+            for name in SCORES:
+                score = decoder.scores[name]
+                yield {
+                    "condition": condition,
+                    **{k: v for k, v in decoder.items() if k != "scores"},
+                    "chosen": decoder.amount == chosen,
+                    "score": name,
+                    "value": score.value,
+                    "ci_low": score.ci[0],
+                    "ci_high": score.ci[1],
+                    "gain": score.gain,
+                    "gain_low": score.gain_ci[0],
+                    "gain_high": score.gain_ci[1],
+                }

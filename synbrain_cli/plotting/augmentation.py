@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Condition → label, colour. Okabe & Ito's colours can be told apart by all.
+from synbrain_cli.io.results.augmentation import Augmentation
+
+# Condition → label, colour. Okabe & Ito's colours can be told apart by everybody.
 _SHOWN = {
     "draws": ("draws", "#0072B2"),
     "mean": ("predicted means", "#E69F00"),
@@ -18,16 +18,16 @@ _KINDS = {"averages": ("repeat averages", "--"), "trials": ("single trials", "-"
 _STEP = 0.05  # between curves, so that their bars lie beside each other
 
 
-def plot_augmentation(metrics: dict[str, Any]) -> Figure:
-    """Draw scores on test trials over the amount of synthesized trials.
+def plot_augmentation(augmentation: Augmentation) -> Figure:
+    """Plot scores on test trials over the amount of synthesized trials.
 
     Bars are 95 % intervals of the difference to real trials alone, whose level the thin lines
     show; a ring is the amount that validation images choose.
 
     Parameters
     ----------
-    metrics : dict
-        ``augment.json`` of `synbrain evaluate --augment`.
+    augmentation : Augmentation
+        Results of `synbrain augment`.
 
     Returns
     -------
@@ -36,15 +36,16 @@ def plot_augmentation(metrics: dict[str, Any]) -> Figure:
     """
     figure = Figure(figsize=(9.5, 5.2), layout="constrained")
     axes = figure.subplots(1, 2)
-    kind = " (simulated)" if metrics["simulated"] else ""
+    kind = " (simulated)" if augmentation.simulated else ""
     figure.suptitle(
-        f"{metrics['model']}{kind}\ndecoders of {metrics['n_real_trials']:,} real and more and "
-        f"more synthesized trials, on {metrics['n_test_trials']:,} real test trials",
+        f"{augmentation.model}{kind}\ndecoders of {augmentation.n_real_trials:,} real and more "
+        f"and more synthesized trials, on {augmentation.n_test_trials:,} real test trials",
         fontsize=10,
     )
-    n = metrics["n_candidates"]
-    _panel(axes[0], metrics, "two_way", "Two-way identification")
-    _panel(axes[1], metrics, "retrieval", f"Retrieval: first among {n}")
+    _panel(axes[0], augmentation, "two_way", "Two-way identification")
+    _panel(
+        axes[1], augmentation, "retrieval", f"Retrieval: first among {augmentation.n_candidates}"
+    )
     figure.legend(
         *axes[0].get_legend_handles_labels(),
         loc="outside lower center",
@@ -59,17 +60,18 @@ def plot_augmentation(metrics: dict[str, Any]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
-    amounts = metrics["amounts"]
-    place = np.arange(len(amounts))
+def _panel(axes: Axes, augmentation: Augmentation, score: str, title: str) -> None:
+    amounts = augmentation.amounts
+    position = np.arange(len(amounts))
     shift = -2.5 * _STEP
     for kind, (kind_label, line) in _KINDS.items():
         for condition, (label, colour) in _SHOWN.items():
-            found = [e["scores"][f"{score}_{kind}"] for e in metrics["conditions"][condition]]
-            value = np.array([f["value"] for f in found])
-            low, high = value[0] + np.array([f["gain_ci"] for f in found]).T
+            decoders = augmentation.conditions[condition]
+            found = [decoder.scores[f"{score}_{kind}"] for decoder in decoders]
+            value = np.array([f.value for f in found])
+            low, high = value[0] + np.array([f.gain_ci for f in found]).T
             axes.errorbar(
-                place + shift,
+                position + shift,
                 value,
                 # The limits of an interval that hardly has a width may both lie beside the value.
                 [np.maximum(value - low, 0), np.maximum(high - value, 0)],
@@ -80,9 +82,9 @@ def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
                 elinewidth=0.8,
                 label=f"{label}, {kind_label}",
             )
-            chosen = amounts.index(metrics["chosen"][condition]["amount"])
+            chosen = amounts.index(augmentation.chosen[condition].amount)
             axes.plot(
-                place[chosen] + shift,
+                position[chosen] + shift,
                 value[chosen],
                 "o",
                 markersize=9,
@@ -91,12 +93,12 @@ def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
             )
             shift += _STEP
         axes.axhline(value[0], color="black", linestyle=line, linewidth=0.6)
-    _chance(axes, metrics["chance"][f"{score}_trials"])
+    _chance(axes, augmentation.chance[f"{score}_trials"])
     axes.set(
         xlabel="synthesized trials / real trials",
         ylabel="share identified",
         title=title,
-        xticks=place,
+        xticks=position,
         xticklabels=[f"{amount:g}" for amount in amounts],
     )
     axes.spines[["top", "right"]].set_visible(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from synbrain_cli.io.results.record import Interval, ModelProvenance, Result
 
 
-class GainedScore(Result):
+class GainedScore(Result, frozen=True):
     """A score of test images, and its gain over real trials alone.
 
     Attributes
@@ -24,7 +24,7 @@ class GainedScore(Result):
     gain_ci: Interval
 
 
-class AugmentedDecoder(Result):
+class AugmentedDecoder(Result, frozen=True):
     """A decoder with some amount of synthesized trials.
 
     Attributes
@@ -52,7 +52,7 @@ class AugmentedDecoder(Result):
     scores: dict[str, GainedScore]
 
 
-class BestOnTest(Result):
+class BestOnTest(Result, frozen=True):
     """The amount with the highest value of a score on test images: optimistic."""
 
     amount: float
@@ -62,7 +62,7 @@ class BestOnTest(Result):
     gain_ci: Interval
 
 
-class Augmentation(Result):
+class Augmentation(Result, frozen=True):
     """``augmentation.json``.
 
     Attributes

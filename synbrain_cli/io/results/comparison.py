@@ -10,14 +10,14 @@ ScoreName = Literal["noise_normalised_correlation", "voxelwise_correlation"]
 RowKind = Literal["mean_pattern", "linear", "model", "shuffled", "ceiling"]
 
 
-class Estimate(Result):
+class Estimate(Result, frozen=True):
     """A score and its 95 % interval, None where it has no limits."""
 
     value: float
     ci: tuple[float, float] | None
 
 
-class RowTraining(Result):
+class RowTraining(Result, frozen=True):
     """Training and validation data of a row, of its own subject.
 
     Attributes
@@ -37,7 +37,7 @@ class RowTraining(Result):
     strategy: str | None
 
 
-class ComparedRow(Result):
+class ComparedRow(Result, frozen=True):
     """A model, baseline or control, and its scores; None where a score has no value.
 
     Attributes
@@ -80,14 +80,14 @@ class ComparedRow(Result):
     roi: dict[str, Estimate | None]
 
 
-class RegionSize(Result):
+class RegionSize(Result, frozen=True):
     """Voxels of a region."""
 
     n_voxels: int
     n_reliable_voxels: int
 
 
-class Comparison(Result):
+class Comparison(Result, frozen=True):
     """``comparison.json``.
 
     Attributes

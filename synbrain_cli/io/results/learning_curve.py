@@ -9,7 +9,7 @@ from synbrain_cli.io.results.record import Interval, Number, Result, SubjectsPro
 Over = Literal["hours", "sources"]
 
 
-class CurvePoint(Result):
+class CurvePoint(Result, frozen=True):
     """The score of one model.
 
     Attributes
@@ -34,7 +34,7 @@ class CurvePoint(Result):
     ci_high: Number
 
 
-class CurveFit(Result):
+class CurveFit(Result, frozen=True):
     """The line fitted to one curve (`synbrain_cli.metrics.learning_curve.LearningCurveFit`).
 
     Attributes
@@ -72,7 +72,7 @@ class CurveFit(Result):
     to_reach_ci: Interval
 
 
-class LearningCurve(Result):
+class LearningCurve(Result, frozen=True):
     """``learning_curve.json``.
 
     Attributes
