@@ -79,6 +79,12 @@ class ComparedRow(Result, frozen=True):
     ratio_to_linear: Estimate | None
     roi: dict[str, Estimate | None]
 
+    def score(self, name: ScoreName) -> Estimate | None:
+        """Return the score that rows are compared by."""
+        if name == "noise_normalised_correlation":
+            return self.noise_normalised_correlation
+        return self.voxelwise_correlation
+
 
 class RegionSize(Result, frozen=True):
     """Voxels of a region."""
@@ -131,3 +137,8 @@ class Comparison(Result, frozen=True):
     roi: dict[str, RegionSize]
     notes: list[str]
     provenance: ModelsProvenance
+
+    @property
+    def is_normalised(self) -> bool:
+        """Whether scores that rows are compared by are divided by the noise ceiling."""
+        return self.compared_by == "noise_normalised_correlation"
