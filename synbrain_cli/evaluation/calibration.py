@@ -1,22 +1,35 @@
 """Draws against held-out trials: coverage, scores, variances, reliability, noise correlations.
 
-Everything is judged image by image, so that memory does not grow with the number of draws.
+Draws are scored image by image, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+from numpy.typing import NDArray
 from scipy.stats import binom
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.brain.images import token_digest
-from synbrain_cli.metrics.accuracy import bootstrap_ci, ncsnr, ncsnr_of_sums, weighted_mean
+from synbrain_cli.evaluation.bootstrap import Bootstrap
+from synbrain_cli.evaluation.predictions import Predictions
+from synbrain_cli.evaluation.settings import EvaluateSettings
+from synbrain_cli.evaluation.test_set import TestSet, scored_regions
+from synbrain_cli.io.results.evaluation import (
+    DrawScore,
+    DrawScores,
+    LatentNoiseFactor,
+    NoiseCorrelationScore,
+    ReliabilityScore,
+)
+from synbrain_cli.io.results.record import Number, Result, finite
+from synbrain_cli.metrics.accuracy import ncsnr, ncsnr_of_sums
 from synbrain_cli.metrics.draws import (
     LEVELS,
     crps,
@@ -26,20 +39,19 @@ from synbrain_cli.metrics.draws import (
     pit,
 )
 from synbrain_cli.model.readout import Readout
-from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
-N_DRAWS, MIN_DRAWS = 200, 20  # per image: by default, and at least
 N_BINS = 20
 N_RECORDINGS = 60  # imitations of the whole test recording: fewer would add noise of their own
 N_PAIRED = 500  # voxels whose noise correlations are compared: 125,000 pairs
-NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the paper's latent noise, nf in [0, 1]
+NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the published latent noise, nf in [0, 1]
 N_LATENT = 20  # draws of it: each is a pass of the decoder; both scores are fair in their number
-MIN_VOXELS = 10  # of a region that is scored
 TOO_FAR = (0.84, 0.96)  # 90 % coverage of a voxel or region beyond which the fit is called bad
 
 REGION_LEVEL = 0.9  # of the intervals in which trials' region means are counted
 
-Draw = Callable[[int, int], np.ndarray]  # image, number of draws → (n_draws, n_voxels)
+Draw = Callable[[int, int], NDArray[np.float32]]  # image, number of draws → (n_draws, n_voxels)
+Masks = Mapping[str, NDArray[np.bool_]]
 
 
 @dataclass
@@ -60,19 +72,21 @@ class Tally:
         Sums of draws and of their squares.
     inside_regions : array of shape (n_images, n_regions)
         Share of an image's trials whose region mean is inside the central 90 % of the draws'.
+    n_trials, n_draws : int
+        Numbers scored so far.
     """
 
     n_images: int
-    averaging: np.ndarray  # (n_voxels, n_regions): voxels → region means
+    averaging: NDArray[np.float32]  # (n_voxels, n_regions): voxels → region means
     n_trials: int = 0
-    histogram: np.ndarray = field(init=False)
-    inside: np.ndarray = field(init=False)
-    inside_image: np.ndarray = field(init=False)
-    crps: np.ndarray = field(init=False)
-    crps_image: np.ndarray = field(init=False)
-    energy_image: np.ndarray = field(init=False)
-    moments: np.ndarray = field(init=False)
-    inside_regions: np.ndarray = field(init=False)
+    histogram: NDArray[np.float64] = field(init=False)
+    inside: NDArray[np.float64] = field(init=False)
+    inside_image: NDArray[np.float64] = field(init=False)
+    crps: NDArray[np.float64] = field(init=False)
+    crps_image: NDArray[np.float64] = field(init=False)
+    energy_image: NDArray[np.float64] = field(init=False)
+    moments: NDArray[np.float64] = field(init=False)
+    inside_regions: NDArray[np.float64] = field(init=False)
     n_draws: int = 0
 
     def __post_init__(self) -> None:
@@ -87,13 +101,17 @@ class Tally:
         self.inside_regions = np.zeros((self.n_images, n_regions))
 
     def add(
-        self, image: int, trials: np.ndarray, draws: np.ndarray, generator: np.random.Generator
+        self,
+        image: int,
+        trials: NDArray[np.float32],
+        draws: NDArray[np.float32],
+        generator: np.random.Generator,
     ) -> None:
-        """Judge the draws of one image by its trials."""
-        place = pit(trials, draws, generator)
-        self.histogram += np.histogram(place, N_BINS, (0, 1))[0]
+        """Score the draws of one image against its trials."""
+        rank = pit(trials, draws, generator)
+        self.histogram += np.histogram(rank, N_BINS, (0, 1))[0]
         for j, level in enumerate(LEVELS):
-            hit = np.abs(place - 0.5) <= level / 2
+            hit = np.abs(rank - 0.5) <= level / 2
             self.inside[j] += hit.sum(0)
             self.inside_image[image, j] = hit.mean()
         score = crps(trials, draws)
@@ -106,142 +124,185 @@ class Tally:
         )
         if self.averaging.size:
             means = (trials @ self.averaging, draws @ self.averaging)
-            # Random numbers of their own: those of voxels stay as they are without regions.
-            place = pit(*means, generator.spawn(1)[0])
-            self.inside_regions[image] = (np.abs(place - 0.5) <= REGION_LEVEL / 2).mean(0)
+            # Random numbers of their own: those of voxels are the same with and without regions.
+            rank = pit(*means, generator.spawn(1)[0])
+            self.inside_regions[image] = (np.abs(rank - 0.5) <= REGION_LEVEL / 2).mean(0)
         self.n_trials += len(trials)
         self.n_draws += len(draws)
 
-    def variance(self) -> np.ndarray:
+    def reaches(self, level: float) -> bool:
+        """False where the interval would reach beyond the outermost of so few draws."""
+        return level <= 1 - 2 / (self.n_draws / self.n_images + 1)
+
+    def variance(self) -> NDArray[np.float64]:
         """Total variance of the draws, over images and draws: (n_voxels,)."""
         total, squares = self.moments / self.n_draws
-        return (squares - total**2) * self.n_draws / (self.n_draws - 1)
+        variance: NDArray[np.float64] = (squares - total**2) * self.n_draws / (self.n_draws - 1)
+        return variance
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """Scores of the draws, the same per voxel, and notes on where they do not fit."""
+class Calibration(Result, frozen=True, kw_only=True):
+    """Scores of the draws, some of them by voxel, and notes on where the draws do not fit.
 
-    scores: dict[str, Any]
-    voxels: dict[str, np.ndarray]
+    Attributes
+    ----------
+    scores : DrawScores
+    voxels : dict of lists of n_voxels numbers
+        ``coverage_90``, ``variance_ratio`` and, where there are repeats, ``ncsnr_of_draws``.
+    notes : list of str
+    """
+
+    scores: DrawScores
+    voxels: dict[str, list[Number]]
     notes: list[str]
 
+    def columns(self) -> Iterator[tuple[str, NDArray[np.float64]]]:
+        """Name and values (n_voxels,) of each score by voxel."""
+        for name, values in self.voxels.items():
+            yield name, np.array(values, float)
 
-def judge_draws(
+
+def calibrate(
     brain: Brain,
-    tokens: np.ndarray,
-    trials: np.ndarray,
-    rows: np.ndarray,
-    means: np.ndarray,
-    linear: np.ndarray,
-    shuffle: np.ndarray,
-    *,
-    n_draws: int,
-    n_boot: int,
-    seed: int,
-    latent: bool,
-    progress: Progress,
-) -> Judgement:
-    """Judge calibrated draws beside those of simpler distributions.
+    test: TestSet,
+    predictions: Predictions,
+    settings: EvaluateSettings,
+    run: RunContext,
+) -> Calibration:
+    """Score calibrated draws beside those of simpler distributions.
 
     The others: ``linear``, the linear encoder with independent normal noise of constant variance;
-    ``mean_pattern``, the training mean with the same; ``latent_nf1``, the paper's sampling with a
+    ``mean_pattern``, the training mean with the same; ``latent_nf1``, the published sampling with a
     noise factor of 1, and ``latent_best``, with the noise factor best *on these trials*;
     ``shuffled``, the model's draws for another image.
 
-    Intervals, CRPS and energy score are judged with unexplained signal drawn afresh; reliability
+    Intervals, CRPS and energy score are computed with unexplained signal drawn afresh; reliability
     (ncsnr) and noise correlations on imitations of the recording: as many repeats of each image
     as were recorded, with the signal shared among them.
 
     Parameters
     ----------
     brain : Brain
-    tokens : float array of shape (n_images, n_tokens, n_dims)
-    trials : float32 array of shape (n_trials, n_voxels), standardised
-    rows : int array of shape (n_trials,)
-        Image of each trial.
-    means, linear : float32 arrays of shape (n_images, n_voxels)
-        The model's and the linear encoder's predictions, standardised.
-    shuffle : int array of shape (n_images,)
-        Another image for each.
-    latent : bool
-        Whether to judge the paper's sampling: a pass of the decoder for every draw.
+    test : TestSet
+    predictions : Predictions
+    settings : EvaluateSettings
+    run : RunContext
+        Its seed and progress are used.
     """
-    n_images = len(tokens)
-    averaging = _averaging(scored_regions(brain), brain.n_voxels)
-    digests = [token_digest(token) for token in tokens]
-    distributions = _distributions(brain, digests, means, linear, seed)
-    generator = np.random.default_rng([seed, 2])
-    tallies = {name: Tally(n_images, averaging) for name in (*distributions, "shuffled")}
-    factors = NOISE_FACTORS if latent and brain.config.has_networks else ()
-    latents = {factor: Tally(n_images, averaging) for factor in factors}
-    imitation = _Imitation(brain.n_voxels, np.bincount(rows), generator)
-    with progress.bar("judging draws", n_images) as bar:
-        for image in range(n_images):
-            own, other = trials[rows == image], trials[rows == shuffle[image]]
-            for name, draw in distributions.items():
-                draws = draw(image, n_draws)
-                tallies[name].add(image, own, draws, generator)
-                if name == "model":
-                    tallies["shuffled"].add(image, other, draws, generator)
-            for factor in factors:
-                draws = _latent_draws(brain, tokens[image], factor, (seed, image))
-                latents[factor].add(image, own, draws, generator)
-            for k in range(N_RECORDINGS):
-                drawing = Drawing(len(own), seed + 1 + k)
-                imitation.add(image, k, brain.draw_around(means[image], digests[image], drawing))
-            bar.to(image + 1, n_images)
-    if factors:
-        best = min(factors, key=lambda f: latents[f].energy_image.mean())
-        tallies |= {"latent_nf1": latents[1.0], "latent_best": latents[best]}
-    scores = _scores(tallies, brain, trials, n_boot, seed)
-    if factors:
-        scores["latent_noise_factor"] = {
-            "best": best,
-            "energy_score": {str(f): float(t.energy_image.mean()) for f, t in latents.items()},
-            "crps": {str(f): float(t.crps_image.mean()) for f, t in latents.items()},
-        }
+    scoring = _Scoring(brain, test, predictions, settings, run.seed)
+    with run.progress.bar("scoring draws", test.n_images) as bar:
+        for image in range(test.n_images):
+            scoring.add(image)
+            bar.to(image + 1, test.n_images)
+    bootstrap = Bootstrap(settings.n_boot, run.seed)
+    scores = _scores(scoring.all_tallies(), test, scored_regions(brain), bootstrap)
+    scores = replace(scores, latent_noise_factor=scoring.latent_noise_factor())
+    model = scoring.tallies["model"]
+    coverage = model.inside[LEVELS.index(0.9)] / model.n_trials
     voxels = {
-        "coverage_90": tallies["model"].inside[LEVELS.index(0.9)] / tallies["model"].n_trials,
-        "variance_ratio": _ratio(tallies["model"].variance(), trials.var(0, ddof=1)),
+        "coverage_90": coverage,
+        "variance_ratio": _ratio(model.variance(), test.trials.var(0, ddof=1)),
     }
-    notes = _where_it_does_not_fit(scores, voxels["coverage_90"], len(trials))
-    if np.bincount(rows).max() > 1:
-        scores |= imitation.compare(brain, trials, rows)
-        voxels["ncsnr_of_draws"] = imitation.ncsnr()
+    notes = _where_it_does_not_fit(scores, coverage, len(test.trials))
+    if test.n_repeats.max() > 1:
+        scores = scoring.imitation.compare(scores, test)
+        voxels["ncsnr_of_draws"] = scoring.imitation.ncsnr()
     else:
         notes.append(
             "no test image was shown twice: reliability and noise correlations of draws cannot be "
             "compared with recorded ones"
         )
-    return Judgement(scores, voxels, notes)
+    lists = {name: values.tolist() for name, values in voxels.items()}
+    return finite(Calibration(scores=scores, voxels=lists, notes=notes))
 
 
-def scored_regions(brain: Brain) -> dict[str, np.ndarray]:
-    """Regions large enough for scores of their own: boolean array (n_voxels,) each."""
-    return {name: mask for name, mask in brain.rois().items() if mask.sum() >= MIN_VOXELS}
+# ----------------------------------------------------------------------------- image by image
 
 
-def _averaging(regions: dict[str, np.ndarray], n_voxels: int) -> np.ndarray:
+class _Scoring:
+    """Draws of one image after another, and what is kept of them."""
+
+    def __init__(
+        self,
+        brain: Brain,
+        test: TestSet,
+        predictions: Predictions,
+        settings: EvaluateSettings,
+        seed: int,
+    ) -> None:
+        self._brain, self._test, self._predictions = brain, test, predictions
+        self._n_draws, self._seed = settings.n_draws, seed
+        self._generator = np.random.default_rng([seed, 2])
+        self._distributions = _distributions(brain, test, predictions, seed)
+        averaging = _averaging(scored_regions(brain), brain.n_voxels)
+        names = (*self._distributions, "shuffled")
+        factors = NOISE_FACTORS if settings.latent and brain.config.has_networks else ()
+        self.tallies = {name: Tally(test.n_images, averaging) for name in names}
+        self._latents = {factor: Tally(test.n_images, averaging) for factor in factors}
+        self.imitation = _Imitation(brain.n_voxels, test.n_repeats, self._generator)
+
+    def add(self, image: int) -> None:
+        """Draw responses to one image, by every distribution, and score them."""
+        test, rows = self._test, self._test.image_index
+        own = test.trials[rows == image]
+        other = test.trials[rows == self._predictions.shuffle[image]]
+        for name, draw in self._distributions.items():
+            draws = draw(image, self._n_draws)
+            self.tallies[name].add(image, own, draws, self._generator)
+            if name == "model":
+                self.tallies["shuffled"].add(image, other, draws, self._generator)
+        for factor, tally in self._latents.items():
+            draws = _latent_draws(self._brain, test.tokens[image], factor, (self._seed, image))
+            tally.add(image, own, draws, self._generator)
+        mean = self._predictions["model"][image]
+        for k in range(N_RECORDINGS):
+            drawing = Drawing(len(own), self._seed + 1 + k)
+            repeats = self._brain.draw_around(mean, test.digests[image], drawing)
+            self.imitation.add(image, k, repeats)
+
+    def all_tallies(self) -> dict[str, Tally]:
+        """What is kept of each distribution, by name."""
+        if not self._latents:
+            return self.tallies
+        latents = {"latent_nf1": self._latents[1.0], "latent_best": self._latents[self._best()]}
+        return self.tallies | latents
+
+    def latent_noise_factor(self) -> LatentNoiseFactor | UnsetType:
+        """Scores of the published sampling by noise factor, where it was scored."""
+        if not self._latents:
+            return UNSET
+        return LatentNoiseFactor(
+            best=self._best(),
+            energy_score={str(f): float(t.energy_image.mean()) for f, t in self._latents.items()},
+            crps={str(f): float(t.crps_image.mean()) for f, t in self._latents.items()},
+        )
+
+    def _best(self) -> float:
+        return min(self._latents, key=lambda f: self._latents[f].energy_image.mean())
+
+
+def _averaging(regions: Masks, n_voxels: int) -> NDArray[np.float32]:
     """Voxels → region means: float32 (n_voxels, n_regions)."""
     masks = np.array(list(regions.values()), np.float32).reshape(len(regions), n_voxels).T
-    return masks / np.maximum(masks.sum(0), 1)
+    weights: NDArray[np.float32] = masks / np.maximum(masks.sum(0), 1)
+    return weights
 
 
 def _distributions(
-    brain: Brain, digests: list[str], means: np.ndarray, linear: np.ndarray, seed: int
+    brain: Brain, test: TestSet, predictions: Predictions, seed: int
 ) -> dict[str, Draw]:
     """Distributions around a mean, all drawn with the same random numbers."""
-    constant = np.broadcast_to(brain.distribution.mean_pattern, means.shape)
+    known = brain.distribution
+    constant = np.broadcast_to(known.mean_pattern, predictions["model"].shape)
     around = {
-        "model": (means, brain.distribution.readout),
-        "linear": (linear, Readout.gaussian(brain.distribution.linear_variance)),
-        "mean_pattern": (constant, Readout.gaussian(brain.distribution.trial_variance)),
+        "model": (predictions["model"], known.readout),
+        "linear": (predictions["linear"], Readout.gaussian(known.linear_variance)),
+        "mean_pattern": (constant, Readout.gaussian(known.trial_variance)),
     }
 
-    def drawer(mean: np.ndarray, readout: Readout) -> Draw:
+    def drawer(mean: NDArray[np.float32], readout: Readout) -> Draw:
         return lambda image, n: brain.draw_around(
-            mean[image], digests[image], Drawing(n, seed, signal="fresh"), readout
+            mean[image], test.digests[image], Drawing(n, seed, signal="fresh"), readout
         )
 
     return {name: drawer(*one) for name, one in around.items()}
@@ -249,170 +310,220 @@ def _distributions(
 
 @torch.inference_mode()
 def _latent_draws(
-    brain: Brain, token: np.ndarray, factor: float, key: tuple[int, int]
-) -> np.ndarray:
-    """The paper's sampling, all draws in one pass: (N_LATENT, n_voxels), standardised."""
+    brain: Brain, token: NDArray[np.float32], factor: float, key: tuple[int, int]
+) -> NDArray[np.float32]:
+    """The published sampling, all draws in one pass: (N_LATENT, n_voxels), standardised."""
     shape = (N_LATENT, *brain.networks.latent_readout.sd.shape)
     noise = np.random.default_rng([*key, 3]).standard_normal(shape, np.float32)
     latent = brain.latent(token) + torch.from_numpy(np.float32(factor) * noise).to(brain.device)
-    return brain.networks.vae.decode(latent, brain.n_voxels).cpu().numpy()
+    draws: NDArray[np.float32] = brain.networks.vae.decode(latent, brain.n_voxels).cpu().numpy()
+    return draws
 
 
 class _Imitation:
     """Draws in the design of the test recording, several times over."""
 
     def __init__(
-        self, n_voxels: int, n_repeats: np.ndarray, generator: np.random.Generator
+        self, n_voxels: int, n_repeats: NDArray[np.int64], generator: np.random.Generator
     ) -> None:
         self.n_repeats = n_repeats
         self.generator = generator
         self.chosen = np.sort(generator.choice(n_voxels, min(N_PAIRED, n_voxels), replace=False))
         self.total, self.squares, self.within = np.zeros((3, N_RECORDINGS, n_voxels))
-        self.some: list[np.ndarray] = []
-        self.index: list[np.ndarray] = []
+        self.some: list[NDArray[np.float32]] = []
+        self.index: list[NDArray[np.int64]] = []
 
-    def add(self, image: int, k: int, repeats: np.ndarray) -> None:
-        repeats = repeats.astype(np.float64)
-        self.total[k] += repeats.sum(0)
-        self.squares[k] += (repeats**2).sum(0)
-        self.within[k] += ((repeats - repeats.mean(0)) ** 2).sum(0)
-        self.some.append(repeats[:, self.chosen].astype(np.float32))
-        self.index.append(np.full(len(repeats), image * N_RECORDINGS + k))
+    def add(self, image: int, k: int, repeats: NDArray[np.float32]) -> None:
+        """Add the repeats (n_repeats, n_voxels) of an image in recording ``k``."""
+        values = repeats.astype(np.float64)
+        self.total[k] += values.sum(0)
+        self.squares[k] += (values**2).sum(0)
+        self.within[k] += ((values - values.mean(0)) ** 2).sum(0)
+        self.some.append(values[:, self.chosen].astype(np.float32))
+        self.index.append(np.full(len(values), image * N_RECORDINGS + k))
 
-    def ncsnr(self) -> np.ndarray:
+    def ncsnr(self) -> NDArray[np.float64]:
         """Root mean square over recordings: (n_voxels,)."""
         around = self.squares - self.total**2 / self.n_repeats.sum()
         each = [
             ncsnr_of_sums(a, w, self.n_repeats) for a, w in zip(around, self.within, strict=True)
         ]
-        return np.sqrt(np.mean(np.square(each), 0))
+        values: NDArray[np.float64] = np.sqrt(np.mean(np.square(each), 0))
+        return values
 
-    def compare(self, brain: Brain, trials: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-        """Reliability and noise correlations of draws against the recorded ones."""
-        stored = brain.voxels["ncsnr"].to_numpy(float)
-        scores: dict[str, Any] = {}
-        if np.isfinite(stored).any():
-            ours = line_agreement(self.ncsnr(), stored)
-            again = line_agreement(ncsnr(trials, rows), stored)
-            scores |= {
-                f"ncsnr_{name}": {"model": ours[name], "test_trials": again[name]} for name in ours
-            }
+    def compare(self, scores: DrawScores, test: TestSet) -> DrawScores:
+        """Add the agreement of reliability and noise correlations with the recorded ones."""
+        if test.has_ceiling:
+            ours = line_agreement(self.ncsnr(), test.ncsnr)
+            again = line_agreement(ncsnr(test.trials, test.image_index), test.ncsnr)
+            both = {k: ReliabilityScore(model=ours[k], test_trials=again[k]) for k in ours}
+            scores = replace(
+                scores,
+                ncsnr_correlation=both["correlation"],
+                ncsnr_slope=both["slope"],
+                ncsnr_median_ratio=both["median_ratio"],
+            )
         if len(self.chosen) >= 3 and (self.n_repeats > 1).sum() >= 4:
             found = noise_correlation_agreement(
                 np.concatenate(self.some),
                 np.concatenate(self.index),
-                trials[:, self.chosen],
-                rows,
+                test.trials[:, self.chosen],
+                test.image_index,
                 self.generator,
             )
-            scores["noise_correlation"] = {
-                "model": found["correlation"],
-                "ceiling": found["ceiling"],
-                "share_of_ceiling": found["share"],
-            }
+            agreement = NoiseCorrelationScore(
+                model=found["correlation"],
+                ceiling=found["ceiling"],
+                share_of_ceiling=found["share"],
+            )
+            scores = replace(scores, noise_correlation=agreement)
         return scores
 
 
+# ------------------------------------------------------------------------------------- scores
+
+
 def _scores(
-    tallies: dict[str, Tally], brain: Brain, trials: np.ndarray, n_boot: int, seed: int
-) -> dict[str, Any]:
-    model = tallies["model"]
-    rois = scored_regions(brain)
-
-    def interval(per_image: np.ndarray) -> list[float]:
-        low, high = bootstrap_ci(
-            lambda counts: weighted_mean(per_image, counts),
-            len(per_image),
-            np.random.default_rng(seed),
-            n_boot,
-        )
-        return [float(low), float(high)]
-
-    def covered(tally: Tally, j: int) -> float | None:
-        return float(tally.inside_image[:, j].mean()) if _reaches(tally, LEVELS[j]) else None
-
-    scores: dict[str, Any] = {}
-    for j, level in enumerate(LEVELS):
-        scores[f"coverage_{round(100 * level)}"] = {
-            **{k: covered(t, j) for k, t in tallies.items()},
-            "nominal": level,
-            "ci": interval(model.inside_image[:, j]),
-            "roi": {
-                name: float(model.inside[j][mask].mean() / model.n_trials)
-                for name, mask in rois.items()
-            },
-        }
-    if rois:
-        # A voxel's draws can be right while voxels vary together too little, or too much.
-        inside = {k: t.inside_regions for k, t in tallies.items() if _reaches(t, REGION_LEVEL)}
-        scores["coverage_90_region_means"] = {
-            **{k: float(inside[k].mean()) if k in inside else None for k in tallies},
-            "nominal": REGION_LEVEL,
-            "ci": interval(model.inside_regions.mean(1)),
-            "roi": dict(zip(rois, model.inside_regions.mean(0).tolist(), strict=True)),
-        }
-    scores["crps"] = {
-        **{k: float(t.crps_image.mean()) for k, t in tallies.items()},
-        "ci": interval(model.crps_image),
-        "roi": {k: float(model.crps[mask].mean() / model.n_trials) for k, mask in rois.items()},
-    }
-    scores["energy_score"] = {
-        **{k: float(t.energy_image.mean()) for k, t in tallies.items()},
-        "ci": interval(model.energy_image),
-    }
-    # Differences on the same images are far surer than the scores themselves.
-    for score, per_image in (("crps", "crps_image"), ("energy_score", "energy_image")):
-        scores[score]["gain_ci"] = {
-            k: interval(getattr(t, per_image) - getattr(model, per_image))
-            for k, t in tallies.items()
-            if k != "model"
-        }
-    recorded = trials.var(0, ddof=1)
-    scores["variance_ratio"] = {
-        **{k: float(t.variance().sum() / recorded.sum()) for k, t in tallies.items()},
-        "nominal": 1.0,
-        "roi": {
-            k: float(model.variance()[mask].sum() / recorded[mask].sum())
-            for k, mask in rois.items()
+    tallies: dict[str, Tally], test: TestSet, regions: Masks, bootstrap: Bootstrap
+) -> DrawScores:
+    recorded = test.trials.var(0, ddof=1)
+    coverage = [_coverage(tallies, level, regions, bootstrap) for level in LEVELS]
+    return DrawScores(
+        coverage_50=coverage[0],
+        coverage_80=coverage[1],
+        coverage_90=coverage[2],
+        coverage_95=coverage[3],
+        coverage_90_region_means=_region_means(tallies, regions, bootstrap) if regions else UNSET,
+        crps=_crps(tallies, regions, bootstrap),
+        energy_score=_energy_score(tallies, bootstrap),
+        variance_ratio=_variance_ratio(tallies, recorded, regions),
+        variance_ratio_median_voxel=replace(
+            _beside(tallies, lambda t: float(np.nanmedian(_ratio(t.variance(), recorded)))),
+            nominal=1.0,
+        ),
+        pit_histogram={
+            k: (t.histogram / t.histogram.mean()).round(4).tolist() for k, t in tallies.items()
         },
+    )
+
+
+def _beside(tallies: Mapping[str, Tally], value: Callable[[Tally], Number]) -> DrawScore:
+    """One score of every distribution."""
+    values = {name: value(tally) for name, tally in tallies.items()}
+    return DrawScore(
+        model=values["model"],
+        linear=values["linear"],
+        mean_pattern=values["mean_pattern"],
+        shuffled=values["shuffled"],
+        latent_nf1=values.get("latent_nf1", UNSET),
+        latent_best=values.get("latent_best", UNSET),
+    )
+
+
+def _coverage(
+    tallies: Mapping[str, Tally], level: float, regions: Masks, bootstrap: Bootstrap
+) -> DrawScore:
+    """Share of trials within the central interval of the draws."""
+    j, model = LEVELS.index(level), tallies["model"]
+
+    def covered(tally: Tally) -> float | None:
+        return float(tally.inside_image[:, j].mean()) if tally.reaches(level) else None
+
+    by_region = {
+        name: float(model.inside[j][mask].mean() / model.n_trials) for name, mask in regions.items()
     }
-    scores["variance_ratio_median_voxel"] = {
-        **{k: float(np.nanmedian(_ratio(t.variance(), recorded))) for k, t in tallies.items()},
-        "nominal": 1.0,
+    interval = bootstrap.limits_of_mean(model.inside_image[:, j])
+    return replace(_beside(tallies, covered), nominal=level, ci=interval, roi=by_region)
+
+
+def _region_means(tallies: Mapping[str, Tally], regions: Masks, bootstrap: Bootstrap) -> DrawScore:
+    """Share of trials whose mean over a region is within the central 90 % of the draws'.
+
+    The draws of single voxels can be right while voxels vary together too little, or too much.
+    """
+    model = tallies["model"]
+
+    def covered(tally: Tally) -> float | None:
+        return float(tally.inside_regions.mean()) if tally.reaches(REGION_LEVEL) else None
+
+    return replace(
+        _beside(tallies, covered),
+        nominal=REGION_LEVEL,
+        ci=bootstrap.limits_of_mean(model.inside_regions.mean(1)),
+        roi=dict(zip(regions, model.inside_regions.mean(0).tolist(), strict=True)),
+    )
+
+
+def _crps(tallies: Mapping[str, Tally], regions: Masks, bootstrap: Bootstrap) -> DrawScore:
+    """Continuous ranked probability score."""
+    model = tallies["model"]
+    by_region = {k: float(model.crps[m].mean() / model.n_trials) for k, m in regions.items()}
+    per_image = {name: tally.crps_image for name, tally in tallies.items()}
+    return replace(
+        _beside(tallies, lambda t: float(t.crps_image.mean())),
+        ci=bootstrap.limits_of_mean(model.crps_image),
+        roi=by_region,
+        gain_ci=_gains(per_image, bootstrap),
+    )
+
+
+def _energy_score(tallies: Mapping[str, Tally], bootstrap: Bootstrap) -> DrawScore:
+    """Energy score of whole patterns."""
+    per_image = {name: tally.energy_image for name, tally in tallies.items()}
+    return replace(
+        _beside(tallies, lambda t: float(t.energy_image.mean())),
+        ci=bootstrap.limits_of_mean(per_image["model"]),
+        gain_ci=_gains(per_image, bootstrap),
+    )
+
+
+def _gains(
+    per_image: Mapping[str, NDArray[np.float64]], bootstrap: Bootstrap
+) -> dict[str, tuple[Number, Number]]:
+    """Intervals of differences to the model: on the same images, far surer than the scores."""
+    return {
+        name: bootstrap.limits_of_mean(values - per_image["model"])
+        for name, values in per_image.items()
+        if name != "model"
     }
-    scores["pit_histogram"] = {
-        k: (t.histogram / t.histogram.mean()).round(4).tolist() for k, t in tallies.items()
-    }
-    return scores
 
 
-def _reaches(tally: Tally, level: float) -> bool:
-    """False where the interval would reach beyond the outermost of so few draws."""
-    return level <= 1 - 2 / (tally.n_draws / tally.n_images + 1)
+def _variance_ratio(
+    tallies: Mapping[str, Tally], recorded: NDArray[np.float32], regions: Masks
+) -> DrawScore:
+    """Total variance of draws over that of recorded trials."""
+    variance = tallies["model"].variance()
+    return replace(
+        _beside(tallies, lambda t: float(t.variance().sum() / recorded.sum())),
+        nominal=1.0,
+        roi={k: float(variance[m].sum() / recorded[m].sum()) for k, m in regions.items()},
+    )
 
 
-def _ratio(drawn: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+def _ratio(drawn: NDArray[np.float64], recorded: NDArray[np.float32]) -> NDArray[np.float64]:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(recorded > 0, drawn / recorded, np.nan)
 
 
 def _where_it_does_not_fit(
-    scores: dict[str, Any], coverage: np.ndarray, n_trials: int
+    scores: DrawScores, coverage: NDArray[np.float64], n_trials: int
 ) -> list[str]:
+    """Notes on regions and voxels whose intervals cover too few or too many trials."""
     low, high = TOO_FAR
-    notes = []
-    for name, value in scores["coverage_90"]["roi"].items():
-        if not low <= value <= high:
-            notes.append(f"{name}: 90 % intervals cover {value:.1%} of held-out trials")
-    means = scores.get("coverage_90_region_means")
-    if means is not None and means["model"] is not None and not low <= means["model"] <= high:
-        less = means["model"] < low
+    notes = [
+        f"{name}: 90 % intervals cover {value:.1%} of held-out trials"
+        for name, value in (scores.coverage_90.roi or {}).items()
+        if value is not None and not low <= value <= high
+    ]
+    means = scores.coverage_90_region_means
+    inside = None if means is UNSET else means.model
+    if inside is not None and not low <= inside <= high:
         notes.append(
-            f"means of regions: 90 % intervals hold {means['model']:.1%} of held-out trials, those "
-            f"of single voxels {scores['coverage_90']['model']:.1%}: voxels vary together "
-            f"{'more' if less else 'less'} in recordings than in draws"
+            f"means of regions: 90 % intervals hold {inside:.1%} of held-out trials, those "
+            f"of single voxels {scores.coverage_90.model:.1%}: voxels vary together "
+            f"{'more' if inside < low else 'less'} in recordings than in draws"
         )
-    # A single voxel's coverage rests on few trials: what chance does to one at a limit is left out.
+    # A single voxel's coverage rests on few trials: a limit takes in what chance explains.
     low = binom.ppf(0.01, n_trials, low) / n_trials
     high = binom.ppf(0.99, n_trials, high) / n_trials
     outside = (coverage < low) | (coverage > high)

@@ -7,94 +7,107 @@ decoder fitted on recorded responses alone, which knows nothing of the networks.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from msgspec import UNSET
+from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.brain.images import token_digest
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
-from synbrain_cli.metrics.accuracy import average_repeats, bootstrap_ci, weighted_mean
+from synbrain_cli.evaluation.bootstrap import Bootstrap
+from synbrain_cli.evaluation.predictions import Predictions
+from synbrain_cli.evaluation.test_set import TestSet
+from synbrain_cli.io.results.evaluation import RetrievalScore, RetrievalScores
+from synbrain_cli.io.results.record import finite
+from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.metrics.identification import n_way, pattern_similarity
 from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_tokens
 
 N_CANDIDATES = 300  # Mai et al. 2025
 N_COMPONENTS = 128  # of the tokens that the linear decoder predicts
 
+Array = NDArray[np.floating]
+Decoder = Callable[[Array], Array]  # responses (n_images, n_voxels) → similarity with candidates
 
-def retrieval(
-    brain: Brain,
-    subject: PreparedSubject,
-    store: TokenStore,
-    tokens: np.ndarray,
-    trials: np.ndarray,
-    rows: np.ndarray,
-    means: np.ndarray,
-    shuffle: np.ndarray,
-    *,
-    n_boot: int,
-    seed: int,
-) -> dict[str, Any]:
+
+def retrieve(
+    brain: Brain, test: TestSet, predictions: Predictions, bootstrap: Bootstrap
+) -> RetrievalScores:
     """Top-1 retrieval of test images among candidates, by two decoders.
+
+    Queries are recorded single trials (``raw``), predicted means (``syn``), single draws
+    (``draw``), and as controls the mean pattern and the means predicted for other images.
 
     Parameters
     ----------
-    tokens : float array of shape (n_images, n_tokens, n_dims)
-        Of the test images.
-    trials, rows : float32 (n_trials, n_voxels), int (n_trials,)
-        Recorded test trials, standardised, and the image of each.
-    means : float32 array of shape (n_images, n_voxels)
-        The model's predictions.
-    shuffle : int array of shape (n_images,)
-        Another image for each.
-
-    Returns
-    -------
-    dict
-        ``n_candidates``, ``chance``, and per decoder: ``raw`` (recorded single trials), ``syn``
-        (predicted means), ``draw`` (single draws), each with an interval; ``mean_pattern`` and
-        ``shuffled`` (predicted means) as controls.
+    brain : Brain
+    test : TestSet
+    predictions : Predictions
+    bootstrap : Bootstrap
+        Its seed is that of the draws, too.
     """
-    n_images = len(tokens)
-    n_candidates = min(N_CANDIDATES, n_images)
-    asked = rounds(rows, n_images)
+    n_candidates = min(N_CANDIDATES, test.n_images)
+    asked = rounds(test.image_index, test.n_images)
+    means = predictions["model"]
+    drawing = Drawing(len(asked), bootstrap.seed)
     drawn = np.stack(
         [
-            brain.draw_around(mean, token_digest(token), Drawing(len(asked), seed))
-            for mean, token in zip(means, tokens, strict=True)
+            brain.draw_around(mean, digest, drawing)
+            for mean, digest in zip(means, test.digests, strict=True)
         ]
     )
-    queries = {
-        "raw": [trials[chosen] for chosen in asked],
+    queries: dict[str, list[Array]] = {
+        "raw": [test.trials[chosen] for chosen in asked],
         "syn": [means],
         "draw": list(drawn.transpose(1, 0, 2)),
         "mean_pattern": [np.broadcast_to(brain.distribution.mean_pattern, means.shape)],
-        "shuffled": [means[shuffle]],
+        "shuffled": [means[predictions.shuffle]],
     }
-    scaled = brain.scaler(tokens)
-    decoders = {"linear_decoder": _linear_decoder(brain, subject, store, scaled, seed)}
-    if brain.config.has_networks:
-        decoders["brainvae"] = _latent_decoder(brain, scaled)
-    found: dict[str, Any] = {"n_candidates": n_candidates, "chance": 1 / n_candidates}
-    for name, similarity in decoders.items():
-        found[name] = {}
-        for what, patterns in queries.items():
-            per_image = np.mean([n_way(similarity(p), n_candidates) for p in patterns], 0)
-            low, high = bootstrap_ci(
-                lambda counts, values=per_image: weighted_mean(values, counts),
-                n_images,
-                np.random.default_rng(seed),
-                n_boot,
-            )
-            found[name][what] = float(per_image.mean())
-            found[name][f"{what}_ci"] = [float(low), float(high)]
-    return found
+    scaled = brain.predictors.scaler(test.tokens)
+
+    def score(decode: Decoder) -> RetrievalScore:
+        return _score(decode, queries, n_candidates, bootstrap)
+
+    linear = score(_linear_decoder(brain, test, scaled, bootstrap.seed))
+    networks = brain.config.has_networks
+    return finite(
+        RetrievalScores(
+            n_candidates=n_candidates,
+            chance=1 / n_candidates,
+            linear_decoder=linear,
+            brainvae=score(_latent_decoder(brain, scaled)) if networks else UNSET,
+        )
+    )
 
 
-def rounds(rows: np.ndarray, n_images: int) -> list[np.ndarray]:
-    """Trials of every image in turn: the same number of queries for each.
+def _score(
+    decode: Decoder, queries: Mapping[str, list[Array]], n_candidates: int, bootstrap: Bootstrap
+) -> RetrievalScore:
+    """Share of images found in each kind of query, averaged over rounds."""
+    found = {
+        name: np.mean([n_way(decode(p), n_candidates) for p in patterns], 0)
+        for name, patterns in queries.items()
+    }
+    share = {name: float(per_image.mean()) for name, per_image in found.items()}
+    interval = {name: bootstrap.limits_of_mean(per_image) for name, per_image in found.items()}
+    return RetrievalScore(
+        raw=share["raw"],
+        raw_ci=interval["raw"],
+        syn=share["syn"],
+        syn_ci=interval["syn"],
+        draw=share["draw"],
+        draw_ci=interval["draw"],
+        mean_pattern=share["mean_pattern"],
+        mean_pattern_ci=interval["mean_pattern"],
+        shuffled=share["shuffled"],
+        shuffled_ci=interval["shuffled"],
+    )
+
+
+def rounds(rows: NDArray[np.integer], n_images: int) -> list[NDArray[np.int64]]:
+    """Return trials of every image in turn: the same number of queries for each.
 
     Parameters
     ----------
@@ -125,24 +138,25 @@ class FeatureSpace:
     axes : float32 array of shape (n_features, n_components)
     """
 
-    def __init__(self, features: np.ndarray) -> None:
+    def __init__(self, features: NDArray[np.float32]) -> None:
         self.centre = features.mean(0, dtype=np.float64).astype(np.float32)
         centred = features - self.centre
         values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
         keep = np.flatnonzero(values > 1e-7 * values[-1])[-N_COMPONENTS:]
         self.axes = centred.T @ (vectors[:, keep] / np.sqrt(values[keep])).astype(np.float32)
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
+    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores on the components: (n_images, n_features) → float32 (n_images, n_components)."""
-        return (features - self.centre) @ self.axes
+        scores: NDArray[np.float32] = (features - self.centre) @ self.axes
+        return scores
 
 
-def _latent_decoder(brain: Brain, scaled: np.ndarray):
+def _latent_decoder(brain: Brain, scaled: NDArray[np.float32]) -> Decoder:
     """Similarity of BrainVAE's posterior means with the tokens (Mai et al. 2025)."""
     candidates = scaled.reshape(len(scaled), -1)
 
     @torch.inference_mode()
-    def similarity(patterns: np.ndarray) -> np.ndarray:
+    def similarity(patterns: Array) -> Array:
         rows = []
         for start in range(0, len(patterns), 16):
             part = np.ascontiguousarray(patterns[start : start + 16], np.float32)
@@ -153,22 +167,20 @@ def _latent_decoder(brain: Brain, scaled: np.ndarray):
     return similarity
 
 
-def _linear_decoder(
-    brain: Brain, subject: PreparedSubject, store: TokenStore, scaled: np.ndarray, seed: int
-):
+def _linear_decoder(brain: Brain, test: TestSet, scaled: NDArray[np.float32], seed: int) -> Decoder:
     """Similarity of tokens predicted from responses, by ridge, with the candidates' tokens.
 
     Fitted on the averages over repeats of training images, to the leading principal components of
     their pooled tokens.
     """
-    train = subject.select("train")
+    train = test.subject.select("train")
     averages, index, _ = average_repeats(brain.standardize(train.betas), train.image_index)
-    features = pool_tokens(brain.scaler(store.take(train.images[index])))
+    features = pool_tokens(brain.predictors.scaler(test.store.take(train.images[index])))
     space = FeatureSpace(features)
     fit, _ = fit_ridge(averages, space(features), np.random.default_rng([seed, 4]))
     candidates = space(pool_tokens(scaled))
 
-    def similarity(patterns: np.ndarray) -> np.ndarray:
+    def similarity(patterns: Array) -> Array:
         return pattern_similarity(apply_ridge(fit, np.asarray(patterns, np.float32)), candidates)
 
     return similarity

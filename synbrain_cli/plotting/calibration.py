@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from msgspec import UNSET
 
+from synbrain_cli.io.results.evaluation import DrawScores, EvaluationRecord
+from synbrain_cli.io.results.record import Number
 from synbrain_cli.plotting.figure import COLOURS
 
 # Distribution → label, colour, line
@@ -21,12 +22,12 @@ _SHOWN = {
 _LEVELS = (50, 80, 90, 95)
 
 
-def plot_calibration(metrics: dict[str, Any], voxels: pd.DataFrame) -> Figure:
-    """Draw PIT histograms, coverage, reliability and variance.
+def plot_calibration(metrics: EvaluationRecord, voxels: pd.DataFrame) -> Figure:
+    """Plot PIT histograms, coverage, reliability and variance.
 
     Parameters
     ----------
-    metrics : dict
+    metrics : EvaluationRecord
         ``metrics.json`` of `synbrain evaluate`.
     voxels : DataFrame
         Its ``voxels.tsv``: ``ncsnr``, ``ncsnr_of_draws`` (where there are repeats),
@@ -39,32 +40,32 @@ def plot_calibration(metrics: dict[str, Any], voxels: pd.DataFrame) -> Figure:
     """
     figure = Figure(figsize=(9.5, 7.2), layout="constrained")
     axes = figure.subplots(2, 2)
-    kind = " (simulated)" if metrics["simulated"] else ""
+    kind = " (simulated)" if metrics.simulated else ""
     figure.suptitle(
-        f"{metrics['model']}{kind}: draws against {metrics['n_test_trials']:,} held-out trials of "
-        f"{metrics['n_test_images']:,} images",
+        f"{metrics.model}{kind}: draws against {metrics.n_test_trials:,} held-out trials of "
+        f"{metrics.n_test_images:,} images",
         fontsize=11,
     )
-    _pit(axes[0, 0], metrics["draws"]["pit_histogram"])
-    _coverage(axes[0, 1], metrics["draws"])
-    _reliability(axes[1, 0], metrics["draws"], voxels)
-    _variance(axes[1, 1], metrics["draws"], voxels)
+    _pit(axes[0, 0], metrics.draws.pit_histogram)
+    _coverage(axes[0, 1], metrics.draws)
+    _reliability(axes[1, 0], metrics.draws, voxels)
+    _variance(axes[1, 1], metrics.draws, voxels)
     for one in axes.flat:
         one.spines[["top", "right"]].set_visible(False)
         one.tick_params(labelsize=8)
     return figure
 
 
-def _pit(axes: Axes, histograms: dict[str, list[float]]) -> None:
+def _pit(axes: Axes, histograms: dict[str, list[Number]]) -> None:
+    heights = {name: np.array(values, float) for name, values in histograms.items()}
     for name, (label, colour, line) in _SHOWN.items():
-        if name not in histograms:
+        if name not in heights:
             continue
-        heights = np.array(histograms[name])
-        edges = np.linspace(0, 1, len(heights) + 1)
+        edges = np.linspace(0, 1, len(heights[name]) + 1)
         if name == "model":
-            axes.stairs(heights, edges, fill=True, color=colour, alpha=0.35, label=label)
+            axes.stairs(heights[name], edges, fill=True, color=colour, alpha=0.35, label=label)
         else:
-            axes.stairs(heights, edges, color=colour, linestyle=line, label=label)
+            axes.stairs(heights[name], edges, color=colour, linestyle=line, label=label)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set(
         xlabel="rank of the recorded trial among draws (PIT)",
@@ -72,18 +73,19 @@ def _pit(axes: Axes, histograms: dict[str, list[float]]) -> None:
         title="Rank of recorded trials: flat where calibrated",
         xlim=(0, 1),
         # The paper's draws put nearly all trials beyond them: their bars would hide the rest.
-        ylim=(0, 1.15 * max(max(histograms[k]) for k in ("model", "linear", "mean_pattern"))),
+        ylim=(0, 1.15 * max(heights[k].max() for k in ("model", "linear", "mean_pattern"))),
     )
     axes.legend(fontsize=7, framealpha=0.85, edgecolor="none", loc="lower center", ncols=2)
 
 
-def _coverage(axes: Axes, draws: dict[str, Any]) -> None:
+def _coverage(axes: Axes, draws: DrawScores) -> None:
     nominal = np.array(_LEVELS) / 100
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+    scores = [draws.coverage_50, draws.coverage_80, draws.coverage_90, draws.coverage_95]
     for name, (label, colour, line) in _SHOWN.items():
-        if name in draws["coverage_90"]:
-            found = [draws[f"coverage_{level}"][name] for level in _LEVELS]
-            some = [x is not None for x in found]  # of few draws, the widest intervals are unknown
+        found = [score.get(name) for score in scores]
+        some = [x is not None for x in found]  # of few draws, the widest intervals are unknown
+        if any(some):
             axes.plot(
                 nominal[some],
                 [x for x in found if x is not None],
@@ -93,10 +95,11 @@ def _coverage(axes: Axes, draws: dict[str, Any]) -> None:
                 linestyle=line,
                 label=label,
             )
-    for region in draws["coverage_90"]["roi"]:
+    by_region = [score.roi or {} for score in scores]
+    for region in by_region[0]:
         axes.plot(
             nominal,
-            [draws[f"coverage_{level}"]["roi"][region] for level in _LEVELS],
+            np.array([values[region] for values in by_region], float),
             color=_SHOWN["model"][1],
             alpha=0.25,
             linewidth=0.7,
@@ -111,8 +114,9 @@ def _coverage(axes: Axes, draws: dict[str, Any]) -> None:
     axes.legend(fontsize=7, frameon=False, loc="center right", bbox_to_anchor=(1, 0.4))
 
 
-def _reliability(axes: Axes, draws: dict[str, Any], voxels: pd.DataFrame) -> None:
-    if "ncsnr_of_draws" not in voxels or "ncsnr_slope" not in draws:
+def _reliability(axes: Axes, draws: DrawScores, voxels: pd.DataFrame) -> None:
+    slope, correlation = draws.ncsnr_slope, draws.ncsnr_correlation
+    if "ncsnr_of_draws" not in voxels or slope is UNSET or correlation is UNSET:
         axes.text(
             0.5, 0.5, "no repeats: no ncsnr", ha="center", va="center", transform=axes.transAxes
         )
@@ -132,18 +136,19 @@ def _reliability(axes: Axes, draws: dict[str, Any], voxels: pd.DataFrame) -> Non
     axes.set(
         xlabel="ncsnr recorded",
         ylabel="ncsnr of draws",
-        title=f"Reliability by voxel: r {draws['ncsnr_correlation']['model']:.3f}, "
-        f"slope {draws['ncsnr_slope']['model']:.2f}",
+        title=f"Reliability by voxel: r {_number(correlation.model, 3)}, "
+        f"slope {_number(slope.model, 2)}",
         xlim=(0, top),
         ylim=(0, top),
     )
 
 
-def _variance(axes: Axes, draws: dict[str, Any], voxels: pd.DataFrame) -> None:
+def _variance(axes: Axes, draws: DrawScores, voxels: pd.DataFrame) -> None:
+    median = draws.variance_ratio_median_voxel
     ratio = voxels["variance_ratio"].to_numpy(float)
     axes.hist(
         np.clip(ratio[np.isfinite(ratio)], 0, 2),
-        bins=np.linspace(0, 2, 41),
+        bins=np.linspace(0, 2, 41).tolist(),
         color=_SHOWN["model"][1],
         alpha=0.35,
     )
@@ -151,17 +156,20 @@ def _variance(axes: Axes, draws: dict[str, Any], voxels: pd.DataFrame) -> None:
     axes.set(
         xlabel="variance of draws / variance of recorded trials",
         ylabel="voxels",
-        title=f"Total variance by voxel: all {draws['variance_ratio']['model']:.3f}, "
-        f"median {draws['variance_ratio_median_voxel']['model']:.3f}",
+        title=f"Total variance by voxel: all {_number(draws.variance_ratio.model, 3)}, "
+        f"median {_number(median.model, 3)}",
         xlim=(0, 2),
     )
-    for name in ("latent_nf1", "latent_best"):
-        if name in draws["variance_ratio"]:
-            label = "latent, nf 1" if name == "latent_nf1" else "latent, best nf"
-            axes.axvline(
-                draws["variance_ratio_median_voxel"][name],
-                color=_SHOWN["latent_nf1"][1],
-                linestyle="-." if name == "latent_nf1" else ":",
-                label=f"{label} (median)",
-            )
+    for name, label, line in (
+        ("latent_nf1", "latent, nf 1", "-."),
+        ("latent_best", "latent, best nf", ":"),
+    ):
+        value = median.get(name)
+        if value is not None:
+            colour = _SHOWN["latent_nf1"][1]
+            axes.axvline(value, color=colour, linestyle=line, label=f"{label} (median)")
             axes.legend(fontsize=7, frameon=False)
+
+
+def _number(value: Number, digits: int) -> str:
+    return "unknown" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,48 @@
+"""What a model, its baselines and controls predict for the test images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.evaluation.test_set import TestSet, derangement
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model, its baselines and controls predict for the test images, standardised.
+
+    Attributes
+    ----------
+    by_name : dict of float32 arrays of shape (n_images, n_voxels)
+        "model", "deep" and "transfer" (where the model has them), "linear", "mean_pattern",
+        "shuffled".
+    shuffle : int array of shape (n_images,)
+        Another image for each: the control.
+    """
+
+    by_name: dict[str, NDArray[np.float32]]
+    shuffle: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, brain: Brain, test: TestSet, seed: int) -> Self:
+        """Predict the test images."""
+        shuffle = derangement(test.n_images, np.random.default_rng(seed))
+        by_name = {"model": brain.mean(test.tokens, unit="z")}
+        if brain.config.has_networks:
+            by_name["deep"] = brain.predict("deep", test.tokens, unit="z")
+        if brain.predictors.transfer is not None:
+            by_name["transfer"] = brain.predict("transfer", test.tokens, unit="z")
+        by_name["linear"] = brain.predict("linear", test.tokens, unit="z")
+        constant = brain.distribution.mean_pattern
+        by_name["mean_pattern"] = np.broadcast_to(constant, test.averages.shape)
+        by_name["shuffled"] = by_name["model"][shuffle]
+        return cls(by_name, shuffle)
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        """Predictions of one name: (n_images, n_voxels)."""
+        return self.by_name[name]

@@ -1,0 +1,336 @@
+"""Scores of predicted responses, beside those of baselines, controls and the noise ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.evaluation.bootstrap import Bootstrap
+from synbrain_cli.evaluation.retrieval import N_CANDIDATES
+from synbrain_cli.evaluation.test_set import TestSet, scored_regions
+from synbrain_cli.io.results.evaluation import RegionScores, ResponseScore, ResponseScores
+from synbrain_cli.io.results.record import Absent, Interval, Number, Result, finite
+from synbrain_cli.metrics.accuracy import (
+    average_repeats,
+    cosine_similarity,
+    mean_squared_error,
+    pattern_correlation,
+    pooled_skill,
+    squared_errors_of_images,
+    voxelwise_correlation,
+    weighted_correlation,
+    weighted_mean,
+)
+from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
+from synbrain_cli.metrics.similarity import linear_cka, rdm, rsa, weighted_cka, weighted_rsa
+from synbrain_cli.progress import Progress
+
+Array = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+
+
+class ResponseResults(Result, frozen=True, kw_only=True):
+    """Scores of responses over all voxels and by region."""
+
+    overall: ResponseScores
+    roi: dict[str, RegionScores]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Responses within some voxels.
+
+    Attributes
+    ----------
+    voxels : boolean array of shape (n_all_voxels,)
+    truth : array of shape (n_images, n_voxels)
+        Averages over repeats.
+    predictions : dict of arrays of shape (n_images, n_voxels)
+    baseline : array of shape (n_voxels,)
+        Mean pattern.
+    """
+
+    voxels: Mask
+    truth: Array
+    predictions: dict[str, Array]
+    baseline: Array
+
+
+class ResponseScorer:
+    """Scores predicted responses within any voxels.
+
+    Parameters
+    ----------
+    brain : Brain
+    test : TestSet
+    predictions : dict of float32 arrays of shape (n_images, n_voxels)
+        As `synbrain_cli.evaluation.predictions.Predictions.by_name`.
+    bootstrap : Bootstrap
+
+    Attributes
+    ----------
+    correlation : dict of arrays of shape (n_voxels,)
+        Correlation over images of each prediction.
+    """
+
+    def __init__(
+        self,
+        brain: Brain,
+        test: TestSet,
+        predictions: Mapping[str, NDArray[np.float32]],
+        bootstrap: Bootstrap,
+    ) -> None:
+        self.brain, self.test, self.bootstrap = brain, test, bootstrap
+        self.predictions = predictions
+        self.correlation: dict[str, Array] = {
+            name: voxelwise_correlation(test.averages, np.ascontiguousarray(values))
+            for name, values in predictions.items()
+        }
+        # What returns single trials to the recorded unit, where patterns have a mean.
+        self._shift, self._scale = _recorded_scale(brain, test)
+        self._halves = _halves(test.trials, test.image_index)
+
+    def notes(self) -> list[str]:
+        """Why a ceiling is missing."""
+        if not self.test.has_ceiling:
+            return [
+                "no noise ceiling: neither the data nor repeats of images tell how reliable voxels "
+                "are; show images twice or more, or give ncsnr"
+            ]
+        if self._halves is None:
+            return [
+                "no ceiling of RSA and CKA: expected four test images or more that were shown twice"
+            ]
+        return []
+
+    def score_all(self, progress: Progress) -> ResponseResults:
+        """Score over all voxels, and within each region of 10 voxels or more."""
+        overall = self.score(np.ones(self.test.n_voxels, bool))
+        roi = {}
+        regions = scored_regions(self.brain)
+        with progress.bar("regions", len(regions)) as bar:
+            for name, mask in regions.items():
+                scores = self.score(mask)
+                roi[name] = RegionScores(n_voxels=int(mask.sum()), **dict(scores.items()))
+                bar()
+        return ResponseResults(overall=overall, roi=roi)
+
+    def score(self, voxels: Mask) -> ResponseScores:
+        """Compute every score within some voxels.
+
+        Parameters
+        ----------
+        voxels : boolean array of shape (n_voxels,)
+        """
+        part = _Part(
+            voxels,
+            np.ascontiguousarray(self.test.averages[:, voxels]),
+            {k: np.ascontiguousarray(p[:, voxels]) for k, p in self.predictions.items()},
+            self.brain.distribution.mean_pattern[voxels],
+        )
+        scores = self._of_correlation(part)
+        scores["skill"] = self._skill(part)
+        if voxels.sum() > 2:
+            scores |= self._of_patterns(part)
+            centred = {k: p - part.baseline for k, p in part.predictions.items()}
+            recorded = part.truth - part.baseline
+            scores |= self._identification(recorded, centred)
+            scores |= self._similarity(recorded, centred, voxels)
+        return finite(ResponseScores(**scores))
+
+    def _of_correlation(self, part: _Part) -> dict[str, ResponseScore]:
+        """Median over voxels of r, and over reliable voxels of r² / ceiling."""
+        voxels, test = part.voxels, self.test
+        r = {k: self.correlation[k][voxels] for k in part.predictions}
+        usable = test.reliable[voxels]
+        explained = test.explained_ceiling[voxels][usable]
+        normalised = test.has_ceiling and usable.any()
+
+        def medians(counts: NDArray[np.float64]) -> Array:
+            """Both scores that are made of r, so that it is computed once: (n_draws, 1 or 2)."""
+            drawn = weighted_correlation(part.truth, part.predictions["model"], counts)
+            both = [np.nanmedian(drawn, axis=1)]
+            if normalised:
+                both.append(np.nanmedian(_signed_square(drawn[:, usable]) / explained, axis=1))
+            return np.stack(both, axis=1)
+
+        limits = self.bootstrap.interval(medians, test.n_images)
+        ceiling = _median(test.ceiling[voxels]) if test.has_ceiling else None
+        scores = {
+            "voxelwise_correlation": _score(
+                {k: _median(v) for k, v in r.items()}, ceiling, _pair(limits[0])
+            )
+        }
+        if normalised:
+            shares = {k: _median(_signed_square(v[usable]) / explained) for k, v in r.items()}
+            scores["noise_normalised_r2"] = _score(shares, 1.0, _pair(limits[1]))
+        return scores
+
+    def _skill(self, part: _Part) -> ResponseScore:
+        """Share of the mean pattern's squared error that is removed."""
+        errors = squared_errors_of_images(part.truth, part.predictions["model"], part.baseline)
+        interval = self.bootstrap.limits(
+            lambda counts: 1 - np.divide(*(weighted_mean(errors, counts)).T), self.test.n_images
+        )
+        values = {
+            k: pooled_skill(part.truth, p, part.baseline) for k, p in part.predictions.items()
+        }
+        return _score(values, None, interval)
+
+    def _of_patterns(self, part: _Part) -> dict[str, ResponseScore]:
+        """Scores across voxels of single trials in the recorded unit, as Mai et al. (2025)."""
+        rows = self.test.image_index
+        scale, shift = self._scale[:, part.voxels], self._shift[:, part.voxels]
+        true = np.ascontiguousarray(self.test.trials[:, part.voxels] * scale + shift)
+        found = {k: p[rows] * scale + shift for k, p in part.predictions.items()}
+        counts = np.bincount(rows)
+        scores = {}
+        for score, function in (
+            ("pattern_correlation", pattern_correlation),
+            ("mse", mean_squared_error),
+            ("cosine", cosine_similarity),
+        ):
+            values = {k: np.bincount(rows, function(true, p)) / counts for k, p in found.items()}
+            scores[score] = _score(
+                {k: float(np.nanmean(v)) for k, v in values.items()},
+                _repeat_ceiling(function, true, rows),
+                self.bootstrap.limits_of_mean(values["model"]),
+            )
+        return scores
+
+    def _identification(
+        self, recorded: Array, centred: Mapping[str, Array]
+    ) -> dict[str, ResponseScore]:
+        """Which image was seen, by patterns without the mean pattern that all images share."""
+        similarity = {k: pattern_similarity(recorded, p) for k, p in centred.items()}
+        n_candidates = min(N_CANDIDATES, self.test.n_images)
+        two = {k: two_way(s) for k, s in similarity.items()}
+        several = {k: n_way(s, n_candidates) for k, s in similarity.items()}
+        return {
+            "two_way_identification": self._mean_score(two),
+            "n_way_identification": self._mean_score(several, n_candidates),
+        }
+
+    def _mean_score(
+        self, values: Mapping[str, Array], n_candidates: int | Absent = UNSET
+    ) -> ResponseScore:
+        means = {k: float(v.mean()) for k, v in values.items()}
+        return _score(means, None, self.bootstrap.limits_of_mean(values["model"]), n_candidates)
+
+    def _similarity(
+        self, recorded: Array, centred: Mapping[str, Array], voxels: Mask
+    ) -> dict[str, ResponseScore]:
+        """How images are similar to one another, without the mean pattern that they share."""
+        n_images = self.test.n_images
+        distances = {k: rdm(p) for k, p in centred.items()}
+        true = rdm(recorded)
+        return {
+            "rsa": _score(
+                {k: rsa(true, d) for k, d in distances.items()},
+                self._split_half(voxels, lambda a, b: rsa(rdm(a), rdm(b))),
+                self.bootstrap.limits(
+                    lambda counts: weighted_rsa(true, distances["model"], counts), n_images
+                ),
+            ),
+            "cka": _score(
+                {k: linear_cka(recorded, p) for k, p in centred.items()},
+                self._split_half(voxels, linear_cka),
+                self.bootstrap.limits(
+                    lambda counts: weighted_cka(recorded, centred["model"], counts), n_images
+                ),
+            ),
+        }
+
+    def _split_half(self, voxels: Mask, agreement: Callable[[Array, Array], float]) -> float | None:
+        """Largest expected agreement with the averages over repeats: √ of their reliability.
+
+        Reliability is the agreement of averages over odd and over even repeats, brought to the
+        length of both together (Spearman 1910; Brown 1910).
+        """
+        if self._halves is None:
+            return None
+        baseline = self.brain.distribution.mean_pattern[voxels]
+        first, second = (part[:, voxels] - baseline for part in self._halves)
+        halves = agreement(first, second)
+        return float(np.sqrt(2 * halves / (1 + halves))) if halves > 0 else None
+
+
+def _score(
+    values: Mapping[str, Number],
+    ceiling: Number,
+    ci: Interval,
+    n_candidates: int | Absent = UNSET,
+) -> ResponseScore:
+    return ResponseScore(
+        model=values["model"],
+        deep=values.get("deep", UNSET),
+        transfer=values.get("transfer", UNSET),
+        linear=values["linear"],
+        mean_pattern=values["mean_pattern"],
+        shuffled=values["shuffled"],
+        ceiling=ceiling,
+        ci=ci,
+        n_candidates=n_candidates,
+    )
+
+
+def _pair(limits: NDArray[np.float64]) -> Interval:
+    return float(limits[0]), float(limits[1])
+
+
+def _recorded_scale(brain: Brain, test: TestSet) -> tuple[Array, Array]:
+    """Mean and SD (n_trials, n_voxels) that return each trial to the recorded unit."""
+    if brain.config.standardization == "none":
+        shape = test.trials.shape
+        return np.broadcast_to(brain.response_mean, shape), np.broadcast_to(
+            brain.response_sd, shape
+        )
+    path = test.subject.folder / "standardization.npz"
+    with np.load(path, allow_pickle=False) as file:
+        row = np.searchsorted(file["sessions"], test.session)
+        return file["mean"][row], file["sd"][row]
+
+
+def _repeat_ceiling(
+    function: Callable[[Array, Array], Array], trials: Array, rows: NDArray[np.integer]
+) -> float | None:
+    """Score of the average of an image's other trials as a prediction of a trial.
+
+    A reference, not an upper bound: what another recording of the same image, averaged over one
+    repeat less, achieves. None without repeats.
+    """
+    values = []
+    for image in np.unique(rows):
+        repeats = trials[rows == image]
+        if len(repeats) > 1:
+            others = (repeats.sum(0) - repeats) / (len(repeats) - 1)
+            values.append(function(repeats, others))
+    return float(np.nanmean(np.concatenate(values))) if values else None
+
+
+def _halves(trials: Array, rows: NDArray[np.integer]) -> tuple[Array, Array] | None:
+    """Averages over odd and over even repeats of the images shown twice or more."""
+    repeat = np.empty(len(rows), int)
+    for image in np.unique(rows):
+        repeat[rows == image] = np.arange((rows == image).sum())
+    images = np.unique(rows[repeat == 1])
+    if len(images) < 4:
+        return None
+    halves = []
+    for parity in (0, 1):
+        some = (repeat % 2 == parity) & np.isin(rows, images)
+        halves.append(average_repeats(trials[some], rows[some])[0])
+    return halves[0], halves[1]
+
+
+def _signed_square(r: Array) -> Array:
+    return np.sign(r) * r**2
+
+
+def _median(values: Array) -> float | None:
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else None

@@ -1,0 +1,48 @@
+"""How a model is evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from synbrain_cli.errors import InputError
+
+N_DRAWS, MIN_DRAWS = 200, 20
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """How a model is evaluated.
+
+    Attributes
+    ----------
+    n_draws : int
+        Draws per image from which distributions are scored.
+    latent : bool
+        Also score the published sampling: 80 passes of the decoder per image.
+    n_boot : int
+        Bootstrap draws of the test images for the 95 % confidence intervals.
+    """
+
+    n_draws: int = N_DRAWS
+    latent: bool = True
+    n_boot: int = 1000
+
+
+def check_draws(n_draws: int, otherwise: str = "") -> None:
+    """Refuse so few draws that 90 % intervals would reach beyond them.
+
+    Parameters
+    ----------
+    n_draws : int
+    otherwise : str
+        What else may be asked for, for the message: ", or 0 to leave coverage out".
+
+    Raises
+    ------
+    InputError
+    """
+    if n_draws < MIN_DRAWS:
+        raise InputError(
+            f"--draws {n_draws}: expected {MIN_DRAWS} or more{otherwise}: 90 % intervals of fewer "
+            "draws would reach beyond them"
+        )
