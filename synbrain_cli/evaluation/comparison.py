@@ -6,7 +6,7 @@ the difference of two models is known better than either score.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +16,8 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.bootstrap import Bootstrap
-from synbrain_cli.evaluation.test_set import TestSet, derangement, scored_regions
-from synbrain_cli.io.results.comparison import Estimate, RowKind, RowTraining
+from synbrain_cli.evaluation.test_set import RELIABLE, TestSet, derangement, scored_regions
+from synbrain_cli.io.results.comparison import ComparedRow, Estimate, RowKind, RowTraining
 from synbrain_cli.io.results.record import Result
 from synbrain_cli.metrics.accuracy import (
     squared_errors_of_images,
@@ -146,9 +146,7 @@ def _row_of_linear_encoder(rows: list[Row], brain: Brain, values: NDArray[np.flo
     return len(rows) - 1
 
 
-def _to_unit_of(
-    brain: Brain, values: NDArray[np.float32], other: Brain
-) -> NDArray[np.float32]:
+def _to_unit_of(brain: Brain, values: NDArray[np.float32], other: Brain) -> NDArray[np.float32]:
     """Responses in another model's unit → in this model's.
 
     Units differ where betas were left as recorded: each model standardises by its own trials.
@@ -219,6 +217,8 @@ class RowScorer:
     rois : dict of boolean arrays of shape (n_voxels,)
     reference : int
         Row that others are compared with.
+    is_normalised : bool
+        Whether any voxel is reliable, so that correlations are divided by the ceiling.
     """
 
     truth: NDArray[np.float32]
@@ -227,6 +227,12 @@ class RowScorer:
     chosen: NDArray[np.bool_]
     rois: dict[str, NDArray[np.bool_]]
     reference: int
+    is_normalised: bool
+
+    @property
+    def has_all_data(self) -> bool:
+        """Whether the reference was trained on all of the subject's data."""
+        return self.rows[self.reference].brain.config.training.hours is None
 
     @classmethod
     def create(cls, test: TestSet, rows: list[Row], reference: Brain) -> RowScorer:
@@ -245,9 +251,9 @@ class RowScorer:
         rois, reliable = scored_regions(rows[0].brain), test.reliable
         if not reliable.any():
             ones = np.ones_like(test.ceiling)
-            return cls(test.averages, rows, ones, np.ones_like(reliable), rois, number)
+            return cls(test.averages, rows, ones, np.ones_like(reliable), rois, number, False)
         rois = {name: mask for name, mask in rois.items() if mask[reliable].any()}
-        return cls(test.averages, rows, test.ceiling, reliable, rois, number)
+        return cls(test.averages, rows, test.ceiling, reliable, rois, number, True)
 
     def _medians(self, r: NDArray[np.float64]) -> NDArray[np.float64]:
         """Correlations (n, n_voxels) → medians: plain, compared, compared in each region."""
@@ -292,9 +298,7 @@ class RowScorer:
                 limits = bootstrap.interval(statistic, len(self.truth))
         return [self._record(*pair) for pair in zip(values, limits, strict=True)]
 
-    def _record(
-        self, values: NDArray[np.float64], limits: NDArray[np.float64]
-    ) -> RowCorrelations:
+    def _record(self, values: NDArray[np.float64], limits: NDArray[np.float64]) -> RowCorrelations:
         """Scores of one row (n_scores,) and their limits (n_scores, 2)."""
         plain, compared, *others = map(estimate, values, limits)
         regions, comparisons = others[: len(self.rois)], others[len(self.rois) :]
@@ -308,9 +312,7 @@ class RowScorer:
             roi=dict(zip(self.rois, regions, strict=True)),
         )
 
-    def skill(
-        self, baseline: NDArray[np.float32], bootstrap: Bootstrap
-    ) -> list[Estimate | None]:
+    def skill(self, baseline: NDArray[np.float32], bootstrap: Bootstrap) -> list[Estimate | None]:
         """Compute 1 − MSE / MSE of one pattern, the same for all rows."""
         errors = [squared_errors_of_images(self.truth, r.prediction, baseline) for r in self.rows]
         both = np.stack(errors, axis=1)  # (n_images, n_rows, 2)
@@ -385,3 +387,89 @@ def estimate(value: np.floating, limits: NDArray[np.float64]) -> Estimate | None
     low, high = limits.tolist()
     known = np.isfinite(low) and np.isfinite(high)
     return Estimate(value=float(value), ci=(low, high) if known else None)
+
+
+# ------------------------------------------------------------------------------------ records
+
+
+def compared_rows(
+    scorer: RowScorer,
+    correlations: Sequence[RowCorrelations],
+    skill: Sequence[Estimate | None],
+    coverage: Sequence[Estimate | None],
+) -> list[ComparedRow]:
+    """Return all rows with their scores, and last the ceiling, where it is known.
+
+    Parameters
+    ----------
+    scorer : RowScorer
+    correlations, skill, coverage : sequences
+        One entry per row.
+    """
+    entries = [
+        ComparedRow(
+            row=row.name,
+            kind=row.kind,
+            models=row.models,
+            training=training_of(row),
+            voxelwise_correlation=found.plain,
+            # Where no ceiling is known, what is compared is the correlation itself.
+            noise_normalised_correlation=found.compared if scorer.is_normalised else None,
+            skill=row_skill,
+            coverage_90=row_coverage,
+            difference_to_reference=found.difference_to_reference,
+            ratio_to_reference=found.ratio_to_reference,
+            share_of_full=found.ratio_to_reference if scorer.has_all_data else None,
+            ratio_to_linear=found.ratio_to_linear,
+            roi=found.roi,
+        )
+        for row, found, row_skill, row_coverage in zip(
+            scorer.rows, correlations, skill, coverage, strict=True
+        )
+    ]
+    return [*entries, _ceiling_row(scorer)] if scorer.is_normalised else entries
+
+
+def _ceiling_row(scorer: RowScorer) -> ComparedRow:
+    whole = Estimate(value=1.0, ci=None)
+    return ComparedRow(
+        row="ceiling",
+        kind="ceiling",
+        models=[],
+        training=None,
+        voxelwise_correlation=Estimate(value=float(np.nanmedian(scorer.ceiling)), ci=None),
+        noise_normalised_correlation=whole,
+        skill=None,
+        coverage_90=None,
+        difference_to_reference=None,
+        ratio_to_reference=None,
+        share_of_full=None,
+        ratio_to_linear=None,
+        roi=dict.fromkeys(scorer.rois, whole),
+    )
+
+
+def notes(scorer: RowScorer, reference: ComparedRow) -> Iterator[str]:
+    """Yield what readers of a comparison must know.
+
+    Parameters
+    ----------
+    scorer : RowScorer
+    reference : ComparedRow
+        The model that others are compared with.
+    """
+    if not scorer.is_normalised:
+        yield (
+            f"no voxel is known to have an ncsnr above {RELIABLE}: nothing is normalised for "
+            "noise, and models are compared by their voxelwise correlation"
+        )
+    if not scorer.has_all_data:
+        yield (
+            f"no model of all the subject's data was given: the reference is {reference.row}, and "
+            "there is no share of the full model's score"
+        )
+    if reference.ratio_to_reference is None or reference.ratio_to_reference.ci is None:
+        yield (
+            f"the score of the reference, {reference.row}, cannot be told from 0: ratios to it "
+            "have no interval, or no value"
+        )

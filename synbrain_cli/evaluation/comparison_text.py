@@ -155,10 +155,10 @@ def _how_to_read(comparison: Comparison) -> str:
             "normal noise."
         )
     what = "the model of all the subject's data" if comparison.reference_has_all_data else "first"
+    score = "*r / ceiling*" if comparison.is_normalised else "*r*"
     sentences += [
-        f"*−* and *÷ {reference}* compare {'*r / ceiling*' if comparison.is_normalised else '*r*'} with that of "
-        f"the reference ({what}), *÷ linear encoder* with that of the linear encoder of the same "
-        "data.",
+        f"*−* and *÷ {reference}* compare {score} with that of the reference ({what}), *÷ "
+        "linear encoder* with that of the linear encoder of the same data.",
         "Brackets are 95 % bootstrap intervals over images. A bootstrap draw takes the same images "
         "for all rows, so judge two models by the interval of their difference or ratio (does it "
         "hold 0, or 1?), not by whether their own intervals overlap.",

@@ -44,7 +44,7 @@ from synbrain_cli.run import RunContext
 
 
 @dataclass(frozen=True)
-class AugmentationSettings:
+class AugmentSettings:
     """Settings of an augmentation.
 
     Attributes
@@ -61,19 +61,19 @@ class AugmentationSettings:
 
 
 @dataclass(frozen=True)
-class AugmentationResult:
+class AugmentResult:
     """What synthesized trials add.
 
     Attributes
     ----------
     folder : Path
         Holds ``augmentation.json``, ``augmentation.tsv`` and ``augmentation.png``.
-    augmentation : Augmentation
+    metrics : Augmentation
         As in ``augmentation.json``.
     """
 
     folder: Path
-    augmentation: Augmentation
+    metrics: Augmentation
 
     def table(self) -> pd.DataFrame:
         """One row per condition, amount and score.
@@ -81,7 +81,7 @@ class AugmentationResult:
         ``gain`` is the difference to no synthesized trial, with the interval of this difference;
         ``chosen`` marks the amount that validation images choose.
         """
-        return pd.DataFrame(list(_table_rows(self.augmentation)))
+        return pd.DataFrame(list(_table_rows(self.metrics)))
 
 
 def augment(
@@ -89,10 +89,10 @@ def augment(
     brain: Brain,
     subject: PreparedSubject,
     store: TokenStore,
-    settings: AugmentationSettings | None = None,
-    run: RunContext | None = None,
+    settings: AugmentSettings | None = None,
     output: Path | None = None,
-) -> AugmentationResult:
+    run: RunContext | None = None,
+) -> AugmentResult:
     """Measure what synthesized trials add to a subject's real ones for a linear decoder.
 
     The decoder is ridge from single trials to the leading principal components of image tokens,
@@ -124,12 +124,12 @@ def augment(
         not in the test, are the new ones, in random order. Where an amount asks for more trials
         than there are images, they come again, as further draws that share the signal: repeats.
         Smaller amounts are the first trials of larger ones.
-    settings : AugmentationSettings, optional
+    settings : AugmentSettings, optional
+    output : path, optional
+        Default ``outputs/<model>_augmentation``.
     run : RunContext, optional
         Its seed is that of the order of new images, the draws, the shuffled control and the
         bootstrap.
-    output : path, optional
-        Default ``outputs/<model>_augmentation``.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def augment(
         When the model, the subject and the tokens do not belong together; no image is new; an
         amount is negative.
     """
-    settings, run = settings or AugmentationSettings(), run or RunContext()
+    settings, run = settings or AugmentSettings(), run or RunContext()
     brain.require_readout("augmentation")
     test = TestSet.load(subject, store, [brain])
     real = training_trials(brain, subject)
@@ -166,8 +166,12 @@ def augment(
         seed=run.seed,
         n_boot=settings.n_boot,
     )
-    folder = output or workspace.outputs / f"{brain.name}_augmentation"
-    depends_on = {"command": "augment", "amounts": list(n_added), "provenance": provenance}
+    folder = Path(output) if output else workspace.outputs / f"{brain.name}_augmentation"
+    depends_on = {
+        "amounts": list(n_added),
+        "device": str(brain.device),
+        "provenance": provenance,
+    }
     with result_folder(folder, depends_on, run.progress) as work:
         plans = plan_decoders(n_added, len(new))
         fitted = []
@@ -179,9 +183,9 @@ def augment(
         bootstrap = Bootstrap(settings.n_boot, run.seed)
         conditions = score_conditions(plans, fitted, bootstrap)
         n_candidates = min(N_CANDIDATES, test.n_images)
-        augmentation = Augmentation(
+        metrics = Augmentation(
             model=brain.name,
-            subject=f"{subject.dataset}/sub-{subject.subject}",
+            subject=brain.config.label,
             simulated=brain.simulated,
             n_real_trials=len(real.betas),
             n_real_images=len(real.images),
@@ -203,13 +207,13 @@ def augment(
             notes=_notes(n_most, len(new), len(real.betas)),
             provenance=provenance,
         )
-        result = AugmentationResult(folder, augmentation)
+        result = AugmentResult(folder, metrics)
         write_results(
             work,
             {
-                "augmentation.json": augmentation,
+                "augmentation.json": metrics,
                 "augmentation.tsv": Table(result.table(), "%.5g"),
-                "augmentation.png": plot_augmentation(augmentation),
+                "augmentation.png": plot_augmentation(metrics),
             },
         )
     return result

@@ -40,12 +40,12 @@ from synbrain_cli.io.prepared import PreparedSubject, Trials
 from synbrain_cli.io.records import read_record
 from synbrain_cli.io.results.augmentation import Augmentation
 from synbrain_cli.model.linear import LinearEncoder
-from synbrain_cli.pipeline.augment import AugmentationSettings, augment
+from synbrain_cli.pipeline.augment import AugmentSettings, augment
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
-FEW = AugmentationSettings((0.5, 1), n_boot=50)
-MORE = AugmentationSettings((1, 4), n_boot=300)
+FEW = AugmentSettings((0.5, 1), n_boot=50)
+MORE = AugmentSettings((1, 4), n_boot=300)
 RUN = RunContext(progress=QUIET)
 IDENTITY = {"name": "known", "weights": None}  # of an encoder
 
@@ -72,7 +72,7 @@ def of_hour(brain, trials):
 @pytest.fixture(scope="module")
 def result(trained, brain, subject, store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("augmented") / "augmentation"
-    return augment(trained, brain, subject, store, FEW, RUN, folder)
+    return augment(trained, brain, subject, store, FEW, folder, RUN)
 
 
 def written(result):
@@ -147,7 +147,7 @@ def test_files(result):
     files = {"augmentation.json", "augmentation.tsv", "augmentation.png", "settings.json"}
     assert {path.name for path in result.folder.iterdir()} == files
     record = read_record(result.folder / "augmentation.json", Augmentation)
-    assert record == result.augmentation
+    assert record == result.metrics
     table = pd.read_csv(result.folder / "augmentation.tsv", sep="\t")
     assert len(table) == len(CONDITIONS) * 3 * len(SCORES)
     assert list(table.columns) == list(result.table().columns)
@@ -156,7 +156,7 @@ def test_files(result):
     row = table[
         (table["condition"] == "mean") & (table["amount"] == 1) & (table["score"] == SCORES[0])
     ].iloc[0]
-    found = result.augmentation.conditions["mean"][2].scores[SCORES[0]]
+    found = result.metrics.conditions["mean"][2].scores[SCORES[0]]
     assert row["value"] == pytest.approx(found.value, abs=1e-4)
     assert row["gain_high"] == pytest.approx(found.gain_ci[1], abs=1e-4)
     assert table.groupby("condition")["chosen"].sum().eq(len(SCORES)).all()
@@ -165,8 +165,8 @@ def test_files(result):
 
 
 def test_where_new_images_run_out_they_come_again(trained, brain, subject, store, tmp_path):
-    few = AugmentationSettings((2,), n_boot=50)
-    metrics = written(augment(trained, brain, subject, store, few, RUN, tmp_path))
+    few = AugmentSettings((2,), n_boot=50)
+    metrics = written(augment(trained, brain, subject, store, few, tmp_path, RUN))
     entry = metrics["conditions"]["draws"][1]
     assert entry["n_synthesized"] == 2 * metrics["n_real_trials"]
     assert entry["n_images"] == metrics["n_new_images"] < entry["n_synthesized"]
@@ -174,11 +174,11 @@ def test_where_new_images_run_out_they_come_again(trained, brain, subject, store
 
 
 def test_the_seed_decides(trained, brain, subject, store, result, tmp_path):
-    augment(trained, brain, subject, store, FEW, RUN, tmp_path / "again")
+    augment(trained, brain, subject, store, FEW, tmp_path / "again", RUN)
     for name in ("augmentation.json", "augmentation.tsv", "augmentation.png"):
         assert (tmp_path / "again" / name).read_bytes() == (result.folder / name).read_bytes()
     seed_1 = RunContext(1, progress=QUIET)
-    other = augment(trained, brain, subject, store, FEW, seed_1, tmp_path / "other")
+    other = augment(trained, brain, subject, store, FEW, tmp_path / "other", seed_1)
     one, two = (written(r)["conditions"]["draws"] for r in (result, other))
     assert one[2]["scores"] != two[2]["scores"]
     for score in SCORES:  # the level without synthesized trials is of no chance
@@ -200,12 +200,12 @@ def test_an_interrupted_run_continues(
     monkeypatch.setattr(module.DecodingTask, "decode", decode)
     run = RunContext(progress=Progress())
     with pytest.raises(KeyboardInterrupt):
-        augment(trained, brain, subject, store, FEW, run, folder)
+        augment(trained, brain, subject, store, FEW, folder, run)
     assert not folder.exists()
     monkeypatch.setattr(
         module.DecodingTask, "decode", lambda *args: fitted.append(0) or real(*args)
     )
-    augment(trained, brain, subject, store, FEW, run, folder)
+    augment(trained, brain, subject, store, FEW, folder, run)
     assert len(fitted) == 1 + 2 * len(CONDITIONS)
     assert "continuing the interrupted run" in capsys.readouterr().err
     for name in ("augmentation.json", "augmentation.tsv", "augmentation.png"):
@@ -215,9 +215,9 @@ def test_an_interrupted_run_continues(
     fitted.clear()
     monkeypatch.setattr(module.DecodingTask, "decode", decode)
     with pytest.raises(KeyboardInterrupt):
-        augment(trained, brain, subject, store, FEW, run, folder)
+        augment(trained, brain, subject, store, FEW, folder, run)
     monkeypatch.setattr(module.DecodingTask, "decode", real)
-    augment(trained, brain, subject, store, AugmentationSettings((0.5,), 50), run, folder)
+    augment(trained, brain, subject, store, AugmentSettings((0.5,), 50), folder, run)
     assert "had other settings (amounts" in capsys.readouterr().err
     assert read_record(folder / "augmentation.json", Augmentation).amounts == [0, 0.5]
 
@@ -264,7 +264,7 @@ def test_test_trials_have_no_part_in_the_decoder(trained, brain, subject, store,
     table = subject.trials
     test = (table["split"] == "test").to_numpy()
     changed = written(
-        augment(trained, brain, Altered(subject, test), store, FEW, RUN, tmp_path / "test")
+        augment(trained, brain, Altered(subject, test), store, FEW, tmp_path / "test", RUN)
     )
     metrics = written(result)
     for name in CONDITIONS:
@@ -276,7 +276,7 @@ def test_test_trials_have_no_part_in_the_decoder(trained, brain, subject, store,
     # Nor have trials of other hours; those of the hour have.
     for rows, same in ((table["session"] != 1, True), (table["session"] == 1, False)):
         other = Altered(subject, (rows & (table["split"] != "test")).to_numpy())
-        found = written(augment(trained, brain, other, store, FEW, RUN, tmp_path / "o"))
+        found = written(augment(trained, brain, other, store, FEW, tmp_path / "o", RUN))
         assert (found["conditions"] == metrics["conditions"]) is same
         assert (found["best_on_test"] == metrics["best_on_test"]) is same
 
@@ -429,6 +429,7 @@ class KnownBrain:
             fingerprint="0",
             training=TrainingRecord(versions={}),
         )
+        self.device = "cpu"
         self.voxels = pd.DataFrame({"ncsnr": np.full(self.n_voxels, np.nan)})
         self.response_mean, self.response_sd = np.zeros(self.n_voxels), np.ones(self.n_voxels)
         linear = LinearEncoder(
@@ -513,7 +514,7 @@ def known_world(folder, *, knows, seed=0):
 def test_true_responses_help_and_those_of_other_images_do_not(tmp_path, seed):
     world = known_world(tmp_path / "prepared", knows=True, seed=seed)
     run = RunContext(seed, progress=QUIET)
-    metrics = written(augment(None, *world, MORE, run, tmp_path / "out"))
+    metrics = written(augment(None, *world, MORE, tmp_path / "out", run))
     for name in ("draws", "mean"):
         chosen = metrics["chosen"][name]
         assert chosen["amount"] == 4
@@ -533,7 +534,7 @@ def test_true_responses_help_and_those_of_other_images_do_not(tmp_path, seed):
 def test_draws_that_know_nothing_do_not_help(tmp_path, seed):
     world = known_world(tmp_path / "prepared", knows=False, seed=seed)
     run = RunContext(seed, progress=QUIET)
-    metrics = written(augment(None, *world, MORE, run, tmp_path / "out"))
+    metrics = written(augment(None, *world, MORE, tmp_path / "out", run))
     for name in CONDITIONS:
         for score, found in metrics["chosen"][name]["scores"].items():
             assert found["gain_ci"][0] <= 0, (name, score)
@@ -556,33 +557,33 @@ def test_draws_that_know_nothing_do_not_help(tmp_path, seed):
 def test_impossible_amounts(tmp_path, amounts, message):
     world = known_world(tmp_path / "prepared", knows=True)
     with pytest.raises(InputError, match=message):
-        augment(None, *world, AugmentationSettings(amounts), RUN, tmp_path / "out")
+        augment(None, *world, AugmentSettings(amounts), tmp_path / "out", RUN)
     assert not (tmp_path / "out").exists()
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path, trained, brain, subject, store):
     other = trained.find_subject("2", None, QUIET.info)
     with pytest.raises(InputError, match=r"model of simulated/sub-01, not of simulated/sub-02"):
-        augment(trained, brain, other, store, FEW, RUN)
+        augment(trained, brain, other, store, FEW, run=RUN)
     tokens = SimpleNamespace(folder=store.folder, identity={"identity": {"name": "another"}})
     with pytest.raises(InputError, match=r"tokens of .*another.*pass its --encoder"):
-        augment(trained, brain, subject, tokens, FEW, RUN)
+        augment(trained, brain, subject, tokens, FEW, run=RUN)
 
     model, known, images = known_world(tmp_path / "prepared", knows=True)
     shown = [name for name in images.images if not name.startswith("new")]
     images.images, images.digests = shown, [""] * len(shown)
     with pytest.raises(InputError, match=r"neither of the test nor shown in the 60 real trials"):
-        augment(trained, model, known, images, None, RUN, tmp_path / "out")
+        augment(trained, model, known, images, None, tmp_path / "out", RUN)
     for rows, message in (
         (slice(41), "made of 40 training and 1 validation images"),
         (slice(35, 45), "made of 5 training and 5 validation images"),
     ):
         of_hour(model, known.trials["trial"][rows].tolist())
         with pytest.raises(InputError, match=message):
-            augment(trained, model, known, images, None, RUN, tmp_path / "out")
+            augment(trained, model, known, images, None, tmp_path / "out", RUN)
     few = known.trials["image"].isin(["test000", "test001"]) | (known.trials["split"] != "test")
     known.betas, known.trials = known.betas[few], known.trials[few].reset_index(drop=True)
     model, _, _ = known_world(tmp_path / "prepared", knows=True)
     with pytest.raises(InputError, match="four test images or more, found 2"):
-        augment(trained, model, known, images, None, RUN, tmp_path / "out")
+        augment(trained, model, known, images, None, tmp_path / "out", RUN)
     assert not (tmp_path / "out").exists()
