@@ -29,7 +29,7 @@ from isal import igzip
 
 from synbrain_cli.datasets.nsd import DESIGN, NSD, Choice, prepare_subject
 from synbrain_cli.io.betas import read_masked
-from synbrain_cli.io.prepared import PreparedWriter
+from synbrain_cli.io.prepared_writer import PreparedWriter
 
 SHAPE, N_TRIALS, N_VOXELS, N_SESSIONS = (81, 104, 83), 750, 15_724, 8
 REPEATS = 3

@@ -18,13 +18,15 @@ from sklearn.model_selection import KFold
 
 from synbrain_cli.brain import load_model
 from synbrain_cli.datasets.table import Experiment
+from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.files import atomic
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.draws import line_agreement
+from synbrain_cli.metrics.calibration import line_agreement
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.prepare import prepare_table
 from synbrain_cli.pipeline.train import train
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 DATASET = "folds"
 
@@ -73,7 +75,14 @@ def main() -> None:
         )
         brain = load_model(made.folder, "cpu")
         results.append(
-            evaluate(workspace, brain, subject, store, n_draws=arguments.draws, progress=progress)
+            evaluate(
+                workspace,
+                brain,
+                subject,
+                store,
+                EvaluateSettings(n_draws=arguments.draws),
+                run=RunContext(progress=progress),
+            )
         )
         r = results[-1].voxels["model"].median()
         print(f"fold {fold}: {len(test)} test images, median r {r:.3f}", flush=True)

@@ -29,6 +29,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import psutil
 import torch
@@ -76,7 +77,7 @@ def main() -> None:
         result: Found = {
             "device": describe(device),
             "settings": {k: v for k, v in vars(arguments).items() if k != "results"},
-            "size": asdict(size),
+            "size": msgspec.to_builtins(size),
             "gigaflops_an_item": gigaflops(size.vae, size.mapper, size.n_voxels, encoder),
             "peaks": measure(replace(run, what="peaks")),
         }

@@ -13,10 +13,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nibabel as nib
 import numpy as np
 import psutil
@@ -37,7 +38,7 @@ from synbrain_cli.config import (
     StageConfig,
     VAEConfig,
 )
-from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.fit import Stepper
 from synbrain_cli.model.layers import sinusoidal_positions
@@ -127,7 +128,8 @@ class Run:
     def speed(self) -> Speed:
         default = default_speed(torch.device(self.device))
         named = {"ours/float32": Speed(), "ours/bf16": Speed("bf16")}
-        return replace(named.get(self.version, default), micro_batch=self.micro_batch)
+        chosen = named.get(self.version, default)
+        return msgspec.structs.replace(chosen, micro_batch=self.micro_batch)
 
 
 # --- Time and memory --------------------------------------------------------------------------
@@ -400,7 +402,7 @@ def our_stepper(
 
 def told(run: Run, said: list[str]) -> dict[str, Any]:
     """How ours was computed, and what it had to change: the list fills up while it runs."""
-    return {} if run.version == "recipe" else {"speed": asdict(run.speed), "said": said}
+    return {} if run.version == "recipe" else {"speed": run.speed.to_dict(), "said": said}
 
 
 def targets(run: Run) -> None:

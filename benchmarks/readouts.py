@@ -21,18 +21,21 @@ from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.draws import coverage, crps, energy_score, pit
+from synbrain_cli.metrics.calibration import coverage, crps, energy_score, pit
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.readout import Readout, fit_readout
 from synbrain_cli.training.examples import load_examples
 
 DESIGNS = {
-    "independent normal": {"low_rank": False, "growth": False, "curve": False},
-    "low-rank normal": {"low_rank": True, "growth": False, "curve": False},
-    "low-rank, noise grows": {"low_rank": True, "growth": True, "curve": False},
-    "low-rank, noise grows, curve (synbrain)": {"low_rank": True, "growth": True, "curve": True},
-    "independent, noise grows, curve": {"low_rank": False, "growth": True, "curve": True},
+    name: dict(zip(("low_rank", "signal_dependence", "curve"), parts, strict=True))
+    for name, parts in (
+        ("independent normal", (False, False, False)),
+        ("low-rank normal", (True, False, False)),
+        ("low-rank, signal-dependent", (True, True, False)),
+        ("low-rank, signal-dependent, curve (synbrain)", (True, True, True)),
+        ("independent, signal-dependent, curve", (False, True, True)),
+    )
 }
 
 

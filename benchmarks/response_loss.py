@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import save
+from msgspec.structs import replace
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.prediction import predict_deep
@@ -77,7 +77,7 @@ def main() -> None:
         scores[-1] |= {"voxelwise_correlation": r, "skill": gain, "core_seconds": seconds}
     command = f"python benchmarks/response_loss.py WORKSPACE {arguments.model}"
     settings = {"preset": preset.name, "simulated": brain.simulated}
-    settings |= {"stage": asdict(preset.mapper_stage)}
+    settings |= {"stage": preset.mapper_stage.to_dict()}
     name = f"response_loss_{subject.dataset}_{arguments.model}"
     print(save(name, command, {"settings": settings, "scores": scores}))
 

@@ -22,7 +22,7 @@ from common import Timer, measured, report, save
 
 from synbrain_cli.datasets.nsd import NSD, STIMULI, image_name
 from synbrain_cli.datasets.photographs import crop_photographs, load_photographs
-from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.pipeline.prepare import extract_tokens
 from synbrain_cli.progress import Progress
 

@@ -27,7 +27,8 @@ command, run `.venv/bin/python docs/make_reference.py`.
 Every command works in a workspace: a folder with `prepared/`, `weights/` and `outputs/`, by
 default the current one. What the files hold is in [file-format.md](file-format.md). Exit codes: 0
 done; 1 something you can mend, said in one line on stderr; 2 a mistake in the command line; 130
-interrupted.
+interrupted. `synbrain --install-completion` sets up the Tab key of your shell: it completes
+commands, options, choices, and the names of models, subjects and datasets.
 """
 
 

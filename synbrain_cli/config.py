@@ -1,46 +1,61 @@
-"""Settings: frozen dataclasses, named presets, to and from JSON.
+"""Settings: frozen validated records, named presets, to and from JSON.
 
-Every trained model carries these in its ``config.json``, so nothing has to be said again when it
-is loaded.
+Every trained model carries these in its ``config.json``, so that nothing needs to be given again
+when it is loaded. Records are msgspec Structs: reading one checks the name and type of each
+setting, making one checks its values.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
+from msgspec.structs import replace
 
 from synbrain_cli.errors import InputError
 
 
-class JSONSettings:
-    """Conversion shared by the settings below."""
+class JSONSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A frozen record of settings, and its conversion to and from what JSON holds.
+
+    Subclasses check their values in ``__post_init__``, which raises an `InputError`.
+    """
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the settings by name, in the types that JSON has (tuples become lists)."""
+        settings: dict[str, Any] = msgspec.to_builtins(self)
+        return settings
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``'s output (JSON turns tuples into lists: turned back here).
+        """Rebuild from ``to_dict``'s output, as read from JSON.
 
         Raises
         ------
         InputError
-            When a setting is missing or unknown.
+            When a setting is missing, unknown, of another type or out of range; it is named.
         """
-        known = {f.name for f in fields(cls)}
-        if set(values) != known:
-            missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
+        found = set(values) if isinstance(values, dict) else set(cls.__struct_fields__)
+        missing = sorted(set(cls.__struct_fields__) - found)
+        if missing:
             raise InputError(
-                f"{cls.__name__}: expected the settings {sorted(known)}; "
-                f"missing {missing}, unknown {unknown}: was it written by another version?"
+                f"{cls.__name__}: missing {', '.join(missing)}: was it written by another version?"
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        try:
+            return msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
+            raise InputError(
+                f"{cls.__name__}: {error}: was it written by another version?"
+            ) from error
 
 
-@dataclass(frozen=True)
-class VAEConfig(JSONSettings):
+def _check(valid: bool, expected: str, found: object) -> None:
+    """Raise an `InputError` that states what was expected and found, unless a value is valid."""
+    if not valid:
+        raise InputError(f"expected {expected}, found {found}")
+
+
+class VAEConfig(JSONSettings, frozen=True):
     """Shape of a BrainVAE. The defaults are the published ones (Mai et al. 2025).
 
     Attributes
@@ -71,14 +86,33 @@ class VAEConfig(JSONSettings):
     ada_length: int = 8192
     projector_width: int = 2048
 
+    def __post_init__(self) -> None:
+        widths = [self.channels * m for m in (1, *self.multipliers)]
+        _check(
+            all(width > 0 and width % 32 == 0 for width in widths),
+            "channels in multiples of 32 at every level",
+            widths,
+        )
+        n_levels, factor = len(self.multipliers), 2**self.n_scales
+        _check(
+            0 <= self.n_scales <= n_levels,
+            f"n_scales between 0 and the number of levels ({n_levels})",
+            self.n_scales,
+        )
+        _check(
+            self.ada_length >= 1 and self.ada_length % factor == 0,
+            f"ada_length to be a multiple of {factor} (2^n_scales)",
+            self.ada_length,
+        )
+        _check(self.n_res_blocks >= 1, "at least one residual block", self.n_res_blocks)
+
     @property
     def hidden_length(self) -> int:
         """Length between the convolutions and the projectors (4096 as published)."""
         return self.ada_length // 2**self.n_scales
 
 
-@dataclass(frozen=True)
-class MapperConfig(JSONSettings):
+class MapperConfig(JSONSettings, frozen=True):
     """Shape of an S2N mapper. The defaults are the published ones.
 
     ``prediction`` is ``"x"`` (the output is the latent) or ``"v"`` (the output is added to the
@@ -90,12 +124,20 @@ class MapperConfig(JSONSettings):
     depth: int = 8
     n_heads: int = 13
     mlp_ratio: float = 4.0
-    prediction: str = "x"
+    prediction: Literal["x", "v"] = "x"
+
+    def __post_init__(self) -> None:
+        _check(self.prediction in ("x", "v"), "prediction 'x' or 'v'", repr(self.prediction))
+        _check(
+            self.n_heads >= 1 and self.n_dims % self.n_heads == 0,
+            f"n_dims ({self.n_dims}) to be a multiple of n_heads",
+            self.n_heads,
+        )
+        _check(self.n_dims % 2 == 0, "an even n_dims for sine and cosine", self.n_dims)
 
 
-@dataclass(frozen=True)
-class CoreConfig(JSONSettings):
-    """Shape of an encoder shared by people (`synbrain_cli.model.core`), and how it is trained.
+class CoreConfig(JSONSettings, frozen=True):
+    """Shape of an encoder shared by subjects (`synbrain_cli.model.core`), and how it is trained.
 
     The defaults were chosen on the four-hour simulated subjects, test scores in view
     (docs/adaptation.md); tokens lie on a square grid, ``side`` × ``side``.
@@ -111,8 +153,8 @@ class CoreConfig(JSONSettings):
     dropout : float
         Share of global features left out in a training step.
     decay_core, decay_field, decay_own : float
-        AdamW's weight decay of the core, of the field over cortex, and of voxels' deviations from
-        the field: the strongest, as it says how much alike people are.
+        AdamW's weight decay of the core, of the field over cortex, and of voxels' offsets from
+        the field: the strongest, as it sets how alike subjects are.
     """
 
     side: int = 16
@@ -126,9 +168,11 @@ class CoreConfig(JSONSettings):
     decay_field: float = 0.03
     decay_own: float = 3.0
 
+    def __post_init__(self) -> None:
+        _check(0 <= self.dropout < 1, "a dropout from 0 to below 1", self.dropout)
 
-@dataclass(frozen=True)
-class StageConfig(JSONSettings):
+
+class StageConfig(JSONSettings, frozen=True):
     """How one of the two networks is trained.
 
     Attributes
@@ -159,15 +203,23 @@ class StageConfig(JSONSettings):
     ema_decay: float = 0.0
     patience: int = 5
 
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 1, "at least one epoch", self.epochs)
+        _check(self.batch_size >= 1, "a batch of at least one", self.batch_size)
+        _check(self.learning_rate > 0, "a learning rate above 0", self.learning_rate)
+        _check(self.weight_decay >= 0, "a weight decay of 0 or more", self.weight_decay)
+        _check(self.clip_norm >= 0, "a clip_norm of 0 or more", self.clip_norm)
+        _check(0 <= self.ema_decay < 1, "an ema_decay from 0 to below 1", self.ema_decay)
+        _check(self.patience >= 1, "a patience of at least one epoch", self.patience)
 
-# Of the shared core: at most so many epochs over the images of all source people, and no more of
-# them than it takes to show it CORE_IMAGES (but CORE_EPOCHS at least).
+
+# Training of the shared core: epochs over the images of all source subjects, up to the number
+# that shows it CORE_IMAGES images, but at least CORE_EPOCHS.
 CORE_STAGE = StageConfig(30, 32, 4e-3, 0.0, warmup_steps=150, clip_norm=0.0, patience=8)
 CORE_IMAGES, CORE_EPOCHS = 60_000, 8
 
 
-@dataclass(frozen=True)
-class LossConfig(JSONSettings):
+class LossConfig(JSONSettings, frozen=True):
     """Weights of the losses, for any number of voxels and latent dimensions.
 
     The published objective sums squared errors over voxels, so its balance depends on their
@@ -195,6 +247,10 @@ class LossConfig(JSONSettings):
     response: float = 1.0
     response_every: int = 1
 
+    def __post_init__(self) -> None:
+        _check(self.temperature > 0, "a temperature above 0", self.temperature)
+        _check(self.response_every >= 1, "response_every of 1 or more", self.response_every)
+
 
 class EncoderIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which image encoder tokens come from, and what it computed in.
@@ -217,8 +273,7 @@ class EncoderIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 PRECISIONS = ("auto", "float32", "bf16")
 
 
-@dataclass(frozen=True)
-class Speed(JSONSettings):
+class Speed(JSONSettings, frozen=True):
     """How training steps are computed. What is computed stays the same, but for rounding.
 
     Attributes
@@ -237,18 +292,32 @@ class Speed(JSONSettings):
     compiled: bool = False
     micro_batch: int | None = None
 
+    def __post_init__(self) -> None:
+        _check(self.precision in PRECISIONS[1:], "precision float32 or bf16", self.precision)
+        micro_batch = self.micro_batch
+        _check(micro_batch is None or micro_batch >= 1, "a micro-batch of 1 or more", micro_batch)
 
-@dataclass(frozen=True)
-class Preset:
+
+class Preset(msgspec.Struct, frozen=True):
     """Sizes and schedule of both networks; the latent's shape comes from the image encoder.
 
-    ``vae`` and ``mapper`` hold the settings of `VAEConfig` and `MapperConfig` that the encoder
-    does not fix; ``head_size`` is the smallest width of an attention head.
+    Attributes
+    ----------
+    name : str
+    vae, mapper : VAEConfig, MapperConfig
+        Templates: `networks` sets ``n_tokens``, ``n_dims`` and ``n_heads``.
+    head_size : int
+        Smallest width of an attention head.
+    vae_stage, mapper_stage : StageConfig
+        Training of the two networks.
+    adapt_vae_stage, adapt_mapper_stage : StageConfig
+        Their fine-tuning to a new subject.
+    loss : LossConfig
     """
 
     name: str
-    vae: dict[str, Any]
-    mapper: dict[str, Any]
+    vae: VAEConfig
+    mapper: MapperConfig
     head_size: int
     vae_stage: StageConfig
     mapper_stage: StageConfig
@@ -257,12 +326,14 @@ class Preset:
     loss: LossConfig = LossConfig()
 
     def networks(self, n_tokens: int, n_dims: int) -> tuple[VAEConfig, MapperConfig]:
-        """Configurations for tokens of this shape."""
+        """Return the configurations of both networks for tokens of this shape."""
         n_heads = max(1, n_dims // self.head_size)
         while n_dims % n_heads:
             n_heads -= 1
-        shape = {"n_tokens": n_tokens, "n_dims": n_dims}
-        return VAEConfig(**shape, **self.vae), MapperConfig(**shape, n_heads=n_heads, **self.mapper)
+        return (
+            replace(self.vae, n_tokens=n_tokens, n_dims=n_dims),
+            replace(self.mapper, n_tokens=n_tokens, n_dims=n_dims, n_heads=n_heads),
+        )
 
 
 def _stages(
@@ -285,14 +356,14 @@ PRESETS = {
         # most: with a minute to learn, amplitudes and V1's detail come from it.
         Preset(
             "tiny",
-            vae={
-                "channels": 32,
-                "multipliers": (1, 1),
-                "n_res_blocks": 1,
-                "ada_length": 256,
-                "projector_width": 64,
-            },
-            mapper={"depth": 3},
+            vae=VAEConfig(
+                channels=32,
+                multipliers=(1, 1),
+                n_res_blocks=1,
+                ada_length=256,
+                projector_width=64,
+            ),
+            mapper=MapperConfig(depth=3),
             head_size=12,
             vae_stage=StageConfig(7, 16, 3e-3, 0.05, warmup_steps=50),
             mapper_stage=StageConfig(4, 24, 1e-3, 0.0, warmup_steps=20, ema_decay=0.99),
@@ -303,14 +374,14 @@ PRESETS = {
         # For one consumer GPU, or half an hour of a CPU.
         Preset(
             "small",
-            vae={
-                "channels": 32,
-                "multipliers": (2, 2),
-                "n_res_blocks": 1,
-                "ada_length": 512,
-                "projector_width": 128,
-            },
-            mapper={"depth": 4},
+            vae=VAEConfig(
+                channels=32,
+                multipliers=(2, 2),
+                n_res_blocks=1,
+                ada_length=512,
+                projector_width=128,
+            ),
+            mapper=MapperConfig(depth=4),
             head_size=12,
             **_stages(vae_epochs=12, mapper_epochs=20, batch=16, rate=2e-3, ema=0.99),
             loss=LossConfig(kl=0.5, clip=1.0, response=20.0),
@@ -319,8 +390,8 @@ PRESETS = {
         # mapper steps are 133 epochs of 9,000 images. Few-shot: 40,000 steps on 750 trials' images.
         Preset(
             "paper",
-            vae={},
-            mapper={"depth": 8},
+            vae=VAEConfig(),
+            mapper=MapperConfig(depth=8),
             head_size=128,
             **_stages(vae_epochs=15, mapper_epochs=133, batch=24, rate=1e-4, ema=0.9999),
             # Decoding every image would cost more than all the rest of the mapper's training.

@@ -3,7 +3,7 @@
     accelerate launch --multi_gpu --num_processes 8 -m synbrain_cli train --subject 1
 
 Every process runs the whole command. What is long is shared out between them (a batch, images);
-what must happen once (files, what is said) happens on the main one. `SINGLE_PROCESS`, the default
+what must happen once (files, messages) happens on the main one. `SINGLE_PROCESS`, the default
 everywhere, does the same without any communication.
 """
 
@@ -57,6 +57,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is the main process."""
         return self.rank == 0
 
     def device(self, asked: str) -> str:
@@ -113,7 +114,7 @@ class Processes:
                 held[0].__exit__(None, None, None)
 
     def part(self, n: int, what: str = "batch") -> slice:
-        """This process's part of n items, in equal, consecutive parts.
+        """Return this process's part of n items, in equal, consecutive parts.
 
         Raises
         ------
@@ -131,8 +132,8 @@ class Processes:
     def deal(self, items: Sequence[T], n: int) -> Iterator[tuple[list[T], list[T]]]:
         """Rounds of up to ``n`` items a process: all items of the round, and this process's own.
 
-        Whoever has done its own waits for the others (`wait`, `collect`); then the round is whole,
-        whatever number of processes goes on from there.
+        A process that has done its own waits for the others (`wait`, `collect`); the round is then
+        whole, whatever number of processes goes on from there.
         """
         for start in range(0, len(items), n * self.size):
             round_ = list(items[start : start + n * self.size])

@@ -18,8 +18,8 @@ MEMORY = 1 << 30  # bytes that they may hold together
 def prefetch(work: Callable[[T], R], items: Iterable[T], n_bytes: int = 1 << 20) -> Iterator[R]:
     """Results of work on items, in order, done by threads before they are asked for.
 
-    Reading images so, an encoder never waits for the disk; writing responses so, the disk never
-    holds up the drawing.
+    With images read this way an encoder does not wait for the disk, and with responses written
+    this way the disk does not hold up sampling.
 
     Parameters
     ----------
@@ -46,5 +46,5 @@ def prefetch(work: Callable[[T], R], items: Iterable[T], n_bytes: int = 1 << 20)
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-    finally:  # also where nobody asks for the rest
+    finally:  # also where the rest is not asked for
         pool.shutdown(cancel_futures=True)

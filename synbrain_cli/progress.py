@@ -23,6 +23,7 @@ class Bar:
     _said: float = field(default_factory=time.monotonic)
 
     def __call__(self, message: str = "") -> None:
+        """Count one more."""
         self.to(self.done + 1, self.total, message)
 
     def to(self, done: int, total: int | None = None, message: str = "") -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import nibabel as nib
 import numpy as np
@@ -19,8 +22,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from synbrain_cli import cli
-from synbrain_cli.errors import SynbrainError
+from synbrain_cli.cli.sections import SECTIONS
+from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.files import locked
+from synbrain_cli.io.workspace import Workspace
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 
@@ -47,7 +52,7 @@ def test_help_is_immediate():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert not {"torch", "nilearn", "numpy", "pandas", "matplotlib"} & set(loaded.split())
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "synbrain_cli.cli", "--help"], capture_output=True)
+    subprocess.run([sys.executable, "-m", "synbrain_cli", "--help"], capture_output=True)
     assert time.perf_counter() - start < 3
 
 
@@ -201,19 +206,15 @@ def test_bad_images(trained, tmp_path, synbrain, name):
     ("arguments", "message"),
     [
         (["train", "--subject", "9"], "no prepared sub-09; prepared: simulated/sub-01"),
-        (["train", "--subject", "1", "--preset", "huge"], "expected one of tiny"),
         (["train", "--subject", "1", "--encoder", "resnet"], "no image tokens of resnet"),
         (["train", "--subject", "1", "--preset", "test"], "already holds a finished model"),
         (["synthesize", IMAGES, "--subject", "3"], "no model of sub-03; models: sub-01"),
         (["synthesize", IMAGES, "--model", "gone"], "no model gone"),
         (["synthesize", IMAGES, "--subject", "two!"], "expected a label such as 2"),
-        (["synthesize", IMAGES, "--sampling", "best"], "sampling: expected"),
         (["synthesize", IMAGES, "--device", "warp"], "not available here"),
         (["evaluate", "--subject", "4"], "no model of sub-04"),
         (["adapt", "--hours", "9", "--subject", "2"], "expected more than 0 and at most 3"),
         (["adapt", "--subject", "7"], "no prepared sub-07"),
-        (["plot-flatmap", "--what", "soul"], "expected one of mean"),
-        (["plot-flatmap", "--format", "bmp"], "expected one of png"),
         (["plot-flatmap", "--responses", "nowhere"], "synbrain synthesize"),
         (["plot-flatmap", "--responses", "r", "--subject", "1"], "leave out --model and --subject"),
         (["plot-flatmap", "--what", "difference"], "--what difference and --minus go together"),
@@ -221,7 +222,6 @@ def test_bad_images(trained, tmp_path, synbrain, name):
         (["plot-flatmap", "--what", "error", "--responses", "r"], "leave out --responses"),
         (["plot-flatmap", "--what", "ceiling", "--image", "a"], "leave out --image"),
         (["plot-flatmap", "--what", "recorded", "--image", "a"], "no test image a; there are"),
-        (["plot-flatmap", "--space", "fsnative"], "expected one of fsaverage5"),
         (["plot-flatmap", "--vmax", "0"], "expected more than 0"),
         (["plot", "surface", "--responses", "nowhere"], "synbrain synthesize"),
         (["plot", "draws", "--image", "gone"], "no test image gone; there are"),
@@ -245,10 +245,215 @@ def test_one_line_says_what_to_do(trained, synbrain, arguments, message):
     assert "Traceback" not in error
 
 
-def test_usage_errors_exit_2(synbrain):
-    assert synbrain("synthesize")[0] == 2
-    assert synbrain("adapt", "--hours", "one")[0] == 2
-    assert synbrain("fly")[0] == 2
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["synthesize"], "Missing argument 'images"),
+        (["adapt", "--hours", "one"], "Invalid value for '--hours'"),
+        (["fly"], "No such command 'fly'."),
+        # What was mistyped is followed by what was meant.
+        (["evalute"], "No such command 'evalute'. Did you mean 'evaluate'?"),
+        (["learning-curves"], "Did you mean 'learning-curve'?"),
+        (["prepare", "simulate"], "No such command 'simulate'. Did you mean 'simulated'?"),
+        (["plot", "flatmp"], "Did you mean 'flatmap'?"),
+        (["weights", "verfy"], "Did you mean 'verify'?"),
+        (["train", "--subjct", "1"], "No such option: --subjct (Possible options: --subject)"),
+        # Each command has its own options, and no other.
+        (["evaluate", "--compare"], "No such option: --compare"),
+        (["evaluate", "--scaling"], "No such option: --scaling"),
+        (["evaluate", "--augment"], "No such option: --augment"),
+        (["evaluate", "--hours", "1"], "No such option: --hours"),
+        (["evaluate", "--amounts", "1"], "No such option: --amounts"),
+        (["compare", "--hours", "1"], "No such option: --hours"),
+        (["learning-curve", "--model", "sub-01"], "No such option: --model"),
+        (["augment", "--draws", "200"], "No such option: --draws"),
+        (["train", "--resume"], "No such option: --resume"),
+        (["adapt", "--resume"], "No such option: --resume"),
+        # Choices are listed.
+        (["train", "--preset", "huge"], "'huge' is not one of 'tiny', 'small', 'paper'"),
+        (["train", "--model", "cubic"], "'cubic' is not one of 'full', 'linear'"),
+        (["train", "--voxel-order", "zigzag"], "'zigzag' is not one of 'auto', 'file', 'curve'"),
+        (["train", "--precision", "fp8"], "'fp8' is not one of 'auto', 'float32', 'bf16'"),
+        (["adapt", "--strategy", "best"], "'best' is not one of 'auto', 'shared-core'"),
+        (["synthesize", IMAGES, "--sampling", "best"], "'best' is not one of 'calibrated'"),
+        (["synthesize", IMAGES, "--signal", "new"], "'new' is not one of 'shared', 'fresh'"),
+        (["synthesize", IMAGES, "--unit", "T"], "'T' is not one of 'recorded', 'z'"),
+        (["synthesize", IMAGES, "--space", "moon"], "'moon' is not one of 'fsaverage5'"),
+        (["plot-flatmap", "--what", "soul"], "'soul' is not one of 'mean', 'std', 'draw'"),
+        (["plot-flatmap", "--format", "bmp"], "'bmp' is not one of 'png', 'svg', 'pdf'"),
+        (["plot-flatmap", "--space", "fsnative"], "'fsnative' is not one of 'fsaverage5'"),
+        (["prepare", "nsd", "--space", "MNI"], "'MNI' is not one of 'func1pt8mm', 'func1mm'"),
+        (["prepare", "nsd", "--preparation", "b4"], "'b4' is not one of 'betas_fithrf_GLM"),
+        (["prepare", "nsd", "--precision", "int8"], "'int8' is not one of 'auto', 'float32'"),
+        (["prepare", "algonauts", "--root", "r", "--standardize", "z"], "'z' is not one of"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
+)
+def test_usage_errors_exit_2_and_say_what_was_meant(synbrain, arguments, message):
+    code, output, error = synbrain(*arguments)
+    assert code == 2
+    assert not output
+    assert message in error
+
+
+def test_version(synbrain):
+    assert synbrain("--version") == (0, f"synbrain {version('synbrain')}\n", "")
+
+
+def test_help_lists_commands_in_the_order_of_use(synbrain):
+    _, output, _ = synbrain("--help")
+    assert re.findall(r"^(\S.*):$", output, re.MULTILINE) == ["Options", *SECTIONS]
+    expected = [name for names in SECTIONS.values() for name in names]
+    listed = output[output.index("\nStart:") :]
+    assert re.findall(r"^  ([a-z][a-z-]*)  ", listed, re.MULTILINE) == expected
+    # None was left out, and completion has the same order.
+    registered = {command.name for command in cli.app.registered_commands}
+    registered |= {group.name for group in cli.app.registered_groups}
+    assert registered == set(expected)
+    assert list(get_command(cli.app).commands) == expected
+    assert "..." not in listed  # sentences are whole
+
+
+def test_help_lists_choices(synbrain):
+    for command, choices in (
+        (("train",), "<tiny|small|paper>"),
+        (("train",), "<full|linear>"),
+        (("adapt",), "<auto|shared-core|source-map|fine-tuning>"),
+        (("plot", "flatmap"), "<png|svg|pdf>"),
+        (("prepare", "table"), "<session|train|none>"),
+    ):
+        assert choices in synbrain(*command, "--help")[1]
+
+
+def test_choices_are_those_of_the_library():
+    """They are written twice, as the library's would load torch or numpy for `--help`."""
+    from synbrain_cli import brain, config
+    from synbrain_cli.cli import options, plot, prepare, synthesize, train
+    from synbrain_cli.datasets import nsd
+    from synbrain_cli.features import openclip
+    from synbrain_cli.io import prepared, resampling
+    from synbrain_cli.model import order
+    from synbrain_cli.pipeline import adapt as adapt_pipeline
+    from synbrain_cli.pipeline import plot as plot_pipeline
+    from synbrain_cli.pipeline import train as train_pipeline
+    from synbrain_cli.plotting import figure
+
+    maps = plot_pipeline.RESPONSE_MAPS + plot_pipeline.RECORDED_MAPS + plot_pipeline.ACCURACY_MAPS
+    for choices, known in (
+        (options.Standardization, tuple(prepared.STANDARDIZATIONS)),
+        (options.EncoderPrecision, ("auto", *openclip._DTYPES)),
+        (options.TrainingPrecision, config.PRECISIONS),
+        (options.FigureFormat, figure.FORMATS),
+        (options.FigureSpace, plot_pipeline.SPACES),
+        (prepare.NSDSpace, nsd.SPACES),
+        (prepare.NSDPreparation, nsd.PREPARATIONS),
+        (train.ModelKind, train_pipeline.MODELS),
+        (train.VoxelOrder, ("auto", *order.ORDERS)),
+        (train.Strategy, ("auto", *adapt_pipeline.STRATEGIES)),
+        (synthesize.Sampling, brain.SAMPLINGS),
+        (synthesize.Signal, brain.SIGNALS),
+        (synthesize.Unit, brain.UNITS),
+        (plot.MapKind, maps),
+    ):
+        assert get_args(choices) == known
+    assert tuple(options.MapSpace) == (*resampling.SURFACE_SPACES, "MNI", "none")
+
+
+def test_the_library_checks_choices_for_python_callers(trained, subject, store, tmp_path):
+    from synbrain_cli.pipeline import plot
+    from synbrain_cli.pipeline.synthesize import synthesize
+    from synbrain_cli.pipeline.train import train
+
+    own = Workspace(tmp_path)
+
+    def images(**options):
+        synthesize(trained, trained.weights / "sub-01", IMAGES, output=tmp_path / "out", **options)
+
+    for message, call in (
+        ("--preset huge: expected one of tiny", lambda: train(own, subject, store, preset="huge")),
+        ("--model cubic: expected full or", lambda: train(own, subject, store, model="cubic")),
+        ("--what soul: expected one of mean", lambda: plot.brain_maps(own, "flatmap", what="soul")),
+        ("--format bmp: expected one of png", lambda: plot.Look(format="bmp")),
+        ("--space fsnative: expected one of fsav", lambda: plot.Look(space="fsnative")),
+        ("sampling: expected calibrated", lambda: images(sampling="best")),
+        ("signal: expected shared or fresh", lambda: images(signal="sometimes")),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+    assert not any(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------ completion
+
+
+def ask_program(instruction, **environment):
+    """What the program answers to the shell, having loaded nothing heavy."""
+    code = "import sys; sys.argv = ['synbrain']; from synbrain_cli import cli\n"
+    code += "try: cli.main()\n"
+    code += "finally: print(*{'torch', 'numpy', 'nilearn'} & set(sys.modules), file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"_SYNBRAIN_COMPLETE": instruction} | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr.strip()
+    return done.stdout
+
+
+def complete(words, workspace):
+    """What Tab offers in bash after these words, the last of them unfinished."""
+    typed = " ".join(["synbrain", *words])
+    where = {"COMP_WORDS": typed, "COMP_CWORD": str(len(words))}
+    return ask_program("complete_bash", SYNBRAIN_WORKSPACE=str(workspace), **where).split()
+
+
+@pytest.fixture(scope="module")
+def names_only(tmp_path_factory):
+    """A workspace with nothing in it but names."""
+    root = tmp_path_factory.mktemp("names")
+    for name in ("weights/sub-01", "weights/sub-03_hours-1", "weights/.sub-02.partial"):
+        (root / name).mkdir(parents=True)
+        (root / name / "config.json").touch()
+    for name in ("nsd/sub-05", "simulated/sub-01"):
+        (root / "prepared" / name).mkdir(parents=True)
+        (root / "prepared" / name / "dataset_description.json").touch()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["ev"], ["evaluate"]),
+        (["prepare", "si"], ["simulated"]),
+        (["train", "--pre"], ["--preset", "--precision"]),
+        (["train", "--preset", ""], ["tiny", "small", "paper"]),
+        (["adapt", "--strategy", "s"], ["shared-core", "source-map"]),
+        (["synthesize", "images", "--space", "fsn"], ["fsnative"]),
+        (["evaluate", "--model", ""], ["sub-01", "sub-03_hours-1"]),
+        (["compare", "sub-01", "sub-03"], ["sub-03_hours-1"]),
+        (["adapt", "--from", "sub-01,"], ["sub-01,sub-03_hours-1"]),
+        (["train", "--subject", ""], ["sub-01", "sub-05"]),
+        (["learning-curve", "--subject", "sub-05,"], ["sub-05,sub-01"]),
+        (["train", "--dataset", ""], ["nsd", "simulated"]),
+        (["weights", "card", "sub-0"], ["sub-01", "sub-03_hours-1"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_tab_offers_names(names_only, words, offered):
+    assert complete(words, names_only) == offered
+
+
+def test_tab_follows_the_workspace_of_the_command(names_only, tmp_path):
+    words = ["evaluate", "--workspace", str(names_only), "--model", "sub-03"]
+    assert complete(words, tmp_path) == ["sub-03_hours-1"]
+    assert complete(["evaluate", "--model", ""], tmp_path) == []
+
+
+def test_completion_can_be_installed(synbrain):
+    assert "--install-completion" in synbrain("--help")[1]
+    assert "complete -o default -F _synbrain_completion synbrain" in ask_program("source_bash")
 
 
 def test_missing_workspace(tmp_path, synbrain):

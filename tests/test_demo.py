@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import chromium
 import nibabel as nib
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from synbrain_cli import load_model
 from synbrain_cli.config import PRESETS
@@ -37,7 +37,7 @@ browser, page_of = chromium.browser, chromium.page_of
 def synbrain(workspace: Path, *arguments: str) -> str:
     """Run a command as typed in ``workspace``; its output."""
     done = subprocess.run(
-        [sys.executable, "-m", "synbrain_cli.cli", *arguments],
+        [sys.executable, "-m", "synbrain_cli", *arguments],
         cwd=workspace,
         capture_output=True,
         text=True,

@@ -81,7 +81,7 @@ def test_other_commands_are_done_by_one(monkeypatch, capsys):
         monkeypatch.setenv("RANK", rank)
         cli.main()
     assert ran == ["1"]
-    assert capsys.readouterr().err == "synbrain: evaluate is done by one process alone\n"
+    assert capsys.readouterr().err == "synbrain: evaluate runs in one process only\n"
     monkeypatch.setattr(sys, "argv", ["synbrain", "train"])
     monkeypatch.setenv("WORLD_SIZE", "2")
     cli.main()

@@ -19,7 +19,8 @@ from synbrain_cli.brain.images import are_tokens, check_token_shape, stream_toke
 from synbrain_cli.brain.loading import Distribution, load_weights
 from synbrain_cli.brain.prediction import BATCH, Networks
 from synbrain_cli.errors import InputError
-from synbrain_cli.features.encoders import Encoder, load_encoder, precision_here, same_encoder
+from synbrain_cli.features.encoder import Encoder, precision_here, same_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.bundle import BundleConfig, read_verified_config
 from synbrain_cli.io.prepared import read_voxels, roi_masks
 from synbrain_cli.io.voxel_space import VoxelSpace

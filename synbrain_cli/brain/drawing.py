@@ -11,7 +11,8 @@ import torch
 
 from synbrain_cli.brain.prediction import Networks
 from synbrain_cli.errors import InputError
-from synbrain_cli.model.readout import Readout, draw_generator
+from synbrain_cli.model.draw_key import draw_generator
+from synbrain_cli.model.readout import Readout
 
 SAMPLINGS = ("calibrated", "latent", "mean")
 SIGNALS = ("shared", "fresh")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from synbrain_cli.errors import InputError
-from synbrain_cli.features.encoders import Encoder
+from synbrain_cli.features.encoder import Encoder
 from synbrain_cli.features.images import ImageSet, image_digest
 from synbrain_cli.prefetch import prefetch
 

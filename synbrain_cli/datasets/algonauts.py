@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import pickle
 import re
-import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,14 +21,15 @@ import pandas as pd
 
 from synbrain_cli.datasets.sessions import add_ncsnr
 from synbrain_cli.datasets.splits import check_splits, draw_images, split_trials
-from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.errors import DAMAGED, InputError, MissingError
 from synbrain_cli.features.images import SUFFIXES, read_image
 from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import is_simulated
-from synbrain_cli.io.prepared import PreparedSubject, PreparedWriter
-from synbrain_cli.io.resampling import SurfaceResampling
+from synbrain_cli.io.prepared import Origin, PreparedSubject
+from synbrain_cli.io.prepared_writer import PreparedWriter
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
-from synbrain_cli.io.voxel_space import Vertices
+from synbrain_cli.io.surface_resampling import SurfaceResampling
+from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Vertices
 
 SHORT = dict(zip(HEMISPHERES, ("lh", "rh"), strict=True))
 _IMAGE = re.compile(r"train-(\d{4,})_(nsd-\d{5})$")
@@ -233,16 +233,7 @@ def read_mapping(path: Path) -> dict[int, str]:
             code.number() if isinstance(code, _Kept) else int(code): _text(name)
             for code, name in mapping.items()
         }
-    except (
-        pickle.UnpicklingError,
-        tokenize.TokenError,
-        ValueError,
-        TypeError,
-        LookupError,
-        EOFError,
-        AttributeError,
-        OSError,
-    ) as e:
+    except DAMAGED as e:
         raise InputError(
             f"{path}: expected the challenge's dictionary of codes and labels, found something "
             f"else ({e}): copy the file again"
@@ -329,15 +320,15 @@ def prepare_subject(
     writer.finish(
         voxels,
         place,
-        {"surface_resampling.npz": SurfaceResampling.from_vertices(vertices, place.n_vertices)},
-        {
-            "Name": f"Algonauts 2023 subject {subject}, prepared",
-            "Simulated": is_simulated(challenge.root),
-            "Space": place.space,
-            "UnitBeforeStandardization": "z-score within session, averaged over repeats",
-            "Options": options,
-            "Sources": {name: {"bytes": size} for name, size in sizes.items()},
-            "NoiseCeilingSNR": reliability,
-        },
+        {SURFACE_RESAMPLING: SurfaceResampling.from_vertices(vertices, place.n_vertices)},
+        Origin(
+            name=f"Algonauts 2023 subject {subject}, prepared",
+            simulated=is_simulated(challenge.root),
+            space=place.space,
+            unit_before_standardization="z-score within session, averaged over repeats",
+            options=options,
+            sources={name: {"bytes": size} for name, size in sizes.items()},
+            noise_ceiling_snr=reliability,
+        ),
     )
     return PreparedSubject(folder)

@@ -22,16 +22,20 @@ from synbrain_cli.datasets.splits import check_splits, read_split_list, split_tr
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.betas import read_at_vertices, read_masked
 from synbrain_cli.io.files import is_simulated, read_json, sha256
-from synbrain_cli.io.prepared import (
-    STANDARDIZATIONS,
-    PreparedSubject,
-    PreparedWriter,
-    roi_name,
-)
-from synbrain_cli.io.resampling import NothingReached, SurfaceResampling, VolumeResampling
+from synbrain_cli.io.prepared import STANDARDIZATIONS, Origin, PreparedSubject, roi_name
+from synbrain_cli.io.prepared_writer import PreparedWriter
+from synbrain_cli.io.resampling_weights import NothingReached
 from synbrain_cli.io.surface import HEMISPHERES, read_mgh_vertices
+from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
-from synbrain_cli.io.voxel_space import Geometry, Vertices, Volume
+from synbrain_cli.io.volume_resampling import VolumeResampling
+from synbrain_cli.io.voxel_space import (
+    MNI_RESAMPLING,
+    SURFACE_RESAMPLING,
+    Geometry,
+    Vertices,
+    Volume,
+)
 
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)  # of subjects 1 to 8, all released
 N_IMAGES = 73_000
@@ -553,7 +557,7 @@ class NSD:
 
     # --------------------------------------------------------------------------- spaces
 
-    def samplings(
+    def resamplings(
         self, subject: int, choice: Choice, inside: np.ndarray, place: Geometry
     ) -> dict[str, SurfaceResampling | VolumeResampling]:
         """How the masked voxels reach cortical surfaces and MNI, as far as transforms are here."""
@@ -569,7 +573,7 @@ class NSD:
             vertices = {h: getattr(place, h) for h in HEMISPHERES}
             own = place.space == "fsnative"
             if nearest is not None or not own:
-                found["surface_resampling.npz"] = SurfaceResampling.from_vertices(
+                found[SURFACE_RESAMPLING] = SurfaceResampling.from_vertices(
                     vertices, place.n_vertices, nearest if own else None
                 )
             return found
@@ -581,16 +585,14 @@ class NSD:
         if nearest is not None and all(p.exists() for paths in layers.values() for p in paths):
             depths = {h: np.stack([read_mgh_vertices(p) for p in ps]) for h, ps in layers.items()}
             try:
-                found["surface_resampling.npz"] = SurfaceResampling.from_layers(
-                    inside, depths, nearest
-                )
+                found[SURFACE_RESAMPLING] = SurfaceResampling.from_layers(inside, depths, nearest)
             except NothingReached:
                 # A mask of subcortical voxels reaches no surface, and needs none; cortex must.
                 if choice.rois == Choice.rois:
                     raise
         mni = folder / f"{stem}-to-MNI.nii.gz"
         if mni.exists():
-            found["mni_resampling.npz"] = VolumeResampling.from_mni(inside, read_volume(mni)[0])
+            found[MNI_RESAMPLING] = VolumeResampling.from_mni(inside, read_volume(mni)[0])
         return found
 
 
@@ -714,7 +716,7 @@ def prepare_subject(
     files = {session: every[session] for session in sessions}
     inside, place = nsd.mask(subject, choice)
     voxels = nsd.voxel_table(subject, choice, inside)
-    samplings = nsd.samplings(subject, choice, inside, place)
+    resamplings = nsd.resamplings(subject, choice, inside, place)
     shown = nsd.design.shown(subject, sessions)
     split = split_design(nsd.design, subject, sessions, choice)
     check_splits(split, shown, "take more sessions, or another --split")
@@ -746,16 +748,16 @@ def prepare_subject(
     writer.finish(
         voxels,
         place,
-        samplings,
-        {
-            "Name": f"{'Simulated' if nsd.simulated else 'NSD'} subject {subject}, prepared",
-            "Simulated": nsd.simulated,
-            "Space": choice.space,
-            "UnitBeforeStandardization": "percent signal change",
-            "Options": options,
-            "Sources": {name: {"bytes": size} for name, size in sources.items()},
-            "NoiseCeilingSNR": reliability,
-        },
+        resamplings,
+        Origin(
+            name=f"{'Simulated' if nsd.simulated else 'NSD'} subject {subject}, prepared",
+            simulated=nsd.simulated,
+            space=choice.space,
+            unit_before_standardization="percent signal change",
+            options=options,
+            sources={name: {"bytes": size} for name, size in sources.items()},
+            noise_ceiling_snr=reliability,
+        ),
     )
     return PreparedSubject(folder)
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.io.prepared import PreparedWriter
-from synbrain_cli.metrics.accuracy import ncsnr_of_stream
+from synbrain_cli.io.prepared_writer import PreparedWriter
+from synbrain_cli.metrics.noise_ceiling import ncsnr_of_stream
 
 AGREEING = 0.8  # correlation over voxels below which two estimates of ncsnr are said to disagree
 

@@ -33,6 +33,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import scipy.io
+from msgspec.structs import replace
 from scipy.ndimage import distance_transform_edt, gaussian_filter1d
 from scipy.spatial import cKDTree
 
@@ -42,14 +43,13 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic, versions, write_json
 from synbrain_cli.io.surface import fsaverage
 from synbrain_cli.io.volume import save_image
-from synbrain_cli.metrics.accuracy import ncsnr as recorded_ncsnr
+from synbrain_cli.metrics.noise_ceiling import ncsnr as recorded_ncsnr
 
 BETAS = "betas_fithrf_GLMdenoise_RR"
 HEMISPHERES = ("left", "right")
 
 
-@dataclass(frozen=True)
-class SimulationConfig(JSONSettings):
+class SimulationConfig(JSONSettings, frozen=True):
     """What is simulated. The defaults are the demo's.
 
     Attributes
@@ -82,8 +82,9 @@ class SimulationConfig(JSONSettings):
     @classmethod
     def of_sessions(cls, n_sessions: int, seed: int = 0) -> SimulationConfig:
         """Sessions of 750 trials, as NSD's: more of them are more images of each subject's own."""
-        n_images = n_sessions * 750 // cls.n_repeats
-        return cls(n_unique=n_images - cls.n_shared, n_sessions=n_sessions, seed=seed)
+        default = cls(n_sessions=n_sessions, seed=seed)
+        n_images = n_sessions * 750 // default.n_repeats
+        return replace(default, n_unique=n_images - default.n_shared)
 
     @property
     def n_images(self) -> int:

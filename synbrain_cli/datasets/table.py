@@ -31,11 +31,19 @@ from synbrain_cli.io.betas import (
     read_masked,
 )
 from synbrain_cli.io.files import is_simulated, read_table, sha256
-from synbrain_cli.io.prepared import SPLITS, PreparedSubject, PreparedWriter
-from synbrain_cli.io.resampling import SurfaceResampling, VolumeResampling
+from synbrain_cli.io.prepared import SPLITS, Origin, PreparedSubject
+from synbrain_cli.io.prepared_writer import PreparedWriter
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
+from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
-from synbrain_cli.io.voxel_space import POSITION_COLUMNS, Geometry, Vertices, Volume
+from synbrain_cli.io.volume_resampling import VolumeResampling
+from synbrain_cli.io.voxel_space import (
+    POSITION_COLUMNS,
+    SURFACE_RESAMPLING,
+    Geometry,
+    Vertices,
+    Volume,
+)
 
 SURFACES = (*N_FSAVERAGE, "fsnative")
 IMAGE_COLUMNS = ("image", "stim_file")  # the second is BIDS's
@@ -533,18 +541,14 @@ class Experiment:
             )
         return numbers if given.name == "ncsnr" or (not len(other) and (text != "").any()) else text
 
-    def samplings(self) -> dict[str, SurfaceResampling | VolumeResampling]:
+    def resamplings(self) -> dict[str, SurfaceResampling | VolumeResampling]:
         """How voxels reach fsaverage: of surfaces in fsaverage, and of volumes in MNI."""
         place = self.place
         if isinstance(place, Vertices) and place.space != "fsnative":
             vertices = {h: getattr(place, h) for h in HEMISPHERES}
-            return {
-                "surface_resampling.npz": SurfaceResampling.from_vertices(
-                    vertices, place.n_vertices
-                )
-            }
+            return {SURFACE_RESAMPLING: SurfaceResampling.from_vertices(vertices, place.n_vertices)}
         if isinstance(place, Volume) and self.space.upper().startswith("MNI"):
-            return {"surface_resampling.npz": mni_to_fsaverage(place)}
+            return {SURFACE_RESAMPLING: mni_to_fsaverage(place)}
         return {}
 
 
@@ -625,7 +629,7 @@ def prepare_experiment(
     split = experiment.splits(log)
     shown = experiment.table["image"].to_numpy(str)
     check_splits(split, shown, "draw more with --test and --validation, or name them with --split")
-    voxels, samplings = experiment.voxel_table(), experiment.samplings()
+    voxels, resamplings = experiment.voxel_table(), experiment.resamplings()
     order = np.argsort(experiment.table["session"].to_numpy(), kind="stable")
     session = experiment.table["session"].to_numpy()[order]
     trials = pd.DataFrame(
@@ -645,16 +649,16 @@ def prepare_experiment(
     writer.finish(
         voxels,
         experiment.place,
-        samplings,
-        {
-            "Name": f"Subject {subject}, prepared from {experiment.tables[0].name}",
-            "Simulated": is_simulated(experiment.tables[0].parent),
-            "Space": experiment.space,
-            "UnitBeforeStandardization": experiment.unit,
-            "Options": {k: v for k, v in options.items() if k != "sources"},
-            "Sources": {name: {"bytes": size} for name, size in options["sources"].items()},
-            "NoiseCeilingSNR": reliability,
-        },
+        resamplings,
+        Origin(
+            name=f"Subject {subject}, prepared from {experiment.tables[0].name}",
+            simulated=is_simulated(experiment.tables[0].parent),
+            space=experiment.space,
+            unit_before_standardization=experiment.unit,
+            options={k: v for k, v in options.items() if k != "sources"},
+            sources={name: {"bytes": size} for name, size in options["sources"].items()},
+            noise_ceiling_snr=reliability,
+        ),
     )
     return PreparedSubject(folder)
 

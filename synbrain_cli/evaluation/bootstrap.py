@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from synbrain_cli.metrics.accuracy import bootstrap_ci, weighted_mean
+from synbrain_cli.metrics.bootstrap import bootstrap_ci, weighted_mean
 
 CHUNK = 128  # bootstrap draws that are computed together, at most
 Statistic = Callable[[NDArray[np.float64]], ArrayLike]
@@ -32,7 +32,7 @@ class Bootstrap:
     seed: int | Sequence[int] = 0
 
     def interval(self, statistic: Statistic, n_images: int) -> NDArray[np.float64]:
-        """95 % interval of a statistic (`synbrain_cli.metrics.accuracy.bootstrap_ci`).
+        """95 % interval of a statistic (`synbrain_cli.metrics.bootstrap.bootstrap_ci`).
 
         Parameters
         ----------

@@ -29,15 +29,9 @@ from synbrain_cli.io.results.evaluation import (
     ReliabilityScore,
 )
 from synbrain_cli.io.results.record import Number, Result, finite
-from synbrain_cli.metrics.accuracy import ncsnr, ncsnr_of_sums
-from synbrain_cli.metrics.draws import (
-    LEVELS,
-    crps,
-    energy_score,
-    line_agreement,
-    noise_correlation_agreement,
-    pit,
-)
+from synbrain_cli.metrics.calibration import LEVELS, crps, energy_score, line_agreement, pit
+from synbrain_cli.metrics.noise_ceiling import ncsnr, ncsnr_of_sums
+from synbrain_cli.metrics.noise_correlation import noise_correlation_agreement
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.run import RunContext
 

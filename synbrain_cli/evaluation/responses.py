@@ -23,9 +23,8 @@ from synbrain_cli.metrics.accuracy import (
     pooled_skill,
     squared_errors_of_images,
     voxelwise_correlation,
-    weighted_correlation,
-    weighted_mean,
 )
+from synbrain_cli.metrics.bootstrap import weighted_correlation, weighted_mean
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
 from synbrain_cli.metrics.similarity import linear_cka, rdm, rsa, weighted_cka, weighted_rsa
 from synbrain_cli.progress import Progress

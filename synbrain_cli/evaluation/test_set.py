@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.images import token_digest
+from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
-from synbrain_cli.features.encoders import same_encoder
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.record import Repeats, data_checksum
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
-from synbrain_cli.metrics.accuracy import average_repeats, correlation_ceiling, noise_ceiling
+from synbrain_cli.metrics.accuracy import average_repeats
+from synbrain_cli.metrics.noise_ceiling import correlation_ceiling, noise_ceiling
 
 RELIABLE = 0.2  # ncsnr above which a voxel counts as reliable
 MIN_IMAGES = 4  # with fewer, no score over images can be computed
@@ -189,35 +191,9 @@ def scored_regions(brain: Brain) -> dict[str, NDArray[np.bool_]]:
 # ------------------------------------------------------------------------------------- guard
 
 
-def check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> None:
-    """Refuse a model, a subject and tokens that do not belong together.
-
-    Raises
-    ------
-    InputError
-        The model is of another subject, number of voxels or encoder.
-    """
-    if (brain.subject, brain.config.dataset) != (subject.subject, subject.dataset):
-        raise InputError(
-            f"{brain.name} is a model of {brain.config.dataset}/sub-{brain.subject}, not of "
-            f"{subject.dataset}/sub-{subject.subject}"
-        )
-    if brain.n_voxels != subject.n_voxels:
-        raise InputError(
-            f"{subject.folder}: {subject.n_voxels} voxels, but {brain.name} has "
-            f"{brain.n_voxels}: it was prepared again with another mask; train the model again"
-        )
-    if not same_encoder(brain.config.encoder.identity, store.identity["identity"]):
-        raise InputError(
-            f"{store.folder}: tokens of {store.identity['identity']}, but {brain.name} was "
-            f"trained on {brain.config.encoder.identity}: pass its --encoder, or run "
-            "`synbrain prepare` with it"
-        )
-
-
 def _check_voxels(brain: Brain, subject: PreparedSubject) -> None:
     """Refuse a model whose voxels or standardisation are not those of the prepared subject."""
-    prepared, trained = subject.description["Standardization"], brain.config.standardization
+    prepared, trained = subject.description.standardization, brain.config.standardization
     if trained != prepared:
         raise InputError(
             f"{brain.name} was trained on betas with the standardization {trained}, but "

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from synbrain_cli.features.encoders import Encoder
+from synbrain_cli.features.encoder import Encoder
 
 SIZE = 128  # side of the working image, in pixels
 GRID = 16  # tokens per side

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import struct
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from synbrain_cli.errors import InputError, InputTypeError, MissingError
+from synbrain_cli.errors import DAMAGED, InputError, InputTypeError, MissingError
 
 if TYPE_CHECKING:
     import torch
@@ -32,17 +31,8 @@ ACCEPTED = (
     "or (h, w, 3), or a list of uint8 arrays (h, w, 3)"
 )
 
-# What Pillow raises on files that are cut short, corrupt or absurdly large.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+# What Pillow raises on files that are truncated, altered or absurdly large.
+_UNREADABLE = (*DAMAGED, SyntaxError, Image.DecompressionBombError)
 
 
 def read_image(path: str | Path) -> np.ndarray:

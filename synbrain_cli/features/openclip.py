@@ -10,8 +10,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import pickle
-import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,23 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import Encoder
-
-# What the safe loaders raise on files that are cut short, corrupt, or of another kind.
-_UNLOADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    struct.error,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
-
+from synbrain_cli.errors import DAMAGED, InputError, MissingError
+from synbrain_cli.features.encoder import Encoder
 
 _DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PUBLISHED = "openclip:ViT-bigG-14/laion2b_s39b_b160k"
@@ -241,7 +224,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
-    except _UNLOADABLE as error:
+    except (*DAMAGED, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path}: expected a state dict as .safetensors or .pt, found a file that does not "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,20 +14,11 @@ from isal import igzip
 
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.surface import read_mgh_vertices
-from synbrain_cli.io.volume import DAMAGED, damaged, load_image
+from synbrain_cli.io.volume import DAMAGED_IMAGE, damaged, load_image
 
 _CHUNKS = 512  # HDF5 chunks gathered before they are transposed into place
 _REST = 1 << 20  # bytes read at once of what follows the betas
 _HDF5 = (".hdf5", ".h5")
-# What readers of arrays, HDF5 and surfaces raise beside.
-_UNREADABLE = (
-    *DAMAGED,
-    tokenize.TokenError,
-    TypeError,
-    LookupError,
-    RuntimeError,
-    AssertionError,
-)
 
 
 @contextlib.contextmanager
@@ -40,7 +30,7 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except SynbrainError:
         raise
-    except _UNREADABLE as error:
+    except DAMAGED_IMAGE as error:
         raise damaged(path, error) from error
 
 

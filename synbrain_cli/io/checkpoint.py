@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-import struct
 import warnings
 import zipfile
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.errors import DAMAGED, InputError, MissingError
 
 # Beside tensors and plain containers: command lines, and the numbers of lists of losses.
 _SCALAR = np.float64(0).__reduce__()[0]
@@ -24,19 +23,6 @@ _ALLOWED = [
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # numpy 1, 2
     *(type(np.dtype(name)) for name in ("float64", "float32", "int64")),
 ]
-# What the loader raises on files that are cut short, corrupt, or of another kind.
-_DAMAGED = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    struct.error,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -65,7 +51,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
             content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if isinstance(error, pickle.UnpicklingError):
             # PyTorch's own message offers to run the file all the same.
             named = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.\w+)", str(error))

@@ -115,12 +115,7 @@ def read_mgh_vertices(path: Path | str) -> NDArray:
     MissingError, InputError
         When the file is absent, unreadable, or of another shape.
     """
-    try:
-        values, _ = read_volume(path)
-    except (TypeError, ValueError) as error:  # nibabel's answer to a header cut short
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: truncated or damaged ({error}): copy the file again") from error
+    values, _ = read_volume(path)
     if values.ndim == 0 or sum(n > 1 for n in values.shape) > 2:
         raise InputError(
             f"{path}: expected per-vertex values, shape (n_vertices, 1, 1, k), found "

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
-from xml.parsers.expat import ExpatError
 
 import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
+from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.errors import DAMAGED, InputError, MissingError
 from synbrain_cli.io.files import atomic
 
-# What a truncated or altered file makes its readers raise: streams, headers, GIFTI's text.
-DAMAGED = (
-    EOFError,
-    OSError,
-    zlib.error,
-    isal_zlib.error,
-    HeaderDataError,
-    ExpatError,
-    KeyError,
-    ValueError,
-)
+# What nibabel raises on an image that is truncated or altered.
+DAMAGED_IMAGE = (*DAMAGED, isal_zlib.error, HeaderDataError, ImageFileError)
 
 
 def load_image(path: Path | str) -> nib.spatialimages.SpatialImage:
@@ -39,7 +29,7 @@ def load_image(path: Path | str) -> nib.spatialimages.SpatialImage:
         return nib.load(path)
     except FileNotFoundError as error:
         raise MissingError(f"{path} does not exist") from error
-    except (nib.filebasedimages.ImageFileError, TypeError, *DAMAGED) as error:
+    except DAMAGED_IMAGE as error:
         raise InputError(
             f"{path}: expected a NIfTI or MGH image, found something that cannot be read "
             f"({error}): copy or download the file again"
@@ -51,7 +41,7 @@ def read_volume(path: Path | str) -> tuple[np.ndarray, nib.spatialimages.Spatial
     image = load_image(path)
     try:
         return np.asarray(image.dataobj), image
-    except DAMAGED as error:
+    except DAMAGED_IMAGE as error:
         raise damaged(path, error) from error
 
 

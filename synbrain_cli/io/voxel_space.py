@@ -7,8 +7,6 @@ A prepared subject and a bundle keep theirs in the same files: ``mask.nii.gz`` o
 from __future__ import annotations
 
 import shutil
-import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +15,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.errors import InputError
+from synbrain_cli.errors import DAMAGED, InputError
 from synbrain_cli.io.files import atomic
-from synbrain_cli.io.resampling import SurfaceResampling, VolumeResampling
 from synbrain_cli.io.surface import HEMISPHERES
+from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.volume import read_volume, save_image, unmask
+from synbrain_cli.io.volume_resampling import VolumeResampling
 
 SURFACE_RESAMPLING, MNI_RESAMPLING = "surface_resampling.npz", "mni_resampling.npz"
 # What a bundle takes over from the prepared subject.
@@ -144,16 +143,7 @@ class Vertices:
                 return cls(file["left"], file["right"], n_vertices, str(file["space"]))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            TypeError,
-            NotImplementedError,
-        ) as error:
+        except DAMAGED as error:
             raise InputError(f"{path}: truncated or damaged ({error}): prepare again") from error
 
     def to_full(self, values: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.bundle import BundleConfig, find_bundles, read_config
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
+from synbrain_cli.io.prepared import PreparedSubject, find_prepared
+from synbrain_cli.io.token_store import TokenStore
 
 Log = Callable[[str], None]
 
@@ -198,9 +199,9 @@ class Workspace:
             TokenStore(path.parent)
             for path in sorted((self.prepared / dataset / "features").glob("*/encoder.json"))
         ]
-        names = ", ".join(s.identity["spec"] for s in stores) or "none"
+        names = ", ".join(s.identity.spec for s in stores) or "none"
         if encoder is not None:
-            stores = [s for s in stores if s.identity["spec"] == encoder]
+            stores = [s for s in stores if s.identity.spec == encoder]
         if not stores:
             raise MissingError(
                 f"{self.prepared / dataset}: no image tokens"
@@ -208,5 +209,5 @@ class Workspace:
                 f"prepare` with --encoder {encoder or 'gabor'}"
             )
         if len(stores) > 1:
-            log(f"encoder: {stores[0].identity['spec']} (of {names}; --encoder)")
+            log(f"encoder: {stores[0].identity.spec} (of {names}; --encoder)")
         return stores[0]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.metrics.accuracy import _at_least_two, _blockwise, _centred, _matrix
+from synbrain_cli.metrics.arrays import as_matrix, at_least_two, blockwise, centred_columns
 
 # Correlations are rounded to this many digits. Patterns that are equal, or equal up to scale, then
 # tie, as they should; summed in another order they would differ in the last digits of float64.
@@ -47,13 +47,13 @@ def pattern_similarity(queries: ArrayLike, candidates: ArrayLike) -> NDArray[np.
         the same in all features: a constant says nothing, is tied with all and counts one half.
         NaN where either pattern misses a value.
     """
-    queries, candidates = _matrix(queries, "queries"), _matrix(candidates, "candidates")
+    queries, candidates = as_matrix(queries, "queries"), as_matrix(candidates, "candidates")
     if queries.shape[1] != candidates.shape[1]:
         raise InputError(
             f"queries and candidates: expected the same features (columns), found "
             f"{queries.shape[1]} and {candidates.shape[1]}: select the same voxels in both"
         )
-    _at_least_two(queries.shape[1], "a correlation over features", "features")
+    at_least_two(queries.shape[1], "a correlation over features", "features")
     return (_unit_rows(queries) @ _unit_rows(candidates).T).round(_DECIMALS)
 
 
@@ -84,7 +84,7 @@ def n_way(similarity: ArrayLike, n_candidates: int) -> NDArray[np.float64]:
     r"""Probability that the match is the most similar of n candidates.
 
     The other n − 1 candidates are drawn at random, without replacement, from the N − 1 other
-    images; a first place shared with m others counts 1/(m + 1). With b others better than the
+    images; a first rank shared with m others counts 1/(m + 1). With b others better than the
     match, t tied and l worse, the numbers drawn follow the multivariate hypergeometric
     distribution. None better is drawn, and m tied are, with the probability
 
@@ -146,27 +146,27 @@ def n_way(similarity: ArrayLike, n_candidates: int) -> NDArray[np.float64]:
 # Helpers ------------------------------------------------------------------------------------------
 
 
-def _unit_rows(patterns: NDArray) -> NDArray[np.float64]:
+def _unit_rows(patterns: np.ndarray) -> NDArray[np.float64]:
     """Rows minus their mean, of length 1; all 0 for a constant row, all NaN for one with a gap."""
 
-    def unit(block: NDArray) -> NDArray:
-        centred = _centred(block.T).T
+    def unit(block: np.ndarray) -> np.ndarray:
+        centred = centred_columns(block.T).T
         norm = np.linalg.norm(centred, axis=1, keepdims=True)
         return centred / np.where(norm == 0, 1, norm)
 
     with np.errstate(invalid="ignore"):  # infinite minus infinite: NaN is meant
-        return _blockwise(unit, patterns, keep=0)
+        return blockwise(unit, patterns, keep=0)
 
 
-def _standing(similarity: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
+def _standing(similarity: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per row: others less similar than the match, others tied with it, whether a value is NaN."""
-    similarity = _matrix(similarity, "similarity")
+    similarity = as_matrix(similarity, "similarity")
     if similarity.shape[0] != similarity.shape[1]:
         raise InputError(
             f"similarity: expected a square array, row i's match in column i, found shape "
             f"{similarity.shape}: compare each image with the same images, in the same order"
         )
-    _at_least_two(len(similarity), "identification", "images")
+    at_least_two(len(similarity), "identification", "images")
     match = similarity.diagonal()[:, None]
     n_less, n_tied = (similarity < match).sum(1), (similarity == match).sum(1) - 1
     missing = np.isnan(similarity).any(1)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,7 +144,9 @@ class LearningCurveFit:
         if self.draws is not None:
             lines = self.draws.intercepts.mean(1).reshape(-1, *[1] * x.ndim)
             return _interval(lines + np.multiply.outer(self.draws.slopes, x), self.level)
-        half = self._t() * np.hypot(self.error.height, self.error.slope * (x - self.error.centre))
+        error = self._normal_error
+        t = _student(error.n_degrees, self.level)
+        half = t * np.hypot(error.height, error.slope * (x - error.centre))
         line = self.intercepts.mean() + self.slope * x
         return line - half, line + half
 
@@ -177,7 +180,8 @@ class LearningCurveFit:
         estimate = float(_crossing(self.intercepts.mean(), self.slope, target))
         if self.draws is not None:
             amounts = _crossing(self.draws.intercepts.mean(1), self.draws.slopes, target)
-            return estimate, tuple(float(x) for x in _outer_interval(amounts, self.level))
+            low, high = _outer_interval(amounts, self.level)
+            return estimate, (float(low), float(high))
         return estimate, self._fieller(target)
 
     def to_dict(self) -> dict[str, Any]:
@@ -193,19 +197,23 @@ class LearningCurveFit:
             "n_boot": None if self.draws is None else len(self.draws.slopes),
         }
 
-    def _t(self) -> float:
-        return _student(self.error.n_degrees, self.level)
+    @property
+    def _normal_error(self) -> NormalError:
+        """The error of a fit without a bootstrap."""
+        assert self.error is not None  # one of `draws` and `error` is there
+        return self.error
 
     def _fieller(self, target: float) -> tuple[float, float]:
         """Where ``target`` is inside the band, from (b u − d)² ≤ t² (e_c² + e_b² u²).
 
         u is the log10 amount from the centre and d the target from the line there.
         """
-        t, b, centre = self._t(), self.slope, self.error.centre
+        error, b = self._normal_error, self.slope
+        t, centre = _student(error.n_degrees, self.level), error.centre
         if math.isnan(t):
             return math.nan, math.nan
         d = target - (self.intercepts.mean() + b * centre)
-        height, slope = t * self.error.height, t * self.error.slope
+        height, slope = t * error.height, t * error.slope
         if b < -slope:
             return math.inf, math.inf  # surely falls
         root = math.sqrt(max((slope * d) ** 2 + height**2 * (b**2 - slope**2), 0))
@@ -291,19 +299,20 @@ def fit_learning_curve(
         raise InputError(f"level: expected a probability between 0 and 1, found {level}")
     x = np.log10(amounts)
     line = _fit(x, scores)
-    common = {
-        "amounts": amounts,
-        "slope": float(line.slope),
-        "intercepts": line.intercepts,
-        "r2": float(1 - line.residual / line.total) if line.total > 0 else math.nan,
-        "level": float(level),
-    }
+    common = partial(
+        LearningCurveFit,
+        amounts=amounts,
+        slope=float(line.slope),
+        intercepts=line.intercepts,
+        r2=float(1 - line.residual / line.total) if line.total > 0 else math.nan,
+        level=float(level),
+    )
     if boot is None:
         error = _normal_error(x, scores, line)
         # NaN without degrees of freedom, whatever the error is then
         half = _student(error.n_degrees, level) * error.slope
         ci = (float(line.slope - half), float(line.slope + half))
-        return LearningCurveFit(slope_ci=ci, error=error, **common)
+        return common(slope_ci=ci, error=error)
 
     boot = np.where(np.isnan(scores), np.nan, boot)
     n_boot, n_subjects, _ = boot.shape
@@ -318,7 +327,7 @@ def fit_learning_curve(
     refit = _fit(x, boot)
     low, high = _interval(refit.slope, level)
     draws = Draws(refit.slope, refit.intercepts)
-    return LearningCurveFit(slope_ci=(float(low), float(high)), draws=draws, **common)
+    return common(slope_ci=(float(low), float(high)), draws=draws)
 
 
 # Helpers ------------------------------------------------------------------------------------------
@@ -334,7 +343,7 @@ class _Line(NamedTuple):
     total: NDArray[np.float64]  # (...), sum of squares of scores within subjects
 
 
-def _fit(x: NDArray, scores: NDArray) -> _Line:
+def _fit(x: np.ndarray, scores: np.ndarray) -> _Line:
     known = ~np.isnan(scores)
     n_known = known.sum(-1)
     # Scores from the lowest of each subject: those of a constant subject become exactly 0
@@ -353,7 +362,7 @@ def _fit(x: NDArray, scores: NDArray) -> _Line:
     return _Line(slope, intercepts, spread, residual, (ds**2).sum((-2, -1)))
 
 
-def _normal_error(x: NDArray, scores: NDArray, line: _Line) -> NormalError:
+def _normal_error(x: np.ndarray, scores: np.ndarray, line: _Line) -> NormalError:
     """The mean over subjects of their mean scores has variance σ² Σ 1/n_i / n_subjects²."""
     known = ~np.isnan(scores)
     n_known, n_subjects = known.sum(-1), len(scores)
@@ -378,7 +387,7 @@ def _crossing(intercept: ArrayLike, slope: ArrayLike, target: float) -> NDArray[
     return np.where(np.less_equal(slope, 0), np.inf, amount)
 
 
-def _interval(values: NDArray, level: float) -> tuple[NDArray, NDArray]:
+def _interval(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Percentiles over draws (axis 0), leaving out those without a line."""
     values = values[~np.isnan(values).reshape(len(values), -1).any(1)]
     if len(values) == 0:
@@ -387,7 +396,7 @@ def _interval(values: NDArray, level: float) -> tuple[NDArray, NDArray]:
     return low, high
 
 
-def _outer_interval(values: NDArray, level: float) -> tuple[float, float]:
+def _outer_interval(values: np.ndarray, level: float) -> tuple[float, float]:
     """As `_interval`, of values that may be infinite: the draws just outside, not between two."""
     values = values[~np.isnan(values)]
     if len(values) == 0:
@@ -422,7 +431,7 @@ def _real(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 def _check(
     amounts: ArrayLike, scores: ArrayLike, boot: ArrayLike | None
-) -> tuple[NDArray, NDArray, NDArray | None]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """As float64, scores of shape (n_subjects, n_amounts) and boot with draws before that."""
     amounts, scores = _real(amounts, "amounts"), _real(scores, "scores")
     if amounts.ndim != 1 or len(np.unique(_positive(amounts))) < 2:

@@ -1,4 +1,4 @@
-r"""Do two sets of patterns arrange the images alike?
+r"""Whether two sets of patterns have the same geometry over images.
 
 Representational similarity analysis (Kriegeskorte et al. 2008, *Front. Syst. Neurosci.* 2:4)
 compares the distances between images; centred kernel alignment (Kornblith et al. 2019, *ICML*)
@@ -27,12 +27,12 @@ from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.metrics.accuracy import (
-    _at_least_two,
-    _centred,
-    _matrix,
-    _shares,
-    _slices,
+from synbrain_cli.metrics.arrays import (
+    as_matrix,
+    at_least_two,
+    block_slices,
+    centred_columns,
+    shares_of_counts,
 )
 from synbrain_cli.metrics.identification import _DECIMALS, _unit_rows
 
@@ -57,9 +57,9 @@ def rdm(patterns: ArrayLike) -> NDArray[np.float64]:
         (0, 1), (0, 2), …, (1, 2), …; rounded to 12 decimals so that equal patterns are at 0. NaN
         where a pattern is the same in all voxels or misses a value.
     """
-    patterns = _matrix(patterns, "patterns")
-    _at_least_two(patterns.shape[0], "distances between images", "images")
-    _at_least_two(patterns.shape[1], "a correlation over voxels", "voxels")
+    patterns = as_matrix(patterns, "patterns")
+    at_least_two(patterns.shape[0], "distances between images", "images")
+    at_least_two(patterns.shape[1], "a correlation over voxels", "voxels")
     unit = _unit_rows(patterns)
     distances = 1 - (unit @ unit.T).round(_DECIMALS)
     constant = ~unit.any(1)
@@ -112,7 +112,7 @@ def weighted_rsa(
     """
     t, p, verdict = _ranks_of_pair(rdm_true, rdm_pred)
     n_images = _n_images(t)
-    shares = _shares(counts, n_images)
+    shares = shares_of_counts(counts, n_images)
     if verdict is not None:
         return np.full(len(shares), verdict)
     a, b = squareform(t), squareform(p)  # zero on the diagonal: no pair of copies counts
@@ -190,7 +190,7 @@ def weighted_cka(y_true: ArrayLike, y_pred: ArrayLike, counts: ArrayLike) -> NDA
         log), 0 where only the prediction does not.
     """
     t, p, verdict = _kernels(y_true, y_pred)
-    shares = _shares(counts, len(t))
+    shares = shares_of_counts(counts, len(t))
     if verdict is not None:
         return np.full(len(shares), verdict)
     norm_t, norm_p = _quadratic(t * t, shares), _quadratic(p * p, shares)
@@ -204,14 +204,14 @@ def weighted_cka(y_true: ArrayLike, y_pred: ArrayLike, counts: ArrayLike) -> NDA
 # Helpers ------------------------------------------------------------------------------------------
 
 
-def _quadratic(matrix: NDArray, shares: NDArray) -> NDArray[np.float64]:
+def _quadratic(matrix: np.ndarray, shares: np.ndarray) -> NDArray[np.float64]:
     """cᵀ M c of each row c of ``shares``."""
     return ((shares @ matrix) * shares).sum(1)
 
 
 def _ranks_of_pair(
     rdm_true: ArrayLike, rdm_pred: ArrayLike
-) -> tuple[NDArray, NDArray, float | None]:
+) -> tuple[np.ndarray, np.ndarray, float | None]:
     """Ranks of both, of mean 0 and variance 1; and the score where it is known without them."""
     rdm_true, rdm_pred = _condensed(rdm_true, "rdm_true"), _condensed(rdm_pred, "rdm_pred")
     if rdm_true.shape != rdm_pred.shape:
@@ -220,6 +220,7 @@ def _ranks_of_pair(
             f"{len(rdm_pred)} distances: take both from the same images"
         )
     missing = np.isnan(rdm_pred)
+    verdict: float | None
     if np.isnan(rdm_true).any() or np.ptp(rdm_true) == 0:
         verdict = math.nan
     elif missing.all() or np.ptp(rdm_pred) == 0:
@@ -245,14 +246,14 @@ def _condensed(distances: ArrayLike, name: str) -> NDArray[np.float64]:
     return distances.astype(np.float64)
 
 
-def _n_images(distances: NDArray) -> int:
+def _n_images(distances: np.ndarray) -> int:
     """The n of n (n − 1) / 2 pairs, rounded down."""
     return (1 + math.isqrt(1 + 8 * distances.size)) // 2
 
 
-def _kernels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[NDArray, NDArray, float | None]:
+def _kernels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray, float | None]:
     """U-centred kernels of both, of norm 1; and the score where it is known without them."""
-    y_true, y_pred = _matrix(y_true, "y_true"), _matrix(y_pred, "y_pred")
+    y_true, y_pred = as_matrix(y_true, "y_true"), as_matrix(y_pred, "y_pred")
     if len(y_true) != len(y_pred):
         raise InputError(
             f"y_true and y_pred: expected the same images (rows), found {len(y_true)} and "
@@ -266,17 +267,17 @@ def _kernels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[NDArray, NDArray, fl
     return t, p, None if p.any() else 0.0
 
 
-def _gram(y: NDArray) -> NDArray[np.float64]:
+def _gram(y: np.ndarray) -> NDArray[np.float64]:
     """Inner products of images, voxels centred over images: smaller numbers, same U-centring."""
     gram = np.zeros((len(y), len(y)))
     with np.errstate(invalid="ignore"):  # infinite minus infinite: NaN is meant
-        for columns in _slices(y.shape[1], len(y)):
-            block = _centred(y[:, columns].astype(np.float64))
+        for columns in block_slices(y.shape[1], len(y)):
+            block = centred_columns(y[:, columns].astype(np.float64))
             gram += block @ block.T
     return gram
 
 
-def _u_centred(gram: NDArray) -> NDArray[np.float64]:
+def _u_centred(gram: np.ndarray) -> NDArray[np.float64]:
     """U-centred and scaled to norm 1; all 0 where nothing remains, all NaN where a value misses."""
     n_images, scale = len(gram), np.trace(gram)
     if scale == 0:

@@ -1,0 +1,1 @@
+"""Networks, their training, and the distribution of responses; no files and no printing."""

@@ -1,15 +1,16 @@
-"""An encoder shared by several people, and how a new person's voxels are read from it.
+"""An encoder shared by several subjects, and how a new subject's voxels are read from it.
 
 Two ideas of the literature, brought together:
 
 - **A core and readouts** (Klindt et al. 2017, NeurIPS; Lurz et al. 2021, ICLR): one nonlinear core
-  turns image tokens into features and is trained on everybody's responses at once; a voxel reads
-  them with few numbers of its own. Local features are read within a Gaussian receptive field
-  (St-Yves & Naselaris 2018, *NeuroImage* 180:188), global ones as they are.
-- **A prior over the cortical sheet** (ours): a voxel's numbers are a field over fsaverage's sphere,
-  which people share, plus its own deviation. Who has never been scanned gets the field.
+  turns image tokens into features and is trained on the responses of all subjects at once; a
+  voxel reads them with few numbers of its own. Local features are read within a Gaussian
+  receptive field (St-Yves & Naselaris 2018, *NeuroImage* 180:188), global ones as they are.
+- **A prior over the cortical sheet** (ours): a voxel's numbers are the sum of a field over
+  fsaverage's sphere, which subjects share, and an offset from it of its own. A new subject starts
+  from the field.
 
-What a core says of images (`CoreEvidence`) a new person's voxels are fitted to in
+The predictions of a core (`CoreEvidence`) are what a new subject's voxels are fitted to in
 `synbrain_cli.model.transfer`.
 """
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,16 +28,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synbrain_cli.config import CoreConfig
+from synbrain_cli.model.fit import ParameterGroup
 from synbrain_cli.model.tokens import TokenScaler
 
 VOXEL_PARTS = ("field", "local", "whole", "offset")
 REGIONS = 4  # a side: the global features see local ones averaged in 4 × 4 regions
 FLOOR = 0.1  # under the logarithm of those averages
-OWN = 0.3  # scale of a voxel's deviation from the field: smaller is a stronger prior
-SMOOTHNESS = 8.0  # mm on fsaverage's sphere (radius 100): deviation of the field's kernel
+OWN = 0.3  # scale of a voxel's offset from the field: smaller is a stronger prior
+SMOOTHNESS = 8.0  # mm on fsaverage's sphere (radius 100): SD of the field's Gaussian kernel
 NEAR = 8.0  # mm: nodes farther from all voxels are left out
-_WIDTHS = (0.1, 0.16, 0.25, 0.4)  # receptive fields tried first: deviations in image sides
+_WIDTHS = (0.1, 0.16, 0.25, 0.4)  # receptive fields tried first: SDs in image sides
 _CHANNELS = 32  # principal components of tokens with which receptive fields are found
+
+
+# Of one subject's voxels: positions (n_voxels, 3) on the sphere and sides (n_voxels,).
+Positions = tuple[np.ndarray, np.ndarray]
 
 
 class Core(nn.Module):
@@ -88,8 +94,8 @@ class Voxels(nn.Module):
     Attributes
     ----------
     field : (n, 3)
-        Receptive fields: x, y (right and down) and log deviation, in image sides from the upper
-        left corner.
+        Receptive fields: x, y (right and down) and log standard deviation, in image sides from
+        the upper left corner.
     local, whole : (n_local, n), (n_global, n)
     offset : (n,)
     """
@@ -102,7 +108,7 @@ class Voxels(nn.Module):
         self.offset = nn.Parameter(torch.zeros(n))
 
     def moved(self, basis: Tensor, shared: Voxels) -> tuple[Tensor, ...]:
-        """These as deviations from a shared field: basis (n, n_nodes) says where each voxel is."""
+        """Return the voxels as offsets from a shared field; ``basis`` (n, n_nodes) locates them."""
         return (
             basis @ shared.field + OWN * self.field,
             shared.local @ basis.T + OWN * self.local,
@@ -131,13 +137,13 @@ def receptive_masks(field: Tensor, side: int) -> Tensor:
 
 
 class SharedCore(nn.Module):
-    """A core, the field over cortex, and the voxels of some people.
+    """A core, the field over cortex, and the voxels of some subjects.
 
     Parameters
     ----------
     config : CoreConfig
     bases : sequence of float32 arrays of shape (n_voxels, n_nodes)
-        Where each person's voxels lie among the nodes (`Sheet.basis`).
+        Position of each subject's voxels among the nodes (`Sheet.basis`).
     generator : torch.Generator, optional
         Of the initial weights.
     """
@@ -154,46 +160,55 @@ class SharedCore(nn.Module):
         self.shared.register_parameter("offset", None)  # offsets are each voxel's own
         for weights in (self.shared.local, self.shared.whole):
             nn.init.normal_(weights, std=0.05, generator=generator)
-        self.people = nn.ModuleList(Voxels(len(basis), config) for basis in bases)
+        self.subjects = nn.ModuleList(Voxels(len(basis), config) for basis in bases)
         for k, basis in enumerate(bases):
             self.register_buffer(f"basis_{k}", torch.from_numpy(np.float32(basis)))
 
     def start_from(self, fields: Sequence[np.ndarray]) -> None:
-        """Set receptive fields (n_voxels, 3) of every person, found on their own data."""
+        """Set the receptive fields (n_voxels, 3) of every subject, found on their own data."""
         total = sum(self.basis(k).T @ torch.from_numpy(np.float32(f)) for k, f in enumerate(fields))
-        weight = sum(self.basis(k).sum(0) for k in range(len(fields)))[:, None]
+        nodes = torch.as_tensor(sum(self.basis(k).sum(0) for k in range(len(fields))))
+        weight = nodes[:, None]
         middle = torch.tensor([0.5, 0.5, np.log(0.25)], dtype=torch.float32)
         with torch.no_grad():
             self.shared.field.copy_(
                 torch.where(weight > 1e-3, total / weight.clamp_min(1e-6), middle)
             )
             for k, field in enumerate(fields):
-                off = self.basis(k).sum(1) < 0.5  # voxels that lie nowhere have only their own
+                off = self.basis(k).sum(1) < 0.5  # voxels off the sphere have only their own
                 own = torch.from_numpy(np.float32(field)) / OWN
-                self.people[k].field.copy_(own * off[:, None])
+                self._voxels(k).field.copy_(own * off[:, None])
 
     def basis(self, k: int) -> Tensor:
+        """Return the position of subject k's voxels among the nodes: (n_voxels, n_nodes)."""
         return getattr(self, f"basis_{k}")
 
     def voxels(self, k: int) -> tuple[Tensor, ...]:
-        """Of person k: what `read` takes."""
-        return self.people[k].moved(self.basis(k), self.shared)
+        """Return subject k's voxels as `read` takes them."""
+        return self._voxels(k).moved(self.basis(k), self.shared)
 
-    def parameter_groups(self, config: CoreConfig) -> list[dict[str, Any]]:
-        """For AdamW: weights of voxels decay to the field, receptive fields and offsets do not."""
-        own = [p for v in self.people for p in (v.local, v.whole, v.field)]
+    def _voxels(self, k: int) -> Voxels:
+        return cast(Voxels, self.subjects[k])
+
+    def parameter_groups(self, config: CoreConfig) -> list[ParameterGroup]:
+        """Return AdamW's groups.
+
+        Voxel weights decay to the field. Shared receptive fields and offsets do not decay.
+        """
+        subjects = [self._voxels(k) for k in range(len(self.subjects))]
+        own = [p for v in subjects for p in (v.local, v.whole, v.field)]
         return [
             {"params": list(self.core.parameters()), "weight_decay": config.decay_core},
             {"params": [self.shared.local, self.shared.whole], "weight_decay": config.decay_field},
             {"params": own, "weight_decay": config.decay_own},
             {
-                "params": [self.shared.field, *(v.offset for v in self.people)],
+                "params": [self.shared.field, *(v.offset for v in subjects)],
                 "weight_decay": 0.0,
             },
         ]
 
     def forward(self, tokens: Tensor, k: int, dropout: Tensor | None = None) -> Tensor:
-        """Responses of person k; ``dropout`` (n, n_global) multiplies global features."""
+        """Return responses of subject k; ``dropout`` (n, n_global) multiplies global features."""
         local, whole = self.core(tokens)
         if dropout is not None:
             whole = whole * dropout
@@ -216,22 +231,30 @@ class Sheet:
     side: np.ndarray
 
     @classmethod
-    def around(cls, sphere: dict[int, np.ndarray], places: Sequence[tuple]) -> Sheet:
-        """The vertices of a coarse sphere, per hemisphere, that are near somebody's voxels."""
+    def around(cls, sphere: dict[int, np.ndarray], positions: Sequence[Positions]) -> Sheet:
+        """Choose the vertices of a coarse sphere that are near any subject's voxels.
+
+        Parameters
+        ----------
+        sphere : dict of float arrays of shape (n_vertices, 3)
+            Vertices by side, 0 left and 1 right.
+        positions : sequence of (float array (n_voxels, 3), int array (n_voxels,))
+            Each subject's voxels as `basis` takes them.
+        """
         nodes, sides = [], []
         for side, vertices in sphere.items():
             points = np.concatenate(
-                [p[(h == side) & np.isfinite(p).all(1)] for p, h in places] or [np.zeros((0, 3))]
+                [p[(h == side) & np.isfinite(p).all(1)] for p, h in positions] or [np.zeros((0, 3))]
             )
             if len(points):
                 nodes.append(vertices[cKDTree(points).query(vertices)[0] < NEAR])
                 sides.append(np.full(len(nodes[-1]), side))
-        if not nodes:  # nobody's voxels lie on it: one node, which none of them reads
+        if not nodes:  # no subject's voxels lie on it: one node, which none of them reads
             return cls(np.zeros((1, 3)), np.full(1, -1))
         return cls(np.concatenate(nodes), np.concatenate(sides))
 
     def basis(self, positions: np.ndarray, side: np.ndarray) -> np.ndarray:
-        """Weights of the nodes for voxels, summing to 1, or 0 for those that lie nowhere.
+        """Return weights of the nodes for voxels, summing to 1, or 0 for voxels off the sphere.
 
         Parameters
         ----------
@@ -300,7 +323,7 @@ def receptive_fields(tokens: np.ndarray, averages: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CoreEvidence:
-    """What a core says of images: responses of the people it was trained on, and of a new one.
+    """Predictions of a core: responses of the subjects it was trained on, and of a new one.
 
     Attributes
     ----------
@@ -308,10 +331,10 @@ class CoreEvidence:
     scaler : TokenScaler
         The core's own.
     voxels : tuple of tensors
-        What `read` takes: of the source people, then what the field says of the new person's
-        voxels by their place on the sheet.
+        What `read` takes: of the source subjects, then the field at the positions of the new
+        subject's voxels on the sheet.
     n_sources : int
-        Voxels that are the source people's.
+        Number of voxels of the source subjects.
     """
 
     core: Core
@@ -321,7 +344,14 @@ class CoreEvidence:
 
     @torch.inference_mode()
     def __call__(self, tokens: np.ndarray, batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
-        """Raw tokens (n, n_tokens, n_dims) → responses of the sources, and the prior mean."""
+        """Predict responses of the sources, and the prior mean, from raw tokens.
+
+        Parameters
+        ----------
+        tokens : float array of shape (n_images, n_tokens, n_dims)
+        batch : int
+            Images computed at once.
+        """
         parts = [
             read(self.core(torch.from_numpy(self.scaler(part))), self.voxels).numpy()
             for part in np.split(tokens, range(batch, len(tokens), batch))
@@ -330,7 +360,7 @@ class CoreEvidence:
         return every[:, : self.n_sources], every[:, self.n_sources :]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Named arrays, for a file."""
+        """Return named arrays, for a file."""
         named = {f"core.{k}": v.cpu().numpy() for k, v in self.core.state_dict().items()}
         for name, values in zip(VOXEL_PARTS, self.voxels, strict=True):
             named[f"voxels.{name}"] = values.cpu().numpy()
@@ -342,6 +372,7 @@ class CoreEvidence:
 
     @classmethod
     def from_arrays(cls, config: CoreConfig, named: dict[str, np.ndarray]) -> CoreEvidence:
+        """Rebuild from the named arrays of a file."""
         return cls(
             load_core(config, named),
             TokenScaler(named["token_mean"], named["token_sd"]),
@@ -351,7 +382,7 @@ class CoreEvidence:
 
 
 def load_core(config: CoreConfig, named: dict[str, np.ndarray]) -> Core:
-    """A core from arrays named ``core.…``."""
+    """Rebuild a core from arrays named ``core.…``."""
     core = Core(config)
     state = {k.removeprefix("core."): v for k, v in named.items() if k.startswith("core.")}
     core.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})

@@ -31,7 +31,7 @@ class LowRank:
     ----------
     loadings : float32 array of shape (n_voxels, rank)
     private : float32 array of shape (n_voxels,)
-        Deviation of what a voxel shares with no other.
+        Standard deviation of what a voxel shares with no other.
     """
 
     loadings: np.ndarray
@@ -91,7 +91,7 @@ def fit_low_rank(
     terms : sequence of (sign, rows, image)
         float; float32 array (n_rows, n_voxels); int array (n_rows,), the image of each row.
     weight : float array of shape (n_images,)
-        w: what each image's rows are divided by; 0 for images that say nothing.
+        w: what each image's rows are divided by; 0 for images without information.
     variance : array of shape (n_voxels,)
         Of each voxel, ≥ 0: what factors leave of it is private. Loadings that exceed it are
         shortened.
@@ -105,7 +105,7 @@ def fit_low_rank(
     """
     n_voxels = len(variance)
     used = np.flatnonzero(weight > 0)
-    # More factors than a fifth of the images that tell of them would be noise, and cost time.
+    # More factors than a fifth of the images that determine them would be noise, and cost time.
     rank = int(min(max_rank, n_voxels // 2, len(used) // N_FOLDS))
     if rank < 1:
         return LowRank.independent(variance)
@@ -148,14 +148,16 @@ class _Moment:
 
     @classmethod
     def of(cls, terms: Sequence[tuple[float, np.ndarray]], weight: float) -> _Moment:
-        diagonal = sum(s * np.einsum("ij,ij->j", x, x, dtype=np.float64) for s, x in terms)
+        squares = (s * np.einsum("ij,ij->j", x, x, dtype=np.float64) for s, x in terms)
+        diagonal = np.asarray(sum(squares))
         if len(diagonal) <= DENSE:
-            matrix = sum(s * (x.T @ x).astype(np.float64) for s, x in terms)
+            matrix = np.asarray(sum(s * (x.T @ x).astype(np.float64) for s, x in terms))
             return cls(matrix.__matmul__, diagonal, weight)
 
         def multiply(vectors: np.ndarray) -> np.ndarray:
             single = vectors.astype(np.float32)
-            return sum(s * (x.T @ (x @ single)).astype(np.float64) for s, x in terms)
+            products = (s * (x.T @ (x @ single)).astype(np.float64) for s, x in terms)
+            return np.asarray(sum(products))
 
         return cls(multiply, diagonal, weight)
 
@@ -164,7 +166,8 @@ def _product(parts: Sequence[_Moment], communality: np.ndarray, vectors: np.ndar
     """The moment of some images times vectors, its diagonal replaced by the communality."""
     weight = sum(part.weight for part in parts)
     diagonal = communality - sum(part.diagonal for part in parts) / weight
-    return sum(part.multiply(vectors) for part in parts) / weight + diagonal[:, None] * vectors
+    product = np.asarray(sum(part.multiply(vectors) for part in parts))
+    return product / weight + diagonal[:, None] * vectors
 
 
 def _eigenvectors(

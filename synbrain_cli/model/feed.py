@@ -47,7 +47,7 @@ class Rows:
     ) -> None:
         self.array, self.device = array, device
         self.rows = np.arange(len(array)) if rows is None else np.asarray(rows)
-        used, place = np.unique(self.rows, return_inverse=True)
+        used, position = np.unique(self.rows, return_inverse=True)
         self.row_bytes = array[:1].nbytes
         size = len(used) * self.row_bytes
         self.resident = size <= ROOM * free_memory(device) if resident is None else resident
@@ -57,7 +57,7 @@ class Rows:
         if self.resident:
             whole = len(used) == len(array)
             self.values = torch.from_numpy(np.array(array if whole else array[used])).to(device)
-            self.place = torch.from_numpy(place).to(device)
+            self.position = torch.from_numpy(position).to(device)
 
     @classmethod
     def of_tokens(
@@ -81,7 +81,7 @@ class Rows:
 
     def take(self, items: Tensor, fetched: Tensor | None) -> Tensor:
         """Rows of items, float32 (n_items, ...), from the device or from what was fetched."""
-        values = self.values[self.place[items]] if fetched is None else fetched
+        values = self.values[self.position[items]] if fetched is None else fetched
         if self.scale is None:
             return values.float()
         mean, sd = self.scale

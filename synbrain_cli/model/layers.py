@@ -38,6 +38,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv1d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, L) to (B, out_channels, L)."""
         h = self.conv1(F.silu(self.norm1(x)))  # (B, in, L) → (B, out, L)
         h = self.conv2(F.silu(self.norm2(h)))
         return self.shortcut(x) + h
@@ -57,6 +58,7 @@ class AttentionBlock(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, L) to (B, C, L)."""
         h = self.norm(x).transpose(1, 2)  # (B, C, L) → (B, L, C)
         q, k, v = self.qkv(h).unsqueeze(1).chunk(3, dim=-1)  # each (B, 1, L, C)
         h = F.scaled_dot_product_attention(q, k, v).squeeze(1)  # (B, L, C)
@@ -101,6 +103,7 @@ class TransformerBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, D) to (B, N, D)."""
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.n_heads, -1))  # (B, N, 3, H, D/H)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, D/H)
         h = F.scaled_dot_product_attention(q, k, v)
@@ -154,4 +157,5 @@ def default_init_(layer: nn.Module, generator: torch.Generator) -> None:
     elif isinstance(layer, nn.Linear | nn.Conv1d | nn.ConvTranspose1d):
         bound = 1 / math.sqrt(layer.weight[0].numel())
         uniform_(layer.weight, bound, generator)
-        uniform_(layer.bias, bound, generator)
+        if layer.bias is not None:
+            uniform_(layer.bias, bound, generator)

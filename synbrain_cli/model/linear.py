@@ -75,19 +75,19 @@ def pool_tokens(tokens: np.ndarray | StandardTokens) -> np.ndarray:
     """
     if isinstance(tokens, StandardTokens):
         return np.concatenate([pool_tokens(part) for part in tokens.batches()])
-    tokens = np.asarray(tokens, np.float32)
-    n_images, n_tokens, n_dims = tokens.shape
+    pooled = np.asarray(tokens, np.float32)
+    n_images, n_tokens, n_dims = pooled.shape
     while n_tokens * n_dims > MAX_FEATURES and n_tokens > 1:
         side = round(n_tokens**0.5)
         if side * side == n_tokens and side % 2 == 0:
-            tokens = tokens.reshape(n_images, side // 2, 2, side // 2, 2, n_dims).mean((2, 4))
+            pooled = pooled.reshape(n_images, side // 2, 2, side // 2, 2, n_dims).mean((2, 4))
             n_tokens //= 4
         else:
             pairs = n_tokens // 2
-            tokens = tokens.reshape(n_images, n_tokens, n_dims)[:, : 2 * pairs]
-            tokens = tokens.reshape(n_images, pairs, 2, n_dims).mean(2)
+            pooled = pooled.reshape(n_images, n_tokens, n_dims)[:, : 2 * pairs]
+            pooled = pooled.reshape(n_images, pairs, 2, n_dims).mean(2)
             n_tokens = pairs
-    return tokens.reshape(n_images, -1)
+    return pooled.reshape(n_images, -1)
 
 
 def fit_linear(

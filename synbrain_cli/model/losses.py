@@ -10,7 +10,7 @@ from synbrain_cli.config import LossConfig
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.model.layers import at_least_float32
-from synbrain_cli.model.vae import Posterior
+from synbrain_cli.model.vae import VAEOutput
 
 
 def soft_clip(
@@ -61,10 +61,8 @@ def soft_clip(
 
 
 def brainvae_loss(
-    reconstruction: Tensor,
+    output: VAEOutput,
     y: Tensor,
-    posterior: Posterior,
-    latent: Tensor,
     tokens: Tensor,
     config: LossConfig,
     voxel_variance: float | Tensor = 1.0,
@@ -77,12 +75,12 @@ def brainvae_loss(
 
     Parameters
     ----------
-    reconstruction, y : Tensor of shape (batch, n_voxels)
-        ŷ and the recorded trials, in one unit.
-    posterior : Posterior
-        Of the trials.
-    latent, tokens : Tensor of shape (batch, n_tokens, n_dims)
-        The draw z that was decoded, and the tokens of each trial's image.
+    output : VAEOutput
+        Reconstruction ŷ, posterior, and the draw z that was decoded.
+    y : Tensor of shape (batch, n_voxels)
+        The recorded trials, in the unit of the reconstruction.
+    tokens : Tensor of shape (batch, n_tokens, n_dims)
+        Of each trial's image.
     config : LossConfig
     voxel_variance : float or Tensor of shape ()
         s², the variance of a voxel over trials (mean over voxels), in the squared unit of ``y``;
@@ -98,6 +96,7 @@ def brainvae_loss(
         ``reconstruction`` (share of the variance), ``kl`` (nats per dimension) and ``clip``
         (nats), before weighting and detached.
     """
+    reconstruction, posterior, latent = output
     if reconstruction.shape != y.shape:
         raise InputError(
             f"expected a reconstruction of the responses' shape {tuple(y.shape)}, "

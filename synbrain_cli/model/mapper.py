@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +42,10 @@ class Mapper(nn.Module):
         When the settings do not fit together.
     """
 
+    positions: Tensor
+
     def __init__(self, config: MapperConfig, generator: torch.Generator | None = None):
         super().__init__()
-        _check(config)
         self.config = config
         with torch.device("meta"):
             self.register_buffer("positions", torch.empty(config.n_tokens, config.n_dims))
@@ -65,7 +67,9 @@ class Mapper(nn.Module):
         returns 0 ('x') or the tokens ('v').
         """
         self.positions.copy_(sinusoidal_positions(*self.positions.shape))
-        writers = {self.last, *(w for block in self.blocks for w in (block.proj, block.mlp[-1]))}
+        writers: set[nn.Module] = {self.last}
+        for block in self._blocks():
+            writers |= {block.proj, block.mlp[-1]}
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 layer.bias.zero_()
@@ -106,16 +110,8 @@ class Mapper(nn.Module):
         The second LayerNorm is not among them: it holds what the published network keeps in its
         modulation, which stays frozen there.
         """
-        for block in self.blocks:
+        for block in self._blocks():
             yield from block.mlp.parameters()
 
-
-def _check(config: MapperConfig) -> None:
-    if config.prediction not in ("x", "v"):
-        raise InputError(f"expected prediction 'x' or 'v', found {config.prediction!r}")
-    if config.n_heads < 1 or config.n_dims % config.n_heads:
-        raise InputError(
-            f"expected n_dims ({config.n_dims}) to be a multiple of n_heads, found {config.n_heads}"
-        )
-    if config.n_dims % 2:
-        raise InputError(f"expected an even n_dims for sine and cosine, found {config.n_dims}")
+    def _blocks(self) -> list[TransformerBlock]:
+        return cast("list[TransformerBlock]", list(self.blocks))

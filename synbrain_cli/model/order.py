@@ -64,21 +64,21 @@ def hilbert_order(points: ArrayLike, n_bits: int = 8) -> NDArray[np.int64]:
     >>> hilbert_order([[0, 0], [1, 1], [1, 0], [0, 1]]).tolist()
     [0, 3, 1, 2]
     """
-    points = _positions(points, "points")
+    positions = _positions(points, "points")
     if not 1 <= n_bits <= _MAX_BITS:
         raise InputError(
             f"n_bits: expected 1 to {_MAX_BITS}, found {n_bits}: 8 is enough for voxels"
         )
-    if len(points) < 2:
-        return np.arange(len(points))
-    points = points / 2  # the span of finite numbers may not be one
-    points = points - points.min(0)
+    if len(positions) < 2:
+        return np.arange(len(positions))
+    positions = positions / 2  # the span of finite numbers may not be one
+    positions = positions - positions.min(0)
     n_cells = 2**n_bits
-    unit = points / (points.max() or 1.0)
+    unit = positions / (positions.max() or 1.0)
     # Rounding in millimetres must not move a voxel on a border to the cell before.
     cells = np.minimum(np.floor(unit * n_cells + 1e-9), n_cells - 1).astype(np.int64)
     # A list: the package goes through the points one by one, twice as fast without numpy scalars.
-    distances = HilbertCurve(n_bits, points.shape[1]).distances_from_points(cells.tolist())
+    distances = HilbertCurve(n_bits, positions.shape[1]).distances_from_points(cells.tolist())
     return np.argsort(np.array(distances, np.int64), kind="stable")
 
 
@@ -252,18 +252,18 @@ def _surface_order(
         if len(source):
             nearest = source[_nearest(points[source], points[stray])]
             sheet[stray], side[stray] = sheet[nearest], side[nearest]
-        else:  # nobody of this hemisphere has a place on the sheet
+        else:  # no voxel of this hemisphere is on the sheet
             coordinates[name] = points
     return _side_by_side(side, coordinates)
 
 
-def _side_by_side(side: NDArray, coordinates: dict[str, NDArray]) -> NDArray[np.int64]:
+def _side_by_side(side: np.ndarray, coordinates: dict[str, np.ndarray]) -> NDArray[np.int64]:
     """Left, then right, each along its own curve."""
     members = [(name, np.flatnonzero(side == name)) for name in _SIDES]
     return np.concatenate([voxels[hilbert_order(coordinates[n][voxels])] for n, voxels in members])
 
 
-def _nearest(known: NDArray, wanted: NDArray) -> NDArray[np.int64]:
+def _nearest(known: np.ndarray, wanted: np.ndarray) -> NDArray[np.int64]:
     """Index of the nearest known point, for each wanted one."""
     return KDTree(known).query(wanted)[1].astype(np.int64)
 

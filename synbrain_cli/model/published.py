@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +101,7 @@ def _our_vae(config: VAEConfig) -> dict[str, Tensor]:
 
 
 def mapper_config_from_published(
-    state: State, n_heads: int | None = None, prediction: str = "x"
+    state: State, n_heads: int | None = None, prediction: Literal["x", "v"] = "x"
 ) -> MapperConfig:
     """Shape of a published mapper, read from its weights.
 
@@ -110,7 +111,7 @@ def mapper_config_from_published(
         ``last.pt``'s ``ema``.
     n_heads : int, optional
         ``args.model_head`` in the file, which no weight tells; by default heads of 128.
-    prediction : str
+    prediction : {"x", "v"}
         ``args.prediction`` in the file.
 
     Raises
@@ -198,7 +199,7 @@ def mapper_state_from_published(state: State) -> dict[str, Tensor]:
 def _published_names(name: str, config: VAEConfig) -> tuple[str, ...]:
     """The published keys, in order, whose values make our weight ``name`` of BrainVAE."""
 
-    def level(match: re.Match) -> str:
+    def level(match: re.Match[str]) -> str:
         side, i, j = match[1], int(match[2]), int(match[3])
         decoding = side == "decoder"
         n_blocks = config.n_res_blocks + decoding

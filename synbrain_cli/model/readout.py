@@ -8,23 +8,22 @@ Trial k of image i, over voxels:
 - **m**, the mean: linear and deep predictions, stacked voxel by voxel (`fit_stack`).
 - **u**, signal that the predictions do not explain, the same on every repeat of an image: normal,
   low-rank plus private (`synbrain_cli.model.covariance`).
-- **e**, trial noise: the same form. Its variance grows with the response expected,
+- **e**, trial noise: the same form. It is signal-dependent: its variance is multiplied by
   :math:`h_{iv} = \exp(\beta_v x_{iv} - \beta_v^2/2)`, x the mean in standard deviations over
-  images: 1 on average.
+  images; h is 1 on average.
 - **Q**, a monotone curve of each voxel: the shape that residuals have where it is not normal
   (counts are skewed, betas have outliers). With the identity, y = m + u + √h·e.
 
 `fit_readout` estimates all but m from single trials and predictions of their images **by a model
 that never saw these images**; residuals of training images would be too small.
 
-Beside it stands the published way, noise added to the latent (`LatentReadout`).
+The published alternative adds noise to the latent (`LatentReadout`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -33,10 +32,9 @@ from scipy.special import ndtr
 from synbrain_cli.errors import InputError
 from synbrain_cli.model.covariance import LowRank, fit_low_rank
 
-NODES = np.linspace(-2.6, 2.6, 27).astype(
-    np.float32
-)  # of Q, in standard deviations: quantiles .005 to .995
-MAX_GROWTH = 0.7
+# Of Q, in standard deviations: quantiles .005 to .995.
+NODES = np.linspace(-2.6, 2.6, 27).astype(np.float32)
+MAX_SIGNAL_DEPENDENCE = 0.7
 CURVE_TRIALS = 300  # trials that count as much as all other voxels for a voxel's Q
 MIN_REPEATED = 20  # images with repeats below which u and e are not told apart
 _SHRINKAGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)
@@ -44,7 +42,7 @@ _SHRINKAGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)
 
 @dataclass(frozen=True)
 class Readout:
-    """The distribution of single trials around a mean; the module says what the symbols are.
+    """The distribution of single trials around a mean. The module defines the symbols.
 
     Attributes
     ----------
@@ -52,24 +50,24 @@ class Readout:
         u.
     noise : LowRank
         e, at the average response.
-    growth : float32 array of shape (n_voxels,)
-        β.
+    signal_dependence : float32 array of shape (n_voxels,)
+        β, the signal dependence of the noise variance.
     centre, spread : float32 arrays of shape (n_voxels,)
-        Mean and deviation of m over images: x = (m − centre) / spread.
+        Mean and standard deviation of m over images: x = (m − centre) / spread.
     curve : float32 array of shape (n_nodes, n_voxels)
         Q at `NODES`; beyond them it goes on with slope 1.
     """
 
     signal: LowRank
     noise: LowRank
-    growth: np.ndarray
+    signal_dependence: np.ndarray
     centre: np.ndarray
     spread: np.ndarray
     curve: np.ndarray
 
     @classmethod
     def gaussian(cls, variance: np.ndarray) -> Readout:
-        """Independent normal noise of constant variance (n_voxels,): the simplest of all."""
+        """Return independent normal noise of constant variance (n_voxels,), the simplest case."""
         n_voxels = len(variance)
         nothing = np.zeros(n_voxels, np.float32)
         return cls(
@@ -81,9 +79,9 @@ class Readout:
             _straight(n_voxels),
         )
 
-    def growth_of_noise(self, mean: np.ndarray) -> np.ndarray:
-        """h: what the noise variance is multiplied by; shape of ``mean`` (..., n_voxels)."""
-        return _noise_growth(self.growth, _standard(mean, self.centre, self.spread))
+    def relative_noise_variance(self, mean: np.ndarray) -> np.ndarray:
+        """Return h, the factor of the noise variance; shape of ``mean`` (..., n_voxels)."""
+        return _relative_variance(self.signal_dependence, _standard(mean, self.centre, self.spread))
 
     def draw(
         self,
@@ -91,7 +89,7 @@ class Readout:
         signals: Sequence[np.random.Generator],
         noises: Sequence[np.random.Generator],
     ) -> np.ndarray:
-        """Trials of one image.
+        """Draw trials of one image.
 
         Parameters
         ----------
@@ -107,15 +105,15 @@ class Readout:
         """
         u = np.stack([self.signal.draw(generator) for generator in signals])
         e = np.stack([self.noise.draw(generator) for generator in noises])
-        h = self.growth_of_noise(mean)
+        h = self.relative_noise_variance(mean)
         scale = np.sqrt(np.maximum(self.signal.variance + h * self.noise.variance, 1e-24))
         scale, gain = scale.astype(np.float32), np.sqrt(h).astype(np.float32)
         bent = _bend(self.curve, (u + gain * e) / scale)
         return (mean + scale * bent).astype(np.float32)
 
     def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
-        """Named arrays, for a file."""
-        named = {f"{prefix}{name}": getattr(self, name) for name in _PLAIN}
+        """Return named arrays, for a file."""
+        named = {f"{prefix}{stored}": getattr(self, name) for name, stored in _STORED.items()}
         for name in ("signal", "noise"):
             part: LowRank = getattr(self, name)
             named[f"{prefix}{name}_loadings"] = part.loadings
@@ -124,14 +122,22 @@ class Readout:
 
     @classmethod
     def from_arrays(cls, named: dict[str, np.ndarray]) -> Readout:
-        parts = {
-            name: LowRank(named[f"{name}_loadings"], named[f"{name}_private"])
+        """Rebuild from the named arrays of a file (`arrays`, without prefix)."""
+        signal, noise = (
+            LowRank(named[f"{name}_loadings"], named[f"{name}_private"])
             for name in ("signal", "noise")
-        }
-        return cls(**parts, **{name: named[name] for name in _PLAIN})
+        )
+        return cls(signal, noise, **{name: named[stored] for name, stored in _STORED.items()})
 
 
-_PLAIN = tuple(f.name for f in fields(Readout) if f.name not in ("signal", "noise"))
+# Attributes and their names in files. The checksum of these files seeds the draws, so that a name
+# in a file is not changed: ``growth`` is the signal dependence of the noise.
+_STORED = {
+    "signal_dependence": "growth",
+    "centre": "centre",
+    "spread": "spread",
+    "curve": "curve",
+}
 
 
 def fit_readout(
@@ -141,10 +147,10 @@ def fit_readout(
     generator: np.random.Generator,
     *,
     low_rank: bool = True,
-    growth: bool = True,
+    signal_dependence: bool = True,
     curve: bool = True,
 ) -> Readout:
-    r"""Estimate signal, noise, growth and curve.
+    r"""Estimate unexplained signal, trial noise, its dependence on the signal, and the curve.
 
     With r = y − m, n the repeats of an image and a bar for their average:
 
@@ -155,8 +161,9 @@ def fit_readout(
       :math:`d_{ik} = y_{ik} - \bar y_i`;
     - factors of u: from products of *different* repeats, which share the signal and no noise,
       :math:`\sum_i \sum_{k \ne l} r_{ik} r_{il}^\top / \sum_i n_i (n_i - 1)`;
-    - growth: :math:`\beta = \mathrm{cov}_i(S_i^2, x_i) / \sigma_e^2`, with :math:`S_i^2` the
-      variance over the repeats of image i, weighted by n − 1: the slope at the average response.
+    - signal dependence: :math:`\beta = \mathrm{cov}_i(S_i^2, x_i) / \sigma_e^2`, with
+      :math:`S_i^2` the variance over the repeats of image i, weighted by n − 1: the slope at the
+      average response.
       Estimates of single voxels are noisy and are shrunk towards that of all (empirical Bayes,
       Efron & Morris 1975, JASA 70:311);
     - curve: the quantiles of r / s, shrunk towards those of all voxels.
@@ -173,8 +180,8 @@ def fit_readout(
     means : float32 array of shape (n_images, n_voxels)
         Predictions by a model not fitted on that image.
     generator : numpy Generator
-    low_rank, growth, curve : bool
-        False leaves a part out: for comparisons.
+    low_rank, signal_dependence, curve : bool
+        False leaves a part out, for comparisons.
     """
     n_repeats = np.bincount(image_index, minlength=len(means))
     residuals = (trials - means[image_index]).astype(np.float32)
@@ -208,9 +215,9 @@ def fit_readout(
     centre, spread = means.mean(0, dtype=np.float64), means.std(0, dtype=np.float64)
     spread = np.where(spread > 1e-6, spread, 1.0)
     slope = np.zeros_like(noise_variance)
-    if growth:
+    if signal_dependence:
         x = _standard(means, centre, spread)
-        slope = _growth(within, degrees, noise_variance, x)
+        slope = _signal_dependence(within, degrees, noise_variance, x)
     readout = Readout(
         signal,
         noise,
@@ -237,16 +244,16 @@ def _sum_by_image(rows: np.ndarray, image_index: np.ndarray, n_images: int) -> n
 
 
 def _standard(mean: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """x: (..., n_voxels); nothing is extrapolated beyond three deviations."""
+    """x: (..., n_voxels); nothing is extrapolated beyond three SDs."""
     return np.clip((mean - centre) / spread, -3, 3)
 
 
-def _noise_growth(growth: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _relative_variance(signal_dependence: np.ndarray, x: np.ndarray) -> np.ndarray:
     """h: (..., n_voxels), 1 on average over normal x."""
-    return np.exp(growth * x - growth**2 / 2)
+    return np.exp(signal_dependence * x - signal_dependence**2 / 2)
 
 
-def _growth(
+def _signal_dependence(
     within: np.ndarray, degrees: np.ndarray, noise_variance: np.ndarray, x: np.ndarray
 ) -> np.ndarray:
     """β of every voxel, shrunk towards their mean."""
@@ -258,7 +265,7 @@ def _growth(
     )
     slope = share @ per_image
     error = np.sqrt(share**2 @ (per_image - slope) ** 2)
-    return np.clip(shrink(slope, error), -MAX_GROWTH, MAX_GROWTH)
+    return np.clip(shrink(slope, error), -MAX_SIGNAL_DEPENDENCE, MAX_SIGNAL_DEPENDENCE)
 
 
 def shrink(estimates: np.ndarray, errors: np.ndarray) -> np.ndarray:
@@ -286,7 +293,7 @@ def _curve(
     for start in range(0, n_voxels, 512):  # voxels at a time: sorting copies
         some = slice(start, start + 512)
         x = _standard(means[:, some], readout.centre[some], readout.spread[some])
-        h = _noise_growth(readout.growth[some], x)
+        h = _relative_variance(readout.signal_dependence[some], x)
         scale = np.sqrt(np.maximum(variance[0][some] + h * variance[1][some], 1e-24))
         standard = residuals[:, some] / scale[image_index]
         curve[:, some] = np.quantile(standard, ndtr(NODES), axis=0)
@@ -294,12 +301,12 @@ def _curve(
     trust = len(residuals) / (len(residuals) + CURVE_TRIALS)
     curve = trust * curve + (1 - trust) * curve.mean(1, keepdims=True)
     # Few nodes miss some of long tails: mean and variance are made those of the residuals.
-    mean, deviation = _moments(curve)
-    return ((curve - mean) * (moments[1] / deviation) + moments[0]).astype(np.float32)
+    mean, sd = _moments(curve)
+    return ((curve - mean) * (moments[1] / sd) + moments[0]).astype(np.float32)
 
 
 def _moments(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of Q of a standard normal variable: (n_voxels,) each."""
+    """Mean and standard deviation of Q of a standard normal variable: (n_voxels,) each."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     weights = weights / weights.sum()
     values = _bend(curve, np.repeat(nodes[:, None], curve.shape[1], axis=1))
@@ -309,11 +316,11 @@ def _moments(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _bend(curve: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Q of (n, n_voxels), by linear interpolation between equally spaced nodes."""
-    place = (t - NODES[0]) / (NODES[1] - NODES[0])
-    j = np.clip(place.astype(np.int32), 0, len(NODES) - 2)
+    position = (t - NODES[0]) / (NODES[1] - NODES[0])
+    j = np.clip(position.astype(np.int32), 0, len(NODES) - 2)
     rows = j * t.shape[1] + np.arange(t.shape[1], dtype=np.int32)
     below, above = curve.ravel()[rows], curve.ravel()[rows + t.shape[1]]
-    bent = below + (above - below) * np.clip(place - j, 0, 1)
+    bent = below + (above - below) * np.clip(position - j, 0, 1)
     return bent + np.minimum(t - NODES[0], 0) + np.maximum(t - NODES[-1], 0)
 
 
@@ -363,7 +370,7 @@ def fit_stack(
     deal = KFold(min(10, n_images), shuffle=True, random_state=int(generator.integers(2**31)))
     folds = [held_out for _, held_out in deal.split(averages)]
     parts = [_normal_equations(predictions[:, f], averages[f]) for f in folds]
-    gram, cross = (sum(part[j] for part in parts) for j in (0, 1))
+    gram, cross = (np.asarray(sum(part[j] for part in parts)) for j in (0, 1))
     held_out = {kappa: np.empty(averages.shape, np.float32) for kappa in _SHRINKAGES}
     for fold, (g, c) in zip(folds, parts, strict=True):
         for kappa, predicted in held_out.items():
@@ -380,7 +387,7 @@ def _normal_equations(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _weights(gram: np.ndarray, cross: np.ndarray, kappa: float) -> np.ndarray:
-    """w (n_predictors, n_voxels), shrunk towards those of all voxels by κ."""
+    """Weights w (n_predictors, n_voxels), shrunk towards those of all voxels by κ."""
     pooled, target = gram.mean(0), cross.mean(0)
     common = _non_negative(pooled[None], target[None])[0]
     if np.isinf(kappa):
@@ -429,7 +436,7 @@ def signal_left(
     return replace(readout, signal=readout.signal.with_variance(left))
 
 
-# ------------------------------------------------------------------------- the published way
+# ---------------------------------------------------------------- noise in the latent, as published
 
 
 @dataclass(frozen=True)
@@ -439,29 +446,13 @@ class LatentReadout:
     Attributes
     ----------
     sd : float32 array of shape (n_tokens, n_dims)
-        The posterior's deviation, root mean square over training trials: the noise
-        the decoder was trained with.
+        Standard deviation of the posterior, root mean square over training trials: the noise with
+        which the decoder was trained.
     """
 
     sd: np.ndarray
 
     def noise(self, generator: np.random.Generator, factor: float | None) -> np.ndarray:
-        """One draw of noise: float32 (n_tokens, n_dims); ``factor`` as in `Brain.draw`."""
+        """Return one draw of noise: float32 (n_tokens, n_dims); ``factor`` as in `Brain.draw`."""
         normal = generator.standard_normal(self.sd.shape, np.float32)
         return normal * (self.sd if factor is None else np.float32(factor))
-
-
-def draw_generator(seed: int, digest: str, k: int | str, fingerprint: str) -> np.random.Generator:
-    """Generator of draw k of one image, or of what several draws of it share.
-
-    Parameters
-    ----------
-    seed : int
-    digest : str
-        Of the image's content.
-    k : int or str
-    fingerprint : str
-        Of the model.
-    """
-    key = hashlib.sha256(f"{seed}/{digest}/{k}/{fingerprint}".encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16])))

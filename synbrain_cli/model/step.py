@@ -17,7 +17,7 @@ from synbrain_cli.config import LossConfig
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.model.losses import brainvae_loss
 from synbrain_cli.model.mapper import Mapper
-from synbrain_cli.model.vae import BrainVAE, Posterior
+from synbrain_cli.model.vae import BrainVAE, Posterior, VAEOutput
 
 Function = Callable[..., tuple[Tensor, ...]]
 
@@ -102,10 +102,8 @@ class VAEStep(TrainingStep):
             Standard normal.
         """
         reconstruction, mean, log_variance, latent = self.in_parts(self._reconstruct, y, noise)
-        posterior = Posterior(mean, log_variance)
-        return brainvae_loss(
-            reconstruction, y, posterior, latent, tokens, self.config, processes=self.processes
-        )[0]
+        output = VAEOutput(reconstruction, Posterior(mean, log_variance), latent)
+        return brainvae_loss(output, y, tokens, self.config, processes=self.processes)[0]
 
 
 class MapperStep(TrainingStep):
@@ -120,7 +118,7 @@ class MapperStep(TrainingStep):
     target_variance : Tensor of shape ()
         Of the latent's targets over images, mean over dimensions.
     latent_sd : Tensor of shape (n_tokens, n_dims)
-        Deviation of the posterior.
+        Standard deviation of the posterior.
     n_voxels : int
     processes : Processes
     """

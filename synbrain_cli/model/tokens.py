@@ -72,7 +72,7 @@ class StandardTokens:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(n_images, n_tokens, n_dims)"""
+        """Shape (n_images, n_tokens, n_dims)."""
         return len(self.rows), *self.store.shape[1:]
 
     def __getitem__(self, images: slice | np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ class StandardTokens:
         return (self[first : first + size] for first in range(0, len(self), size))
 
     def raw(self) -> np.ndarray:
-        """As the encoder gave them, in memory: float32 (n_images, n_tokens, n_dims)."""
+        """Return the tokens as encoded, in memory: float32 (n_images, n_tokens, n_dims)."""
         return np.asarray(self.store[self.rows], np.float32)
 
     def __add__(self, other: StandardTokens) -> StandardTokens:

@@ -1,11 +1,11 @@
-"""A new person's voxels, from what is known of other people: one ridge regression.
+"""A new subject's voxels, from models of other subjects: one ridge regression.
 
     prediction = gain · prior + ridge(evidence)
 
-The evidence are the responses that models of other people predict for an image: they stand for
+The evidence are the responses that models of other subjects predict for an image: they stand for
 what visual cortex computes, and a new voxel is a weighted sum of them (functional alignment as in
-Haxby et al. 2011, *Neuron* 72:404, but of models). The prior mean is what a shared core says of the
-voxel by its place on the cortical sheet, where it says anything (`synbrain_cli.model.core`).
+Haxby et al. 2011, *Neuron* 72:404, but of models). The prior mean is the prediction of a shared
+core for the voxel's position on the cortical sheet, if there is one (`synbrain_cli.model.core`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Evidence = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
 @dataclass(frozen=True)
 class Adapter:
-    """From evidence and prior to a person's voxels.
+    """From evidence and prior to a subject's voxels.
 
     Attributes
     ----------
@@ -44,19 +44,20 @@ class Adapter:
         return residual if prior is None else residual + np.float32(self.gain) * prior
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Named arrays, for a file."""
+        """Return named arrays, for a file."""
         named = {f"ridge.{k}": v for k, v in self.ridge.items()}
         return named | {"gain": np.array(self.gain, np.float32)}
 
     @classmethod
     def from_arrays(cls, named: dict[str, np.ndarray]) -> Adapter:
+        """Rebuild from the named arrays of a file."""
         ridge = {k.removeprefix("ridge."): v for k, v in named.items() if k.startswith("ridge.")}
         return cls(named["gain"].item(), ridge)
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Evidence, and a person's adapter to it."""
+    """Evidence, and a subject's adapter to it."""
 
     evidence: Evidence
     adapter: Adapter
@@ -72,7 +73,7 @@ def fit_adapter(
     responses: np.ndarray,
     generator: np.random.Generator,
 ) -> tuple[Adapter, np.ndarray]:
-    """Fit a person's voxels: the gain of the prior, then ridge on what it leaves.
+    """Fit a subject's voxels: the gain of the prior, then ridge on the residual.
 
     Parameters
     ----------
@@ -89,7 +90,8 @@ def fit_adapter(
     float32 array of shape (n_images, n_voxels)
         Leave-one-out predictions (the gain, one number for all voxels and images, stays).
     """
-    gain, expected = 0.0, np.float32(0)
+    gain = 0.0
+    expected: np.ndarray | np.float32 = np.float32(0)
     if prior is not None:
         away = prior - prior.mean(0)
         power = float(np.square(away, dtype=np.float64).sum())
@@ -111,7 +113,7 @@ def _means(responses: np.ndarray, n_features: int) -> tuple[dict[str, np.ndarray
         "feature_mean": np.zeros(n_features, np.float32),
         "components": np.zeros((n_features, 1), np.float32),
         "coefficients": np.zeros((1, n_voxels), np.float32),
-        "intercept": np.float32(responses.mean(0)),
+        "intercept": responses.mean(0).astype(np.float32),
         "alphas": np.zeros(n_voxels, np.float32),
     }
-    return fit, np.float32((responses.sum(0) - responses) / (n_rows - 1))
+    return fit, ((responses.sum(0) - responses) / (n_rows - 1)).astype(np.float32)

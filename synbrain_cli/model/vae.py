@@ -42,17 +42,17 @@ class Posterior(NamedTuple):
     log_variance: Tensor
 
     @property
-    def deviation(self) -> Tensor:
+    def sd(self) -> Tensor:
         """σ = exp(½ log σ²), of shape (batch, n_tokens, n_dims)."""
         return torch.exp(0.5 * self.log_variance)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """z = mean + σ·ε: one draw per trial, differentiable in the posterior.
+        """Return the latent mean + σ·ε, one draw per trial, differentiable in the posterior.
 
         ``noise`` is ε ~ N(0, I), of the latent's shape: drawn outside, so that a draw depends
         neither on how a batch is cut into parts nor on whether these are computed twice.
         """
-        return self.mean + self.deviation * noise
+        return self.mean + self.sd * noise
 
     def kl(self) -> Tensor:
         """KL(posterior ‖ N(0, I)) = ½ Σ (mean² + σ² − 1 − log σ²) (Kingma & Welling 2014, app. B).
@@ -66,6 +66,22 @@ class Posterior(NamedTuple):
         return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
 
 
+class VAEOutput(NamedTuple):
+    """What `BrainVAE` makes of a batch of trials.
+
+    Attributes
+    ----------
+    reconstruction : Tensor of shape (batch, n_voxels)
+    posterior : Posterior
+    latent : Tensor of shape (batch, n_tokens, n_dims)
+        The draw or the mean of the posterior that was decoded.
+    """
+
+    reconstruction: Tensor
+    posterior: Posterior
+    latent: Tensor
+
+
 class Encoder(nn.Module):
     """Voxels to hidden tokens: (B, 1, V) → (B, n_tokens, hidden_length), for any V."""
 
@@ -77,7 +93,7 @@ class Encoder(nn.Module):
         self.levels = nn.ModuleList()
         width = config.channels
         for i, out in enumerate(widths):
-            level = [
+            level: list[nn.Module] = [
                 ResidualBlock(width if j == 0 else out, out) for j in range(config.n_res_blocks)
             ]
             if i < config.n_scales:
@@ -91,6 +107,7 @@ class Encoder(nn.Module):
         self.last = nn.Conv1d(width, config.n_tokens, 7, padding=3)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map voxels (B, 1, V) to hidden tokens (B, n_tokens, hidden_length)."""
         h = self.pool(self.first(x))  # (B, 1, V) → (B, channels, ada_length)
         for level in self.levels:
             h = level(h)  # (B, C, L) → (B, C', L or L/2)
@@ -112,7 +129,9 @@ class Decoder(nn.Module):
         self.levels = nn.ModuleList()
         for i, out in enumerate(widths):
             n_blocks = config.n_res_blocks + 1
-            level = [ResidualBlock(width if j == 0 else out, out) for j in range(n_blocks)]
+            level: list[nn.Module] = [
+                ResidualBlock(width if j == 0 else out, out) for j in range(n_blocks)
+            ]
             if i < config.n_scales:
                 level.append(upsample(out))
             self.levels.append(nn.Sequential(*level))
@@ -121,6 +140,7 @@ class Decoder(nn.Module):
         self.last = nn.Conv1d(width, 1, 7, padding=3)
 
     def forward(self, h: Tensor, n_voxels: int) -> Tensor:
+        """Map hidden tokens (B, n_tokens, hidden_length) to voxels (B, 1, n_voxels)."""
         h = self.middle(self.first(h))  # (B, n_tokens, hidden_length) → (B, C, hidden_length)
         for level in self.levels:
             h = level(h)  # (B, C, L) → (B, C', L or 2L)
@@ -142,21 +162,15 @@ class BrainVAE(nn.Module):
     Attributes
     ----------
     order, position : int64 Tensor of shape (n_voxels,), or None
-        The voxels as the convolutions meet them, and where each voxel is met (the inverse). Kept
-        with the weights. None: as they come, whatever their number.
+        Voxel order along the convolution axis, and the position of each voxel in it (the inverse
+        permutation). Kept with the weights. None: the order of the input, for any number of voxels.
     gain, offset : float32 Tensor of shape (n_voxels,), or None
         The unit of published weights, which is one for all voxels: they see responses y as
-        gain ⊙ y + offset. Kept with the weights. None: as they come.
-
-    Raises
-    ------
-    InputError
-        When the settings do not fit together.
+        gain ⊙ y + offset. Kept with the weights. None: responses are taken as they are.
     """
 
     def __init__(self, config: VAEConfig, generator: torch.Generator | None = None):
         super().__init__()
-        _check(config)
         self.config = config
         self.register_buffer("order", None)
         self.register_buffer("position", None, persistent=False)
@@ -179,7 +193,7 @@ class BrainVAE(nn.Module):
             default_init_(layer, generator)
 
     def lay_out(self, order: Tensor | None) -> None:
-        """Set the order in which the convolutions meet the voxels: of another person, another."""
+        """Set the voxel order along the convolution axis; each subject has its own."""
         self.order = order
         self.position = None if order is None else torch.argsort(order)
 
@@ -205,10 +219,10 @@ class BrainVAE(nn.Module):
                 "expected floating-point responses of shape (batch, n_voxels), "
                 f"found {y.dtype} of shape {tuple(y.shape)}: pass one row per trial"
             )
-        if self.gain is not None:
+        if self.gain is not None and self.offset is not None:
             y = y * self.gain + self.offset
         if self.order is not None:
-            self._check_voxels(y.shape[1])
+            _check_voxels(y.shape[1], self.order)
             y = y[:, self.order]
         h = self.encoder(y.unsqueeze(1))  # (B, V) → (B, 1, V) → (B, n_tokens, hidden_length)
         return Posterior(self.to_mean(h), self.to_log_variance(h))  # (B, n_tokens, n_dims)
@@ -236,41 +250,26 @@ class BrainVAE(nn.Module):
             raise InputError(f"expected at least one voxel to decode to, found {n_voxels}")
         y = self.decoder(self.from_latent(latent), n_voxels).squeeze(1)  # (B, V)
         if self.position is not None:
-            self._check_voxels(n_voxels)
+            _check_voxels(n_voxels, self.position)
             y = y[:, self.position]
-        return y if self.gain is None else (y - self.offset) / self.gain
+        if self.gain is None or self.offset is None:
+            return y
+        return (y - self.offset) / self.gain
 
-    def _check_voxels(self, n_voxels: int) -> None:
-        if n_voxels != len(self.order):
-            raise InputError(
-                f"expected {len(self.order)} voxels, those laid out for this network, found "
-                f"{n_voxels}: lay_out another order first"
-            )
-
-    def forward(self, y: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Posterior, Tensor]:
-        """Encode and decode: ``(reconstruction, posterior, latent)``.
+    def forward(self, y: Tensor, noise: Tensor | None = None) -> VAEOutput:
+        """Encode and decode.
 
         The latent is the draw of the posterior that ``noise`` makes (training), its mean where
         there is none (evaluation). The reconstruction has the shape of ``y``.
         """
         posterior = self.encode(y)
         latent = posterior.mean if noise is None else posterior.sample(noise)
-        return self.decode(latent, y.shape[1]), posterior, latent
+        return VAEOutput(self.decode(latent, y.shape[1]), posterior, latent)
 
 
-def _check(config: VAEConfig) -> None:
-    widths = [config.channels * m for m in (1, *config.multipliers)]
-    if any(width <= 0 or width % 32 for width in widths):
-        raise InputError(f"expected channels in multiples of 32 at every level, found {widths}")
-    if not 0 <= config.n_scales <= len(config.multipliers):
+def _check_voxels(n_voxels: int, order: Tensor) -> None:
+    if n_voxels != len(order):
         raise InputError(
-            f"expected n_scales between 0 and the number of levels ({len(config.multipliers)}), "
-            f"found {config.n_scales}"
+            f"expected {len(order)} voxels, those laid out for this network, found "
+            f"{n_voxels}: lay_out another order first"
         )
-    if config.ada_length < 1 or config.ada_length % 2**config.n_scales:
-        raise InputError(
-            f"expected ada_length to be a multiple of {2**config.n_scales} (2^n_scales), "
-            f"found {config.ada_length}"
-        )
-    if config.n_res_blocks < 1:
-        raise InputError(f"expected at least one residual block, found {config.n_res_blocks}")

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -27,7 +28,7 @@ from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.prediction import SourcePredictions, predict_deep
 from synbrain_cli.config import PRESETS, Speed
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import same_encoder
+from synbrain_cli.features.encoder import same_encoder
 from synbrain_cli.io.bundle import (
     Adaptation,
     TransferConfig,
@@ -36,7 +37,8 @@ from synbrain_cli.io.bundle import (
     save_arrays,
 )
 from synbrain_cli.io.files import locked, sha256
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, find_prepared
+from synbrain_cli.io.prepared import PreparedSubject, find_prepared
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Log, Workspace
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.pipeline.train import (
@@ -148,9 +150,9 @@ def adapt(
     paths = [sources] if isinstance(sources, Path) else list(sources)
     brains = [load_model(path, "cpu") for path in paths]
     for brain in brains:
-        if not same_encoder(brain.config.encoder.identity, store.identity["identity"]):
+        if not same_encoder(brain.config.encoder.identity, store.identity.identity):
             raise InputError(
-                f"{store.folder}: tokens of {store.identity['spec']}, but {brain.name} was trained "
+                f"{store.folder}: tokens of {store.identity.spec}, but {brain.name} was trained "
                 f"on {brain.config.encoder.spec}: run `synbrain prepare` with that --encoder"
             )
         if f"{subject.dataset}/sub-{subject.subject}" in _people_behind(brain):
@@ -171,7 +173,7 @@ def adapt(
         "tried": tried,
         "seed": seed,
         "data": sha256(subject.folder / "dataset_description.json"),
-        "encoder": store.identity,
+        "encoder": msgspec.to_builtins(store.identity),
         "sources": chosen.names,
         "source_fingerprints": [brain.config.fingerprint for brain in brains],
         "hours": hours,
@@ -276,7 +278,7 @@ def _fine_tune(
 ) -> Adapted:
     """The published recipe, from the first source that has networks."""
     brain = _networked(sources.brains)
-    unit = subject.description["UnitBeforeStandardization"]
+    unit = subject.description.unit_before_standardization
     if brain.networks.vae.gain is not None and unit != brain.unit:
         raise InputError(
             f"--from {brain.name}: its published weights see responses in {brain.unit}, those of "
@@ -301,7 +303,7 @@ def _fine_tune(
     settings = {
         "preset": preset.name,
         "voxel_order": voxel_order,
-        "stages": [asdict(stage) for stage in stages],
+        "stages": [stage.to_dict() for stage in stages],
     }
     vae, mapper = brain.networks.vae, brain.networks.mapper
     if vae.gain is not None:  # published weights see the new person in their own unit, as they did
@@ -446,10 +448,10 @@ def _people(
         if person is None:
             return None
         try:
-            own = workspace.find_tokens(person.dataset, store.identity["spec"], lambda text: None)
+            own = workspace.find_tokens(person.dataset, store.identity.spec, lambda text: None)
         except MissingError:
             return None
-        if own.identity["identity"] != store.identity["identity"]:
+        if own.identity.identity != store.identity.identity:
             return None
         if person.folder not in [p.folder for p, _ in people]:
             people.append((person, own))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synbrain_cli.brain import load_model
+from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.errors import MissingError, SynbrainError
 from synbrain_cli.io.workspace import Workspace
@@ -20,6 +21,7 @@ from synbrain_cli.pipeline.prepare import prepare_simulated
 from synbrain_cli.pipeline.report import report as write_report
 from synbrain_cli.pipeline.synthesize import synthesize
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 TRAINED = ("01", "02")  # the third subject is left for `synbrain adapt`
 N_DRAWS = 8
@@ -68,11 +70,14 @@ def demo(
     train_side_by_side(workspace, TRAINED, seed, progress)
     model = workspace.weights / "sub-01"
     progress.info("3/5 synthesize")
-    made = synthesize(workspace, model, images, n_draws=N_DRAWS, seed=seed, progress=progress)
+    made = synthesize(
+        workspace, model, images, Drawing(N_DRAWS, seed), run=RunContext(progress=progress)
+    )
     progress.info("4/5 evaluate")
     brain = load_model(model, "cpu")
     store = workspace.find_tokens("simulated", brain.config.encoder.spec, progress.info)
-    scores = evaluate(workspace, brain, prepared.subjects[0], store, seed=seed, progress=progress)
+    run = RunContext(seed=seed, progress=progress)
+    scores = evaluate(workspace, brain, prepared.subjects[0], store, run=run)
     progress.info("5/5 plot")
     flatmaps = plot.brain_maps(workspace, "flatmap", responses=made.folder, progress=progress)
     page = write_report(workspace, brain, responses=Responses(made.folder), progress=progress)
@@ -105,8 +110,8 @@ def train_side_by_side(
         if (workspace.weights / f"sub-{subject}").exists():
             progress.info(f"sub-{subject}: already trained")
             continue
-        command = [sys.executable, "-m", "synbrain_cli.cli", "train", "--subject", subject]
-        command += ["--dataset", "simulated", "--preset", "tiny", "--seed", str(seed), "--resume"]
+        command = [sys.executable, "-m", "synbrain_cli", "train", "--subject", subject]
+        command += ["--dataset", "simulated", "--preset", "tiny", "--seed", str(seed)]
         command += ["--encoder", "gabor", "--device", "cpu", "--workspace", str(workspace.root)]
         command += ["--quiet"] if progress.quiet else []
         running[subject] = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)

@@ -25,7 +25,7 @@ from synbrain_cli.evaluation.settings import EvaluateSettings, check_draws
 from synbrain_cli.evaluation.tables import draws_table, scores_table
 from synbrain_cli.evaluation.test_set import UNITS, TestSet
 from synbrain_cli.io.files import versions
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.evaluation import (
     METRICS,
     VOXELS,
@@ -33,6 +33,7 @@ from synbrain_cli.io.results.evaluation import (
     RetrievalScores,
 )
 from synbrain_cli.io.results.record import ModelProvenance, data_checksum, finite
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.io.workspace import Workspace

@@ -23,7 +23,7 @@ from torch import Tensor
 from synbrain_cli.config import EncoderIdentity, MapperConfig, VAEConfig
 from synbrain_cli.datasets.nsd import BETA_SCALE, NSD, Choice
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.features.openclip import PUBLISHED, published_identity
 from synbrain_cli.io.bundle import (
     BundleConfig,
@@ -248,7 +248,7 @@ class Voxels:
             inside, number = self.place.inside, int(self.subject)
             known = self.copy.voxel_table(number, Choice(), inside)
             table = pd.concat([table, known], axis=1)
-            ways = self.copy.samplings(number, Choice(), inside, self.place)
+            ways = self.copy.resamplings(number, Choice(), inside, self.place)
             for name, sampling in ways.items():
                 sampling.save(folder / name)
         table.to_csv(folder / "voxels.tsv", sep="\t", index=False, float_format="%.5g")

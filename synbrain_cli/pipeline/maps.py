@@ -11,15 +11,17 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain.matching import check_match
 from synbrain_cli.datasets.nsd import NSD
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.features.images import read_image
 from synbrain_cli.io.betas import read_array
+from synbrain_cli.io.bids import bids_label
 from synbrain_cli.io.files import read_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.results.evaluation import EvaluationRecord, read_evaluation
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Log, Workspace, subject_label
-from synbrain_cli.pipeline.evaluate import check_match
-from synbrain_cli.pipeline.synthesize import bids_label, unit_name
 
 ACCURACY_UNIT = "correlation over images (r)"
 
@@ -209,7 +211,7 @@ def response_maps(
         yield BrainMap(
             f"sub-{brain.subject}_stim-{bids_label(name)}_{suffix}",
             f"{name}: {titles[what]}, {brain.name}",
-            unit_name(brain, responses.settings["unit"]),
+            brain.unit_name(responses.settings["unit"]),
             values,
             what != "std",
             responses.picture(row),
@@ -260,7 +262,7 @@ def difference_map(responses: Responses, brain: Brain, image: str | None, minus:
         f"sub-{brain.subject}_stim-{bids_label(names[0])}_minus-{bids_label(names[1])}"
         "_stat-difference",
         f"{names[0]} − {names[1]}: difference of means, {brain.name}",
-        unit_name(brain, responses.settings["unit"]),
+        brain.unit_name(responses.settings["unit"]),
         responses.mean(rows) - other.mean(other_rows),
         image=responses.picture(rows[0]) if len(rows) == 1 else None,
     )
@@ -399,12 +401,12 @@ class Evaluation:
     Attributes
     ----------
     folder : Path
-    metrics : dict
+    metrics : EvaluationRecord
     voxels : DataFrame
     """
 
     folder: Path
-    metrics: dict[str, Any]
+    metrics: EvaluationRecord
     voxels: pd.DataFrame
 
     @classmethod
@@ -419,8 +421,8 @@ class Evaluation:
             raise MissingError(
                 f"{folder} does not exist: run `synbrain evaluate --model {brain.name}`"
             )
-        metrics = read_json(folder / "metrics.json")
-        if metrics["provenance"]["fingerprint"] != brain.config.fingerprint:
+        metrics = read_evaluation(folder)
+        if metrics.provenance.fingerprint != brain.config.fingerprint:
             raise InputError(
                 f"{folder} is of another training of {brain.name}: run "
                 f"`synbrain evaluate --model {brain.name}` again"

@@ -11,6 +11,7 @@ import numpy as np
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.bids import bids_label
 from synbrain_cli.io.voxel_space import Volume
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.maps import (
@@ -23,7 +24,6 @@ from synbrain_cli.pipeline.maps import (
     latest_responses,
     response_maps,
 )
-from synbrain_cli.pipeline.synthesize import bids_label, unit_name
 from synbrain_cli.plotting.figure import FORMATS, save_figure
 from synbrain_cli.plotting.labels import drawn_rois, looks, note
 from synbrain_cli.progress import Progress
@@ -448,7 +448,7 @@ def _trials(
     brain = made.brain(workspace, progress.info)
     if made.settings["unit"] != "recorded":
         raise InputError(
-            f"{made.folder}: in {unit_name(brain, made.settings['unit'])}: expected responses in "
+            f"{made.folder}: in {brain.unit_name(made.settings['unit'])}: expected responses in "
             "the unit of the data: synthesize without --unit z"
         )
     return brain, synthesized(made, image), made.folder / "figures"
@@ -497,6 +497,6 @@ def accuracy_figure(brain: Brain, evaluation: Evaluation) -> Figure:
     return plot_accuracy(
         evaluation.voxels,
         metrics=evaluation.metrics,
-        title=f"Prediction of {evaluation.metrics['n_test_images']:,} test images, {brain.name}",
+        title=f"Prediction of {evaluation.metrics.n_test_images:,} test images, {brain.name}",
         note=note(brain),
     )

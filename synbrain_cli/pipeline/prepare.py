@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from synbrain_cli.config import EncoderIdentity
 from synbrain_cli.datasets import algonauts, nsd_bucket
 from synbrain_cli.datasets.download import Bucket, check_space, fetch, missing
 from synbrain_cli.datasets.nsd import NSD, SESSIONS, Choice, prepare_subject
@@ -23,7 +24,8 @@ from synbrain_cli.datasets.simulated import SimulationConfig, simulate
 from synbrain_cli.datasets.table import Experiment, prepare_experiment
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import Encoder, kept_dtype, load_encoder, precision_here
+from synbrain_cli.features.encoder import Encoder, kept_dtype, precision_here
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.files import (
     atomic,
     create_array,
@@ -33,7 +35,9 @@ from synbrain_cli.io.files import (
     write_at,
     write_json,
 )
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.records import write_record
+from synbrain_cli.io.token_store import ENCODER, TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.prefetch import prefetch
 from synbrain_cli.progress import Bar, Progress
@@ -155,7 +159,7 @@ def prepare_nsd(
     device : str
         Of the encoder.
     precision : str
-        Of the encoder (`synbrain_cli.features.encoders.load_encoder`).
+        Of the encoder (`synbrain_cli.features.loading.load_encoder`).
     overwrite : bool
         Prepare again what is there already.
     progress : Progress, optional
@@ -429,7 +433,7 @@ def _prepare_one(
     folder = workspace.prepared / dataset / f"sub-{label}"
     with locked(folder, "a prepared subject"):
         if (folder / "dataset_description.json").exists() and not overwrite:
-            options = PreparedSubject(folder).description["Options"]
+            options = PreparedSubject(folder).description.options
             other = [f"{k} {options.get(k)!r}" for k, v in wanted.items() if options.get(k) != v]
             if other:
                 raise InputError(
@@ -440,7 +444,7 @@ def _prepare_one(
             return PreparedSubject(folder)
         with progress.bar(f"sub-{label}: sessions") as bar:
             subject = prepare(folder, bar)
-        left_out = subject.description["VoxelsLeftOut"]
+        left_out = subject.description.voxels_left_out
         progress.info(
             f"{folder}: {len(subject.trials):,} trials, {subject.n_voxels:,} voxels"
             + (f"; {left_out:,} constant or not finite ones left out" if left_out else "")
@@ -550,8 +554,8 @@ def extract_tokens(
                     half_written.unlink()
                 shape = (len(rows), encoder.n_tokens, encoder.n_dims)
                 _grow(folder / "tokens.npy", len(known), shape, kept_dtype(recorded))
-                record = {"spec": spec, "identity": encoder.identity, "precision": recorded}
-                write_json(folder / "encoder.json", record)
+                record = EncoderIdentity(spec, encoder.identity, recorded)
+                write_record(folder / ENCODER, record)
             return rows, len(known)
 
         rows, done = processes.on_main(open_store)
@@ -571,9 +575,9 @@ def _kept_precision(folder: Path, encoder: Encoder, asked: str) -> str | None:
     store = TokenStore(folder)
     if not store.images:
         return None
-    if store.identity["identity"] != encoder.identity:
+    if store.identity.identity != encoder.identity:
         raise InputError(
-            f"{folder}: holds tokens of {store.identity['identity']}, the encoder is now "
+            f"{folder}: holds tokens of {store.identity.identity}, the encoder is now "
             f"{encoder.identity}: move that folder away to extract them again"
         )
     if asked not in ("auto", store.precision):

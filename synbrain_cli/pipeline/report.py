@@ -14,6 +14,7 @@ import numpy as np
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic, read_json, versions
+from synbrain_cli.io.results.evaluation import ResponseScore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.maps import (
     BrainMap,
@@ -32,7 +33,6 @@ from synbrain_cli.pipeline.plot import (
     rois_figure,
     synthesized,
 )
-from synbrain_cli.pipeline.synthesize import unit_name
 from synbrain_cli.plotting.calibration import plot_calibration
 from synbrain_cli.plotting.labels import drawn_rois, looks, note
 from synbrain_cli.plotting.report import (
@@ -259,7 +259,7 @@ def _asked(brain: Brain, responses: Responses | None) -> list[Block]:
             ("images", f"{n_images}: {_listed(responses.names)}"),
             ("draws of each", f"{responses.n_draws} ({settings['sampling']})"),
             ("seed", str(settings["seed"])),
-            ("unit", unit_name(brain, settings["unit"])),
+            ("unit", brain.unit_name(settings["unit"])),
         ]
     return [Facts(facts)]
 
@@ -356,7 +356,7 @@ def _sheet(brain: Brain, responses: Responses, limit: float) -> Picture:
         names.append(responses.names[k])
         images.append(None if one.image is None else _small(one.image))
     rest = len(responses.names) - len(maps)
-    shared = looks(brain) | {"unit": unit_name(brain, responses.settings["unit"])}
+    shared = looks(brain) | {"unit": brain.unit_name(responses.settings["unit"])}
     figure = plot_sheet(
         maps, names, images=images, title=f"Mean of draws, {brain.name}", vmax=limit, **shared
     )
@@ -466,8 +466,8 @@ def _adaptation(brain: Brain, workspace: Workspace) -> Section:
                 Picture(
                     (folder / "comparison.png").read_bytes(),
                     "Scores of all models of this person on test images.",
-                    "All models of this person on the same test images (synbrain evaluate "
-                    "--compare), with 95 % intervals over images.",
+                    "All models of this person on the same test images (synbrain compare), "
+                    "with 95 % intervals over images.",
                 )
             )
     sources = ", ".join(adaptation.sources)
@@ -502,8 +502,8 @@ def _accuracy(brain: Brain, evaluation: Evaluation, painter: Painter) -> Section
     metrics = evaluation.metrics
     blocks: list[Block] = [
         _scores(
-            f"Scores on {metrics['n_test_images']:,} test images",
-            {label: metrics["overall"].get(score) for score, label in _SCORES.items()},
+            f"Scores on {metrics.n_test_images:,} test images",
+            {label: metrics.overall.get(score) for score, label in _SCORES.items()},
             "score",
         ),
         Picture(
@@ -524,14 +524,14 @@ def _accuracy(brain: Brain, evaluation: Evaluation, painter: Painter) -> Section
                 }[what]
                 shown = evaluation.map(what, brain)
                 blocks.append(painter.picture(shown, caption, evaluation.limit))
-    if metrics["roi"]:
+    if metrics.roi:
         regions = {
-            f"{name} ({scores['n_voxels']:,} voxels)": scores["voxelwise_correlation"]
-            for name, scores in metrics["roi"].items()
+            f"{name} ({scores.n_voxels:,} voxels)": scores.voxelwise_correlation
+            for name, scores in metrics.roi.items()
         }
         caption = "Correlation over images, median voxel, by region"
         blocks.append(_scores(caption, regions, "region"))
-    blocks += [Text(f"Note: {text}.") for text in metrics["notes"]]
+    blocks += [Text(f"Note: {text}.") for text in metrics.notes]
     return Section(
         "How well does it predict?",
         "Beside every score stand what a constant reaches (the mean training pattern), the linear "
@@ -540,17 +540,17 @@ def _accuracy(brain: Brain, evaluation: Evaluation, painter: Painter) -> Section
     )
 
 
-def _scores(caption: str, scores: Mapping[str, Any], what: str) -> Table:
+def _scores(caption: str, scores: Mapping[str, ResponseScore | None], what: str) -> Table:
     columns = ("linear", "mean_pattern", "shuffled", "ceiling")
     rows = []
     for label, values in scores.items():
         if values is not None:
-            low, high = values.get("ci") or (None, None)
+            low, high = values.ci
             interval = "" if low is None else f" ({_number(low)} to {_number(high)})"
             rows.append(
                 [
                     label,
-                    _number(values["model"]) + interval,
+                    _number(values.model) + interval,
                     *(_number(values.get(c)) for c in columns),
                 ]
             )
@@ -565,8 +565,8 @@ def _calibration(evaluation: Evaluation) -> Section:
     metrics = evaluation.metrics
     rows = []
     for score, label in _DRAWS.items():
-        values = metrics["draws"].get(score)
-        if values is not None:
+        if (found := metrics.draws.get(score)) is not None:
+            values = dict(found.items())
             best = values.get("nominal", values.get("ceiling", values.get("test_trials")))
             if best is None and score.startswith("coverage"):
                 best = int(score.removeprefix("coverage_")) / 100
@@ -583,7 +583,7 @@ def _calibration(evaluation: Evaluation) -> Section:
     figure = plot_calibration(metrics, evaluation.voxels)
     return Section(
         "Are the draws calibrated?",
-        f"{metrics['n_draws']} draws of each test image against its held-out single trials.",
+        f"{metrics.n_draws} draws of each test image against its held-out single trials.",
         [
             Picture(
                 figure_png(figure),
@@ -653,8 +653,8 @@ def _provenance(brain: Brain, responses: Responses | None, evaluation: Evaluatio
         )
     if isinstance(evaluation, Evaluation):
         made = evaluation.metrics
-        options = ["--draws", str(made["n_draws"]), "--seed", str(made["provenance"]["seed"])]
-        facts.append(("evaluated with seed", str(made["provenance"]["seed"])))
+        options = ["--draws", str(made.n_draws), "--seed", str(made.provenance.seed)]
+        facts.append(("evaluated with seed", str(made.provenance.seed)))
         commands.append(
             Command(shlex.join(["synbrain", "evaluate", "--model", brain.name, *options]))
         )

@@ -11,16 +11,17 @@ import json
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from synbrain_cli.brain.prediction import predict_deep
-from synbrain_cli.config import PRESETS, EncoderIdentity, LossConfig, Speed, StageConfig
+from synbrain_cli.config import PRESETS, LossConfig, Speed, StageConfig
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import (
@@ -49,10 +50,12 @@ from synbrain_cli.io.files import (
     versions,
     write_json,
 )
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject, Trials
 from synbrain_cli.io.records import convert_record
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import VOXEL_SPACE_FILES
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.model.feed import Feed, Rows
 from synbrain_cli.model.fit import Stage, State, fit
 from synbrain_cli.model.linear import LinearEncoder, fit_linear
@@ -65,16 +68,53 @@ from synbrain_cli.model.readout import (
     signal_left,
 )
 from synbrain_cli.model.step import MapperStep, VAEStep
-from synbrain_cli.model.tokens import TokenScaler
+from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext, default_speed, resolve_device
-from synbrain_cli.training.examples import Examples, ResponseScale, load_examples
 from synbrain_cli.training.voxel_order import default_order, subject_order
 
 MODELS = ("full", "linear")
 # Checkpoints that take longer than a moment take at most one part in so many of the time.
 MOMENT, CHECKPOINT_SHARE = 0.5, 20
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split, ready for training.
+
+    Attributes
+    ----------
+    betas : float32 array of shape (n_trials, n_voxels), z-scored
+    image_index : int array of shape (n_trials,)
+    tokens : StandardTokens of shape (n_images, n_tokens, n_dims)
+    averages : float32 array of shape (n_images, n_voxels)
+        Over the repeats of each image.
+    """
+
+    betas: np.ndarray
+    image_index: np.ndarray
+    tokens: StandardTokens
+    averages: np.ndarray
+
+    @classmethod
+    def of(cls, trials: Trials, store: TokenStore, scaler: TokenScaler) -> Examples:
+        averages, _, _ = average_repeats(trials.betas, trials.image_index)
+        tokens = StandardTokens(store.tokens, store.rows_of(trials.images), scaler)
+        return cls(trials.betas, trials.image_index, tokens, averages)
+
+
+@dataclass(frozen=True)
+class ResponseScale:
+    """What returns the networks' unit to the recorded one: ``z * sd + mean``; both (n_voxels,)."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+
+    def apply(self, trials: Trials) -> Trials:
+        """Trials in recorded units, standardised."""
+        betas = ((trials.betas - self.mean) / self.sd).astype(np.float32)
+        return replace(trials, betas=betas)
 
 
 @dataclass(frozen=True)
@@ -160,8 +200,8 @@ def train(
         "seed": seed,
         "precision": speed.precision if model == "full" else None,
         "data": sha256(subject.folder / "dataset_description.json"),
-        "encoder": store.identity,
-        "stages": [asdict(chosen.vae_stage), asdict(chosen.mapper_stage), asdict(chosen.loss)]
+        "encoder": msgspec.to_builtins(store.identity),
+        "stages": [part.to_dict() for part in (chosen.vae_stage, chosen.mapper_stage, chosen.loss)]
         if model == "full"
         else [],
     }
@@ -170,9 +210,7 @@ def train(
     run = TrainingRun(workspace.weights / (name or default_name), settings)
     with processes.held(lambda: locked(run.folder, "a model")):
         processes.on_main(lambda: run.open(resume, overwrite))
-        examples = load_examples(subject, store)
-        scaler, scale = examples.scaler, examples.scale
-        train_set, val_set = examples.train, examples.val
+        scaler, scale, train_set, val_set = load_examples(subject, store)
         progress.info(
             f"training {run.folder.name}: {len(train_set.betas):,} trials of "
             f"{len(train_set.tokens):,} images, {subject.n_voxels:,} voxels, "
@@ -222,6 +260,39 @@ def train(
         processes.wait()
     progress.info(f"wrote {run.folder}")
     return TrainResult(run.folder, read_config(run.folder).training)
+
+
+def load_examples(
+    subject: PreparedSubject,
+    store: TokenStore,
+    within: np.ndarray | None = None,
+    scaler: TokenScaler | None = None,
+) -> tuple[TokenScaler, ResponseScale, Examples, Examples]:
+    """Training and validation examples of a subject. The test split is not opened.
+
+    Networks learn in standard deviations: betas prepared without standardisation are standardised
+    here, by mean and deviation of the training trials. So are those of the first hours of a person
+    (``within``, as `PreparedSubject.first_hours` gives): whatever they were prepared with, no trial
+    beyond counts for anything.
+    """
+    train_trials = subject.select("train", within)
+    val_trials = subject.select("val", within)
+    scale = ResponseScale(*subject.standardization(subject.sessions))
+    if within is not None or subject.description.standardization == "none":
+        train_trials = replace(train_trials, betas=subject.recorded(train_trials))
+        val_trials = replace(val_trials, betas=subject.recorded(val_trials))
+        sd = train_trials.betas.std(0, dtype=np.float64)
+        scale = ResponseScale(
+            train_trials.betas.mean(0, dtype=np.float64), np.where(sd > 0, sd, 1.0)
+        )
+        train_trials, val_trials = scale.apply(train_trials), scale.apply(val_trials)
+    scaler = scaler or TokenScaler.fit(store.tokens, store.rows_of(train_trials.images))
+    return (
+        scaler,
+        scale,
+        Examples.of(train_trials, store, scaler),
+        Examples.of(val_trials, store, scaler),
+    )
 
 
 def fit_networks(
@@ -377,13 +448,13 @@ class TrainingRun:
         if record.exists() and not overwrite:
             if not resume:
                 raise InputError(
-                    f"{self.partial} holds an interrupted run: pass --resume to go on with "
-                    "it, or --overwrite to start again"
+                    f"{self.partial} holds an interrupted run: pass resume=True to go on "
+                    "with it, or --overwrite to start again"
                 )
             if read_json(record) != self.settings:
                 raise InputError(
                     f"{self.partial}: the interrupted run had other settings or data: "
-                    "repeat its options with --resume, or pass --overwrite to start again"
+                    "repeat its options to go on, or pass --overwrite to start again"
                 )
             return
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -543,13 +614,13 @@ class TrainingRun:
                 subject=subject.subject,
                 dataset=subject.dataset,
                 simulated=subject.simulated,
-                space=subject.description["Space"],
+                space=subject.description.space,
                 unit="standard deviations; response_mean and response_sd return it to the "
                 "recorded unit",
-                recorded_unit=subject.description["UnitBeforeStandardization"],
-                standardization=subject.description["Standardization"],
+                recorded_unit=subject.description.unit_before_standardization,
+                standardization=subject.description.standardization,
                 voxel_order=self.settings.get("voxel_order"),
-                encoder=EncoderIdentity(**store.identity),
+                encoder=store.identity,
                 vae=networks[0].config if networks else None,
                 mapper=networks[1].config if networks else None,
                 transfer=transfer.config if transfer else None,
@@ -681,7 +752,7 @@ def describe_readout(
             unexplained_signal=median(readout.signal.variance),
             noise=median(readout.noise.variance),
         ),
-        signal_dependence=median(readout.growth),
+        signal_dependence=median(readout.signal_dependence),
         stack={name: median(weight) for name, weight in stack.items()},
     )
 
@@ -716,8 +787,8 @@ def model_card(
 {simulated}Responses of subject {subject.subject} of {subject.dataset}: \
 {record.n_trials.train:,} training trials of {record.n_images.train:,} images, \
 sessions {record.sessions[0]} to {record.sessions[-1]}, {subject.n_voxels:,} voxels \
-({subject.description["Space"]}).
-Image encoder: {store.identity["spec"]}.
+({subject.description.space}).
+Image encoder: {store.identity.spec}.
 
 Share of the variance of validation images' average responses that is predicted (it chose
 the weights, and is no test score; test scores are made by `synbrain evaluate --model {name}`):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
+from synbrain_cli.io.results.evaluation import EvaluationRecord, ResponseScore
 from synbrain_cli.plotting.figure import COLOURS, EARLY, SIDE, frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SCORE = "voxelwise_correlation"
 _COLUMNS = ("model", "linear", "ceiling")
 _MOST_POINTS = 1500  # voxels, beyond which their density is drawn
 _IN_BIN, _MOST_BINS = 50, 20  # voxels in a bin of the running medians, at least; and bins
@@ -25,7 +25,7 @@ _CONSTANT = "mean pattern (0)"  # constant over images, so that its correlation 
 def plot_accuracy(
     voxels: pd.DataFrame,
     *,
-    metrics: dict[str, Any] | None = None,
+    metrics: EvaluationRecord | None = None,
     title: str,
     note: str | None = None,
 ) -> Figure:
@@ -40,7 +40,7 @@ def plot_accuracy(
     voxels : DataFrame
         ``voxels.tsv`` of `synbrain evaluate`: ``model``, ``linear``, ``ceiling``. Voxels of which
         one is missing (NaN) are left out on the left, and counted.
-    metrics : dict, optional
+    metrics : EvaluationRecord, optional
         Its ``metrics.json``. Without it, or without regions in it, there is no right panel.
     title : str
         Any length: wrapped.
@@ -64,8 +64,8 @@ def plot_accuracy(
     >>> figure.legends[0].get_texts()[1].get_text()
     'noise ceiling (median 0.550)'
     """
-    values, metrics = _check(voxels, metrics)
-    if note is None and metrics.get("simulated"):
+    values = _check(voxels, metrics)
+    if note is None and metrics is not None and metrics.simulated:
         note = "simulated subject"
     regions = _regions(metrics)
     width, height = (13.0, max(4.6, 1.4 + 0.32 * len(regions))) if regions else (7.5, 5.0)
@@ -75,7 +75,7 @@ def plot_accuracy(
     figure.set_layout_engine("constrained", rect=(margin, 0, 1 - 2 * margin, top), wspace=0.03)
     axes = figure.subplots(1, 2 if regions else 1, squeeze=False)[0]
 
-    n_images = f"{metrics['n_test_images']:,} " if "n_test_images" in metrics else ""
+    n_images = f"{metrics.n_test_images:,} " if metrics is not None else ""
     score = f"correlation over {n_images}test images (r)"
     if np.isfinite(values).all(1).any():
         _against_ceiling(axes[0], values, score, _repeats(metrics))
@@ -173,24 +173,26 @@ def _draw_voxels(axes: Axes, x: NDArray, y: NDArray) -> None:
 # Regions ------------------------------------------------------------------------------------------
 
 
-def _regions(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _regions(metrics: EvaluationRecord | None) -> dict[str, ResponseScore]:
     """Label of each row → its scores, from the top: all voxels, then along the hierarchy."""
-    given = metrics.get("roi", {})
-    if not given:
+    if metrics is None or not metrics.roi:
         return {}
+    given = metrics.roi
     early = [name for name in EARLY if name in given]
     names = early + [name for name in given if name not in early]
-    rows = {f"{name}  ({given[name]['n_voxels']:,})": given[name][_SCORE] for name in names}
-    return {f"all voxels  ({metrics['n_voxels']:,})": metrics["overall"][_SCORE], **rows}
+    rows = {
+        f"{name}  ({given[name].n_voxels:,})": given[name].voxelwise_correlation for name in names
+    }
+    return {f"all voxels  ({metrics.n_voxels:,})": metrics.overall.voxelwise_correlation, **rows}
 
 
-def _by_region(axes: Axes, regions: dict[str, dict[str, Any]], score: str) -> None:
+def _by_region(axes: Axes, regions: dict[str, ResponseScore], score: str) -> None:
     place = np.arange(len(regions), dtype=float)
 
     def column(name: str) -> NDArray[np.float64]:
         return np.array([one.get(name) for one in regions.values()], dtype=np.float64)
 
-    intervals = np.array([one.get("ci") or [None] * 2 for one in regions.values()], dtype=float)
+    intervals = np.array([one.ci for one in regions.values()], dtype=float)
     axes.hlines(place - 0.18, *intervals.T, color=COLOURS["model"], linewidth=2.5, gid="interval")
     for name, label, marker, size, shift in (
         ("ceiling", "noise ceiling", "|", 14, 0.0),
@@ -232,11 +234,11 @@ def _add_legend(axes: Axes, side: str, title: str | None) -> None:
     )  # fmt: skip
 
 
-def _repeats(metrics: dict[str, Any]) -> str:
+def _repeats(metrics: EvaluationRecord | None) -> str:
     """Of how many repeats the ceiling is: that of one is far below that of three."""
-    if "repeats_per_image" not in metrics:
+    if metrics is None:
         return ""
-    low, high = (metrics["repeats_per_image"][end] for end in ("min", "max"))
+    low, high = metrics.repeats_per_image.min, metrics.repeats_per_image.max
     if high == 1:
         return " of single trials"
     return f" of averages of {high if low == high else f'{low} to {high}'} repeats"
@@ -250,10 +252,8 @@ def _number(value: float) -> str:
 # Checks -------------------------------------------------------------------------------------------
 
 
-def _check(
-    voxels: pd.DataFrame, metrics: dict[str, Any] | None
-) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    """Correlations, (n_voxels, 3) in the order of the columns, and the metrics."""
+def _check(voxels: pd.DataFrame, metrics: EvaluationRecord | None) -> NDArray[np.float64]:
+    """Correlations: (n_voxels, 3), in the order of the columns."""
     if not isinstance(voxels, pd.DataFrame):
         raise InputTypeError(
             f"voxels: expected the DataFrame of voxels.tsv, found {type(voxels).__name__}"
@@ -272,17 +272,14 @@ def _check(
             "voxels: expected correlations of the model and of the linear encoder in one voxel or "
             f"more, found none in {len(values):,}"
         )
-    if metrics is None:
-        return values, {}
-    if not isinstance(metrics, dict) or not {"overall", "roi", "n_voxels"} <= metrics.keys():
-        found = sorted(metrics) if isinstance(metrics, dict) else type(metrics).__name__
-        raise InputError(
-            f"metrics: expected the dict of metrics.json with overall, roi and n_voxels, found "
-            f"{found}"
+    if metrics is not None and not isinstance(metrics, EvaluationRecord):
+        raise InputTypeError(
+            f"metrics: expected the EvaluationRecord of metrics.json, found "
+            f"{type(metrics).__name__}"
         )
-    if metrics["n_voxels"] != len(values):
+    if metrics is not None and metrics.n_voxels != len(values):
         raise InputError(
             f"metrics: expected those of the same evaluation as the table of {len(values):,} "
-            f"voxels, found {metrics['n_voxels']:,} voxels"
+            f"voxels, found {metrics.n_voxels:,} voxels"
         )
-    return values, metrics
+    return values

@@ -10,19 +10,22 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import load_arrays, save_arrays
 from synbrain_cli.io.files import locked, replace_folder, sha256, versions, write_json
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.core import (
     VOXEL_PARTS,
@@ -124,9 +127,9 @@ def train_core(
     settings = {
         "people": [f"{p.dataset}/sub-{p.subject}" for p, _ in people],
         "data": [sha256(p.folder / "dataset_description.json") for p, _ in people],
-        "encoder": store.identity,
+        "encoder": msgspec.to_builtins(store.identity),
         "core": config.to_dict(),
-        "stage": asdict(CORE_STAGE) | {"images": CORE_IMAGES},
+        "stage": CORE_STAGE.to_dict() | {"images": CORE_IMAGES},
         "seed": seed,
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

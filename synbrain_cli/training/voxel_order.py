@@ -8,8 +8,8 @@ import numpy as np
 
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.prepared import PreparedSubject, roi_collections
-from synbrain_cli.io.resampling import SurfaceResampling
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
+from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.model.order import ORDERS, voxel_order
 

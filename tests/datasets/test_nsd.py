@@ -41,7 +41,7 @@ from synbrain_cli.datasets.nsd import (
 from synbrain_cli.errors import BusyError, InputError, MissingError, SynbrainError
 from synbrain_cli.io.betas import read_masked
 from synbrain_cli.io.files import locked
-from synbrain_cli.metrics.accuracy import ncsnr, ncsnr_of_stream
+from synbrain_cli.metrics.noise_ceiling import ncsnr, ncsnr_of_stream
 from synbrain_cli.pipeline.prepare import prepare_nsd
 
 BETAS = PREPARATIONS[0]
@@ -328,7 +328,7 @@ def test_constant_and_nan_voxels_are_left_out(copy, tmp_path, prepared):
     nib.save(nib.Nifti1Image(values, image.affine, image.header), path)
     subject = prepare_subject(copy, 1, tmp_path / "prepared/simulated/sub-01")
     reference = prepared.find_subject("1", None, print)
-    assert subject.description["VoxelsLeftOut"] == 1
+    assert subject.description.voxels_left_out == 1
     assert subject.n_voxels == reference.n_voxels - 1 == len(subject.voxels)
     assert subject.voxel_space.geometry.inside.sum() == subject.n_voxels
     np.testing.assert_allclose(
@@ -487,7 +487,7 @@ def test_a_truncated_hdf5_is_named(copy, tmp_path):
 def test_func1mm(everything, prepared, tmp_path):
     subject = prepare(everything, tmp_path, space="func1mm")
     coarse = prepared.find_subject("1", None, print)
-    assert subject.description["Space"] == "func1mm"
+    assert subject.description.space == "func1mm"
     np.testing.assert_array_equal(
         subject.voxel_space.geometry.inside, finer(coarse.voxel_space.geometry.inside)
     )
@@ -535,7 +535,7 @@ def test_surfaces(everything, tmp_path, space):
         labels = table["prf-visualrois"][here].to_numpy()
         expected = np.where(native[roi & valid] < 160, "V1v", "V1d")
         np.testing.assert_array_equal(labels, expected)
-    assert subject.description["VoxelsLeftOut"] == 3
+    assert subject.description.voxels_left_out == 3
     assert "prfangle" not in table
     assert not (subject.folder / "mask.nii.gz").exists()
     # To fsaverage: native vertex v is fsaverage's v + 7.
@@ -612,7 +612,7 @@ def test_a_mask_file_is_a_mask(prepared, tmp_path):
     nib.save(nib.Nifti1Image(inside.astype(np.uint8), whole.place.mask.affine), path)
     subject = prepare(NSD(prepared.root / "simulated"), tmp_path, rois=(str(path),))
     np.testing.assert_array_equal(subject.voxel_space.geometry.inside, inside)
-    assert "sha256" in subject.description["Options"]["rois"][0]
+    assert "sha256" in subject.description.options["rois"][0]
 
 
 @pytest.mark.parametrize(
@@ -686,7 +686,7 @@ def test_stimulus_table_and_captions(everything, own, tmp_path):
 def test_every_standardisation_is_undone_by_its_record(prepared, tmp_path, standardize):
     nsd = NSD(prepared.root / "simulated")
     subject = prepare(nsd, tmp_path, standardize=standardize)
-    assert subject.description["Standardization"] == standardize
+    assert subject.description.standardization == standardize
     reference = unstandardised(prepared.find_subject("1", None, print))
     np.testing.assert_allclose(unstandardised(subject), reference, atol=1e-4)
     training = (subject.trials["split"] == "train").to_numpy()
@@ -829,8 +829,8 @@ def test_voxels_missing_in_one_session_are_counted_there(copy, tmp_path):
         values[tuple(voxel)] = 0
     nib.save(nib.Nifti1Image(values, image.affine, image.header), path)
     subject = prepare(copy, tmp_path)
-    assert subject.description["VoxelsLeftOut"] == 2
-    assert subject.description["VoxelsLeftOutBySession"] == {"2": 2}
+    assert subject.description.voxels_left_out == 2
+    assert subject.description.voxels_left_out_by_session == {2: 2}
     kept = np.argwhere(subject.voxel_space.geometry.inside)
     np.testing.assert_array_equal(kept, np.delete(inside, [2, 9], axis=0))
     np.testing.assert_array_equal(subject.voxels[["i", "j", "k"]], kept)

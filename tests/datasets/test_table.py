@@ -24,7 +24,7 @@ from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import fsaverage, write_gifti
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import ncsnr
+from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.pipeline.prepare import prepare_table
 
 N_IMAGES, N_REPEATS, N_SESSIONS, GRID = 24, 3, 3, (5, 4, 3)
@@ -373,7 +373,7 @@ def test_repeats_of_images_seen_once_here_are_no_fault(made):
     made.table = made.table.drop_duplicates("image").assign(repeat=2, session=1)
     made.responses = made.responses[made.table.index]
     subject = made.prepare()
-    assert subject.description["NoiseCeilingSNR"]["median_recomputed"] is None
+    assert subject.description.noise_ceiling_snr["median_recomputed"] is None
 
 
 WAYS = {
@@ -548,7 +548,7 @@ def test_ncsnr_is_that_of_the_repeats_and_standardising_is_undone(made, standard
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(subject.voxels["ncsnr"], expected, rtol=1e-3)
     np.testing.assert_array_equal(subject.voxels["ncsnr"], subject.voxels["ncsnr_recomputed"])
-    assert subject.description["Standardization"] == standardize
+    assert subject.description.standardization == standardize
     train = (subject.trials["split"] == "train").to_numpy()
     if standardize == "train":
         np.testing.assert_allclose(subject.betas[train].mean(0), 0, atol=1e-5)
@@ -587,7 +587,7 @@ def test_a_table_of_voxels_gives_ncsnr_and_labels(made):
     np.testing.assert_allclose(subject.voxels["ncsnr"], given)
     expected = ncsnr(zscored(made), made.table["image"].to_numpy(str))
     np.testing.assert_allclose(subject.voxels["ncsnr_recomputed"], expected, rtol=1e-3)
-    found = subject.description["NoiseCeilingSNR"]
+    found = subject.description.noise_ceiling_snr
     assert found["median_given"] == round(float(np.median(given)), 4)
     assert found["correlation"] == pytest.approx(np.corrcoef(given, expected)[0, 1], abs=1e-4)
     rois = subject.rois()
@@ -637,8 +637,8 @@ def test_voxels_without_values_are_left_out_of_everything(made, standardize):
         **glmsingle_array(made), voxels=made.path("voxels.tsv"), standardize=standardize
     )
     assert_is(subject, made, keep)
-    assert subject.description["VoxelsLeftOut"] == 3
-    assert subject.description["VoxelsLeftOutBySession"] == {"1": 1, "2": 3, "3": 1}
+    assert subject.description.voxels_left_out == 3
+    assert subject.description.voxels_left_out_by_session == {1: 1, 2: 3, 3: 1}
     assert np.isfinite(subject.betas).all()
     inside = made.mask.copy()
     inside[made.mask] = keep
@@ -665,7 +665,7 @@ def test_mni_reaches_fsaverage_and_left_stays_left(made):
     made.responses[:, np.argmin(x)] = 1.0  # constant: left out of the sampling too
     mask = made.write_mask(affine=affine)
     subject = made.prepare(responses=(made.save(),), mask=(mask,), space="MNI152NLin2009cAsym")
-    assert subject.description["VoxelsLeftOut"] == 1
+    assert subject.description.voxels_left_out == 1
     keep = np.arange(len(x)) != np.argmin(x)
     for values, axis in ((x, 0), (y, 1)):
         maps = subject.voxel_space.surface_resampling.project(values[keep])
@@ -692,7 +692,7 @@ def test_mni_sampling_is_the_mean_of_depths(made):
 
 
 def test_a_volume_elsewhere_is_drawn_nowhere(made):
-    assert made.prepare(**array_with_mask(made), space="T1w").sampling is None
+    assert made.prepare(**array_with_mask(made), space="T1w").surface_resampling is None
 
 
 def test_the_record_says_what_was_prepared(made):
@@ -700,10 +700,10 @@ def test_the_record_says_what_was_prepared(made):
     subject = made.prepare(unit="spikes/s", space="T1w", **array_with_mask(made))
     description = subject.description
     assert subject.simulated
-    assert description["UnitBeforeStandardization"] == "spikes/s"
-    assert description["Space"] == "T1w"
-    assert list(description["Sources"]) == [str(made.path("responses.npy"))]
-    assert description["Options"]["trials"][0].startswith("trials.tsv (sha256 ")
+    assert description.unit_before_standardization == "spikes/s"
+    assert description.space == "T1w"
+    assert list(description.sources) == [str(made.path("responses.npy"))]
+    assert description.options["trials"][0].startswith("trials.tsv (sha256 ")
 
 
 # --------------------------------------------------------------------------- interruption
@@ -1560,7 +1560,7 @@ def test_few_images_may_need_larger_shares(small, synbrain):
         (["--image-column", "stimulus"], "expected the column stimulus, found image"),
         (["--responses", "run2.npy"], "run2.npy does not exist"),
         (["--mask", "mask.nii.gz"], "mask.nii.gz does not exist"),
-        (["--roi", "V4"], "--roi V4: expected NAME=FILE, as FFA=ffa_mask.nii.gz"),
+        (["--roi", "V4"], "--roi V4: expected NAME=FILE, such as FFA=ffa_mask.nii.gz"),
         (["--subject", "no/person"], "--subject no/person: expected a label"),
         (["--split", "nothing.tsv"], "nothing.tsv does not exist"),
         (["--workspace", "nowhere"], "--workspace nowhere: no such folder"),
@@ -1596,9 +1596,9 @@ def test_several_options_reach_the_subject(small, synbrain):
     )  # fmt: skip
     assert code == 0, error
     subject = PreparedSubject(small.path("prepared/v4/sub-01"))
-    options = subject.description["Options"]
+    options = subject.description.options
     assert (options["test_share"], options["validation_share"], options["seed"]) == (0.3, 0.3, 4)
-    assert subject.description["UnitBeforeStandardization"] == "spikes"
+    assert subject.description.unit_before_standardization == "spikes"
     assert subject.rois()["V4"].all()
     np.testing.assert_array_equal(subject.betas, small.responses)
 
@@ -1618,7 +1618,7 @@ def test_real_recordings_as_typed(shared, synbrain, made):
     assert subject.betas.shape == (4840, 50)
     assert subject.trials["image"].nunique() == 640
     assert subject.trials.groupby("image").size().between(6, 10).all()
-    assert subject.description["NoiseCeilingSNR"]["median_recomputed"] == pytest.approx(
+    assert subject.description.noise_ceiling_snr["median_recomputed"] == pytest.approx(
         0.66, abs=0.01
     )
     assert output.split()[-1] == "0.66"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,20 +23,30 @@ from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
 from synbrain_cli.datasets.table import Experiment
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.calibration import NOISE_FACTORS, judge_draws
-from synbrain_cli.evaluation.retrieval import retrieval
+from synbrain_cli.evaluation.bootstrap import Bootstrap
+from synbrain_cli.evaluation.calibration import NOISE_FACTORS, calibrate
+from synbrain_cli.evaluation.paper import paper_table
+from synbrain_cli.evaluation.predictions import Predictions
+from synbrain_cli.evaluation.responses import ResponseScorer
+from synbrain_cli.evaluation.retrieval import retrieve
+from synbrain_cli.evaluation.settings import EvaluateSettings
+from synbrain_cli.evaluation.test_set import TestSet, derangement
 from synbrain_cli.io.bundle import load_arrays
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.prepared import Trials
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import average_repeats, ncsnr
+from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.pipeline.adapt import adapt
-from synbrain_cli.pipeline.evaluate import _Responses, derangement, evaluate, paper_table
+from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.prepare import prepare_table
 from synbrain_cli.pipeline.train import train
+from synbrain_cli.run import RunContext
 
 COFFEE = Path(__file__).parents[2] / "examples" / "images" / "coffee.png"
-FEW = {"n_draws": 20, "n_boot": 50, "progress": QUIET}
+FEW = {
+    "settings": EvaluateSettings(n_draws=20, n_boot=50),
+    "run": RunContext(progress=QUIET),
+}
 SCORES = {
     "voxelwise_correlation",
     "noise_normalised_r2",
@@ -58,6 +69,11 @@ def strict(path):
         raise AssertionError(f"{path} holds {word}")
 
     return json.loads(path.read_text("utf-8"), parse_constant=refuse)
+
+
+def content(result):
+    """What an evaluation wrote, as nested dicts and lists."""
+    return strict(result.folder / "metrics.json")
 
 
 def numbers(content):
@@ -107,7 +123,7 @@ def linear_scored(linear_only, linear_brain, subject, store):
 
 
 def test_every_score_stands_beside_its_baselines(scored):
-    overall = scored.metrics["overall"]
+    overall = content(scored)["overall"]
     assert set(overall) == SCORES
     beside = {"model", "deep", "linear", "mean_pattern", "shuffled", "ceiling", "ci"}
     for score, values in overall.items():
@@ -122,7 +138,7 @@ def test_every_score_stands_beside_its_baselines(scored):
 
 
 def test_scores_of_draws(scored):
-    draws = scored.metrics["draws"]
+    draws = content(scored)["draws"]
     others = {"model", "linear", "mean_pattern", "shuffled", "latent_nf1", "latent_best"}
     for score, level in LEVELS.items():
         assert draws[score]["nominal"] == level
@@ -131,7 +147,7 @@ def test_scores_of_draws(scored):
     for score in ("crps", "energy_score"):
         assert set(draws[score]["gain_ci"]) == others - {"model"}
     for score in (*LEVELS, "crps", "variance_ratio"):
-        assert set(draws[score]["roi"]) == set(scored.metrics["roi"])
+        assert set(draws[score]["roi"]) == set(content(scored)["roi"])
     for name, heights in draws["pit_histogram"].items():
         assert len(heights) == 20, name
         assert np.mean(heights) == pytest.approx(1, abs=1e-4), name
@@ -147,7 +163,7 @@ def test_scores_of_draws(scored):
 
 
 def test_scores_of_regions(scored, brain):
-    regions = scored.metrics["roi"]
+    regions = content(scored)["roi"]
     assert set(regions) == {name for name, mask in brain.rois().items() if mask.sum() >= 10}
     for name, scores in regions.items():
         mask = brain.rois()[name]
@@ -155,12 +171,12 @@ def test_scores_of_regions(scored, brain):
         assert scores["n_voxels"] == mask.sum()
         median = scored.voxels["linear"][mask].median()
         assert scores["voxelwise_correlation"]["linear"] == pytest.approx(median, abs=1e-6)
-        coverage = scored.metrics["draws"]["coverage_90"]["roi"][name]
+        coverage = content(scored)["draws"]["coverage_90"]["roi"][name]
         assert coverage == pytest.approx(scored.voxels["coverage_90"][mask].mean())
 
 
 def test_retrieval_of_every_kind_of_response(scored):
-    found = scored.metrics["retrieval"]
+    found = content(scored)["retrieval"]
     assert found["n_candidates"] == 40
     assert found["chance"] == 1 / 40
     for decoder in ("linear_decoder", "brainvae"):
@@ -175,8 +191,8 @@ def test_retrieval_of_every_kind_of_response(scored):
 
 
 def test_files(scored, brain):
-    assert strict(scored.folder / "metrics.json") == json.loads(json.dumps(scored.metrics))
-    metrics = scored.metrics
+    metrics = content(scored)
+    assert metrics == json.loads(msgspec.json.encode(scored.metrics))
     assert metrics["simulated"] is True
     assert metrics["n_test_trials"] == 120
     assert metrics["repeats_per_image"] == {"min": 3, "max": 3}
@@ -216,10 +232,10 @@ def test_files(scored, brain):
 def test_images_shuffled_are_worse_by_every_score(request, kind):
     """The linear encoder has learned; the tiny networks, which know nothing, are not asked."""
     result = request.getfixturevalue(kind)
-    for score, values in result.metrics["overall"].items():
+    for score, values in content(result)["overall"].items():
         better = values["linear"] - values["shuffled"]
         assert (-better if score == "mse" else better) > 0, score
-    draws = result.metrics["draws"]
+    draws = content(result)["draws"]
     for score in ("crps", "energy_score"):
         assert draws[score]["model"] < draws[score]["shuffled"]
         assert draws[score]["model"] < draws[score]["mean_pattern"]
@@ -229,7 +245,7 @@ def test_images_shuffled_are_worse_by_every_score(request, kind):
 
 
 def test_the_mean_pattern_says_nothing_of_images(scored):
-    overall = scored.metrics["overall"]
+    overall = content(scored)["overall"]
     for score in ("voxelwise_correlation", "noise_normalised_r2", "skill", "rsa", "cka"):
         assert overall[score]["mean_pattern"] == 0, score
     assert overall["two_way_identification"]["mean_pattern"] == pytest.approx(0.5)
@@ -251,9 +267,9 @@ def simulation(n_images=100, n_voxels=300, n_repeats=3, seed=0):
     trials = truth[rows] + rng.standard_normal((len(rows), n_voxels))
     brain = SimpleNamespace(
         n_voxels=n_voxels,
-        mean_pattern=pattern,
+        distribution=SimpleNamespace(mean_pattern=pattern),
         voxels=pd.DataFrame({"ncsnr": snr}),
-        config={"standardization": "none"},
+        config=SimpleNamespace(standardization="none"),
         response_mean=np.full(n_voxels, 2.0),
         response_sd=np.full(n_voxels, 3.0),
     )
@@ -262,10 +278,16 @@ def simulation(n_images=100, n_voxels=300, n_repeats=3, seed=0):
 
 def responses(brain, truth, trials, rows, **predictions):
     """The scorer, of the truth and others as predictions."""
-    test = Trials(trials, rows, np.arange(len(truth)).astype(str), np.ones(len(rows), int))
-    averages, _, n_repeats = average_repeats(trials, rows)
-    predictions = {"model": truth, **predictions}
-    return _Responses(brain, None, test, trials, averages, n_repeats, predictions)
+    images = np.arange(len(truth)).astype(str)
+    ncsnr = brain.voxels["ncsnr"].to_numpy()
+    test = TestSet(None, None, images, rows, np.ones(len(rows), int), trials, trials, ncsnr)
+    others = dict.fromkeys(("model", "linear", "mean_pattern", "shuffled"), truth)
+    return ResponseScorer(brain, test, others | predictions, Bootstrap(50, 0))
+
+
+def score(scorer, voxels):
+    """Scores within some voxels, as nested dicts."""
+    return msgspec.to_builtins(scorer.score(voxels))
 
 
 @pytest.fixture(scope="module")
@@ -274,10 +296,10 @@ def perfect():
     others = {
         "mean_pattern": np.broadcast_to(brain.distribution.mean_pattern, truth.shape),
         "shuffled": truth[derangement(len(truth), np.random.default_rng(0))],
-        "reversed": 2 * brain.distribution.mean_pattern - truth,
+        "linear": 2 * brain.distribution.mean_pattern - truth,
     }
     scorer = responses(brain, truth, trials, rows, **others)
-    return scorer, scorer.scores(np.ones(truth.shape[1], bool), 50, 0)
+    return scorer, score(scorer, np.ones(truth.shape[1], bool))
 
 
 def test_a_perfect_model_reaches_the_ceiling(perfect):
@@ -300,22 +322,22 @@ def test_a_perfect_model_reaches_the_ceiling(perfect):
 
 def test_what_exceeds_the_ceiling_is_not_clipped(perfect):
     scorer, _ = perfect
-    above = scorer.correlation["model"] - scorer.ceiling
+    above = scorer.correlation["model"] - scorer.test.ceiling
     assert 0.3 < (above > 0).mean() < 0.7  # it is an expectation, not a bound
     voxel = np.zeros(len(above), bool)
     voxel[above.argmax()] = True
-    scores = scorer.scores(voxel, 50, 0)
+    scores = score(scorer, voxel)
     assert scores["voxelwise_correlation"]["model"] > scores["voxelwise_correlation"]["ceiling"]
     assert scores["noise_normalised_r2"]["model"] > 1.1
     assert set(scores) == {"voxelwise_correlation", "noise_normalised_r2", "skill"}
 
 
 def test_a_prediction_of_the_opposite_is_told_from_a_good_one(perfect):
-    """Squaring a correlation must not make it one."""
+    """Squaring a correlation must not make it one; the opposite stands for the linear encoder."""
     _, scores = perfect
-    assert scores["noise_normalised_r2"]["reversed"] == pytest.approx(-1, abs=0.05)
-    assert scores["two_way_identification"]["reversed"] < 0.05
-    assert scores["skill"]["reversed"] < scores["skill"]["shuffled"] < 0
+    assert scores["noise_normalised_r2"]["linear"] == pytest.approx(-1, abs=0.05)
+    assert scores["two_way_identification"]["linear"] < 0.05
+    assert scores["skill"]["linear"] < scores["skill"]["shuffled"] < 0
 
 
 def test_a_constant_has_no_skill(perfect):
@@ -332,12 +354,12 @@ def test_a_perfect_model_in_a_region_and_with_unequal_repeats():
     kept = np.random.default_rng(2).random(len(rows)) < 0.7
     kept[np.unique(rows, return_index=True)[1]] = True
     scorer = responses(brain, truth, trials[kept], rows[kept])
-    assert set(scorer.n_repeats) == {1, 2, 3}
+    assert set(scorer.test.n_repeats) == {1, 2, 3}
     region = np.arange(truth.shape[1]) < 120
-    scores = scorer.scores(region, 50, 0)
-    score = scores["voxelwise_correlation"]
-    assert score["model"] == pytest.approx(score["ceiling"], abs=0.03)
-    assert score["ceiling"] == pytest.approx(np.median(scorer.ceiling[:120]))
+    scores = score(scorer, region)
+    r = scores["voxelwise_correlation"]
+    assert r["model"] == pytest.approx(r["ceiling"], abs=0.03)
+    assert r["ceiling"] == pytest.approx(np.median(scorer.test.ceiling[:120]))
     assert scores["noise_normalised_r2"]["model"] == pytest.approx(1, abs=0.1)
 
 
@@ -354,27 +376,28 @@ def test_in_a_derangement_no_image_stays(rng):
 @pytest.fixture(scope="module")
 def predicted(brain, subject, store):
     """Test images: tokens, the model's means, the linear encoder's, and recorded trials."""
-    test = subject.select("test")
-    tokens = store.take(test.images)
-    means, linear = brain.mean(tokens, "z"), brain.predict("linear", tokens, "z")
-    return SimpleNamespace(tokens=tokens, means=means, linear=linear, test=test)
+    test = TestSet.load(subject, store, [brain])
+    means, linear = brain.mean(test.tokens, "z"), brain.predict("linear", test.tokens, "z")
+    return SimpleNamespace(tokens=test.tokens, means=means, linear=linear, test=test)
 
 
-def judge(brain, predicted, trials, rows, *, n_draws=20, seed=0, latent=False):
+def calibration(brain, predicted, trials, rows, *, n_draws=20, seed=0, latent=False):
+    """Scores of draws against any trials: as nested dicts, by voxel, and notes."""
     n_images = rows.max() + 1
-    return judge_draws(
-        brain,
-        predicted.tokens[:n_images],
-        trials,
-        rows,
-        predicted.means[:n_images],
-        predicted.linear[:n_images],
-        derangement(n_images, np.random.default_rng(1)),
-        n_draws=n_draws,
-        n_boot=50,
-        seed=seed,
-        latent=latent,
-        progress=QUIET,
+    test = replace(
+        predicted.test,
+        images=predicted.test.images[:n_images],
+        image_index=rows,
+        trials=trials,
+        ncsnr=brain.voxels["ncsnr"].to_numpy(float),
+    )
+    by_name = {"model": predicted.means[:n_images], "linear": predicted.linear[:n_images]}
+    predictions = Predictions(by_name, derangement(n_images, np.random.default_rng(1)))
+    settings = EvaluateSettings(n_draws, latent, n_boot=50)
+    run = RunContext(seed=seed, progress=QUIET)
+    found = calibrate(brain, test, predictions, settings, run)
+    return SimpleNamespace(
+        scores=msgspec.to_builtins(found.scores), voxels=dict(found.columns()), notes=found.notes
     )
 
 
@@ -389,11 +412,11 @@ def drawn(brain, predicted, n_draws, seed, signal):
     )
 
 
-def test_draws_judged_by_trials_of_their_own_distribution(brain, predicted):
+def test_draws_scored_against_trials_of_their_own_distribution(brain, predicted):
     """Fresh signal: trials of one image then say as much as trials of different ones."""
     rows = np.repeat(np.arange(len(predicted.tokens)), 8)
-    judged = judge(brain, predicted, drawn(brain, predicted, 8, 99, "fresh"), rows, n_draws=40)
-    scores = judged.scores
+    found = calibration(brain, predicted, drawn(brain, predicted, 8, 99, "fresh"), rows, n_draws=40)
+    scores = found.scores
     for score, level in LEVELS.items():
         assert scores[score]["model"] == pytest.approx(level, abs=0.015), score
         assert all(abs(value - level) < 0.04 for value in scores[score]["roi"].values()), score
@@ -406,10 +429,10 @@ def test_draws_judged_by_trials_of_their_own_distribution(brain, predicted):
     assert scores["variance_ratio"]["model"] == pytest.approx(1, abs=0.05)
     assert scores["variance_ratio_median_voxel"]["model"] == pytest.approx(1, abs=0.05)
     for score in ("crps", "energy_score"):
-        for rival in ("mean_pattern", "linear", "shuffled"):
-            assert scores[score]["model"] < scores[score][rival], (score, rival)
-            assert scores[score]["gain_ci"][rival][0] > 0, (score, rival)
-    assert not [note for note in judged.notes if "intervals cover" in note]
+        for name in ("mean_pattern", "linear", "shuffled"):
+            assert scores[score]["model"] < scores[score][name], (score, name)
+            assert scores[score]["gain_ci"][name][0] > 0, (score, name)
+    assert not [note for note in found.notes if "intervals cover" in note]
 
 
 def test_reliability_and_noise_correlations_of_trials_that_were_drawn_are_found_again(
@@ -420,17 +443,17 @@ def test_reliability_and_noise_correlations_of_trials_that_were_drawn_are_found_
     many = drawn(brain, predicted, 50, 98, "shared")
     known.voxels = brain.voxels.assign(ncsnr=ncsnr(many, np.repeat(images, 50)))
     trials = drawn(brain, predicted, 8, 99, "shared")
-    judged = judge(known, predicted, trials, np.repeat(images, 8), n_draws=2)
-    assert judged.scores["ncsnr_correlation"]["model"] > 0.9
-    assert judged.scores["ncsnr_slope"]["model"] == pytest.approx(1, abs=0.15)
-    assert judged.scores["ncsnr_median_ratio"]["model"] == pytest.approx(1, abs=0.1)
-    assert judged.scores["noise_correlation"]["share_of_ceiling"] == pytest.approx(1, abs=0.1)
+    found = calibration(known, predicted, trials, np.repeat(images, 8), n_draws=2)
+    assert found.scores["ncsnr_correlation"]["model"] > 0.9
+    assert found.scores["ncsnr_slope"]["model"] == pytest.approx(1, abs=0.15)
+    assert found.scores["ncsnr_median_ratio"]["model"] == pytest.approx(1, abs=0.1)
+    assert found.scores["noise_correlation"]["share_of_ceiling"] == pytest.approx(1, abs=0.1)
 
 
 @pytest.fixture(scope="module")
 def fitting(brain, predicted):
-    """The model's own draws, judged by recorded trials."""
-    return judge(brain, predicted, predicted.test.betas, predicted.test.image_index)
+    """The model's own draws, scored against recorded trials."""
+    return calibration(brain, predicted, predicted.test.betas, predicted.test.image_index)
 
 
 def with_variance(brain, factor):
@@ -440,15 +463,16 @@ def with_variance(brain, factor):
         name: part.with_variance(factor * part.variance)
         for name, part in (("signal", readout.signal), ("noise", readout.noise))
     }
-    other.readout = replace(readout, **parts)
+    readout = replace(readout, **parts)
+    other._distribution = replace(brain.distribution, readout=readout)
     return other
 
 
 @pytest.mark.parametrize(("factor", "sides"), [(0.25, (0.5, 0.75)), (4.0, (0.965, 1.0))])
 def test_draws_too_narrow_or_too_wide_are_told(brain, predicted, fitting, factor, sides):
     test = predicted.test
-    judged = judge(with_variance(brain, factor), predicted, test.betas, test.image_index)
-    scores = judged.scores
+    found = calibration(with_variance(brain, factor), predicted, test.betas, test.image_index)
+    scores = found.scores
     assert sides[0] < scores["coverage_90"]["model"] < sides[1]
     # Total variance: that around the predictions, and that of the predictions.
     assert (scores["variance_ratio"]["model"] < 0.5) == (factor < 1)
@@ -457,22 +481,22 @@ def test_draws_too_narrow_or_too_wide_are_told(brain, predicted, fitting, factor
     assert (2 * (heights[0] + heights[-1]) < heights[9] + heights[10]) == (factor > 1)
     for score in ("crps", "energy_score"):
         assert scores[score]["model"] > fitting.scores[score]["model"]
-    told = "\n".join(judged.notes)
+    told = "\n".join(found.notes)
     for region in scores["coverage_90"]["roi"]:
         assert f"{region}: 90 % intervals cover" in told
     n_bad = int(told.split(f" of {brain.n_voxels} voxels have 90 % intervals")[0].split()[-1])
     # Few trials: of coverage too high, 1 is told and what chance may bring is not.
     assert n_bad > 0.3 * brain.n_voxels
-    beyond = (judged.voxels["coverage_90"] < 0.84) | (judged.voxels["coverage_90"] > 0.96)
+    beyond = (found.voxels["coverage_90"] < 0.84) | (found.voxels["coverage_90"] > 0.96)
     assert n_bad <= beyond.sum()
     assert "cover" not in "".join(n for n in fitting.notes if " voxels have " not in n)
 
 
-def test_draws_are_judged_alike_with_the_same_seed_alone(brain, predicted):
+def test_scores_of_draws_are_alike_with_the_same_seed_alone(brain, predicted):
     few = predicted.test.image_index < 5
     trials, rows = predicted.test.betas[few], predicted.test.image_index[few]
     once, again, other = (
-        judge(brain, predicted, trials, rows, n_draws=4, seed=seed, latent=True)
+        calibration(brain, predicted, trials, rows, n_draws=4, seed=seed, latent=True)
         for seed in (0, 0, 1)
     )
     assert once.scores == again.scores
@@ -504,24 +528,25 @@ def test_a_linear_decoder_finds_images_in_responses_that_are_linear_in_their_tok
         noisy(signal[:n_train]), np.arange(n_train), np.arange(n_train), np.ones(n_train, int)
     )
     brain = SimpleNamespace(
-        scaler=lambda tokens: tokens,
+        predictors=SimpleNamespace(scaler=lambda tokens: tokens),
         standardize=lambda betas: betas,
-        mean_pattern=signal.mean(0),
-        has_networks=False,
+        distribution=SimpleNamespace(mean_pattern=signal.mean(0)),
+        config=SimpleNamespace(has_networks=False),
         draw_around=lambda mean, digest, drawing: noisy(np.tile(mean, (drawing.n_draws, 1))),
     )
-    found = retrieval(
-        brain,
+    trials = noisy(signal[n_train:][rows])
+    test = TestSet(
         SimpleNamespace(select=lambda split: {"train": train_trials}[split]),
         SimpleNamespace(take=lambda names: tokens[names]),
-        tokens[n_train:],
-        noisy(signal[n_train:][rows]),
+        np.arange(n_train, n_images),
         rows,
-        signal[n_train:],
-        derangement(n_test, rng),
-        n_boot=50,
-        seed=0,
+        np.ones(len(rows), int),
+        trials,
+        trials,
+        np.full(n_voxels, np.nan),
     )
+    predictions = Predictions({"model": signal[n_train:]}, derangement(n_test, rng))
+    found = msgspec.to_builtins(retrieve(brain, test, predictions, Bootstrap(50, 0)))
     assert "brainvae" not in found
     decoder = found["linear_decoder"]
     for what in ("raw", "syn", "draw"):
@@ -625,7 +650,7 @@ def test_without_repeats_all_is_taken_as_trial_noise(shown_once):
 def test_with_repeats_the_card_says_that_signal_is_apart(linear_brain, linear_scored):
     card = " ".join((linear_brain.folder / "card.md").read_text().split())
     assert "Draws share unexplained signal over repeats" in card
-    assert "take all as noise" not in " ".join(linear_scored.metrics["notes"])
+    assert "take all as noise" not in " ".join(content(linear_scored)["notes"])
 
 
 def test_ncsnr_given_without_repeats_is_a_ceiling_of_voxels_alone(stimuli, tmp_path, unpainted):
@@ -637,21 +662,23 @@ def test_ncsnr_given_without_repeats_is_a_ceiling_of_voxels_alone(stimuli, tmp_p
     assert overall["voxelwise_correlation"]["ceiling"] == pytest.approx(expected, abs=1e-4)
     assert "noise_normalised_r2" in overall
     assert overall["rsa"]["ceiling"] is None
-    notes = " ".join(result.metrics["notes"])
+    notes = " ".join(content(result)["notes"])
     assert "no ceiling of RSA and CKA" in notes
     assert "no noise ceiling" not in notes
 
 
 def test_the_same_seed_gives_the_same_metrics(shown_once, scored_once, tmp_path, unpainted):
-    again = evaluate(*shown_once, output=tmp_path / "again", seed=0, **FEW)
+    again = evaluate(*shown_once, output=tmp_path / "again", **FEW)
     written = (scored_once.folder / "metrics.json").read_bytes()
     assert (tmp_path / "again/metrics.json").read_bytes() == written
     pd.testing.assert_frame_equal(again.voxels, scored_once.voxels)
-    other = evaluate(*shown_once, output=tmp_path / "other", seed=1, **FEW).metrics
+    run = RunContext(seed=1, progress=QUIET)
+    other = content(evaluate(*shown_once, FEW["settings"], output=tmp_path / "other", run=run))
+    metrics = content(again)
     for score, name in (("skill", "shuffled"), ("rsa", "ci")):
-        assert other["overall"][score][name] != again.metrics["overall"][score][name]
-    assert other["overall"]["skill"]["model"] == again.metrics["overall"]["skill"]["model"]
-    assert other["draws"]["crps"]["model"] != again.metrics["draws"]["crps"]["model"]
+        assert other["overall"][score][name] != metrics["overall"][score][name]
+    assert other["overall"]["skill"]["model"] == metrics["overall"]["skill"]["model"]
+    assert other["draws"]["crps"]["model"] != metrics["draws"]["crps"]["model"]
 
 
 def test_noise_that_voxels_do_not_share_has_no_ceiling(stimuli, tmp_path, unpainted):
@@ -731,7 +758,7 @@ def test_a_linear_model_has_nothing_to_fine_tune(linear_only, store):
 
 
 def test_the_published_table_is_on_its_own_scale(scored):
-    overall, found = scored.metrics["overall"], scored.metrics["retrieval"]["brainvae"]
+    overall, found = content(scored)["overall"], content(scored)["retrieval"]["brainvae"]
     table = scored.paper_table()
     columns = ["row", "MSE", "r", "cos", "Incep", "CLIP", "Eff", "SwAV", "Raw", "Syn"]
     assert list(table.columns) == columns
@@ -749,7 +776,10 @@ def test_the_published_table_is_on_its_own_scale(scored):
 
 
 def test_mse_of_another_unit_has_no_place_in_the_published_table(scored, scored_once):
-    for metrics in ({**scored.metrics, "recorded_unit": "spikes"}, scored_once.metrics):
+    for metrics in (
+        msgspec.structs.replace(scored.metrics, recorded_unit="spikes"),
+        scored_once.metrics,
+    ):
         table = paper_table(metrics).set_index("row")
         assert table["MSE"].isna().all()
         assert table["r"].notna().all()
@@ -757,7 +787,7 @@ def test_mse_of_another_unit_has_no_place_in_the_published_table(scored, scored_
 
 
 @pytest.mark.parametrize(
-    ("person", "row"),
+    ("label", "row"),
     [
         ("nsd/sub-01", (0.079, 0.715, 0.769, 96.7, 95.9, 0.619, 0.350, 94.7, 99.3)),
         ("nsd/sub-02", (0.134, 0.667, 0.715, 96.2, 94.5, 0.637, 0.364, 92.4, 97.1)),
@@ -767,8 +797,8 @@ def test_mse_of_another_unit_has_no_place_in_the_published_table(scored, scored_
         ("simulated/sub-01", None),
     ],
 )
-def test_published_scores_stand_beside_those_of_the_same_person(scored, person, row):
-    table = paper_table({**scored.metrics, "subject": person}).set_index("row")
+def test_published_scores_stand_beside_those_of_the_same_subject(scored, label, row):
+    table = paper_table(msgspec.structs.replace(scored.metrics, subject=label)).set_index("row")
     if row is None:
         assert "published" not in table.index
     else:
@@ -805,7 +835,7 @@ def test_a_single_draw_is_no_distribution(trained, synbrain, brain, subject, sto
     assert code == 2
     assert "--draws" in error
     with pytest.raises(InputError, match="--draws 1: expected 20 or more"):
-        evaluate(trained, brain, subject, store, n_draws=1, output=tmp_path / "out", progress=QUIET)
+        evaluate(trained, brain, subject, store, EvaluateSettings(n_draws=1), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -815,11 +845,13 @@ def test_what_does_not_belong_together_is_refused(trained, brain, subject, store
         evaluate(trained, brain, other, store, **FEW)
     test = subject.select("test")
     few = test.image_index < 3
-    person = SimpleNamespace(
+    few_images = SimpleNamespace(
         folder=subject.folder,
         subject="01",
         dataset="simulated",
         n_voxels=subject.n_voxels,
+        voxels=subject.voxels,
+        description=subject.description,
         select=lambda split: replace(
             test,
             betas=test.betas[few],
@@ -829,11 +861,13 @@ def test_what_does_not_belong_together_is_refused(trained, brain, subject, store
         ),
     )
     with pytest.raises(InputError, match="four test images or more, found 3"):
-        evaluate(trained, brain, person, store, **FEW)
-    person.n_voxels = 7
+        evaluate(trained, brain, few_images, store, **FEW)
+    few_images.n_voxels = 7
     with pytest.raises(InputError, match=r"7 voxels, but sub-01 has \d+.*train the model again"):
-        evaluate(trained, brain, person, store, **FEW)
-    tokens = SimpleNamespace(folder=store.folder, identity={"identity": {"name": "another"}})
+        evaluate(trained, brain, few_images, store, **FEW)
+    tokens = SimpleNamespace(
+        folder=store.folder, identity=SimpleNamespace(identity={"name": "another"})
+    )
     with pytest.raises(InputError, match=r"tokens of .*another.*pass its --encoder"):
         evaluate(trained, brain, subject, tokens, **FEW)
 
@@ -880,22 +914,19 @@ def test_sampling_and_signal_are_what_was_asked(synbrain, trained, brain, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["synthesize", COFFEE, "--signal", "sometimes"], "signal: expected shared or fresh"),
         (
             ["synthesize", COFFEE, "--noise-factor", "0.5"],
-            "expected it with the sampling latent, found calibrated",
+            "expected the sampling latent with a noise factor, found calibrated",
         ),
         (
             ["synthesize", COFFEE, "--noise-factor", "0.5", "--sampling", "mean"],
-            "expected it with the sampling latent, found mean",
+            "expected the sampling latent with a noise factor, found mean",
         ),
         (
             ["synthesize", COFFEE, "--noise-factor", "-1", "--sampling", "latent"],
             "expected a noise factor of 0 or more",
         ),
-        (["train", "--model", "cubic"], "--model cubic: expected full or linear"),
         (["train", "--model", "linear", "--voxel-order", "curve"], "have no meaning"),
-        (["train", "--voxel-order", "zigzag"], "--voxel-order zigzag: expected auto or one of"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
 )
@@ -913,13 +944,52 @@ def test_one_line_says_what_was_expected(own, trained, synbrain, tmp_path, argum
     assert not list(own.weights.glob("[!.]*"))
 
 
-def test_an_interrupted_evaluation_promises_no_resumption(trained, synbrain, tmp_path, monkeypatch):
+def test_an_interrupted_evaluation_continues(trained, synbrain, tmp_path, monkeypatch):
     def stopped(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("synbrain_cli.pipeline.evaluate.judge_draws", stopped)
     place = ["-w", trained.root, "-o", tmp_path / "out", "-q"]
-    code, _, error = synbrain("evaluate", "--subject", "1", *place)
+    options = ["evaluate", "--subject", "1", "--draws", "20", "--no-latent", "--no-report", *place]
+    with monkeypatch.context() as patched:
+        patched.setattr("synbrain_cli.pipeline.evaluate.calibrate", stopped)
+        code, _, error = synbrain(*options)
     assert code == 130
-    assert "starts again; nothing was written" in error
+    assert "goes on where it stopped" in error
     assert not (tmp_path / "out").exists()
+    # What was finished is not computed again.
+    monkeypatch.setattr("synbrain_cli.evaluation.responses.ResponseScorer.score_all", stopped)
+    code, _, error = synbrain(*options)
+    assert code == 0, error
+    assert (tmp_path / "out/metrics.json").exists()
+
+
+@pytest.mark.parametrize("step", ["calibrate", "retrieve", "write_results"])
+def test_an_evaluation_interrupted_between_steps_ends_as_one_that_was_not(
+    shown_once, scored_once, tmp_path, monkeypatch, unpainted, step
+):
+    class Stopped(BaseException):
+        pass
+
+    def stop(*arguments):
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"synbrain_cli.pipeline.evaluate.{step}", stop)
+        with pytest.raises(Stopped):
+            evaluate(*shown_once, output=tmp_path / "out", **FEW)
+    result = evaluate(*shown_once, output=tmp_path / "out", **FEW)
+    for name in ("metrics.json", "metrics.tsv", "voxels.tsv"):
+        written = (tmp_path / "out" / name).read_bytes()
+        assert written == (scored_once.folder / name).read_bytes(), name
+    pd.testing.assert_frame_equal(result.voxels, scored_once.voxels)
+    assert not list(tmp_path.glob(".out.*"))
+
+
+def test_figures_plotted_into_an_evaluation_stay(shown_once, tmp_path, unpainted):
+    evaluate(*shown_once, output=tmp_path / "out", **FEW)
+    (tmp_path / "out/figures").mkdir()
+    (tmp_path / "out/figures/mine.png").write_text("mine")
+    run = RunContext(seed=1, progress=QUIET)
+    evaluate(*shown_once, FEW["settings"], tmp_path / "out", run)
+    assert (tmp_path / "out/figures/mine.png").exists()
+    assert strict(tmp_path / "out/metrics.json")["provenance"]["seed"] == 1

@@ -1,4 +1,4 @@
-"""`synbrain evaluate --scaling`, and the other kinds of evaluation as typed."""
+"""`synbrain learning-curve`, and the other commands of evaluation as typed."""
 
 from __future__ import annotations
 
@@ -126,32 +126,34 @@ def test_what_cannot_be(place):
 
 def test_as_typed(place, synbrain):
     where = ("-w", place.root, "-q")
-    code, output, error = synbrain("evaluate", "--compare", "--subject", "2", "--draws", 20, *where)
+    code, output, error = synbrain("compare", "--subject", "2", "--draws", 20, *where)
     assert code == 0, error
     assert "sub-02_hours-2_source-map" in output
     assert output.splitlines()[0].split()[:2] == ["model", "hours"]
     code, output, error = synbrain(
-        "evaluate", "--scaling", "--subject", "2", "--hours", "1,2", "--from", "sub-01", *where
+        "learning-curve", "--subject", "2", "--hours", "1,2", "--from", "sub-01", *where
     )
     assert code == 0, error
     assert "slope per tenfold" in output
     model = ("--model", "sub-02_hours-2_source-map")
-    code, output, error = synbrain("evaluate", "--augment", *model, "--amounts", "1", *where)
+    code, output, error = synbrain("augment", *model, "--amounts", "1", *where)
     assert code == 0, error
     assert "shuffled" in output
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("command", "message"),
     [
-        (["--compare", "--scaling"], "--compare and --scaling: expected one of them"),
-        (["--hours", "1,2"], "--hours belongs to --scaling"),
-        (["--amounts", "1"], "--amounts belongs to --augment"),
-        (["--scaling", "--hours", "one"], "--hours one: expected numbers"),
-        (["--scaling", "--model", "sub-01"], "--scaling fits models of its own"),
+        (["learning-curve", "--hours", "one"], "--hours one: expected numbers"),
+        (["learning-curve", "--from", "sub-09"], "no model sub-09"),
+        (["augment", "--amounts", "two"], "--amounts two: expected numbers"),
+        (["compare", "sub-01", "sub-09"], "no model sub-09"),
+        (["compare", "--subject", "9"], "no model of sub-09"),
     ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_options_that_do_not_belong(place, synbrain, options, message):
-    code, _, error = synbrain("evaluate", *options, "-w", place.root)
+def test_one_line_says_what_was_expected(place, synbrain, command, message):
+    code, output, error = synbrain(*command, "-w", place.root)
     assert code == 1
-    assert message in error
+    assert not output
+    assert message in error.splitlines()[-1]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.features.encoders import load_encoder
 from synbrain_cli.features.images import ImageSet
+from synbrain_cli.features.loading import load_encoder
 
 SHARED = Path(
     os.environ.get("SYNBRAIN_SHARED", Path(__file__).resolve().parents[2].parent / "shared")
@@ -155,7 +155,7 @@ def test_errors(gabor):
 
 
 def test_import_leaves_torch_alone():
-    code = "import sys, synbrain_cli.features.encoders; sys.exit('torch' in sys.modules)"
+    code = "import sys, synbrain_cli.features.loading; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
-from synbrain_cli.features.encoders import kept_dtype, load_encoder, precision_here
+from synbrain_cli.features.encoder import kept_dtype, precision_here
+from synbrain_cli.features.loading import load_encoder
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 40, 48, 3), dtype=np.uint8)
 TEXT = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1}

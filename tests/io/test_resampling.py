@@ -22,14 +22,11 @@ from synbrain_cli.datasets.simulated import (
     mni_coordinates,
 )
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.resampling import (
-    SURFACE_SPACES,
-    SurfaceResampling,
-    VolumeResampling,
-    interpolation,
-)
+from synbrain_cli.io.resampling_weights import interpolation
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
+from synbrain_cli.io.surface_resampling import SURFACE_SPACES, SurfaceResampling
 from synbrain_cli.io.volume import read_volume
+from synbrain_cli.io.volume_resampling import VolumeResampling
 
 # Interpolation ------------------------------------------------------------------------------------
 
@@ -95,7 +92,7 @@ def test_many_points_go_through_in_blocks(rng, monkeypatch):
     mask = rng.random((8, 9, 10)) < 0.5
     coordinates = rng.uniform(-1, 10, (1000, 3))
     whole = interpolation(mask, coordinates)
-    monkeypatch.setattr("synbrain_cli.io.resampling._BLOCK", 77)
+    monkeypatch.setattr("synbrain_cli.io.resampling_weights._BLOCK", 77)
     blocks = interpolation(mask, coordinates)
     assert (whole != blocks).nnz == 0
     assert interpolation(mask, coordinates[:0]).shape == (0, mask.sum())
@@ -190,16 +187,16 @@ def misplaced(maps, brain):
 @pytest.mark.parametrize("space", ["fsaverage5", "fsnative"])
 def test_positions_arrive_at_each_vertex(brain, space):
     mask = np.ones(brain.anatomy.mask.shape, bool)
-    sampling = SurfaceResampling.from_layers(mask, brain.layers, brain.nearest)
-    maps = sampling.project(fields(brain.affine, mask), space)
+    resampling = SurfaceResampling.from_layers(mask, brain.layers, brain.nearest)
+    maps = resampling.project(fields(brain.affine, mask), space)
     assert not any(np.isnan(values).any() for values in maps.values())
     assert misplaced(maps, brain)[1] < 1e-3
 
 
 def test_positions_arrive_through_the_visual_mask(brain):
     mask = brain.visual
-    sampling = SurfaceResampling.from_layers(mask, brain.layers, brain.nearest)
-    maps = sampling.project(fields(brain.affine, mask))
+    resampling = SurfaceResampling.from_layers(mask, brain.layers, brain.nearest)
+    maps = resampling.project(fields(brain.affine, mask))
     n_exact = 0
     for h in HEMISPHERES:
         cells = [whole_cells(mask, depth - 1) for depth in brain.layers[h].astype(float)]
@@ -220,8 +217,8 @@ def test_left_and_right_of_the_average_brain_stay_apart(brain):
     """Voxels carry the fsaverage coordinate of the vertex that owns them."""
     white = fsaverage("white")
     own = np.concatenate([white[h].coordinates for h in HEMISPHERES])[brain.anatomy.owner]
-    sampling = SurfaceResampling.from_layers(brain.anatomy.mask, brain.layers, brain.nearest)
-    maps = sampling.project(own.T)
+    resampling = SurfaceResampling.from_layers(brain.anatomy.mask, brain.layers, brain.nearest)
+    maps = resampling.project(own.T)
     for axis in range(3):
         found = np.concatenate([maps[h][axis] for h in HEMISPHERES])
         expected = np.concatenate([white[h].coordinates[:, axis] for h in HEMISPHERES])
@@ -248,8 +245,8 @@ def test_left_and_right_of_the_average_brain_stay_apart(brain):
 def test_axes_of_the_average_brain(brain):
     """Scanner x, y, z reach fsaverage5 as its own x, y, z: heads are turned but a little."""
     mask = np.ones(brain.anatomy.mask.shape, bool)
-    sampling = SurfaceResampling.from_layers(mask, brain.layers, brain.nearest)
-    maps = sampling.project(fields(brain.affine, mask)[:3])
+    resampling = SurfaceResampling.from_layers(mask, brain.layers, brain.nearest)
+    maps = resampling.project(fields(brain.affine, mask)[:3])
     white = fsaverage("white")
     expected = np.concatenate([white[h].coordinates.T for h in HEMISPHERES], axis=1)
     found = np.concatenate([maps[h] for h in HEMISPHERES], axis=1)
@@ -272,15 +269,15 @@ def test_axes_of_the_average_brain(brain):
 )
 def test_wrong_surface_transforms_are_seen(brain, spoil):
     mask = np.ones(brain.anatomy.mask.shape, bool)
-    sampling = SurfaceResampling.from_layers(mask, spoil(brain.layers), brain.nearest)
-    _, largest = misplaced(sampling.project(fields(brain.affine, mask)), brain)
+    resampling = SurfaceResampling.from_layers(mask, spoil(brain.layers), brain.nearest)
+    _, largest = misplaced(resampling.project(fields(brain.affine, mask)), brain)
     assert largest > 0.9 * brain.size
 
 
-def mni_errors(sampling, mask, brain):
+def mni_errors(resampling, mask, brain):
     """Errors in mm (4, n) at some of the MNI voxels reached, and their 0-based coordinates."""
-    image = sampling.project(fields(brain.affine, mask))
-    reached = np.stack(np.unravel_index(sampling.index, sampling.shape), axis=1)[::5]
+    image = resampling.project(fields(brain.affine, mask))
+    reached = np.stack(np.unravel_index(resampling.index, resampling.shape), axis=1)[::5]
     places = brain.anatomy.deform(apply_affine(image.affine, reached))
     found = np.asarray(image.dataobj)[tuple(reached.T)]
     coordinates = apply_affine(np.linalg.inv(brain.affine), places)
@@ -345,16 +342,16 @@ def transforms():
 @pytest.mark.parametrize("space", SURFACE_SPACES)
 def test_any_field_arrives_at_its_vertices(transforms, space):
     mask, layers, to_fsaverage, expected = transforms
-    sampling = SurfaceResampling.from_layers(mask, layers, to_fsaverage)
-    assert sampling.spaces == SURFACE_SPACES
-    assert sampling.n_voxels == mask.sum()
+    resampling = SurfaceResampling.from_layers(mask, layers, to_fsaverage)
+    assert resampling.spaces == SURFACE_SPACES
+    assert resampling.n_voxels == mask.sum()
 
     def field(voxel):  # no symmetry, no two voxels alike: any slip, flip or swap of axes shows
         x, y, z = np.moveaxis(np.asarray(voxel, dtype=float), -1, 0)
         return x + 100 * y + 10000 * z + 0.25 * x * y
 
     values = field(np.moveaxis(np.indices(SHAPE), 0, -1))[mask]
-    maps = sampling.project(values, space)
+    maps = resampling.project(values, space)
     for h in HEMISPHERES:
         voxel, inside = expected[h]
         if space != "fsnative":
@@ -388,12 +385,12 @@ def test_coordinates_are_one_based():
         [1, np.nan, 1],
     ]
     nearest = np.r_[np.arange(len(at)) + 1, np.ones(10242 - len(at))]  # NSD may store floats
-    sampling = SurfaceResampling.from_layers(
+    resampling = SurfaceResampling.from_layers(
         mask,
         dict.fromkeys(HEMISPHERES, np.array([at], dtype=np.float32)),
         dict.fromkeys(HEMISPHERES, nearest),
     )
-    maps = sampling.project(np.arange(27.0))
+    maps = resampling.project(np.arange(27.0))
     expected = [0, 26, 2.25, 0, np.nan, np.nan, np.nan]
     np.testing.assert_allclose(maps["left"][: len(at)], expected, rtol=1e-6)
 
@@ -408,13 +405,13 @@ def test_densities_of_fsaverage(transforms):
         (40962, ("fsaverage5", "fsaverage6", "fsnative")),
     ):
         nearest = {h: table[:n] for h, table in to_fsaverage.items()}
-        sampling = SurfaceResampling.from_layers(mask, layers, nearest)
-        assert sampling.spaces == spaces
+        resampling = SurfaceResampling.from_layers(mask, layers, nearest)
+        assert resampling.spaces == spaces
         for space in spaces[:-1]:
-            found = sampling.project(values, space)["left"]
+            found = resampling.project(values, space)["left"]
             np.testing.assert_array_equal(found, whole[: N_FSAVERAGE[space]])
         with pytest.raises(InputError, match=r"expected fsaverage5.*do not go there"):
-            sampling.project(values, "fsaverage")
+            resampling.project(values, "fsaverage")
     with pytest.raises(InputError, match=r"found 'fsaverage4'$"):
         dense.project(values, "fsaverage4")
 
@@ -438,17 +435,17 @@ def test_layers_of_fsaverage_itself(transforms):
 
 def test_leading_axes_and_missing_voxels(transforms):
     mask, *rest, _ = transforms
-    sampling = SurfaceResampling.from_layers(mask, *rest)
+    resampling = SurfaceResampling.from_layers(mask, *rest)
     values = np.random.default_rng(0).normal(size=(2, 4, mask.sum())).astype(np.float32)
-    maps = sampling.project(values)
+    maps = resampling.project(values)
     assert maps["right"].shape == (2, 4, 10242)
     np.testing.assert_allclose(
-        maps["right"][1, 2], sampling.project(values[1, 2])["right"], rtol=1e-6
+        maps["right"][1, 2], resampling.project(values[1, 2])["right"], rtol=1e-6
     )
-    assert sampling.project(values[:0])["left"].shape == (0, 4, 10242)
+    assert resampling.project(values[:0])["left"].shape == (0, 4, 10242)
     values[..., 5] = np.nan
-    reads_5 = sampling.left[:, [5]].toarray()[rest[1]["left"][:10242] - 1, 0] > 0
-    changed = np.isnan(sampling.project(values)["left"][0, 0]) & ~np.isnan(maps["left"][0, 0])
+    reads_5 = resampling.left[:, [5]].toarray()[rest[1]["left"][:10242] - 1, 0] > 0
+    changed = np.isnan(resampling.project(values)["left"][0, 0]) & ~np.isnan(maps["left"][0, 0])
     np.testing.assert_array_equal(changed, reads_5)
     assert reads_5.any()
 
@@ -456,10 +453,12 @@ def test_leading_axes_and_missing_voxels(transforms):
 @pytest.mark.parametrize("dtype", [bool, np.int16, np.uint8, np.float16, np.float32, np.float64])
 def test_values_of_any_kind(transforms, dtype):
     mask, *rest, _ = transforms
-    sampling = SurfaceResampling.from_layers(mask, *rest)
+    resampling = SurfaceResampling.from_layers(mask, *rest)
     values = np.random.default_rng(0).integers(0, 2, mask.sum())
-    expected = sampling.project(values.astype(float))["left"]
-    np.testing.assert_allclose(sampling.project(values.astype(dtype))["left"], expected, rtol=1e-6)
+    expected = resampling.project(values.astype(float))["left"]
+    np.testing.assert_allclose(
+        resampling.project(values.astype(dtype))["left"], expected, rtol=1e-6
+    )
 
 
 def native(left, right=None):
@@ -481,15 +480,15 @@ def test_labels_go_by_weight():
             [0.35, 0.4, 0, 0.25],  # 0 has the largest weight, 7 the largest sum
         ]
     )
-    sampling = native(weights, weights[::-1])
-    maps = sampling.project_labels(np.array([7, 0, 0, 7]), outside=-5, space="fsnative")
+    resampling = native(weights, weights[::-1])
+    maps = resampling.project_labels(np.array([7, 0, 0, 7]), outside=-5, space="fsnative")
     assert maps["left"].tolist() == [0, 0, 0, -5, 7]
     assert maps["right"].tolist() == [7, -5, 0, 0, 0]
     assert maps["left"].dtype == np.int32
-    assert set(sampling.project_labels(np.array([7, 0, 0, 7]))["left"]) == {0}
-    assert sampling.project_labels(np.full(4, -3), space="fsnative")["left"][3] == -1
+    assert set(resampling.project_labels(np.array([7, 0, 0, 7]))["left"]) == {0}
+    assert resampling.project_labels(np.full(4, -3), space="fsnative")["left"][3] == -1
     with pytest.raises(InputError, match="integers"):
-        sampling.project_labels(np.ones(4))
+        resampling.project_labels(np.ones(4))
 
 
 # Subjects recorded on a surface -------------------------------------------------------------------
@@ -498,16 +497,16 @@ def test_labels_go_by_weight():
 def test_vertices_stay_what_they_are(rng):
     n = {"left": 40962, "right": 40962}
     vertices = {h: rng.permutation(12000)[:500] for h in HEMISPHERES}
-    sampling = SurfaceResampling.from_vertices(vertices, n)
-    assert sampling.n_voxels == 1000
-    assert sampling.spaces == ("fsaverage5", "fsaverage6")
+    resampling = SurfaceResampling.from_vertices(vertices, n)
+    assert resampling.n_voxels == 1000
+    assert resampling.spaces == ("fsaverage5", "fsaverage6")
     values = rng.normal(size=(2, 1000)).astype(np.float32)
-    maps = sampling.project(values, "fsaverage6")
+    maps = resampling.project(values, "fsaverage6")
     for h, part in (("left", values[:, :500]), ("right", values[:, 500:])):
         np.testing.assert_array_equal(maps[h][:, vertices[h]], part)
         assert np.isfinite(maps[h][0]).sum() == 500
-        np.testing.assert_array_equal(sampling.project(values)[h], maps[h][:, :10242])
-    labels = sampling.project_labels(np.arange(1000), space="fsaverage6")
+        np.testing.assert_array_equal(resampling.project(values)[h], maps[h][:, :10242])
+    labels = resampling.project_labels(np.arange(1000), space="fsaverage6")
     np.testing.assert_array_equal(labels["right"][vertices["right"]], np.arange(500, 1000))
 
 
@@ -515,13 +514,13 @@ def test_vertices_of_a_native_surface(rng):
     n = {"left": 900, "right": 800}
     vertices = {"left": np.arange(900), "right": np.array([], int)}
     nearest = {h: rng.integers(1, n[h] + 1, 163842) for h in HEMISPHERES}
-    sampling = SurfaceResampling.from_vertices(vertices, n, nearest)
-    assert sampling.spaces == SURFACE_SPACES
+    resampling = SurfaceResampling.from_vertices(vertices, n, nearest)
+    assert resampling.spaces == SURFACE_SPACES
     values = rng.normal(size=900).astype(np.float32)
-    maps = sampling.project(values, "fsaverage")
+    maps = resampling.project(values, "fsaverage")
     np.testing.assert_array_equal(maps["left"], values[nearest["left"] - 1])
     assert np.isnan(maps["right"]).all()
-    assert sampling.project(values, "fsnative")["right"].shape == (800,)
+    assert resampling.project(values, "fsnative")["right"].shape == (800,)
 
 
 @pytest.mark.parametrize(
@@ -556,8 +555,8 @@ def test_the_mni_grid_is_fsls_flipped(shape, size, origin):
     coordinates = np.full((*shape, 3), 9999, np.float32)
     coordinates[10, 20, 30] = (3, 4, 5)
     coordinates[10, 20, 31] = (3, 4, 5.5)
-    sampling = VolumeResampling.from_mni(mask, coordinates)
-    image = sampling.project([8.0, 4.0])
+    resampling = VolumeResampling.from_mni(mask, coordinates)
+    image = resampling.project([8.0, 4.0])
     assert image.shape == shape
     assert image.get_data_dtype() == np.float32
     assert image.affine.tolist() == [
@@ -579,7 +578,7 @@ def test_the_mni_grid_is_fsls_flipped(shape, size, origin):
     )
 
 
-def volume_sampling(rng):
+def volume_resampling(rng):
     mask = rng.random((9, 10, 11)) < 0.7
     coordinates = np.full((91, 109, 91, 3), 9999, np.float32)
     coordinates[30:40, 30:40, 30:40] = rng.uniform(0, 12, (10, 10, 10, 3))
@@ -587,22 +586,22 @@ def volume_sampling(rng):
 
 
 def test_several_maps_and_missing_voxels(rng):
-    mask, sampling = volume_sampling(rng)
+    mask, resampling = volume_resampling(rng)
     values = rng.normal(size=(3, mask.sum()))
-    image = sampling.project(values)
+    image = resampling.project(values)
     assert image.shape == (91, 109, 91, 3)
     np.testing.assert_allclose(
-        np.asarray(image.dataobj)[..., 1], np.asarray(sampling.project(values[1]).dataobj)
+        np.asarray(image.dataobj)[..., 1], np.asarray(resampling.project(values[1]).dataobj)
     )
     values[1, 7] = np.nan
-    found = np.asarray(sampling.project(values[1]).dataobj)
-    reads_7 = sampling.index[sampling.weights[:, [7]].toarray()[:, 0] > 0]
+    found = np.asarray(resampling.project(values[1]).dataobj)
+    reads_7 = resampling.index[resampling.weights[:, [7]].toarray()[:, 0] > 0]
     np.testing.assert_array_equal(np.flatnonzero(np.isnan(found)), reads_7)
     assert len(reads_7)
     with pytest.raises(InputError, match="n_maps, n_voxels"):
-        sampling.project(values[None])
+        resampling.project(values[None])
     with pytest.raises(InputError, match=f"expected {mask.sum()} voxels"):
-        sampling.project(values[0, 1:])
+        resampling.project(values[0, 1:])
 
 
 def test_other_grids_are_refused(rng):
@@ -612,18 +611,18 @@ def test_other_grids_are_refused(rng):
             VolumeResampling.from_mni(mask, np.zeros(shape, np.int8))
     with pytest.raises(InputError, match="no MNI voxel lands"):
         VolumeResampling.from_mni(mask, np.full((91, 109, 91, 3), 9999, np.float32))
-    _, sampling = volume_sampling(rng)
-    parts = sampling.weights, sampling.index, sampling.shape, sampling.affine
+    _, resampling = volume_resampling(rng)
+    parts = resampling.weights, resampling.index, resampling.shape, resampling.affine
     for position, wrong in (
-        (1, sampling.index[1:]),
-        (1, sampling.index[::-1]),
-        (1, sampling.index + 91 * 109 * 91),
-        (1, sampling.index.astype(float)),
+        (1, resampling.index[1:]),
+        (1, resampling.index[::-1]),
+        (1, resampling.index + 91 * 109 * 91),
+        (1, resampling.index.astype(float)),
         (2, (91, 109)),
         (3, np.eye(3)),
         (3, np.full((4, 4), np.nan)),
     ):
-        with pytest.raises(InputError, match="volume sampling"):
+        with pytest.raises(InputError, match="volume resampling"):
             VolumeResampling(*parts[:position], wrong, *parts[position + 1 :])
 
 
@@ -662,18 +661,18 @@ def test_fewer_voxels_are_a_smaller_mask(rng):
 
 
 def test_fewer_voxels_in_mni(rng):
-    mask, sampling = volume_sampling(rng)
+    mask, resampling = volume_resampling(rng)
     stay = rng.random(mask.sum()) < 0.7
-    kept = sampling.keep(stay)
+    kept = resampling.keep(stay)
     assert kept.n_voxels == stay.sum()
-    assert len(kept.index) < len(sampling.index)
+    assert len(kept.index) < len(resampling.index)
     np.testing.assert_allclose(kept.weights.sum(1), 1, atol=1e-6)
     ones = np.asarray(kept.project(np.ones(stay.sum())).dataobj)
     assert (ones.ravel()[kept.index] > 0.999).all()
-    lost = np.setdiff1d(sampling.index, kept.index)
-    share = sampling.weights @ stay.astype(float)
-    assert (share[np.isin(sampling.index, lost)] < 0.5).all()
-    assert (share[np.isin(sampling.index, kept.index)] >= 0.499).all()
+    lost = np.setdiff1d(resampling.index, kept.index)
+    share = resampling.weights @ stay.astype(float)
+    assert (share[np.isin(resampling.index, lost)] < 0.5).all()
+    assert (share[np.isin(resampling.index, kept.index)] >= 0.499).all()
 
 
 @pytest.mark.parametrize("wrong", [np.ones(3, bool), np.zeros(4, bool), np.arange(4)])
@@ -687,18 +686,18 @@ def test_a_choice_that_is_none_is_refused(wrong):
 
 def test_save_and_load_surfaces(transforms, tmp_path):
     mask, layers, to_fsaverage, _ = transforms
-    for sampling in (
+    for resampling in (
         SurfaceResampling.from_layers(mask, layers, to_fsaverage),
         SurfaceResampling.from_vertices(
             {"left": np.array([3, 1]), "right": np.array([0])}, {"left": 10242, "right": 10242}
         ),
     ):
-        sampling.save(tmp_path / "surface_resampling.npz")
+        resampling.save(tmp_path / "surface_resampling.npz")
         again = SurfaceResampling.load(tmp_path / "surface_resampling.npz")
-        same(sampling, again)
-        assert again.n_voxels == sampling.n_voxels
-        assert again.spaces == sampling.spaces
-        if sampling.to_fsaverage is not None:
+        same(resampling, again)
+        assert again.n_voxels == resampling.n_voxels
+        assert again.spaces == resampling.spaces
+        if resampling.to_fsaverage is not None:
             for h in HEMISPHERES:
                 np.testing.assert_array_equal(again.to_fsaverage[h], to_fsaverage[h] - 1)
                 assert again.to_fsaverage[h].dtype == np.int32
@@ -706,13 +705,13 @@ def test_save_and_load_surfaces(transforms, tmp_path):
 
 
 def test_save_and_load_volumes(rng, tmp_path):
-    _, sampling = volume_sampling(rng)
-    sampling.save(tmp_path / "mni_resampling.npz")
+    _, resampling = volume_resampling(rng)
+    resampling.save(tmp_path / "mni_resampling.npz")
     again = VolumeResampling.load(tmp_path / "mni_resampling.npz")
-    same(sampling, again)
-    np.testing.assert_array_equal(again.index, sampling.index)
-    assert again.shape == sampling.shape
-    np.testing.assert_array_equal(again.affine, sampling.affine)
+    same(resampling, again)
+    np.testing.assert_array_equal(again.index, resampling.index)
+    assert again.shape == resampling.shape
+    np.testing.assert_array_equal(again.affine, resampling.affine)
     assert [p.name for p in tmp_path.iterdir()] == ["mni_resampling.npz"]
 
 
@@ -723,10 +722,10 @@ def test_damaged_or_foreign_files_are_refused(kind, transforms, rng, tmp_path):
         kind.load(path)
     if kind is SurfaceResampling:
         mask, *rest, _ = transforms
-        sampling, name = SurfaceResampling.from_layers(mask, *rest), "left"
+        resampling, name = SurfaceResampling.from_layers(mask, *rest), "left"
     else:
-        (_, sampling), name = volume_sampling(rng), "mni"
-    sampling.save(path)
+        (_, resampling), name = volume_resampling(rng), "mni"
+    resampling.save(path)
     whole = path.read_bytes()
     middle = len(whole) // 2
     for content in (
@@ -738,7 +737,7 @@ def test_damaged_or_foreign_files_are_refused(kind, transforms, rng, tmp_path):
         b"not an archive at all",
     ):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"sampling\.npz"):
+        with pytest.raises(InputError, match=r"resampling\.npz"):
             kind.load(path)
     path.write_bytes(whole)
     with np.load(path) as stored:
@@ -748,25 +747,25 @@ def test_damaged_or_foreign_files_are_refused(kind, transforms, rng, tmp_path):
     negative[:2] = (-1, counts[:2].sum() + 1)
     for change, match in (
         ({"n_voxels": np.int64(voxels.max())}, f"expected voxels 0 to {voxels.max() - 1}"),
-        ({"n_voxels": np.arange(2)}, "sampling"),
+        ({"n_voxels": np.arange(2)}, "resampling"),
         ({f"{name}_weights": weights * np.nan}, "sum to 1"),
         ({f"{name}_weights": weights * 2}, "sum to 1"),
         ({f"{name}_weights": -weights}, "sum to 1"),
         ({f"{name}_weights": weights[1:]}, "parts of a sparse matrix"),
         ({f"{name}_voxels": voxels.astype(float)}, "parts of a sparse matrix"),
         ({f"{name}_voxels": voxels - voxels.min() - 1}, "expected voxels 0"),
-        ({f"{name}_counts": counts[:-5]}, "parts of a sparse matrix|volume sampling"),
+        ({f"{name}_counts": counts[:-5]}, "parts of a sparse matrix|volume resampling"),
         ({f"{name}_counts": negative}, "parts of a sparse matrix"),
-        ({f"{name}_voxels": np.array([{}], dtype=object)}, "sampling"),  # a pickle inside
+        ({f"{name}_voxels": np.array([{}], dtype=object)}, "resampling"),  # a pickle inside
     ):
         np.savez(path, **(good | change))
-        with pytest.raises(InputError, match=rf"sampling\.npz.*({match})"):
+        with pytest.raises(InputError, match=rf"resampling\.npz.*({match})"):
             kind.load(path)
     for missing in good:
         if missing == "right_to_fsaverage":
             continue
         np.savez(path, **{key: value for key, value in good.items() if key != missing})
-        with pytest.raises(InputError, match=r"sampling\.npz"):
+        with pytest.raises(InputError, match=r"resampling\.npz"):
             kind.load(path)
     np.save(tmp_path / "array.npy", voxels)
     with pytest.raises(InputError, match=r"array\.npy"):
@@ -808,7 +807,7 @@ def test_bad_weights_and_values_are_refused():
     with pytest.raises(InputError, match="hemispheres of one mask"):
         native(good, good[:3, :3])
     for broken in (good * 2, good * -1, good * np.nan):
-        with pytest.raises(InputError, match="right sampling: expected weights above 0"):
+        with pytest.raises(InputError, match="right resampling: expected weights above 0"):
             native(good, broken)
     with pytest.raises(InputError, match="expected a csr_array"):
         SurfaceResampling(good, good)

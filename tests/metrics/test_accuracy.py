@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.metrics import accuracy
+from synbrain_cli.metrics import accuracy, arrays, bootstrap, noise_ceiling
 
 FLOATS = [np.float16, np.float32, np.float64]
 ATOL = {np.float16: 2e-3, np.float32: 1e-6, np.float64: 1e-12}
@@ -61,13 +61,13 @@ def test_blocks_do_not_change_scores(monkeypatch):
         lambda: accuracy.voxelwise_correlation(y_true, y_pred),
         lambda: accuracy.pattern_correlation(y_true, y_pred),
         lambda: accuracy.skill(y_true, y_pred, y_true.mean(0)),
-        lambda: accuracy.ncsnr(y_true, index),
+        lambda: noise_ceiling.ncsnr(y_true, index),
         lambda: accuracy.average_repeats(y_true, index)[0],
-        lambda: accuracy.weighted_correlation(y_true, y_pred, np.ones((2, 40))),
-        lambda: accuracy.weighted_skill(y_true, y_pred, y_true.mean(0), np.ones((2, 40))),
+        lambda: bootstrap.weighted_correlation(y_true, y_pred, np.ones((2, 40))),
+        lambda: bootstrap.weighted_skill(y_true, y_pred, y_true.mean(0), np.ones((2, 40))),
     ]
     whole = [call() for call in calls]
-    monkeypatch.setattr(accuracy, "_BLOCK", 1)
+    monkeypatch.setattr(arrays, "BLOCK", 1)
     for call, values in zip(calls, whole, strict=True):
         np.testing.assert_allclose(call(), values, rtol=1e-12)
 
@@ -99,7 +99,7 @@ def test_constant_prediction_scores_zero_and_constant_data_nan():
     counts = np.ones((1, 40))
     for r in (
         accuracy.voxelwise_correlation(y_true, y_pred),
-        accuracy.weighted_correlation(y_true, y_pred, counts)[0],
+        bootstrap.weighted_correlation(y_true, y_pred, counts)[0],
         accuracy.pattern_correlation(y_true.T, y_pred.T),
     ):
         assert r[0] == 0
@@ -121,7 +121,7 @@ def test_a_missing_value_reaches_its_scores_and_no_other(which):
     np.testing.assert_array_equal(np.isnan(accuracy.skill(*arrays, np.zeros(7))), by_voxel)
     counts = np.ones((1, 40))
     np.testing.assert_array_equal(
-        np.isnan(accuracy.weighted_correlation(*arrays, counts)[0]), by_voxel
+        np.isnan(bootstrap.weighted_correlation(*arrays, counts)[0]), by_voxel
     )
     for score in ("pattern_correlation", "mean_squared_error", "cosine_similarity"):
         np.testing.assert_array_equal(np.isnan(getattr(accuracy, score)(*arrays)), by_trial)
@@ -141,23 +141,23 @@ def test_a_missing_value_reaches_its_scores_and_no_other(which):
         (lambda: accuracy.average_repeats(np.ones((4, 3)), [0, 1, 2]), InputError),
         (lambda: accuracy.average_repeats(np.ones((4, 3)), [[0, 1, 2, 3]]), InputError),
         (lambda: accuracy.average_repeats(np.ones((2, 3)), [0.5, np.nan]), InputTypeError),
-        (lambda: accuracy.ncsnr(np.ones((4, 3)), [0, 1, 2, 3]), InputError),
-        (lambda: accuracy.ncsnr(np.ones((4, 3)), [0, 0, 0, 0]), InputError),
-        (lambda: accuracy.noise_ceiling(1.0, 0), InputError),
-        (lambda: accuracy.noise_ceiling(1.0, []), InputError),
-        (lambda: accuracy.noise_ceiling(1.0, [3, np.nan]), InputError),
-        (lambda: accuracy.noise_ceiling([-0.1], 3), InputError),
-        (lambda: accuracy.weighted_mean(np.ones(4), np.ones((2, 3))), InputError),
+        (lambda: noise_ceiling.ncsnr(np.ones((4, 3)), [0, 1, 2, 3]), InputError),
+        (lambda: noise_ceiling.ncsnr(np.ones((4, 3)), [0, 0, 0, 0]), InputError),
+        (lambda: noise_ceiling.noise_ceiling(1.0, 0), InputError),
+        (lambda: noise_ceiling.noise_ceiling(1.0, []), InputError),
+        (lambda: noise_ceiling.noise_ceiling(1.0, [3, np.nan]), InputError),
+        (lambda: noise_ceiling.noise_ceiling([-0.1], 3), InputError),
+        (lambda: bootstrap.weighted_mean(np.ones(4), np.ones((2, 3))), InputError),
         (lambda: accuracy.voxelwise_correlation([["a"]], [["b"]]), InputTypeError),
         (lambda: accuracy.voxelwise_correlation([[1j]], [[1j]]), InputTypeError),
-        (lambda: accuracy.bootstrap_ci(np.mean, 10, 0), InputTypeError),
-        (lambda: accuracy.bootstrap_ci(np.mean, 10, np.random.default_rng(), 0), InputError),
+        (lambda: bootstrap.bootstrap_ci(np.mean, 10, 0), InputTypeError),
+        (lambda: bootstrap.bootstrap_ci(np.mean, 10, np.random.default_rng(), 0), InputError),
         (
-            lambda: accuracy.bootstrap_ci(np.mean, 10, np.random.default_rng(), level=95),
+            lambda: bootstrap.bootstrap_ci(np.mean, 10, np.random.default_rng(), level=95),
             InputError,
         ),
         (
-            lambda: accuracy.bootstrap_ci(lambda c: np.ones(3), 10, np.random.default_rng()),
+            lambda: bootstrap.bootstrap_ci(lambda c: np.ones(3), 10, np.random.default_rng()),
             InputError,
         ),
     ],
@@ -254,7 +254,7 @@ def test_average_repeats_is_the_mean_over_the_trials_of_each_image(seed, counts)
 def test_ncsnr_recovers_the_truth(counts, dtype):
     snr = np.repeat([0.2, 0.5, 1.0, 2.0], 200)
     betas, index = simulate(np.random.default_rng(0), snr, counts, sigma=5)
-    found = accuracy.ncsnr((betas + 1000).astype(dtype), index)
+    found = noise_ceiling.ncsnr((betas + 1000).astype(dtype), index)
     assert found.dtype == dtype
     # Squares, which are unbiased before they are clipped at 0, average to the truth
     rms = np.sqrt((found.reshape(4, 200) ** 2).mean(1))
@@ -267,7 +267,7 @@ def test_ncsnr_is_allens_when_all_images_have_three_repeats():
     betas = stats.zscore(betas, axis=0)
     noise = np.mean([betas[index == i].var(0, ddof=1) for i in range(2000)], axis=0)
     np.testing.assert_allclose(
-        accuracy.ncsnr(betas, index), np.sqrt((1 - noise) / noise), rtol=2e-3
+        noise_ceiling.ncsnr(betas, index), np.sqrt((1 - noise) / noise), rtol=2e-3
     )
 
 
@@ -276,7 +276,7 @@ def test_ncsnr_signal_variance_is_unbiased_with_few_images():
     counts, snr = [4, 3, 1, 2, 3], np.full(20000, 3.0)
     betas, index = simulate(rng, snr, counts)
     # At this ncsnr the signal variance is seldom below 0, where it would be clipped
-    signal = accuracy.ncsnr(betas, index) ** 2 * _noise_variance(betas, index)
+    signal = noise_ceiling.ncsnr(betas, index) ** 2 * _noise_variance(betas, index)
     assert signal.mean() == pytest.approx(9, rel=0.03)
 
 
@@ -293,7 +293,7 @@ def test_ncsnr_images_seen_once_do_not_enter_the_noise():
     noise = _noise_variance(betas, index)
     total = both.var(0, ddof=1)
     expected = np.sqrt(np.maximum(total - noise, 0) / noise)
-    np.testing.assert_allclose(accuracy.ncsnr(both, both_index), expected, atol=5e-3)
+    np.testing.assert_allclose(noise_ceiling.ncsnr(both, both_index), expected, atol=5e-3)
 
 
 def test_ncsnr_special_voxels():
@@ -302,7 +302,7 @@ def test_ncsnr_special_voxels():
     betas[:, 1] = index
     betas[4, 2] = np.nan
     betas[:, 3] = np.tile([-1.0, 0.0, 1.0], 200)[np.argsort(np.argsort(index, kind="stable"))]
-    found = accuracy.ncsnr(betas, index)
+    found = noise_ceiling.ncsnr(betas, index)
     assert np.isnan(found[0])  # does not vary
     assert found[1] > 1e6  # repeats identical
     assert np.isnan(found[2])  # missing
@@ -310,17 +310,17 @@ def test_ncsnr_special_voxels():
 
 
 def test_noise_ceiling_values():
-    assert accuracy.noise_ceiling(1.0, 3) == 0.75
+    assert noise_ceiling.noise_ceiling(1.0, 3) == 0.75
     np.testing.assert_allclose(
-        accuracy.noise_ceiling(np.array([0, 1, np.inf, np.nan]), 1), [0, 0.5, 1, np.nan]
+        noise_ceiling.noise_ceiling(np.array([0, 1, np.inf, np.nan]), 1), [0, 0.5, 1, np.nan]
     )
     # Allen et al.: (A/3 + B/2 + C/1) / (A + B + C) for images with 3, 2 and 1 repeats
     mixed = (5 / 3 + 3 / 2 + 2) / 10
     np.testing.assert_allclose(
-        accuracy.noise_ceiling([0.5], np.repeat([3, 2, 1], [5, 3, 2])), 0.25 / (0.25 + mixed)
+        noise_ceiling.noise_ceiling([0.5], np.repeat([3, 2, 1], [5, 3, 2])), 0.25 / (0.25 + mixed)
     )
-    assert accuracy.correlation_ceiling(np.float32(1), 3) == np.float32(np.sqrt(0.75))
-    assert accuracy.noise_ceiling(np.ones(2, np.float32), [1, 2]).dtype == np.float32
+    assert noise_ceiling.correlation_ceiling(np.float32(1), 3) == np.float32(np.sqrt(0.75))
+    assert noise_ceiling.noise_ceiling(np.ones(2, np.float32), [1, 2]).dtype == np.float32
 
 
 def test_noise_ceiling_is_what_the_true_signal_scores():
@@ -332,7 +332,9 @@ def test_noise_ceiling_is_what_the_true_signal_scores():
     means, _, n_repeats = accuracy.average_repeats(betas, index)
     r = accuracy.voxelwise_correlation(means, signal)
     np.testing.assert_allclose(
-        r, accuracy.correlation_ceiling(accuracy.ncsnr(betas, index), n_repeats), atol=0.02
+        r,
+        noise_ceiling.correlation_ceiling(noise_ceiling.ncsnr(betas, index), n_repeats),
+        atol=0.02,
     )
 
 
@@ -346,9 +348,9 @@ def test_weighted_scores_are_those_of_the_images_drawn():
     baseline = y_true.mean(0)
     for row, r, s, m in zip(
         counts,
-        accuracy.weighted_correlation(y_true, y_pred, counts),
-        accuracy.weighted_skill(y_true, y_pred, baseline, counts),
-        accuracy.weighted_mean(accuracy.mean_squared_error(y_true, y_pred), counts),
+        bootstrap.weighted_correlation(y_true, y_pred, counts),
+        bootstrap.weighted_skill(y_true, y_pred, baseline, counts),
+        bootstrap.weighted_mean(accuracy.mean_squared_error(y_true, y_pred), counts),
         strict=True,
     ):
         drawn = np.repeat(np.arange(40), row)
@@ -360,10 +362,10 @@ def test_weighted_scores_are_those_of_the_images_drawn():
 
 def test_weighted_correlation_of_a_draw_that_does_not_vary():
     y_true = np.array([[0.1], [0.2], [0.3]])
-    r = accuracy.weighted_correlation(y_true, y_true[::-1] ** 2, [[3, 0, 0], [1, 1, 1]])
+    r = bootstrap.weighted_correlation(y_true, y_true[::-1] ** 2, [[3, 0, 0], [1, 1, 1]])
     assert np.isnan(r[0, 0])
     assert r[1, 0] < -0.9
-    assert accuracy.weighted_correlation(y_true, [[1], [1], [2]], [[2, 1, 0]]).item() == 0
+    assert bootstrap.weighted_correlation(y_true, [[1], [1], [2]], [[2, 1, 0]]).item() == 0
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():
@@ -371,8 +373,8 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     rho, n_images, n_voxels = 0.5, 100, 400  # each voxel is one independent data set
     y_true, other = rng.normal(size=(2, n_images, n_voxels))
     y_pred = rho * y_true + np.sqrt(1 - rho**2) * other
-    low, high = accuracy.bootstrap_ci(
-        lambda counts: accuracy.weighted_correlation(y_true, y_pred, counts), n_images, rng, 500
+    low, high = bootstrap.bootstrap_ci(
+        lambda counts: bootstrap.weighted_correlation(y_true, y_pred, counts), n_images, rng, 500
     )
     assert low.shape == high.shape == (n_voxels,)
     assert 0.90 < ((low < rho) & (rho < high)).mean() < 0.98
@@ -380,8 +382,8 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
 
 def test_interval_matches_resampling_by_index():
     values = np.random.default_rng(0).exponential(size=60)
-    low, high = accuracy.bootstrap_ci(
-        lambda c: accuracy.weighted_mean(values, c), 60, np.random.default_rng(1), 4000, level=0.9
+    low, high = bootstrap.bootstrap_ci(
+        lambda c: bootstrap.weighted_mean(values, c), 60, np.random.default_rng(1), 4000, level=0.9
     )
     expected = stats.bootstrap(
         (values,), np.mean, n_resamples=4000, confidence_level=0.9, method="percentile",
@@ -394,8 +396,8 @@ def test_interval_depends_on_the_generator_alone():
     y_true, y_pred = pair()
 
     def interval(seed):
-        return accuracy.bootstrap_ci(
-            lambda c: accuracy.weighted_correlation(y_true, y_pred, c),
+        return bootstrap.bootstrap_ci(
+            lambda c: bootstrap.weighted_correlation(y_true, y_pred, c),
             40,
             np.random.default_rng(seed),
             n_boot=300,
@@ -413,22 +415,22 @@ def test_interval_leaves_out_undefined_draws():
         value = counts[:, 0] - 1
         return np.stack([np.where(counts[:, 0] == 0, np.nan, value), value * np.nan], axis=1)
 
-    low, high = accuracy.bootstrap_ci(statistic, 10, np.random.default_rng(0), 200)
+    low, high = bootstrap.bootstrap_ci(statistic, 10, np.random.default_rng(0), 200)
     assert low[0] == 0
     assert high[0] >= 1
     assert np.isnan([low[1], high[1]]).all()
     counts = np.concatenate(counts_seen)
     assert counts.shape == (200, 10)
     assert (counts.sum(1) == 10).all()
-    low, _ = accuracy.bootstrap_ci(lambda c: statistic(c)[:, 0], 10, np.random.default_rng(0), 200)
+    low, _ = bootstrap.bootstrap_ci(lambda c: statistic(c)[:, 0], 10, np.random.default_rng(0), 200)
     assert low == 0
 
 
 def test_bootstrap_is_quick():
     y_true, y_pred = pair(n_images=100, n_voxels=1000)
     start = time.perf_counter()
-    accuracy.bootstrap_ci(
-        lambda c: accuracy.weighted_correlation(y_true, y_pred, c),
+    bootstrap.bootstrap_ci(
+        lambda c: bootstrap.weighted_correlation(y_true, y_pred, c),
         100,
         np.random.default_rng(0),
         500,

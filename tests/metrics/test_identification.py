@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.metrics import accuracy, identification
+from synbrain_cli.metrics import bootstrap, identification
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
 
 seeds = st.integers(0, 2**32 - 1)
@@ -200,7 +200,7 @@ def test_a_missing_value_reaches_its_row_and_no_other():
 def test_scores_enter_the_bootstrap():
     rng = np.random.default_rng(0)
     scores = n_way(rng.normal(size=(80, 80)) + np.eye(80), 10)
-    low, high = accuracy.bootstrap_ci(lambda c: accuracy.weighted_mean(scores, c), 80, rng)
+    low, high = bootstrap.bootstrap_ci(lambda c: bootstrap.weighted_mean(scores, c), 80, rng)
     assert 0 < low < scores.mean() < high < 1
 
 

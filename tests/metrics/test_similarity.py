@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.spatial.distance import pdist
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.metrics import accuracy
+from synbrain_cli.metrics import arrays, bootstrap
 from synbrain_cli.metrics.similarity import linear_cka, rdm, rsa, weighted_cka, weighted_rsa
 
 seeds = st.integers(0, 2**32 - 1)
@@ -125,7 +125,7 @@ def test_float32_and_blocks_do_not_change_cka(monkeypatch):
         rsa_of(t, p), abs=1e-4
     )
     assert linear_cka((1e4 + t).astype(np.float32), p) == pytest.approx(expected, abs=1e-3)
-    monkeypatch.setattr(accuracy, "_BLOCK", 1)
+    monkeypatch.setattr(arrays, "BLOCK", 1)
     assert linear_cka(t, p) == pytest.approx(expected, rel=1e-12)
 
 
@@ -301,7 +301,7 @@ def test_interval_covers_the_score_of_many_images_about_as_often_as_it_says(scor
     covered, widths = [], []
     for seed in range(2, 102):
         t, p = data(seed, 60)
-        low, high = accuracy.bootstrap_ci(
+        low, high = bootstrap.bootstrap_ci(
             lambda c, t=t, p=p: weighted(t, p, c), 60, np.random.default_rng(seed), 200
         )
         assert low < whole(t, p) < high
@@ -315,7 +315,7 @@ def test_interval_of_unrelated_patterns_is_wide_enough_to_hold_zero():
     rng = np.random.default_rng(0)
     held = []
     for t, p in rng.normal(size=(60, 2, 40, 100)):
-        low, high = accuracy.bootstrap_ci(lambda c, t=t, p=p: weighted_cka(t, p, c), 40, rng, 200)
+        low, high = bootstrap.bootstrap_ci(lambda c, t=t, p=p: weighted_cka(t, p, c), 40, rng, 200)
         held.append(low < 0 < high)
     assert np.mean(held) > 0.93
 

@@ -284,7 +284,7 @@ def test_who_deviates_in_nothing_reads_the_field(network, rng):
     """Voxels at the same places read the same: a source person's, and a new one's."""
     with torch.no_grad():
         network.shared.field.copy_(normal(rng, *network.shared.field.shape) / 4 + 0.5)
-        assert not any(p.any() for p in network.people[0].parameters())
+        assert not any(p.any() for p in network.subjects[0].parameters())
     new = Voxels(60, SMALL).moved(network.basis(0)[:60], network.shared)
     tokens = normal(rng, 5, 64, 6)
     with torch.inference_mode():
@@ -300,7 +300,7 @@ def test_deviations_are_a_voxels_own(network, rng):
     before = network.voxels(0)
     for name in ("field", "local", "whole"):
         with torch.no_grad():
-            getattr(network.people[0], name).select(0 if name == "field" else 1, 4).fill_(2)
+            getattr(network.subjects[0], name).select(0 if name == "field" else 1, 4).fill_(2)
     for k, (old, new) in enumerate(zip(before, network.voxels(0), strict=True)):
         moved = new - old if k in (0, 3) else (new - old).T
         if k < 3:
@@ -316,7 +316,7 @@ def test_it_starts_from_the_fields_found(network):
     network.start_from(found)
     for k in (0, 1):  # of one opinion everywhere; who lies nowhere keeps what was found
         np.testing.assert_allclose(network.voxels(k)[0].detach(), found[k], atol=1e-5)
-    assert not network.people[0].field.any()
+    assert not network.subjects[0].field.any()
 
 
 def test_the_field_starts_as_the_average_of_those_near_and_in_the_middle_elsewhere(sheet):
@@ -345,8 +345,8 @@ def test_every_weight_decays_as_its_group_says(network):
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert decay[id(network.core.local[0].weight)] == SMALL.decay_core
     assert decay[id(network.shared.local)] == SMALL.decay_field
-    assert decay[id(network.people[1].field)] == SMALL.decay_own
-    assert decay[id(network.shared.field)] == decay[id(network.people[0].offset)] == 0
+    assert decay[id(network.subjects[1].field)] == SMALL.decay_own
+    assert decay[id(network.shared.field)] == decay[id(network.subjects[0].offset)] == 0
 
     def nothing(items, noise):
         return sum(0 * p.sum() for p in read_ones)

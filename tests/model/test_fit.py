@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from synbrain_cli.config import StageConfig
@@ -63,7 +64,7 @@ def test_it_learns_and_keeps_the_best(problem):
 @pytest.mark.parametrize("pause", [1, 3, 5])
 @pytest.mark.parametrize("decay", [0.0, 0.8])
 def test_resumed_is_bit_identical(problem, pause, decay, tmp_path):
-    config = StageConfig(**{**CONFIG.to_dict(), "ema_decay": decay})
+    config = replace(CONFIG, ema_decay=decay)
     expected, _ = run(problem, config)
 
     class Killed(Exception):
@@ -85,7 +86,7 @@ def test_resumed_is_bit_identical(problem, pause, decay, tmp_path):
 def test_it_stops_when_nothing_gets_better(problem):
     loss, _ = problem
     scores = iter([0.5, 0.9, 0.8, 0.7, 0.6, 0.5])
-    config = StageConfig(**{**CONFIG.to_dict(), "patience": 2})
+    config = replace(CONFIG, patience=2)
     _, state = run((loss, lambda network: next(scores)), config)
     assert (state["epoch"], state["best_epoch"]) == (4, 2)
 

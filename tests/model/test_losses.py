@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from synbrain_cli.config import LossConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.model.losses import brainvae_loss, soft_clip
-from synbrain_cli.model.vae import Posterior
+from synbrain_cli.model.vae import Posterior, VAEOutput
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -22,10 +22,11 @@ def tokens():
 
 
 def case(n_voxels: int, scale: float = 1.0):
-    """Reconstruction, y of deviation ``scale``, posterior, latent and tokens of 16 trials."""
+    """Network output, y of standard deviation ``scale``, and tokens of 16 trials."""
     y = scale * normal(16, n_voxels, seed=1)
     posterior = Posterior(normal(16, 4, 6, seed=2), normal(16, 4, 6, seed=3))
-    return torch.zeros_like(y), y, posterior, posterior.mean, normal(16, 4, 6, seed=4)
+    output = VAEOutput(torch.zeros_like(y), posterior, posterior.mean)
+    return output, y, normal(16, 4, 6, seed=4)
 
 
 def test_soft_clip_is_lowest_where_latents_are_the_tokens(tokens):
@@ -67,12 +68,12 @@ def test_soft_clip_is_single_precision_under_autocast(tokens):
 
 def test_total_is_the_weighted_sum_of_the_parts():
     config = LossConfig(kl=0.3, clip=0.7)
-    reconstruction, y, posterior, latent, tokens = case(50)
-    total, parts = brainvae_loss(reconstruction, y, posterior, latent, tokens, config, 2.0)
+    output, y, tokens = case(50)
+    total, parts = brainvae_loss(output, y, tokens, config, 2.0)
     expected = {
         "reconstruction": y.square().mean() / 2,
-        "kl": posterior.kl().mean() / 24,
-        "clip": soft_clip(latent, tokens, config.temperature),
+        "kl": output.posterior.kl().mean() / 24,
+        "clip": soft_clip(output.latent, tokens, config.temperature),
     }
     assert parts.keys() == expected.keys()
     for name in parts:
@@ -103,9 +104,9 @@ def test_balance_is_the_published_one_at_the_published_size():
 
 
 def test_parts_carry_no_gradient():
-    reconstruction, y, posterior, latent, tokens = case(50)
-    reconstruction.requires_grad_()
-    total, parts = brainvae_loss(reconstruction, y, posterior, latent, tokens, LossConfig())
+    output, y, tokens = case(50)
+    output.reconstruction.requires_grad_()
+    total, parts = brainvae_loss(output, y, tokens, LossConfig())
     assert total.requires_grad
     assert not any(part.requires_grad for part in parts.values())
 
@@ -113,6 +114,7 @@ def test_parts_carry_no_gradient():
 def test_shapes_that_do_not_match(tokens):
     with pytest.raises(InputError, match=r"\(8, 16, 12\), found \(3, 16, 12\)"):
         soft_clip(tokens[:3], tokens)
-    reconstruction, y, *rest = case(50)
+    output, y, tokens = case(50)
+    narrow = output._replace(reconstruction=output.reconstruction[:, :1])
     with pytest.raises(InputError, match=r"\(16, 50\), found \(16, 1\)"):
-        brainvae_loss(reconstruction[:, :1], y, *rest, LossConfig())
+        brainvae_loss(narrow, y, tokens, LossConfig())

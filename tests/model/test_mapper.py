@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from msgspec.structs import replace
 
 from synbrain_cli.config import MapperConfig
 from synbrain_cli.errors import InputError
@@ -36,13 +37,13 @@ def busy(config: MapperConfig) -> Mapper:
 @torch.no_grad()
 def test_starts_from_nothing(tokens):
     assert torch.equal(Mapper(TINY)(tokens), torch.zeros_like(tokens))
-    untrained = Mapper(MapperConfig(**TINY.to_dict() | {"prediction": "v"}))
+    untrained = Mapper(replace(TINY, prediction="v"))
     assert torch.equal(untrained(tokens), tokens)
 
 
 @torch.no_grad()
 def test_prediction_v_adds_the_tokens(tokens):
-    x, v = busy(TINY), busy(MapperConfig(**TINY.to_dict() | {"prediction": "v"}))
+    x, v = busy(TINY), busy(replace(TINY, prediction="v"))
     torch.testing.assert_close(v(tokens), tokens + x(tokens))
 
 
@@ -82,7 +83,7 @@ def test_gradients_reach_what_zeros_do_not_block(tokens):
 
 
 def test_learns(tokens):
-    network = Mapper(MapperConfig(**TINY.to_dict() | {"depth": 1}), seeded(0))
+    network = Mapper(replace(TINY, depth=1), seeded(0))
     target = tokens.flip(0).roll(3, 1)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     losses = []
@@ -138,4 +139,4 @@ def test_wrong_tokens(shape):
 )
 def test_settings_that_do_not_fit(change, message):
     with pytest.raises(InputError, match=message):
-        Mapper(MapperConfig(**TINY.to_dict() | change))
+        replace(TINY, **change)

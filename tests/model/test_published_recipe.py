@@ -18,7 +18,7 @@ from synbrain_cli.model.published import (
     published_vae_shapes,
     vae_state_from_published,
 )
-from synbrain_cli.model.vae import BrainVAE, Posterior
+from synbrain_cli.model.vae import BrainVAE, Posterior, VAEOutput
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "published_recipe.py"
 SPEC = importlib.util.spec_from_file_location("published_recipe", FILE)
@@ -107,8 +107,9 @@ def test_vae_loss_is_ours_over_the_number_of_voxels(vaes, batch):
         kl=recipe.KL_WEIGHT * tokens[0].numel() / N_VOXELS, clip=recipe.CLIP_WEIGHT / N_VOXELS
     )
     posterior: Posterior = ours.encode(y)
-    latent = posterior.mean + posterior.deviation * noise
-    expected, _ = brainvae_loss(ours.decode(latent, N_VOXELS), y, posterior, latent, tokens, config)
+    latent = posterior.mean + posterior.sd * noise
+    output = VAEOutput(ours.decode(latent, N_VOXELS), posterior, latent)
+    expected, _ = brainvae_loss(output, y, tokens, config)
     agree(recipe.vae_loss(theirs, y, tokens, noise) / N_VOXELS, expected)
 
 

@@ -10,18 +10,18 @@ from scipy import stats
 from scipy.optimize import nnls
 
 from synbrain_cli.errors import InputError
-from synbrain_cli.metrics.accuracy import ncsnr
-from synbrain_cli.metrics.draws import LEVELS, coverage, pit, variance_ratio
+from synbrain_cli.metrics.calibration import LEVELS, coverage, pit, variance_ratio
+from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.model import readout as module
 from synbrain_cli.model.covariance import LowRank
+from synbrain_cli.model.draw_key import draw_generator
 from synbrain_cli.model.readout import (
-    MAX_GROWTH,
+    MAX_SIGNAL_DEPENDENCE,
     MIN_REPEATED,
     NODES,
     LatentReadout,
     Readout,
     _non_negative,
-    draw_generator,
     fit_readout,
     fit_stack,
     has_repeats,
@@ -30,7 +30,7 @@ from synbrain_cli.model.readout import (
 )
 
 VARIANCE_U, VARIANCE_E = 0.4, 1.0
-PLAIN = {"low_rank": False, "growth": False, "curve": False}
+PLAIN = {"low_rank": False, "signal_dependence": False, "curve": False}
 
 
 def seeded(*seed):
@@ -57,13 +57,13 @@ def skewed(n_voxels, strength=0.35):
     return np.repeat(curve[:, None], n_voxels, axis=1).astype(np.float32)
 
 
-def model(rng, n_voxels=40, n_images=600, growth=0.0, curve=None):
+def model(rng, n_voxels=40, n_images=600, signal_dependence=0.0, curve=None):
     """A known distribution, and means of images."""
     means = rng.normal(0.2, 0.6, (n_images, n_voxels)).astype(np.float32)
     truth = Readout(
         low_rank(rng, n_voxels, VARIANCE_U),
         low_rank(rng, n_voxels, VARIANCE_E),
-        np.full(n_voxels, growth, np.float32),
+        np.full(n_voxels, signal_dependence, np.float32),
         means.mean(0),
         means.std(0),
         straight(n_voxels) if curve is None else curve,
@@ -91,7 +91,7 @@ def covariance_between(part):
 
 
 def test_without_curve_a_draw_is_mean_signal_and_noise(rng):
-    truth, means = model(rng, growth=0.3)
+    truth, means = model(rng, signal_dependence=0.3)
     drawn = truth.draw(means[0], [seeded(1), seeded(2)], [seeded(3), seeded(4)])
     assert drawn.shape == (2, 40)
     x = (means[0] - truth.centre) / truth.spread
@@ -123,13 +123,14 @@ def test_the_curve_is_interpolated_and_goes_on_with_slope_1(rng):
 
 
 def test_noise_grows_with_the_mean_and_not_for_ever():
-    readout = replace(Readout.gaussian(np.full(20_000, 2.0)), growth=np.full(20_000, 0.5))
+    readout = Readout.gaussian(np.full(20_000, 2.0))
+    readout = replace(readout, signal_dependence=np.full(20_000, 0.5))
     x = np.array([-50, -3, -2, 0, 2, 3, 50], np.float32)
     drawn = [readout.draw(np.full(20_000, v), [seeded(0)], [seeded(1)])[0] - v for v in x]
     expected = 2 * np.exp(0.5 * np.clip(x, -3, 3) - 0.125)
     np.testing.assert_allclose([d.var() for d in drawn], expected, rtol=0.05)
     # 1 on average over images.
-    h = readout.growth_of_noise(seeded(0).normal(size=(20, 20_000)))
+    h = readout.relative_noise_variance(seeded(0).normal(size=(20, 20_000)))
     assert h.mean() == pytest.approx(1, abs=0.005)
 
 
@@ -151,7 +152,7 @@ def test_repeats_share_the_signal_and_fresh_draws_do_not(rng):
 
 @pytest.mark.parametrize("n_voxels", [1, 40, 3001])
 def test_a_draw_is_the_same_to_the_last_bit_alone_or_among_many(n_voxels, rng):
-    truth, means = model(rng, n_voxels, 4, growth=0.3, curve=skewed(n_voxels))
+    truth, means = model(rng, n_voxels, 4, signal_dependence=0.3, curve=skewed(n_voxels))
     seeds = range(9)
     many = truth.draw(means[1], [seeded(0, s) for s in seeds], [seeded(1, s) for s in seeds])
     for s in seeds:
@@ -176,7 +177,7 @@ def test_gaussian_is_independent_normal_noise(rng):
 
 
 def test_arrays_hold_the_whole_distribution(rng):
-    truth, means = model(rng, n_images=100, growth=0.3, curve=skewed(40))
+    truth, means = model(rng, n_images=100, signal_dependence=0.3, curve=skewed(40))
     fitted = fit_readout(*record(truth, means, [2] * 100, rng), means, rng)
     again = Readout.from_arrays(fitted.arrays())
     drawn = [r.draw(means[0], [seeded(1)], [seeded(2)]) for r in (fitted, again)]
@@ -210,22 +211,22 @@ def test_moments_are_those_of_the_docstring(rng):
     )
     np.testing.assert_allclose(fitted.centre, means.mean(0), atol=1e-6)
     np.testing.assert_allclose(fitted.spread, means.std(0), rtol=1e-5)
-    np.testing.assert_array_equal(fitted.growth, 0)
+    np.testing.assert_array_equal(fitted.signal_dependence, 0)
     np.testing.assert_array_equal(fitted.curve, straight(5))
     assert fitted.signal.loadings.shape == fitted.noise.loadings.shape == (5, 0)
 
 
-@pytest.mark.parametrize("growth", [0.0, 0.35, -0.35])
-def test_the_truth_is_recovered(growth, rng):
-    truth, means = model(rng, growth=growth, n_images=800)
+@pytest.mark.parametrize("signal_dependence", [0.0, 0.35, -0.35])
+def test_the_truth_is_recovered(signal_dependence, rng):
+    truth, means = model(rng, signal_dependence=signal_dependence, n_images=800)
     counts = rng.integers(1, 6, 800)  # some images are seen once
     fitted = fit_readout(*record(truth, means, counts, rng), means, rng)
     assert fitted.noise.variance.mean() == pytest.approx(VARIANCE_E, rel=0.04)
     assert fitted.signal.variance.mean() == pytest.approx(VARIANCE_U, rel=0.06)
     assert fitted.noise.variance.std() < 0.1
     assert fitted.signal.variance.std() < 0.1
-    assert fitted.growth.mean() == pytest.approx(growth, abs=0.05)
-    assert fitted.growth.std() < 0.05  # one truth for all voxels: shrunk to it
+    assert fitted.signal_dependence.mean() == pytest.approx(signal_dependence, abs=0.05)
+    assert fitted.signal_dependence.std() < 0.05  # one truth for all voxels: shrunk to it
     for part in ("signal", "noise"):
         found, true = (covariance_between(getattr(r, part)) for r in (fitted, truth))
         assert np.corrcoef(found, true)[0, 1] > 0.95, part
@@ -238,26 +239,26 @@ def test_the_truth_is_recovered(growth, rng):
 
 def test_growth_that_differs_over_voxels_is_told_apart(rng):
     truth, means = model(rng, n_images=1000)
-    growth = np.repeat([-0.4, 0.0, 0.2, 0.5], 10).astype(np.float32)
-    truth = replace(truth, growth=growth)
+    signal_dependence = np.repeat([-0.4, 0.0, 0.2, 0.5], 10).astype(np.float32)
+    truth = replace(truth, signal_dependence=signal_dependence)
     fitted = fit_readout(*record(truth, means, [3] * 1000, rng), means, rng)
-    found = fitted.growth.reshape(4, 10).mean(1)
+    found = fitted.signal_dependence.reshape(4, 10).mean(1)
     np.testing.assert_allclose(found, [-0.4, 0, 0.2, 0.5], atol=0.1)
-    assert np.corrcoef(fitted.growth, growth)[0, 1] > 0.9
+    assert np.corrcoef(fitted.signal_dependence, signal_dependence)[0, 1] > 0.9
 
 
 def test_growth_is_bounded(rng):
-    truth, means = model(rng, n_images=300, growth=1.5)
+    truth, means = model(rng, n_images=300, signal_dependence=1.5)
     fitted = fit_readout(*record(truth, means, [3] * 300, rng), means, rng)
-    assert fitted.growth.max() <= np.float32(MAX_GROWTH)
-    assert fitted.growth.mean() > 0.5
+    assert fitted.signal_dependence.max() <= np.float32(MAX_SIGNAL_DEPENDENCE)
+    assert fitted.signal_dependence.mean() > 0.5
 
 
-@pytest.mark.parametrize("growth", [0.0, 0.35])
+@pytest.mark.parametrize("signal_dependence", [0.0, 0.35])
 @pytest.mark.parametrize("shape", [straight, skewed])
-def test_draws_are_like_new_trials(growth, shape):
+def test_draws_are_like_new_trials(signal_dependence, shape):
     rng = np.random.default_rng(5)
-    truth, means = model(rng, 30, 700, growth, shape(30))
+    truth, means = model(rng, 30, 700, signal_dependence, shape(30))
     trials, index = record(truth, means[:600], [3] * 600, rng)
     fitted = fit_readout(trials, index, means[:600], rng)
     new, new_index = record(truth, means[600:], [2] * 100, rng)
@@ -313,9 +314,10 @@ def test_draws_have_the_residuals_mean_and_variance_where_tails_are_long(n_trial
 
 
 def test_parts_that_are_left_out_are_not_there(rng):
-    truth, means = model(rng, n_images=150, growth=0.4, curve=skewed(40))
+    truth, means = model(rng, n_images=150, signal_dependence=0.4, curve=skewed(40))
     trials, index = record(truth, means, [3] * 150, rng)
-    assert (fit_readout(trials, index, means, rng, growth=False).growth == 0).all()
+    constant = fit_readout(trials, index, means, rng, signal_dependence=False)
+    assert (constant.signal_dependence == 0).all()
     no_curve = fit_readout(trials, index, means, rng, curve=False)
     np.testing.assert_array_equal(no_curve.curve, straight(40))
     independent = fit_readout(trials, index, means, rng, low_rank=False)
@@ -339,9 +341,9 @@ def test_images_seen_once_add_nothing_to_the_noise(rng):
     counts = np.repeat([3, 1], [400, 200])
     trials, index = record(truth, means, counts, rng)
     twice = index < 400
-    both = fit_readout(trials, index, means, seeded(0), growth=False, curve=False)
+    both = fit_readout(trials, index, means, seeded(0), signal_dependence=False, curve=False)
     some = fit_readout(
-        trials[twice], index[twice], means[:400], seeded(0), growth=False, curve=False
+        trials[twice], index[twice], means[:400], seeded(0), signal_dependence=False, curve=False
     )
     np.testing.assert_allclose(both.noise.variance, some.noise.variance, rtol=1e-6)
     np.testing.assert_allclose(both.noise.loadings, some.noise.loadings, atol=1e-4)
@@ -349,16 +351,16 @@ def test_images_seen_once_add_nothing_to_the_noise(rng):
 
 
 def test_without_repeats_all_is_noise(rng):
-    truth, means = model(rng, growth=0.3)
+    truth, means = model(rng, signal_dependence=0.3)
     trials, index = record(truth, means, [1] * 600, rng)
     assert not has_repeats(index)
     fitted = fit_readout(trials, index, means, rng)
     assert (fitted.signal.variance == 0).all()
     residual = trials - means[index]
     np.testing.assert_allclose(fitted.noise.variance, (residual**2).mean(0), rtol=1e-5)
-    # Growth is of the noise; u, taken for noise, dilutes it.
+    # The dependence is that of the noise; u, taken for noise, dilutes it.
     diluted = 0.3 * VARIANCE_E / (VARIANCE_U + VARIANCE_E)
-    assert fitted.growth.mean() == pytest.approx(diluted, abs=0.06)
+    assert fitted.signal_dependence.mean() == pytest.approx(diluted, abs=0.06)
     drawn, _ = record(fitted, means, [1] * 600, rng)
     assert variance_ratio(drawn, trials).mean() == pytest.approx(1, abs=0.05)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch.distributions import Normal, kl_divergence
 
 from synbrain_cli.config import VAEConfig
@@ -53,7 +54,7 @@ def test_any_number_of_voxels(vae, n_voxels):
 @torch.no_grad()
 @pytest.mark.parametrize("n_scales", [0, 1, 2])
 def test_any_number_of_scales(n_scales):
-    config = VAEConfig(**TINY.to_dict() | {"n_scales": n_scales})
+    config = replace(TINY, n_scales=n_scales)
     network = BrainVAE(config)
     assert network.encoder(torch.zeros(1, 1, 97)).shape == (1, 16, config.hidden_length)
     assert network(torch.zeros(1, 97))[0].shape == (1, 97)
@@ -73,7 +74,7 @@ def test_forward_draws_only_with_noise(vae):
     assert torch.equal(latent, posterior.mean)
     noise = torch.randn(latent.shape, generator=seeded(3))
     draw = vae(y, noise)[2]
-    assert torch.equal(draw, posterior.mean + posterior.deviation * noise)
+    assert torch.equal(draw, posterior.mean + posterior.sd * noise)
     assert torch.equal(vae(y, 0 * noise)[2], posterior.mean)
 
 
@@ -117,7 +118,7 @@ def test_gradients_reach_every_weight():
 
 
 def test_kl_agrees_with_torch_distributions(posterior):
-    expected = kl_divergence(Normal(posterior.mean, posterior.deviation), Normal(0.0, 1.0))
+    expected = kl_divergence(Normal(posterior.mean, posterior.sd), Normal(0.0, 1.0))
     torch.testing.assert_close(posterior.kl(), expected.sum((1, 2)))
 
 
@@ -179,4 +180,4 @@ def test_wrong_latents(vae, shape, n_voxels, message):
 )
 def test_settings_that_do_not_fit(change, message):
     with pytest.raises(InputError, match=message):
-        BrainVAE(VAEConfig(**TINY.to_dict() | change))
+        replace(TINY, **change)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from synbrain_cli.io.prepared import TokenStore
+from synbrain_cli.io.token_store import TokenStore
 
 KILLING = Path(__file__).parents[1] / "killing.py"
 
@@ -24,18 +24,18 @@ def run(*arguments, kill_at=0, timeout=120):
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
 
 
-def kill_then_finish(arguments, final, moments, resume=()):
+def kill_then_finish(arguments, final, moments):
     """Kill at each moment in turn, never leaving ``final`` behind, then let it finish."""
     killed = 0
-    for number, moment in enumerate(moments):
-        done = run(*arguments, *(resume if number else ()), kill_at=moment)
+    for moment in moments:
+        done = run(*arguments, kill_at=moment)
         if done.returncode == -signal.SIGKILL:
             killed += 1
             assert not final.exists()
         else:
             assert done.returncode == 0, done.stderr
     assert killed > 0
-    done = run(*arguments, *resume)
+    done = run(*arguments)
     assert done.returncode == 0, done.stderr
     assert final.exists()
 
@@ -99,7 +99,7 @@ def test_train_gives_the_same_weights(trained, own, rng):
     moments = [2, int(rng.integers(3, 6)), int(rng.integers(2, 4))]
     arguments = ["train", "--subject", "1", "--preset", "test", "--device", "cpu"]
     arguments += ["--workspace", own.root]
-    kill_then_finish(arguments, own.weights / "sub-01", moments, resume=["--resume"])
+    kill_then_finish(arguments, own.weights / "sub-01", moments)
     expected = load_file(trained.weights / "sub-01/networks.safetensors")
     found = load_file(own.weights / "sub-01/networks.safetensors")
     assert expected.keys() == found.keys()
@@ -129,7 +129,7 @@ def test_synthesize(trained, tmp_path, rng):
 @pytest.mark.slow
 def test_train_killed_at_random_times(trained, own, rng):
     """The same, by the clock: whatever it is doing."""
-    arguments = ["train", "--subject", "1", "--preset", "test", "--device", "cpu", "--resume"]
+    arguments = ["train", "--subject", "1", "--preset", "test", "--device", "cpu"]
     arguments += ["--workspace", str(own.root), "--quiet"]
     for delay in rng.uniform(2.0, 5.0, 2):
         process = subprocess.Popen([sys.executable, str(KILLING), "0", *arguments])
@@ -156,5 +156,5 @@ def test_ctrl_c_says_how_to_go_on(own):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "--resume" in error
+    assert "the same command goes on where it stopped" in error
     assert "Traceback" not in error

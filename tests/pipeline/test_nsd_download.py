@@ -289,7 +289,7 @@ def test_asked_on_a_terminal(online, synbrain, tmp_path, monkeypatch):
     answers = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("typer.confirm", lambda question, **_: answers.pop(0))
-    for said, message in (([False], "not accepted"), ([True, False], "nothing was fetched")):
+    for said, message in (([False], "not accepted"), ([True, False], "nothing was downloaded")):
         answers[:] = said
         code, _, error = typed(synbrain, tmp_path)
         assert code == 1

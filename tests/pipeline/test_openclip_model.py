@@ -9,7 +9,7 @@ import pytest
 
 from synbrain_cli import load_model
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import load_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.prepare import extract_tokens, prepare_nsd
 from synbrain_cli.pipeline.train import train

@@ -10,6 +10,7 @@ from conftest import QUIET
 from PIL import Image
 
 from synbrain_cli.brain import load_model
+from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.datasets.nsd import Choice
 from synbrain_cli.datasets.table import Experiment
 from synbrain_cli.errors import InputError
@@ -20,9 +21,9 @@ from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.plot import brain_maps
 from synbrain_cli.pipeline.prepare import prepare_nsd, prepare_table
-from synbrain_cli.pipeline.synthesize import synthesize
-from synbrain_cli.pipeline.train import train
-from synbrain_cli.training.examples import load_examples
+from synbrain_cli.pipeline.synthesize import Output, synthesize
+from synbrain_cli.pipeline.train import load_examples, train
+from synbrain_cli.run import RunContext
 
 N_IMAGES, N_REPEATS, N_VERTICES = 40, 3, 60
 
@@ -102,7 +103,7 @@ def on_surface(experiment_files, pictures, tmp_path_factory):
 def test_a_subject_without_a_place(nowhere, pictures):
     brain = load_model(nowhere.weights / "sub-01", "cpu")
     made = synthesize(
-        nowhere, brain.folder, pictures / "p00.png", n_draws=3, device="cpu", progress=QUIET
+        nowhere, brain.folder, pictures / "p00.png", Drawing(3), run=RunContext(progress=QUIET)
     )
     draws = np.load(made.draws)
     assert draws.shape == (1, 3, N_VERTICES)
@@ -114,8 +115,14 @@ def test_a_subject_without_a_place(nowhere, pictures):
         brain.to_nifti(draws[0])
     with pytest.raises(InputError, match="nothing says where its voxels are"):
         brain_maps(nowhere, "flatmap", responses=made.folder, progress=QUIET)
-    with pytest.raises(InputError, match="can be brought to none"):
-        synthesize(nowhere, brain.folder, pictures, spaces=["fsaverage5"], progress=QUIET)
+    with pytest.raises(InputError, match="can be resampled to none"):
+        synthesize(
+            nowhere,
+            brain.folder,
+            pictures,
+            output=Output(spaces=["fsaverage5"]),
+            run=RunContext(progress=QUIET),
+        )
 
 
 def test_betas_that_were_not_standardised_are_learnt_in_their_own_unit(nowhere):
@@ -123,8 +130,7 @@ def test_betas_that_were_not_standardised_are_learnt_in_their_own_unit(nowhere):
     subject = PreparedSubject(nowhere.prepared / "v4/sub-01")
     assert 15 < subject.betas.mean() < 25
     store = nowhere.find_tokens("v4", None, QUIET.info)
-    loaded = load_examples(subject, store)
-    scale, examples = loaded.scale, loaded.train
+    _, scale, examples, _ = load_examples(subject, store)
     np.testing.assert_allclose(examples.betas.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(examples.betas.std(0), 1, atol=1e-4)
     brain = load_model(nowhere.weights / "sub-01", "cpu")
@@ -148,7 +154,7 @@ def test_a_subject_on_a_surface(on_surface, pictures):
     brain = load_model(on_surface.weights / "sub-01", "cpu")
     assert brain.n_voxels == N_VERTICES
     made = synthesize(
-        on_surface, brain.folder, pictures / "p03.png", n_draws=2, device="cpu", progress=QUIET
+        on_surface, brain.folder, pictures / "p03.png", Drawing(2), run=RunContext(progress=QUIET)
     )
     draws = np.load(made.draws)[0]
     for h, label, part in (("left", "L", draws[:, :30]), ("right", "R", draws[:, 30:])):
@@ -172,11 +178,9 @@ def test_responses_in_every_space_within_reach(trained, pictures, tmp_path):
         trained,
         brain.folder,
         pictures / "p00.png",
-        n_draws=2,
-        spaces=["fsnative", "MNI"],
-        output=tmp_path / "out",
-        device="cpu",
-        progress=QUIET,
+        Drawing(2),
+        Output(tmp_path / "out", ["fsnative", "MNI"]),
+        RunContext(progress=QUIET),
     )
     draws = np.load(made.draws)[0]
     for hemisphere, label in (("left", "L"), ("right", "R")):
@@ -189,8 +193,14 @@ def test_responses_in_every_space_within_reach(trained, pictures, tmp_path):
     image = nib.load(made.folder / name)
     assert image.shape == (91, 109, 91)
     np.testing.assert_array_equal(image.affine[:3, :3], 2 * np.eye(3))
-    with pytest.raises(InputError, match="can be brought to fsaverage5, fsnative, MNI"):
-        synthesize(trained, brain.folder, pictures, spaces=["fsaverage"], progress=QUIET)
+    with pytest.raises(InputError, match="can be resampled to fsaverage5, fsnative, MNI"):
+        synthesize(
+            trained,
+            brain.folder,
+            pictures,
+            output=Output(spaces=["fsaverage"]),
+            run=RunContext(progress=QUIET),
+        )
 
 
 def test_the_left_hemispheres_responses_stay_left(trained):

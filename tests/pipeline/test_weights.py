@@ -22,7 +22,8 @@ import torch
 from synbrain_cli import load_model
 from synbrain_cli.config import PRESETS, MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoders import load_encoder, same_encoder
+from synbrain_cli.features.encoder import same_encoder
+from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.features.openclip import OpenCLIP, published_identity
 from synbrain_cli.io.bundle import load_arrays
 from synbrain_cli.io.files import read_json, sha256
@@ -375,7 +376,7 @@ def test_list_verify_card(imported, synbrain, tmp_path):
     code, output, _ = synbrain("weights", "list", *place)
     assert code == 0
     head, row = output.splitlines()
-    assert head.split() == ["name", "person", "encoder", "source", "files", "voxels", "MB"]
+    assert head.split() == ["name", "subject", "encoder", "source", "files", "voxels", "MB"]
     assert "simulated/sub-01" in row
     assert "published, last.pth and last.pt" in row
     assert "complete" in row

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from evaluation_record import evaluation_record
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -159,7 +160,7 @@ def test_voxels_without_a_correlation_are_left_out_and_counted():
 def test_without_a_ceiling_the_model_is_drawn_against_the_linear_encoder():
     voxels, metrics = evaluation(ceiling=False)
     voxels.loc[0, "model"] = np.nan
-    figure = plot_accuracy(voxels, metrics=metrics, title="sub-01")
+    figure = plot_accuracy(voxels, metrics=evaluation_record(metrics), title="sub-01")
     axes, regions = figure.axes
     shown = voxels.iloc[1:]
     np.testing.assert_array_equal(data(axes, "voxels"), shown[["linear", "model"]].T)
@@ -183,7 +184,7 @@ def test_without_a_ceiling_the_model_is_drawn_against_the_linear_encoder():
 
 def test_regions_follow_the_visual_hierarchy():
     voxels, metrics = evaluation()
-    figure = plot_accuracy(voxels, metrics=metrics, title="sub-01")
+    figure = plot_accuracy(voxels, metrics=evaluation_record(metrics), title="sub-01")
     left, axes = figure.axes
     names = ["V1", "V2", "V3", "hV4", "EBA", "OPA", "early"]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
@@ -225,14 +226,18 @@ def test_regions_follow_the_visual_hierarchy():
 def test_the_ceiling_has_its_number_of_repeats(low, high, label):
     voxels, metrics = evaluation()
     metrics["repeats_per_image"] = {"min": low, "max": high}
-    axes = plot_accuracy(voxels, metrics=metrics, title="sub-01").axes[0]
+    axes = plot_accuracy(voxels, metrics=evaluation_record(metrics), title="sub-01").axes[0]
     assert axes.get_xlabel() == f"noise ceiling {label} (r)"
 
 
 def test_a_region_without_a_score_stays_empty():
     voxels, metrics = evaluation()
-    metrics["roi"]["V2"]["voxelwise_correlation"] |= {"model": None, "ci": None, "linear": None}
-    axes = plot_accuracy(voxels, metrics=metrics, title="sub-01").axes[1]
+    metrics["roi"]["V2"]["voxelwise_correlation"] |= {
+        "model": None,
+        "ci": (None, None),
+        "linear": None,
+    }
+    axes = plot_accuracy(voxels, metrics=evaluation_record(metrics), title="sub-01").axes[1]
     assert np.isnan(data(axes, "model")[0]).tolist() == [False] * 2 + [True] + [False] * 5
 
 
@@ -240,7 +245,9 @@ def test_a_region_without_a_score_stays_empty():
 def test_any_number_of_regions(n_regions, tmp_path):
     voxels, metrics = evaluation(regions=[f"area-{k + 1}" for k in range(n_regions)])
     title = "Accuracy of a model of subject 1 on test images, from one hour of recordings " * 2
-    figure = plot_accuracy(voxels, metrics=metrics, title=title, note="simulated subject")
+    figure = plot_accuracy(
+        voxels, metrics=evaluation_record(metrics), title=title, note="simulated subject"
+    )
     assert len(figure.axes) == (2 if n_regions else 1)
     figure.draw_without_rendering()
     drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
@@ -269,19 +276,22 @@ def test_any_number_of_regions(n_regions, tmp_path):
 )
 def test_a_simulated_subject_is_called_so(simulated, note, shown):
     voxels, metrics = evaluation(simulated=simulated)
-    assert notes(plot_accuracy(voxels, metrics=metrics, title="sub-01", note=note)) == shown
+    assert (
+        notes(plot_accuracy(voxels, metrics=evaluation_record(metrics), title="sub-01", note=note))
+        == shown
+    )
 
 
 def test_names_are_not_taken_for_formulas(tmp_path):
     voxels, metrics = evaluation(regions=["V1", r"$\frac$"])
-    figure = plot_accuracy(voxels, metrics=metrics, title="$a_$", note="$b_$")
+    figure = plot_accuracy(voxels, metrics=evaluation_record(metrics), title="$a_$", note="$b_$")
     save_figure(figure, tmp_path / "accuracy.png", dpi=40)
     assert figure.axes[1].get_yticklabels()[2].get_text() == r"$\frac$  (11)"
 
 
 def broken(**changes):
     voxels, metrics = evaluation(20)
-    return voxels.assign(**changes), metrics
+    return voxels.assign(**changes), evaluation_record(metrics)
 
 
 @pytest.mark.parametrize(
@@ -296,8 +306,7 @@ def broken(**changes):
         ),
         (broken(model=np.nan)[0], None, InputError, "expected correlations.*found none in 20"),
         (broken(linear="x")[0], None, InputTypeError, "expected numbers.*found text"),
-        (broken()[0], {"overall": {}}, InputError, r"metrics.json.*found \['overall'\]"),
-        (broken()[0], [1], InputError, "expected the dict.*found list"),
+        (broken()[0], {"overall": {}}, InputTypeError, "expected the EvaluationRecord.*found dict"),
         (evaluation(21)[0], broken()[1], InputError, "table of 21 voxels, found 20"),
     ],
 )

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from evaluation_record import evaluation_record
 from matplotlib.testing.compare import compare_images
 from nilearn.datasets import load_fsaverage
 from PIL import Image, ImageFilter
@@ -160,7 +161,7 @@ def accuracy(n_voxels):
         "roi": roi,
     }
     voxels = pd.DataFrame({"model": model, "linear": linear, "ceiling": ceiling})
-    return plot_accuracy(voxels, metrics=metrics, title="made-up accuracy")
+    return plot_accuracy(voxels, metrics=evaluation_record(metrics), title="made-up accuracy")
 
 
 def calibration():
@@ -186,7 +187,7 @@ def calibration():
         }
     )
     metrics = {"model": "made-up", "simulated": True, "n_test_trials": 600, "n_test_images": 200}
-    return plot_calibration(metrics | {"draws": draws}, voxels)
+    return plot_calibration(evaluation_record(metrics, draws=draws), voxels)
 
 
 def scaling():

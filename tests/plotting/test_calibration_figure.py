@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from evaluation_record import evaluation_record
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -17,6 +18,10 @@ N_VOXELS = 200
 
 def texts(figure):
     return [text.get_text() for text in figure.findobj(Text)]
+
+
+def plot(metrics, voxels):
+    return plot_calibration(evaluation_record(metrics), voxels)
 
 
 def evaluation(*, simulated=True, latent=True, repeats=True):
@@ -55,7 +60,7 @@ def evaluation(*, simulated=True, latent=True, repeats=True):
 @pytest.mark.parametrize("latent", [True, False])
 @pytest.mark.parametrize("repeats", [True, False])
 def test_four_panels_whatever_is_known(latent, repeats, tmp_path):
-    figure = plot_calibration(*evaluation(latent=latent, repeats=repeats))
+    figure = plot(*evaluation(latent=latent, repeats=repeats))
     assert isinstance(figure, Figure)
     assert len(figure.axes) == 4
     assert all(axes.get_title() for axes in figure.axes)
@@ -68,7 +73,7 @@ def test_four_panels_whatever_is_known(latent, repeats, tmp_path):
 
 @pytest.mark.parametrize("simulated", [True, False])
 def test_a_simulated_subject_is_called_so(simulated):
-    figure = plot_calibration(*evaluation(simulated=simulated))
+    figure = plot(*evaluation(simulated=simulated))
     title = figure.get_suptitle()
     assert ("simulated" in title) == simulated
     assert "sub-09" in title
@@ -77,7 +82,7 @@ def test_a_simulated_subject_is_called_so(simulated):
 
 def test_ranks():
     metrics, voxels = evaluation()
-    axes = plot_calibration(metrics, voxels).axes[0]
+    axes = plot(metrics, voxels).axes[0]
     drawn = {stairs.get_label(): stairs.get_data() for stairs in axes.patches}
     assert list(drawn) == [
         "calibrated",
@@ -93,14 +98,14 @@ def test_ranks():
 def test_bars_far_beyond_the_others_do_not_hide_them():
     metrics, voxels = evaluation()
     metrics["draws"]["pit_histogram"]["latent_nf1"] = [10.0] + [0.0] * 18 + [10.0]
-    top = plot_calibration(metrics, voxels).axes[0].get_ylim()[1]
+    top = plot(metrics, voxels).axes[0].get_ylim()[1]
     assert max(metrics["draws"]["pit_histogram"]["mean_pattern"]) < top < 2
 
 
 def test_coverage_of_every_distribution_and_region():
     metrics, voxels = evaluation()
     draws = metrics["draws"]
-    axes = plot_calibration(metrics, voxels).axes[1]
+    axes = plot(metrics, voxels).axes[1]
     lines = {line.get_label(): line for line in axes.lines}
     for name, label in (("model", "calibrated"), ("latent_nf1", "latent, nf 1")):
         np.testing.assert_allclose(lines[label].get_xdata(), np.array(LEVELS) / 100)
@@ -116,7 +121,7 @@ def test_coverage_of_every_distribution_and_region():
 def test_reliability_by_voxel():
     metrics, voxels = evaluation()
     voxels.loc[3, "ncsnr"] = np.nan  # a voxel of which nothing is known
-    axes = plot_calibration(metrics, voxels).axes[2]
+    axes = plot(metrics, voxels).axes[2]
     points = next(line for line in axes.lines if len(line.get_xdata()) == N_VOXELS)
     np.testing.assert_array_equal(points.get_xdata(), voxels["ncsnr"])
     np.testing.assert_array_equal(points.get_ydata(), voxels["ncsnr_of_draws"])
@@ -129,7 +134,7 @@ def test_reliability_by_voxel():
 def test_variance_counts_every_voxel_that_has_any():
     metrics, voxels = evaluation()
     voxels.loc[:4, "variance_ratio"] = np.nan
-    axes = plot_calibration(metrics, voxels).axes[3]
+    axes = plot(metrics, voxels).axes[3]
     bars = [patch for patch in axes.patches if patch.get_height()]
     assert sum(bar.get_height() for bar in bars) == N_VOXELS - 5
     # Those beyond the axis are in its last bar.

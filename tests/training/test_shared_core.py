@@ -6,6 +6,7 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,8 +17,9 @@ from synbrain_cli.config import CoreConfig, StageConfig
 from synbrain_cli.errors import BusyError, InputError
 from synbrain_cli.io.bundle import load_arrays
 from synbrain_cli.io.files import locked, read_json, sha256
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.core import NEAR, SharedCore, Sheet
 from synbrain_cli.model.tokens import TokenScaler
@@ -74,7 +76,7 @@ def copied(subject, folder):
 
 def sentences():
     said = []
-    return said, SimpleNamespace(quiet=True, log=said.append, bar=QUIET.bar)
+    return said, SimpleNamespace(quiet=True, info=said.append, bar=QUIET.bar)
 
 
 # ------------------------------------------------------------------------------ training
@@ -85,7 +87,7 @@ def test_the_record_says_what_was_trained_on_what(kept, people, store):
     assert config["people"] == ["simulated/sub-01", "simulated/sub-02"]
     descriptions = [person.folder / "dataset_description.json" for person, _ in people]
     assert config["data"] == [sha256(path) for path in descriptions]
-    assert config["encoder"] == store.identity
+    assert config["encoder"] == msgspec.to_builtins(store.identity)
     assert (config["core"]["side"], config["core"]["n_dims"]) == (16, 48)
     assert config["stage"]["epochs"] == 2
     history = config["training"]["history"]
@@ -194,7 +196,7 @@ def test_another_seed_stage_encoder_or_company_is_another_core(name_of, people, 
         "sub-01",
         "sub-02",
     ]
-    other = {**store.identity, "identity": {"name": "another"}}
+    other = msgspec.structs.replace(store.identity, identity={"name": "another"})
     changed = SimpleNamespace(folder=store.folder, tokens=store.tokens, identity=other)
     names.append(name_of([(person, changed) for person, _ in people]))
     with monkeypatch.context() as patch:

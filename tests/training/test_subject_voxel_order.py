@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import QUIET
+from msgspec.structs import replace
 from preset import TEST_PRESET
 from typer.testing import CliRunner
 

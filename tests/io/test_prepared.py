@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.prepared import PreparedSubject, PreparedWriter, TokenStore
-from synbrain_cli.training.examples import load_examples
+from synbrain_cli.io.prepared import Origin, PreparedSubject
+from synbrain_cli.io.prepared_writer import PreparedWriter
+from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.pipeline.train import load_examples
 
 N_VOXELS = 12
 STANDARDIZATIONS = ("session", "train", "none")
@@ -60,8 +62,16 @@ def subject(request, recorded, tmp_path_factory):
     writer = PreparedWriter(folder, {}, trials, N_VOXELS, request.param)
     for session in (2, 3, 7):
         writer.write_session(session, recorded[session == SESSIONS])
-    description = {"Name": "one", "Simulated": True, "UnitBeforeStandardization": "au"}
-    writer.finish(pd.DataFrame(index=range(N_VOXELS)), None, {}, {**description, "Space": "x"})
+    origin = Origin(
+        name="one",
+        simulated=True,
+        space="x",
+        unit_before_standardization="au",
+        options={},
+        sources={},
+        noise_ceiling_snr={},
+    )
+    writer.finish(pd.DataFrame(index=range(N_VOXELS)), None, {}, origin)
     return PreparedSubject(folder)
 
 
@@ -154,8 +164,7 @@ def test_recorded_betas_come_back(subject, split, recorded):
 @pytest.mark.parametrize("hours", [0.5, 1, 1.5, 3])
 def test_examples_have_the_scale_of_the_hours_training_trials(subject, store, recorded, hours):
     within = subject.first_hours(hours)
-    examples = load_examples(subject, store, within)
-    scale, train, val = examples.scale, examples.train, examples.val
+    _, scale, train, val = load_examples(subject, store, within)
     np.testing.assert_allclose(train.betas.mean(0, dtype=float), 0, atol=1e-5)
     np.testing.assert_allclose(train.betas.std(0, dtype=float), 1, atol=1e-5)
     splits = subject.trials["split"].to_numpy()
@@ -170,8 +179,7 @@ def test_examples_have_the_scale_of_the_hours_training_trials(subject, store, re
 def test_examples_of_the_hours_do_not_depend_on_how_betas_were_prepared(subject, store, recorded):
     """All three preparations come to the same, but for rounding."""
     within = subject.first_hours(1.5)
-    examples = load_examples(subject, store, within)
-    train, val = examples.train, examples.val
+    _, _, train, val = load_examples(subject, store, within)
     splits = subject.trials["split"].to_numpy()
     kept = recorded[within & (splits == "train")].astype(float)
     for found, split in ((train, "train"), (val, "val")):
@@ -185,12 +193,11 @@ def test_examples_of_the_hours_do_not_depend_on_how_betas_were_prepared(subject,
 
 def test_tokens_are_scaled_by_the_hours_training_images_or_as_told(subject, store):
     within = subject.first_hours(0.5)
-    examples = load_examples(subject, store, within)
-    scaler, train = examples.scaler, examples.train
+    scaler, _, train, _ = load_examples(subject, store, within)
     np.testing.assert_allclose(train.tokens[:].mean(0), 0, atol=1e-5)
-    third = load_examples(subject, store, subject.first_hours(3), scaler)
-    assert third.scaler is scaler
-    assert np.abs(third.train.tokens[:].mean(0)).max() > 0.05
+    other, _, again, _ = load_examples(subject, store, subject.first_hours(3), scaler)
+    assert other is scaler
+    assert np.abs(again.tokens[:].mean(0)).max() > 0.05
 
 
 def test_a_voxel_constant_in_the_hours_is_left_at_zero(subject, store, tmp_path):
@@ -200,8 +207,7 @@ def test_a_voxel_constant_in_the_hours_is_left_at_zero(subject, store, tmp_path)
     within = subject.first_hours(0.5)
     betas[within, 4] = 3
     np.save(folder / "betas.npy", betas)
-    examples = load_examples(PreparedSubject(folder), store, within)
-    scale, train, val = examples.scale, examples.train, examples.val
+    _, scale, train, val = load_examples(PreparedSubject(folder), store, within)
     assert scale.sd[4] == 1
     assert (train.betas[:, 4] == 0).all()
     assert (val.betas[:, 4] == 0).all()
@@ -215,7 +221,7 @@ def test_nothing_outside_the_hours_nor_of_the_test_counts(subject, store, tmp_pa
     betas = np.load(folder / "betas.npy")
     betas[~used] = np.nan
     np.save(folder / "betas.npy", betas)
-    if subject.description["Standardization"] == "session":
+    if subject.description.standardization == "session":
         file = dict(np.load(folder / "standardization.npz"))
         later = ~np.isin(file["sessions"], SESSIONS[within])
         assert later.any()
@@ -227,7 +233,34 @@ def test_nothing_outside_the_hours_nor_of_the_test_counts(subject, store, tmp_pa
     table.to_csv(folder / "trials.tsv", sep="\t", index=False)
     expected = load_examples(subject, store, within)
     found = load_examples(PreparedSubject(folder), store, within)
-    for one, other in zip(vars(expected).values(), vars(found).values(), strict=True):
+    for one, other in zip(expected, found, strict=True):
         assert vars(one).keys() == vars(other).keys()
         for name, array in vars(one).items():
             np.testing.assert_array_equal(vars(other)[name], array, err_msg=name)
+
+
+# ------------------------------------------------------------------------------ records
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"Simulated": None}, "expected the field `Simulated`, found none"),
+        ({"Simulated": "yes"}, r"expected `bool`, found `str` at `\$.Simulated`"),
+        ({"VoxelsLeftOut": 1.5}, r"expected `int`, found `float` at `\$.VoxelsLeftOut`"),
+        ({"Standardisation": "train"}, "found `Standardisation`"),
+    ],
+)
+def test_a_description_of_another_form_is_refused(subject, tmp_path, change, message):
+    """A field set to None is left out."""
+    content = json.loads((subject.folder / "dataset_description.json").read_text()) | change
+    content = {key: value for key, value in content.items() if value is not None}
+    (tmp_path / "dataset_description.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"dataset_description\.json: .*{message}"):
+        _ = PreparedSubject(tmp_path).description
+
+
+def test_tokens_of_an_unknown_encoder_are_refused(tmp_path):
+    (tmp_path / "encoder.json").write_text('{"spec": "gabor"}')
+    with pytest.raises(InputError, match=r"encoder\.json: expected the field `identity`"):
+        _ = TokenStore(tmp_path).identity

@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as npst
 from scipy import stats
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.metrics import draws
+from synbrain_cli.metrics import calibration
+from synbrain_cli.metrics.noise_correlation import noise_correlation, noise_correlation_agreement
 
 seeds = st.integers(0, 2**32 - 1)
 MIXING = np.array([[1.0, 0, 0, 0], [0.8, 0.6, 0, 0], [0, 0, 1, 0], [0, 0, -0.6, 0.8]])
@@ -36,7 +37,7 @@ def ensemble(n_draws, spread=1.0, shift=0.0, n_images=60, n_trials=3, n_voxels=2
 @functools.cache
 def all_pits(n_draws, **how):
     generator = rng(1)
-    return np.concatenate([draws.pit(t, d, generator) for t, d in ensemble(n_draws, **how)])
+    return np.concatenate([calibration.pit(t, d, generator) for t, d in ensemble(n_draws, **how)])
 
 
 def repeated(n_images, n_repeats, mixing=MIXING, seed=0, signal=3.0):
@@ -73,7 +74,7 @@ def test_pit_by_hand(u):
     drawn = np.array([[1, 1, 2, 1], [2, 2, 2, 2], [3, 2, 2, 3]], dtype=np.float32)
     below = [[0, 1, 0, 3], [1, 1, 0, 1]]
     ties = [[0, 2, 3, 0], [1, 2, 3, 1]]
-    found = draws.pit(trials, drawn, Constant(u))
+    found = calibration.pit(trials, drawn, Constant(u))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, (np.array(below) + u * (np.array(ties) + 1)) / 4)
 
@@ -84,7 +85,7 @@ def test_pit_of_exchangeable_trials_is_uniform(n_draws):
     assert stats.kstest(values, "uniform").pvalue > 0.01
     # Ties are broken at random, so integers are no exception
     counts = rng(3).poisson(1.0, size=(n_draws + 1, 3000))
-    values = draws.pit(counts[:1], counts[1:], rng(4)).ravel()
+    values = calibration.pit(counts[:1], counts[1:], rng(4)).ravel()
     assert stats.kstest(values, "uniform").pvalue > 0.01
 
 
@@ -92,7 +93,7 @@ def test_pit_of_exchangeable_trials_is_uniform(n_draws):
 @settings(max_examples=40, deadline=None)
 def test_pit_is_a_probability_between_the_ranks(seed, n_draws, trials):
     drawn = rng(seed).integers(-2, 3, size=(n_draws, 4)).astype(np.float32)
-    values = draws.pit(trials, drawn, rng(seed))
+    values = calibration.pit(trials, drawn, rng(seed))
     below = (drawn[:, None] < trials).sum(0)
     up_to = (drawn[:, None] <= trials).sum(0)
     assert (values >= 0).all()
@@ -104,51 +105,51 @@ def test_pit_is_a_probability_between_the_ranks(seed, n_draws, trials):
 def test_pit_depends_on_the_generator_alone():
     trials, drawn = next(ensemble(5))
     np.testing.assert_array_equal(
-        draws.pit(trials, drawn, rng(3)), draws.pit(trials, drawn, rng(3))
+        calibration.pit(trials, drawn, rng(3)), calibration.pit(trials, drawn, rng(3))
     )
-    assert (draws.pit(trials, drawn, rng(3)) != draws.pit(trials, drawn, rng(4))).any()
+    assert (calibration.pit(trials, drawn, rng(3)) != calibration.pit(trials, drawn, rng(4))).any()
 
 
-@pytest.mark.parametrize("level", draws.LEVELS)
+@pytest.mark.parametrize("level", calibration.LEVELS)
 @pytest.mark.parametrize("n_draws", [7, 200])
 def test_coverage_is_nominal_for_exchangeable_draws(n_draws, level):
     values = all_pits(n_draws, n_images=4000, n_trials=1, n_voxels=10)  # independent trials
-    found = draws.coverage(values, level)
+    found = calibration.coverage(values, level)
     error = np.sqrt(level * (1 - level) / 4000)
     assert found.shape == (10,)
     np.testing.assert_allclose(found, level, atol=4 * error)
     assert found.mean() == pytest.approx(level, abs=4 * error / np.sqrt(10))
 
 
-@pytest.mark.parametrize("level", draws.LEVELS)
+@pytest.mark.parametrize("level", calibration.LEVELS)
 def test_wrong_spread_and_bias_show_in_coverage(level):
     expected = stats.norm.cdf(stats.norm.ppf((1 + level) / 2) / 2) * 2 - 1
     # With many draws the interval is the model's own: ±2 z of a model twice too narrow, and so on
-    narrow = draws.coverage(all_pits(400, spread=0.5, n_trials=20), level).mean()
+    narrow = calibration.coverage(all_pits(400, spread=0.5, n_trials=20), level).mean()
     assert narrow == pytest.approx(expected, abs=0.02)
-    wide = draws.coverage(all_pits(400, spread=2.0, n_trials=20), level).mean()
+    wide = calibration.coverage(all_pits(400, spread=2.0, n_trials=20), level).mean()
     assert wide == pytest.approx(
         stats.norm.cdf(stats.norm.ppf((1 + level) / 2) * 2) * 2 - 1, abs=0.02
     )
-    assert draws.coverage(all_pits(50, shift=2.0), level).mean() < level - 0.1
+    assert calibration.coverage(all_pits(50, shift=2.0), level).mean() < level - 0.1
 
 
 def test_coverage_by_hand():
     values = np.array([[0.25, 0.1, np.nan], [0.75, 0.9, 0.5], [0.2, 0.95, 0.5], [0.5, 0.5, 0.5]])
-    np.testing.assert_array_equal(draws.coverage(values, 0.5), [0.75, 0.25, np.nan])
+    np.testing.assert_array_equal(calibration.coverage(values, 0.5), [0.75, 0.25, np.nan])
 
 
 def test_histogram():
     np.testing.assert_allclose(
-        draws.pit_histogram([[0, 0.1, 0.3], [0.6, 1.0, np.nan]], 4), [1.6, 0.8, 0.8, 0.8]
+        calibration.pit_histogram([[0, 0.1, 0.3], [0.6, 1.0, np.nan]], 4), [1.6, 0.8, 0.8, 0.8]
     )
-    flat = draws.pit_histogram(all_pits(7, n_images=400, n_trials=1))
+    flat = calibration.pit_histogram(all_pits(7, n_images=400, n_trials=1))
     assert flat.shape == (20,)
     assert flat.dtype == np.float64
     np.testing.assert_allclose(flat, 1, atol=4.5 * np.sqrt(20 / 10000))
-    narrow = draws.pit_histogram(all_pits(50, spread=0.5), 10)
-    wide = draws.pit_histogram(all_pits(50, spread=2.0), 10)
-    low = draws.pit_histogram(all_pits(50, shift=-1.0), 10)
+    narrow = calibration.pit_histogram(all_pits(50, spread=0.5), 10)
+    wide = calibration.pit_histogram(all_pits(50, spread=2.0), 10)
+    low = calibration.pit_histogram(all_pits(50, shift=-1.0), 10)
     assert narrow[[0, -1]].min() > 1.5 > narrow[4:6].max()
     assert wide[[0, -1]].max() < 0.6 < 1.3 < wide[4:6].min()
     assert low[-1] > 3 > 0.5 > low[0]
@@ -163,7 +164,7 @@ def test_crps_by_hand():
     # mean |x − y| − |x₁ − x₂| / 2
     trials = np.array([[0, 5], [2, 1]], dtype=np.float32)
     drawn = np.array([[1, 1], [3, 1]], dtype=np.float32)
-    found = draws.crps(trials, drawn)
+    found = calibration.crps(trials, drawn)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, [[2 - 1, 4], [1 - 1, 0]])
 
@@ -172,12 +173,14 @@ def test_crps_by_hand():
 @settings(max_examples=25, deadline=None)
 def test_crps_is_the_fair_one_in_any_order_of_draws(seed, n_draws):
     trials, drawn = rng(seed).normal(size=(3, 4)), rng(seed + 1).normal(size=(n_draws, 4)) + 5
-    found = draws.crps(trials, drawn)
+    found = calibration.crps(trials, drawn)
     reference = scoringrules.crps_ensemble(
         trials, np.repeat(drawn[:, None], 3, axis=1), m_axis=0, estimator="fair", backend="numpy"
     )
     np.testing.assert_allclose(found, reference, atol=1e-12)
-    np.testing.assert_allclose(draws.crps(trials, rng(seed).permutation(drawn)), found, atol=1e-12)
+    np.testing.assert_allclose(
+        calibration.crps(trials, rng(seed).permutation(drawn)), found, atol=1e-12
+    )
 
 
 def test_crps_of_many_normal_draws_is_the_closed_form():
@@ -185,7 +188,7 @@ def test_crps_of_many_normal_draws_is_the_closed_form():
     trials = np.array([[0.0, 1.5, 5.0], [2.0, 1.0, -3.0]])
     drawn = mean + sigma * rng().normal(size=(20000, 3))
     np.testing.assert_allclose(
-        draws.crps(trials, drawn), scoringrules.crps_normal(trials, mean, sigma), rtol=0.03
+        calibration.crps(trials, drawn), scoringrules.crps_normal(trials, mean, sigma), rtol=0.03
     )
 
 
@@ -193,11 +196,13 @@ def test_crps_of_many_normal_draws_is_the_closed_form():
 def test_few_draws_are_not_punished(n_draws):
     generator = rng()
     # E|X − Y| / 2 for standard normals, whose difference has deviation √2: 1 / √π
-    found = draws.crps(generator.normal(size=(3, 20000)), generator.normal(size=(n_draws, 20000)))
+    found = calibration.crps(
+        generator.normal(size=(3, 20000)), generator.normal(size=(n_draws, 20000))
+    )
     assert found.mean() == pytest.approx(1 / np.sqrt(np.pi), abs=0.01)
     # In 4 voxels E‖X − Y‖ = √2 E χ₄
     scores = [
-        draws.energy_score(generator.normal(size=(3, 4)), generator.normal(size=(n_draws, 4)))
+        calibration.energy_score(generator.normal(size=(3, 4)), generator.normal(size=(n_draws, 4)))
         for _ in range(2000)
     ]
     truth = stats.chi(4).mean() / np.sqrt(2)
@@ -210,7 +215,7 @@ def test_few_draws_are_not_punished(n_draws):
 def test_energy_score_agrees_with_reference_and_loops(n_draws, dtype):
     trials = (rng().normal(size=(3, 6)) + 10).astype(dtype)
     drawn = (rng(1).normal(size=(n_draws, 6)) + 10).astype(dtype)
-    found = draws.energy_score(trials, drawn)
+    found = calibration.energy_score(trials, drawn)
     assert found.dtype == dtype
     t, d = trials.astype(float), drawn.astype(float)
     reference = scoringrules.es_ensemble(
@@ -228,7 +233,7 @@ def test_energy_score_agrees_with_reference_and_loops(n_draws, dtype):
 def test_energy_score_of_one_voxel_is_crps():
     trials, drawn = rng().normal(size=(5, 1)), rng(1).normal(size=(20, 1))
     np.testing.assert_allclose(
-        draws.energy_score(trials, drawn), draws.crps(trials, drawn)[:, 0], atol=1e-10
+        calibration.energy_score(trials, drawn), calibration.crps(trials, drawn)[:, 0], atol=1e-10
     )
 
 
@@ -236,7 +241,7 @@ def test_energy_score_of_equal_draws_is_the_distance():
     pattern = 1e3 + rng().normal(size=50)
     drawn = np.repeat(pattern[None], 7, axis=0)
     trial = pattern[None] + 1
-    np.testing.assert_allclose(draws.energy_score(trial, drawn), np.sqrt(50), rtol=1e-9)
+    np.testing.assert_allclose(calibration.energy_score(trial, drawn), np.sqrt(50), rtol=1e-9)
 
 
 def test_true_distribution_scores_best():
@@ -259,8 +264,8 @@ def test_true_distribution_scores_best():
     for trial in trials:
         for name, source in {"true": draw, **wrong}.items():
             drawn = source(20)
-            energy[name].append(draws.energy_score(trial, drawn).mean())
-            univariate[name].append(draws.crps(trial, drawn).mean())
+            energy[name].append(calibration.energy_score(trial, drawn).mean())
+            univariate[name].append(calibration.crps(trial, drawn).mean())
     for name in wrong:
         worse = np.subtract(energy[name], energy["true"])
         assert worse.mean() > 3 * stats.sem(worse), name
@@ -277,9 +282,9 @@ def test_scores_of_one_image_fit_in_memory():
     drawn = rng(1).normal(size=(100, 3000)).astype(np.float32)
     in_float64 = drawn.size * 8
     calls = {
-        "pit": lambda: draws.pit(trials, drawn, rng()),
-        "crps": lambda: draws.crps(trials, drawn),
-        "energy_score": lambda: draws.energy_score(trials, drawn),
+        "pit": lambda: calibration.pit(trials, drawn, rng()),
+        "crps": lambda: calibration.crps(trials, drawn),
+        "energy_score": lambda: calibration.energy_score(trials, drawn),
     }
     for name, call in calls.items():  # all pairs of draws would take 100 times as much
         tracemalloc.start()
@@ -297,14 +302,14 @@ def test_variance_ratio():
     recorded = (rng().normal(size=(900, 4)) * [1, 2, 3, 1] + 100).astype(np.float32)
     drawn = (rng(1).normal(size=(3000, 4)) * [1, 1, 6, 1] - 7).astype(np.float32)
     recorded[:, 3] = 0.1
-    found = draws.variance_ratio(drawn, recorded)
+    found = calibration.variance_ratio(drawn, recorded)
     assert found.dtype == np.float32
     above, below = (x[:, :3].astype(float).var(0, ddof=1) for x in (drawn, recorded))
     np.testing.assert_allclose(found[:3], above / below, rtol=1e-5)
     np.testing.assert_allclose(found[:3], [1, 0.25, 4], rtol=0.2)
     assert np.isnan(found[3])
     drawn[:, 1], drawn[0, 2] = 0.1, np.nan
-    found = draws.variance_ratio(drawn, recorded)
+    found = calibration.variance_ratio(drawn, recorded)
     assert found[1] == 0  # the same draw again and again
     assert np.isnan(found[2])
     assert np.isfinite(found[0])
@@ -319,28 +324,29 @@ def test_noise_correlation_is_that_of_the_deviations():
     deviations = np.vstack(
         [betas[index == name] - betas[index == name].mean(0) for name in ("a", "b", "d")]
     )
-    found = draws.noise_correlation(betas, index)
+    found = noise_correlation(betas, index)
     np.testing.assert_allclose(found, np.corrcoef(deviations.T), atol=1e-12)
     once = np.isin(index, ["c", "e"])
-    np.testing.assert_array_equal(draws.noise_correlation(betas[~once], index[~once]), found)
+    np.testing.assert_array_equal(noise_correlation(betas[~once], index[~once]), found)
     betas[once] = np.nan  # not even when they are missing
-    np.testing.assert_array_equal(draws.noise_correlation(betas, index), found)
+    np.testing.assert_array_equal(noise_correlation(betas, index), found)
 
 
 def test_noise_correlation_recovers_the_truth_whatever_the_images():
     betas, index = repeated(3000, 3, signal=10.0)
-    found = draws.noise_correlation(betas, index)
+    found = noise_correlation(betas, index)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, MIXING @ MIXING.T, atol=0.05)
-    scaled = draws.noise_correlation(betas * [1, 2, 5, 0.1] + 3, index)
+    scaled = noise_correlation(betas * [1, 2, 5, 0.1] + 3, index)
     np.testing.assert_allclose(scaled, found, atol=1e-4)
 
 
 def test_noise_correlation_of_some_voxels():
     betas, index = repeated(50, 3)
-    found = draws.noise_correlation(betas, index)
+    found = noise_correlation(betas, index)
     np.testing.assert_allclose(
-        draws.noise_correlation(betas, index, voxels=[2, 0]), found[np.ix_([2, 0], [2, 0])]
+        noise_correlation(betas, index, voxels=[2, 0]),
+        found[np.ix_([2, 0], [2, 0])],
     )
 
 
@@ -348,7 +354,7 @@ def test_noise_correlation_special_voxels():
     betas, index = repeated(50, 3)
     betas[:, 1] = 0.1 * index  # images differ, repeats do not
     betas[3, 2] = np.nan
-    found = draws.noise_correlation(betas, index)
+    found = noise_correlation(betas, index)
     special = np.isin(np.arange(4), [1, 2])
     np.testing.assert_array_equal(np.isnan(found), special[:, None] | special)
 
@@ -357,7 +363,7 @@ def test_same_noise_agrees_and_other_noise_does_not():
     mixing = loadings(25)
     recorded, index = repeated(100, 3, mixing, seed=1)
     drawn, drawn_index = repeated(100, 60, mixing, seed=2)
-    found = draws.noise_correlation_agreement(drawn, drawn_index, recorded, index, rng())
+    found = noise_correlation_agreement(drawn, drawn_index, recorded, index, rng())
     assert set(found) == {"correlation", "reliability", "ceiling", "share"}
     assert all(type(value) is float for value in found.values())
     assert found["share"] == pytest.approx(1, abs=0.03)
@@ -366,7 +372,7 @@ def test_same_noise_agrees_and_other_noise_does_not():
     independent = repeated(100, 60, np.eye(25), seed=2)
     other = repeated(100, 60, loadings(25, seed=8), seed=2)
     for wrong in (independent, other):
-        low = draws.noise_correlation_agreement(*wrong, recorded, index, rng())
+        low = noise_correlation_agreement(*wrong, recorded, index, rng())
         assert abs(low["share"]) < 0.35
         assert low["reliability"] == found["reliability"]  # a property of the recordings
 
@@ -380,11 +386,9 @@ def test_ceiling_is_what_the_true_matrix_reaches():
     reached, ceilings = [], []
     for seed in range(10):
         recorded, index = repeated(25, 3, mixing, seed=seed)
-        found = draws.noise_correlation_agreement(
-            recorded, index, recorded, index, rng(), n_splits=10
-        )
+        found = noise_correlation_agreement(recorded, index, recorded, index, rng(), n_splits=10)
         ceilings.append(found["ceiling"])
-        matrix = draws.noise_correlation(recorded, index)
+        matrix = noise_correlation(recorded, index)
         reached.append(np.corrcoef(matrix[pairs], truth)[0, 1])
         assert found["correlation"] == pytest.approx(1)  # a matrix with itself
     assert 0.4 < np.mean(reached) < 0.9  # far from 1, or the test would say little
@@ -398,24 +402,24 @@ def test_halves_hold_whole_images():
 
     def half(images):
         chosen = np.isin(index, images)
-        return draws.noise_correlation(betas[chosen], index[chosen])[pairs]
+        return noise_correlation(betas[chosen], index[chosen])[pairs]
 
     possible = [
         np.corrcoef(half(a), half(b))[0, 1]
         for a, b in (([0, 1], [2, 3]), ([0, 2], [1, 3]), ([0, 3], [1, 2]))
     ]
     stepped = [2 * r / (1 + r) for r in possible]
-    one = draws.noise_correlation_agreement(betas, index, betas, index, rng(), n_splits=1)
+    one = noise_correlation_agreement(betas, index, betas, index, rng(), n_splits=1)
     assert np.isclose(stepped, one["reliability"]).any()
     r = np.mean(possible)
-    many = draws.noise_correlation_agreement(betas, index, betas, index, rng(), n_splits=1000)
+    many = noise_correlation_agreement(betas, index, betas, index, rng(), n_splits=1000)
     assert many["reliability"] == pytest.approx(2 * r / (1 + r), abs=0.02)
 
 
 def test_unreliable_recordings_have_no_ceiling():
     for seed in range(20):
         recorded, index = repeated(4, 2, np.eye(5), seed=seed)
-        found = draws.noise_correlation_agreement(recorded, index, recorded, index, rng(), 2)
+        found = noise_correlation_agreement(recorded, index, recorded, index, rng(), 2)
         if found["reliability"] <= 0:
             break
     assert found["reliability"] <= 0
@@ -427,10 +431,10 @@ def test_missing_values_reach_the_agreement():
     recorded, index = repeated(20, 3)
     missing = recorded.copy()
     missing[0, 0] = np.nan
-    found = draws.noise_correlation_agreement(missing, index, recorded, index, rng())
+    found = noise_correlation_agreement(missing, index, recorded, index, rng())
     assert np.isnan([found["correlation"], found["share"]]).all()
     assert np.isfinite([found["reliability"]]).all()
-    found = draws.noise_correlation_agreement(recorded, index, missing, index, rng())
+    found = noise_correlation_agreement(recorded, index, missing, index, rng())
     assert np.isnan(list(found.values())).all()
 
 
@@ -440,7 +444,7 @@ def test_missing_values_reach_the_agreement():
 def test_line_agreement():
     recorded = rng().uniform(0.1, 1, size=500)
     drawn = 0.2 + 0.5 * recorded + 0.05 * rng(1).normal(size=500)
-    found = draws.line_agreement(drawn.astype(np.float32), recorded.astype(np.float32))
+    found = calibration.line_agreement(drawn.astype(np.float32), recorded.astype(np.float32))
     reference = stats.linregress(recorded, drawn)
     assert found["correlation"] == pytest.approx(reference.rvalue, rel=1e-5)
     assert found["slope"] == pytest.approx(reference.slope, rel=1e-5)
@@ -448,7 +452,7 @@ def test_line_agreement():
     # Voxels where either is missing or infinite are left out
     d = np.r_[drawn, np.nan, 1, np.inf, 1]
     r = np.r_[recorded, 1, np.nan, 1, np.inf]
-    for name, value in draws.line_agreement(d, r).items():
+    for name, value in calibration.line_agreement(d, r).items():
         assert value == pytest.approx(found[name], rel=1e-5)
 
 
@@ -464,7 +468,7 @@ def test_line_agreement():
     ],
 )
 def test_line_agreement_by_hand(drawn, recorded, correlation, slope, ratio):
-    found = draws.line_agreement(drawn, recorded)
+    found = calibration.line_agreement(drawn, recorded)
     np.testing.assert_allclose(
         [found["correlation"], found["slope"], found["median_ratio"]],
         [correlation, slope, ratio],
@@ -481,27 +485,27 @@ def test_missing_values_reach_their_scores_and_no_other():
         arrays[which][1, 2] = np.nan
         expected = np.zeros((3, 4), dtype=bool)
         expected[1 if which == 0 else slice(None), 2] = True
-        np.testing.assert_array_equal(np.isnan(draws.pit(*arrays, rng())), expected)
-        np.testing.assert_array_equal(np.isnan(draws.crps(*arrays)), expected)
-        np.testing.assert_array_equal(np.isnan(draws.energy_score(*arrays)), expected.any(1))
+        np.testing.assert_array_equal(np.isnan(calibration.pit(*arrays, rng())), expected)
+        np.testing.assert_array_equal(np.isnan(calibration.crps(*arrays)), expected)
+        np.testing.assert_array_equal(np.isnan(calibration.energy_score(*arrays)), expected.any(1))
 
 
 def test_inputs_are_not_changed():
     trials, drawn = (x[:, ::-1] for x in next(ensemble(6)))
     recorded, index = repeated(10, 3)
     calls = [
-        (lambda t, d: draws.pit(t, d, rng()), trials, drawn),
-        (draws.crps, trials, drawn),
-        (draws.energy_score, trials, drawn),
-        (lambda t, d: draws.energy_score(t.astype(float), d), trials, drawn.astype(float)),
-        (draws.variance_ratio, trials, drawn),
-        (draws.noise_correlation, recorded.astype(float), index),
+        (lambda t, d: calibration.pit(t, d, rng()), trials, drawn),
+        (calibration.crps, trials, drawn),
+        (calibration.energy_score, trials, drawn),
+        (lambda t, d: calibration.energy_score(t.astype(float), d), trials, drawn.astype(float)),
+        (calibration.variance_ratio, trials, drawn),
+        (noise_correlation, recorded.astype(float), index),
         (
-            lambda r, i: draws.noise_correlation_agreement(r, i, r, i, rng()),
+            lambda r, i: noise_correlation_agreement(r, i, r, i, rng()),
             recorded.astype(float),
             index,
         ),
-        (draws.line_agreement, trials[0], drawn[0]),
+        (calibration.line_agreement, trials[0], drawn[0]),
     ]
     for call, *arrays in calls:
         before = [a.copy() for a in arrays]
@@ -513,7 +517,7 @@ def test_inputs_are_not_changed():
 
 
 def test_lists_and_integers_are_scored_in_float64():
-    for score in (draws.crps, draws.energy_score, draws.variance_ratio):
+    for score in (calibration.crps, calibration.energy_score, calibration.variance_ratio):
         found = score([[1, 200], [2, 7]], [[3, 4], [5, 60]])
         assert found.dtype == np.float64
         assert np.isfinite(found).all()
@@ -526,7 +530,7 @@ def agreement(drawn=None, recorded=None, generator=None, n_images=4, **options):
     betas, index = repeated(n_images, 2)
     betas = betas if recorded is None else recorded
     drawn = betas if drawn is None else drawn
-    return draws.noise_correlation_agreement(
+    return noise_correlation_agreement(
         drawn, index, betas, index, rng() if generator is None else generator, **options
     )
 
@@ -534,34 +538,70 @@ def agreement(drawn=None, recorded=None, generator=None, n_images=4, **options):
 @pytest.mark.parametrize(
     ("call", "message", "error"),
     [
-        (lambda: draws.pit(ONES, np.ones((5, 2)), rng()), "same voxels, found 3 and 2", InputError),
-        (lambda: draws.pit(ONES, np.ones((0, 3)), rng()), "draws: expected", InputError),
-        (lambda: draws.pit(ONES[0], TWO, rng()), "trials: expected", InputError),
-        (lambda: draws.pit(ONES, TWO, 0), "Generator, found int", InputTypeError),
-        (lambda: draws.pit([["a"]], [["b"]], rng()), "expected real numbers", InputTypeError),
-        (lambda: draws.crps(ONES, TWO[:1]), "two draws or more, found 1", InputError),
-        (lambda: draws.crps(ONES, np.ones((5, 1))), "same voxels", InputError),
-        (lambda: draws.energy_score(ONES, TWO[:1]), "two draws or more, found 1", InputError),
-        (lambda: draws.energy_score(ONES, np.ones((5, 2))), "same voxels", InputError),
-        (lambda: draws.coverage(ONES, 95), "between 0 and 1, found 95", InputError),
-        (lambda: draws.coverage(ONES, 0), "between 0 and 1, found 0", InputError),
-        (lambda: draws.coverage(2 * ONES, 0.5), "found 2 to 2: pass what pit", InputError),
-        (lambda: draws.coverage(ONES[0], 0.5), "pit_values: expected", InputError),
-        (lambda: draws.pit_histogram(-ONES), "between 0 and 1, found -1", InputError),
-        (lambda: draws.pit_histogram(ONES, 0), "one bin or more, found 0", InputError),
-        (lambda: draws.pit_histogram(ONES * np.nan), "not missing, found none", InputError),
-        (lambda: draws.variance_ratio(ONES[:1], TWO), "drawn: expected two trials", InputError),
-        (lambda: draws.variance_ratio(ONES, TWO[:1]), "recorded: expected two", InputError),
-        (lambda: draws.variance_ratio(ONES, TWO[:, :1]), "same voxels", InputError),
-        (lambda: draws.noise_correlation(TWO, [0, 1]), "seen twice, found 2 images", InputError),
-        (lambda: draws.noise_correlation(ONES, [0, 1]), "one image per trial", InputError),
-        (lambda: draws.noise_correlation(ONES, INDEX, [0.0]), "pass numpy.flat", InputTypeError),
-        (lambda: draws.noise_correlation(ONES, INDEX, [True]), "pass numpy.flat", InputTypeError),
-        (lambda: draws.noise_correlation(ONES, INDEX, [0, 3]), "0 to 2, .*from 0 to 3", InputError),
-        (lambda: draws.noise_correlation(ONES, INDEX, [-1]), "expected a list", InputError),
-        (lambda: draws.noise_correlation(ONES, INDEX, [[0]]), "expected a list", InputError),
         (
-            lambda: draws.noise_correlation(ONES, INDEX, np.zeros(0, int)),
+            lambda: calibration.pit(ONES, np.ones((5, 2)), rng()),
+            "same voxels, found 3 and 2",
+            InputError,
+        ),
+        (lambda: calibration.pit(ONES, np.ones((0, 3)), rng()), "draws: expected", InputError),
+        (lambda: calibration.pit(ONES[0], TWO, rng()), "trials: expected", InputError),
+        (lambda: calibration.pit(ONES, TWO, 0), "Generator, found int", InputTypeError),
+        (lambda: calibration.pit([["a"]], [["b"]], rng()), "expected real numbers", InputTypeError),
+        (lambda: calibration.crps(ONES, TWO[:1]), "two draws or more, found 1", InputError),
+        (lambda: calibration.crps(ONES, np.ones((5, 1))), "same voxels", InputError),
+        (lambda: calibration.energy_score(ONES, TWO[:1]), "two draws or more, found 1", InputError),
+        (lambda: calibration.energy_score(ONES, np.ones((5, 2))), "same voxels", InputError),
+        (lambda: calibration.coverage(ONES, 95), "between 0 and 1, found 95", InputError),
+        (lambda: calibration.coverage(ONES, 0), "between 0 and 1, found 0", InputError),
+        (lambda: calibration.coverage(2 * ONES, 0.5), "found 2 to 2: pass what pit", InputError),
+        (lambda: calibration.coverage(ONES[0], 0.5), "pit_values: expected", InputError),
+        (lambda: calibration.pit_histogram(-ONES), "between 0 and 1, found -1", InputError),
+        (lambda: calibration.pit_histogram(ONES, 0), "one bin or more, found 0", InputError),
+        (lambda: calibration.pit_histogram(ONES * np.nan), "not missing, found none", InputError),
+        (
+            lambda: calibration.variance_ratio(ONES[:1], TWO),
+            "drawn: expected two trials",
+            InputError,
+        ),
+        (lambda: calibration.variance_ratio(ONES, TWO[:1]), "recorded: expected two", InputError),
+        (lambda: calibration.variance_ratio(ONES, TWO[:, :1]), "same voxels", InputError),
+        (
+            lambda: noise_correlation(TWO, [0, 1]),
+            "seen twice, found 2 images",
+            InputError,
+        ),
+        (
+            lambda: noise_correlation(ONES, [0, 1]),
+            "one image per trial",
+            InputError,
+        ),
+        (
+            lambda: noise_correlation(ONES, INDEX, [0.0]),
+            "pass numpy.flat",
+            InputTypeError,
+        ),
+        (
+            lambda: noise_correlation(ONES, INDEX, [True]),
+            "pass numpy.flat",
+            InputTypeError,
+        ),
+        (
+            lambda: noise_correlation(ONES, INDEX, [0, 3]),
+            "0 to 2, .*from 0 to 3",
+            InputError,
+        ),
+        (
+            lambda: noise_correlation(ONES, INDEX, [-1]),
+            "expected a list",
+            InputError,
+        ),
+        (
+            lambda: noise_correlation(ONES, INDEX, [[0]]),
+            "expected a list",
+            InputError,
+        ),
+        (
+            lambda: noise_correlation(ONES, INDEX, np.zeros(0, int)),
             "expected a list",
             InputError,
         ),
@@ -570,10 +610,18 @@ def agreement(drawn=None, recorded=None, generator=None, n_images=4, **options):
         (lambda: agreement(drawn=np.ones((8, 3))), "same voxels, found 3 and 4", InputError),
         (lambda: agreement(generator=3), "Generator, found int", InputTypeError),
         (lambda: agreement(n_splits=0), "one split or more, found 0", InputError),
-        (lambda: draws.line_agreement([1, 2], [1]), "one number per voxel", InputError),
-        (lambda: draws.line_agreement([[1, 2]], [[1, 2]]), "one number per voxel", InputError),
-        (lambda: draws.line_agreement([1, np.nan], [1, 2]), "finite or more, found 1", InputError),
-        (lambda: draws.line_agreement(["a", "b"], [1, 2]), "real numbers", InputTypeError),
+        (lambda: calibration.line_agreement([1, 2], [1]), "one number per voxel", InputError),
+        (
+            lambda: calibration.line_agreement([[1, 2]], [[1, 2]]),
+            "one number per voxel",
+            InputError,
+        ),
+        (
+            lambda: calibration.line_agreement([1, np.nan], [1, 2]),
+            "finite or more, found 1",
+            InputError,
+        ),
+        (lambda: calibration.line_agreement(["a", "b"], [1, 2]), "real numbers", InputTypeError),
     ],
 )
 def test_bad_input_is_refused(call, message, error):
@@ -584,6 +632,6 @@ def test_bad_input_is_refused(call, message, error):
 
 
 def test_examples_run():
-    found = doctest.testmod(draws)
+    found = doctest.testmod(calibration)
     assert found.attempted
     assert not found.failed

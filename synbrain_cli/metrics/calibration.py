@@ -1,13 +1,14 @@
-r"""Judge draws of single-trial responses against recorded single trials.
+r"""Whether draws of single-trial responses are distributed as recorded single trials are.
 
-A calibrated model draws trials that nobody could tell from recorded ones: each recorded trial is
-as likely to lie anywhere among the draws (``pit``, ``coverage``), trials vary as much
-(``variance_ratio``) and vary together in the same way (``noise_correlation``). ``crps`` and
-``energy_score`` are proper: no other model can expect a better score than the true one.
+The draws of a calibrated model cannot be told from recorded trials: each recorded trial is as
+likely to lie anywhere among the draws (``pit``, ``coverage``), and draws vary as much as trials
+(``variance_ratio``). Whether voxels vary together in the same way is measured in
+`synbrain_cli.metrics.noise_correlation`. ``crps`` and ``energy_score`` are proper: no other model
+can expect a better score than the true one.
 
 ``pit``, ``crps`` and ``energy_score`` take the recorded trials of one image, (n_trials, n_voxels),
 and the draws for that image, (n_draws, n_voxels). They return one row per trial, to be joined
-over images. The other functions take all test images at once. ``line_agreement`` takes one number
+over images. ``variance_ratio`` takes all test images at once; ``line_agreement`` takes one number
 per voxel.
 
 Everywhere here:
@@ -27,20 +28,19 @@ from scipy.spatial.distance import cdist
 from scoringrules import crps_ensemble
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.metrics.accuracy import (
-    _at_least_two,
-    _blockwise,
-    _centred,
-    _column_correlation,
-    _float_dtype,
-    _group,
-    _matrix,
+from synbrain_cli.metrics.arrays import (
+    as_matrix,
+    at_least_two,
+    blockwise,
+    centred_columns,
+    check_generator,
+    column_correlation,
+    drawn_and_recorded,
+    float_dtype,
+    same_voxels,
 )
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)  # central intervals reported by default (ours)
-
-
-# Trials of one image ------------------------------------------------------------------------------
 
 
 def pit(trials: ArrayLike, draws: ArrayLike, generator: np.random.Generator) -> NDArray[np.float32]:
@@ -77,7 +77,7 @@ def pit(trials: ArrayLike, draws: ArrayLike, generator: np.random.Generator) -> 
     True
     """
     trials, draws = _trials_and_draws(trials, draws)
-    _check_generator(generator)
+    check_generator(generator)
     values = np.empty(trials.shape, dtype=np.float32)
     for row, trial in zip(values, trials, strict=True):  # one at a time, to keep memory small
         below = np.count_nonzero(draws < trial, axis=0)
@@ -87,7 +87,7 @@ def pit(trials: ArrayLike, draws: ArrayLike, generator: np.random.Generator) -> 
     return values
 
 
-def crps(trials: ArrayLike, draws: ArrayLike) -> NDArray:
+def crps(trials: ArrayLike, draws: ArrayLike) -> np.ndarray:
     r"""Continuous ranked probability score of the draws, one per trial and voxel.
 
     .. math:: \frac1M \sum_m |x_{mv} - y_v|
@@ -113,9 +113,9 @@ def crps(trials: ArrayLike, draws: ArrayLike) -> NDArray:
         unbiased estimate. NaN where the trial or any draw is missing.
     """
     trials, draws = _trials_and_draws(trials, draws)
-    _at_least_two(len(draws), "a fair score", "draws")
+    at_least_two(len(draws), "a fair score", "draws")
 
-    def scores(draws: NDArray, trials: NDArray) -> NDArray:
+    def scores(draws: np.ndarray, trials: np.ndarray) -> np.ndarray:
         ordered = np.sort(draws.T, axis=1)  # (n_voxels, n_draws), sorted once for all trials
         return np.stack(
             [
@@ -127,10 +127,10 @@ def crps(trials: ArrayLike, draws: ArrayLike) -> NDArray:
             axis=1,
         )
 
-    return _blockwise(scores, draws, trials, keep=1).T.astype(_float_dtype(trials, draws))
+    return blockwise(scores, draws, trials, keep=1).T.astype(float_dtype(trials, draws))
 
 
-def energy_score(trials: ArrayLike, draws: ArrayLike) -> NDArray:
+def energy_score(trials: ArrayLike, draws: ArrayLike) -> np.ndarray:
     r"""Energy score of the draws as patterns over voxels, one per trial.
 
     .. math:: \frac1M \sum_m \lVert x_m - y \rVert
@@ -139,7 +139,7 @@ def energy_score(trials: ArrayLike, draws: ArrayLike) -> NDArray:
     The ``crps`` with Euclidean distances between patterns (Gneiting & Raftery 2007, *JASA* 102,
     eq. 22), fair in the same sense. It judges all voxels together, correlations included, though it
     is far less sensitive to these than to the mean (Pinson & Tastu 2013): see also
-    ``noise_correlation_agreement``. It grows as √n_voxels: compare models on the same voxels.
+    ``noise_correlation_agreement``. It increases as √n_voxels: compare models on the same voxels.
 
     ``scoringrules.es_ensemble`` would hold n_draws² × n_voxels numbers. Here distances between
     draws come from their inner products, once for all trials of the image.
@@ -158,15 +158,12 @@ def energy_score(trials: ArrayLike, draws: ArrayLike) -> NDArray:
         any voxel; all NaN where a draw has.
     """
     trials, draws = _trials_and_draws(trials, draws)
-    _at_least_two(len(draws), "a fair score", "draws")
-    dtype = _float_dtype(trials, draws)
+    at_least_two(len(draws), "a fair score", "draws")
+    dtype = float_dtype(trials, draws)
     trials, draws = trials.astype(np.float64), draws.astype(np.float64)
     error = cdist(trials, draws).mean(1)
     spread = _distances(draws).sum() / (len(draws) * (len(draws) - 1))
     return (error - spread / 2).astype(dtype)
-
-
-# Calibration over trials --------------------------------------------------------------------------
 
 
 def coverage(pit_values: ArrayLike, level: float) -> NDArray[np.float64]:
@@ -197,11 +194,11 @@ def coverage(pit_values: ArrayLike, level: float) -> NDArray[np.float64]:
     if not 0 < level < 1:
         raise InputError(f"level: expected a probability between 0 and 1, found {level}")
 
-    def share(p: NDArray) -> NDArray:
+    def share(p: np.ndarray) -> np.ndarray:
         inside = (np.abs(p - 0.5) <= level / 2).mean(0)
         return np.where(np.isnan(p).any(0), np.nan, inside)
 
-    return _blockwise(share, pit_values, keep=1)
+    return blockwise(share, pit_values, keep=1)
 
 
 def pit_histogram(pit_values: ArrayLike, n_bins: int = 20) -> NDArray[np.float64]:
@@ -232,9 +229,12 @@ def pit_histogram(pit_values: ArrayLike, n_bins: int = 20) -> NDArray[np.float64
     return counts * n_bins / counts.sum()
 
 
-def variance_ratio(drawn: ArrayLike, recorded: ArrayLike) -> NDArray:
-    r"""Total variance of drawn over that of recorded single trials, one per voxel:
-    :math:`s^2_\mathrm{drawn} / s^2_\mathrm{recorded}` (sample variances, over images and trials).
+def variance_ratio(drawn: ArrayLike, recorded: ArrayLike) -> np.ndarray:
+    r"""Total variance of draws over that of recorded single trials, one per voxel.
+
+    .. math:: s^2_\mathrm{drawn} / s^2_\mathrm{recorded}
+
+    Sample variances are taken over images and trials.
 
     Parameters
     ----------
@@ -250,135 +250,13 @@ def variance_ratio(drawn: ArrayLike, recorded: ArrayLike) -> NDArray:
         1 where draws vary as recorded trials do. NaN where the recorded ones do not vary or a value
         is missing.
     """
-    drawn, recorded = _drawn_and_recorded(drawn, recorded)
+    drawn, recorded = drawn_and_recorded(drawn, recorded)
     for name, values in (("drawn", drawn), ("recorded", recorded)):
-        _at_least_two(len(values), f"the variance of {name}", "trials")
+        at_least_two(len(values), f"the variance of {name}", "trials")
     above, below = _variance(drawn), _variance(recorded)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(below == 0, np.nan, above / below)
-    return ratio.astype(_float_dtype(drawn, recorded))
-
-
-# Noise correlations -------------------------------------------------------------------------------
-
-
-def noise_correlation(
-    betas: ArrayLike, image_index: ArrayLike, voxels: ArrayLike | None = None
-) -> NDArray[np.float64]:
-    r"""Correlation between voxels of what varies from repeat to repeat of an image.
-
-    .. math:: C_{vw} = \frac{\sum_{ik} d_{ikv} \, d_{ikw}}
-        {\sqrt{\sum_{ik} d_{ikv}^2 \sum_{ik} d_{ikw}^2}}, \qquad d_{ik} = y_{ik} - \bar y_i
-
-    Deviations from the mean of their image are pooled over images. The mean costs each image one
-    degree of freedom, in variances and covariances alike, so nothing is left to correct here.
-    Images seen once contribute nothing.
-
-    Parameters
-    ----------
-    betas : array of shape (n_trials, n_voxels)
-        Single trials, recorded or drawn, in any unit.
-    image_index : array of shape (n_trials,)
-        Which image each trial showed: integers or names. At least one image seen twice.
-    voxels : int array of shape (n_chosen,), optional
-        Columns of ``betas`` to keep, in this order; all by default. The matrix of 15,000 voxels
-        takes 2 GB: choose some hundreds or a region.
-
-    Returns
-    -------
-    float64 array of shape (n_voxels, n_voxels), or (n_chosen, n_chosen)
-        Rows and columns of voxels that never deviate, or with a missing value among the images
-        seen twice, are NaN.
-    """
-    betas = _matrix(betas, "betas")
-    if voxels is not None:
-        betas = betas[:, _columns(voxels, betas.shape[1])]
-    deviations, _ = _deviations(betas, image_index)
-    return _correlation_matrix(deviations)
-
-
-def noise_correlation_agreement(
-    drawn: ArrayLike,
-    drawn_index: ArrayLike,
-    recorded: ArrayLike,
-    recorded_index: ArrayLike,
-    generator: np.random.Generator,
-    n_splits: int = 20,
-) -> dict[str, float]:
-    r"""Correlation over voxel pairs between drawn and recorded noise correlations.
-
-    The recorded matrix is itself an estimate. Its reliability r is found by splitting the images
-    seen twice or more in random halves: the correlation over voxel pairs between the matrices of
-    the halves, averaged over splits, then stepped up to all images by 2r / (1 + r) (Spearman 1910,
-    Brown 1910). The true matrix, free of noise, would correlate with the recorded one by √r in
-    expectation (Spearman 1904): this is the ceiling. The drawn matrix is an estimate too, so give
-    it many draws, or its own noise counts against the model.
-
-    Parameters
-    ----------
-    drawn : array of shape (n_drawn, n_voxels)
-        Draws, at least two for one image or more.
-    drawn_index : array of shape (n_drawn,)
-        Image of each draw.
-    recorded : array of shape (n_recorded, n_voxels)
-        Recorded single trials in the same voxels, three or more: choose some hundreds before. At
-        least four images seen twice or more.
-    recorded_index : array of shape (n_recorded,)
-        Image of each recorded trial.
-    generator : numpy.random.Generator
-        Source of the splits.
-    n_splits : int
-        Number of splits in halves.
-
-    Returns
-    -------
-    dict of floats
-        ``correlation``: Pearson over pairs of voxels between the two matrices.
-        ``reliability``: of the recorded matrix, all images.
-        ``ceiling``: √reliability; NaN where reliability is not positive.
-        ``share``: correlation / ceiling; may exceed 1 by chance, and says nothing where the
-        ceiling is near 0.
-        A drawn voxel that never deviates, or has a missing value, makes correlation and share NaN;
-        a recorded one, in any half, makes reliability, ceiling and share NaN.
-    """
-    drawn, recorded = _drawn_and_recorded(drawn, recorded)
-    _check_generator(generator)
-    if recorded.shape[1] < 3:
-        raise InputError(
-            f"noise correlations: expected three voxels or more, found {recorded.shape[1]}"
-        )
-    if n_splits < 1:
-        raise InputError(f"n_splits: expected one split or more, found {n_splits}")
-    deviations, images = _deviations(recorded, recorded_index)
-    n_images = images[-1] + 1
-    if n_images < 4:
-        raise InputError(
-            f"recorded: expected four images or more that are seen twice, found {n_images}: "
-            "pass single trials of more images"
-        )
-
-    halves = []
-    for _ in range(n_splits):
-        first = np.isin(images, generator.permutation(n_images)[: n_images // 2])
-        halves.append(
-            _pair_correlation(*(_correlation_matrix(deviations[h]) for h in (first, ~first)))
-        )
-    r = np.mean(halves)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        reliability = 2 * r / (1 + r)
-        ceiling = np.sqrt(reliability) if reliability > 0 else np.nan
-    correlation = _pair_correlation(
-        _correlation_matrix(deviations), noise_correlation(drawn, drawn_index)
-    )
-    return {
-        "correlation": correlation,
-        "reliability": float(reliability),
-        "ceiling": float(ceiling),
-        "share": float(correlation / ceiling),
-    }
-
-
-# One number per voxel -----------------------------------------------------------------------------
+    return ratio.astype(float_dtype(drawn, recorded))
 
 
 def line_agreement(drawn: ArrayLike, recorded: ArrayLike) -> dict[str, float]:
@@ -412,51 +290,26 @@ def line_agreement(drawn: ArrayLike, recorded: ArrayLike) -> dict[str, float]:
             f"found shapes {drawn.shape} and {recorded.shape}"
         )
     finite = np.isfinite(drawn) & np.isfinite(recorded)
-    _at_least_two(finite.sum(), "a line over voxels", "voxels where both are finite")
+    at_least_two(finite.sum(), "a line over voxels", "voxels where both are finite")
     d, r = (x[finite, None].astype(np.float64) for x in (drawn, recorded))
     with np.errstate(divide="ignore", invalid="ignore"):
-        slope = (_centred(r) * _centred(d)).sum() / (_centred(r) ** 2).sum()
+        slope = (centred_columns(r) * centred_columns(d)).sum() / (centred_columns(r) ** 2).sum()
         ratios = d / r
     ratios = ratios[~np.isnan(ratios)]
     return {
-        "correlation": float(_column_correlation(r, d)[0]),
+        "correlation": float(column_correlation(r, d)[0]),
         "slope": float(slope),
         "median_ratio": float(np.median(ratios)) if ratios.size else np.nan,
     }
 
 
-# Helpers ------------------------------------------------------------------------------------------
+def _trials_and_draws(trials: ArrayLike, draws: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    trials, draws = as_matrix(trials, "trials"), as_matrix(draws, "draws")
+    return same_voxels(trials, draws, "trials and draws")
 
 
-def _trials_and_draws(trials: ArrayLike, draws: ArrayLike) -> tuple[NDArray, NDArray]:
-    trials, draws = _matrix(trials, "trials"), _matrix(draws, "draws")
-    return _same_voxels(trials, draws, "trials and draws")
-
-
-def _drawn_and_recorded(drawn: ArrayLike, recorded: ArrayLike) -> tuple[NDArray, NDArray]:
-    drawn, recorded = _matrix(drawn, "drawn"), _matrix(recorded, "recorded")
-    return _same_voxels(drawn, recorded, "drawn and recorded")
-
-
-def _same_voxels(a: NDArray, b: NDArray, names: str) -> tuple[NDArray, NDArray]:
-    if a.shape[1] != b.shape[1]:
-        raise InputError(
-            f"{names}: expected the same voxels, found {a.shape[1]} and {b.shape[1]}: "
-            "rows are trials, columns voxels"
-        )
-    return a, b
-
-
-def _check_generator(generator: np.random.Generator) -> None:
-    if not isinstance(generator, np.random.Generator):
-        raise InputTypeError(
-            f"generator: expected a numpy.random.Generator, found {type(generator).__name__}: "
-            "pass numpy.random.default_rng(seed)"
-        )
-
-
-def _pit_values(values: ArrayLike) -> NDArray:
-    values = _matrix(values, "pit_values")
+def _pit_values(values: ArrayLike) -> np.ndarray:
+    values = as_matrix(values, "pit_values")
     if (values < 0).any() or (values > 1).any():
         raise InputError(
             "pit_values: expected values between 0 and 1, "
@@ -465,23 +318,7 @@ def _pit_values(values: ArrayLike) -> NDArray:
     return values
 
 
-def _columns(voxels: ArrayLike, n_voxels: int) -> NDArray:
-    voxels = np.asarray(voxels)
-    if voxels.dtype.kind not in "iu":
-        raise InputTypeError(
-            f"voxels: expected integers, found dtype {voxels.dtype}: "
-            "pass numpy.flatnonzero(mask) for a mask"
-        )
-    if voxels.ndim != 1 or voxels.size == 0 or voxels.min() < 0 or voxels.max() >= n_voxels:
-        raise InputError(
-            f"voxels: expected a list of columns from 0 to {n_voxels - 1}, "
-            f"found shape {voxels.shape}"
-            + (f" from {voxels.min()} to {voxels.max()}" if voxels.size else "")
-        )
-    return voxels
-
-
-def _distances(x: NDArray) -> NDArray:
+def _distances(x: np.ndarray) -> np.ndarray:
     """Euclidean distances between rows of float64: (n, n)."""
     # Around the mean, so that little cancels; equal rows then differ by 1e-8 of their norm at most
     x = x - x.mean(0)
@@ -492,39 +329,6 @@ def _distances(x: NDArray) -> NDArray:
     return distances
 
 
-def _variance(x: NDArray) -> NDArray[np.float64]:
+def _variance(x: np.ndarray) -> NDArray[np.float64]:
     """Sample variance of each column, exactly 0 for a constant."""
-    return _blockwise(lambda b: (_centred(b) ** 2).sum(0) / (len(b) - 1), x, keep=1)
-
-
-def _deviations(
-    betas: ArrayLike, image_index: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Trials of images seen twice or more, minus the mean of their image; number of that image."""
-    betas, _, order, _, counts = _group(betas, image_index)
-    repeated = counts > 1
-    if not repeated.any():
-        raise InputError(
-            f"noise correlations: expected at least one image seen twice, found {len(counts)} "
-            f"images in {counts.sum()} trials: pass single trials, not their averages"
-        )
-    deviations = betas[order[np.repeat(repeated, counts)]].astype(np.float64)
-    counts = counts[repeated]
-    starts = np.cumsum(counts) - counts
-    # Minus the first repeat before the mean, so that equal repeats deviate by exactly 0
-    deviations -= np.repeat(deviations[starts], counts, axis=0)
-    means = np.add.reduceat(deviations, starts, axis=0) / counts[:, None]
-    deviations -= np.repeat(means, counts, axis=0)
-    return deviations, np.repeat(np.arange(len(counts)), counts)
-
-
-def _correlation_matrix(deviations: NDArray) -> NDArray[np.float64]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        unit = deviations / np.linalg.norm(deviations, axis=0)
-        return unit.T @ unit
-
-
-def _pair_correlation(recorded: NDArray, other: NDArray) -> float:
-    """Pearson between two matrices over their pairs of voxels."""
-    pairs = np.triu_indices(len(recorded), k=1)
-    return float(_column_correlation(recorded[pairs][:, None], other[pairs][:, None])[0])
+    return blockwise(lambda b: (centred_columns(b) ** 2).sum(0) / (len(b) - 1), x, keep=1)

@@ -1,0 +1,37 @@
+"""`synbrain demo`: the whole program on simulated subjects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from synbrain_cli.cli.evaluate import print_evaluation
+from synbrain_cli.cli.options import QuietOption, SeedOption, WorkspaceOption
+from synbrain_cli.cli.running import interruptible, open_workspace
+
+
+def demo(
+    images: Annotated[
+        Path | None, typer.Argument(help="Images to synthesize; default: examples/images.")
+    ] = None,
+    seed: SeedOption = 0,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Run everything on simulated subjects: prepare, train, synthesize, evaluate, plot.
+
+    Example: synbrain demo
+    """
+    from synbrain_cli.pipeline.demo import demo as run
+
+    workspace, progress = open_workspace(folder, quiet)
+    with interruptible():
+        result = run(workspace, images, seed=seed, progress=progress)
+    print()
+    print_evaluation(result.scores, rois=False)
+    print()
+    for what, path in result.paths.items():
+        print(f"{what:12} {path}")
+    print(f"\nThe subjects are simulated. {result.seconds / 60:.1f} minutes.")

@@ -1,0 +1,425 @@
+"""`synbrain evaluate`, `compare`, `learning-curve` and `augment`: scores on test images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from synbrain_cli.cli.completion import complete_model, complete_models, complete_subjects
+from synbrain_cli.cli.options import (
+    DeviceOption,
+    ModelOption,
+    OutputOption,
+    QuietOption,
+    ReportOption,
+    SeedOption,
+    SubjectOption,
+    WorkspaceOption,
+)
+from synbrain_cli.cli.parsers import parse_numbers
+from synbrain_cli.cli.running import interruptible, open_workspace
+from synbrain_cli.cli.tables import (
+    amount,
+    bars,
+    cell,
+    interval,
+    print_columns,
+    print_files,
+    print_notes,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from synbrain_cli.brain import Brain
+    from synbrain_cli.evaluation.augmentation import AugmentResult
+    from synbrain_cli.evaluation.comparison import CompareResult
+    from synbrain_cli.evaluation.learning_curve import LearningCurveResult
+    from synbrain_cli.io.prepared import PreparedSubject
+    from synbrain_cli.io.token_store import TokenStore
+    from synbrain_cli.io.workspace import Workspace
+    from synbrain_cli.pipeline.evaluate import EvaluateResult
+    from synbrain_cli.progress import Progress
+
+DrawsOption = Annotated[
+    int, typer.Option(min=20, help="Draws per image from which distributions are scored.")
+]
+
+# -------------------------------------------------------------------------------- evaluate
+
+
+def evaluate(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    rois: Annotated[bool, typer.Option(help="Also print scores by region.")] = True,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Print the published table's columns, on its scale.")
+    ] = False,
+    draws: DrawsOption = 200,
+    latent: Annotated[
+        bool,
+        typer.Option(help="Also score the published sampling: many passes of the decoder."),
+    ] = True,
+    report: ReportOption = True,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    output: OutputOption = None,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Score a model and its draws on test images, beside baselines, controls and the ceiling.
+
+    Example: synbrain evaluate --subject 1
+    """
+    from synbrain_cli.brain import load_model
+    from synbrain_cli.evaluation.settings import EvaluateSettings
+    from synbrain_cli.pipeline.evaluate import evaluate as run
+    from synbrain_cli.pipeline.report import report as write_report
+    from synbrain_cli.run import RunContext
+
+    workspace, progress = open_workspace(folder, quiet)
+    brain = load_model(workspace.find_model(model, subject, progress.info), device)
+    data, store = _test_data(workspace, brain, progress)
+    settings = EvaluateSettings(n_draws=draws, latent=latent)
+    with interruptible():
+        context = RunContext(seed=seed, progress=progress)
+        result = run(workspace, brain, data, store, settings, output, context)
+    if paper:
+        _print_paper(result)
+    else:
+        print_evaluation(result, rois)
+    print(f"\nEvery score of every region: {result.folder / 'metrics.tsv'}")
+    print_files(result.folder / name for name in ("calibration.png", "metrics.json"))
+    if report:
+        elsewhere = result.folder if output else None
+        page = elsewhere / "report.html" if elsewhere else None
+        print(write_report(workspace, brain, evaluation=elsewhere, output=page, progress=progress))
+
+
+def _test_data(
+    workspace: Workspace, brain: Brain, progress: Progress
+) -> tuple[PreparedSubject, TokenStore]:
+    """Prepared subject of a model, and the tokens of its images."""
+    subject = workspace.find_subject(brain.subject, brain.config.dataset, progress.info)
+    spec = brain.config.encoder.spec
+    return subject, workspace.find_tokens(subject.dataset, spec, progress.info)
+
+
+# Columns of ``metrics.tsv`` → headings.
+_RESPONSES = {
+    "model": "model",
+    "ci": "95 % CI",
+    "deep": "deep",
+    "transfer": "transfer",
+    "linear": "linear",
+    "mean_pattern": "mean pat.",
+    "shuffled": "shuffled",
+    "ceiling": "ceiling",
+}
+_DISTRIBUTIONS = {
+    "model": "draws",
+    "ci": "95 % CI",
+    "linear": "linear+N",
+    "mean_pattern": "mean+N",
+    "latent_nf1": "latent nf 1",
+    "latent_best": "best nf",
+    "shuffled": "shuffled",
+    "reference": "reference",
+}
+_BY_REGION = ("voxelwise_correlation", "coverage_90")
+
+
+def print_evaluation(result: EvaluateResult, rois: bool) -> None:
+    """Print scores of responses, retrieval, and scores of draws, each beside its baselines."""
+    _print_scores(result.table(), rois, _RESPONSES)
+    found = result.metrics.retrieval
+    decoders = {name: found.get(name) for name in ("brainvae", "linear_decoder")}
+    columns = ("raw", "syn", "draw", "mean_pattern", "shuffled")
+    print(f"\nTop-1 retrieval among {found.n_candidates} images (chance {found.chance:.3f})")
+    rows: list[tuple[str, ...]] = [
+        ("decoder", "recorded", "predicted", "drawn", "mean pat.", "shuffled")
+    ]
+    rows += [
+        (name, *(cell(scores.get(k)) for k in columns))
+        for name, scores in decoders.items()
+        if scores is not None
+    ]
+    print_columns(rows, n_left=1)
+    print("\nDraws against held-out trials (N: independent normal noise of constant variance)")
+    _print_scores(result.draws_table(), rois, _DISTRIBUTIONS)
+    shape = [height or 0.0 for height in result.metrics.draws.pit_histogram["model"]]
+    print(f"\nRanks of held-out trials among draws (flat: calibrated)  {bars(shape)}")
+    print_notes(result.metrics.notes)
+
+
+def _print_scores(table: pd.DataFrame, rois: bool, columns: dict[str, str]) -> None:
+    """Print a table: all scores over all voxels, some by region; the rest is in the file.
+
+    Columns without a value are left out.
+    """
+    shown = {
+        k: v for k, v in columns.items() if k == "ci" or (k in table and table[k].notna().any())
+    }
+    rows = [("region", "score", *shown.values())]
+    for row in table.to_dict("records"):
+        if row["region"] != "all" and not (rois and row["score"] in _BY_REGION):
+            continue
+        cells = (
+            interval(row["ci_low"], row["ci_high"]) if k == "ci" else cell(row[k]) for k in shown
+        )
+        rows.append((row["region"], row["score"], *cells))
+    print_columns(rows)
+
+
+def _print_paper(result: EvaluateResult) -> None:
+    """Print the published table's columns, the mean pattern's row beside the model's."""
+    table = result.paper_table()
+    digits = {"Incep": 1, "CLIP": 1, "Raw": 1, "Syn": 1}
+    rows = [tuple(table.columns)]
+    for row in table.to_dict("records"):
+        cells = (cell(row[k], digits.get(k, 3)) for k in table.columns[1:])
+        rows.append((row["row"], *cells))
+    print_columns(rows, n_left=1)
+    scale = (
+        "MSE in (betas / 2000)²"
+        if table["MSE"].notna().any()
+        else (f"MSE has no published scale in {result.metrics.recorded_unit}")
+    )
+    print(
+        f"\n{scale}; r and cos across voxels of single trials; Raw and Syn: top-1 % "
+        f"among {result.metrics.retrieval.n_candidates} images by BrainVAE's latent. Incep, "
+        "CLIP, Eff and SwAV need images decoded by MindEye2 and are not computed. A constant "
+        "scores the mean pattern's row: judge by `synbrain evaluate` without --paper."
+    )
+
+
+# --------------------------------------------------------------------------------- compare
+
+
+def compare(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Models of one subject: names in weights/, or paths; default: all of --subject.",
+            autocompletion=complete_model,
+        ),
+    ] = None,
+    subject: SubjectOption = None,
+    draws: DrawsOption = 200,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    output: OutputOption = None,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Score several models of one subject side by side, on the same test images.
+
+    Example: synbrain compare --subject 3
+    """
+    from synbrain_cli.brain import load_model
+    from synbrain_cli.evaluation.comparison import compare as run
+
+    workspace, progress = open_workspace(folder, quiet)
+    bundles = workspace.find_models(",".join(models) if models else None, subject)
+    progress.info(f"models: {', '.join(path.name for path in bundles)}")
+    brains = [load_model(path, device) for path in bundles]
+    data, store = _test_data(workspace, brains[0], progress)
+    with interruptible(resumes=False):
+        result = run(
+            workspace,
+            brains,
+            data,
+            store,
+            n_draws=draws,
+            seed=seed,
+            output=output,
+            progress=progress,
+        )
+    _print_comparison(result)
+
+
+def _print_comparison(result: CompareResult) -> None:
+    rows = [("model", "hours", "r", "r / ceiling", "95 % CI", "× linear", "× reference", "90 %")]
+    for row in result.table().to_dict("records"):
+        score = "noise_normalised_correlation"
+        rows.append(
+            (
+                row["row"],
+                f"{row['hours']:g}" if row["hours"] == row["hours"] and row["hours"] else "-",
+                cell(row["voxelwise_correlation"]),
+                cell(row[score]),
+                interval(row[f"{score}_low"], row[f"{score}_high"]),
+                cell(row["ratio_to_linear"]),
+                cell(row["ratio_to_reference"]),
+                cell(row["coverage_90"]),
+            )
+        )
+    print_columns(rows, n_left=1)
+    print(
+        f"reference: {result.metrics['reference']}; 90 %: share of trials within the 90 % intervals"
+    )
+    print_notes(result.metrics["notes"])
+    print_files(
+        result.folder / name for name in ("comparison.md", "comparison.png", "comparison.tsv")
+    )
+
+
+# -------------------------------------------------------------------------- learning curve
+
+
+def learning_curve(
+    subject: Annotated[
+        str | None,
+        typer.Option(
+            "--subject",
+            "-s",
+            help="Subjects, separated by commas: 1,2,3; default: the first prepared.",
+            autocompletion=complete_subjects,
+        ),
+    ] = None,
+    hours: Annotated[
+        str | None,
+        typer.Option(help="Amounts of data, such as 0.25,0.5,1,2; default: all available."),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Models of other subjects: names in weights/, separated by commas; default: all.",
+            autocompletion=complete_models,
+        ),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(help="Score for which hours are estimated; default: that of all data."),
+    ] = None,
+    seed: SeedOption = 0,
+    output: OutputOption = None,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Measure how scores grow with hours of scanning and with the number of source subjects.
+
+    Example: synbrain learning-curve --subject 3 --hours 0.25,0.5,1,2
+    """
+    from synbrain_cli.evaluation.learning_curve import HOURS, people_of
+    from synbrain_cli.evaluation.learning_curve import scaling as run
+
+    workspace, progress = open_workspace(folder, quiet)
+    amounts = parse_numbers("--hours", hours) or list(HOURS)
+    bundles = workspace.full_models(source)
+    dataset = bundles[0][1].dataset
+    labels = subject.split(",") if subject else [None]
+    subjects = [workspace.find_subject(label, dataset, progress.info) for label in labels]
+    with interruptible(resumes=False):
+        data = people_of(workspace, subjects, [path for path, _ in bundles], progress.info)
+        result = run(
+            workspace,
+            data,
+            hours=amounts,
+            target=target,
+            seed=seed,
+            output=output,
+            progress=progress,
+        )
+    _print_learning_curve(result)
+
+
+def _print_learning_curve(result: LearningCurveResult) -> None:
+    print("Median correlation / ceiling of reliable voxels")
+    table = result.table().pivot_table(
+        index=["over", "amount"], columns="strategy", values="score", sort=False
+    )
+    points = [("over", "amount", *table.columns)]
+    points += [
+        (over, f"{size:g}", *map(cell, values))
+        for (over, size), values in zip(table.index, table.to_numpy(), strict=True)
+    ]
+    print_columns(points)
+    print()
+    fits = [("over", "strategy", "slope per tenfold", "95 % CI", "target", "reached at", "95 % CI")]
+    for row in result.fits().to_dict("records"):
+        fits.append(
+            (
+                row["over"],
+                row["strategy"],
+                cell(row["slope"]),
+                interval(row["slope_low"], row["slope_high"]),
+                cell(row["target"]),
+                amount(row["to_reach"]),
+                f"{amount(row['to_reach_low'])}–{amount(row['to_reach_high'])}",
+            )
+        )
+    print_columns(fits)
+    print(f"\nEvery point: {result.folder / 'scaling.tsv'}")
+    print_files(sorted(result.folder.glob("*.png")))
+
+
+# --------------------------------------------------------------------------------- augment
+
+
+def augment(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    amounts: Annotated[
+        str | None,
+        typer.Option(
+            help="Amounts of synthesized trials, in multiples of the real ones, such as 0.5,1,2."
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    output: OutputOption = None,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Measure what synthesized trials add to a decoder trained on real ones.
+
+    Example: synbrain augment --model sub-03_hours-1
+    """
+    from synbrain_cli.brain import load_model
+    from synbrain_cli.evaluation.augmentation import AMOUNTS
+    from synbrain_cli.evaluation.augmentation import augment as run
+
+    workspace, progress = open_workspace(folder, quiet)
+    multiples = parse_numbers("--amounts", amounts) or AMOUNTS
+    brain = load_model(workspace.find_model(model, subject, progress.info), device)
+    data, store = _test_data(workspace, brain, progress)
+    with interruptible(resumes=False):
+        result = run(
+            workspace,
+            brain,
+            data,
+            store,
+            amounts=multiples,
+            seed=seed,
+            output=output,
+            progress=progress,
+        )
+    _print_augmentation(result)
+
+
+def _print_augmentation(result: AugmentResult) -> None:
+    scores = {"two_way_trials": "two-way", "retrieval_trials": "retrieval"}
+    head = ("responses", "amount", "weight")
+    rows = [(*head, *(c for name in scores.values() for c in (name, "gain", "95 % CI")))]
+    for condition, entries in result.metrics["conditions"].items():
+        chosen = result.metrics["chosen"][condition]["amount"]
+        for entry in entries:
+            mark = "*" if entry["amount"] == chosen else ""
+            cells: list[str] = []
+            for name in scores:
+                one = entry["scores"][name]
+                low, high = one["gain_ci"]
+                cells += [cell(one["value"]), cell(one["gain"], 4)]
+                cells.append(f"{cell(low, 4)} to {cell(high, 4)}")
+            rows.append((condition, f"{entry['amount']:g}{mark}", cell(entry["weight"], 1), *cells))
+    print_columns(rows, n_left=1)
+    print(
+        "\nSingle test trials; amounts in multiples of the real trials; *: chosen on validation "
+        "images of the real trials; gain over real trials alone"
+    )
+    print_notes(result.metrics["notes"])
+    print_files(result.folder / name for name in ("augment.png", "augment.tsv"))

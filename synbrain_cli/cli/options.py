@@ -1,0 +1,162 @@
+"""Options that several commands share.
+
+Choices are `Literal` types (an enumeration where an option may be repeated), so that Typer checks
+them, and lists them in help, in errors and after Tab. They repeat tuples of the library, which
+would load numpy or torch here; ``tests/test_cli.py`` compares the two.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from synbrain_cli.cli.completion import (
+    complete_dataset,
+    complete_model,
+    complete_preset,
+    complete_subject,
+)
+
+# ---------------------------------------------------------------------------------- choices
+
+Standardization = Literal["session", "train", "none"]
+EncoderPrecision = Literal["auto", "float32", "fp16", "bf16"]
+TrainingPrecision = Literal["auto", "float32", "bf16"]
+FigureFormat = Literal["png", "svg", "pdf"]
+FigureSpace = Literal["fsaverage5", "fsaverage6", "fsaverage"]
+
+
+class MapSpace(StrEnum):
+    """Spaces to which synthesized maps can be resampled, and none of them."""
+
+    FSAVERAGE5 = "fsaverage5"
+    FSAVERAGE6 = "fsaverage6"
+    FSAVERAGE = "fsaverage"
+    FSNATIVE = "fsnative"
+    MNI = "MNI"
+    NONE = "none"
+
+
+def _check_preset(name: str) -> str:
+    """Presets are read when they are asked for: programs and tests may add their own."""
+    from synbrain_cli.config import PRESETS
+
+    if name not in PRESETS:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, PRESETS))}.")
+    return name
+
+
+# ------------------------------------------------------------------- workspace and selection
+
+WorkspaceOption = Annotated[
+    Path,
+    typer.Option(
+        "--workspace",
+        "-w",
+        envvar="SYNBRAIN_WORKSPACE",
+        help="Folder with prepared/, weights/ and outputs/.",
+    ),
+]
+SubjectOption = Annotated[
+    str | None,
+    typer.Option(
+        "--subject",
+        "-s",
+        help="Subject: 2, 02, sub-02 or subj02.",
+        autocompletion=complete_subject,
+    ),
+]
+DatasetOption = Annotated[
+    str | None,
+    typer.Option(help="Dataset: a folder in prepared/.", autocompletion=complete_dataset),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Model: a name in weights/, or a path.",
+        autocompletion=complete_model,
+    ),
+]
+
+# --------------------------------------------------------------------------- data preparation
+
+NewDatasetOption = Annotated[str, typer.Option(help="Name of the dataset in prepared/.")]
+StandardizeOption = Annotated[
+    Standardization,
+    typer.Option(help="z-score by session, z-score by the training trials, or neither."),
+]
+ValidationOption = Annotated[
+    float, typer.Option(min=0.01, max=0.5, help="Share of the training images for validation.")
+]
+TestOption = Annotated[
+    float, typer.Option(min=0.01, max=0.5, help="Share of the images for testing.")
+]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Image encoder: gabor, or openclip:ARCH/PRETRAINED, where PRETRAINED is the name or "
+        "the file of its weights."
+    ),
+]
+EncoderPrecisionOption = Annotated[
+    EncoderPrecision,
+    typer.Option(
+        "--precision",
+        help="Precision of an openclip encoder; auto: fp16 on a GPU, float32 elsewhere.",
+    ),
+]
+
+# ----------------------------------------------------------------------------------- training
+
+PresetOption = Annotated[
+    str,
+    typer.Option(
+        metavar="<tiny|small|paper>",
+        help="Network size and training schedule.",
+        callback=_check_preset,
+        autocompletion=complete_preset,
+    ),
+]
+PrecisionOption = Annotated[
+    TrainingPrecision,
+    typer.Option(help="Precision of network training; auto: bf16 on a GPU, float32 elsewhere."),
+]
+CompileOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile", help="Compile the networks for training; default: on a GPU."
+    ),
+]
+MicroBatchOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Items of a batch in memory at a time: fewer need less memory and give the same "
+        "result; default: as many as a GPU holds."
+    ),
+]
+
+# -------------------------------------------------------------------------- figures and draws
+
+ResponsesOption = Annotated[
+    Path | None, typer.Option(help="Folder written by synthesize; default: the latest.")
+]
+FormatOption = Annotated[FigureFormat, typer.Option("--format", help="File format.")]
+DpiOption = Annotated[int, typer.Option(min=20, max=1200, help="Resolution, dots per inch.")]
+
+# -------------------------------------------------------------------------------- all commands
+
+SeedOption = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, …")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Output folder.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
+ReportOption = Annotated[
+    bool, typer.Option(help="Write the HTML report, outputs/MODEL_report.html.")
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print results only, without progress.")
+]

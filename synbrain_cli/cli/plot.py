@@ -1,0 +1,277 @@
+"""`synbrain plot`: figures of responses, draws and accuracy, and the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from synbrain_cli.cli.options import (
+    DpiOption,
+    FigureSpace,
+    FormatOption,
+    ModelOption,
+    OutputOption,
+    QuietOption,
+    ResponsesOption,
+    SeedOption,
+    SubjectOption,
+    WorkspaceOption,
+)
+from synbrain_cli.cli.running import open_workspace
+from synbrain_cli.cli.sections import PlainGroup
+from synbrain_cli.cli.tables import print_files
+
+app = typer.Typer(cls=PlainGroup, no_args_is_help=True, help="Plot figures and write reports.")
+
+MapKind = Literal["mean", "std", "draw", "difference", "recorded", "error", "accuracy", "ceiling"]
+
+WhatOption = Annotated[
+    MapKind,
+    typer.Option(
+        help="mean, std, draw or difference: of synthesized responses; recorded or error "
+        "(recorded − expected): of a test image; accuracy or ceiling: of the model."
+    ),
+]
+ImageOption = Annotated[
+    str | None,
+    typer.Option(help="An image of the responses (default: all), or test images, as A,B."),
+]
+MinusOption = Annotated[
+    str | None,
+    typer.Option(help="Image, or folder of other responses, whose mean is subtracted."),
+]
+DrawOption = Annotated[int, typer.Option(min=0, help="Number of the draw, with --what draw.")]
+ThresholdOption = Annotated[float | None, typer.Option(help="Hide smaller absolute values.")]
+VmaxOption = Annotated[float | None, typer.Option(help="Limit of the colour scale.")]
+SpaceOption = Annotated[
+    FigureSpace,
+    typer.Option(help="Surface; fsaverage6 and fsaverage where nilearn has them."),
+]
+TrialsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--responses", help="Folder written by synthesize, instead of recorded test images."
+    ),
+]
+TestImagesOption = Annotated[
+    str | None,
+    typer.Option("--image", help="Test images, as A,B; default: those with most repeats."),
+]
+SamplesOption = Annotated[int, typer.Option("--samples", "-n", min=2, help="Draws per image.")]
+
+
+@app.command("flatmap")
+def plot_flatmap(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    what: WhatOption = "mean",
+    responses: ResponsesOption = None,
+    image: ImageOption = None,
+    minus: MinusOption = None,
+    draw: DrawOption = 0,
+    threshold: ThresholdOption = None,
+    vmax: VmaxOption = None,
+    space: SpaceOption = "fsaverage5",
+    pycortex: Annotated[
+        bool,
+        typer.Option("--pycortex", help="Plot with pycortex (pip install synbrain[pycortex])."),
+    ] = False,
+    format: FormatOption = "png",
+    dpi: DpiOption = 200,
+    output: OutputOption = None,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Plot responses, recordings or accuracy on fsaverage's flattened cortex.
+
+    Example: synbrain plot flatmap --subject 2 --image coffee --minus flower
+    """
+    from synbrain_cli.pipeline import plot
+
+    workspace, progress = open_workspace(folder, quiet)
+    result = plot.brain_maps(
+        workspace,
+        "flatmap",
+        what=what,
+        model=model,
+        subject=subject,
+        responses=responses,
+        image=image,
+        minus=minus,
+        draw=draw,
+        look=plot.Look(space, threshold, vmax, format, dpi, pycortex),
+        output=output,
+        progress=progress,
+    )
+    print_files(result.files)
+
+
+@app.command("surface")
+def plot_surface(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    what: WhatOption = "mean",
+    responses: ResponsesOption = None,
+    image: ImageOption = None,
+    minus: MinusOption = None,
+    draw: DrawOption = 0,
+    threshold: ThresholdOption = None,
+    vmax: VmaxOption = None,
+    space: SpaceOption = "fsaverage5",
+    format: FormatOption = "png",
+    dpi: DpiOption = 200,
+    output: OutputOption = None,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Plot responses, recordings or accuracy on fsaverage's inflated surface, in four views.
+
+    Example: synbrain plot surface --subject 2 --what accuracy
+    """
+    from synbrain_cli.pipeline import plot
+
+    workspace, progress = open_workspace(folder, quiet)
+    result = plot.brain_maps(
+        workspace,
+        "surface",
+        what=what,
+        model=model,
+        subject=subject,
+        responses=responses,
+        image=image,
+        minus=minus,
+        draw=draw,
+        look=plot.Look(space, threshold, vmax, format, dpi),
+        output=output,
+        progress=progress,
+    )
+    print_files(result.files)
+
+
+@app.command("draws")
+def plot_draws(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    responses: TrialsOption = None,
+    image: TestImagesOption = None,
+    samples: SamplesOption = 20,
+    seed: SeedOption = 0,
+    vmax: VmaxOption = None,
+    space: SpaceOption = "fsaverage5",
+    format: FormatOption = "png",
+    dpi: DpiOption = 200,
+    output: OutputOption = None,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Plot recorded trials of a test image beside draws for it, on one colour scale.
+
+    Example: synbrain plot draws --subject 2 --image nsd00037
+    """
+    from synbrain_cli.pipeline import plot
+
+    workspace, progress = open_workspace(folder, quiet)
+    result = plot.draws(
+        workspace,
+        model=model,
+        subject=subject,
+        responses=responses,
+        image=image,
+        n_draws=samples,
+        seed=seed,
+        look=plot.Look(space=space, vmax=vmax, format=format, dpi=dpi),
+        output=output,
+        progress=progress,
+    )
+    print_files(result.files)
+
+
+@app.command("rois")
+def plot_rois(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    responses: TrialsOption = None,
+    image: TestImagesOption = None,
+    samples: SamplesOption = 20,
+    seed: SeedOption = 0,
+    format: FormatOption = "png",
+    dpi: DpiOption = 200,
+    output: OutputOption = None,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Plot ROI means: intervals over draws, with the recorded trials over them.
+
+    Example: synbrain plot rois --subject 2
+    """
+    from synbrain_cli.pipeline import plot
+
+    workspace, progress = open_workspace(folder, quiet)
+    result = plot.rois(
+        workspace,
+        model=model,
+        subject=subject,
+        responses=responses,
+        image=image,
+        n_draws=samples,
+        seed=seed,
+        look=plot.Look(format=format, dpi=dpi),
+        output=output,
+        progress=progress,
+    )
+    print_files(result.files)
+
+
+@app.command("accuracy")
+def plot_accuracy(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    format: FormatOption = "png",
+    dpi: DpiOption = 200,
+    output: OutputOption = None,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Plot each voxel's accuracy against its noise ceiling, beside the baselines.
+
+    Example: synbrain plot accuracy --subject 2
+    """
+    from synbrain_cli.pipeline import plot
+
+    workspace, progress = open_workspace(folder, quiet)
+    look = plot.Look(format=format, dpi=dpi)
+    result = plot.accuracy(
+        workspace, model=model, subject=subject, look=look, output=output, progress=progress
+    )
+    print_files(result.files)
+
+
+@app.command("report")
+def plot_report(
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    responses: ResponsesOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Output file; default: outputs/MODEL_report.html."),
+    ] = None,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Write one HTML file to share: stimuli, maps, draws, accuracy, calibration, provenance.
+
+    Example: synbrain plot report --subject 2
+    """
+    from synbrain_cli.brain import load_model
+    from synbrain_cli.pipeline.plot import named_responses
+    from synbrain_cli.pipeline.report import report as run
+
+    workspace, progress = open_workspace(folder, quiet)
+    made = named_responses(responses, model, subject)
+    if made is not None:
+        brain = made.brain(workspace, progress.info)
+    else:
+        brain = load_model(workspace.find_model(model, subject, progress.info), "cpu")
+    print(run(workspace, brain, responses=made, output=output, progress=progress))

@@ -1,0 +1,417 @@
+"""`synbrain prepare`: from data to prepared subjects."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from synbrain_cli.cli.options import (
+    DeviceOption,
+    EncoderOption,
+    EncoderPrecisionOption,
+    NewDatasetOption,
+    OverwriteOption,
+    QuietOption,
+    SeedOption,
+    StandardizeOption,
+    TestOption,
+    ValidationOption,
+    WorkspaceOption,
+)
+from synbrain_cli.cli.parsers import parse_named_file, parse_sessions, parse_subject_numbers
+from synbrain_cli.cli.running import interruptible, open_workspace
+from synbrain_cli.cli.sections import PlainGroup
+from synbrain_cli.cli.tables import print_columns, print_records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(cls=PlainGroup, no_args_is_help=True, help="Convert data to prepared subjects.")
+
+SubjectsOption = Annotated[
+    list[str] | None,
+    typer.Option("--subject", "-s", help="Subject; repeat for several; default: all."),
+]
+
+# ------------------------------------------------------------------------------------- NSD
+
+NSDSpace = Literal["func1pt8mm", "func1mm", "fsaverage", "nativesurface"]
+NSDPreparation = Literal["betas_fithrf_GLMdenoise_RR", "betas_fithrf", "betas_assumehrf"]
+
+NSDRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Copy of NSD: the folder that holds nsddata/; default: nsd in the workspace."
+    ),
+]
+SessionsOption = Annotated[
+    str | None,
+    typer.Option(help="10: the first ten sessions; 3-5,8: those; default: all available."),
+]
+NSDSpaceOption = Annotated[NSDSpace, typer.Option(help="Voxel space of the betas.")]
+NSDPreparationOption = Annotated[NSDPreparation, typer.Option(help="NSD's version of the betas.")]
+NSDRoiOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Voxels to model: a collection of ROIs (nsdgeneral, streams), a label (V1, FFA-1), "
+        "both (streams:ventral) or a mask file. Repeat for their union; default: nsdgeneral."
+    ),
+]
+NSDSplitOption = Annotated[
+    str,
+    typer.Option(help="Test images: shared1000, shared515, or a table of image and split."),
+]
+DownloadOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--download/--no-download",
+        help="Complete the copy from NSD's public bucket, or never download; default: download "
+        "what is needed and missing.",
+    ),
+]
+AcceptTermsOption = Annotated[
+    bool,
+    typer.Option("--accept-terms", help="Accept NSD's terms and download without asking."),
+]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Sessions read in parallel; default: one per core."),
+]
+
+
+@app.command("nsd")
+def prepare_nsd(
+    root: NSDRootOption = None,
+    subject: SubjectsOption = None,
+    sessions: SessionsOption = None,
+    space: NSDSpaceOption = "func1pt8mm",
+    preparation: NSDPreparationOption = "betas_fithrf_GLMdenoise_RR",
+    roi: NSDRoiOption = None,
+    standardize: StandardizeOption = "session",
+    split: NSDSplitOption = "shared1000",
+    validation: ValidationOption = 0.1,
+    download: DownloadOption = None,
+    accept_terms: AcceptTermsOption = False,
+    dataset: NewDatasetOption = "nsd",
+    encoder: EncoderOption = "gabor",
+    precision: EncoderPrecisionOption = "auto",
+    jobs: JobsOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    folder: WorkspaceOption = Path(),
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Prepare subjects of the Natural Scenes Dataset, downloading what is missing.
+
+    Example: synbrain prepare nsd --subject 1 --sessions 10
+    """
+    from synbrain_cli.datasets.nsd import Choice
+    from synbrain_cli.distributed import Processes
+    from synbrain_cli.pipeline import prepare
+
+    processes = Processes.assemble(device)
+    workspace, progress = open_workspace(folder, quiet or not processes.is_main)
+    with interruptible():
+        result = prepare.prepare_nsd(
+            workspace,
+            root,
+            subjects=parse_subject_numbers(subject),
+            sessions=parse_sessions(sessions),
+            choice=Choice(
+                space=space,
+                preparation=preparation,
+                rois=tuple(roi or ["nsdgeneral"]),
+                standardize=standardize,
+                split=split,
+                validation_share=validation,
+                seed=seed,
+            ),
+            download=download,
+            ask=_TerminalConsent(accept_terms),
+            dataset=dataset,
+            encoder=encoder or "gabor",
+            workers=jobs,
+            device=_resolve_device(processes.device(device)),
+            precision=precision,
+            overwrite=overwrite,
+            progress=progress,
+            processes=processes,
+        )
+    if processes.is_main:
+        print_records(prepare.describe(result))
+
+
+class _TerminalConsent:
+    """Asks on the terminal before NSD is downloaded, unless the command accepted its terms."""
+
+    def __init__(self, accepted: bool) -> None:
+        self.accepted = accepted
+
+    def terms(self, terms: str, form: str) -> None:
+        from synbrain_cli.errors import InputError
+
+        if self.accepted:
+            return
+        how = (
+            f"NSD may be used once you have accepted its terms ({terms}) and filled in its access "
+            f"form ({form}); neither data nor images may be passed on"
+        )
+        if not sys.stdin.isatty():
+            raise InputError(f"{how}: pass --accept-terms if you have")
+        if not typer.confirm(f"{how}.\nHave you done both?", err=True):
+            raise InputError("NSD's terms were not accepted: nothing was downloaded")
+
+    def fetch(self, table: pd.DataFrame, root: Path) -> None:
+        from synbrain_cli.errors import InputError
+
+        rows = [tuple(table.columns)]
+        for what, files, size, left in table.itertuples(index=False):
+            rows.append((what, f"{files:,}", f"{size:,.2f}", f"{left:,.2f}"))
+        print_columns(rows, n_left=1, file=sys.stderr)
+        if self.accepted or not sys.stdin.isatty():
+            return
+        if not typer.confirm(f"Download into {root}?", default=True, err=True):
+            raise InputError("nothing was downloaded; --subject and --sessions choose less")
+
+
+# ------------------------------------------------------------------------------- Algonauts
+
+
+@app.command("algonauts")
+def prepare_algonauts(
+    root: Annotated[Path, typer.Option(help="The challenge's folder: it holds subj01/, …")],
+    subject: SubjectsOption = None,
+    standardize: StandardizeOption = "train",
+    test: TestOption = 0.1,
+    validation: ValidationOption = 0.1,
+    dataset: NewDatasetOption = "algonauts",
+    encoder: EncoderOption = "gabor",
+    precision: EncoderPrecisionOption = "auto",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    folder: WorkspaceOption = Path(),
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Prepare subjects of the Algonauts 2023 challenge.
+
+    Example: synbrain prepare algonauts --root algonauts_2023 --subject 1
+    """
+    from synbrain_cli.distributed import Processes
+    from synbrain_cli.pipeline import prepare
+
+    processes = Processes.assemble(device)
+    workspace, progress = open_workspace(folder, quiet or not processes.is_main)
+    with interruptible():
+        result = prepare.prepare_algonauts(
+            workspace,
+            root,
+            subjects=parse_subject_numbers(subject),
+            standardize=standardize,
+            test_share=test,
+            validation_share=validation,
+            seed=seed,
+            dataset=dataset,
+            encoder=encoder or "gabor",
+            device=_resolve_device(processes.device(device)),
+            precision=precision,
+            overwrite=overwrite,
+            progress=progress,
+            processes=processes,
+        )
+    if processes.is_main:
+        print_records(prepare.describe(result))
+
+
+# ------------------------------------------------------------------------- your own experiment
+
+TrialsArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Table with one row per trial: image; optionally session, repeat, split. Several "
+        "tables are joined."
+    ),
+]
+ImagesOption = Annotated[Path, typer.Option(help="Folder of the images that the table names.")]
+TableDatasetOption = Annotated[
+    str, typer.Option("--dataset", help="Name of the experiment in prepared/.")
+]
+TableSubjectOption = Annotated[
+    str, typer.Option("--subject", "-s", help="Subject: 1, sub-01, CSI1, …")
+]
+BetasOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--responses",
+        help=".npy (trials, voxels), 4-D NIfTI or HDF5, trials in the table's order; repeat for "
+        "several files.",
+    ),
+]
+LeftOption = Annotated[
+    list[Path] | None,
+    typer.Option(help="Responses of the left hemisphere: .npy (trials, vertices), .mgh or .gii."),
+]
+RightOption = Annotated[
+    list[Path] | None, typer.Option(help="Responses of the right hemisphere, likewise.")
+]
+MaskOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Voxels to model: a volume that is above 0 there; for surfaces one file per "
+        "hemisphere, left and right."
+    ),
+]
+VoxelsOption = Annotated[
+    Path | None, typer.Option(help="Table with one row per voxel: ncsnr, and columns of labels.")
+]
+RoiFileOption = Annotated[
+    list[str] | None, typer.Option(help="NAME=FILE: volume of an ROI. Repeat for several.")
+]
+ImageColumnOption = Annotated[
+    str | None,
+    typer.Option(help="Column of image names; default: image or stim_file."),
+]
+TableSpaceOption = Annotated[
+    str,
+    typer.Option(
+        help="Surfaces: fsaverage, fsaverage5, fsaverage6 or fsnative. Volumes: any name, such "
+        "as T1w or MNI152NLin2009cAsym."
+    ),
+]
+UnitNameOption = Annotated[str, typer.Option("--unit", help="Unit of the responses.")]
+DivideByOption = Annotated[
+    float, typer.Option(help="Divisor of the responses, such as 300 for NSD's integers.")
+]
+TableSplitOption = Annotated[
+    Path | None, typer.Option(help="Table of image and split (train, val or test).")
+]
+
+
+@app.command("table")
+def prepare_table(
+    trials: TrialsArgument,
+    images: ImagesOption,
+    dataset: TableDatasetOption,
+    subject: TableSubjectOption,
+    responses: BetasOption = None,
+    left: LeftOption = None,
+    right: RightOption = None,
+    mask: MaskOption = None,
+    voxels: VoxelsOption = None,
+    roi: RoiFileOption = None,
+    image_column: ImageColumnOption = None,
+    space: TableSpaceOption = "individual",
+    unit: UnitNameOption = "as recorded",
+    divide_by: DivideByOption = 1.0,
+    standardize: StandardizeOption = "session",
+    split: TableSplitOption = None,
+    test: TestOption = 0.15,
+    validation: ValidationOption = 0.1,
+    encoder: EncoderOption = "gabor",
+    precision: EncoderPrecisionOption = "auto",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    folder: WorkspaceOption = Path(),
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Prepare a subject of your own experiment from trials, responses and images.
+
+    Example: synbrain prepare table trials.tsv --responses responses.npy --images images
+    --dataset v4 --subject 1
+    """
+    from synbrain_cli.datasets.table import Experiment
+    from synbrain_cli.distributed import Processes
+    from synbrain_cli.io.workspace import subject_label
+    from synbrain_cli.pipeline import prepare
+
+    processes = Processes.assemble(device)
+    workspace, progress = open_workspace(folder, quiet or not processes.is_main)
+    with interruptible():
+        result = prepare.prepare_table(
+            workspace,
+            Experiment(
+                trials=tuple(trials),
+                images=images,
+                responses=tuple(responses or ()),
+                left=tuple(left or ()),
+                right=tuple(right or ()),
+                mask=tuple(mask or ()),
+                voxels=voxels,
+                rois=tuple(parse_named_file(text) for text in roi or ()),
+                image_column=image_column,
+                space=space,
+                unit=unit,
+                divide_by=divide_by,
+                standardize=standardize,
+                split=split,
+                test_share=test,
+                validation_share=validation,
+                seed=seed,
+            ),
+            subject=subject_label(subject),
+            dataset=dataset,
+            encoder=encoder or "gabor",
+            device=_resolve_device(processes.device(device)),
+            precision=precision,
+            overwrite=overwrite,
+            progress=progress,
+            processes=processes,
+        )
+    if processes.is_main:
+        print_records(prepare.describe(result))
+
+
+# ------------------------------------------------------------------------------- simulation
+
+
+@app.command("simulated")
+def prepare_simulated(
+    sessions: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Sessions of an hour per subject, 750 trials each; NSD's subjects have 30 to 40.",
+        ),
+    ] = 4,
+    encoder: EncoderOption = "gabor",
+    precision: EncoderPrecisionOption = "auto",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    folder: WorkspaceOption = Path(),
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Simulate three subjects in NSD's file format and prepare them. Needs no data.
+
+    Example: synbrain prepare simulated
+    """
+    from synbrain_cli.datasets.simulated import SimulationConfig
+    from synbrain_cli.distributed import Processes
+    from synbrain_cli.pipeline import prepare
+
+    processes = Processes.assemble(device)
+    workspace, progress = open_workspace(folder, quiet or not processes.is_main)
+    with interruptible():
+        result = prepare.prepare_simulated(
+            workspace,
+            config=SimulationConfig.of_sessions(sessions, seed=seed),
+            encoder=encoder or "gabor",
+            device=_resolve_device(processes.device(device)),
+            precision=precision,
+            overwrite=overwrite,
+            progress=progress,
+            processes=processes,
+        )
+    if processes.is_main:
+        print_records(prepare.describe(result))
+
+
+def _resolve_device(device: str) -> str:
+    from synbrain_cli.run import resolve_device
+
+    return str(resolve_device(device))

@@ -1,0 +1,98 @@
+"""What surrounds the work of a command: its workspace, interruption, exit codes.
+
+Exit codes: 0 done; 1 a fault that the user can mend, said in one line; 2 a mistake in the command
+line (by click); 130 interrupted. Anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from synbrain_cli.errors import SynbrainError
+
+if TYPE_CHECKING:
+    from synbrain_cli.io.workspace import Workspace
+    from synbrain_cli.progress import Progress
+
+# Commands whose work several processes share under `accelerate launch`.
+DISTRIBUTED = ("prepare", "train", "synthesize")
+# What a disk can refuse: full, over quota, not permitted, read-only.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def open_workspace(folder: Path, quiet: bool) -> tuple[Workspace, Progress]:
+    """Workspace in a folder, and the logger of a command's progress.
+
+    Raises
+    ------
+    MissingError
+        When there is no such folder.
+    """
+    from synbrain_cli.errors import MissingError
+    from synbrain_cli.io.workspace import Workspace
+    from synbrain_cli.progress import Progress
+
+    if not folder.is_dir():
+        raise MissingError(f"--workspace {folder}: no such folder: make it first")
+    return Workspace(folder.resolve()), Progress(quiet)
+
+
+@contextlib.contextmanager
+def interruptible(resumes: bool = True) -> Iterator[None]:
+    """Say after Ctrl-C what the same command will do, and exit with 130.
+
+    Parameters
+    ----------
+    resumes : bool
+        The command goes on where it stopped; otherwise it writes nothing before its end.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        how = "goes on where it stopped" if resumes else "starts again; nothing was written"
+        stop(f"interrupted: the same command {how}", 130)
+
+
+def run(app: Callable[[], object]) -> None:
+    """Run the program: one line on stderr and exit 1 for a fault the user can mend."""
+    if sys.prefix != sys.base_prefix:
+        # Matplotlib would keep its font list in the home folder, and settings found there would
+        # change our figures.
+        os.environ.setdefault("MPLCONFIGDIR", str(Path(sys.prefix) / "cache" / "matplotlib"))
+    os.environ["MPLBACKEND"] = "Agg"  # no display is needed, whatever the user set up
+    command = next(iter(sys.argv[1:]), "")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command not in DISTRIBUTED:
+        if _rank() > 0:
+            return
+        print(f"synbrain: {command} runs in one process only", file=sys.stderr)
+        os.environ["WORLD_SIZE"] = "1"
+    try:
+        app()
+    except SynbrainError as error:
+        stop(str(error))
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        file = f"{error.filename}: " if error.filename else ""
+        stop(
+            f"{file}{error.strerror}: no incomplete file was left under a final name; free some "
+            "space or choose a folder you may write to, then run the command again"
+        )
+
+
+def stop(message: str, code: int = 1) -> NoReturn:
+    """Print one line on stderr and exit."""
+    program = f"synbrain, process {_rank()}" if _rank() else "synbrain"
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _rank() -> int:
+    """Rank of this process among those launched together."""
+    return int(os.environ.get("RANK", "0"))

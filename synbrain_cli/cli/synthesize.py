@@ -1,0 +1,102 @@
+"""`synbrain synthesize`: from images to draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from synbrain_cli.cli.options import (
+    DeviceOption,
+    MapSpace,
+    ModelOption,
+    OutputOption,
+    OverwriteOption,
+    QuietOption,
+    SeedOption,
+    SubjectOption,
+    WorkspaceOption,
+)
+from synbrain_cli.cli.running import interruptible, open_workspace
+
+Sampling = Literal["calibrated", "latent", "mean"]
+Signal = Literal["shared", "fresh"]
+Unit = Literal["recorded", "z"]
+
+SamplingOption = Annotated[
+    Sampling,
+    typer.Option(
+        help="calibrated: draws vary as recorded trials do; latent: as published, noise in the "
+        "latent; mean: the expected response."
+    ),
+]
+SignalOption = Annotated[
+    Signal,
+    typer.Option(
+        help="Unexplained signal: shared by all draws of an image, as by repeats in one brain, or "
+        "fresh in each draw, for predictive intervals."
+    ),
+]
+MapSpacesOption = Annotated[
+    list[MapSpace] | None,
+    typer.Option(
+        help="Also write maps of mean and standard deviation in this space. Repeat for several; "
+        "default: fsaverage5."
+    ),
+]
+
+
+def synthesize(
+    images: Annotated[list[Path], typer.Argument(help="A folder of images, or image files.")],
+    subject: SubjectOption = None,
+    model: ModelOption = None,
+    samples: Annotated[
+        int, typer.Option("--samples", "-n", min=1, help="Draws (single trials) per image.")
+    ] = 1,
+    sampling: SamplingOption = "calibrated",
+    signal: SignalOption = "shared",
+    noise_factor: Annotated[
+        float | None,
+        typer.Option(
+            help="With --sampling latent: the published noise factor nf; default: the "
+            "posterior's own spread."
+        ),
+    ] = None,
+    unit: Annotated[
+        Unit, typer.Option(help="The recorded unit (NSD: percent signal change), or z-scores.")
+    ] = "recorded",
+    space: MapSpacesOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    output: OutputOption = None,
+    overwrite: OverwriteOption = False,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Draw single-trial responses to images: NIfTI, fsaverage GIFTI and arrays.
+
+    Example: synbrain synthesize examples/images --subject 2 --samples 8
+    """
+    from synbrain_cli.brain.drawing import Drawing
+    from synbrain_cli.distributed import Processes
+    from synbrain_cli.pipeline.synthesize import Output
+    from synbrain_cli.pipeline.synthesize import synthesize as write_responses
+    from synbrain_cli.run import RunContext
+
+    processes = Processes.assemble(device)
+    workspace, progress = open_workspace(folder, quiet or not processes.is_main)
+    spaces = None if space is None else [s.value for s in space if s != MapSpace.NONE]
+    with interruptible():
+        result = write_responses(
+            workspace,
+            workspace.find_model(model, subject, progress.info),
+            images[0] if len(images) == 1 else images,
+            Drawing(samples, seed, sampling, signal, noise_factor, unit),
+            Output(output, spaces, overwrite),
+            RunContext.create(seed, device, processes=processes, progress=progress),
+        )
+    if processes.is_main:
+        print(result.draws)
+        for file in result.images.get("nifti", []):
+            print(result.folder / file)

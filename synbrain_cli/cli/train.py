@@ -1,0 +1,194 @@
+"""`synbrain train` and `synbrain adapt`: from prepared subjects to models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from synbrain_cli.cli.completion import complete_models
+from synbrain_cli.cli.options import (
+    CompileOption,
+    DatasetOption,
+    DeviceOption,
+    EncoderOption,
+    MicroBatchOption,
+    OverwriteOption,
+    PrecisionOption,
+    PresetOption,
+    QuietOption,
+    ReportOption,
+    SeedOption,
+    SubjectOption,
+    WorkspaceOption,
+)
+from synbrain_cli.cli.running import interruptible, open_workspace
+
+if TYPE_CHECKING:
+    from synbrain_cli.pipeline.train import TrainResult
+
+ModelKind = Literal["full", "linear"]
+VoxelOrder = Literal["auto", "file", "curve", "region", "surface"]
+Strategy = Literal["auto", "shared-core", "source-map", "fine-tuning"]
+
+ModelKindOption = Annotated[
+    ModelKind,
+    typer.Option(
+        "--model", help="full, or linear: linear encoder and readout only, without networks."
+    ),
+]
+VoxelOrderOption = Annotated[
+    VoxelOrder,
+    typer.Option(
+        help="Voxel order along BrainVAE's convolution axis; auto: the best that the subject's "
+        "files allow."
+    ),
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help="Models to start from: names in weights/, separated by commas; default: one of each "
+        "other subject.",
+        autocompletion=complete_models,
+    ),
+]
+StrategyOption = Annotated[
+    Strategy,
+    typer.Option(
+        help="source-map takes seconds; fine-tuning is the published recipe; auto: the best on "
+        "the validation images of the given hours."
+    ),
+]
+
+
+def train(
+    subject: SubjectOption = None,
+    dataset: DatasetOption = None,
+    model: ModelKindOption = "full",
+    preset: PresetOption = "tiny",
+    voxel_order: VoxelOrderOption = "auto",
+    encoder: EncoderOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the model; default: such as sub-01 or sub-01_linear."),
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    compiled: CompileOption = None,
+    micro_batch: MicroBatchOption = None,
+    overwrite: OverwriteOption = False,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Train a model of one prepared subject.
+
+    After an interruption the same command goes on where it stopped.
+
+    Example: synbrain train --subject 1 --preset small
+    """
+    from synbrain_cli.distributed import Processes
+    from synbrain_cli.pipeline.train import train as run
+    from synbrain_cli.run import choose_speed
+
+    processes = Processes.assemble(device)
+    workspace, progress = open_workspace(folder, quiet or not processes.is_main)
+    chosen = workspace.find_subject(subject, dataset, progress.info)
+    store = workspace.find_tokens(chosen.dataset, encoder, progress.info)
+    with interruptible():
+        result = run(
+            workspace,
+            chosen,
+            store,
+            model=model,
+            preset=preset,
+            voxel_order=voxel_order,
+            name=name,
+            seed=seed,
+            device=device,
+            speed=choose_speed(processes.device(device), precision, compiled, micro_batch),
+            resume=True,
+            overwrite=overwrite,
+            processes=processes,
+            progress=progress,
+        )
+    if processes.is_main:
+        _print_training(result)
+
+
+def adapt(
+    hours: Annotated[
+        float,
+        typer.Option(
+            help="Sessions of an hour to use, in recorded order; 0.5: the first half of the first "
+            "session."
+        ),
+    ] = 1,
+    subject: SubjectOption = None,
+    dataset: DatasetOption = None,
+    source: SourceOption = None,
+    strategy: StrategyOption = "auto",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model; default: such as sub-03_hours-1.")
+    ] = None,
+    report: ReportOption = True,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    compiled: CompileOption = None,
+    micro_batch: MicroBatchOption = None,
+    overwrite: OverwriteOption = False,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Make a model of a new subject from an hour of data and models of other subjects.
+
+    After an interruption the same command goes on where it stopped.
+
+    Example: synbrain adapt --hours 1 --subject 3 --from sub-01,sub-02
+    """
+    from synbrain_cli.pipeline.adapt import adapt as run
+    from synbrain_cli.pipeline.adapt import choose
+    from synbrain_cli.run import choose_speed
+
+    workspace, progress = open_workspace(folder, quiet)
+    bundles, chosen, store = choose(workspace, source, subject, dataset, progress.info)
+    with interruptible():
+        result = run(
+            workspace,
+            bundles,
+            chosen,
+            store,
+            hours=hours,
+            strategy=strategy,
+            name=name,
+            seed=seed,
+            device=device,
+            speed=choose_speed(device, precision, compiled, micro_batch),
+            resume=True,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _print_training(result)
+    if report:
+        from synbrain_cli.brain import load_model
+        from synbrain_cli.pipeline.report import report as write_report
+
+        print(write_report(workspace, load_model(result.folder, "cpu"), progress=progress))
+
+
+def _print_training(result: TrainResult) -> None:
+    scores = result.record.validation
+    names = {
+        "model": "model",
+        "deep": "deep alone",
+        "transfer": "transfer alone",
+        "linear": "linear encoder alone",
+    }
+    listing = ", ".join(f"{names[k]} {scores[k]:.3f}" for k in names if k in scores)
+    print(
+        f"{result.folder}\nvalidation images, share of variance predicted: {listing}, "
+        "mean pattern 0"
+    )

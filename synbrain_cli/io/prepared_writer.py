@@ -1,0 +1,379 @@
+"""Writing a prepared subject session by session: standardisation in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from synbrain_cli.errors import InputError, SynbrainError
+from synbrain_cli.io.files import (
+    atomic,
+    create_array,
+    read_json,
+    replace_folder,
+    versions,
+    write_at,
+    write_json,
+)
+from synbrain_cli.io.prepared import DESCRIPTION, STANDARDIZATIONS, Origin, PreparedDescription
+from synbrain_cli.io.records import write_record
+from synbrain_cli.io.surface_resampling import SurfaceResampling
+from synbrain_cli.io.volume_resampling import VolumeResampling
+from synbrain_cli.io.voxel_space import Geometry
+
+
+class PreparedWriter:
+    """Writes a prepared subject session by session; a stopped run goes on where it was.
+
+    Everything is written in ``.sub-01.partial`` beside the final folder, which takes its name
+    when `finish` is called. Sessions may be written in any order, by several threads; memory does
+    not grow with their number.
+
+    Parameters
+    ----------
+    folder : Path
+        Final folder.
+    options : dict
+        What the content depends on (sources, options). A partial folder made with others is
+        dropped.
+    trials : DataFrame
+        ``trials.tsv``; the trials of a session follow one another.
+    n_voxels : int
+    standardize : {"session", "train", "none"}
+        z-score each voxel within session, over all its trials (usual for NSD; it uses the test
+        trials' responses, though not their images); or by the mean and the standard deviation
+        of the training trials of all sessions; or leave betas as they come.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        options: dict[str, Any],
+        trials: pd.DataFrame,
+        n_voxels: int,
+        standardize: str = "session",
+    ) -> None:
+        if standardize not in STANDARDIZATIONS:
+            raise InputError(
+                f"standardize: expected one of {', '.join(STANDARDIZATIONS)}, found {standardize!r}"
+            )
+        self.folder = Path(folder)
+        self.trials = trials
+        self.n_voxels = n_voxels
+        self.standardize = standardize
+        self._train = (trials["split"] == "train").to_numpy()
+        self._options = json.loads(
+            json.dumps(
+                {
+                    **options,
+                    "standardize": standardize,
+                    "trials": hashlib.sha256(trials.to_csv().encode()).hexdigest(),
+                    "n_voxels": n_voxels,
+                }
+            )
+        )
+        session = trials["session"].to_numpy()
+        starts = np.flatnonzero(np.r_[True, session[1:] != session[:-1]])
+        self.rows = {
+            int(session[start]): slice(int(start), int(stop))
+            for start, stop in zip(starts, [*starts[1:], len(session)], strict=True)
+        }
+        if len(self.rows) != len(starts):
+            raise InputError("trials: expected the trials of a session to follow one another")
+        self._lock = threading.Lock()
+        self._open_folder()
+
+    # ---------------------------------------------------------------------- partial folder
+
+    def _open_folder(self) -> None:
+        """Take up the partial folder of an interrupted run with the same options, or begin anew."""
+        self.partial = self.folder.with_name(f".{self.folder.name}.partial")
+        self._progress = self.partial / "progress.json"
+        self._betas = self.partial / "unfinished.npy"
+        if not self._go_on():
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.partial.mkdir(parents=True)
+            self.done: dict[int, str] = {}
+            self._start = create_array(self._betas, np.float32, (len(self.trials), self.n_voxels))
+            self._note_progress()
+
+    def _go_on(self) -> bool:
+        """Take up what an interrupted run with the same options left."""
+        if not self._progress.exists():
+            return False
+        record = read_json(self._progress)
+        if record["options"] != self._options:
+            return False
+        self.done = {int(session): digest for session, digest in record["done"].items()}
+        self._start = record["start"]
+        return self._betas.exists()
+
+    def _note_progress(self) -> None:
+        write_json(
+            self._progress, {"options": self._options, "start": self._start, "done": self.done}
+        )
+
+    def _close_folder(self) -> None:
+        """Remove what only an unfinished folder holds, and give the folder its name."""
+        for session in self.rows:
+            self._moments_file(session).unlink()
+        self._betas.unlink(missing_ok=True)
+        self._progress.unlink()
+        replace_folder(self.partial, self.folder)
+
+    # --------------------------------------------------------------------------- sessions
+
+    def write_session(self, session: int, betas: np.ndarray, source: str = "") -> None:
+        """Standardise one session's betas (in the unit they came in) and keep them.
+
+        Voxels that are constant or not finite are marked, and left out by `finish`.
+
+        Parameters
+        ----------
+        session : int
+        betas : array of shape (n_trials of the session, n_voxels)
+            In the unit they came in; unchanged.
+        source : str
+            The file, for messages.
+
+        Raises
+        ------
+        InputError
+            Another shape; a trial without a single finite value; the same betas as another
+            session's.
+        """
+        rows = self.rows[session]
+        expected = (rows.stop - rows.start, self.n_voxels)
+        if betas.shape != expected:
+            raise InputError(
+                f"{source or f'session {session}'}: expected {expected[0]} trials (the design) × "
+                f"{expected[1]} voxels, found {betas.shape[0]} × {betas.shape[1]}"
+            )
+        digest = hashlib.blake2b(np.ascontiguousarray(betas), digest_size=16).hexdigest()
+        betas = np.asarray(betas, np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean, sd = _moments(betas)
+        usable = np.isfinite(sd) & (sd > 0)
+        if not usable.all():
+            _check_trials(betas, rows.start, source or f"session {session}")
+        arrays = {"mean": mean, "sd": sd, "usable": usable}
+        if self.standardize == "session":
+            with np.errstate(invalid="ignore", over="ignore"):
+                betas = _standardize(betas, mean, sd)
+        elif self.standardize == "train":
+            chosen = self._train[rows]
+            arrays["n_train"] = np.array(chosen.sum())
+            if chosen.any():
+                with np.errstate(invalid="ignore", over="ignore"):
+                    arrays["train_mean"], arrays["train_sd"] = _moments(betas[chosen])
+        try:
+            with self._betas.open("r+b") as file:
+                write_at(file.fileno(), betas, self._start + rows.start * 4 * self.n_voxels)
+        except OSError as error:
+            raise SynbrainError(
+                f"cannot write {self._betas}: {error.strerror or error}: sessions done stay; free "
+                "some space, then the same command goes on"
+            ) from error
+        with atomic(self._moments_file(session)) as path, path.open("wb") as file:
+            np.savez(file, **arrays)
+        with self._lock:
+            for other, known in self.done.items():
+                if known == digest and other != session:
+                    # Which of the two is the copy is not known: both are read again.
+                    del self.done[other]
+                    self._note_progress()
+                    raise InputError(
+                        f"{source or f'session {session}'}: the same betas as session {other}: "
+                        "one of the two files is a copy of the other; copy or download it again"
+                    )
+            self.done[session] = digest
+            self._note_progress()
+
+    def _moments_file(self, session: int) -> Path:
+        return self.partial / f"session{session:02d}.npz"
+
+    def _load_moments(self) -> dict[int, dict[str, np.ndarray]]:
+        return {s: dict(np.load(self._moments_file(s), allow_pickle=False)) for s in self.rows}
+
+    def read_standardized(self, rows: np.ndarray) -> np.ndarray:
+        """Some trials, z-scored within session whatever the standardisation: float32 (n, n_voxels).
+
+        For what must be computed over all sessions (ncsnr), before `finish`.
+        """
+        out = np.empty((len(rows), self.n_voxels), np.float32)
+        with self._betas.open("rb") as file:
+            for one, row in zip(out, rows, strict=True):
+                os.preadv(file.fileno(), [one], self._start + int(row) * one.nbytes)
+        if self.standardize != "session":
+            for session, moments in self._load_moments().items():
+                span = self.rows[session]
+                inside = (rows >= span.start) & (rows < span.stop)
+                scale = np.where(moments["usable"], moments["sd"], 1)
+                with np.errstate(invalid="ignore", over="ignore"):  # voxels that are left out
+                    out[inside] = (out[inside] - moments["mean"]) / scale
+        return out
+
+    def usable(self) -> np.ndarray:
+        """Boolean (n_voxels,): finite and not constant in every session."""
+        usable = np.all([m["usable"] for m in self._load_moments().values()], axis=0)
+        if not usable.any():
+            raise InputError(
+                f"{self.folder.name}: every voxel is constant or not finite in some session: "
+                "is the mask that of these betas?"
+            )
+        return usable
+
+    # ---------------------------------------------------------------------------- the end
+
+    def finish(
+        self,
+        voxels: pd.DataFrame,
+        voxel_space: Geometry | None,
+        resamplings: Mapping[str, SurfaceResampling | VolumeResampling],
+        origin: Origin,
+    ) -> int:
+        """Drop unusable voxels, write the tables, and give the folder its name.
+
+        Parameters
+        ----------
+        voxels : DataFrame
+            One row a voxel: what is known of it beside its position.
+        voxel_space : Geometry, optional
+            Of as many voxels.
+        resamplings : dict
+            File name → how voxels reach another space.
+        origin : Origin
+            What the reader knows of the data.
+
+        Returns
+        -------
+        int
+            Voxels left out because they were constant or not finite in some session.
+        """
+        moments = self._load_moments()
+        usable = self.usable()
+        mean = np.stack([m["mean"] for m in moments.values()])
+        sd = np.stack([m["sd"] for m in moments.values()])
+        if self.standardize == "train":
+            pooled = _pool([m for m in moments.values() if m["n_train"] > 0])
+            # A voxel that training trials alone leave constant cannot be standardised by them.
+            usable &= np.isfinite(pooled[1]) & (pooled[1] > 0)
+            mean, sd = (np.broadcast_to(x, mean.shape) for x in pooled)
+        elif self.standardize == "none":
+            mean, sd = np.zeros_like(mean), np.ones_like(sd)
+        n_dropped = int((~usable).sum())
+        with (self.partial / "standardization.npz").open("wb") as file:
+            np.savez(
+                file,
+                sessions=np.array(list(self.rows)),
+                mean=mean[:, usable].astype(np.float32),
+                sd=sd[:, usable].astype(np.float32),
+            )
+        table = voxels
+        if voxel_space is not None:
+            table = pd.concat([voxel_space.table(), voxels], axis=1)
+            voxel_space.keep(usable).save(self.partial)
+        table[usable].to_csv(
+            self.partial / "voxels.tsv", sep="\t", index=False, float_format="%.5g"
+        )
+        self.trials.to_csv(self.partial / "trials.tsv", sep="\t", index=False)
+        for name, resampling in resamplings.items():
+            resampling.keep(usable).save(self.partial / name)
+        left_out = {s: int((~m["usable"]).sum()) for s, m in moments.items()}
+        description = PreparedDescription(
+            **msgspec.structs.asdict(origin),
+            unit=STANDARDIZATIONS[self.standardize],
+            standardization=self.standardize,
+            betas_blake2b={s: self.done[s] for s in self.rows},
+            voxels_left_out=n_dropped,
+            voxels_left_out_by_session={s: n for s, n in left_out.items() if n},
+            versions=versions(),
+            generated_by=[{"Name": "synbrain", "Version": versions()["synbrain"]}],
+        )
+        write_record(self.partial / DESCRIPTION, description)
+        self._write_betas(usable, mean[0], sd[0])
+        self._close_folder()
+        return n_dropped
+
+    def _write_betas(self, usable: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> None:
+        """``betas.npy``: as written, or in a second pass where voxels or scale change."""
+        if usable.all() and self.standardize != "train":
+            self._betas.replace(self.partial / "betas.npy")
+            return
+        n_trials, n_kept = len(self.trials), int(usable.sum())
+        shift, scale = mean[usable].astype(np.float32), sd[usable].astype(np.float32)
+        block = np.empty((1024, self.n_voxels), np.float32)
+        with atomic(self.partial / "betas.npy") as path:
+            offset = create_array(path, np.float32, (n_trials, n_kept))
+            with self._betas.open("rb") as source, path.open("r+b") as target:
+                source.seek(self._start)
+                for start in range(0, n_trials, len(block)):
+                    some = block[: n_trials - start]
+                    source.readinto(some)
+                    values = some[:, usable]
+                    if self.standardize == "train":
+                        values -= shift
+                        values /= scale
+                    write_at(target.fileno(), values, offset + start * 4 * n_kept)
+
+
+def _moments(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over trials (n_voxels,), in float64 and bounded memory."""
+    mean, sd = np.empty(betas.shape[1]), np.empty(betas.shape[1])
+    for some in _columns(betas):
+        mean[some] = betas[:, some].mean(0, dtype=np.float64)
+        sd[some] = betas[:, some].std(0, dtype=np.float64)
+        # Rounding may leave a constant voxel with a standard deviation above 0.
+        sd[some][np.ptp(betas[:, some], axis=0) == 0] = 0
+    return mean, sd
+
+
+def _standardize(betas: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """z-scores in float32, computed in float64; 0 where the standard deviation is 0."""
+    out = np.zeros_like(betas)
+    usable = np.isfinite(sd) & (sd > 0)
+    for some in _columns(betas):
+        z = (betas[:, some] - mean[some]) / np.where(usable[some], sd[some], 1)
+        out[:, some] = np.where(usable[some], z, 0)
+    return out
+
+
+def _columns(betas: np.ndarray) -> Iterator[slice]:
+    """Voxels, so many at a time that float64 copies of them take 8 MB."""
+    step = max(1, (1 << 20) // len(betas))
+    for start in range(0, betas.shape[1], step):
+        yield slice(start, start + step)
+
+
+def _pool(parts: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and SD of the training trials of all sessions together (Chan et al. 1979)."""
+    if not parts:
+        raise InputError(
+            "no training trial to take mean and standard deviation from: check the splits"
+        )
+    n = np.array([float(part["n_train"]) for part in parts])[:, None]
+    means = np.stack([part["train_mean"] for part in parts])
+    variances = np.stack([part["train_sd"] for part in parts]) ** 2
+    with np.errstate(invalid="ignore", over="ignore"):  # voxels that are left out
+        mean = (n * means).sum(0) / n.sum()
+        return mean, np.sqrt((n * (variances + (means - mean) ** 2)).sum(0) / n.sum())
+
+
+def _check_trials(betas: np.ndarray, first: int, source: str) -> None:
+    """A trial that lacks all its values would cost every voxel: name it instead."""
+    empty = np.flatnonzero(~np.isfinite(betas).any(1))
+    if len(empty) and np.isfinite(betas).any():
+        raise InputError(
+            f"{source}: {len(empty)} trials have no finite value (first: trial {first + empty[0]}, "
+            "counted from 0): leave those trials out of the table and of the responses"
+        )

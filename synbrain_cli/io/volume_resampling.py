@@ -1,0 +1,209 @@
+"""Voxels → MNI space, with NSD's transforms: `mni_resampling.npz`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
+
+from synbrain_cli.errors import InputError
+from synbrain_cli.io.resampling_weights import (
+    NothingReached,
+    arrays_of,
+    check_choice,
+    check_values,
+    checked_weights,
+    interpolation,
+    load_weights,
+    matrix_of,
+    rescaled,
+    save_weights,
+    weighted_sums,
+)
+
+# Voxel size in mm of FSL's MNI152 grids, by their shape. Both have voxel (0, 0, 0) at
+# (90, −126, −72) mm and the first axis from right to left.
+_MNI_GRIDS = {(182, 218, 182): 1.0, (91, 109, 91): 2.0}
+_MNI_ORIGIN = (90.0, -126.0, -72.0)
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeResampling:
+    """How the voxels of a mask reach another volume, MNI's.
+
+    Attributes
+    ----------
+    weights : csr_array of shape (n_inside, n_voxels), float32
+        Weights of the masked voxels (C order of the mask) at the target voxels inside; rows sum
+        to 1.
+    index : int64 array of shape (n_inside,)
+        Where these lie in the target grid, flat in C order, ascending.
+    shape : tuple of int
+        Target grid (x, y, z).
+    affine : float64 array of shape (4, 4)
+        Its 0-based voxel indices → mm.
+
+    Raises
+    ------
+    InputError
+        When shapes disagree, indices are out of range, or weights are no weights.
+    """
+
+    weights: csr_array
+    index: NDArray[np.int64]
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        weights = checked_weights(self.weights, "volume resampling")
+        index, affine = np.asarray(self.index), np.asarray(self.affine, dtype=np.float64)
+        shape = tuple(int(n) for n in self.shape)
+        if index.dtype.kind not in "iu" or index.shape != (weights.shape[0],):
+            raise InputError(
+                f"volume resampling: expected {weights.shape[0]} whole target voxels, found "
+                f"{index.dtype} of shape {index.shape}"
+            )
+        if len(shape) != 3 or affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise InputError(
+                "volume resampling: expected a 3-D grid and its affine (4, 4), found the grid "
+                f"{shape} and an affine of shape {affine.shape}"
+            )
+        if index.min() < 0 or index.max() >= np.prod(shape) or (np.diff(index) <= 0).any():
+            raise InputError(
+                f"volume resampling: expected ascending voxels of the grid {shape}, found "
+                f"{index.min()} to {index.max()}"
+            )
+        if not np.diff(weights.indptr).all():
+            raise InputError("volume resampling: expected weights for each target voxel")
+        for name, value in (
+            ("weights", weights),
+            ("index", index.astype(np.int64)),
+            ("shape", shape),
+            ("affine", affine),
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_mni(cls, mask: ArrayLike, coordinates: ArrayLike) -> Self:
+        """Turn NSD's transform to MNI space into weights.
+
+        NSD stores the array of FSL's MNI152 grid, whose first axis runs from right to left, with
+        a header that is not to be trusted: the grid is known by its shape. The target grid here
+        is that array flipped, so that x grows with the first index, as ``nsd_mapdata`` writes
+        (nsdcode: origin ``[183-91 127 73]``, 1-based).
+
+        Parameters
+        ----------
+        mask : bool array of shape (x, y, z)
+            The voxels in use.
+        coordinates : array of shape (182, 218, 182, 3) or (91, 109, 91, 3)
+            For each voxel of the 1 mm or 2 mm grid the *1-based* voxel coordinate in the mask's
+            volume (``func1pt8-to-MNI.nii.gz``); 9999, NaN and coordinates off the grid are
+            outside.
+
+        Raises
+        ------
+        InputError
+            When it is another grid.
+        NothingReached
+            When no target voxel at all lands in the mask.
+        """
+        coordinates = np.asarray(coordinates)
+        shape = coordinates.shape[:3]
+        if shape not in _MNI_GRIDS or coordinates.shape[3:] != (3,):
+            grids = " or ".join(str((*grid, 3)) for grid in _MNI_GRIDS)
+            raise InputError(
+                f"coordinates: expected {grids}, NSD's transform to FSL's MNI152 grid of 1 or "
+                f"2 mm; found {coordinates.shape}"
+            )
+        size = _MNI_GRIDS[shape]
+        affine = np.diag([size, size, size, 1.0])
+        affine[:3, 3] = _MNI_ORIGIN
+        affine[0, 3] -= size * (shape[0] - 1)
+        # The one copy that is made: 87 MB at 1 mm.
+        flipped = np.subtract(coordinates[::-1], 1, order="C")
+        weights = interpolation(mask, flipped.reshape(-1, 3))
+        index = np.flatnonzero(np.diff(weights.indptr))
+        if not len(index):
+            raise NothingReached(
+                f"volume resampling: no MNI voxel lands in the mask of shape {np.shape(mask)}: "
+                "expected 1-based voxel coordinates of the same subject and resolution as the mask"
+            )
+        return cls(weights[index], index, shape, affine)
+
+    @property
+    def n_voxels(self) -> int:
+        """Length of the masked vector."""
+        return self.weights.shape[1]
+
+    def project(self, values: ArrayLike) -> nib.Nifti1Image:
+        """Carry voxel values to the target grid.
+
+        Parameters
+        ----------
+        values : array of shape (n_voxels,) or (n_maps, n_voxels)
+            Any real values. A NaN voxel makes the target voxels that read it NaN.
+
+        Returns
+        -------
+        Nifti1Image
+            float32, 3-D or 4-D, 0 outside; qform and sform codes 4 (MNI152), mm.
+
+        Raises
+        ------
+        InputError
+            When the values are of another mask, or have more axes.
+        """
+        values = check_values(values, self.n_voxels)
+        if values.ndim > 2:
+            raise InputError(
+                f"values: expected (n_voxels,) or (n_maps, n_voxels), found shape {values.shape}"
+            )
+        volume = np.zeros((*values.shape[:-1], np.prod(self.shape)), dtype=np.float32)
+        volume[..., self.index] = weighted_sums(self.weights, values)
+        volume = volume.reshape(*values.shape[:-1], *self.shape)
+        image = nib.Nifti1Image(np.moveaxis(volume, 0, -1) if values.ndim == 2 else volume, None)
+        image.set_qform(self.affine, 4)
+        image.set_sform(self.affine, 4)
+        image.header.set_xyzt_units("mm")
+        return image
+
+    def keep(self, voxels: ArrayLike) -> Self:
+        """Resampling for a mask with fewer voxels.
+
+        Parameters
+        ----------
+        voxels : bool array of shape (n_voxels,)
+            Voxels that stay. A target voxel that loses more than half of its weight is outside
+            from now on; the weights of the others are scaled to sum to 1 again.
+        """
+        weights = rescaled(self.weights[:, check_choice(voxels, self.n_voxels)])
+        inside = np.diff(weights.indptr) > 0
+        return type(self)(weights[inside], self.index[inside], self.shape, self.affine)
+
+    def save(self, path: Path | str) -> None:
+        """Write as ``.npz``, atomically. ``load`` reads it back."""
+        arrays = {"index": self.index, "shape": np.array(self.shape), "affine": self.affine}
+        save_weights(path, arrays_of(mni=self.weights) | arrays)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises
+        ------
+        MissingError, InputError
+            When the file is absent, damaged, or holds something else.
+        """
+
+        def build(stored: Mapping[str, NDArray]) -> Self:
+            rest = (stored[name] for name in ("index", "shape", "affine"))
+            return cls(matrix_of(stored, "mni"), *rest)
+
+        return load_weights(path, build, "a volume resampling (.npz with mni_weights, index, …)")

@@ -1,0 +1,179 @@
+"""Bootstrap intervals over images, and scores of resampled images as matrix products.
+
+A resample of images is given as counts, (n_draws, n_images): how often each image was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from synbrain_cli.errors import InputError, InputTypeError
+from synbrain_cli.metrics.accuracy import one_minus_ratio, squared_errors
+from synbrain_cli.metrics.arrays import (
+    as_pair,
+    at_least_two,
+    blockwise,
+    column_sd,
+    shares_of_counts,
+)
+
+
+def bootstrap_ci(
+    statistic: Callable[[NDArray[np.float64]], ArrayLike],
+    n_images: int,
+    generator: np.random.Generator,
+    n_boot: int = 1000,
+    level: float = 0.95,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Percentile bootstrap interval over images (Efron 1979).
+
+    Images, not trials, are drawn with replacement: repeats of one image share its signal. A draw is
+    handed over as counts per image, so that a statistic made of sums over images is one matrix
+    product for many draws (``weighted_mean``, ``weighted_correlation``, ``weighted_skill``).
+
+    Parameters
+    ----------
+    statistic : callable
+        Takes counts of shape (n_draws, n_images), float64, each row summing to ``n_images``;
+        returns an array of shape (n_draws, ...).
+    n_images : int
+        Images in the set, two or more.
+    generator : numpy.random.Generator
+        Source of the draws.
+    n_boot : int
+        Number of draws.
+    level : float
+        Probability inside the interval, between 0 and 1.
+
+    Returns
+    -------
+    low, high : float64 arrays of shape (...)
+        Limits, of the shape of one value of the statistic. Draws where it is NaN are left out;
+        where all are NaN the limits are.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> y_true, y_pred = rng.normal(size=(2, 100, 50))
+    >>> low, high = bootstrap_ci(
+    ...     lambda counts: np.nanmean(weighted_correlation(y_true, y_pred, counts), axis=1),
+    ...     n_images=100, generator=rng)
+    >>> bool(low < 0 < high)
+    True
+    """
+    if not isinstance(generator, np.random.Generator):
+        raise InputTypeError(
+            f"generator: expected a numpy.random.Generator, found {type(generator).__name__}: "
+            "pass numpy.random.default_rng(seed)"
+        )
+    at_least_two(n_images, "a bootstrap over images", "images")
+    if n_boot < 1 or not 0 < level < 1:
+        raise InputError(
+            f"bootstrap: expected n_boot ≥ 1 and 0 < level < 1, found {n_boot} and {level}"
+        )
+    probabilities = np.full(n_images, 1 / n_images)
+    values = np.concatenate(
+        [
+            np.asarray(
+                statistic(
+                    generator.multinomial(
+                        n_images, probabilities, size=min(128, n_boot - start)
+                    ).astype(np.float64)
+                ),
+                dtype=np.float64,
+            )
+            for start in range(0, n_boot, 128)
+        ]
+    )
+    if values.shape[0] != n_boot:
+        raise InputError(
+            f"statistic: expected one value per draw ({n_boot}), found {values.shape[0]}: "
+            "reduce over images and voxels only"
+        )
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    missing = np.isnan(values)
+    low, high = np.quantile(values, tails, axis=0)
+    if missing.any():
+        some = missing.any(0) & ~missing.all(0)
+        if values.ndim == 1:
+            low, high = np.quantile(values[~missing], tails) if some else (low, high)
+        elif some.any():
+            low[some], high[some] = np.nanquantile(values[:, some], tails, axis=0)
+    return np.asarray(low), np.asarray(high)
+
+
+def weighted_mean(values: ArrayLike, counts: ArrayLike) -> NDArray[np.float64]:
+    """Mean over images for each draw of images; for scores that are one number per image.
+
+    Parameters
+    ----------
+    values : array of shape (n_images, ...)
+        One value, or several, per image.
+    counts : array of shape (n_draws, n_images)
+        Times each image was drawn.
+
+    Returns
+    -------
+    float64 array of shape (n_draws, ...)
+    """
+    values = np.asarray(values, dtype=np.float64)
+    return np.tensordot(shares_of_counts(counts, len(values)), values, axes=1)
+
+
+def weighted_correlation(
+    y_true: ArrayLike, y_pred: ArrayLike, counts: ArrayLike
+) -> NDArray[np.float64]:
+    """``voxelwise_correlation`` for each draw of images, by matrix products.
+
+    Parameters
+    ----------
+    y_true, y_pred : arrays of shape (n_images, n_voxels)
+        Measured and predicted responses.
+    counts : array of shape (n_draws, n_images)
+        Times each image was drawn.
+
+    Returns
+    -------
+    float64 array of shape (n_draws, n_voxels)
+        As ``voxelwise_correlation`` of the images drawn: NaN where the data drawn do not vary, 0
+        where only the prediction does not.
+    """
+    y_true, y_pred, _ = as_pair(y_true, y_pred)
+    shares = shares_of_counts(counts, len(y_true))
+
+    def correlations(t: np.ndarray, p: np.ndarray) -> np.ndarray:
+        # Standardised first, so that nothing cancels, and a variance of 1e-12 is rounding: constant
+        t, p = ((x - x.mean(0)) / column_sd(x) for x in (t, p))
+        mean_t, mean_p = shares @ t, shares @ p
+        var_t, var_p = shares @ t**2 - mean_t**2, shares @ p**2 - mean_p**2
+        covariance = shares @ (t * p) - mean_t * mean_p
+        with np.errstate(divide="ignore", invalid="ignore"):
+            r = covariance / np.sqrt(var_t * var_p)
+        r[var_p <= 1e-12] = 0
+        r[(var_t <= 1e-12) | np.isnan(covariance)] = np.nan
+        return r.T
+
+    return blockwise(correlations, y_true, y_pred, keep=1).T
+
+
+def weighted_skill(
+    y_true: ArrayLike, y_pred: ArrayLike, baseline: ArrayLike, counts: ArrayLike
+) -> NDArray[np.float64]:
+    """``skill`` for each draw of images.
+
+    Parameters
+    ----------
+    y_true, y_pred, baseline : arrays
+        As in ``skill``.
+    counts : array of shape (n_draws, n_images)
+        Times each image was drawn.
+
+    Returns
+    -------
+    float64 array of shape (n_draws, n_voxels)
+    """
+    model, base, _ = squared_errors(y_true, y_pred, baseline, counts)
+    return one_minus_ratio(model, base)

@@ -1,0 +1,43 @@
+"""The random key of each draw, from which its random numbers are generated.
+
+The key of a draw is a SHA-256 hash of four things, and of nothing else:
+
+- the seed that the user chose;
+- a digest of the image's content, not of its name or its position in a list;
+- the number of the draw, or the name of what several draws share;
+- the fingerprint of the bundle: a checksum of the files that hold its weights.
+
+Any one draw can therefore be made again alone, on any machine, in any order and in any batch. No
+two images, draws or models share random numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def draw_key(seed: int, digest: str, draw: int | str, fingerprint: str) -> int:
+    """Return the key of a draw, 128 bits of a SHA-256 hash.
+
+    Parameters
+    ----------
+    seed : int
+        Chosen by the user.
+    digest : str
+        Of the image's content.
+    draw : int or str
+        Number of the draw, or the name of what several draws of the image share.
+    fingerprint : str
+        Of the bundle.
+    """
+    key = hashlib.sha256(f"{seed}/{digest}/{draw}/{fingerprint}".encode()).digest()
+    return int.from_bytes(key[:16])
+
+
+def draw_generator(
+    seed: int, digest: str, draw: int | str, fingerprint: str
+) -> np.random.Generator:
+    """Return the generator of a draw's random numbers: Philox, keyed by `draw_key`."""
+    return np.random.Generator(np.random.Philox(key=draw_key(seed, digest, draw, fingerprint)))
