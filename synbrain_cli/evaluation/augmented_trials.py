@@ -14,7 +14,8 @@ from synbrain_cli.brain.images import token_digest
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.augmented_decoder import Rows
 from synbrain_cli.evaluation.retrieval import FeatureSpace
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.prepared import PreparedSubject, Trials
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_tokens
 from synbrain_cli.model.transfer import Adapter, fit_adapter

@@ -19,13 +19,9 @@ from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.test_set import RELIABLE, TestSet, derangement, scored_regions
 from synbrain_cli.io.results.comparison import ComparedRow, Estimate, RowKind, RowTraining
 from synbrain_cli.io.results.record import Result
-from synbrain_cli.metrics.accuracy import (
-    squared_errors_of_images,
-    voxelwise_correlation,
-    weighted_correlation,
-    weighted_mean,
-)
-from synbrain_cli.metrics.draws import pit
+from synbrain_cli.metrics.accuracy import squared_errors_of_images, voxelwise_correlation
+from synbrain_cli.metrics.bootstrap import weighted_correlation, weighted_mean
+from synbrain_cli.metrics.calibration import pit
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext

@@ -20,11 +20,13 @@ from synbrain_cli.brain.prediction import SourcePredictions
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.test_set import RELIABLE, TestSet
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.results.learning_curve import CurveFit, CurvePoint, Over
 from synbrain_cli.io.results.record import Result
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import voxelwise_correlation, weighted_correlation
+from synbrain_cli.metrics.accuracy import voxelwise_correlation
+from synbrain_cli.metrics.bootstrap import weighted_correlation
 from synbrain_cli.metrics.learning_curve import LearningCurveFit, fit_learning_curve
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.transfer import Evidence, fit_adapter
@@ -194,6 +196,52 @@ class CurveScorer:
         return PointScore(score=float(score), boot=boot.tolist())
 
 
+class PlannedPoint(NamedTuple):
+    """Models of one subject that are fitted with the same hours and sources.
+
+    Attributes
+    ----------
+    over : {"hours", "sources"}
+    column : int
+        Number of the amount along the curve.
+    amount : float
+        Hours, or number of sources.
+    hours : float
+    n_sources : int
+    """
+
+    over: Over
+    column: int
+    amount: float
+    hours: float
+    n_sources: int
+
+
+def plan_points(curve_subject: CurveSubject, hours: Sequence[float]) -> list[PlannedPoint]:
+    """List the points of a subject: with all sources over its hours, then over the sources.
+
+    Parameters
+    ----------
+    curve_subject : CurveSubject
+    hours : sequence of float
+    """
+    n_sources, at = len(curve_subject.sources), hours_of_sources_curve(hours)
+    over_hours = [
+        PlannedPoint("hours", column, amount, amount, n_sources)
+        for column, amount in enumerate(hours)
+        if amount <= curve_subject.n_hours
+    ]
+    over_sources = [
+        PlannedPoint("sources", column, column + 1, at, column + 1) for column in range(n_sources)
+    ]
+    return over_hours + over_sources
+
+
+def hours_of_sources_curve(hours: Sequence[float]) -> float:
+    """Hours at which the number of sources grows: 1, or the first of these."""
+    return 1.0 if 1.0 in hours else hours[0]
+
+
 class KnownEvidence(NamedTuple):
     """Evidence, and what it predicts for a subject's test images, for models of any hours."""
 
@@ -214,6 +262,7 @@ class HourModels:
         Beside the linear encoder: "shared-core", "source-map".
     scorer : CurveScorer
     run : RunContext
+        Trains shared cores on its device.
     """
 
     workspace: Workspace
@@ -222,12 +271,11 @@ class HourModels:
     scorer: CurveScorer
     run: RunContext
 
-    def score_full(self) -> float:
-        """Score of the model of the subject's full data; NaN where there is none."""
+    def score_full(self) -> PointScore:
+        """Score the model of the subject's full data, which must be there."""
         full = self.curve_subject.full
-        if full is None:
-            return float("nan")
-        return self.scorer.score(full.mean(self.scorer.test.tokens, unit="z")).score
+        assert full is not None
+        return self.scorer.score(full.mean(self.scorer.test.tokens, unit="z"))
 
     def known_evidence(self, n_sources: int) -> dict[str, KnownEvidence]:
         """Evidence of the first source models, by strategy.
@@ -248,7 +296,7 @@ class HourModels:
         if strategy != "shared-core":
             raise InputError(f"--strategy {strategy}: expected one of {', '.join(STRATEGIES)}")
         known = [(source.subject, source.store) for source in sources]
-        core = train_core(self.workspace, known, seed=self.run.seed, progress=self.run.progress)
+        core = train_core(self.workspace, known, self.run)
         return core.evidence(self.curve_subject.subject)
 
     def score_hours(
@@ -357,6 +405,28 @@ class Curve:
                         )
                     )
         return points
+
+
+def empty_curves(
+    subjects: Sequence[CurveSubject],
+    hours: Sequence[float],
+    strategies: Sequence[str],
+    n_boot: int,
+) -> list[Curve]:
+    """Return the curves over hours, then those over the number of sources, without any score.
+
+    Parameters
+    ----------
+    subjects : sequence of CurveSubject
+    hours : sequence of float
+    strategies : sequence of str
+        Beside the linear encoder, which has no sources.
+    n_boot : int
+    """
+    counts = range(1, max(len(one.sources) for one in subjects) + 1)
+    n = len(subjects)
+    over_hours = [Curve.empty("hours", s, hours, n, n_boot) for s in (LINEAR, *strategies)]
+    return over_hours + [Curve.empty("sources", s, counts, n, n_boot) for s in strategies]
 
 
 def fit_record(curve: Curve, fit: LearningCurveFit, target: float | None) -> CurveFit:

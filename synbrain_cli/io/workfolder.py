@@ -8,7 +8,8 @@
 
 ``settings.json`` in the partial and in the finished folder records what the content depends on. The
 same command continues where it stopped if its settings are the same; if they are not, it says what
-differs.
+differs. While the partial folder has no ``settings.json``, nothing in it or in the recovery folder
+counts: it is the first thing written and the first thing removed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import msgspec
 
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.files import locked, read_json, write_json
+from synbrain_cli.io.files import locked, read_json, replace_folder, write_json
 from synbrain_cli.io.records import read_record, write_record
 
 SETTINGS = "settings.json"
@@ -39,8 +40,9 @@ class FolderKind:
     ----------
     what : str
         What such a folder holds, for messages: "a model".
-    instead : str
-        Option that names another folder, for messages: "--name".
+    instead : str, optional
+        Option that names another folder, for messages: "--name"; None where the name follows from
+        the settings.
     remakes : bool
         A finished folder, and an interrupted one of other settings, are made again without being
         asked: cheap results such as scores. Otherwise a finished folder of the same settings is
@@ -48,8 +50,13 @@ class FolderKind:
     """
 
     what: str
-    instead: str
+    instead: str | None = None
     remakes: bool = False
+
+    @property
+    def advice(self) -> str:
+        """What to do about a folder that is in the way."""
+        return f"choose another {self.instead}, or move it away" if self.instead else "move it away"
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class WorkFolder:
     is_resumed : bool
         An interrupted run of the same settings left what is in ``partial`` and ``recovery``.
     other_settings : str
-        Settings in which an interrupted run differed that was dropped, in words (`differences`).
+        Of an interrupted run that was dropped, the settings that differ, in words (`differences`).
     """
 
     target: Path
@@ -112,7 +119,7 @@ class WorkFolder:
         if keep_others and self.target.is_dir():
             for entry in self.target.iterdir():
                 if not (self.partial / entry.name).exists():
-                    entry.replace(self.partial / entry.name)
+                    _copy_at_once(entry, self.partial / entry.name)
         replace_folder(self.partial, self.target)
         shutil.rmtree(self.recovery, ignore_errors=True)
 
@@ -139,7 +146,7 @@ def work_folder(
     settings : mapping
         What the content depends on, convertible to JSON; recorded in ``settings.json``.
     overwrite : bool
-        Start again, whatever is there.
+        Start again, whatever this command left there.
     processes : Processes
         The main one opens and locks for all.
 
@@ -156,7 +163,7 @@ def work_folder(
         Another process is writing it.
     """
     target = Path(target)
-    recorded = msgspec.to_builtins(dict(settings))
+    recorded = msgspec.json.decode(msgspec.json.encode(dict(settings)))  # as it is read back
     with processes.held(lambda: locked(target, kind.what)):
         yield processes.on_main(lambda: _open(target, kind, recorded, overwrite))
 
@@ -164,70 +171,81 @@ def work_folder(
 def _open(target: Path, kind: FolderKind, settings: dict[str, Any], overwrite: bool) -> WorkFolder:
     partial = target.with_name(f".{target.name}.partial")
     recovery = target.with_name(f".{target.name}.recovery")
-    if _finished(target, kind, settings, overwrite):
-        for leftover in (partial, recovery):  # of a run that ended as its folder was put in place
-            shutil.rmtree(leftover, ignore_errors=True)
+    if target.exists() and not _is_written_by_us(target):
+        raise InputError(f"{target} exists and was not written by this command: {kind.advice}")
+    finished, interrupted = _read_settings(target), _read_settings(partial)
+    if not (overwrite or kind.remakes) and finished == settings:
+        _remove(partial, recovery)  # left by a run that ended as its folder was put in place
         return WorkFolder(target, partial, recovery, is_finished=True, is_resumed=False)
-    other = None if overwrite else _interrupted(partial, kind, settings)
-    if other == "":
+    if not overwrite and interrupted == settings:
         for half_written in (*partial.glob(".*"), *recovery.glob(".*")):
-            half_written.unlink()
+            _remove_entry(half_written)
         recovery.mkdir(exist_ok=True)
         return WorkFolder(target, partial, recovery, is_finished=False, is_resumed=True)
-    for leftover in (partial, recovery):
-        shutil.rmtree(leftover, ignore_errors=True)
+    if not (overwrite or kind.remakes):
+        _refuse_to_replace(target, finished, settings, kind)
+        _refuse_to_drop(partial, interrupted, settings, kind)
+    _remove(partial, recovery)
     write_json(partial / SETTINGS, settings)
     recovery.mkdir()
-    return WorkFolder(target, partial, recovery, False, False, other or "")
+    other = "" if interrupted is None else differences(interrupted, settings)
+    return WorkFolder(target, partial, recovery, False, False, other_settings=other)
 
 
-def _finished(target: Path, kind: FolderKind, settings: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the finished folder is what is asked for.
+def _is_written_by_us(target: Path) -> bool:
+    """Whether a folder has settings, or is empty."""
+    return target.is_dir() and ((target / SETTINGS).exists() or not any(target.iterdir()))
 
-    Raises
-    ------
-    InputError
-        Where it must not be replaced.
-    """
-    record = target / SETTINGS
-    if not record.exists():
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise InputError(
-                f"{target} exists and was not written by this command: choose another "
-                f"{kind.instead}, or move it away"
-            )
-        return False
-    if overwrite or kind.remakes:
-        return False
-    other = differences(read_json(record), settings)
-    if other:
+
+def _read_settings(folder: Path) -> dict[str, Any] | None:
+    path = folder / SETTINGS
+    return read_json(path) if path.exists() else None
+
+
+def _refuse_to_replace(
+    target: Path, finished: dict[str, Any] | None, settings: dict[str, Any], kind: FolderKind
+) -> None:
+    if finished is not None:
+        instead = f", or choose another {kind.instead}" if kind.instead else ""
         raise InputError(
-            f"{target} holds {kind.what} made with other settings ({other}): pass --overwrite to "
-            f"replace it, or choose another {kind.instead}"
+            f"{target} holds {kind.what} made with other settings "
+            f"({differences(finished, settings)}): pass --overwrite to replace it{instead}"
         )
-    return True
 
 
-def _interrupted(partial: Path, kind: FolderKind, settings: dict[str, Any]) -> str | None:
-    """Settings in which an interrupted run differs from this one, in words; None without one.
-
-    Where they are empty, this run continues it.
-
-    Raises
-    ------
-    InputError
-        Where it was of other settings and must not be dropped.
-    """
-    record = partial / SETTINGS
-    if not record.exists():
-        return None
-    other = differences(read_json(record), settings)
-    if other and not kind.remakes:
+def _refuse_to_drop(
+    partial: Path, interrupted: dict[str, Any] | None, settings: dict[str, Any], kind: FolderKind
+) -> None:
+    if interrupted is not None:
         raise InputError(
-            f"{partial} holds {kind.what} of an interrupted run with other settings ({other}): "
-            "repeat its options to continue it, or pass --overwrite to start again"
+            f"{partial} holds {kind.what} of an interrupted run with other settings "
+            f"({differences(interrupted, settings)}): repeat its options to continue it, or pass "
+            "--overwrite to start again"
         )
-    return other
+
+
+def _remove(partial: Path, recovery: Path) -> None:
+    """Remove what an earlier run left, its settings first: none of it counts without them."""
+    (partial / SETTINGS).unlink(missing_ok=True)
+    for leftover in (partial, recovery):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove_entry(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _copy_at_once(source: Path, target: Path) -> None:
+    """Copy a file or folder under a hidden name, and then give the copy its name."""
+    hidden = target.with_name(f".{target.name}")
+    if source.is_dir():
+        shutil.copytree(source, hidden, symlinks=True)
+    else:
+        shutil.copy2(source, hidden)
+    hidden.replace(target)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -253,13 +271,3 @@ def _different(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -
 
 def _short(value: Any) -> str:
     return "none" if value is None else str(value)
-
-
-def replace_folder(source: Path, target: Path) -> None:
-    """Give the finished folder ``source`` the name ``target``, in place of what was there."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.replace(old)
-    source.replace(target)
-    shutil.rmtree(old, ignore_errors=True)
