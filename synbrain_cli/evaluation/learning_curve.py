@@ -21,9 +21,9 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.test_set import RELIABLE, TestSet
 from synbrain_cli.io.prepared import PreparedSubject
-from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.results.learning_curve import CurveFit, CurvePoint, Over
 from synbrain_cli.io.results.record import Result
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import voxelwise_correlation
 from synbrain_cli.metrics.bootstrap import weighted_correlation

@@ -36,9 +36,9 @@ from synbrain_cli.evaluation.results import Table, result_folder, write_results
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, FeatureSpace
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.prepared import PreparedSubject
-from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.results.augmentation import Augmentation
 from synbrain_cli.io.results.record import ModelProvenance, data_checksum
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.plotting.augmentation import plot_augmentation
 from synbrain_cli.run import RunContext

@@ -38,9 +38,9 @@ from synbrain_cli.evaluation.results import Table, result_folder, write_results
 from synbrain_cli.evaluation.settings import N_DRAWS, check_draws
 from synbrain_cli.evaluation.test_set import UNITS, TestSet
 from synbrain_cli.io.prepared import PreparedSubject
-from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.results.comparison import Comparison, Estimate, RegionSize
 from synbrain_cli.io.results.record import ModelsProvenance, data_checksum
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.plotting.comparison import plot_comparison
 from synbrain_cli.run import RunContext
