@@ -53,7 +53,8 @@ def evaluation_record(content: dict, **parts) -> EvaluationRecord:
     whole["overall"] = SCORES | _complete(whole["overall"])
     whole["roi"] = {name: SCORES | _complete(scores) for name, scores in whole["roi"].items()}
     whole["draws"] = DRAWS | {k: {**_missing(k), **v} for k, v in whole["draws"].items()}
-    return msgspec.convert(whole, EvaluationRecord)
+    plain = msgspec.to_builtins(whole, enc_hook=float)  # NumPy's numbers
+    return msgspec.convert(plain, EvaluationRecord)
 
 
 def _complete(scores: dict) -> dict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 
 import msgspec
@@ -53,7 +52,7 @@ def with_value(value, *keys):
     ],
 )
 def test_a_wrong_field_is_named(tmp_path, change, message):
-    content = copy.deepcopy(CONTENT)
+    content = json.loads(json.dumps(CONTENT))
     change(content)
     (tmp_path / "metrics.json").write_text(json.dumps(content), "utf-8")
     with pytest.raises(InputError, match=message) as caught:

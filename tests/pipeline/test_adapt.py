@@ -17,6 +17,7 @@ from conftest import QUIET
 from synbrain_cli import load_model
 from synbrain_cli.config import StageConfig
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
+from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.bundle import find_bundles, load_arrays
 from synbrain_cli.io.files import read_json, sha256
 from synbrain_cli.io.prepared import PreparedSubject
@@ -25,9 +26,9 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline import train as training
 from synbrain_cli.pipeline.adapt import STRATEGIES, adapt, choose
-from synbrain_cli.pipeline.train import train
+from synbrain_cli.pipeline.train import load_examples, train
+from synbrain_cli.run import RunContext
 from synbrain_cli.training import shared_core as shared
-from synbrain_cli.training.examples import load_examples
 
 CLOSED = ("shared-core", "source-map")
 PLACE = {"mask.nii.gz", "voxels.tsv", "surface_resampling.npz", "mni_resampling.npz"}
@@ -221,7 +222,7 @@ def test_the_scale_is_that_of_the_hours_training_trials(model, person):
 def test_prepared_betas_are_nearly_in_the_models_unit(models, person, store):
     """Trials of other sessions are judged z-scored within theirs: a scale an hour knows nearly."""
     brain = load_model(models["source-map"].folder, "cpu")
-    known = load_examples(person, store, person.first_hours(1)).train
+    _, _, known, _ = load_examples(person, store, person.first_hours(1))
     found = brain.standardize(person.select("train", person.first_hours(1)).betas)
     np.testing.assert_allclose(found.std(0), known.betas.std(0), rtol=0.2)
     assert np.abs(found.mean(0) - known.betas.mean(0)).max() < 0.25
@@ -270,11 +271,12 @@ def test_an_adapted_model_is_evaluated_with_its_transfer(models, workspace, pers
     brain = load_model(models["source-map"].folder, "cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("synbrain_cli.plotting.figure.save_figure", lambda figure, path: None)
-        options = {"n_draws": 20, "n_boot": 20, "latent": False, "progress": QUIET}
-        result = module.evaluate(workspace, brain, person, store, **options)
-    scores = result.metrics["overall"]["voxelwise_correlation"]
-    assert "deep" not in scores
-    assert scores["transfer"] > 0.1 > abs(scores["shuffled"])
+        few = EvaluateSettings(n_draws=20, latent=False, n_boot=20)
+        run = RunContext(progress=QUIET)
+        result = module.evaluate(workspace, brain, person, store, few, run=run)
+    scores = result.metrics.overall.voxelwise_correlation
+    assert scores.get("deep") is None
+    assert scores.transfer > 0.1 > abs(scores.shuffled)
 
 
 # ------------------------------------------------------------------------ several sources
@@ -630,7 +632,7 @@ def test_an_hour_of_too_few_images(prepared, linear, store, tmp_path):
         table.loc[table["image"].isin(images), "split"] = "test"
 
     workspace, person = changed(tmp_path, prepared, few)
-    assert len(load_examples(person, store, person.first_hours(1)).train.tokens) == 3
+    assert len(load_examples(person, store, person.first_hours(1))[2].tokens) == 3
     try:
         adapt(workspace, linear, person, store, strategy="source-map", **CPU)
     except InputError:

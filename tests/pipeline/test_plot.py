@@ -11,6 +11,7 @@ from PIL import Image
 
 from synbrain_cli.brain import load_model
 from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.files import read_json, write_json
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 from synbrain_cli.pipeline import plot
@@ -25,6 +26,7 @@ from synbrain_cli.pipeline.maps import (
 from synbrain_cli.pipeline.plot import Look, MapPainter, brain_maps
 from synbrain_cli.pipeline.synthesize import synthesize
 from synbrain_cli.plotting.labels import drawn_rois, looks
+from synbrain_cli.run import RunContext
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +61,9 @@ def recordings(trained, brain):
 @pytest.fixture(scope="module")
 def evaluated(trained, brain, subject, store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
-    result = evaluate(
-        trained, brain, subject, store, output=folder, n_draws=20, latent=False, n_boot=50,
-        progress=QUIET,
-    )  # fmt: skip
+    few = EvaluateSettings(n_draws=20, latent=False, n_boot=50)
+    run = RunContext(progress=QUIET)
+    result = evaluate(trained, brain, subject, store, few, output=folder, run=run)
     return Evaluation.read(result.folder, brain)
 
 

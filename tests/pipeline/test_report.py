@@ -15,11 +15,13 @@ from PIL import Image
 
 from synbrain_cli.brain import load_model
 from synbrain_cli.errors import InputError
+from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.maps import Responses
 from synbrain_cli.pipeline.report import report
 from synbrain_cli.pipeline.synthesize import synthesize
+from synbrain_cli.run import RunContext
 
 browser, page_of = chromium.browser, chromium.page_of
 
@@ -40,7 +42,8 @@ def place(prepared, trained, subject, store, tmp_path_factory):
     synthesize(
         workspace, brain.folder, root / "private folder", n_draws=5, device="cpu", report=QUIET
     )
-    evaluate(workspace, brain, subject, store, n_draws=20, latent=False, n_boot=50, report=QUIET)
+    few = EvaluateSettings(n_draws=20, latent=False, n_boot=50)
+    evaluate(workspace, brain, subject, store, few, run=RunContext(progress=QUIET))
     return workspace
 
 

@@ -14,6 +14,7 @@ from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.datasets.nsd import Choice
 from synbrain_cli.datasets.table import Experiment
 from synbrain_cli.errors import InputError
+from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import fsaverage
 from synbrain_cli.io.workspace import Workspace
@@ -138,15 +139,17 @@ def test_betas_that_were_not_standardised_are_learnt_in_their_own_unit(nowhere):
     predicted = brain.predict("linear", store.take(test.images))
     np.testing.assert_allclose(predicted.mean(0), test.betas.mean(0), atol=1.5)
     np.testing.assert_allclose(brain.standardize(test.betas) * scale.sd + scale.mean, test.betas)
-    result = evaluate(nowhere, brain, subject, store, n_boot=50, progress=QUIET)
-    score = result.metrics["overall"]["voxelwise_correlation"]
+    result = evaluate(
+        nowhere, brain, subject, store, EvaluateSettings(n_boot=50), run=RunContext(progress=QUIET)
+    )
+    score = result.metrics.overall.voxelwise_correlation
     averages, _, _ = average_repeats(test.betas, test.image_index)
     expected = np.median(voxelwise_correlation(averages, predicted))
-    assert score["linear"] == pytest.approx(expected, abs=1e-5)
-    assert score["linear"] > 0.5 > score["shuffled"]
-    assert score["ceiling"] is not None  # from the repeats
-    assert abs(result.metrics["overall"]["skill"]["mean_pattern"]) < 1e-9
-    assert "spikes" in str(result.metrics["units"])
+    assert score.linear == pytest.approx(expected, abs=1e-5)
+    assert score.linear > 0.5 > score.shuffled
+    assert score.ceiling is not None  # from the repeats
+    assert abs(result.metrics.overall.skill.mean_pattern) < 1e-9
+    assert "spikes" in str(result.metrics.units)
     assert list(result.voxels.columns[:1]) == ["ncsnr"]
 
 
