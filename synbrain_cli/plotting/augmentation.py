@@ -1,4 +1,4 @@
-"""What synthesized trials add to a decoder: one figure of two panels."""
+"""Scores of decoders trained with synthesized trials as well: one figure of two panels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from synbrain_cli.io.results.augmentation import Augmentation
 
-# Condition → label, colour. Okabe & Ito's colours can be told apart by everybody.
+# Condition → label, colour (of the palette of Okabe & Ito 2008)
 _SHOWN = {
     "draws": ("draws", "#0072B2"),
     "mean": ("predicted means", "#E69F00"),
@@ -21,8 +21,8 @@ _STEP = 0.05  # between curves, so that their bars lie beside each other
 def plot_augmentation(augmentation: Augmentation) -> Figure:
     """Plot scores on test trials over the amount of synthesized trials.
 
-    Bars are 95 % intervals of the difference to real trials alone, whose level the thin lines
-    show; a ring is the amount that validation images choose.
+    Bars are 95 % intervals of the difference to real trials alone, whose score the thin lines
+    show. A ring marks the amount that validation images choose.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def plot_augmentation(augmentation: Augmentation) -> Figure:
     Returns
     -------
     Figure
-        Says so where the subject is simulated.
+        Its title contains "(simulated)" where the subject is simulated.
     """
     figure = Figure(figsize=(9.5, 5.2), layout="constrained")
     axes = figure.subplots(1, 2)

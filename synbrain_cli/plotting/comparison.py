@@ -1,4 +1,4 @@
-"""Several models of one subject side by side: one figure."""
+"""Scores of several models of one subject, one row each: one figure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from synbrain_cli.io.results.comparison import ComparedRow, Comparison, Estimate
-from synbrain_cli.plotting.figure import COLOURS
+from synbrain_cli.plotting.colours import PREDICTOR_COLOURS
 
 # Kind of row → colour, marker
 _SHOWN = {
-    "mean_pattern": (COLOURS["mean_pattern"], "D"),
-    "shuffled": (COLOURS["shuffled"], "X"),
-    "linear": (COLOURS["linear"], "s"),
-    "model": (COLOURS["model"], "o"),
+    "mean_pattern": (PREDICTOR_COLOURS["mean_pattern"], "D"),
+    "shuffled": (PREDICTOR_COLOURS["shuffled"], "X"),
+    "linear": (PREDICTOR_COLOURS["linear"], "s"),
+    "model": (PREDICTOR_COLOURS["model"], "o"),
 }
 _LABELS = {
     "noise_normalised_correlation": "correlation / noise ceiling (median over {n} reliable voxels)",
@@ -35,16 +35,17 @@ def plot_comparison(comparison: Comparison) -> Figure:
     Returns
     -------
     Figure
-        A row per predictor in the order of the file; the noise ceiling is a line, where it is
-        known, as is the reference (dashed). Says so where the subject is simulated.
+        One row per predictor in the order of the file. The noise ceiling is a line where it is
+        known, as is the reference (dashed). The title contains "(simulated)" where the subject is
+        simulated.
     """
     by = comparison.compared_by
     rows = [row for row in comparison.rows if row.kind in _SHOWN]
     scored = [(row, score) for row in rows if (score := row.score(by)) is not None]
     figure = Figure(figsize=(9.5, 1.9 + 0.52 * len(scored)), layout="constrained")
     axes = figure.subplots()
-    for height, (row, score) in enumerate(scored):
-        _row(axes, height, row.kind, score)
+    for position, (row, score) in enumerate(scored):
+        _row(axes, position, row.kind, score)
     names = axes.set_yticks(range(len(scored)), labels=[_name(row) for row, _ in scored])
     for name in names:
         name.label1.set(parse_math=False, fontsize=8, linespacing=1.3)
@@ -74,18 +75,18 @@ def plot_comparison(comparison: Comparison) -> Figure:
     return figure
 
 
-def _row(axes: Axes, height: int, kind: str, score: Estimate) -> None:
+def _row(axes: Axes, position: int, kind: str, score: Estimate) -> None:
     colour, marker = _SHOWN[kind]
     value, limits = score.value, score.ci
     if limits:
-        axes.plot(limits, [height, height], color=colour, linewidth=2.5, alpha=0.6)
-    axes.plot([value], [height], marker=marker, color=colour, markersize=8, linestyle="none")
+        axes.plot(limits, [position, position], color=colour, linewidth=2.5, alpha=0.6)
+    axes.plot([value], [position], marker=marker, color=colour, markersize=8, linestyle="none")
     text = f"{round(value, 3) + 0.0:.3f}"
     if limits:
         text += " [{:.3f}, {:.3f}]".format(*(round(x, 3) + 0.0 for x in limits))
     axes.annotate(
         text,
-        (1.01, height),
+        (1.01, position),
         xycoords=("axes fraction", "data"),
         va="center",
         fontsize=8,
@@ -96,7 +97,7 @@ def _row(axes: Axes, height: int, kind: str, score: Estimate) -> None:
 def _lines(
     axes: Axes, comparison: Comparison, scored: list[tuple[ComparedRow, Estimate]]
 ) -> list[Line2D]:
-    """The ceiling and the reference, for the legend."""
+    """Plot lines of the noise ceiling and the reference; return them for the legend."""
     lines = []
     if comparison.is_normalised:
         lines.append(axes.axvline(1, color="black", linewidth=1.2, label="noise ceiling"))

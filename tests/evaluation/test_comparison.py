@@ -1,4 +1,4 @@
-"""Several models of one person side by side: the same images, the same draws of them."""
+"""Several models of one subject side by side: the same images, the same draws of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from synbrain_cli import load_model
 from synbrain_cli.config import EncoderIdentity
-from synbrain_cli.datasets.table import Experiment
+from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation import comparison as module
 from synbrain_cli.evaluation.bootstrap import Bootstrap
@@ -27,19 +27,15 @@ from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.records import read_record
 from synbrain_cli.io.results.comparison import Comparison
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import (
-    average_repeats,
-    correlation_ceiling,
-    pooled_skill,
-    voxelwise_correlation,
-)
-from synbrain_cli.metrics.draws import coverage, pit
+from synbrain_cli.metrics.accuracy import average_repeats, pooled_skill, voxelwise_correlation
+from synbrain_cli.metrics.calibration import coverage, pit
+from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.pipeline import compare as recipe
-from synbrain_cli.pipeline.adapt import adapt
+from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
 from synbrain_cli.pipeline.compare import CompareResult, CompareSettings, compare
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.prepare import prepare_table
-from synbrain_cli.pipeline.train import train
+from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
 
 FEW, NO_DRAWS = CompareSettings(n_draws=20, n_boot=50), CompareSettings(n_draws=0, n_boot=50)
@@ -71,12 +67,12 @@ def more(trained, subject, store, tmp_path_factory):
     """A workspace with two more models of subject 1: of two hours, and without networks."""
     workspace = Workspace(tmp_path_factory.mktemp("compared"))
     workspace.prepared.symlink_to(trained.prepared)
-    options = {"device": "cpu", "progress": QUIET}
-    train(workspace, subject, store, model="linear", name="sub-01_linear", **options)
+    linear = TrainSettings(model="linear")
+    train(workspace, subject, store, linear, RUN, name="sub-01_linear")
     other = trained.find_subject("2", None, QUIET.info)
-    train(workspace, other, store, model="linear", name="sub-02", **options)
-    options |= {"strategy": "source-map", "name": "sub-01_hours-2"}
-    adapt(workspace, workspace.weights / "sub-02", subject, store, hours=2, **options)
+    train(workspace, other, store, linear, RUN, name="sub-02")
+    settings = AdaptSettings([workspace.weights / "sub-02"], hours=2, strategy="source-map")
+    adapt(workspace, subject, store, settings, RUN, name="sub-01_hours-2")
     return workspace
 
 
@@ -473,7 +469,7 @@ def raw(tmp_path_factory):
     workspace = Workspace(root)
     made = prepare_table(workspace, experiment, subject="01", dataset="mine", progress=QUIET)
     store = workspace.find_tokens("mine", None, QUIET.info)
-    train(workspace, made.subjects[0], store, model="linear", device="cpu", progress=QUIET)
+    train(workspace, made.subjects[0], store, TrainSettings(model="linear"), RUN)
     brain = load_model(workspace.weights / "sub-01_linear", "cpu")
     return workspace, brain, made.subjects[0], store
 
