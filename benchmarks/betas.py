@@ -27,7 +27,9 @@ import scipy.io
 from common import Timer, measured, report, save
 from isal import igzip
 
-from synbrain_cli.datasets.nsd import DESIGN, NSD, Choice, prepare_subject
+from synbrain_cli.datasets.nsd import prepare_subject
+from synbrain_cli.datasets.nsd_choice import Choice
+from synbrain_cli.datasets.nsd_files import DESIGN, NSD
 from synbrain_cli.io.betas import read_masked
 from synbrain_cli.io.prepared_writer import PreparedWriter
 

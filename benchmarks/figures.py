@@ -18,10 +18,11 @@ from pathlib import Path
 from common import Timer, measured, report, save
 
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.pipeline import plot
-from synbrain_cli.pipeline.maps import Responses, latest_responses, response_maps
 from synbrain_cli.pipeline.report import report as write_report
 from synbrain_cli.plotting.figure import save_figure
+from synbrain_cli.plotting.map_plotter import Look, MapPlotter
+from synbrain_cli.plotting.maps import response_maps
+from synbrain_cli.plotting.sources.responses import Responses, latest_responses
 from synbrain_cli.progress import Progress
 
 FEW, MANY = 15, 40
@@ -48,21 +49,20 @@ def main(root: str = ".") -> None:
 
 
 def step(name: str, n: str, root: str) -> None:
-    place, quiet = Workspace(Path(root)), Progress(quiet=True)
-    made = Responses(latest_responses(place, None, None))
-    brain = made.brain(place, quiet.info)
+    workspace, quiet = Workspace(Path(root)), Progress(quiet=True)
+    made = Responses(latest_responses(workspace, None, None))
+    brain = made.brain(workspace, quiet.info)
     with tempfile.TemporaryDirectory() as folder:
         if name == "report":
             with Timer() as timer:
-                write_report(
-                    place, brain, responses=made, output=Path(folder) / "r.html", progress=quiet
-                )
+                file = Path(folder) / "r.html"
+                write_report(workspace, brain, responses=made, output=file, progress=quiet)
         else:
             with Timer() as timer:
-                painter = plot.MapPainter(brain, "flatmap", plot.Look(), quiet)
+                plot_map = MapPlotter(brain, "flatmap", Look(), quiet)
                 maps = cycle(list(response_maps(made, brain, "mean")))
                 for one in islice(maps, int(n)):
-                    save_figure(painter(one), Path(folder) / "map.png")
+                    save_figure(plot_map(one), Path(folder) / "map.png")
     report(timer.seconds)
 
 

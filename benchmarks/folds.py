@@ -17,14 +17,14 @@ from common import save
 from sklearn.model_selection import KFold
 
 from synbrain_cli.brain import load_model
-from synbrain_cli.datasets.table import Experiment
+from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.files import atomic
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.calibration import line_agreement
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.prepare import prepare_table
-from synbrain_cli.pipeline.train import train
+from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
@@ -66,12 +66,10 @@ def main() -> None:
             workspace,
             subject,
             store,
-            model=arguments.model,
+            TrainSettings(model=arguments.model),
+            RunContext(arguments.seed, progress=progress),
             name=name,
-            seed=arguments.seed,
-            device="cpu",
             overwrite=True,
-            progress=progress,
         )
         brain = load_model(made.folder, "cpu")
         results.append(

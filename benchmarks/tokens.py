@@ -20,7 +20,8 @@ import h5py
 import numpy as np
 from common import Timer, measured, report, save
 
-from synbrain_cli.datasets.nsd import NSD, STIMULI, image_name
+from synbrain_cli.datasets.nsd_design import image_name
+from synbrain_cli.datasets.nsd_files import NSD, STIMULI
 from synbrain_cli.datasets.photographs import crop_photographs, load_photographs
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.pipeline.prepare import extract_tokens

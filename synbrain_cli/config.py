@@ -274,7 +274,7 @@ PRECISIONS = ("auto", "float32", "bf16")
 
 
 class Speed(JSONSettings, frozen=True):
-    """How training steps are computed. What is computed stays the same, but for rounding.
+    """How training steps are computed. Results are the same but for rounding.
 
     Attributes
     ----------

@@ -28,7 +28,7 @@ PATIENCE = timedelta(hours=6)  # the others wait while the main process fits or 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes at work, seen from one of them.
+    """The processes at work, as one of them sees them.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Processes:
 
     @classmethod
     def assemble(cls, device: str = "auto") -> Processes:
-        """Join the processes that were launched together; alone where none were."""
+        """Join the processes that were launched together; a single process if none were."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         from accelerate import PartialState
@@ -61,7 +61,7 @@ class Processes:
         return self.rank == 0
 
     def device(self, asked: str) -> str:
-        """The device of this process, where one was given to it; else the one asked for.
+        """Return this process's own device if it has one, else the device asked for.
 
         Raises
         ------
@@ -78,12 +78,12 @@ class Processes:
         return str(self.own_device)
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process is here."""
         if self.size > 1:
             torch.distributed.barrier()
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns on the main process, to all of them; or the error it raises."""
+        """Do work on the main process; return its result, or raise its error, on all of them."""
         if self.size == 1:
             return work()
         answer: list = [None, None]
@@ -99,7 +99,7 @@ class Processes:
 
     @contextmanager
     def held(self, context: Callable[[], AbstractContextManager]) -> Iterator[None]:
-        """A context (a lock) that the main process holds for all."""
+        """Hold a context (a lock) on the main process, for all of them."""
         held: list[AbstractContextManager] = []
 
         def enter() -> None:
@@ -130,7 +130,7 @@ class Processes:
         return slice(self.rank * own, (self.rank + 1) * own)
 
     def deal(self, items: Sequence[T], n: int) -> Iterator[tuple[list[T], list[T]]]:
-        """Rounds of up to ``n`` items a process: all items of the round, and this process's own.
+        """Yield rounds of up to ``n`` items per process: all items of the round, and the own ones.
 
         A process that has done its own waits for the others (`wait`, `collect`); the round is then
         whole, whatever number of processes goes on from there.
@@ -140,7 +140,7 @@ class Processes:
             yield round_, round_[self.rank :: self.size]
 
     def collect(self, x: T) -> list[T]:
-        """What every process brings, by rank, to all of them, once all are here."""
+        """Return what every process brings, by rank, to all of them, once all are here."""
         if self.size == 1:
             return [x]
         found: list = [None] * self.size
@@ -148,7 +148,7 @@ class Processes:
         return found
 
     def gather(self, x: Tensor) -> Tensor:
-        """The parts of all processes along the first axis; gradients reach the own part alone."""
+        """Join the parts of all processes along the first axis; only the own part has gradients."""
         if self.size == 1:
             return x
         parts = [torch.empty_like(x) for _ in range(self.size)]
@@ -157,14 +157,14 @@ class Processes:
         return torch.cat(parts)
 
     def total(self, x: Tensor) -> Tensor:
-        """Sum over processes."""
+        """Return the sum over processes."""
         if self.size > 1:
             x = x.clone()
             torch.distributed.all_reduce(x)
         return x
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module, with its gradients averaged over processes as they are computed."""
+        """Return the module with its gradients averaged over processes as they are computed."""
         if self.size == 1:
             return module
         on_gpu = self.own_device is not None and self.own_device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Work that threads do before its results are asked for: reading, drawing, writing."""
+"""Work that threads do before its results are asked for: reading, sampling, writing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEMORY = 1 << 30  # bytes that they may hold together
 
 
 def prefetch(work: Callable[[T], R], items: Iterable[T], n_bytes: int = 1 << 20) -> Iterator[R]:
-    """Results of work on items, in order, done by threads before they are asked for.
+    """Yield results of work on items, in order, computed by threads before they are asked for.
 
     With images read this way an encoder does not wait for the disk, and with responses written
     this way the disk does not hold up sampling.

@@ -16,8 +16,9 @@ from synbrain_cli.config import PRESETS
 from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.prepare import prepare_simulated
-from synbrain_cli.pipeline.train import train
+from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 QUIET = Progress(quiet=True)
 # The same examples in every run, however slow the machine.
@@ -75,7 +76,7 @@ def trained(prepared) -> Workspace:
     """The same workspace with a model of subject 1."""
     subject = prepared.find_subject("1", None, QUIET.info)
     store = prepared.find_tokens("simulated", None, QUIET.info)
-    train(prepared, subject, store, preset="test", device="cpu", progress=QUIET)
+    train(prepared, subject, store, TrainSettings(preset="test"), RunContext(progress=QUIET))
     return prepared
 
 

@@ -13,7 +13,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.datasets.nsd import NSD, PREPARATIONS, Choice
+from synbrain_cli.datasets.nsd_choice import PREPARATIONS, Choice
+from synbrain_cli.datasets.nsd_files import NSD
+from synbrain_cli.datasets.nsd_voxels import SubjectVoxels
 
 FACTOR = 2  # func1mm's grid: each func1pt8mm voxel cut in two along every axis
 SHORT = {"left": "lh", "right": "rh"}
@@ -59,7 +61,7 @@ def finer(values: np.ndarray) -> np.ndarray:
 def write_func1mm(nsd: NSD, subject: int) -> None:
     base = nsd.root / f"nsddata/ppdata/subj{subject:02d}"
     coarse, fine = Choice(), Choice(space="func1mm")
-    affine = nib.load(nsd.grid(subject, coarse)[0]).affine.copy()
+    affine = nib.load(SubjectVoxels(nsd, subject, coarse).grid()[0]).affine.copy()
     affine[:3, 3] -= affine[:3, :3] @ np.full(3, (1 - 1 / FACTOR) / 2)
     affine[:3, :3] /= FACTOR
 

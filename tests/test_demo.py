@@ -23,11 +23,13 @@ from msgspec.structs import replace
 
 from synbrain_cli import load_model
 from synbrain_cli.config import PRESETS
-from synbrain_cli.datasets.nsd import NSD, image_id
+from synbrain_cli.datasets.nsd_design import image_id
+from synbrain_cli.datasets.nsd_files import NSD
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
-from synbrain_cli.pipeline.train import train
+from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 pytestmark = pytest.mark.slow
@@ -74,7 +76,7 @@ def train_shortly(workspace):
     store = workspace.find_tokens("simulated", None, print)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", replace(tiny, **stages))
-        train(workspace, subject, store, device="cpu", progress=Progress(quiet=True))
+        train(workspace, subject, store, TrainSettings(), RunContext(progress=Progress(quiet=True)))
 
 
 @pytest.fixture(scope="module", params=["01", "02"])

@@ -89,19 +89,15 @@ def plot_flatmap(
     Example: synbrain plot flatmap --subject 2 --image coffee --minus flower
     """
     from synbrain_cli.pipeline import plot
+    from synbrain_cli.plotting.map_plotter import Look
 
     workspace, progress = open_workspace(folder, quiet)
     result = plot.brain_maps(
         workspace,
         "flatmap",
-        what=what,
-        model=model,
-        subject=subject,
-        responses=responses,
-        image=image,
-        minus=minus,
-        draw=draw,
-        look=plot.Look(space, threshold, vmax, format, dpi, pycortex),
+        plot.Selection(model, subject, responses, image),
+        plot.MapChoice(what, minus, draw),
+        look=Look(space, threshold, vmax, format, dpi, pycortex),
         output=output,
         progress=progress,
     )
@@ -131,19 +127,15 @@ def plot_surface(
     Example: synbrain plot surface --subject 2 --what accuracy
     """
     from synbrain_cli.pipeline import plot
+    from synbrain_cli.plotting.map_plotter import Look
 
     workspace, progress = open_workspace(folder, quiet)
     result = plot.brain_maps(
         workspace,
         "surface",
-        what=what,
-        model=model,
-        subject=subject,
-        responses=responses,
-        image=image,
-        minus=minus,
-        draw=draw,
-        look=plot.Look(space, threshold, vmax, format, dpi),
+        plot.Selection(model, subject, responses, image),
+        plot.MapChoice(what, minus, draw),
+        look=Look(space, threshold, vmax, format, dpi),
         output=output,
         progress=progress,
     )
@@ -171,17 +163,15 @@ def plot_draws(
     Example: synbrain plot draws --subject 2 --image nsd00037
     """
     from synbrain_cli.pipeline import plot
+    from synbrain_cli.plotting.map_plotter import Look
 
     workspace, progress = open_workspace(folder, quiet)
     result = plot.draws(
         workspace,
-        model=model,
-        subject=subject,
-        responses=responses,
-        image=image,
+        plot.Selection(model, subject, responses, image),
         n_draws=samples,
         seed=seed,
-        look=plot.Look(space=space, vmax=vmax, format=format, dpi=dpi),
+        look=Look(space=space, vmax=vmax, format=format, dpi=dpi),
         output=output,
         progress=progress,
     )
@@ -207,17 +197,15 @@ def plot_rois(
     Example: synbrain plot rois --subject 2
     """
     from synbrain_cli.pipeline import plot
+    from synbrain_cli.plotting.map_plotter import Look
 
     workspace, progress = open_workspace(folder, quiet)
     result = plot.rois(
         workspace,
-        model=model,
-        subject=subject,
-        responses=responses,
-        image=image,
+        plot.Selection(model, subject, responses, image),
         n_draws=samples,
         seed=seed,
-        look=plot.Look(format=format, dpi=dpi),
+        look=Look(format=format, dpi=dpi),
         output=output,
         progress=progress,
     )
@@ -239,12 +227,11 @@ def plot_accuracy(
     Example: synbrain plot accuracy --subject 2
     """
     from synbrain_cli.pipeline import plot
+    from synbrain_cli.plotting.map_plotter import Look
 
     workspace, progress = open_workspace(folder, quiet)
-    look = plot.Look(format=format, dpi=dpi)
-    result = plot.accuracy(
-        workspace, model=model, subject=subject, look=look, output=output, progress=progress
-    )
+    look, selection = Look(format=format, dpi=dpi), plot.Selection(model, subject)
+    result = plot.accuracy(workspace, selection, look=look, output=output, progress=progress)
     print_files(result.files)
 
 
@@ -264,14 +251,14 @@ def plot_report(
 
     Example: synbrain plot report --subject 2
     """
-    from synbrain_cli.brain import load_model
-    from synbrain_cli.pipeline.plot import named_responses
+    from synbrain_cli.pipeline.plot import Selection
     from synbrain_cli.pipeline.report import report as run
 
     workspace, progress = open_workspace(folder, quiet)
-    made = named_responses(responses, model, subject)
+    selection = Selection(model, subject, responses)
+    made = selection.named_responses()
     if made is not None:
         brain = made.brain(workspace, progress.info)
     else:
-        brain = load_model(workspace.find_model(model, subject, progress.info), "cpu")
+        brain = selection.find_model(workspace, progress)
     print(run(workspace, brain, responses=made, output=output, progress=progress))

@@ -109,7 +109,7 @@ def prepare_nsd(
 
     Example: synbrain prepare nsd --subject 1 --sessions 10
     """
-    from synbrain_cli.datasets.nsd import Choice
+    from synbrain_cli.datasets.nsd_choice import Choice
     from synbrain_cli.distributed import Processes
     from synbrain_cli.pipeline import prepare
 
@@ -324,7 +324,7 @@ def prepare_table(
     Example: synbrain prepare table trials.tsv --responses responses.npy --images images
     --dataset v4 --subject 1
     """
-    from synbrain_cli.datasets.table import Experiment
+    from synbrain_cli.datasets.table_experiment import Experiment
     from synbrain_cli.distributed import Processes
     from synbrain_cli.io.workspace import subject_label
     from synbrain_cli.pipeline import prepare

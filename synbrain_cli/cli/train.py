@@ -26,7 +26,7 @@ from synbrain_cli.cli.options import (
 from synbrain_cli.cli.running import interruptible, open_workspace
 
 if TYPE_CHECKING:
-    from synbrain_cli.pipeline.train import TrainResult
+    from synbrain_cli.training.bundle import TrainResult
 
 ModelKind = Literal["full", "linear"]
 VoxelOrder = Literal["auto", "file", "curve", "region", "surface"]
@@ -90,10 +90,16 @@ def train(
     Example: synbrain train --subject 1 --preset small
     """
     from synbrain_cli.distributed import Processes
+    from synbrain_cli.errors import InputError
+    from synbrain_cli.pipeline.train import NO_NETWORKS, TrainSettings
     from synbrain_cli.pipeline.train import train as run
-    from synbrain_cli.run import choose_speed
+    from synbrain_cli.run import RunContext, choose_speed
 
     processes = Processes.assemble(device)
+    settings = TrainSettings(model, preset, voxel_order)
+    speed = choose_speed(processes.device(device), precision, compiled, micro_batch)
+    if speed is not None and not settings.has_networks:
+        raise InputError(NO_NETWORKS)
     workspace, progress = open_workspace(folder, quiet or not processes.is_main)
     chosen = workspace.find_subject(subject, dataset, progress.info)
     store = workspace.find_tokens(chosen.dataset, encoder, progress.info)
@@ -102,17 +108,10 @@ def train(
             workspace,
             chosen,
             store,
-            model=model,
-            preset=preset,
-            voxel_order=voxel_order,
+            settings,
+            RunContext.create(seed, device, speed, processes, progress),
             name=name,
-            seed=seed,
-            device=device,
-            speed=choose_speed(processes.device(device), precision, compiled, micro_batch),
-            resume=True,
             overwrite=overwrite,
-            processes=processes,
-            progress=progress,
         )
     if processes.is_main:
         _print_training(result)
@@ -149,27 +148,24 @@ def adapt(
 
     Example: synbrain adapt --hours 1 --subject 3 --from sub-01,sub-02
     """
+    from synbrain_cli.pipeline.adapt import AdaptSettings, choose_sources_and_subject
     from synbrain_cli.pipeline.adapt import adapt as run
-    from synbrain_cli.pipeline.adapt import choose
-    from synbrain_cli.run import choose_speed
+    from synbrain_cli.run import RunContext, choose_speed
 
     workspace, progress = open_workspace(folder, quiet)
-    bundles, chosen, store = choose(workspace, source, subject, dataset, progress.info)
+    sources, chosen, store = choose_sources_and_subject(
+        workspace, source, subject, dataset, progress.info
+    )
+    speed = choose_speed(device, precision, compiled, micro_batch)
     with interruptible():
         result = run(
             workspace,
-            bundles,
             chosen,
             store,
-            hours=hours,
-            strategy=strategy,
+            AdaptSettings(sources, hours, strategy),
+            RunContext.create(seed, device, speed, progress=progress),
             name=name,
-            seed=seed,
-            device=device,
-            speed=choose_speed(device, precision, compiled, micro_batch),
-            resume=True,
             overwrite=overwrite,
-            progress=progress,
         )
     _print_training(result)
     if report:

@@ -32,7 +32,7 @@ def weights_list(folder: WorkspaceOption = Path(), quiet: QuietOption = False) -
         ("name", "subject", "encoder", "source", "files", "voxels", "MB")
     ]
     for row in table.to_dict("records"):
-        words = [str(row[k] or "-") for k in ("name", "person", "encoder", "source", "files")]
+        words = [str(row[k] or "-") for k in ("name", "subject", "encoder", "source", "files")]
         rows.append((*words, cell(row["voxels"], 0), cell(row["megabytes"], 1)))
     print_columns(rows, n_left=5)
     progress.info("`synbrain weights verify` compares every file with its checksum")

@@ -118,7 +118,7 @@ class Challenge:
                 )
         return values
 
-    def place(self, subject: int) -> Vertices:
+    def voxel_space(self, subject: int) -> Vertices:
         """Which fsaverage vertices the columns are."""
         spaces = {n: space for space, n in N_FSAVERAGE.items()}
         chosen, sizes = {}, {}
@@ -282,7 +282,7 @@ def prepare_subject(
         )
     files = challenge.image_files(subject)
     responses = challenge.responses(subject)
-    place = challenge.place(subject)
+    voxel_space = challenge.voxel_space(subject)
     shown = np.array(list(files))
     split = split_trials(
         shown, draw_images(shown, test_share, seed, "test"), share=validation_share, seed=seed
@@ -308,23 +308,23 @@ def prepare_subject(
     sizes = {f"{p.name}": p.stat().st_size for p in sorted(source.glob("*.npy"))}
     voxels = challenge.voxel_table(subject)
     writer = PreparedWriter(
-        folder, {**options, "sources": sizes}, trials, place.n_voxels, standardize
+        folder, {**options, "sources": sizes}, trials, voxel_space.n_voxels, standardize
     )
     if 1 not in writer.done:
-        betas = np.empty((len(shown), place.n_voxels), np.float32)
-        betas[:, : len(place.left)] = responses["left"]
-        betas[:, len(place.left) :] = responses["right"]
+        betas = np.empty((len(shown), voxel_space.n_voxels), np.float32)
+        betas[:, : len(voxel_space.left)] = responses["left"]
+        betas[:, len(voxel_space.left) :] = responses["right"]
         writer.write_session(1, betas, str(source))
     voxels, reliability = add_ncsnr(voxels, writer)
-    vertices = {h: getattr(place, h) for h in HEMISPHERES}
+    vertices = {h: getattr(voxel_space, h) for h in HEMISPHERES}
     writer.finish(
         voxels,
-        place,
-        {SURFACE_RESAMPLING: SurfaceResampling.from_vertices(vertices, place.n_vertices)},
+        voxel_space,
+        {SURFACE_RESAMPLING: SurfaceResampling.from_vertices(vertices, voxel_space.n_vertices)},
         Origin(
             name=f"Algonauts 2023 subject {subject}, prepared",
             simulated=is_simulated(challenge.root),
-            space=place.space,
+            space=voxel_space.space,
             unit_before_standardization="z-score within session, averaged over repeats",
             options=options,
             sources={name: {"bytes": size} for name, size in sizes.items()},

@@ -1,4 +1,4 @@
-"""A public S3 bucket → the same files below a local folder, each of them whole or not there.
+"""Objects of a bucket → the same files below a local folder, each of them whole or not there.
 
 An object comes in pieces, several at a time, into a hidden file beside the final one; a record
 beside that says which pieces are in, so that a download goes on where it was cut, stopped or
@@ -18,23 +18,17 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from synbrain_cli.errors import InputError, MissingError, SynbrainError
+from synbrain_cli.datasets.s3 import CONNECTIONS, Bucket, RemoteFile, is_transient
+from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.files import read_json, write_json
 
-BUCKET = "natural-scenes-dataset"
-REGION = "us-east-2"
 PIECE = 16 << 20  # bytes of a request; each worker loses at most this much when it is stopped
-CHUNK = 256 << 10  # bytes that a worker holds in memory
 RETRIES = 5  # in a row, of a piece that does not get on at all
 BACKOFF = 1.0  # seconds before the first of them, twice as long before each that follows
-CALL_RETRIES = 2  # by boto3, of a request that got no proper answer
-CONNECT_TIMEOUT, READ_TIMEOUT = 20, 60  # seconds
-CONNECTIONS = 64  # at most
 RECORD_EVERY, TELL_EVERY = 1.0, 0.1  # seconds, at least, between two records and two progresses
 STOPPING = 2.0  # seconds given to workers that wait for the network when the run ends early
 # Megabytes of a multipart upload's parts, as the usual tools choose them
@@ -42,208 +36,7 @@ _PART_SIZES = (5, 8, 10, 15, 16, 25, 32, 50, 64, 100, 128, 256, 512, 1024)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """An object in the bucket.
-
-    Attributes
-    ----------
-    key : str
-        Path below the bucket, and below the local root.
-    size : int
-        Bytes.
-    etag : str
-        Without quotes: the content's MD5, or that of its parts' MD5s (`<hex>-<parts>`).
-    """
-
-    key: str
-    size: int
-    etag: str
-
-
-class Bucket:
-    """Anonymous access to one bucket; may be used from several threads.
-
-    Credentials on this machine are not used. boto3's own variables apply, such as
-    ``AWS_ENDPOINT_URL_S3`` for another server.
-
-    Attributes
-    ----------
-    faults : tuple of exception types
-        What the network and the server may raise; see `explain`.
-    """
-
-    def __init__(self, name: str = BUCKET) -> None:
-        # Imported here: `synbrain --help` is to be immediate.
-        from boto3.session import Session
-        from botocore import UNSIGNED
-        from botocore.config import Config
-        from botocore.exceptions import (
-            BotoCoreError,
-            ClientError,
-            ConnectionError,
-            HTTPClientError,
-            IncompleteReadError,
-        )
-        from urllib3.exceptions import HTTPError
-
-        self.name = name
-        self.faults = (
-            ClientError,
-            ConnectionError,
-            HTTPClientError,
-            HTTPError,
-            IncompleteReadError,
-        )
-        config = Config(
-            signature_version=UNSIGNED,
-            max_pool_connections=CONNECTIONS,
-            retries={"max_attempts": CALL_RETRIES, "mode": "standard"},
-            connect_timeout=CONNECT_TIMEOUT,
-            read_timeout=READ_TIMEOUT,
-            response_checksum_validation="when_required",  # the whole file is checked
-        )
-        try:
-            self._client = Session().client("s3", region_name=REGION, config=config)
-        except (BotoCoreError, ValueError) as error:
-            raise InputError(
-                f"s3://{name}: cannot prepare the access ({_one_line(error)}): check this "
-                "machine's AWS configuration (AWS_ENDPOINT_URL, AWS_PROFILE, ~/.aws/config)"
-            ) from error
-
-    def list(self, prefix: str) -> dict[str, RemoteFile]:
-        """Every object below ``prefix`` by its key; empty when there is none.
-
-        Raises
-        ------
-        SynbrainError
-            When the bucket cannot be reached, does not exist or refuses.
-        """
-        listing = self._client.get_paginator("list_objects_v2")
-        try:
-            pages = [*listing.paginate(Bucket=self.name, Prefix=prefix)]
-        except self.faults as error:
-            raise self.explain(prefix, error) from error
-        found = [entry for page in pages for entry in page.get("Contents", ())]
-        return {
-            entry["Key"]: RemoteFile(entry["Key"], entry["Size"], entry["ETag"].strip('"'))
-            for entry in found
-            if not entry["Key"].endswith("/")  # a console's mark for an empty folder
-        }
-
-    def find(self, key: str) -> RemoteFile | None:
-        """One object, or None where there is none.
-
-        Raises
-        ------
-        SynbrainError
-            When the bucket cannot be reached or refuses.
-        """
-        try:
-            head = self._client.head_object(Bucket=self.name, Key=key)
-        except self.faults as error:
-            if _answer(error)[0] == 404:
-                return None
-            raise self.explain(key, error) from error
-        return RemoteFile(key, head["ContentLength"], head.get("ETag", "").strip('"'))
-
-    def part_size(self, key: str) -> int | None:
-        """Bytes of the first part of an object uploaded in parts; None if the server won't say."""
-        try:
-            head = self._client.head_object(Bucket=self.name, Key=key, PartNumber=1)
-        except self.faults as error:
-            if 400 <= _answer(error)[0] < 500:
-                return None
-            raise self.explain(key, error) from error
-        return head["ContentLength"]
-
-    def stream(self, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes from ``start`` up to ``end`` in chunks.
-
-        Raises
-        ------
-        InputError
-            When the server sends others than those asked for.
-        one of ``faults``
-            Whatever befalls the connection; a body that ends early too.
-        """
-        from botocore.exceptions import IncompleteReadError
-
-        answer = self._client.get_object(
-            Bucket=self.name,
-            Key=file.key,
-            Range=f"bytes={start}-{end - 1}",
-            IfMatch=f'"{file.etag}"',
-        )
-        with contextlib.closing(answer["Body"]) as body:
-            sent = answer.get("ContentRange", "no range")
-            if not re.fullmatch(rf"bytes {start}-\d+/{file.size}", sent):
-                raise InputError(
-                    f"s3://{self.name}/{file.key}: expected bytes {start}-{end - 1}/{file.size}, "
-                    f"the server sent {sent}: run the same command again; if it stays so, "
-                    "something between here and the bucket is at fault"
-                )
-            at = start
-            while at < end:
-                chunk = body.read(min(CHUNK, end - at))
-                if not chunk:
-                    raise IncompleteReadError(actual_bytes=at - start, expected_bytes=end - start)
-                at += len(chunk)
-                yield chunk
-
-    def explain(self, key: str, error: Exception, after: str = "") -> SynbrainError:
-        """Log what one of ``faults`` means and what to do; ``after`` is how far it had come."""
-        from botocore.exceptions import ConnectionError
-
-        where = f"s3://{self.name}/{key}"
-        again = "run the same command again: it goes on where it stopped"
-        status, code = _answer(error)
-        if code == "NoSuchBucket":
-            return MissingError(
-                f"s3://{self.name}: {self._client.meta.endpoint_url} has no such bucket: check "
-                "AWS_ENDPOINT_URL, or use a local copy with --root PATH --no-download"
-            )
-        if status == 404:
-            return MissingError(f"{where} does not exist: it was removed, or the name is wrong")
-        if status == 403:
-            return SynbrainError(
-                f"{where}: the server refused (403). NSD is public and no AWS credentials are "
-                "used: check AWS_ENDPOINT_URL and the proxy; if it stays so, see "
-                "https://naturalscenesdataset.org and use a local copy with "
-                "--root PATH --no-download"
-            )
-        if status in (412, 416):
-            return InputError(
-                f"{where} changed in the bucket since it was listed: run the same command again"
-            )
-        if status:
-            return SynbrainError(f"{where}: the server answered {status} ({code}){after}: {again}")
-        if isinstance(error, ConnectionError):
-            return SynbrainError(
-                f"{where}: no connection to the bucket{after} ({_one_line(error)}): check the "
-                f"network and {again}; or use a local copy with --root PATH --no-download"
-            )
-        return SynbrainError(f"{where}: connection lost{after} ({_one_line(error)}): {again}")
-
-
-def _answer(error: Exception) -> tuple[int, str]:
-    """HTTP status and S3's code of an answer that is an error; 0 when there was no answer."""
-    answer = getattr(error, "response", None) or {}
-    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return status, answer.get("Error", {}).get("Code", "")
-
-
-def _is_transient(error: Exception) -> bool:
-    """Whether one of a bucket's ``faults`` may be gone at the next try."""
-    status, code = _answer(error)
-    return status in (0, 429) or status >= 500 or code == "RequestTimeout"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _place(root: Path, key: str) -> Path:
+def _local_path(root: Path, key: str) -> Path:
     """Local path of an object, which is never outside ``root``."""
     parts = PurePosixPath(key).parts
     if not parts or ".." in parts or key.startswith("/") or key.endswith("/"):
@@ -258,7 +51,7 @@ def _beside(path: Path) -> tuple[Path, Path]:
 
 def missing(files: Iterable[RemoteFile], root: Path) -> list[RemoteFile]:
     """Those that are not whole below ``root``: absent, or of another size than in the bucket."""
-    paths = {file: _place(root, file.key) for file in files}
+    paths = {file: _local_path(root, file.key) for file in files}
     return [f for f, path in paths.items() if not path.is_file() or path.stat().st_size != f.size]
 
 
@@ -280,7 +73,7 @@ def check_space(files: Iterable[RemoteFile], root: Path, extra: int = 0) -> None
     """
     needed = extra
     for file in missing(files, root):
-        part, _ = _beside(_place(root, file.key))
+        part, _ = _beside(_local_path(root, file.key))
         # Blocks, not pieces: an unfinished file may have been given all its space at once.
         held = part.stat().st_blocks * 512 if part.exists() else 0
         needed += max(0, file.size - held)
@@ -358,24 +151,11 @@ def _run(tasks: list[Callable[[], None]], workers: int, stop: threading.Event) -
     """
     waiting = collections.deque(tasks)
     ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-
-    def next_task() -> Callable[[], None] | None:
-        with contextlib.suppress(IndexError):
-            return waiting.popleft()
-        return None
-
-    def work() -> None:
-        try:
-            while not stop.is_set() and (task := next_task()):
-                task()
-            ended.put(None)
-        except _Stopped:
-            ended.put(None)
-        except BaseException as error:
-            ended.put(error)
-
     count = min(max(workers, 1), CONNECTIONS, len(tasks))
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+    threads = [
+        threading.Thread(target=_work, args=(waiting, stop, ended), daemon=True)
+        for _ in range(count)
+    ]
     try:
         for thread in threads:
             thread.start()
@@ -390,6 +170,26 @@ def _run(tasks: list[Callable[[], None]], workers: int, stop: threading.Event) -
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
         raise
+
+
+def _work(
+    waiting: collections.deque[Callable[[], None]],
+    stop: threading.Event,
+    ended: queue.SimpleQueue[BaseException | None],
+) -> None:
+    """Do waiting tasks until none is left or ``stop`` is set; ``ended`` gets the fault, or None."""
+    try:
+        while not stop.is_set():
+            try:
+                task = waiting.popleft()
+            except IndexError:
+                break
+            task()
+        ended.put(None)
+    except _Stopped:
+        ended.put(None)
+    except BaseException as error:
+        ended.put(error)
 
 
 class _Stopped(Exception):
@@ -431,7 +231,7 @@ class _Download:
 
     def __init__(self, bucket: Bucket, file: RemoteFile, root: Path, stop: threading.Event) -> None:
         self.bucket, self.file, self.stop = bucket, file, stop
-        self.path = _place(root, file.key)
+        self.path = _local_path(root, file.key)
         self.part, self.record = _beside(self.path)
         self.whole, self.found = False, ""
         self._identity = {"etag": file.etag, "size": file.size, "piece": PIECE}
@@ -518,7 +318,7 @@ class _Download:
                         tally.add(len(chunk))
                 except self.bucket.faults as error:
                     failures = 1 if at > before else failures + 1
-                    if failures > RETRIES or not _is_transient(error):
+                    if failures > RETRIES or not is_transient(error):
                         with self._lock:
                             after = f" after {self.kept} of {self.file.size} bytes"
                         raise self.bucket.explain(self.file.key, error, after) from error

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from synbrain_cli.datasets.download import Bucket, RemoteFile, missing
-from synbrain_cli.datasets.nsd import (
+from synbrain_cli.datasets.download import missing
+from synbrain_cli.datasets.nsd_choice import Choice
+from synbrain_cli.datasets.nsd_design import SESSIONS
+from synbrain_cli.datasets.nsd_files import (
     DESIGN,
     NSD,
-    SESSIONS,
     STIMULI,
     STIMULUS_TABLE,
     TRANSFORM_NAMES,
-    Choice,
     betas_prefix,
 )
+from synbrain_cli.datasets.nsd_voxels import SubjectVoxels
+from synbrain_cli.datasets.s3 import Bucket, RemoteFile
 from synbrain_cli.errors import MissingError
 from synbrain_cli.io.files import read_json, write_json
 
@@ -178,7 +180,7 @@ def fetch_table(needs: list[Need], root: Path) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def unfinished(root: Path, subjects: Iterable[int], choice: Choice) -> Iterator[None]:
-    """Note, while they are fetched, whose betas are not all there yet.
+    """Note, while they are fetched, of which subjects the betas are not all there yet.
 
     An interrupted download looks like an older copy that ends early; the note tells them apart.
     """
@@ -217,6 +219,6 @@ def lacks(
         absent = sorted(set(wanted) - set(here))
         if absent:
             return f"{root}: session {absent[0]} of subject {subject} is not there"
-        if not nsd.collections(subject, choice):
+        if not SubjectVoxels(nsd, subject, choice).collections():
             return f"{root}: the ROIs of subject {subject} are not there"
     return None

@@ -1,4 +1,4 @@
-"""What every image encoder has: pictures → tokens, who it is, and how precisely it computes.
+"""What every image encoder has: pictures → tokens, its identity, and its precision.
 
 Importing this module does not import torch; making an encoder does
 (`synbrain_cli.features.loading`).

@@ -27,16 +27,16 @@ ORIENTATIONS = 8
 COLOUR_SCALES = (4, 8)  # chromatic sensitivity is low-pass (Mullen 1985, J Physiol 359:381)
 COLOUR_ORIENTATIONS = 3
 POOLING = SIZE / GRID  # standard deviation, in pixels, of the window of one token: its own width
-RADIAL = 0.283  # a filter's deviation along its frequency, in units of it: 1 octave at half height
+RADIAL = 0.283  # a filter's SD along its frequency, in units of it: 1 octave at half height
 THRESHOLD = 0.003  # contrast at which compression sets in, near the human threshold
 NEGLIGIBLE = 1e-6  # smaller weights are nil: as subnormal numbers they would be very slow
 
 # Luma (ITU-R BT.601), red − green, blue − yellow; of R, G, B.
 OPPONENT = ((0.299, 0.587, 0.114), (1.0, -1.0, 0.0), (-0.5, -0.5, 1.0))
 
-# Mean and deviation of each group of channels over natural photographs (82 crops of those shipped
-# with scikit-image and scikit-learn), so that every channel varies by about 1 around 0. The same
-# for all orientations of a scale, which keeps turned images comparable.
+# Mean and standard deviation of each group of channels over natural photographs (82 crops of those
+# shipped with scikit-image and scikit-learn), so that every channel varies by about 1 around 0.
+# The same for all orientations of a scale, which keeps turned images comparable.
 STANDARD = (
     *((1.96, 0.79),) * 8,
     *((1.67, 0.84),) * 8,
@@ -54,18 +54,20 @@ STANDARD = (
 
 
 class Gabor(Encoder):
-    """Tokens of shape (256, 48): 16 × 16 positions row by row, and per position
+    """Tokens of shape (256, 48): 16 × 16 positions row by row.
+
+    Per position:
 
     ======  ==========================================================================
     0–31    luminance energy: 4 scales (4, 8, 16, 32 cycles per image, coarse first) ×
             8 orientations (direction of modulation, i·22.5°, from rightward to down)
     32–43   colour energy: red-green then blue-yellow, 2 scales (4, 8) × 3 orientations
             (i·60°)
-    44      local contrast: deviation of luminance within the token's window
+    44      local contrast: standard deviation of luminance within the token's window
     45–47   means of luminance, red − green and blue − yellow within that window
     ======  ==========================================================================
 
-    Windows are Gaussian with a deviation of one token (1/16 image). Energies and contrast are
+    Windows are Gaussian with an SD of one token (1/16 image). Energies and contrast are
     compressed by log(1 + x/0.003). Every channel is then shifted and scaled by fixed numbers, to
     vary by about 1 around 0 over natural photographs.
     """
@@ -101,8 +103,8 @@ class Gabor(Encoder):
             [torch.cat(energies, 2).flatten(1, 2), torch.cat(colours, 2).flatten(1, 2), contrast], 1
         )  # (n, 45, 16, 16)
         channels = torch.cat([torch.log1p(energy / THRESHOLD), means], 1)  # (n, 48, 16, 16)
-        mean, deviation = self._standard
-        return (channels.flatten(2).transpose(1, 2) - mean) / deviation  # (n, 256, 48)
+        mean, sd = self._standard
+        return (channels.flatten(2).transpose(1, 2) - mean) / sd  # (n, 256, 48)
 
 
 def _bank(frequency: float, n_orientations: int, device: str | torch.device) -> tuple[Tensor, ...]:
@@ -123,7 +125,7 @@ def _bank(frequency: float, n_orientations: int, device: str | torch.device) -> 
     """
     peak = frequency * PADDED / SIZE  # cycles per padded image
     tangential = 0.6 * math.pi / n_orientations  # like RADIAL, along the orientation
-    half = round(2.83 * max(RADIAL, tangential) * peak)  # of the window: ±2.8 deviations
+    half = round(2.83 * max(RADIAL, tangential) * peak)  # of the window: ±2.8 SD
     m = max(PADDED * GRID // SIZE, 2 * half)  # samples a side
     step = PADDED / m
     theta = torch.arange(n_orientations, dtype=torch.float64) * math.pi / n_orientations

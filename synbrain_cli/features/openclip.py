@@ -53,15 +53,15 @@ class OpenCLIP(Encoder):
     - ResNets: the last feature map, before attention pooling, one token per position.
 
     Images: [0, 1] RGB → bicubic, antialiased, to the tower's own size → the weights' own mean and
-    deviation, all in float32. In half precision the tower's weights are cast, once, which halves
-    their memory; the statistics of a LayerNorm are taken in float32 by torch itself.
+    standard deviation, all in float32. In half precision the tower's weights are cast, once,
+    which halves their memory; the statistics of a LayerNorm are taken in float32 by torch itself.
 
     Parameters
     ----------
     name : str
         Architecture, a slash, and a pretrained tag of open_clip (downloaded by open_clip into the
         Hugging Face cache) or a ``.pt``/``.safetensors`` file holding the state dict of the CLIP
-        model or of its vision tower. A file's mean and deviation come from an
+        model or of its vision tower. A file's mean and SD come from an
         ``open_clip_config.json`` beside it, else from the architecture's tags.
     device : str or torch.device
         Where to compute.
@@ -88,7 +88,7 @@ class OpenCLIP(Encoder):
                 f"openclip:{name}: open_clip has no architecture {arch!r}: perhaps "
                 f"{', '.join(near)}; open_clip.list_models() has them all"
             )
-        path, mean, deviation = _find_weights(arch, source, config)
+        path, mean, sd = _find_weights(arch, source, config)
         tower = _load_tower(arch, config, path)
         size = tower.image_size
         height, width = size if isinstance(size, tuple | list) else (size, size)
@@ -98,7 +98,7 @@ class OpenCLIP(Encoder):
         self._dtype = _DTYPES[precision]
         self._tower = tower.to(device, self._dtype).eval().requires_grad_(False)
         self._mean = torch.tensor(mean, device=device).view(3, 1, 1)
-        self._deviation = torch.tensor(deviation, device=device).view(3, 1, 1)
+        self._sd = torch.tensor(sd, device=device).view(3, 1, 1)
         try:
             with torch.inference_mode():
                 shape = self._tokens(torch.zeros(1, 3, height, width, device=device)).shape
@@ -116,12 +116,12 @@ class OpenCLIP(Encoder):
             "n_tokens": int(shape[1]),
             "n_dims": int(shape[2]),
             "mean": [float(x) for x in mean],
-            "deviation": [float(x) for x in deviation],
+            "deviation": [float(x) for x in sd],
             "weights": checksum,
         }
 
     def _tokens(self, images: Tensor) -> Tensor:
-        x = (images - self._mean) / self._deviation  # (n, 3, size, size)
+        x = (images - self._mean) / self._sd  # (n, 3, size, size)
         features = self._tower.forward_intermediates(
             x.to(self._dtype), indices=1, normalize_intermediates=True, intermediates_only=True
         )
@@ -132,7 +132,7 @@ class OpenCLIP(Encoder):
 def _find_weights(
     arch: str, source: str, config: dict[str, Any]
 ) -> tuple[Path, tuple[float, ...], tuple[float, ...]]:
-    """The weights' file, and the mean and deviation of its inputs per colour."""
+    """The weights' file, and the mean and standard deviation of its inputs per colour."""
     tags = open_clip.list_pretrained_tags_by_model(arch)
     choices = f"{', '.join(tags) or 'none'}; or a .pt or .safetensors file"
     if not source:
@@ -171,11 +171,11 @@ def _find_weights(
     pairs = {(tuple(k.get("mean", default[0])), tuple(k.get("std", default[1]))) for k in known}
     if len(pairs) > 1:
         raise InputError(
-            f"{path}: weights of {arch} differ in the mean and deviation of their inputs: put the "
+            f"{path}: weights of {arch} differ in the mean and SD of their inputs: put the "
             "open_clip_config.json of their Hugging Face repository beside the file"
         )
-    mean, deviation = pairs.pop() if pairs else default
-    return path, mean, deviation
+    mean, sd = pairs.pop() if pairs else default
+    return path, mean, sd
 
 
 def _is_timm(config: dict[str, Any]) -> bool:

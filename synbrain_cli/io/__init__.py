@@ -1,0 +1,1 @@
+"""Files ↔ arrays and records; no networks."""

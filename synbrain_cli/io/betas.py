@@ -84,7 +84,7 @@ def _read_trials(
     with _open_stream(path) as file:
         file.read(image.dataobj.offset)
         for trial in range(n_trials):
-            if file.readinto(piece) != piece.nbytes:
+            if file.readinto(piece.data) != piece.nbytes:
                 raise EOFError(f"{trial} of {n_trials} volumes are whole")
             out[trial] = piece[index]
         while file.read(_REST):  # at its end a gzip stream compares its checksum

@@ -17,7 +17,7 @@ from synbrain_cli.errors import DAMAGED, InputError, MissingError
 
 # Beside tensors and plain containers: command lines, and the numbers of lists of losses.
 _SCALAR = np.float64(0).__reduce__()[0]
-_ALLOWED = [
+_ALLOWED: list[Any] = [
     argparse.Namespace,
     np.dtype,
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # numpy 1, 2

@@ -117,7 +117,7 @@ def read_table(path: Path | str, columns: Iterable[str] = ()) -> pd.DataFrame:
 
 
 def create_array(path: Path | str, dtype: Any, shape: tuple[int, ...]) -> int:
-    """Make a ``.npy`` of zeros whose room on the disk is taken at once.
+    """Make a ``.npy`` of zeros with its room on the disk taken at once.
 
     A full disk is so found before the work, not in the middle of it, and never by the signal that
     ends a process which writes to a memory map of a file that cannot grow.
@@ -161,8 +161,8 @@ def _take_room(file: int, n_bytes: int) -> None:
 
 
 def write_at(file: int, values: np.ndarray, offset: int) -> None:
-    """Write a whole contiguous array at a place of an open file."""
-    view = memoryview(np.ascontiguousarray(values)).cast("B")
+    """Write a whole contiguous array at an offset of an open file."""
+    view = np.ascontiguousarray(values).data.cast("B")
     while view:
         n = os.pwrite(file, view, offset)
         view, offset = view[n:], offset + n

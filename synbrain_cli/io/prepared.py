@@ -54,7 +54,7 @@ class Origin(
     Attributes
     ----------
     name : str
-        One line, for people who find the folder.
+        One line that tells a reader of the folder what it holds.
     simulated : bool
     space : str
         Of the voxels: NSD's names, fsaverage and its densities, or the user's own.
@@ -296,7 +296,7 @@ class PreparedSubject:
             return trials.betas
         with np.load(self.folder / "standardization.npz", allow_pickle=False) as file:
             row = np.searchsorted(file["sessions"], trials.session)
-            return np.float32(trials.betas * file["sd"][row] + file["mean"][row])
+            return np.asarray(trials.betas * file["sd"][row] + file["mean"][row], np.float32)
 
     def rois(self) -> dict[str, np.ndarray]:
         """Boolean array (n_voxels,) per ROI; V1, V2 and V3 join their ventral and dorsal parts.

@@ -159,7 +159,7 @@ class PreparedWriter:
                 f"{source or f'session {session}'}: expected {expected[0]} trials (the design) × "
                 f"{expected[1]} voxels, found {betas.shape[0]} × {betas.shape[1]}"
             )
-        digest = hashlib.blake2b(np.ascontiguousarray(betas), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(np.ascontiguousarray(betas).data, digest_size=16).hexdigest()
         betas = np.asarray(betas, np.float32)
         with np.errstate(invalid="ignore", over="ignore"):
             mean, sd = _moments(betas)
@@ -213,7 +213,7 @@ class PreparedWriter:
         out = np.empty((len(rows), self.n_voxels), np.float32)
         with self._betas.open("rb") as file:
             for one, row in zip(out, rows, strict=True):
-                os.preadv(file.fileno(), [one], self._start + int(row) * one.nbytes)
+                os.preadv(file.fileno(), [one.data], self._start + int(row) * one.nbytes)
         if self.standardize != "session":
             for session, moments in self._load_moments().items():
                 span = self.rows[session]
@@ -319,7 +319,7 @@ class PreparedWriter:
                 source.seek(self._start)
                 for start in range(0, n_trials, len(block)):
                     some = block[: n_trials - start]
-                    source.readinto(some)
+                    source.readinto(some.data)
                     values = some[:, usable]
                     if self.standardize == "train":
                         values -= shift

@@ -82,7 +82,7 @@ def write_record(path: Path | str, record: Any) -> None:
 
 
 def _explain(message: str) -> str:
-    """msgspec's message as what was expected and what was found."""
+    """What was expected and what was found, from the message of msgspec."""
     fault, _, where = message.partition(" - at ")
     position = f" at {where}" if where else ""
     if match := re.fullmatch(r"Object missing required field (.+)", fault):

@@ -81,10 +81,11 @@ def interpolation(mask: ArrayLike, coordinates: ArrayLike) -> csr_array:
     low = np.maximum(occupied.min(0) - 1, -0.5)
     high = np.minimum(occupied.max(0) + 1, np.array(mask.shape) - 0.5)
     # A border of −1 around the grid answers for what is beside it.
-    order = np.full(np.add(mask.shape, 2), -1, dtype=np.int32)
+    order = np.full(tuple(n + 2 for n in mask.shape), -1, dtype=np.int32)
     order[1:-1, 1:-1, 1:-1][mask] = np.arange(len(occupied), dtype=np.int32)
-    strides = np.array([order.shape[1] * order.shape[2], order.shape[2], 1])
-    order = order.ravel()
+    _, n_y, n_z = order.shape
+    strides = np.array([n_y * n_z, n_z, 1])
+    flat = order.ravel()
     counts = np.zeros(len(coordinates) + 1, dtype=np.int32)
     weights, voxels = [np.empty(0)], [np.empty(0, np.int32)]
     for start in range(0, len(coordinates), _BLOCK):
@@ -93,7 +94,7 @@ def interpolation(mask: ArrayLike, coordinates: ArrayLike) -> csr_array:
         cell = np.floor(block[near])  # (n_near, 3)
         fraction = (block[near] - cell)[:, None]
         weight = np.where(_CORNERS, fraction, 1 - fraction).prod(2)  # (n_near, 8)
-        voxel = order[((cell.astype(np.int64) + 1) @ strides)[:, None] + _CORNERS @ strides]
+        voxel = flat[((cell.astype(np.int64) + 1) @ strides)[:, None] + _CORNERS @ strides]
         reached = (voxel >= 0) & (weight > 0)
         counts[start + 1 + near] = reached.sum(1)
         weights.append(weight[reached])
@@ -120,7 +121,7 @@ def rescaled(weights: csr_array) -> csr_array:
     return rescaled
 
 
-def weighted_sums(weights: csr_array, values: NDArray) -> NDArray:
+def weighted_sums(weights: csr_array, values: NDArray[Any]) -> NDArray[Any]:
     """Weighted sums: values (..., n_voxels) → (..., n_rows)."""
     columns = values.reshape(-1, values.shape[-1]).T
     sums = weights @ columns.astype(np.result_type(values, np.float32), copy=False)
@@ -151,7 +152,7 @@ def checked_weights(weights: Any, name: str) -> csr_array:
     return weights.astype(np.float32, copy=False)
 
 
-def check_values(values: ArrayLike, n_voxels: int) -> NDArray:
+def check_values(values: ArrayLike, n_voxels: int) -> NDArray[Any]:
     """The values as an array (..., n_voxels), or an `InputError` where they are of another mask."""
     values = np.asarray(values)
     if values.ndim == 0 or values.shape[-1] != n_voxels:
@@ -176,18 +177,18 @@ def check_choice(voxels: ArrayLike, n_voxels: int) -> NDArray[np.bool_]:
 # Files --------------------------------------------------------------------------------------------
 
 
-def arrays_of(**matrices: csr_array) -> dict[str, NDArray]:
+def arrays_of(**matrices: csr_array) -> dict[str, NDArray[Any]]:
     """What is stored of sparse matrices, by name; `matrix_of` puts one together again."""
-    arrays: dict[str, NDArray] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for name, matrix in matrices.items():
-        arrays["n_voxels"] = np.int64(matrix.shape[1])
+        arrays["n_voxels"] = np.array(matrix.shape[1], np.int64)
         arrays[f"{name}_weights"] = matrix.data
         arrays[f"{name}_voxels"] = matrix.indices.astype(np.int32)
         arrays[f"{name}_counts"] = np.diff(matrix.indptr).astype(np.int32)
     return arrays
 
 
-def matrix_of(stored: Mapping[str, NDArray], name: str) -> csr_array:
+def matrix_of(stored: Mapping[str, NDArray[Any]], name: str) -> csr_array:
     """One sparse matrix of those that `arrays_of` took apart.
 
     Raises
@@ -212,14 +213,14 @@ def matrix_of(stored: Mapping[str, NDArray], name: str) -> csr_array:
     return csr_array((weights, voxels, rows), shape=(len(counts), int(stored["n_voxels"])))
 
 
-def save_weights(path: Path | str, arrays: Mapping[str, NDArray]) -> None:
+def save_weights(path: Path | str, arrays: Mapping[str, Any]) -> None:
     """Write arrays as compressed ``.npz``, atomically."""
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
 def load_weights(
-    path: Path | str, build: Callable[[Mapping[str, NDArray]], _T], expected: str
+    path: Path | str, build: Callable[[Mapping[str, NDArray[Any]]], _T], expected: str
 ) -> _T:
     """What ``build`` makes of a file's arrays.
 

@@ -73,7 +73,7 @@ def fsaverage(surface: str = "flat", density: str = "fsaverage5") -> dict[str, M
     }
 
 
-def fsaverage_map(name: str = "sulcal", density: str = "fsaverage5") -> dict[str, NDArray]:
+def fsaverage_map(name: str = "sulcal", density: str = "fsaverage5") -> dict[str, NDArray[Any]]:
     """Anatomy of the average brain, one float32 value per vertex.
 
     Parameters
@@ -94,7 +94,7 @@ def fsaverage_map(name: str = "sulcal", density: str = "fsaverage5") -> dict[str
     }
 
 
-def read_mgh_vertices(path: Path | str) -> NDArray:
+def read_mgh_vertices(path: Path | str) -> NDArray[Any]:
     """Read per-vertex values from ``.mgh`` or ``.mgz``.
 
     NSD stores them as (n, 1, 1, k), (n, 3) or (n, 1, 1); the longest axis is taken for the

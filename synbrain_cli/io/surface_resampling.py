@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,7 +53,7 @@ class SurfaceResampling:
 
     left: csr_array
     right: csr_array
-    to_fsaverage: Mapping[str, NDArray[np.int32]] | None = None
+    to_fsaverage: Mapping[str, NDArray[np.integer[Any]]] | None = None
 
     def __post_init__(self) -> None:
         for hemisphere in HEMISPHERES:
@@ -205,10 +205,10 @@ class SurfaceResampling:
     @property
     def spaces(self) -> tuple[str, ...]:
         """Those of `SURFACE_SPACES` that values can be brought to."""
-        native = self.to_fsaverage is not None
-        densest = len(self.to_fsaverage["left"]) if native else self.left.shape[0]
+        nearest = self.to_fsaverage
+        densest = self.left.shape[0] if nearest is None else len(nearest["left"])
         available = tuple(space for space, n in N_FSAVERAGE.items() if n <= densest)
-        return (*available, "fsnative") if native else available
+        return available if nearest is None else (*available, "fsnative")
 
     def project(
         self, values: ArrayLike, space: str = "fsaverage5"
@@ -323,8 +323,8 @@ class SurfaceResampling:
             arrays |= {f"{h}_to_fsaverage": self.to_fsaverage[h] for h in HEMISPHERES}
         save_weights(path, arrays)
 
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
+    @staticmethod
+    def load(path: Path | str) -> SurfaceResampling:
         """Read what ``save`` wrote.
 
         Raises
@@ -333,11 +333,12 @@ class SurfaceResampling:
             When the file is absent, damaged, or holds something else.
         """
 
-        def build(stored: Mapping[str, NDArray]) -> Self:
+        def build(stored: Mapping[str, NDArray[Any]]) -> SurfaceResampling:
             nearest = {
                 h: stored[f"{h}_to_fsaverage"] for h in HEMISPHERES if f"{h}_to_fsaverage" in stored
             }
-            return cls(matrix_of(stored, "left"), matrix_of(stored, "right"), nearest or None)
+            left, right = (matrix_of(stored, hemisphere) for hemisphere in HEMISPHERES)
+            return SurfaceResampling(left, right, nearest or None)
 
         return load_weights(
             path, build, "a surface resampling (.npz with left_weights, right_weights, …)"
@@ -359,7 +360,7 @@ class SurfaceResampling:
         return {h: matrix[self.to_fsaverage[h][:n]] for h, matrix in weights.items()}
 
 
-def _hemispheres(values: Mapping[str, ArrayLike], name: str) -> dict[str, NDArray]:
+def _hemispheres(values: Mapping[str, ArrayLike], name: str) -> dict[str, NDArray[Any]]:
     if set(values) != set(HEMISPHERES):
         raise InputError(f"{name}: expected the keys left and right, found {sorted(values)}")
     return {hemisphere: np.asarray(values[hemisphere]) for hemisphere in HEMISPHERES}

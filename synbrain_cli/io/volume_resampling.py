@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import nibabel as nib
 import numpy as np
@@ -192,8 +192,8 @@ class VolumeResampling:
         arrays = {"index": self.index, "shape": np.array(self.shape), "affine": self.affine}
         save_weights(path, arrays_of(mni=self.weights) | arrays)
 
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
+    @staticmethod
+    def load(path: Path | str) -> VolumeResampling:
         """Read what ``save`` wrote.
 
         Raises
@@ -202,8 +202,9 @@ class VolumeResampling:
             When the file is absent, damaged, or holds something else.
         """
 
-        def build(stored: Mapping[str, NDArray]) -> Self:
-            rest = (stored[name] for name in ("index", "shape", "affine"))
-            return cls(matrix_of(stored, "mni"), *rest)
+        def build(stored: Mapping[str, NDArray[Any]]) -> VolumeResampling:
+            x, y, z = (int(n) for n in stored["shape"])
+            weights = matrix_of(stored, "mni")
+            return VolumeResampling(weights, stored["index"], (x, y, z), stored["affine"])
 
         return load_weights(path, build, "a volume resampling (.npz with mni_weights, index, …)")

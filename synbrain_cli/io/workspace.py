@@ -133,7 +133,7 @@ class Workspace:
             names = [one.strip() for one in models.split(",") if one.strip()]
             if not names:
                 raise InputError("expected names of models, separated by commas; found none")
-            return [self.find_model(name, None, str) for name in names]
+            return [self.find_model(name, None, lambda text: None) for name in names]
         first = self.find_model(None, subject, lambda text: None)
         label = read_config(first).label
         found = []

@@ -260,7 +260,7 @@ def variance_ratio(drawn: ArrayLike, recorded: ArrayLike) -> np.ndarray:
 
 
 def line_agreement(drawn: ArrayLike, recorded: ArrayLike) -> dict[str, float]:
-    r"""How a quantity of each voxel found from draws follows that found from recordings.
+    r"""Agreement over voxels of a quantity found from draws with that found from recordings.
 
     Meant for ``ncsnr`` of draws against that of recorded trials.
 

@@ -1,4 +1,4 @@
-r"""Which of the candidates was shown? How often a pattern is most like its match.
+r"""Identification: how often a pattern is more like its match than like other candidates.
 
 Similarities are ``(n_queries, n_candidates)``. In a square one, row i's match is column i, and the
 scores are one number per row, so that ``accuracy.weighted_mean`` gives their bootstrap over images

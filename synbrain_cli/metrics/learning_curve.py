@@ -1,4 +1,4 @@
-r"""How a score grows with the amount of training data: the log-linear law.
+r"""Learning curves: how a score increases with the amount of training data, by a log-linear law.
 
 .. math:: s_{ij} = a_i + b \log_{10} x_{ij}
 
@@ -144,7 +144,7 @@ class LearningCurveFit:
         if self.draws is not None:
             lines = self.draws.intercepts.mean(1).reshape(-1, *[1] * x.ndim)
             return _interval(lines + np.multiply.outer(self.draws.slopes, x), self.level)
-        error = self._normal_error
+        error = self._residual_error
         t = _student(error.n_degrees, self.level)
         half = t * np.hypot(error.height, error.slope * (x - error.centre))
         line = self.intercepts.mean() + self.slope * x
@@ -198,7 +198,7 @@ class LearningCurveFit:
         }
 
     @property
-    def _normal_error(self) -> NormalError:
+    def _residual_error(self) -> NormalError:
         """The error of a fit without a bootstrap."""
         assert self.error is not None  # one of `draws` and `error` is there
         return self.error
@@ -208,7 +208,7 @@ class LearningCurveFit:
 
         u is the log10 amount from the centre and d the target from the line there.
         """
-        error, b = self._normal_error, self.slope
+        error, b = self._residual_error, self.slope
         t, centre = _student(error.n_degrees, self.level), error.centre
         if math.isnan(t):
             return math.nan, math.nan

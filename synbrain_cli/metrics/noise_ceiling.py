@@ -67,7 +67,7 @@ def ncsnr(betas: ArrayLike, image_index: ArrayLike) -> np.ndarray:
 def ncsnr_of_stream(
     read: Callable[[np.ndarray], np.ndarray], image_index: ArrayLike, n_rows: int = 256
 ) -> np.ndarray:
-    """``ncsnr`` of responses that are too many for memory: read some images at a time.
+    """``ncsnr`` of responses that do not fit in memory: some images are read at a time.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def ncsnr_of_stream(
 
 
 def ncsnr_of_sums(total: np.ndarray, within: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """``ncsnr`` of responses that were summed as they went by.
+    """``ncsnr`` of responses from their sums of squares.
 
     Parameters
     ----------

@@ -74,7 +74,7 @@ class Core(nn.Module):
                     nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of standardised tokens (n, n_tokens, n_dims).
+        """Compute features of standardised tokens (n, n_tokens, n_dims).
 
         Returns
         -------
@@ -89,7 +89,7 @@ class Core(nn.Module):
 
 
 class Voxels(nn.Module):
-    """What voxels read: receptive field, weights of local and of global features, offset.
+    """Parameters of voxels: receptive field, weights of local and of global features, offset.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class Voxels(nn.Module):
 
 
 def read(features: tuple[Tensor, Tensor], voxels: tuple[Tensor, ...]) -> Tensor:
-    """Responses (n_images, n_voxels) of voxels (field, local, whole, offset) to features."""
+    """Return responses (n_images, n_voxels) of voxels (field, local, whole, offset) to features."""
     local, whole = features
     field, weights, whole_weights, offset = voxels
     mask = receptive_masks(field, round(local.shape[1] ** 0.5))
@@ -127,7 +127,7 @@ def read(features: tuple[Tensor, Tensor], voxels: tuple[Tensor, ...]) -> Tensor:
 
 
 def receptive_masks(field: Tensor, side: int) -> Tensor:
-    """Gaussian weights over a grid of tokens that sum to 1: (n_voxels, side²)."""
+    """Return Gaussian weights over a grid of tokens, (n_voxels, side²), that sum to 1."""
     centre = (torch.arange(side, dtype=field.dtype, device=field.device) + 0.5) / side
     x, y, size = field[:, 0, None, None], field[:, 1, None, None], field[:, 2].exp()
     distance = (centre[None, None, :] - x) ** 2 + (centre[None, :, None] - y) ** 2
@@ -278,7 +278,7 @@ class Sheet:
 
 
 def receptive_fields(tokens: np.ndarray, averages: np.ndarray) -> np.ndarray:
-    """The best of a grid of Gaussian receptive fields for every voxel.
+    """Choose the best of a grid of Gaussian receptive fields for every voxel.
 
     Ridge from tokens averaged within the field (their leading principal components), judged by
     leave-one-out error: the search of St-Yves & Naselaris (2018), coarse.

@@ -1,4 +1,4 @@
-"""Covariances of thousands of voxels: a few shared factors, and a variance of each voxel's own.
+"""Covariances of thousands of voxels: a few shared factors, and a private variance of each voxel.
 
 ``Σ = loadings @ loadings.T + diag(private²)``: a matrix of voxels × voxels is needed neither to
 estimate it nor to draw.
@@ -39,7 +39,7 @@ class LowRank:
 
     @classmethod
     def independent(cls, variance: np.ndarray) -> LowRank:
-        """Voxels that share nothing."""
+        """Return the distribution of independent voxels of a variance (n_voxels,)."""
         return cls(
             np.zeros((len(variance), 0), np.float32),
             np.sqrt(np.maximum(variance, 0)).astype(np.float32),
@@ -47,17 +47,17 @@ class LowRank:
 
     @cached_property
     def variance(self) -> np.ndarray:
-        """Float64 (n_voxels,)."""
+        """Variance of each voxel, float64 (n_voxels,)."""
         return (self.loadings.astype(np.float64) ** 2).sum(1) + self.private.astype(np.float64) ** 2
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
-        """One draw: float32 (n_voxels,)."""
+        """Return one draw, float32 (n_voxels,)."""
         own = generator.standard_normal(len(self.private), np.float32)
         shared = generator.standard_normal(self.loadings.shape[1], np.float32)
         return self.private * own + self.loadings @ shared
 
     def with_variance(self, variance: np.ndarray) -> LowRank:
-        """The same correlations with another variance of each voxel (n_voxels,)."""
+        """Return the same correlations with another variance of each voxel (n_voxels,)."""
         with np.errstate(divide="ignore", invalid="ignore"):
             factor = np.sqrt(np.where(self.variance > 0, variance / self.variance, 0))
         factor = factor.astype(np.float32)
@@ -71,7 +71,7 @@ def fit_low_rank(
     generator: np.random.Generator,
     max_rank: int = MAX_RANK,
 ) -> LowRank:
-    r"""Fit factors to what voxels share, and give each voxel the rest of its variance.
+    r"""Fit shared factors, and give each voxel the rest of its variance.
 
     The covariance is estimated by :math:`M = \sum_t \pm X_t^\top X_t / \sum_i w_i`, whose rows and
     weights belong to images. Its factors are principal factors (Harman 1976, *Modern Factor

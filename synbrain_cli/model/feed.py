@@ -1,7 +1,7 @@
 """Batches of training data, on the device that computes with them.
 
-Arrays that fit there stay there. Of larger ones, memory maps mostly, the next batch is read and
-sent while the present one is computed.
+Arrays that fit on the device stay on it. Of larger ones, mostly memory maps, the next batch is read
+and sent while the present one is computed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Rows:
     def of_tokens(
         cls, tokens: StandardTokens, device: torch.device, items: np.ndarray | None = None
     ) -> Rows:
-        """Standardised tokens: of each image, or of the images that ``items`` index."""
+        """Return standardised tokens of each image, or of the images that ``items`` index."""
         rows = tokens.rows if items is None else tokens.rows[items]
         return cls(tokens.store, device, rows, tokens.scaler)
 
@@ -72,7 +72,7 @@ class Rows:
         if self.resident:
             return None
         rows = self.rows[items]
-        order = np.argsort(rows, kind="stable")  # the disk likes its rows in turn
+        order = np.argsort(rows, kind="stable")  # sequential reads
         values = torch.from_numpy(self.array[rows[order]][np.argsort(order)])
         if self.device.type != "cuda":
             return values.to(self.device)
@@ -80,7 +80,7 @@ class Rows:
             return values.pin_memory().to(self.device, non_blocking=True)
 
     def take(self, items: Tensor, fetched: Tensor | None) -> Tensor:
-        """Rows of items, float32 (n_items, ...), from the device or from what was fetched."""
+        """Return the rows of items, float32 (n_items, ...), from the device or as fetched."""
         values = self.values[self.position[items]] if fetched is None else fetched
         if self.scale is None:
             return values.float()
@@ -136,7 +136,7 @@ class Feed:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device."""
+    """Return the number of bytes that are free on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available

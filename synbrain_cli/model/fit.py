@@ -105,7 +105,7 @@ class Stage:
 
 
 def learning_rate(schedule: StageConfig, step: int, n_steps: int) -> float:
-    """Return a step's learning rate: linear warm-up, then a cosine from the full rate to a tenth.
+    """Return a step's learning rate: linear warm-up, then a cosine to a tenth of the full rate.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The blocks BrainVAE and the mapper are made of.
+"""Building blocks of BrainVAE and of the mapper.
 
 Convolutional blocks take and return ``(batch, channels, length)``; transformer blocks
 ``(batch, n_tokens, n_dims)``. In shape comments B is the batch, C channels, L length, N tokens,
@@ -22,7 +22,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """Twice (GroupNorm, SiLU, convolution of width 3), plus the input.
+    """Residual block: twice (GroupNorm, SiLU, convolution of width 3), plus the input.
 
     ``(B, in_channels, L)`` becomes ``(B, out_channels, L)``; a 1×1 convolution carries the input
     across when the two differ.
@@ -66,17 +66,17 @@ class AttentionBlock(nn.Module):
 
 
 def downsample(channels: int) -> nn.Conv1d:
-    """Halve an even length."""
+    """Return a convolution that halves an even length."""
     return nn.Conv1d(channels, channels, 7, stride=2, padding=3)
 
 
 def upsample(channels: int) -> nn.ConvTranspose1d:
-    """Double the length."""
+    """Return a transposed convolution that doubles the length."""
     return nn.ConvTranspose1d(channels, channels, 7, stride=2, padding=3, output_padding=1)
 
 
 def projector(in_length: int, width: int, out_length: int) -> nn.Sequential:
-    """Three times (LayerNorm, GELU, linear): ``(…, in_length)`` becomes ``(…, out_length)``."""
+    """Return three times (LayerNorm, GELU, linear), from (…, in_length) to (…, out_length)."""
     lengths = (in_length, width, width, out_length)
     return nn.Sequential(
         *(
@@ -127,7 +127,7 @@ def sinusoidal_positions(n_tokens: int, n_dims: int) -> Tensor:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` itself, or in float32 where it came in half precision: for sums and exponentials."""
+    """Return ``x``, in float32 if it is of half precision: for sums and exponentials."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -150,7 +150,7 @@ def uniform_(weight: Tensor, bound: float, generator: torch.Generator) -> None:
 
 
 def default_init_(layer: nn.Module, generator: torch.Generator) -> None:
-    """PyTorch's own initialisation of one layer: U(±1/√fan_in), norms 1 and 0."""
+    """Initialise one layer as PyTorch does: U(±1/√fan_in), norms 1 and 0."""
     if isinstance(layer, nn.GroupNorm | nn.LayerNorm):
         layer.weight.fill_(1.0)
         layer.bias.fill_(0.0)

@@ -1,6 +1,6 @@
 """Linear encoder: ridge from image tokens to voxels, one penalty per voxel.
 
-The baseline every result stands beside, and part of every model.
+It is the baseline of every result, and part of every bundle.
 """
 
 from __future__ import annotations

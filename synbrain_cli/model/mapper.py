@@ -1,4 +1,4 @@
-"""S2N mapper: image tokens → the latent BrainVAE decodes.
+"""S2N mapper: image tokens → the latent that BrainVAE decodes.
 
 The mapper of Mai et al. (2025) is a SiT whose diffusion time is always 0. Its modulation by time
 is then a constant and folds into the neighbouring weights, which leaves the plain pre-LayerNorm
@@ -81,7 +81,7 @@ class Mapper(nn.Module):
                 default_init_(layer, generator)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Latent of images.
+        """Predict the latent of images.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class Mapper(nn.Module):
         return tokens + x if self.config.prediction == "v" else x
 
     def mlp_parameters(self) -> Iterator[nn.Parameter]:
-        """Weights and biases of the blocks' MLPs: what the paper fine-tunes for a new subject.
+        """Yield the MLPs' weights and biases, which the paper fine-tunes for a new subject.
 
         The second LayerNorm is not among them: it holds what the published network keeps in its
         modulation, which stays frozen there.

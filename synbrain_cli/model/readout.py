@@ -237,26 +237,26 @@ def has_repeats(image_index: np.ndarray) -> bool:
 
 
 def _sum_by_image(rows: np.ndarray, image_index: np.ndarray, n_images: int) -> np.ndarray:
-    """Float64 (n_images, n_voxels)."""
+    """Sums of rows by image, float64 (n_images, n_voxels)."""
     total = np.zeros((n_images, rows.shape[1]))
     np.add.at(total, image_index, rows)
     return total
 
 
 def _standard(mean: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """x: (..., n_voxels); nothing is extrapolated beyond three SDs."""
+    """Standardised mean x (..., n_voxels); nothing is extrapolated beyond three SDs."""
     return np.clip((mean - centre) / spread, -3, 3)
 
 
 def _relative_variance(signal_dependence: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """h: (..., n_voxels), 1 on average over normal x."""
+    """Factor h of the noise variance (..., n_voxels), 1 on average over normal x."""
     return np.exp(signal_dependence * x - signal_dependence**2 / 2)
 
 
 def _signal_dependence(
     within: np.ndarray, degrees: np.ndarray, noise_variance: np.ndarray, x: np.ndarray
 ) -> np.ndarray:
-    """β of every voxel, shrunk towards their mean."""
+    """Signal dependence β of every voxel, shrunk towards their mean."""
     share = degrees / degrees.sum()
     per_image = np.where(
         degrees[:, None] > 0,
@@ -269,7 +269,7 @@ def _signal_dependence(
 
 
 def shrink(estimates: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Empirical Bayes: estimates (n_voxels,) moved to their mean, the more the larger the error.
+    """Shrink estimates (n_voxels,) towards their mean by empirical Bayes, more for larger errors.
 
     The variance of the truth over voxels is that of the estimates less that of their errors.
     """
@@ -415,7 +415,7 @@ def _non_negative(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
 def signal_left(
     readout: Readout, stacked: np.ndarray, linear: np.ndarray, averages: np.ndarray
 ) -> Readout:
-    """Take from u what the stack explains beyond the predictions that the readout was fitted on.
+    """Reduce u by what the stack explains beyond the predictions that the readout was fitted on.
 
     Both squared errors hold the same noise, so their difference over validation images is the
     signal gained (or lost); shrunk over voxels, as it rests on few images.

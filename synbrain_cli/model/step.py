@@ -1,4 +1,4 @@
-"""What one training step computes: a batch and its noise → the loss, for each network.
+"""The computation of one training step: a batch and its noise → the loss, for each network.
 
 Both steps take everything random as an argument, so that a loss is a function of its inputs: a
 batch may be cut into parts, computed twice or shared between processes and stays the same loss.
@@ -23,7 +23,7 @@ Function = Callable[..., tuple[Tensor, ...]]
 
 
 class TrainingStep(nn.Module):
-    """A network and its loss: how it is computed may be changed, what it is stays the same.
+    """A network and its loss. How the loss is computed may be changed; its value stays the same.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class TrainingStep(nn.Module):
         self._compiled: dict[str, Function] = {}
 
     def in_parts(self, function: Function, *batch: Tensor) -> tuple[Tensor, ...]:
-        """A network's function of a batch, tensors in and float32 tensors out.
+        """Apply a network's function to a batch, in parts; return float32 tensors.
 
         Cut into parts, each forgets its activations until its gradient is due (Chen et al. 2016,
         arXiv 1604.06174): memory is that of one part, for a third more arithmetic. The gradient
@@ -91,7 +91,7 @@ class VAEStep(TrainingStep):
         return reconstruction, *posterior, latent
 
     def forward(self, y: Tensor, tokens: Tensor, noise: Tensor) -> Tensor:
-        """Loss (`synbrain_cli.model.losses.brainvae_loss`), a scalar.
+        """Compute the loss (`synbrain_cli.model.losses.brainvae_loss`), a scalar.
 
         Parameters
         ----------
@@ -145,7 +145,7 @@ class MapperStep(TrainingStep):
         return (self.vae.decode(latent, self.n_voxels),)
 
     def forward(self, tokens: Tensor, targets: Tensor, averages: Tensor, noise: Tensor) -> Tensor:
-        """Loss, a scalar: of the latent, and of the responses that some are decoded to.
+        """Compute the loss of the latent, and of the responses decoded from some; a scalar.
 
         Parameters
         ----------

@@ -12,10 +12,10 @@ BATCH = 256  # images in memory at a time, where all would not fit
 
 @dataclass(frozen=True)
 class TokenScaler:
-    """z-score of every token feature over training images.
+    """Standardisation of every token feature over training images (z-score).
 
-    Ours: the published model takes raw CLIP tokens (``mean`` 0, ``sd`` 1 would say so). Raw, the
-    contrastive loss compares what all images share as much as what tells them apart.
+    Ours: the published model takes raw CLIP tokens (``mean`` 0 and ``sd`` 1). With raw tokens, the
+    contrastive loss compares what all images share as much as what distinguishes them.
 
     Attributes
     ----------
@@ -76,11 +76,11 @@ class StandardTokens:
         return len(self.rows), *self.store.shape[1:]
 
     def __getitem__(self, images: slice | np.ndarray) -> np.ndarray:
-        """Standardised tokens of some images, in memory: float32 (n, n_tokens, n_dims)."""
+        """Return standardised tokens of some images, in memory: float32 (n, n_tokens, n_dims)."""
         return self.scaler(self.store[self.rows[images]])
 
     def batches(self, size: int = BATCH) -> Iterator[np.ndarray]:
-        """Standardised tokens of all images, a few at a time."""
+        """Yield standardised tokens of all images, a few at a time."""
         return (self[first : first + size] for first in range(0, len(self), size))
 
     def raw(self) -> np.ndarray:
@@ -88,5 +88,5 @@ class StandardTokens:
         return np.asarray(self.store[self.rows], np.float32)
 
     def __add__(self, other: StandardTokens) -> StandardTokens:
-        """Tokens of these images, then of those, of one store and scale."""
+        """Join tokens of one store and scale: these images, then those of ``other``."""
         return StandardTokens(self.store, np.concatenate([self.rows, other.rows]), self.scaler)

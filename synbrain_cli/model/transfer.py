@@ -25,7 +25,7 @@ Evidence = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
 @dataclass(frozen=True)
 class Adapter:
-    """From evidence and prior to a subject's voxels.
+    """Prediction of a subject's voxels from evidence and prior.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Adapter:
     ridge: dict[str, np.ndarray]
 
     def __call__(self, evidence: np.ndarray, prior: np.ndarray | None) -> np.ndarray:
-        """Responses: float32 (n_images, n_voxels)."""
+        """Return responses, float32 (n_images, n_voxels)."""
         residual = apply_ridge(self.ridge, evidence)
         return residual if prior is None else residual + np.float32(self.gain) * prior
 
@@ -63,7 +63,7 @@ class Transfer:
     adapter: Adapter
 
     def predict(self, tokens: np.ndarray) -> np.ndarray:
-        """Responses to raw tokens (n, n_tokens, n_dims): float32 (n, n_voxels)."""
+        """Return responses to raw tokens (n, n_tokens, n_dims), float32 (n, n_voxels)."""
         return self.adapter(*self.evidence(tokens))
 
 
@@ -107,7 +107,7 @@ def fit_adapter(
 
 
 def _means(responses: np.ndarray, n_features: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What ridge gives of features that never vary: the mean, and the mean of all other rows."""
+    """Ridge on features that never vary: the mean, and the mean of all other rows."""
     n_rows, n_voxels = responses.shape
     fit = {
         "feature_mean": np.zeros(n_features, np.float32),

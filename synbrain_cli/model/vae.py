@@ -67,7 +67,7 @@ class Posterior(NamedTuple):
 
 
 class VAEOutput(NamedTuple):
-    """What `BrainVAE` makes of a batch of trials.
+    """Output of `BrainVAE` for a batch of trials.
 
     Attributes
     ----------
@@ -202,7 +202,7 @@ class BrainVAE(nn.Module):
         self.gain, self.offset = gain, offset
 
     def encode(self, y: Tensor) -> Posterior:
-        """Posterior of the latent given responses.
+        """Return the posterior of the latent given responses.
 
         Parameters
         ----------
@@ -228,7 +228,7 @@ class BrainVAE(nn.Module):
         return Posterior(self.to_mean(h), self.to_log_variance(h))  # (B, n_tokens, n_dims)
 
     def decode(self, latent: Tensor, n_voxels: int) -> Tensor:
-        """Responses of a brain with ``n_voxels`` voxels to latents.
+        """Decode latents to the responses of ``n_voxels`` voxels.
 
         Parameters
         ----------

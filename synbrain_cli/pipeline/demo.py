@@ -16,10 +16,10 @@ from synbrain_cli.errors import MissingError, SynbrainError
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline import plot
 from synbrain_cli.pipeline.evaluate import EvaluateResult, evaluate
-from synbrain_cli.pipeline.maps import Responses
 from synbrain_cli.pipeline.prepare import prepare_simulated
 from synbrain_cli.pipeline.report import report as write_report
 from synbrain_cli.pipeline.synthesize import synthesize
+from synbrain_cli.plotting.sources.responses import Responses
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
@@ -79,7 +79,9 @@ def demo(
     run = RunContext(seed=seed, progress=progress)
     scores = evaluate(workspace, brain, prepared.subjects[0], store, run=run)
     progress.info("5/5 plot")
-    flatmaps = plot.brain_maps(workspace, "flatmap", responses=made.folder, progress=progress)
+    flatmaps = plot.brain_maps(
+        workspace, "flatmap", plot.Selection(responses=made.folder), progress=progress
+    )
     page = write_report(workspace, brain, responses=Responses(made.folder), progress=progress)
     paths = {
         "model": model,

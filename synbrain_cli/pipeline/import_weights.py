@@ -21,7 +21,10 @@ import torch
 from torch import Tensor
 
 from synbrain_cli.config import EncoderIdentity, MapperConfig, VAEConfig
-from synbrain_cli.datasets.nsd import BETA_SCALE, NSD, Choice
+from synbrain_cli.datasets.nsd import BETA_SCALE
+from synbrain_cli.datasets.nsd_choice import Choice
+from synbrain_cli.datasets.nsd_files import NSD
+from synbrain_cli.datasets.nsd_voxels import SubjectVoxels
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.features.openclip import PUBLISHED, published_identity
@@ -246,11 +249,10 @@ class Voxels:
             return
         if self.copy is not None:
             inside, number = self.place.inside, int(self.subject)
-            known = self.copy.voxel_table(number, Choice(), inside)
-            table = pd.concat([table, known], axis=1)
-            ways = self.copy.resamplings(number, Choice(), inside, self.place)
-            for name, sampling in ways.items():
-                sampling.save(folder / name)
+            known = SubjectVoxels(self.copy, number, Choice())
+            table = pd.concat([table, known.voxel_table(inside)], axis=1)
+            for name, resampling in known.resamplings(inside, self.place).items():
+                resampling.save(folder / name)
         table.to_csv(folder / "voxels.tsv", sep="\t", index=False, float_format="%.5g")
 
 
@@ -312,7 +314,9 @@ def _find_voxels(
         progress.info(f"transforms, ROIs and ncsnr: those of {person.folder}")
         return Voxels(place, label, dataset, prepared=person)
     if copy is not None:
-        check_same_grid(mask or "the mask", place.mask, *copy.grid(int(label), Choice()))
+        check_same_grid(
+            mask or "the mask", place.mask, *SubjectVoxels(copy, int(label), Choice()).grid()
+        )
         progress.info(f"transforms and ROIs: those that are in {copy.root}")
         return Voxels(place, label, dataset, copy=copy)
     progress.info(

@@ -18,10 +18,16 @@ import pandas as pd
 
 from synbrain_cli.config import EncoderIdentity
 from synbrain_cli.datasets import algonauts, nsd_bucket
-from synbrain_cli.datasets.download import Bucket, check_space, fetch, missing
-from synbrain_cli.datasets.nsd import NSD, SESSIONS, Choice, prepare_subject
+from synbrain_cli.datasets.download import check_space, fetch, missing
+from synbrain_cli.datasets.nsd import prepare_subject
+from synbrain_cli.datasets.nsd_choice import Choice
+from synbrain_cli.datasets.nsd_design import SESSIONS
+from synbrain_cli.datasets.nsd_files import NSD
+from synbrain_cli.datasets.s3 import Bucket
 from synbrain_cli.datasets.simulated import SimulationConfig, simulate
-from synbrain_cli.datasets.table import Experiment, prepare_experiment
+from synbrain_cli.datasets.table import prepare_experiment
+from synbrain_cli.datasets.table_experiment import Experiment
+from synbrain_cli.datasets.table_trials import TrialTable
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoder import Encoder, kept_dtype, precision_here
@@ -40,7 +46,7 @@ from synbrain_cli.io.records import write_record
 from synbrain_cli.io.token_store import ENCODER, TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.prefetch import prefetch
-from synbrain_cli.progress import Bar, Progress
+from synbrain_cli.progress import Progress
 
 Read = Callable[[list[str]], Iterable[np.ndarray]]
 
@@ -201,7 +207,7 @@ def prepare_nsd(
         here = sorted(sessions or nsd.session_files(number, choice))
         return {**choice.to_dict(), **({"sessions": here} if here else {})}
 
-    def prepare(number: int, folder: Path, bar: Bar) -> PreparedSubject:
+    def prepare(number: int, folder: Path) -> PreparedSubject:
         return prepare_subject(
             nsd,
             number,
@@ -209,8 +215,7 @@ def prepare_nsd(
             choice=choice,
             sessions=sessions,
             workers=workers,
-            progress=bar.to,
-            log=progress.info,
+            progress=progress,
         )
 
     prepared = _by_main(
@@ -347,7 +352,7 @@ def prepare_algonauts(
         "seed": seed,
     }
 
-    def prepare(number: int, folder: Path, bar: Bar) -> PreparedSubject:
+    def prepare(number: int, folder: Path) -> PreparedSubject:
         return algonauts.prepare_subject(challenge, number, folder, **wanted)
 
     prepared = _by_main(
@@ -398,8 +403,8 @@ def prepare_table(
     """
     progress = progress or Progress()
 
-    def prepare(folder: Path, bar: Bar) -> PreparedSubject:
-        return prepare_experiment(experiment, subject, folder, progress=bar.to, log=progress.info)
+    def prepare(folder: Path) -> PreparedSubject:
+        return prepare_experiment(experiment, subject, folder, progress=progress)
 
     wanted = {k: v for k, v in experiment.options().items() if k != "sources"}
     prepared = _by_main(
@@ -410,7 +415,7 @@ def prepare_table(
         workspace,
         dataset,
         prepared,
-        experiment.read_images,
+        TrialTable(experiment).read_images,
         encoder,
         device,
         precision,
@@ -425,7 +430,7 @@ def _prepare_one(
     dataset: str,
     label: str,
     wanted: dict[str, Any],
-    prepare: Callable[[Path, Bar], PreparedSubject],
+    prepare: Callable[[Path], PreparedSubject],
     overwrite: bool,
     progress: Progress,
 ) -> PreparedSubject:
@@ -442,8 +447,7 @@ def _prepare_one(
                 )
             progress.info(f"{folder}: already prepared")
             return PreparedSubject(folder)
-        with progress.bar(f"sub-{label}: sessions") as bar:
-            subject = prepare(folder, bar)
+        subject = prepare(folder)
         left_out = subject.description.voxels_left_out
         progress.info(
             f"{folder}: {len(subject.trials):,} trials, {subject.n_voxels:,} voxels"

@@ -1,37 +1,55 @@
 """Figures of responses: functions that take arrays and return matplotlib figures.
 
 >>> from synbrain_cli import load_model
->>> from synbrain_cli.plotting import looks, plot_flatmap, save_figure
+>>> from synbrain_cli.plotting import plot_flatmap, save_figure, subject_labels
 >>> brain = load_model("weights/sub-01")                                    # doctest: +SKIP
 >>> maps = brain.to_surface(brain.mean("coffee.png")[0])                    # doctest: +SKIP
->>> plot_flatmap(maps, title="coffee", **looks(brain))                      # doctest: +SKIP
+>>> plot_flatmap(maps, subject_labels(brain, "coffee"))                     # doctest: +SKIP
 
-A figure shows itself as the last line of a notebook's cell; `save_figure` writes it.
+`Labels` hold what a figure says beside the values (title, unit, ROI outlines, stimulus, note), and
+`subject_labels` fills them in for a model. `ColourScale` holds how values become colours. A figure
+shows itself as the last line of a notebook's cell; `save_figure` writes it.
+
+===================  ==============================================================
+`plot_flatmap`       map on the flattened cortex of fsaverage
+`plot_surface`       map on the folded or inflated cortex, four views
+`view_surface`       the same as an HTML page that turns it
+`plot_with_pycortex` flatmap by pycortex
+`plot_slices`        map on slices of the subject's own volume
+`plot_draws`         draws of one image beside recorded trials, as small flatmaps
+`plot_sheet`         small flatmaps of many images
+`plot_rois`          ROI means (`roi_means`) of draws and recorded trials
+`plot_accuracy`      accuracy by voxel and region, against the noise ceiling
+`plot_calibration`   calibration of draws against recorded trials
+===================  ==============================================================
 """
 
 from importlib import import_module
 from typing import Any
 
-# Function → module: matplotlib and nilearn load with the first that is used.
-_WHERE = {
-    "looks": "labels",
+# Name → module: matplotlib and nilearn load with the first that is used.
+_MODULES = {
+    "ColourScale": "colours",
+    "Labels": "labels",
     "plot_accuracy": "accuracy",
     "plot_calibration": "calibration",
-    "plot_draws": "draws",
+    "plot_draws": "trial_flatmaps",
     "plot_flatmap": "flatmap",
-    "plot_rois": "rois",
-    "plot_sheet": "sheet",
+    "plot_rois": "roi_intervals",
+    "plot_sheet": "image_sheet",
     "plot_slices": "slices",
     "plot_surface": "surface",
     "plot_with_pycortex": "pycortex",
-    "roi_means": "rois",
+    "roi_means": "roi_intervals",
     "save_figure": "figure",
+    "subject_labels": "labels",
     "view_surface": "surface",
 }
-__all__ = list(_WHERE)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    """Import the function or record of that name."""
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

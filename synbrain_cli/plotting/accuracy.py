@@ -10,14 +10,19 @@ from numpy.typing import NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.io.results.evaluation import EvaluationRecord, ResponseScore
-from synbrain_cli.plotting.figure import COLOURS, EARLY, SIDE, frame
+from synbrain_cli.plotting.colours import PREDICTOR_COLOURS as COLOURS
+from synbrain_cli.plotting.figure import SIDE, frame
+from synbrain_cli.plotting.labels import EARLY_AREAS, Labels, simulated_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from synbrain_cli.brain import Brain
+    from synbrain_cli.plotting.sources.evaluation import Evaluation
+
 _COLUMNS = ("model", "linear", "ceiling")
-_MOST_POINTS = 1500  # voxels, beyond which their density is drawn
+_MOST_POINTS = 1500  # voxels, beyond which their density is plotted
 _IN_BIN, _MOST_BINS = 50, 20  # voxels in a bin of the running medians, at least; and bins
 _CONSTANT = "mean pattern (0)"  # constant over images, so that its correlation is 0 by definition
 
@@ -29,7 +34,7 @@ def plot_accuracy(
     title: str,
     note: str | None = None,
 ) -> Figure:
-    """Draw the correlation over test images of each voxel, and its median in each region.
+    """Plot the correlation over test images of each voxel, and its median in each region.
 
     Left, voxels against their noise ceilings, with the running medians of the model and of the
     linear encoder in bins of equal numbers of voxels; where no ceiling is known, the model against
@@ -45,12 +50,13 @@ def plot_accuracy(
     title : str
         Any length: wrapped.
     note : str, optional
-        A label that must not be overlooked; by default "simulated subject", where metrics say so.
+        A label that must not be overlooked; by default "simulated subject"
+        where the metrics are those of one.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Its legend tells the medians of the voxels drawn.
+        Its legend gives the medians of the voxels shown.
 
     Raises
     ------
@@ -69,7 +75,7 @@ def plot_accuracy(
         note = "simulated subject"
     regions = _regions(metrics)
     width, height = (13.0, max(4.6, 1.4 + 0.32 * len(regions))) if regions else (7.5, 5.0)
-    framed = frame(width, height, title=title, note=note)
+    framed = frame(width, height, Labels(title, "r", note=note))
     figure, top = framed.figure, framed.box(0, height, 0, 0)[1]
     margin = 0.6 * SIDE / width
     figure.set_layout_engine("constrained", rect=(margin, 0, 1 - 2 * margin, top), wspace=0.03)
@@ -89,14 +95,25 @@ def plot_accuracy(
     return figure
 
 
+def accuracy_figure(brain: Brain, evaluation: Evaluation) -> Figure:
+    """Return the figure of a model's evaluation: see `plot_accuracy`."""
+    n_images = evaluation.metrics.n_test_images
+    return plot_accuracy(
+        evaluation.voxels,
+        metrics=evaluation.metrics,
+        title=f"Prediction of {n_images:,} test images, {brain.name}",
+        note=simulated_note(brain),
+    )
+
+
 # Voxels -------------------------------------------------------------------------------------------
 
 
 def _against_ceiling(axes: Axes, values: NDArray, score: str, repeats: str) -> None:
-    """Draw correlations of the model and running medians over the ceiling: (n_voxels, 3)."""
+    """Plot correlations of the model and running medians over the ceiling: (n_voxels, 3)."""
     shown = values[np.isfinite(values).all(1)]
     model, _, ceiling = shown.T
-    _draw_voxels(axes, ceiling, model)
+    _plot_voxels(axes, ceiling, model)
     top = ceiling.max()
     axes.plot(
         [0, top], [0, top], color=COLOURS["ceiling"], linewidth=2, gid="ceiling",
@@ -125,10 +142,10 @@ def _against_ceiling(axes: Axes, values: NDArray, score: str, repeats: str) -> N
 
 
 def _against_linear(axes: Axes, values: NDArray, score: str) -> None:
-    """Draw correlations of the model over those of the linear encoder."""
+    """Plot correlations of the model over those of the linear encoder."""
     shown = values[np.isfinite(values[:, :2]).all(1), :2]
     model, linear = shown.T
-    _draw_voxels(axes, linear, model)
+    _plot_voxels(axes, linear, model)
     ends = [shown.min(), shown.max()]
     axes.plot(ends, ends, color="black", linewidth=0.8, label="equal correlations", gid="equal")
     median, other = np.median(shown, axis=0)
@@ -150,8 +167,8 @@ def _against_linear(axes: Axes, values: NDArray, score: str) -> None:
     _add_legend(axes, "left", _counted(len(values), len(shown), "correlation"))
 
 
-def _draw_voxels(axes: Axes, x: NDArray, y: NDArray) -> None:
-    """Points where they can be told apart, else their density."""
+def _plot_voxels(axes: Axes, x: NDArray, y: NDArray) -> None:
+    """Plot points where they can be told apart, else their density."""
     if len(x) <= _MOST_POINTS:
         axes.plot(
             x, y, ".", color=COLOURS["model"], alpha=0.4, markeredgewidth=0,
@@ -178,7 +195,7 @@ def _regions(metrics: EvaluationRecord | None) -> dict[str, ResponseScore]:
     if metrics is None or not metrics.roi:
         return {}
     given = metrics.roi
-    early = [name for name in EARLY if name in given]
+    early = [name for name in EARLY_AREAS if name in given]
     names = early + [name for name in given if name not in early]
     rows = {
         f"{name}  ({given[name].n_voxels:,})": given[name].voxelwise_correlation for name in names
@@ -187,13 +204,14 @@ def _regions(metrics: EvaluationRecord | None) -> dict[str, ResponseScore]:
 
 
 def _by_region(axes: Axes, regions: dict[str, ResponseScore], score: str) -> None:
-    place = np.arange(len(regions), dtype=float)
+    """Plot the median correlation of each region with its interval, beside the baselines."""
+    row = np.arange(len(regions), dtype=float)
 
     def column(name: str) -> NDArray[np.float64]:
         return np.array([one.get(name) for one in regions.values()], dtype=np.float64)
 
     intervals = np.array([one.ci for one in regions.values()], dtype=float)
-    axes.hlines(place - 0.18, *intervals.T, color=COLOURS["model"], linewidth=2.5, gid="interval")
+    axes.hlines(row - 0.18, *intervals.T, color=COLOURS["model"], linewidth=2.5, gid="interval")
     for name, label, marker, size, shift in (
         ("ceiling", "noise ceiling", "|", 14, 0.0),
         ("shuffled", "model, images shuffled (control)", "X", 6, 0.18),
@@ -202,12 +220,12 @@ def _by_region(axes: Axes, regions: dict[str, ResponseScore], score: str) -> Non
     ):
         if np.isfinite(column(name)).any():
             axes.plot(
-                column(name), place + shift, marker, color=COLOURS[name], markersize=size,
+                column(name), row + shift, marker, color=COLOURS[name], markersize=size,
                 markeredgewidth=2.5 if marker == "|" else 0, label=label, gid=name,
             )  # fmt: skip
     axes.axvline(0, color=COLOURS["mean_pattern"], linewidth=1.5, label=_CONSTANT, gid="mean")
     axes.axhline(0.5, color="black", linewidth=0.5)
-    for tick in axes.set_yticks(place, list(regions)):
+    for tick in axes.set_yticks(row, list(regions)):
         tick.label1.set_parse_math(False)
     axes.set_ylim(len(regions) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -226,7 +244,7 @@ def _counted(n_voxels: int, n_shown: int, missing: str) -> str:
 
 
 def _add_legend(axes: Axes, side: str, title: str | None) -> None:
-    """Below the panels: inside, it would cover voxels."""
+    """Add the legend below the panels: inside, it would cover voxels."""
     axes.figure.legend(
         *axes.get_legend_handles_labels(), loc=f"outside lower {side}", fontsize=10, frameon=False,
         title=title, title_fontsize=10, alignment="left", borderaxespad=1, borderpad=0.7,
@@ -235,7 +253,7 @@ def _add_legend(axes: Axes, side: str, title: str | None) -> None:
 
 
 def _repeats(metrics: EvaluationRecord | None) -> str:
-    """Of how many repeats the ceiling is: that of one is far below that of three."""
+    """Number of repeats of the ceiling, which for one repeat is far below that for three."""
     if metrics is None:
         return ""
     low, high = metrics.repeats_per_image.min, metrics.repeats_per_image.max
@@ -245,7 +263,7 @@ def _repeats(metrics: EvaluationRecord | None) -> str:
 
 
 def _number(value: float) -> str:
-    """Three decimals; no "-0"."""
+    """Three decimals, and never "-0"."""
     return f"{round(float(value), 3) + 0.0:.3f}".replace("-", "−")
 
 

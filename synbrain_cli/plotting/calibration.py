@@ -1,4 +1,4 @@
-"""How draws compare with recorded trials: one figure of four panels."""
+"""Calibration of draws against recorded trials: one figure of four panels."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from msgspec import UNSET
 
 from synbrain_cli.io.results.evaluation import DrawScores, EvaluationRecord
 from synbrain_cli.io.results.record import Number
-from synbrain_cli.plotting.figure import COLOURS
+from synbrain_cli.plotting.colours import PREDICTOR_COLOURS
 
 # Distribution → label, colour, line
 _SHOWN = {
-    "model": ("calibrated", COLOURS["model"], "-"),
-    "linear": ("linear + normal", COLOURS["linear"], "--"),
-    "mean_pattern": ("mean pattern + normal", COLOURS["mean_pattern"], ":"),
-    "latent_nf1": ("latent, nf 1", COLOURS["latent"], "-."),
+    "model": ("calibrated", PREDICTOR_COLOURS["model"], "-"),
+    "linear": ("linear + normal", PREDICTOR_COLOURS["linear"], "--"),
+    "mean_pattern": ("mean pattern + normal", PREDICTOR_COLOURS["mean_pattern"], ":"),
+    "latent_nf1": ("latent, nf 1", PREDICTOR_COLOURS["latent"], "-."),
 }
 _LEVELS = (50, 80, 90, 95)
 
 
 def plot_calibration(metrics: EvaluationRecord, voxels: pd.DataFrame) -> Figure:
-    """Plot PIT histograms, coverage, reliability and variance.
+    """Plot PIT histograms, coverage, reliability and variance of draws.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def plot_calibration(metrics: EvaluationRecord, voxels: pd.DataFrame) -> Figure:
     Returns
     -------
     Figure
-        Says so where the subject is simulated.
+        Its title contains "(simulated)" where the subject is simulated.
     """
     figure = Figure(figsize=(9.5, 7.2), layout="constrained")
     axes = figure.subplots(2, 2)
@@ -72,7 +72,7 @@ def _pit(axes: Axes, histograms: dict[str, list[Number]]) -> None:
         ylabel="density",
         title="Rank of recorded trials: flat where calibrated",
         xlim=(0, 1),
-        # The paper's draws put nearly all trials beyond them: their bars would hide the rest.
+        # Nearly all trials lie beyond the draws of the latent: their bars would hide the rest
         ylim=(0, 1.15 * max(heights[k].max() for k in ("model", "linear", "mean_pattern"))),
     )
     axes.legend(fontsize=7, framealpha=0.85, edgecolor="none", loc="lower center", ncols=2)
@@ -84,7 +84,7 @@ def _coverage(axes: Axes, draws: DrawScores) -> None:
     scores = [draws.coverage_50, draws.coverage_80, draws.coverage_90, draws.coverage_95]
     for name, (label, colour, line) in _SHOWN.items():
         found = [score.get(name) for score in scores]
-        some = [x is not None for x in found]  # of few draws, the widest intervals are unknown
+        some = [x is not None for x in found]  # few draws have no widest intervals
         if any(some):
             axes.plot(
                 nominal[some],

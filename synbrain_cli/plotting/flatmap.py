@@ -1,36 +1,28 @@
-"""Maps on the flattened cortex of fsaverage, drawn with matplotlib's object API.
+"""Maps on the flattened cortex of fsaverage, plotted with matplotlib's object API.
 
-No display is needed, no pyplot state is touched and figures need no closing.
+They need no display, leave the state of pyplot alone, and figures need no closing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage, fsaverage_map
-from synbrain_cli.plotting.figure import (
-    DENSITIES,
-    SIDE,
-    WIDTH,
-    check_maps,
-    check_rois,
-    colour_limits,
-    colours,
-    draw_colour_bar,
-    frame,
-)
-from synbrain_cli.plotting.outlines import Traced, draw_name, draw_outline, trace
-from synbrain_cli.plotting.raster import Raster, Window, barycentric, draw_over, underlay
+from synbrain_cli.plotting.colours import Colours, ColourScale, add_colour_bar
+from synbrain_cli.plotting.figure import SIDE, WIDTH, frame
+from synbrain_cli.plotting.labels import Labels
+from synbrain_cli.plotting.mesh_raster import Raster, Window, barycentric, plot_over, underlay
+from synbrain_cli.plotting.roi_outlines import Traced, add_name, add_outline, trace
+from synbrain_cli.plotting.validation import DENSITIES, check_maps, check_rois
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 _GAP = 12.0  # mm between the hemispheres
@@ -41,7 +33,7 @@ _PIXELS_ROI = 700
 
 
 class _Flat(NamedTuple):
-    """Both patches as they are drawn, left vertices first."""
+    """Both patches as they are plotted, left vertices first."""
 
     xy: NDArray[np.float64]  # (2 · n_vertices, 2), mm; x < 0 on the left hemisphere
     faces: NDArray[np.int32]  # (n_faces, 3)
@@ -50,21 +42,13 @@ class _Flat(NamedTuple):
 
 def plot_flatmap(
     maps: Mapping[str, ArrayLike],
+    labels: Labels,
+    scale: ColourScale | None = None,
     *,
-    title: str,
-    unit: str,
-    rois: Mapping[str, Any] | None = None,
-    threshold: float | None = None,
-    vmax: float | None = None,
-    vmin: float | None = None,
-    cmap: str | None = None,
-    symmetric: bool = True,
-    image: ArrayLike | None = None,
-    note: str | None = None,
     view: str | None = None,
     background: str = "white",
 ) -> Figure:
-    """Draw a surface map on both flattened hemispheres of fsaverage.
+    """Plot a surface map on both flattened hemispheres of fsaverage.
 
     The left hemisphere is on the left. The occipital poles face each other in the middle, anterior
     points outward, dorsal up (the orientation of the fsaverage patches, and pycortex's). Underneath
@@ -77,30 +61,10 @@ def plot_flatmap(
     maps : dict of float arrays of shape (n_vertices,)
         ``left`` and ``right``, of fsaverage5 (10,242 vertices), fsaverage6 (40,962) or fsaverage
         (163,842); NaN where there are no data.
-    title : str
-        Any length: wrapped.
-    unit : str
-        Of the values, under the colour bar.
-    rois : dict, optional
-        ``left`` and ``right``, each one label per vertex (int or str; 0, negative and "" are
-        unlabelled) or a dict from name to a bool array of shape (n_vertices,). Outlined and named.
-        A hemisphere may be absent.
-    threshold : float, optional
-        Values nearer to 0 than this (below it, when not ``symmetric``) are left transparent.
-    vmax : float, optional
-        Upper end of the colours; by default the 99th percentile of the values (of their
-        magnitude, when ``symmetric``). Arrows on the colour bar tell that values lie beyond.
-    vmin : float, optional
-        Lower end when not ``symmetric``; by default 0, or the 1st percentile if that is negative.
-    cmap : str, optional
-        Name of a matplotlib colour map; by default ``RdBu_r``, or ``inferno`` when not
-        ``symmetric``.
-    symmetric : bool
-        Colours centred on 0.
-    image : uint8 array of shape (height, width, 3), optional
-        The stimulus, shown in the upper left corner.
-    note : str, optional
-        A label that must not be overlooked, such as "simulated".
+    labels : Labels
+        Title, unit, and what else is to be shown of ROIs, stimulus and note.
+    scale : ColourScale, optional
+        How values become colours; by default from blue over white at 0 to red.
     view : {"cortex", "data"}, optional
         Whole hemispheres, or the part with data, the same on both sides. By default the part, if
         data cover less than 40 % of the patch.
@@ -122,61 +86,64 @@ def plot_flatmap(
     Examples
     --------
     >>> maps = {"left": np.linspace(-1, 1, 10242), "right": np.full(10242, np.nan)}
-    >>> figure = plot_flatmap(maps, title="Left only", unit="z", view="cortex")
+    >>> figure = plot_flatmap(maps, Labels("Left only", "z"), view="cortex")
     >>> [axes.get_label() for axes in figure.axes]
     ['flatmap', 'colorbar']
     """
     data = check_maps(maps)
     n_vertices = len(data) // 2
-    outlines = check_rois(rois or {}, n_vertices)
+    outlines = check_rois(labels.rois or {}, n_vertices)
     if view not in (None, "cortex", "data"):
         raise InputError(f"view: expected cortex or data, found {view!r}")
-    mappable = colours(
-        colour_limits(data, vmin, vmax, threshold, symmetric), threshold, symmetric, cmap
-    )
+    colours = (scale or ColourScale()).fit(data)
     window = _window(data, view)
     width = WIDTH - 2 * SIDE
     height = width * _aspect(window)
-    framed = frame(WIDTH, height, title=title, image=image, note=note, background=background)
+    framed = frame(WIDTH, height, labels, background)
     axes = framed.figure.add_axes(framed.box(SIDE, 0, width, height), label="flatmap")
-    _draw_map(axes, data, window, mappable, threshold, symmetric, _PIXELS)
-    _draw_rois(axes, outlines, n_vertices, window)
-    _draw_orientation(axes, width, height, framed.ink, background)
-    draw_colour_bar(framed, mappable, data, unit, threshold=threshold, symmetric=symmetric)
+    _plot_map(axes, data, window, colours, _PIXELS)
+    _plot_rois(axes, outlines, n_vertices, window)
+    _plot_orientation(axes, width, height, framed.ink, background)
+    add_colour_bar(framed, colours, labels.unit)
     return framed.figure
 
 
-def draw_panel(
+def plot_panel(
     axes: Axes,
     data: NDArray[np.float64],
     window: Window,
-    mappable: ScalarMappable,
+    colours: Colours,
     outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
-    *,
-    symmetric: bool = True,
     n_columns: int = 600,
 ) -> None:
-    """Draw a small flatmap, one of several in a figure: outlines without names.
+    """Plot a small flatmap, one of several in a figure: outlines without names.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+    data : float array of shape (2 · n_vertices,)
+        As `synbrain_cli.plotting.validation.check_maps` returns it.
+    window
+        As `panel_window` returns it: the same for all panels.
+    colours : Colours
+    outlines
+        As `synbrain_cli.plotting.validation.check_rois` returns them.
+    n_columns : int
+        Of the raster.
+    """
+    _plot_map(axes, data, window, colours, n_columns)
+    _plot_rois(axes, outlines, len(data) // 2, window, names=False)
+
+
+def panel_window(data: NDArray[np.float64]) -> tuple[Window, float]:
+    """Return the part of the patches that a panel shows, and its height over its width.
 
     Parameters
     ----------
     data : float array of shape (2 · n_vertices,)
-        As `synbrain_cli.plotting.figure.check_maps` returns it.
-    window
-        As `panel_window` returns it: the same for all.
-    mappable
-        As `synbrain_cli.plotting.figure.colours` returns it.
-    outlines
-        As `synbrain_cli.plotting.figure.check_rois` returns them.
-    n_columns : int
-        Of the raster.
+        As `synbrain_cli.plotting.validation.check_maps` returns it. The part with data is shown,
+        or whole patches where data cover 40 % of them or more.
     """
-    _draw_map(axes, data, window, mappable, None, symmetric, n_columns)
-    _draw_rois(axes, outlines, len(data) // 2, window, names=False)
-
-
-def panel_window(data: NDArray[np.float64]) -> tuple[Window, float]:
-    """Return the part of the patches with data, or all, and its height over its width."""
     window = _window(data, None, margin=5, steepest=2)
     return window, _aspect(window)
 
@@ -205,7 +172,7 @@ def _flat_cortex(n_vertices: int) -> _Flat:
 def _window(
     data: NDArray, view: str | None, margin: float = _MARGIN, steepest: float = 1.25
 ) -> Window:
-    """What is shown: symmetric about x = 0.
+    """The part of the patches that is shown, symmetric about x = 0.
 
     ``steepest`` is the largest height / half-width of a view of data.
     """
@@ -272,26 +239,18 @@ def _underlay(n_vertices: int, window: Window, n_columns: int) -> NDArray[np.uin
     return underlay(_raster(n_vertices, window, n_columns), _flat_cortex(n_vertices).curvature)
 
 
-# Drawing ------------------------------------------------------------------------------------------
+# Plotting -----------------------------------------------------------------------------------------
 
 
-def _draw_map(
-    axes: Axes,
-    data: NDArray,
-    window: Window,
-    mappable: ScalarMappable,
-    threshold: float | None,
-    symmetric: bool,
-    n_columns: int,
-) -> None:
-    """Draw the values over curvature."""
+def _plot_map(axes: Axes, data: NDArray, window: Window, colours: Colours, n_columns: int) -> None:
+    """Plot the values over curvature."""
     n_vertices = len(data) // 2
     cortex = _underlay(n_vertices, window, n_columns)
-    picture = _raster(n_vertices, window, n_columns).draw(data)
-    draw_over(axes, cortex, picture, window, mappable, threshold, symmetric)
+    picture = _raster(n_vertices, window, n_columns).interpolate(data)
+    plot_over(axes, cortex, picture, window, colours)
 
 
-def _draw_rois(
+def _plot_rois(
     axes: Axes,
     outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
     n_vertices: int,
@@ -304,9 +263,9 @@ def _draw_rois(
             traced = _outline(n_vertices, window, hemisphere, member.tobytes())
             if traced is None:
                 continue  # not on the part of the patch that is shown
-            draw_outline(axes, traced[0], hemisphere, 1.3 if names else 0.5)
+            add_outline(axes, traced[0], hemisphere, 1.3 if names else 0.5)
             if names:
-                draw_name(axes, traced[1], name, hemisphere, 11)
+                add_name(axes, traced[1], name, hemisphere, 11)
 
 
 @lru_cache(maxsize=128)
@@ -315,11 +274,11 @@ def _outline(n_vertices: int, window: Window, hemisphere: str, member: bytes) ->
     raster = _raster(n_vertices, window, _PIXELS_ROI)
     both = np.zeros((2, n_vertices))
     both[HEMISPHERES.index(hemisphere)] = np.frombuffer(member, bool)
-    return trace(raster.draw(both.ravel()), *_grid(window, _PIXELS_ROI))
+    return trace(raster.interpolate(both.ravel()), *_grid(window, _PIXELS_ROI))
 
 
-def _draw_orientation(axes: Axes, width: float, height: float, ink: str, background: str) -> None:
-    """L and R in the upper corners, and which way is anterior and dorsal in the lower ones."""
+def _plot_orientation(axes: Axes, width: float, height: float, ink: str, background: str) -> None:
+    """Write L and R in the upper corners; point to anterior and dorsal in the lower ones."""
     from matplotlib.patheffects import withStroke
 
     halo = [withStroke(linewidth=3, foreground=background)]

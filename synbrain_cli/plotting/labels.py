@@ -1,71 +1,110 @@
-"""What figures of a model's responses have in common: unit, ROI outlines, the label "simulated"."""
+"""What figures say beside the values: title, unit, ROI outlines, stimulus and note."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from synbrain_cli.io.prepared import roi_collections, roi_masks
-from synbrain_cli.plotting.figure import EARLY
 
 if TYPE_CHECKING:
     from synbrain_cli.brain import Brain
 
+EARLY_AREAS = ("V1", "V2", "V3", "hV4")  # plotted first, in the order of the visual hierarchy
 
-def looks(brain: Brain, space: str = "fsaverage5") -> dict[str, Any]:
-    """Return arguments of the plot functions, so that a figure says whose responses it shows.
+
+@dataclass(frozen=True)
+class Labels:
+    """What a figure says beside the values.
+
+    Attributes
+    ----------
+    title : str
+        Any length: wrapped.
+    unit : str
+        Of the values, under the colour bar.
+    rois : dict, optional
+        ``left`` and ``right``, each one label per vertex (int or str; 0, negative numbers and ""
+        are unlabelled) or a dict from name to a bool array of shape (n_vertices,). Outlined and
+        named. A hemisphere may be absent.
+    stimulus : uint8 array of shape (height, width, 3), optional
+        Shown in the upper left corner.
+    note : str, optional
+        What must not be overlooked, such as "simulated subject".
+    """
+
+    title: str
+    unit: str
+    rois: Mapping[str, Any] | None = None
+    stimulus: ArrayLike | None = None
+    note: str | None = None
+
+
+def subject_labels(
+    brain: Brain, title: str, space: str = "fsaverage5", stimulus: ArrayLike | None = None
+) -> Labels:
+    """Return labels with a model's unit, the subject's ROI outlines and the simulated note.
 
     Parameters
     ----------
     brain : Brain
+    title : str
     space : str
-        Of the maps, for the outlines; the subject must have a transform to it.
+        Surface on which the ROIs are outlined; the subject must have a transform to it.
+    stimulus : uint8 array of shape (height, width, 3), optional
 
     Returns
     -------
-    dict
-        ``unit``, ``rois`` and ``note``.
+    Labels
+        Vertices belong to an ROI where resampling gives it a share of one half or more; ROIs
+        without vertices are left out.
+
+    Raises
+    ------
+    InputError
+        When the subject has no transform to that surface.
 
     Examples
     --------
     >>> brain = load_model("weights/sub-01")                              # doctest: +SKIP
     >>> maps = brain.to_surface(brain.mean("coffee.png")[0])              # doctest: +SKIP
-    >>> plot_flatmap(maps, title="coffee", **looks(brain))                # doctest: +SKIP
+    >>> plot_flatmap(maps, subject_labels(brain, "coffee"))               # doctest: +SKIP
     """
-    return {
-        "unit": brain.unit,
-        "rois": {
-            hemisphere: {name: inside for name, inside in named.items() if inside.any()}
-            for hemisphere, named in _outlines(brain, space).items()
-        },
-        "note": note(brain),
+    outlines = {
+        hemisphere: {name: inside for name, inside in named.items() if inside.any()}
+        for hemisphere, named in _outlines(brain, space).items()
     }
+    return Labels(title, brain.unit, outlines, stimulus, simulated_note(brain))
 
 
-def note(brain: Brain) -> str | None:
-    """What must not be overlooked: that nobody was scanned."""
+def simulated_note(brain: Brain) -> str | None:
+    """Return the note of figures of a simulated subject; None for recorded subjects."""
     return "simulated subject" if brain.simulated else None
 
 
-def drawn_rois(brain: Brain) -> dict[str, np.ndarray]:
-    """ROIs shown in figures: bool (n_voxels,) by name.
+def plotted_rois(brain: Brain) -> dict[str, np.ndarray]:
+    """Return the ROIs that figures show: bool arrays of shape (n_voxels,) by name.
 
-    The visual areas and category-selective areas where the subject has them, else every ROI of the
-    first collection: collections overlap, and outlines of all would hide the map. V1, V2, V3 and
-    hV4 come first.
+    These are the visual areas and the category-selective areas where the subject has them, else
+    every ROI of the first collection: collections overlap, and outlines of all would hide the map.
+    V1, V2, V3 and hV4 come first.
     """
     collections = roi_collections(brain.voxels)
     chosen = [c for c in collections if c == "prf-visualrois" or c.startswith("floc-")]
     masks = roi_masks(brain.voxels, chosen or collections[:1])
-    order = [*(name for name in EARLY if name in masks), *(n for n in masks if n not in EARLY)]
+    early = [name for name in EARLY_AREAS if name in masks]
+    order = [*early, *(name for name in masks if name not in EARLY_AREAS)]
     return {name: masks[name] for name in order}
 
 
 def _outlines(brain: Brain, space: str) -> dict[str, dict[str, np.ndarray]]:
     """Vertices that are an ROI by half or more: bool (n_vertices,) by hemisphere and name."""
     outlines: dict[str, dict[str, np.ndarray]] = {"left": {}, "right": {}}
-    for name, mask in drawn_rois(brain).items():
+    for name, mask in plotted_rois(brain).items():
         for hemisphere, share in brain.to_surface(mask.astype(np.float32), space).items():
             outlines[hemisphere][name] = np.nan_to_num(share) >= 0.5
     return outlines

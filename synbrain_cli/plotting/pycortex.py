@@ -6,25 +6,18 @@ import contextlib
 import sys
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
-from synbrain_cli.plotting.figure import (
-    SIDE,
-    WIDTH,
-    check_hemispheres,
-    check_rois,
-    colour_limits,
-    colours,
-    draw_colour_bar,
-    frame,
-    hidden,
-)
-from synbrain_cli.plotting.outlines import draw_name, draw_outline, trace
+from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
+from synbrain_cli.plotting.figure import SIDE, WIDTH, frame
+from synbrain_cli.plotting.labels import Labels
+from synbrain_cli.plotting.roi_outlines import add_name, add_outline, trace
+from synbrain_cli.plotting.validation import check_hemispheres, check_rois
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,23 +29,15 @@ _COARSER = 2  # pixels of the picture per pixel of an outline
 
 def plot_with_pycortex(
     maps: Mapping[str, ArrayLike],
+    labels: Labels,
+    scale: ColourScale | None = None,
     *,
-    title: str,
-    unit: str,
-    threshold: float | None = None,
-    vmax: float | None = None,
-    vmin: float | None = None,
-    cmap: str | None = None,
-    symmetric: bool = True,
-    rois: Mapping[str, Any] | None = None,
-    image: ArrayLike | None = None,
-    note: str | None = None,
     subject: str = "fsaverage",
 ) -> Figure:
-    """Draw a surface map on a subject of pycortex's, with its cuts and curvature.
+    """Plot a surface map on a flattened subject of pycortex's, with its cuts and curvature.
 
-    Left is on the left. A pixel has the value of the nearest vertex, pycortex's way. What pycortex
-    computes on the way (which vertex a pixel shows, curvature) it keeps in its own folder.
+    Left is on the left. Pycortex gives each pixel the value of the nearest vertex, and keeps what
+    it computes (which vertex a pixel shows, curvature) in its own folder.
 
     Parameters
     ----------
@@ -60,7 +45,7 @@ def plot_with_pycortex(
         ``left`` and ``right``; NaN where there are no data. One value per vertex of the pycortex
         subject. Where both are of fsaverage and differ in density, vertices beyond the coarser
         one's have the value of the nearest along the surface.
-    title, unit, threshold, vmax, vmin, cmap, symmetric, rois, image, note
+    labels, scale
         As in `synbrain_cli.plotting.flatmap.plot_flatmap`: a map has the same colours in both.
     subject : str
         Name in pycortex's filestore.
@@ -81,14 +66,14 @@ def plot_with_pycortex(
     Examples
     --------
     >>> maps = {"left": np.zeros(10242), "right": np.ones(10242)}
-    >>> plot_with_pycortex(maps, title="Right only", unit="z")       # doctest: +SKIP
+    >>> plot_with_pycortex(maps, Labels("Right only", "z"))           # doctest: +SKIP
     """
     cortex = _pycortex()
     surfaces = _surfaces(cortex, subject)
     maps = _check_maps(maps, surfaces)
     outlines = {
         hemisphere: check_rois({hemisphere: given}, len(maps.get(hemisphere, ())))[hemisphere]
-        for hemisphere, given in (rois or {}).items()
+        for hemisphere, given in (labels.rois or {}).items()
     }
     # Vertex of the maps that each vertex of the pycortex subject shows
     vertices = {
@@ -100,17 +85,18 @@ def plot_with_pycortex(
         return np.concatenate([np.asarray(parts[h], np.float64)[vertices[h]] for h in HEMISPHERES])
 
     values = carried(maps)
-    limits = colour_limits(values, vmin, vmax, threshold, symmetric)
-    mappable = colours(limits, threshold, symmetric, cmap)
-    shown = np.where(hidden(values, threshold, symmetric), np.nan, values)
+    colours = (scale or ColourScale()).fit(values)
+    vmin, vmax = colours.limits
 
-    with contextlib.redirect_stdout(sys.stderr):  # pycortex tells what it computes
-        view = cortex.Vertex(shown, subject, cmap=mappable.cmap, vmin=limits[0], vmax=limits[1])
+    with contextlib.redirect_stdout(sys.stderr):  # pycortex prints what it computes
+        view = cortex.Vertex(
+            colours.visible(values), subject, cmap=colours.cmap, vmin=vmin, vmax=vmax
+        )
         _, window = cortex.quickflat.utils.get_flatmask(subject, height=_ROWS)
         left, right, bottom, top = map(float, window)
         width = WIDTH - 2 * SIDE
         height = width * (top - bottom) / (right - left)
-        framed = frame(WIDTH, height, title=title, image=image, note=note)
+        framed = frame(WIDTH, height, labels)
         axes = framed.figure.add_axes(framed.box(SIDE, 0, width, height), label="pycortex")
         cortex.quickshow(
             view, fig=axes, height=_ROWS, with_rois=False, with_labels=False, with_colorbar=False,
@@ -122,18 +108,18 @@ def plot_with_pycortex(
             for name, member in named.items():
                 indicator = cortex.Vertex(carried(rest | {hemisphere: member}), subject)
                 picture, _ = cortex.quickflat.make_flatmap_image(indicator, height=_ROWS)
-                _draw_roi(axes, picture, hemisphere, name)
+                _plot_roi(axes, picture, hemisphere, name)
     for letter, x, side in (("L", 0, "left"), ("R", 1, "right")):
         axes.annotate(
             letter, (x, 1), xycoords="axes fraction", fontsize=20, fontweight="bold", ha=side,
             va="top",
         )  # fmt: skip
-    draw_colour_bar(framed, mappable, values, unit, threshold=threshold, symmetric=symmetric)
+    add_colour_bar(framed, colours, labels.unit)
     return framed.figure
 
 
-def _draw_roi(axes: Axes, picture: NDArray, hemisphere: str, name: str) -> None:
-    """Outline and name an ROI, drawn by pycortex with 1 in it."""
+def _plot_roi(axes: Axes, picture: NDArray, hemisphere: str, name: str) -> None:
+    """Outline and name the ROI in a picture by pycortex that holds 1 inside it."""
     picture = picture[::-1][::_COARSER, ::_COARSER]  # rows from the bottom up
     x, y = (
         np.linspace(*limits, n)
@@ -141,8 +127,8 @@ def _draw_roi(axes: Axes, picture: NDArray, hemisphere: str, name: str) -> None:
     )
     traced = trace(picture, x, y)
     if traced is not None:
-        draw_outline(axes, traced[0], hemisphere)
-        draw_name(axes, traced[1], name, hemisphere)
+        add_outline(axes, traced[0], hemisphere)
+        add_name(axes, traced[1], name, hemisphere)
 
 
 def _pycortex() -> ModuleType:
@@ -152,7 +138,7 @@ def _pycortex() -> ModuleType:
     except ImportError as error:
         raise InputError(
             f"pycortex is not installed ({error}): pip install 'synbrain[pycortex]' (a C compiler "
-            "is needed), or draw the flatmap without it"
+            "is needed), or plot the flatmap without it"
         ) from error
     return cortex
 

@@ -1,4 +1,4 @@
-"""Slices of a volume, drawn by nilearn, for subjects without transforms to a cortical surface."""
+"""Slices of a volume, plotted by nilearn, for subjects without transforms to a cortical surface."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.io.volume import check_same_grid
-from synbrain_cli.plotting.figure import (
-    SIDE,
-    WIDTH,
-    colour_limits,
-    colours,
-    draw_colour_bar,
-    frame,
-    hidden,
-)
+from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
+from synbrain_cli.plotting.figure import SIDE, WIDTH, frame
+from synbrain_cli.plotting.labels import Labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,47 +26,34 @@ _BORDER = 16.0  # mm around the voxels, for nilearn's labels
 
 def plot_slices(
     image: nib.Nifti1Image,
+    labels: Labels,
+    scale: ColourScale | None = None,
     *,
-    title: str,
-    unit: str,
     mask: nib.Nifti1Image | None = None,
-    threshold: float | None = None,
-    vmax: float | None = None,
-    vmin: float | None = None,
-    cmap: str | None = None,
-    symmetric: bool = True,
     background: nib.Nifti1Image | None = None,
-    stimulus: ArrayLike | None = None,
-    note: str | None = None,
 ) -> Figure:
-    """Draw a map of voxels on axial, coronal and sagittal slices, with nilearn's `plot_stat_map`.
+    """Plot a map of voxels on axial, coronal and sagittal slices, with nilearn's `plot_stat_map`.
 
     Left is on the left (the neurological convention), and all slices have one scale. They are, up
     to six a direction, spread evenly over those that hold voxels of the mask, and pass through the
     middle of voxels, in mm of the image's affine. Nothing is interpolated; of an oblique grid, the
-    nearest voxel is drawn. Light grey is where other slices hold voxels. nilearn takes the middle
-    of the outermost voxels for the edge of a slice, so places are right to half a voxel.
+    nearest voxel is shown. Light grey is where other slices hold voxels. nilearn takes the middle
+    of the outermost voxels for the edge of a slice, so positions are right to half a voxel.
 
     Parameters
     ----------
     image : Nifti1Image
         3-D; NaN where there are no data.
-    title : str
-        Any length: wrapped.
-    unit : str
-        Of the values, under the colour bar.
-    mask : Nifti1Image, optional
-        The voxels in use, as a model keeps them in ``mask.nii.gz``: nothing is drawn outside, and
-        0 is data inside. By default those that are neither 0 nor NaN.
-    threshold, vmax, vmin, cmap, symmetric
+    labels : Labels
+        Title and unit, and stimulus and note where there are some. ROIs are not outlined.
+    scale : ColourScale, optional
         As in `synbrain_cli.plotting.flatmap.plot_flatmap`: a map has the same colours in both.
+    mask : Nifti1Image, optional
+        The voxels in use, as a model keeps them in ``mask.nii.gz``: nothing is plotted outside, and
+        0 is data inside. By default those that are neither 0 nor NaN.
     background : Nifti1Image, optional
-        Anatomy in the same coordinates, any grid, 0 outside the head: drawn in place of the greys,
+        Anatomy in the same coordinates, any grid, 0 outside the head: shown in place of the greys,
         also of those below the threshold, at the resolution of the image.
-    stimulus : uint8 array of shape (height, width, 3), optional
-        Shown in the upper left corner.
-    note : str, optional
-        A label that must not be overlooked, such as "simulated".
 
     Returns
     -------
@@ -83,12 +64,12 @@ def plot_slices(
     ------
     InputError, InputTypeError
         When the image is no volume or holds no values, the mask is of another grid, the background
-        of another place, or an option does not fit.
+        of another space, or an option does not fit.
 
     Examples
     --------
     >>> image = nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.diag([2, 2, 2, 1]))
-    >>> figure = plot_slices(image, title="Ones", unit="z")
+    >>> figure = plot_slices(image, Labels("Ones", "z"))
     >>> figure.axes[1].texts[-1].get_text()
     'z=0.0'
     """
@@ -97,18 +78,18 @@ def plot_slices(
     from nilearn.plotting import plot_stat_map
 
     values, inside = _check(image, mask, background)
-    limits = colour_limits(values[inside], vmin, vmax, threshold, symmetric)
-    mappable = colours(limits, threshold, symmetric, cmap)
+    colours = (scale or ColourScale()).fit(values[inside])
+    vmin, vmax = colours.limits
     opaque = inside
     if background is not None:
-        opaque = inside & ~hidden(values, threshold, symmetric)
+        opaque = inside & ~colours.scale.hides(values)
 
-    # What is drawn: an upright grid around the voxels, of their size
-    places = apply_affine(image.affine, np.argwhere(inside))  # mm
+    # What is plotted: an upright grid around the voxels, of their size
+    positions = apply_affine(image.affine, np.argwhere(inside))  # mm
     voxel = np.abs(image.affine[:3, :3]).max(axis=1)  # mm, along the axes of RAS
     border = np.ceil(_BORDER / voxel)
-    origin = places.min(axis=0) - border * voxel
-    shape = tuple(np.rint(np.ptp(places, axis=0) / voxel + 1 + 2 * border).astype(int))
+    origin = positions.min(axis=0) - border * voxel
+    shape = tuple(np.rint(np.ptp(positions, axis=0) / voxel + 1 + 2 * border).astype(int))
     affine = from_matvec(np.diag(voxel), origin)
     given = [nib.Nifti1Image(1.0 * a, image.affine) for a in (inside, opaque, values)]
     members, transparency, data, anatomy = (
@@ -123,7 +104,7 @@ def plot_slices(
     size = voxel * (np.array(shape) - 1)  # mm
     heights = size * slot / max(size[:2])  # inches
     bottom = sum(heights[up] + _GAP for _, up in _DIRECTIONS.values())
-    framed = frame(WIDTH, bottom, title=title, image=stimulus, note=note)
+    framed = frame(WIDTH, bottom, labels)
     for direction, (axis, up) in _DIRECTIONS.items():
         planes = np.flatnonzero(held.any(tuple({0, 1, 2} - {axis})))
         n_cuts = min(_MOST, len(planes))
@@ -133,7 +114,7 @@ def plot_slices(
             data, bg_img=anatomy, display_mode=direction, radiological=False,
             cut_coords=list(origin[axis] + voxel[axis] * cuts),
             figure=framed.figure, axes=framed.box(SIDE, bottom, n_cuts * slot, heights[up]),
-            cmap=mappable.cmap, vmin=limits[0], vmax=limits[1], colorbar=False, black_bg=False,
+            cmap=colours.cmap, vmin=vmin, vmax=vmax, colorbar=False, black_bg=False,
             # nilearn's threshold would hide zeros; the colours are grey below ours.
             transparency=transparency if opaque.any() else 0.0, threshold=None, annotate=False,
         )  # fmt: skip
@@ -142,16 +123,14 @@ def plot_slices(
             grey = ListedColormap(["0.9"])
             display.add_overlay(nib.Nifti1Image(seen, affine), cmap=grey, zorder=-1)
         display.annotate(size=10, decimals=1)
-    draw_colour_bar(
-        framed, mappable, values[inside], unit, threshold=threshold, symmetric=symmetric
-    )
+    add_colour_bar(framed, colours, labels.unit)
     return framed.figure
 
 
 def _check(
     image: nib.Nifti1Image, mask: nib.Nifti1Image | None, background: nib.Nifti1Image | None
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Values, and where there are some."""
+    """Values, 0 where there are none, and where there are some."""
     mask = image if mask is None else mask
     background = image if background is None else background
     for name, given in {"image": image, "mask": mask, "background": background}.items():
@@ -165,7 +144,7 @@ def _check(
     check_same_grid("mask", mask, "the image", image)
     inside = (mask.get_fdata() != 0) & ~np.isnan(values)
     if not inside.any():
-        raise InputError("image: expected values in the mask, found none: nothing can be drawn")
+        raise InputError("image: expected values in the mask, found none: nothing can be plotted")
     if np.isinf(values[inside]).any():
         raise InputError("image: expected finite values or NaN, found infinite ones")
     return np.where(inside, values, 0), inside

@@ -1,4 +1,4 @@
-"""Maps on the folded or inflated cortex of fsaverage: four views, and a page to turn it by hand."""
+"""Maps on the folded or inflated cortex of fsaverage: four views, or a page that turns it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,26 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES, Mesh, fsaverage, fsaverage_map
-from synbrain_cli.plotting.figure import (
-    BAND,
-    DENSITIES,
-    SIDE,
-    WIDTH,
-    check_maps,
-    check_rois,
-    colour_limits,
-    colours,
-    draw_colour_bar,
-    frame,
-    hidden,
+from synbrain_cli.plotting.colours import Colours, ColourScale, add_colour_bar
+from synbrain_cli.plotting.figure import NOTE_BACKGROUND, SIDE, WIDTH, frame
+from synbrain_cli.plotting.labels import Labels
+from synbrain_cli.plotting.mesh_raster import (
+    FOLDS,
+    Raster,
+    Window,
+    plot_over,
+    rasterise,
+    underlay,
 )
-from synbrain_cli.plotting.outlines import Traced, draw_name, draw_outline, trace
-from synbrain_cli.plotting.raster import FOLDS, Raster, Window, draw_over, rasterise, underlay
+from synbrain_cli.plotting.roi_outlines import Traced, add_name, add_outline, trace
+from synbrain_cli.plotting.validation import DENSITIES, check_maps, check_rois
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,50 +59,35 @@ class _Scene(NamedTuple):
     raster: Raster
     coarse: Raster  # every other pixel of it
     cortex: NDArray[np.uint8]  # curvature, RGBA
-    shade: NDArray[np.uint8]  # black, the more opaque the more a place is turned away, RGBA
+    shade: NDArray[np.uint8]  # black, more opaque where the surface is turned away, RGBA
 
 
 def plot_surface(
     maps: Mapping[str, ArrayLike],
+    labels: Labels,
+    scale: ColourScale | None = None,
     *,
-    title: str,
-    unit: str,
-    threshold: float | None = None,
-    vmax: float | None = None,
-    vmin: float | None = None,
-    cmap: str | None = None,
-    symmetric: bool = True,
     surface: str = "inflated",
-    rois: Mapping[str, Any] | None = None,
-    image: ArrayLike | None = None,
-    note: str | None = None,
 ) -> Figure:
-    """Draw a surface map on fsaverage: lateral, medial, posterior and ventral.
+    """Plot a surface map on fsaverage: lateral, medial, posterior and ventral.
 
     The left hemisphere is on the left of each view, also of the ventral one, whose posterior end is
     up. All views have one scale and one colour bar. Underneath lies curvature, sulci darker. Values
-    are interpolated within triangles, not smoothed; ROI outlines are, by 1.5 mm. Places that face
-    the viewer have the colours of the bar, others are shaded by the cosine of their slope (ours).
+    are interpolated within triangles, not smoothed; ROI outlines are, by 1.5 mm. Cortex that faces
+    the viewer has the colours of the bar; the rest is shaded by the cosine of its slope (ours).
 
     Parameters
     ----------
     maps : dict of float arrays of shape (n_vertices,)
         ``left`` and ``right``, of fsaverage5 (10,242 vertices), fsaverage6 (40,962) or fsaverage
         (163,842); NaN where there are no data.
-    title : str
-        Any length: wrapped.
-    unit : str
-        Of the values, under the colour bar.
-    threshold, vmax, vmin, cmap, symmetric
+    labels : Labels
+        Title, unit, and what else is to be shown of ROIs, stimulus and note. ROIs are outlined
+        in every view that shows them, and named in the view that shows most of them.
+    scale : ColourScale, optional
         As in ``plot_flatmap``: a map has the same colours in both.
     surface : {"inflated", "pial", "white"}
         What the map lies on.
-    rois : dict, optional
-        As in ``plot_flatmap``. Outlined wherever seen, named in the view that shows most of it.
-    image : uint8 array of shape (height, width, 3), optional
-        The stimulus, shown in the upper left corner.
-    note : str, optional
-        A label that must not be overlooked, such as "simulated".
 
     Returns
     -------
@@ -121,69 +104,62 @@ def plot_surface(
     Examples
     --------
     >>> maps = {"left": np.linspace(-1, 1, 10242), "right": np.full(10242, np.nan)}
-    >>> figure = plot_surface(maps, title="Left only", unit="z")
+    >>> figure = plot_surface(maps, Labels("Left only", "z"))
     >>> [axes.get_label() for axes in figure.axes][:3]
     ['lateral-left', 'lateral-right', 'medial-left']
     """
     data = check_maps(maps)
-    outlines = check_rois(rois or {}, len(data) // 2)
+    outlines = check_rois(labels.rois or {}, len(data) // 2)
     density = _density(data, surface)
-    mappable = colours(
-        colour_limits(data, vmin, vmax, threshold, symmetric), threshold, symmetric, cmap
-    )
+    colours = (scale or ColourScale()).fit(data)
     scenes = {
         (view, hemisphere): _scene(surface, density, view, hemisphere)
         for view in _VIEWS
         for hemisphere in HEMISPHERES
     }
     corners, (width, height) = _layout(scenes)
-    scale = (WIDTH - 2 * SIDE) / width  # inches per mm
-    framed = frame(WIDTH, height * scale, title=title, image=image, note=note)
+    inches = (WIDTH - 2 * SIDE) / width  # per mm
+    framed = frame(WIDTH, height * inches, labels)
     values = dict(zip(HEMISPHERES, np.split(data, 2), strict=True))
     axes = {}
-    for place, scene in scenes.items():
+    for panel, scene in scenes.items():
         left, right, bottom, top = scene.window
-        x, y = corners[place]
+        x, y = corners[panel]
         box = framed.box(
-            SIDE + x * scale, y * scale, (right - left) * scale, (top - bottom) * scale
+            SIDE + x * inches, y * inches, (right - left) * inches, (top - bottom) * inches
         )
-        axes[place] = framed.figure.add_axes(box, label="-".join(place))
-        picture = scene.raster.draw(values[place[1]])
-        draw_over(axes[place], scene.cortex, picture, scene.window, mappable, threshold, symmetric)
-        axes[place].imshow(
+        axes[panel] = framed.figure.add_axes(box, label="-".join(panel))
+        picture = scene.raster.interpolate(values[panel[1]])
+        plot_over(axes[panel], scene.cortex, picture, scene.window, colours)
+        axes[panel].imshow(
             scene.shade, gid="shade", zorder=3, extent=scene.window, origin="lower", aspect="auto"
         )
     _name_views(axes)
-    _draw_rois(axes, scenes, outlines)
-    draw_colour_bar(framed, mappable, data, unit, threshold=threshold, symmetric=symmetric)
+    _plot_rois(axes, scenes, outlines)
+    add_colour_bar(framed, colours, labels.unit)
     return framed.figure
 
 
 def view_surface(
     maps: Mapping[str, ArrayLike],
+    labels: Labels,
+    scale: ColourScale | None = None,
     *,
-    title: str,
-    unit: str,
-    threshold: float | None = None,
-    vmax: float | None = None,
-    symmetric: bool = True,
-    cmap: str | None = None,
     surface: str = "inflated",
-    note: str | None = None,
 ) -> str:
-    """Put a surface map on a page where the cortex can be turned, by nilearn's ``view_surf``.
+    """Return an HTML page on which the cortex can be turned, made by nilearn's ``view_surf``.
 
     Parameters
     ----------
-    maps, title, unit, threshold, vmax, symmetric, cmap, surface, note
-        As in ``plot_surface``.
+    maps, labels, scale, surface
+        As in ``plot_surface``. Of the labels, title, unit and note are shown.
 
     Returns
     -------
     str
-        HTML that holds all it needs and asks nothing of any network: 2.8 MB for fsaverage5, half
-        of it the drawing library; 21 MB for fsaverage. Vertices without data, and those nearer to
-        0 than the threshold, show curvature.
+        HTML that holds all it needs and makes no request to any network: 2.8 MB for fsaverage5,
+        half of it the plotting library; 21 MB for fsaverage. Vertices without data, and those
+        nearer to 0 than the threshold, show curvature.
 
     Raises
     ------
@@ -193,7 +169,7 @@ def view_surface(
     Examples
     --------
     >>> maps = {"left": np.linspace(-1, 1, 10242), "right": np.full(10242, np.nan)}
-    >>> view_surface(maps, title="Left only", unit="z")[:15]
+    >>> view_surface(maps, Labels("Left only", "z"))[:15]
     '<!DOCTYPE html>'
     """
     from nilearn.plotting import view_surf
@@ -201,19 +177,19 @@ def view_surface(
 
     data = check_maps(maps)
     density = _density(data, surface)
-    low, high = colour_limits(data, None, vmax, threshold, symmetric)
+    colours = (scale or ColourScale()).fit(data)
+    (low, high), symmetric = colours.limits, colours.scale.symmetric
     mesh = PolyMesh(**{h: InMemoryMesh(*part) for h, part in fsaverage(surface, density).items()})
     folds = np.concatenate([fsaverage_map("curvature", density)[h] for h in HEMISPHERES])
 
     def on_mesh(values: NDArray) -> SurfaceImage:
         return SurfaceImage(mesh, dict(zip(HEMISPHERES, np.split(values, 2), strict=True)))
 
-    shown = np.where(hidden(data, threshold, symmetric), np.nan, data)
     try:
         page = view_surf(
-            surf_map=on_mesh(shown.astype(np.float32)),
+            surf_map=on_mesh(colours.visible(data).astype(np.float32)),
             bg_map=on_mesh(0.32 + 0.1 * np.tanh(FOLDS * folds)),  # of nilearn's Greys, 0 white
-            hemi="both", cmap=colours((low, high), threshold, symmetric, cmap).cmap,
+            hemi="both", cmap=colours.cmap,
             vmax=high, vmin=None if symmetric else low, symmetric_cmap=symmetric,
             colorbar_height=0.6, colorbar_fontsize=15, view="back",
         ).html  # fmt: skip
@@ -222,38 +198,29 @@ def view_surface(
     # nilearn's page asks for an icon on the network.
     page = re.sub(r"<link\b[^>]*>", "", page, count=1)
     page = re.sub(r"<title>.*?</title>", "<title></title>", page, count=1, flags=re.DOTALL)
-    page = page.replace("<title>", f"<title>{html.escape(title)}", 1)
-    page = page.replace("<body>", f"<body>{_header(title, note)}", 1)
-    bar = _colour_bar(data, (low, high), unit, threshold, symmetric)
-    return page.replace("</body>", f"{bar}</body>", 1)
+    page = page.replace("<title>", f"<title>{html.escape(labels.title)}", 1)
+    page = page.replace("<body>", f"<body>{_header(labels)}", 1)
+    return page.replace("</body>", f"{_colour_bar(colours, labels.unit)}</body>", 1)
 
 
-def _header(title: str, note: str | None) -> str:
-    """Title and label over the cortex, where they do not catch the mouse."""
-    label = f'<b style="background: {BAND}; padding: 4px; float: right">{html.escape(note or "")}'
+def _header(labels: Labels) -> str:
+    """Title and note over the cortex, where they do not catch the mouse."""
+    style = f"background: {NOTE_BACKGROUND}; padding: 4px; float: right"
+    note = f'<b style="{style}">{html.escape(labels.note)}</b>' if labels.note else ""
     return (
         '<header style="position: absolute; z-index: 1; left: 12px; right: 12px; top: 8px; '
-        f'font: 17px sans-serif; pointer-events: none">{f"{label}</b>" if note else ""}'
-        f"{html.escape(title)}</header>"
+        f'font: 17px sans-serif; pointer-events: none">{note}{html.escape(labels.title)}</header>'
     )
 
 
-def _colour_bar(
-    data: NDArray,
-    limits: tuple[float, float],
-    unit: str,
-    threshold: float | None,
-    symmetric: bool,
-) -> str:
+def _colour_bar(colours: Colours, unit: str) -> str:
     """What nilearn leaves out of the bar: unit, threshold and the ends of the range."""
-    low, high = limits
-    ticks = {low: "≤ " * bool(np.nanmin(data) < low), high: "≥ " * bool(np.nanmax(data) > high)}
+    (low, high), (below, above) = colours.limits, colours.beyond
+    ticks = {low: "≤ " * below, high: "≥ " * above}
     if low < 0 < high:
         ticks[0.0] = ""
-    if threshold:
-        unit += f"  (shown: {'|value|' if symmetric else 'value'} ≥ {threshold:g})"
     style = {
-        "colorbar.title.text": html.escape(unit),
+        "colorbar.title.text": html.escape(colours.caption(unit)),
         "colorbar.title.side": "right",
         "colorbar.title.font.size": 16,
         "colorbar.title.font.color": "black",
@@ -274,7 +241,7 @@ def _density(data: NDArray, surface: str) -> str:
     if surface not in SURFACES:
         raise InputError(
             f"surface: expected {', '.join(SURFACES)}, found {surface!r}"
-            + (": plot_flatmap draws on the flattened cortex" * (surface == "flat"))
+            + (": plot_flatmap shows the flattened cortex" * (surface == "flat"))
         )
     return DENSITIES[len(data) // 2]
 
@@ -297,7 +264,7 @@ def _scene(surface: str, density: str, view: str, hemisphere: str) -> _Scene:
     pixels = (projected - low) * _PIXELS_PER_MM - 0.5  # the first pixel's centre is at 0
     raster = rasterise(pixels, mesh.faces, n_rows, n_columns)
 
-    facing = np.clip(np.nan_to_num(raster.draw(_normals(mesh) @ towards)), 0, 1)
+    facing = np.clip(np.nan_to_num(raster.interpolate(_normals(mesh) @ towards)), 0, 1)
     shade = np.zeros((*raster.inside.shape, 4), np.uint8)
     shade[..., 3] = np.round(255 * _SHADE * (1 - facing)) * raster.inside
     fewer = np.zeros_like(raster.inside)
@@ -330,8 +297,8 @@ def _layout(
     Lateral and posterior above, medial and ventral below.
     """
     sizes = {
-        place: (scene.window[1] - scene.window[0], scene.window[3] - scene.window[2])
-        for place, scene in scenes.items()
+        panel: (scene.window[1] - scene.window[0], scene.window[3] - scene.window[2])
+        for panel, scene in scenes.items()
     }
     corners = {}
     columns = (("lateral", "medial"), ("posterior", "ventral"))
@@ -351,11 +318,11 @@ def _layout(
     return corners, (x - _BETWEEN, total)
 
 
-# Drawing ------------------------------------------------------------------------------------------
+# Plotting -----------------------------------------------------------------------------------------
 
 
 def _name_views(axes: Mapping[tuple[str, str], Axes]) -> None:
-    """The view between L and R, above its hemispheres."""
+    """Write the name of each view between L and R, above its hemispheres."""
     figure = next(iter(axes.values())).figure
     for view in _VIEWS:
         left, right = (axes[view, hemisphere].get_position() for hemisphere in HEMISPHERES)
@@ -369,7 +336,7 @@ def _name_views(axes: Mapping[tuple[str, str], Axes]) -> None:
             figure.text(x, y, text, ha=align, va="baseline", gid=f"view-{view}", **style)
 
 
-def _draw_rois(
+def _plot_rois(
     axes: Mapping[tuple[str, str], Axes],
     scenes: Mapping[tuple[str, str], _Scene],
     outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
@@ -390,16 +357,16 @@ def _draw_rois(
                 kept = [
                     line for line, size in zip(lines, sizes[view], strict=True) if size >= least
                 ]
-                draw_outline(axes[view, hemisphere], kept, hemisphere)
+                add_outline(axes[view, hemisphere], kept, hemisphere)
             best = max(sizes, key=lambda view: sum(sizes[view]))
-            draw_name(axes[best, hemisphere], found[best][1], name, hemisphere)
+            add_name(axes[best, hemisphere], found[best][1], name, hemisphere)
 
 
 def _outline(scene: _Scene, member: NDArray[np.bool_]) -> Traced | None:
     if not member[scene.coarse.vertices].any():
         return None
     left, _, bottom, _ = scene.window
-    picture = scene.coarse.draw(member)
+    picture = scene.coarse.interpolate(member)
     x, y = (
         start + (_COARSER * np.arange(n) + 0.5) / _PIXELS_PER_MM
         for start, n in ((left, picture.shape[1]), (bottom, picture.shape[0]))

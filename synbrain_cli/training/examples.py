@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from synbrain_cli.io.prepared import PreparedSubject, TokenStore, Trials
+from synbrain_cli.io.files import sha256
+from synbrain_cli.io.prepared import PreparedSubject, Trials
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 
@@ -36,6 +38,19 @@ class Examples:
         averages, _, _ = average_repeats(trials.betas, trials.image_index)
         tokens = StandardTokens(store.tokens, store.rows_of(trials.images), scaler)
         return cls(trials.betas, trials.image_index, tokens, averages)
+
+
+def share_predicted(examples: Examples, predicted: np.ndarray) -> float:
+    """Share of the variance of images' average responses that is predicted; at most 1.
+
+    Parameters
+    ----------
+    examples : Examples
+    predicted : float32 array of shape (n_images, n_voxels), standardised
+        0 is the mean response, whose share is 0.
+    """
+    error = ((examples.averages - predicted) ** 2).sum()
+    return 1 - float(error / (examples.averages**2).sum())
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,11 @@ class SubjectExamples:
         return betas, np.concatenate([self.train.image_index, of_val])
 
 
+def data_checksum(subject: PreparedSubject) -> str:
+    """SHA-256 of a prepared subject's ``dataset_description.json``, which identifies its data."""
+    return sha256(subject.folder / "dataset_description.json")
+
+
 def load_examples(
     subject: PreparedSubject,
     store: TokenStore,
@@ -117,7 +137,7 @@ def load_examples(
     train_trials = subject.select("train", within)
     val_trials = subject.select("val", within)
     scale = ResponseScale(*subject.standardization(subject.sessions))
-    if within is not None or subject.description["Standardization"] == "none":
+    if within is not None or subject.description.standardization == "none":
         train_trials = replace(train_trials, betas=subject.recorded(train_trials))
         val_trials = replace(val_trials, betas=subject.recorded(val_trials))
         sd = train_trials.betas.std(0, dtype=np.float64)

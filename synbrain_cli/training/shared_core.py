@@ -1,17 +1,18 @@
-"""What is shared across people, trained across people: the core that adaptation builds on.
+"""The shared core: an encoder trained on several subjects at once, on which adaptation builds.
 
-Kept in ``weights/cores/<people>_<key>/``, as it serves every new person: the key is made of the
-people's data, the encoder, the settings and the seed.
+Kept in ``weights/cores/<subjects>_<key>/``, as it serves every new subject: the key is a checksum
+of what the core depends on (the subjects' data, the encoder, the settings and the seed).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,11 +22,13 @@ from torch import Tensor
 
 from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.bundle import load_arrays, save_arrays
-from synbrain_cli.io.files import locked, replace_folder, sha256, versions, write_json
+from synbrain_cli.io.bundle import Record, StageHistory, load_arrays, save_arrays
+from synbrain_cli.io.files import versions
 from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.records import write_record
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.core import (
     VOXEL_PARTS,
@@ -38,26 +41,32 @@ from synbrain_cli.model.core import (
 )
 from synbrain_cli.model.fit import Stage
 from synbrain_cli.model.tokens import TokenScaler
-from synbrain_cli.pipeline.train import fit_resumably
-from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
-from synbrain_cli.training.examples import Examples, load_examples
+from synbrain_cli.training.examples import (
+    Examples,
+    SubjectExamples,
+    data_checksum,
+    load_examples,
+    share_predicted,
+)
+from synbrain_cli.training.stage import fit_resumably
 from synbrain_cli.training.voxel_order import sheet_places
 
+CORE = FolderKind("a shared core")
 FEW_VOXELS = 5_000  # so few keep one core busy, and two badly
 N_NODES = 2562  # of fsaverage4's sphere: the first vertices of fsaverage5's, 7 mm apart
 
 
 @dataclass(frozen=True)
 class TrainedCore:
-    """A core, its people's voxels, and the field that a new person's are read from.
+    """A core, its subjects' voxels, and the field that a new subject's voxels are read from.
 
     Attributes
     ----------
     core : Core
     scaler : TokenScaler
     sources : tuple of tensors
-        What the source people's voxels read: field, local, whole, offset.
+        What the source subjects' voxels read: field, local, whole, offset.
     shared : tuple of tensors
         What the nodes of the sheet read: field, local, whole.
     sheet : Sheet
@@ -70,7 +79,7 @@ class TrainedCore:
     sheet: Sheet
 
     def evidence(self, subject: PreparedSubject) -> CoreEvidence:
-        """What it says of the source people's voxels, and of a new person's by their place."""
+        """Predict the source subjects' voxels, and a new subject's by their cortical position."""
         basis = torch.from_numpy(self.sheet.basis(*sheet_places(subject)))
         field, local, whole = self.shared
         new = (basis @ field, local @ basis.T, whole @ basis.T, torch.zeros(len(basis)))
@@ -82,63 +91,231 @@ class TrainedCore:
 
 
 def grid_side(store: TokenStore) -> int:
-    """Tokens a side.
+    """Return the number of tokens along a side of their grid.
 
     Raises
     ------
     InputError
-        Where tokens are on no square grid of 4 × 4 or more: receptive fields need one.
+        When tokens are on no square grid of 4 × 4 or more: receptive fields need one.
     """
     n_tokens = store.tokens.shape[1]
     side = round(n_tokens**0.5)
     if side * side != n_tokens or side < 4:
         raise InputError(
-            f"{store.folder}: {n_tokens} tokens an image: the shared core needs a square grid of "
-            "4 × 4 tokens or more, as gabor and vision transformers give"
+            f"{store.folder}: {n_tokens} tokens per image: the shared core needs a square grid of "
+            "4 × 4 tokens or more, as those of gabor and of vision transformers"
         )
     return side
 
 
+class CoreRecord(Record):
+    """``config.json`` of a core; ``settings.json`` beside it says what it was trained on."""
+
+    training: StageHistory
+    versions: dict[str, str]
+
+
+def core_settings(
+    subjects: Sequence[tuple[PreparedSubject, TokenStore]], seed: int
+) -> dict[str, Any]:
+    """Return everything that a core depends on, convertible to JSON.
+
+    Parameters
+    ----------
+    subjects : sequence of (PreparedSubject, TokenStore)
+    seed : int
+    """
+    store = subjects[0][1]
+    return {
+        "subjects": [f"{subject.dataset}/sub-{subject.subject}" for subject, _ in subjects],
+        "data": [data_checksum(subject) for subject, _ in subjects],
+        "encoder": msgspec.to_builtins(store.identity),
+        "core": _core_config(store).to_dict(),
+        "stage": CORE_STAGE.to_dict() | {"images": CORE_IMAGES},
+        "seed": seed,
+    }
+
+
 def train_core(
     workspace: Workspace,
-    people: Sequence[tuple[PreparedSubject, TokenStore]],
-    *,
-    seed: int = 0,
-    device: torch.device | None = None,
-    progress: Progress | None = None,
+    subjects: Sequence[tuple[PreparedSubject, TokenStore]],
+    run: RunContext,
 ) -> TrainedCore:
-    """Train a core on the training images of several people, or take the one trained before.
+    """Train a core on the training images of several subjects, or load the one trained before.
 
-    An interrupted training goes on after its last finished epoch.
+    An interrupted training continues after its last finished epoch.
 
     Parameters
     ----------
     workspace : Workspace
-    people : sequence of (PreparedSubject, TokenStore)
+    subjects : sequence of (PreparedSubject, TokenStore)
         One encoder for all. Validation images decide when to stop; test images are not opened.
-    seed : int
-    device : torch.device, optional
-        Default the CPU.
-    progress : Progress, optional
+    run : RunContext
     """
-    progress = progress or Progress()
-    store = people[0][1]
-    config = CoreConfig(side=grid_side(store), n_dims=store.tokens.shape[2])
-    settings = {
-        "people": [f"{p.dataset}/sub-{p.subject}" for p, _ in people],
-        "data": [sha256(p.folder / "dataset_description.json") for p, _ in people],
-        "encoder": msgspec.to_builtins(store.identity),
-        "core": config.to_dict(),
-        "stage": CORE_STAGE.to_dict() | {"images": CORE_IMAGES},
-        "seed": seed,
-    }
+    # Set up
+    config = _core_config(subjects[0][1])
+    settings = core_settings(subjects, run.seed)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    label = "+".join(f"sub-{p.subject}" for p, _ in people)
+    label = "+".join(f"sub-{subject.subject}" for subject, _ in subjects)
     folder = workspace.weights / "cores" / f"{label}_{key}"
-    with locked(folder, "a shared core"):
-        if not (folder / "config.json").exists():
-            _train(folder, people, config, settings, seed, device or torch.device("cpu"), progress)
-    named = load_arrays(folder / "core.safetensors")
+    with work_folder(folder, CORE, settings) as work:
+        if not work.is_finished:
+            # Load examples
+            examples = _load_all(subjects)
+            n_images = sum(len(one.train.tokens) for one in examples)
+            names = ", ".join(settings["subjects"])
+            run.progress.info(f"shared core: {n_images:,} images of {names}")
+
+            # Train the network
+            positions = [sheet_places(subject) for subject, _ in subjects]
+            sheet = _sheet_around(positions)
+            bases = [sheet.basis(*one) for one in positions]
+            network = SharedCore(config, bases, torch.Generator().manual_seed(run.seed))
+            network.start_from(
+                [receptive_fields(e.train.tokens[:], e.train.averages) for e in examples]
+            )
+            network = network.to(run.device)
+            stage = core_stage(network, examples, run)
+            with _fast_small_numbers(sum(map(len, bases))):
+                history = fit_resumably(stage, run, work.recovery / "core.pt")
+
+            # Write the folder
+            voxels = _voxels(network.cpu(), len(subjects))
+            _write_core(work, network, voxels, examples[0].scaler, sheet, history)
+    return _load_core(folder / "core.safetensors", config)
+
+
+def _core_config(store: TokenStore) -> CoreConfig:
+    return CoreConfig(side=grid_side(store), n_dims=store.tokens.shape[2])
+
+
+def _load_all(subjects: Sequence[tuple[PreparedSubject, TokenStore]]) -> list[SubjectExamples]:
+    """Examples of all subjects, whose tokens are scaled as the first subject's."""
+    examples: list[SubjectExamples] = []
+    for subject, store in subjects:
+        scaler = examples[0].scaler if examples else None
+        examples.append(load_examples(subject, store, scaler=scaler))
+    return examples
+
+
+def _sheet_around(positions: Sequence[tuple[np.ndarray, np.ndarray]]) -> Sheet:
+    """Nodes of the average sphere that are near the subjects' voxels."""
+    sphere = fsaverage("sphere")
+    nodes = {k: sphere[h].coordinates[:N_NODES].astype(float) for k, h in enumerate(HEMISPHERES)}
+    return Sheet.around(nodes, positions)
+
+
+def core_stage(network: SharedCore, examples: Sequence[SubjectExamples], run: RunContext) -> Stage:
+    """Return the stage that trains a core on the images of all subjects in turn.
+
+    Parameters
+    ----------
+    network : SharedCore
+        On the run's device.
+    examples : sequence of SubjectExamples
+        Of every subject, in the network's order.
+    run : RunContext
+    """
+    n_images = sum(len(one.train.tokens) for one in examples)
+    epochs = min(CORE_STAGE.epochs, max(CORE_EPOCHS, -(-CORE_IMAGES // n_images)))
+    return Stage(
+        "shared core",
+        network,
+        network.parameter_groups(network.core.config),
+        _core_step(network, [one.train for one in examples], run.device),
+        lambda averaged: core_score(averaged, [one.val for one in examples], run.device),
+        n_images,
+        replace(CORE_STAGE, epochs=epochs),
+    )
+
+
+def _core_step(
+    network: SharedCore, train: Sequence[Examples], device: torch.device
+) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """Mean squared error of a batch, which mixes images of all subjects."""
+    config = network.core.config
+    tokens = [torch.from_numpy(one.tokens[:]).to(device) for one in train]
+    averages = [torch.from_numpy(one.averages).to(device) for one in train]
+    # An average over more repeats is the better estimate of the response.
+    weights = [_repeat_weights(one).to(device) for one in train]
+    first = np.cumsum([0, *(len(one.tokens) for one in train)])
+
+    def step(items: Tensor, generator: torch.Generator) -> Tensor:
+        error = torch.zeros((), device=device)
+        for k in range(len(train)):
+            own = items[(items >= first[k]) & (items < first[k + 1])] - int(first[k])
+            if not len(own):
+                continue
+            own = own.to(device)
+            kept = torch.rand(len(own), config.n_global, generator=generator, device=device)
+            dropout = (kept >= config.dropout) / (1 - config.dropout)
+            residual = network(tokens[k][own], k, dropout) - averages[k][own]
+            error = error + (weights[k][own] * residual.square().mean(1)).sum()
+        return error / len(items)
+
+    return step
+
+
+@torch.inference_mode()
+def core_score(network: SharedCore, val: Sequence[Examples], device: torch.device) -> float:
+    """Share of the variance of validation images' averages, mean over subjects."""
+    shares = []
+    for k, one in enumerate(val):
+        parts = (torch.from_numpy(part).to(device) for part in one.tokens.batches(64))
+        predicted = torch.cat([network(part, k) for part in parts])
+        shares.append(share_predicted(one, predicted.cpu().numpy()))
+    return float(np.mean(shares))
+
+
+@contextmanager
+def _fast_small_numbers(n_voxels: int) -> Iterator[None]:
+    """Flush denormal numbers, and use one thread where voxels are few, within the block.
+
+    Adam's moments of weights that nothing moves sink to numbers that CPUs are slow with.
+    """
+    torch.set_flush_denormal(True)
+    n_threads = torch.get_num_threads()
+    if n_voxels < FEW_VOXELS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(n_threads)
+
+
+@torch.inference_mode()
+def _voxels(network: SharedCore, n_subjects: int) -> tuple[Tensor, ...]:
+    """`VOXEL_PARTS` of all subjects' voxels, one after the other."""
+    each = [network.voxels(k) for k in range(n_subjects)]
+    return tuple(
+        torch.cat([voxels[j] for voxels in each], dim=0 if name == "field" else -1)
+        for j, name in enumerate(VOXEL_PARTS)
+    )
+
+
+def _write_core(
+    work: WorkFolder,
+    network: SharedCore,
+    voxels: tuple[Tensor, ...],
+    scaler: TokenScaler,
+    sheet: Sheet,
+    history: StageHistory,
+) -> None:
+    """Write arrays and record, and put the folder in place."""
+    tensors = {f"core.{k}": v for k, v in network.core.state_dict().items()}
+    tensors |= {f"sources.{name}": v for name, v in zip(VOXEL_PARTS, voxels, strict=True)}
+    tensors |= {f"shared.{name}": getattr(network.shared, name) for name in VOXEL_PARTS[:3]}
+    arrays = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+    arrays |= {"token_mean": scaler.mean, "token_sd": scaler.sd}
+    arrays |= {"nodes": sheet.nodes, "side": sheet.side}
+    save_arrays(work.partial / "core.safetensors", arrays)
+    write_record(work.partial / "config.json", CoreRecord(training=history, versions=versions()))
+    work.put_in_place()
+
+
+def _load_core(path: Path, config: CoreConfig) -> TrainedCore:
+    named = load_arrays(path)
 
     def tensors(prefix: str, names: Sequence[str]) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(named[f"{prefix}.{name}"].copy()) for name in names)
@@ -152,123 +329,7 @@ def train_core(
     )
 
 
-def _train(
-    folder: Path,
-    people: Sequence[tuple[PreparedSubject, TokenStore]],
-    config: CoreConfig,
-    settings: dict,
-    seed: int,
-    device: torch.device,
-    progress: Progress,
-) -> None:
-    scaler = None
-    splits: list[tuple[Examples, Examples]] = []
-    for subject, store in people:
-        examples = load_examples(subject, store, scaler=scaler)
-        scaler = examples.scaler
-        splits.append((examples.train, examples.val))
-    places = [sheet_places(subject) for subject, _ in people]
-    sphere = fsaverage("sphere")
-    sheet = Sheet.around(
-        {k: sphere[h].coordinates[:N_NODES].astype(float) for k, h in enumerate(HEMISPHERES)},
-        places,
-    )
-    bases = [sheet.basis(*place) for place in places]
-    network = SharedCore(
-        config,
-        bases,
-        torch.Generator().manual_seed(seed),
-    )
-    n_images = [len(train.tokens) for train, _ in splits]
-    epochs = min(CORE_STAGE.epochs, max(CORE_EPOCHS, -(-CORE_IMAGES // sum(n_images))))
-    progress.info(f"shared core: {sum(n_images):,} images of {', '.join(settings['people'])}")
-    network.start_from([receptive_fields(t.tokens[:], t.averages) for t, _ in splits])
-    network = network.to(device)
-    tokens = [torch.from_numpy(t.tokens[:]).to(device) for t, _ in splits]
-    averages = [torch.from_numpy(t.averages).to(device) for t, _ in splits]
-    # An average over more repeats says more of the response.
-    weights = [_repeat_weights(t).to(device) for t, _ in splits]
-    first = np.cumsum([0, *n_images])
-
-    def step(items: Tensor, generator: torch.Generator) -> Tensor:
-        error = torch.zeros((), device=device)
-        for k in range(len(splits)):
-            mine = items[(items >= first[k]) & (items < first[k + 1])] - int(first[k])
-            if not len(mine):
-                continue
-            mine = mine.to(device)
-            kept = torch.rand(len(mine), config.n_global, generator=generator, device=device)
-            dropout = (kept >= config.dropout) / (1 - config.dropout)
-            residual = network(tokens[k][mine], k, dropout) - averages[k][mine]
-            error = error + (weights[k][mine] * residual.square().mean(1)).sum()
-        return error / len(items)
-
-    @torch.inference_mode()
-    def score(network: SharedCore) -> float:
-        """Share of the variance of validation images' averages, mean over people."""
-        shares = []
-        for k, (_, val) in enumerate(splits):
-            predicted = torch.cat(
-                [network(torch.from_numpy(part).to(device), k) for part in val.tokens.batches(64)]
-            )
-            error = (predicted.cpu().numpy() - val.averages) ** 2
-            shares.append(1 - float(error.sum() / (val.averages**2).sum()))
-        return float(np.mean(shares))
-
-    partial = folder.with_name(f".{folder.name}.partial")
-    checkpoint = partial / "core.pt"
-    # Adam's moments of weights that nothing moves sink to numbers that CPUs are slow with.
-    torch.set_flush_denormal(True)
-    n_threads = torch.get_num_threads()
-    if sum(len(basis) for basis in bases) < FEW_VOXELS:
-        torch.set_num_threads(1)
-    try:
-        state = fit_resumably(
-            checkpoint,
-            Stage(
-                "shared core",
-                network,
-                network.parameter_groups(config),
-                step,
-                score,
-                sum(n_images),
-                replace(CORE_STAGE, epochs=epochs),
-            ),
-            RunContext(seed, device, progress=progress),
-        )
-    finally:
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(n_threads)
-    network = network.cpu()
-    with torch.inference_mode():
-        each = [network.voxels(k) for k in range(len(people))]
-    arrays = {f"core.{k}": v for k, v in network.core.state_dict().items()}
-    arrays |= {
-        f"sources.{name}": torch.cat([v[j] for v in each], dim=0 if name == "field" else -1)
-        for j, name in enumerate(VOXEL_PARTS)
-    }
-    arrays |= {f"shared.{name}": getattr(network.shared, name) for name in VOXEL_PARTS[:3]}
-    save_arrays(
-        partial / "core.safetensors",
-        {k: v.detach().numpy() for k, v in arrays.items()}
-        | {
-            "token_mean": scaler.mean,
-            "token_sd": scaler.sd,
-            "nodes": sheet.nodes,
-            "side": sheet.side,
-        },
-    )
-    checkpoint.unlink()
-    history = {k: state[k] for k in ("best_epoch", "best_score", "history")}
-    write_json(
-        partial / "config.json",
-        {**settings, "training": history, "versions": versions()},
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    replace_folder(partial, folder)
-
-
 def _repeat_weights(examples: Examples) -> Tensor:
-    """Repeats of each image, as a share of their mean."""
+    """Number of repeats of each image, divided by their mean: float32 (n_images,)."""
     repeats = np.bincount(examples.image_index)
     return torch.from_numpy(np.float32(repeats / repeats.mean()))

@@ -171,7 +171,7 @@ def test_fsaverage_is_told_by_its_size(root, tmp_path):
         whole = np.zeros(163_842, bool)  # of which fsaverage5's vertices are the first
         whole[:N_SPACE] = np.load(path)
         np.save(path, whole)
-    place = Challenge(root).place(1)
+    place = Challenge(root).voxel_space(1)
     assert place.space == "fsaverage"
     assert place.n_vertices == {"left": 163_842, "right": 163_842}
 

@@ -26,15 +26,9 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from moto.server import ThreadedMotoServer
 
-from synbrain_cli.datasets import download
-from synbrain_cli.datasets.download import (
-    BUCKET,
-    Bucket,
-    RemoteFile,
-    check_space,
-    fetch,
-    missing,
-)
+from synbrain_cli.datasets import download, s3
+from synbrain_cli.datasets.download import check_space, fetch, missing
+from synbrain_cli.datasets.s3 import BUCKET, Bucket, RemoteFile
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 
 BETAS = "nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR/"
@@ -231,7 +225,7 @@ def servers():
             owner.put_object(Bucket=BUCKET, Key=key, Body=body, ACL="public-read")
         proxy = Proxy(url)
         patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        patch.setattr(download, "CALL_RETRIES", 0)  # boto3 sleeps before each
+        patch.setattr(s3, "CALL_RETRIES", 0)  # boto3 sleeps before each
         yield proxy, owner, Bucket()
         proxy.server.shutdown()
         proxy.server.server_close()
@@ -260,13 +254,13 @@ def proxy(servers, monkeypatch):
     proxy.reset()
     for name, value in {
         "PIECE": PIECE,
-        "CHUNK": CHUNK,
         "BACKOFF": 0,
         "RECORD_EVERY": 0,
         "TELL_EVERY": 0,
         "STOPPING": 1.0,
     }.items():
         monkeypatch.setattr(download, name, value)
+    monkeypatch.setattr(s3, "CHUNK", CHUNK)
     return proxy
 
 
@@ -460,7 +454,7 @@ def test_another_size_is_replaced_only_by_the_whole_file(bucket, proxy, session,
 def stimuli(bucket, owner, monkeypatch):
     """An object uploaded in parts of 8 MiB, as the command-line tool of AWS does it."""
     monkeypatch.setattr(download, "PIECE", 3 * MIB)
-    monkeypatch.setattr(download, "CHUNK", MIB)
+    monkeypatch.setattr(s3, "CHUNK", MIB)
     config = TransferConfig(multipart_threshold=5 * MIB, multipart_chunksize=8 * MIB)
     owner.upload_fileobj(
         io.BytesIO(STIMULI_CONTENT),
@@ -642,12 +636,12 @@ def start_fetch(file, root, setting):
     """Start a process that downloads a file with one worker, after some other lines of Python."""
     program = f"""
 from pathlib import Path
-from synbrain_cli.datasets import download
-download.PIECE, download.CHUNK = {PIECE}, {CHUNK}
+from synbrain_cli.datasets import download, s3
+download.PIECE, s3.CHUNK = {PIECE}, {CHUNK}
 download.RECORD_EVERY, download.STOPPING = 0, 0.3
 {setting}
-file = download.RemoteFile({file.key!r}, {file.size}, {file.etag!r})
-download.fetch(download.Bucket(), [file], Path({str(root)!r}), workers=1)
+file = s3.RemoteFile({file.key!r}, {file.size}, {file.etag!r})
+download.fetch(s3.Bucket(), [file], Path({str(root)!r}), workers=1)
 """
     return subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
 
@@ -885,6 +879,6 @@ def test_either_variable_names_the_server(bucket, proxy, session, monkeypatch):
 
 
 def test_module_is_light():
-    program = "import sys, synbrain_cli.datasets.download; print('boto3' in sys.modules)"
+    program = "import sys, synbrain_cli.datasets.s3; print('boto3' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import scipy.io
 from isal import igzip
+from listening import Listening
 from nsd_tree import (
     FACTOR,
     finer,
@@ -26,18 +27,11 @@ from nsd_tree import (
     write_surfaces,
 )
 
-from synbrain_cli.datasets.nsd import (
-    NSD,
-    PREPARATIONS,
-    SESSIONS,
-    STIMULI,
-    Choice,
-    Design,
-    image_id,
-    image_name,
-    prepare_subject,
-    split_design,
-)
+from synbrain_cli.datasets.nsd import prepare_subject, split_design
+from synbrain_cli.datasets.nsd_choice import PREPARATIONS, Choice
+from synbrain_cli.datasets.nsd_design import SESSIONS, Design, image_id, image_name
+from synbrain_cli.datasets.nsd_files import NSD, STIMULI
+from synbrain_cli.datasets.nsd_voxels import SubjectVoxels
 from synbrain_cli.errors import BusyError, InputError, MissingError, SynbrainError
 from synbrain_cli.io.betas import read_masked
 from synbrain_cli.io.files import locked
@@ -211,8 +205,9 @@ def real_betas(trial, table):
 def test_real_positions_come_back_voxel_for_voxel(real_tree, tmp_path, subject, shared):
     nsd, tables = real_tree
     table = tables[subject]
-    said = []
-    person = prepare_subject(nsd, subject, tmp_path / "nsd" / "sub-01", log=said.append)
+    progress = Listening()
+    said = progress.said
+    person = prepare_subject(nsd, subject, tmp_path / "nsd" / "sub-01", progress=progress)
     assert person.n_voxels == len(table) == (11_967, 10_757)[subject - 1]
     order = np.lexsort((table["k"], table["j"], table["i"]))
     for column in "ijk":
@@ -585,7 +580,7 @@ def test_rois_and_their_unions_are_masks(prepared, tmp_path, rois, chosen):
 
 def test_a_mask_off_the_cortex_has_no_surface(prepared, tmp_path):
     nsd = NSD(prepared.root / "simulated")
-    _, image = nsd.grid(1, Choice())
+    _, image = SubjectVoxels(nsd, 1, Choice()).grid()
     inside = np.zeros(image.shape, np.uint8)
     middle = tuple(n // 2 for n in image.shape)
     session, _ = volume_betas(nsd, 1, 1)
@@ -606,10 +601,10 @@ def test_a_mask_off_the_cortex_has_no_surface(prepared, tmp_path):
 
 def test_a_mask_file_is_a_mask(prepared, tmp_path):
     whole = prepared.find_subject("1", None, print)
-    inside = whole.place.inside.copy()
+    inside = whole.voxel_space.geometry.inside.copy()
     inside[np.nonzero(inside)[0].min() + 2 :] = False
     path = tmp_path / "mine.nii.gz"
-    nib.save(nib.Nifti1Image(inside.astype(np.uint8), whole.place.mask.affine), path)
+    nib.save(nib.Nifti1Image(inside.astype(np.uint8), whole.voxel_space.geometry.mask.affine), path)
     subject = prepare(NSD(prepared.root / "simulated"), tmp_path, rois=(str(path),))
     np.testing.assert_array_equal(subject.voxel_space.geometry.inside, inside)
     assert "sha256" in subject.description.options["rois"][0]
@@ -659,9 +654,9 @@ def test_an_ncsnr_of_another_subject_is_noticed(copy, tmp_path):
     inside = np.isfinite(values) & (values != 0)
     values[inside] = np.random.default_rng(0).permutation(values[inside])
     nib.save(nib.Nifti1Image(values, image.affine), path)
-    said = []
-    prepare_subject(copy, 1, tmp_path / "sub-01", log=said.append)
-    assert any("WARNING, they disagree" in line for line in said)
+    progress = Listening()
+    prepare_subject(copy, 1, tmp_path / "sub-01", progress=progress)
+    assert any("WARNING, they disagree" in line for line in progress.said)
 
 
 def test_stimulus_table_and_captions(everything, own, tmp_path):

@@ -10,17 +10,14 @@ import pytest
 import scipy.io
 
 from synbrain_cli.datasets.photographs import crop_photographs, load_photographs
-from synbrain_cli.datasets.simulated import (
-    Responses,
-    SimulationConfig,
+from synbrain_cli.datasets.simulated import SimulationConfig, simulate
+from synbrain_cli.datasets.simulated_cortex import (
     build_anatomy,
-    contrast_energy,
-    draw_session,
     functional_layout,
     mni_coordinates,
-    simulate,
     smooth_fields,
 )
+from synbrain_cli.datasets.simulated_responses import Responses, contrast_energy, draw_session
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import fsaverage
 
@@ -86,7 +83,7 @@ def test_mni_transform_is_stored_like_nsds(root):
 def test_subjects_differ_in_voxels_and_share_organisation(prepared):
     one, two = (prepared.find_subject(s, None, print) for s in "12")
     assert one.n_voxels != two.n_voxels
-    assert one.place.mask.shape != two.place.mask.shape
+    assert one.voxel_space.geometry.mask.shape != two.voxel_space.geometry.mask.shape
     assert set(one.rois()) == set(two.rois())
     # The average response per area to the shared images agrees across people.
     profiles = []
@@ -209,7 +206,7 @@ def test_the_same_seed_gives_the_same_subjects(root, tmp_path):
 def test_one_deformation_makes_cortex_and_mni(voxel_size):
     layouts = {h: functional_layout(h) for h in ("left", "right")}
     config = SimulationConfig(voxel_size=voxel_size)
-    anatomy = build_anatomy(1, layouts, config, np.random.SeedSequence(5))
+    anatomy = build_anatomy(layouts, config.voxel_size, np.random.SeedSequence(5))
     white, pial = fsaverage("white"), fsaverage("pial")
     for hemisphere, layers in anatomy.layers.items():
         middle = (white[hemisphere][0] + pial[hemisphere][0]) / 2

@@ -15,10 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUIET
+from listening import Listening
 from PIL import Image
 
 from synbrain_cli.datasets.splits import draw_images
-from synbrain_cli.datasets.table import Experiment, mni_to_fsaverage, prepare_experiment
+from synbrain_cli.datasets.table import prepare_experiment
+from synbrain_cli.datasets.table_experiment import Experiment
+from synbrain_cli.datasets.table_responses import ResponseFiles, mni_to_fsaverage
+from synbrain_cli.datasets.table_trials import TrialTable
 from synbrain_cli.errors import BusyError, InputError, MissingError, SynbrainError
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import fsaverage, write_gifti
@@ -390,8 +394,8 @@ def test_images_are_found_as_the_table_names_them(made, way):
     names = made.table["image"].str.removesuffix(".png")
     made.table["image"] = [WAYS[way].format(name) for name in names]
     experiment = made.experiment()
-    assert experiment.table["image"].tolist() == names.tolist()
-    pixels = next(experiment.read_images(["img05"]))
+    assert TrialTable(experiment).table["image"].tolist() == names.tolist()
+    pixels = next(TrialTable(experiment).read_images(["img05"]))
     np.testing.assert_array_equal(pixels, np.asarray(Image.open(made.images / "img05.png")))
 
 
@@ -401,13 +405,13 @@ def test_images_are_found_as_the_table_names_them(made, way):
 def test_the_image_column_may_have_another_name(made, column, given):
     expected = made.table["image"].str.removesuffix(".png").tolist()
     made.table = made.table.rename(columns={"image": column})
-    assert made.experiment(**given).table["image"].tolist() == expected
+    assert TrialTable(made.experiment(**given)).table["image"].tolist() == expected
 
 
 def test_an_image_column_asked_for_goes_before_image(made):
     made.table["shown"] = made.table["image"]
     made.table["image"] = "fixation"
-    assert set(made.experiment(image_column="shown").table["image"]) == set(NAMES)
+    assert set(TrialTable(made.experiment(image_column="shown")).table["image"]) == set(NAMES)
 
 
 def test_bids_sub_paths_and_dots_in_names(made, tmp_path):
@@ -419,9 +423,9 @@ def test_bids_sub_paths_and_dots_in_names(made, tmp_path):
     made.table["stim_file"] = [f"{n[:4]}/{n}.v1.0.PNG" for n in names]
     del made.table["image"]
     experiment = made.experiment(images=folder)
-    assert experiment.table["image"].tolist() == (names + ".v1.0").tolist()
+    assert TrialTable(experiment).table["image"].tolist() == (names + ".v1.0").tolist()
     np.testing.assert_array_equal(
-        next(experiment.read_images(["img05.v1.0"])),
+        next(TrialTable(experiment).read_images(["img05.v1.0"])),
         np.asarray(Image.open(made.images / "img05.png")),
     )
 
@@ -505,8 +509,8 @@ def test_a_list_of_splits_goes_before_the_table(made):
 def test_shares_are_drawn_where_nothing_says(made):
     said = []
     experiment = made.experiment(seed=2)
-    split = experiment.splits(said.append)
-    shown = experiment.table["image"].to_numpy(str)
+    split = TrialTable(experiment).splits(said.append)
+    shown = TrialTable(experiment).table["image"].to_numpy(str)
     test = draw_images(NAMES, 0.3, 2, "test")
     assert set(shown[split == "test"]) == test
     assert set(shown[split == "val"]) == draw_images(set(NAMES) - test, 0.3, 2)
@@ -525,7 +529,7 @@ def test_images_shown_far_more_often_are_the_test(tmp_path, rng, n_often, chosen
     np.save(tmp_path / "r.npy", rng.standard_normal((len(shown), 3)))
     said = []
     experiment = Experiment(tmp_path / "trials.tsv", folder, (tmp_path / "r.npy",))
-    split = experiment.splits(said.append)
+    split = TrialTable(experiment).splits(said.append)
     often = set(names[:n_often])
     assert (set(np.array(shown)[split == "test"]) == often) is chosen
     assert ("shown 3 times or more" in said[0]) is chosen
@@ -692,7 +696,7 @@ def test_mni_sampling_is_the_mean_of_depths(made):
 
 
 def test_a_volume_elsewhere_is_drawn_nowhere(made):
-    assert made.prepare(**array_with_mask(made), space="T1w").surface_resampling is None
+    assert made.prepare(**array_with_mask(made), space="T1w").voxel_space.surface_resampling is None
 
 
 def test_the_record_says_what_was_prepared(made):
@@ -728,7 +732,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(made, monkeypatch, stop_at, 
     whole = made.prepare("whole/sub-01", **given)
     target, experiment = made.path("again/sub-01"), made.experiment(**given)
     seen = []
-    read = Experiment.read
+    read = ResponseFiles.read
 
     def watched(self, index):
         seen.append(index)
@@ -738,9 +742,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(made, monkeypatch, stop_at, 
         if done == stop_at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Experiment, "read", watched)
+    monkeypatch.setattr(ResponseFiles, "read", watched)
     with pytest.raises(KeyboardInterrupt):
-        prepare_experiment(experiment, "01", target, progress=stop)
+        prepare_experiment(experiment, "01", target, progress=Listening(watch=stop))
     assert not target.exists()
     assert seen == list(range(stop_at))
     seen.clear()
@@ -762,7 +766,9 @@ def test_what_was_interrupted_is_not_gone_on_with_from_other_files(made, change)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare_experiment(made.experiment(**given), "01", made.path("sub-01"), progress=stop)
+        prepare_experiment(
+            made.experiment(**given), "01", made.path("sub-01"), progress=Listening(watch=stop)
+        )
     if change == "responses":
         made.responses = made.responses[:, ::-1] * 2
         given = niftis(made)
@@ -1451,7 +1457,7 @@ def test_faults_of_the_table_are_found_before_responses_are_read(made, monkeypat
     def read(self, index):
         raise AssertionError("read")
 
-    monkeypatch.setattr(Experiment, "read", read)
+    monkeypatch.setattr(ResponseFiles, "read", read)
     for fault in ("other voxels", "a region of another grid", "no test image", "missing images"):
         with pytest.raises(SynbrainError, match=BAD[fault][1]):
             made.prepare(**(BAD[fault][0](made) or {}))
@@ -1643,10 +1649,14 @@ def test_several_tables_are_joined_and_are_sessions(made):
         paths.append(made.path(f"day{number}.tsv"))
         half[["image"]].to_csv(paths[-1], sep="\t", index=False)
     experiment = Experiment(tuple(paths), made.images, **options)
-    assert experiment.table["session"].tolist() == [1] * (N_TRIALS // 2) + [2] * (N_TRIALS // 2)
+    assert TrialTable(experiment).table["session"].tolist() == [1] * (N_TRIALS // 2) + [2] * (
+        N_TRIALS // 2
+    )
     shown = [Path(name).stem for name in made.table["image"]]
-    assert experiment.table["image"].tolist() == shown
-    assert experiment.row(N_TRIALS // 2 + 3) == f"{paths[1]}: row 5"
-    assert sum(experiment.rows_of_files()) == N_TRIALS
+    assert TrialTable(experiment).table["image"].tolist() == shown
+    assert TrialTable(experiment).row(N_TRIALS // 2 + 3) == f"{paths[1]}: row 5"
+    assert sum(ResponseFiles(experiment).rows_of_files(N_TRIALS)) == N_TRIALS
     divided = Experiment(tuple(paths), made.images, **options, divide_by=300)
-    np.testing.assert_allclose(divided.read(1), experiment.read(1) / 300, rtol=1e-6)
+    np.testing.assert_allclose(
+        ResponseFiles(divided).read(1), ResponseFiles(experiment).read(1) / 300, rtol=1e-6
+    )

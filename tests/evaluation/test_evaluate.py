@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from synbrain_cli import cli, load_model
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
-from synbrain_cli.datasets.table import Experiment
+from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.calibration import NOISE_FACTORS, calibrate
@@ -36,10 +36,10 @@ from synbrain_cli.io.files import read_json
 from synbrain_cli.io.prepared import Trials
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.noise_ceiling import ncsnr
-from synbrain_cli.pipeline.adapt import adapt
+from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.prepare import prepare_table
-from synbrain_cli.pipeline.train import train
+from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
 
 COFFEE = Path(__file__).parents[2] / "examples" / "images" / "coffee.png"
@@ -600,7 +600,8 @@ def table_experiment(root, stimuli, *, n_repeats=1, given=None, seed=1):
     workspace = Workspace(root)
     person = prepare_table(workspace, experiment, subject="01", dataset="mine", progress=QUIET)
     store = workspace.find_tokens("mine", None, QUIET.info)
-    train(workspace, person.subjects[0], store, model="linear", device="cpu", progress=QUIET)
+    settings, run = TrainSettings(model="linear"), RunContext(progress=QUIET)
+    train(workspace, person.subjects[0], store, settings, run)
     brain = load_model(workspace.weights / "sub-01_linear", "cpu")
     return workspace, brain, person.subjects[0], store
 
@@ -748,9 +749,9 @@ def test_a_linear_model_has_nothing_to_fine_tune(linear_only, store):
     workspace, _ = linear_only
     source = workspace.weights / "sub-01_linear"
     person = workspace.find_subject("2", None, QUIET.info)
-    options = {"strategy": "fine-tuning", "device": "cpu", "progress": QUIET}
+    settings = AdaptSettings([source], strategy="fine-tuning")
     with pytest.raises(InputError, match="without networks to fine-tune"):
-        adapt(workspace, source, person, store, **options)
+        adapt(workspace, person, store, settings, RunContext(progress=QUIET))
     assert [p.name for p in workspace.weights.glob("[!.]*")] == ["sub-01_linear"]
 
 

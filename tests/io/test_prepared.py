@@ -13,7 +13,7 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.io.prepared import Origin, PreparedSubject
 from synbrain_cli.io.prepared_writer import PreparedWriter
 from synbrain_cli.io.token_store import TokenStore
-from synbrain_cli.pipeline.train import load_examples
+from synbrain_cli.training.examples import load_examples
 
 N_VOXELS = 12
 STANDARDIZATIONS = ("session", "train", "none")
@@ -164,7 +164,8 @@ def test_recorded_betas_come_back(subject, split, recorded):
 @pytest.mark.parametrize("hours", [0.5, 1, 1.5, 3])
 def test_examples_have_the_scale_of_the_hours_training_trials(subject, store, recorded, hours):
     within = subject.first_hours(hours)
-    _, scale, train, val = load_examples(subject, store, within)
+    examples = load_examples(subject, store, within)
+    scale, train, val = examples.scale, examples.train, examples.val
     np.testing.assert_allclose(train.betas.mean(0, dtype=float), 0, atol=1e-5)
     np.testing.assert_allclose(train.betas.std(0, dtype=float), 1, atol=1e-5)
     splits = subject.trials["split"].to_numpy()
@@ -179,7 +180,8 @@ def test_examples_have_the_scale_of_the_hours_training_trials(subject, store, re
 def test_examples_of_the_hours_do_not_depend_on_how_betas_were_prepared(subject, store, recorded):
     """All three preparations come to the same, but for rounding."""
     within = subject.first_hours(1.5)
-    _, _, train, val = load_examples(subject, store, within)
+    examples = load_examples(subject, store, within)
+    train, val = examples.train, examples.val
     splits = subject.trials["split"].to_numpy()
     kept = recorded[within & (splits == "train")].astype(float)
     for found, split in ((train, "train"), (val, "val")):
@@ -193,11 +195,12 @@ def test_examples_of_the_hours_do_not_depend_on_how_betas_were_prepared(subject,
 
 def test_tokens_are_scaled_by_the_hours_training_images_or_as_told(subject, store):
     within = subject.first_hours(0.5)
-    scaler, _, train, _ = load_examples(subject, store, within)
+    examples = load_examples(subject, store, within)
+    scaler, train = examples.scaler, examples.train
     np.testing.assert_allclose(train.tokens[:].mean(0), 0, atol=1e-5)
-    other, _, again, _ = load_examples(subject, store, subject.first_hours(3), scaler)
-    assert other is scaler
-    assert np.abs(again.tokens[:].mean(0)).max() > 0.05
+    third = load_examples(subject, store, subject.first_hours(3), scaler)
+    assert third.scaler is scaler
+    assert np.abs(third.train.tokens[:].mean(0)).max() > 0.05
 
 
 def test_a_voxel_constant_in_the_hours_is_left_at_zero(subject, store, tmp_path):
@@ -207,7 +210,8 @@ def test_a_voxel_constant_in_the_hours_is_left_at_zero(subject, store, tmp_path)
     within = subject.first_hours(0.5)
     betas[within, 4] = 3
     np.save(folder / "betas.npy", betas)
-    _, scale, train, val = load_examples(PreparedSubject(folder), store, within)
+    examples = load_examples(PreparedSubject(folder), store, within)
+    scale, train, val = examples.scale, examples.train, examples.val
     assert scale.sd[4] == 1
     assert (train.betas[:, 4] == 0).all()
     assert (val.betas[:, 4] == 0).all()
@@ -233,7 +237,7 @@ def test_nothing_outside_the_hours_nor_of_the_test_counts(subject, store, tmp_pa
     table.to_csv(folder / "trials.tsv", sep="\t", index=False)
     expected = load_examples(subject, store, within)
     found = load_examples(PreparedSubject(folder), store, within)
-    for one, other in zip(expected, found, strict=True):
+    for one, other in zip(vars(expected).values(), vars(found).values(), strict=True):
         assert vars(one).keys() == vars(other).keys()
         for name, array in vars(one).items():
             np.testing.assert_array_equal(vars(other)[name], array, err_msg=name)

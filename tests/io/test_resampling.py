@@ -15,12 +15,8 @@ from nibabel.affines import apply_affine
 from scipy.ndimage import binary_dilation, map_coordinates
 from scipy.sparse import csr_array
 
-from synbrain_cli.datasets.simulated import (
-    SimulationConfig,
-    build_anatomy,
-    functional_layout,
-    mni_coordinates,
-)
+from synbrain_cli.datasets.simulated import SimulationConfig
+from synbrain_cli.datasets.simulated_cortex import build_anatomy, functional_layout, mni_coordinates
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.resampling_weights import interpolation
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
@@ -139,7 +135,7 @@ def brain(request):
     """A simulated brain, and where its vertices lie by the deformation it was made with."""
     config = SimulationConfig(voxel_size=request.param)
     layouts = {h: functional_layout(h) for h in HEMISPHERES}
-    anatomy = build_anatomy(1, layouts, config, np.random.SeedSequence(3))
+    anatomy = build_anatomy(layouts, config.voxel_size, np.random.SeedSequence(3))
     white, pial = fsaverage("white"), fsaverage("pial")
     positions = {}
     for h in HEMISPHERES:
@@ -229,9 +225,7 @@ def test_left_and_right_of_the_average_brain_stay_apart(brain):
         values = maps[h][0][far]
         assert (np.sign(values[~np.isnan(values)]) == side).all()
     # The same through MNI, whose x fsaverage's stands for.
-    image = VolumeResampling.from_mni(brain.anatomy.mask, brain.voxel_space.mni_resampling).project(
-        own.T
-    )
+    image = VolumeResampling.from_mni(brain.anatomy.mask, brain.mni).project(own.T)
     found = np.asarray(image.dataobj)
     reached = np.argwhere(found.any(-1))
     positions = apply_affine(image.affine, reached)
@@ -286,9 +280,7 @@ def mni_errors(resampling, mask, brain):
 
 def test_positions_arrive_in_mni(brain):
     for mask in (np.ones(brain.anatomy.mask.shape, bool), brain.visual):
-        errors, places = mni_errors(
-            VolumeResampling.from_mni(mask, brain.voxel_space.mni_resampling), mask, brain
-        )
+        errors, places = mni_errors(VolumeResampling.from_mni(mask, brain.mni), mask, brain)
         whole, inside = whole_cells(mask, places)
         assert inside.mean() > 0.999
         assert whole.sum() > 50
@@ -308,9 +300,7 @@ def test_positions_arrive_in_mni(brain):
 )
 def test_wrong_mni_transforms_are_seen(brain, spoil):
     mask = np.ones(brain.anatomy.mask.shape, bool)
-    errors, _ = mni_errors(
-        VolumeResampling.from_mni(mask, spoil(brain.voxel_space.mni_resampling)), mask, brain
-    )
+    errors, _ = mni_errors(VolumeResampling.from_mni(mask, spoil(brain.mni)), mask, brain)
     assert errors.max() > min(0.9 * brain.size, 7)
 
 

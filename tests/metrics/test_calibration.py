@@ -195,7 +195,7 @@ def test_crps_of_many_normal_draws_is_the_closed_form():
 @pytest.mark.parametrize("n_draws", [2, 3, 60])
 def test_few_draws_are_not_punished(n_draws):
     generator = rng()
-    # E|X − Y| / 2 for standard normals, whose difference has deviation √2: 1 / √π
+    # E|X − Y| / 2 for standard normals, whose difference has standard deviation √2: 1 / √π
     found = calibration.crps(
         generator.normal(size=(3, 20000)), generator.normal(size=(n_draws, 20000))
     )

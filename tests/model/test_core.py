@@ -1,4 +1,4 @@
-"""The core that people share: receptive fields, the cortical sheet, and that it learns."""
+"""The core that subjects share: receptive fields, the cortical sheet, and that it learns."""
 
 from __future__ import annotations
 
@@ -251,12 +251,12 @@ def test_where_nobodys_voxels_are_known_nobody_reads_the_sheet(rng):
         assert (basis == 0).all()
 
 
-# --------------------------------------------------------------------- people and the field
+# ------------------------------------------------------------------- subjects and the field
 
 
 @pytest.fixture
 def network(sheet):
-    """Two people of one sheet; ten voxels of the second lie nowhere."""
+    """Two subjects on one sheet; ten voxels of the second are off it."""
     sheet, positions, side = sheet
     other = positions[:60].copy()
     other[:10] = np.nan
@@ -281,7 +281,7 @@ def test_dropout_multiplies_global_features(network, rng):
 
 
 def test_who_deviates_in_nothing_reads_the_field(network, rng):
-    """Voxels at the same places read the same: a source person's, and a new one's."""
+    """Voxels at the same places read the same: a source subject's, and a new one's."""
     with torch.no_grad():
         network.shared.field.copy_(normal(rng, *network.shared.field.shape) / 4 + 0.5)
         assert not any(p.any() for p in network.subjects[0].parameters())
@@ -410,7 +410,7 @@ def test_a_core_of_other_settings_is_not_loaded(evidence):
 # ------------------------------------------------------------------------------- learning
 
 
-def test_it_learns_what_people_share_and_no_linear_encoder_finds(rng):
+def test_it_learns_what_subjects_share_and_no_linear_encoder_finds(rng):
     """Pooled energies of known receptive fields: their images' tokens correlate with nothing."""
     config = CoreConfig(side=8, n_dims=4, hidden=16, n_local=8, bottleneck=8, n_global=8)
     points = sphere(rng, 3000)
@@ -426,19 +426,19 @@ def test_it_learns_what_people_share_and_no_linear_encoder_finds(rng):
         tuning = np.cos(places[:, :1] / 40 + np.array([0, 2.1, 4.2]))
         return ((energy - energy.mean(0)) * tuning).sum(2)
 
-    people = []
+    subjects = []
     for k in range(2):
         places = patch[k::3][:60]
         tokens = rng.normal(0, 1, (340, 64, 4)).astype(np.float32)
         signal = truth(tokens, places)
         averages = np.float32(signal / signal.std(0) + rng.normal(0, 0.7, signal.shape))
-        people.append((places, tokens, averages))
+        subjects.append((places, tokens, averages))
     n_train = 300
-    bases = [nodes.basis(places, np.zeros(60, int)) for places, _, _ in people]
+    bases = [nodes.basis(places, np.zeros(60, int)) for places, _, _ in subjects]
     network = SharedCore(config, bases, generator())
-    network.start_from([receptive_fields(t[:n_train], y[:n_train]) for _, t, y in people])
-    tokens = [torch.from_numpy(t) for _, t, _ in people]
-    averages = [torch.from_numpy(y) for _, _, y in people]
+    network.start_from([receptive_fields(t[:n_train], y[:n_train]) for _, t, y in subjects])
+    tokens = [torch.from_numpy(t) for _, t, _ in subjects]
+    averages = [torch.from_numpy(y) for _, _, y in subjects]
 
     def loss(items, noise):
         error = 0
@@ -465,13 +465,13 @@ def test_it_learns_what_people_share_and_no_linear_encoder_finds(rng):
     losses = [epoch["loss"] for epoch in state["history"]]
     assert losses[-1] < 0.75 * losses[0]
     ridge = []
-    for _, t, y in people:
+    for _, t, y in subjects:
         linear, _ = fit_linear(t[:n_train], y[:n_train], np.random.default_rng(0))
         ridge.append(share(linear.predict(t[n_train:]), y[n_train:]))
     assert max(ridge) < 0.05
     assert score(network) > 0.25  # at most 1 / (1 + 0.7²) = 0.67
 
-    # A third person, never scanned: the field at their places.
+    # A third subject, without data: the field at the positions of their voxels.
     places = patch[2::3][:60]
     new = Voxels(60, config).moved(
         torch.from_numpy(nodes.basis(places, np.zeros(60, int))), network.shared

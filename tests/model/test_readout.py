@@ -595,7 +595,7 @@ def test_what_the_stack_explains_is_taken_from_the_unexplained(rng):
         r.signal.loadings / np.sqrt(r.signal.variance)[:, None] for r in (readout, left)
     )
     np.testing.assert_allclose(after, before, atol=1e-5)  # correlations are kept
-    for name in ("growth", "centre", "spread", "curve", "noise"):
+    for name in ("signal_dependence", "centre", "spread", "curve", "noise"):
         assert getattr(left, name) is getattr(readout, name)
 
 

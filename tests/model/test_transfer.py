@@ -1,4 +1,4 @@
-"""A new person's voxels from other people's: the gain of the prior, and ridge on what is left."""
+"""A new subject's voxels from other subjects': the gain of the prior, and ridge on the residual."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_it_is_ridge_with_penalties_voxel_by_voxel(n_evidence, rng):
     np.testing.assert_allclose(adapter(evidence, None), expected, rtol=5e-3, atol=5e-3)
 
 
-def test_evidence_said_twice(rng):
-    """Evidence said twice is the same evidence, but now there is more of it than of images."""
+def test_evidence_given_twice(rng):
+    """Evidence given twice is the same evidence, but now there is more of it than of images."""
     evidence, prior, responses = simulated(rng)
     new, new_prior, _ = simulated(rng, n_images=30)
     few, left_out = fit_adapter(evidence, prior, responses, np.random.default_rng(0))
@@ -192,7 +192,7 @@ def test_a_good_prior_helps_where_images_are_few(rng):
 
 
 @pytest.mark.parametrize("n_evidence", [30, 400])
-def test_mixtures_of_other_peoples_voxels_are_recovered(n_evidence, rng):
+def test_mixtures_of_other_subjects_voxels_are_recovered(n_evidence, rng):
     evidence, _, _ = simulated(rng, n_images=300, n_evidence=n_evidence, noise=0)
     weights = rng.normal(0, 1, (n_evidence, 6)) / n_evidence**0.5
     responses = np.float32(evidence @ weights)

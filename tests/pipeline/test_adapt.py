@@ -24,16 +24,20 @@ from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
-from synbrain_cli.pipeline import train as training
-from synbrain_cli.pipeline.adapt import STRATEGIES, adapt, choose
-from synbrain_cli.pipeline.train import load_examples, train
+from synbrain_cli.pipeline import adapt as module
+from synbrain_cli.pipeline.adapt import AdaptSettings, adapt, choose_sources_and_subject
+from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
 from synbrain_cli.training import shared_core as shared
+from synbrain_cli.training import stage as training
+from synbrain_cli.training.examples import load_examples
+from synbrain_cli.training.strategies import STRATEGIES
 
 CLOSED = ("shared-core", "source-map")
 PLACE = {"mask.nii.gz", "voxels.tsv", "surface_resampling.npz", "mni_resampling.npz"}
-COMMON = {"config.json", "card.md", "arrays", "linear", "readout"} | PLACE
-CPU = {"device": "cpu", "progress": QUIET}
+COMMON = {"config.json", "settings.json", "card.md", "arrays", "linear", "readout"} | PLACE
+LINEAR = TrainSettings(model="linear")
+RUN = RunContext(progress=QUIET)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +66,7 @@ def source(trained, store, tmp_path_factory) -> Path:
     workspace.prepared.symlink_to(trained.prepared)
     shutil.copytree(trained.weights / "sub-01", workspace.weights / "sub-01")
     subject = trained.find_subject("1", None, QUIET.info)
-    train(workspace, subject, store, model="linear", name="sub-01_linear", **CPU)
+    train(workspace, subject, store, LINEAR, RUN, name="sub-01_linear")
     return workspace.weights / "sub-01"
 
 
@@ -90,7 +94,7 @@ def workspace_of(root, prepared, *sources):
 def models(workspace, source, person, store):
     """Strategy → what was made of the first hour."""
     before = digests(source)
-    made = {s: adapt(workspace, source, person, store, strategy=s, **CPU) for s in STRATEGIES}
+    made = {s: adapt_from(workspace, source, person, store, strategy=s) for s in STRATEGIES}
     assert digests(source) == before  # the source stays as it was
     return made
 
@@ -103,6 +107,24 @@ def model(request, models):
 @pytest.fixture(scope="module")
 def tokens(person, store):
     return store.take(person.select("test").images[:20])
+
+
+def adapt_from(
+    workspace,
+    sources,
+    subject,
+    store,
+    *,
+    seed=0,
+    progress=QUIET,
+    name=None,
+    overwrite=False,
+    **asked,
+):
+    """`adapt` on the CPU, from one source or several."""
+    settings = AdaptSettings([sources] if isinstance(sources, Path) else sources, **asked)
+    run = RunContext(seed, progress=progress)
+    return adapt(workspace, subject, store, settings, run, name=name, overwrite=overwrite)
 
 
 def digests(folder):
@@ -145,7 +167,7 @@ def changed(tmp_path, prepared, change):
 
 def listening():
     said = []
-    return said, SimpleNamespace(quiet=True, log=said.append, bar=QUIET.bar)
+    return said, SimpleNamespace(quiet=True, info=said.append, bar=QUIET.bar)
 
 
 # ------------------------------------------------------------------------- what is made
@@ -158,7 +180,7 @@ def test_a_model_as_any_other(model, person, tokens):
     assert brain.subject == "02"
     assert brain.simulated
     deep = strategy == "fine-tuning"
-    assert brain.predictors.names == ["linear", "deep" if deep else "transfer"]
+    assert brain.predictors.names == ("linear", "deep" if deep else "transfer")
     assert brain.config.has_networks == deep
     assert (brain.predictors.transfer is None) == deep
     assert brain.predictors.stack.shape == (2, person.n_voxels)
@@ -194,18 +216,21 @@ def test_the_bundle_holds_what_is_needed_and_no_more(model):
 def test_the_record_says_how_it_came_about(model, person):
     strategy, result = model
     record = read_json(result.folder / "config.json")["training"]
-    assert record == json.loads(json.dumps(result.record))
-    assert record["strategy"] == strategy
-    assert record["settings"]["tried"] == [strategy]
-    assert set(record["strategies"]) == {strategy, "linear encoder"}
+    assert record == json.loads(msgspec.json.encode(result.record))
+    asked = read_json(result.folder / "settings.json")
+    assert asked["tried"] == [strategy]
+    assert (asked["sources"], asked["hours"]) == (["sub-01"], 1)
+    adaptation = record["adaptation"]
+    assert adaptation["strategy"] == strategy
+    assert set(adaptation["strategies"]) == {strategy, "linear encoder"}
     part = "deep" if strategy == "fine-tuning" else "transfer"
-    assert record["strategies"][strategy] == pytest.approx(record["validation"][part], abs=1e-6)
-    assert record["sources"] == ["sub-01"]
-    assert record["hours"] == 1
+    assert adaptation["strategies"][strategy] == pytest.approx(record["validation"][part], abs=1e-6)
+    assert adaptation["sources"] == ["sub-01"]
+    assert adaptation["hours"] == 1
     assert record["sessions"] == [1]
     table = person.trials
     mine = table[(table["session"] == 1) & (table["split"] != "test")]
-    assert record["trials"] == mine["trial"].tolist()
+    assert adaptation["trials"] == mine["trial"].tolist()
     assert sum(record["n_trials"].values()) == len(mine)
     assert sum(record["n_images"].values()) == mine["image"].nunique()
 
@@ -222,7 +247,7 @@ def test_the_scale_is_that_of_the_hours_training_trials(model, person):
 def test_prepared_betas_are_nearly_in_the_models_unit(models, person, store):
     """Trials of other sessions are judged z-scored within theirs: a scale an hour knows nearly."""
     brain = load_model(models["source-map"].folder, "cpu")
-    _, _, known, _ = load_examples(person, store, person.first_hours(1))
+    known = load_examples(person, store, person.first_hours(1)).train
     found = brain.standardize(person.select("train", person.first_hours(1)).betas)
     np.testing.assert_allclose(found.std(0), known.betas.std(0), rtol=0.2)
     assert np.abs(found.mean(0) - known.betas.mean(0)).max() < 0.25
@@ -284,10 +309,10 @@ def test_an_adapted_model_is_evaluated_with_its_transfer(models, workspace, pers
 
 def test_several_sources_speak_side_by_side(own, source, linear, person, store, tokens):
     sources = [linear, source]
-    result = adapt(own, sources, person, store, strategy="source-map", **CPU)
+    result = adapt_from(own, sources, person, store, strategy="source-map")
     brain = load_model(result.folder, "cpu")
     assert brain.config.transfer["sources"] == ["sub-01_linear", "sub-01"]
-    assert result.record["sources"] == ["sub-01_linear", "sub-01"]
+    assert result.record.adaptation.sources == ["sub-01_linear", "sub-01"]
     evidence, prior = brain.predictors.transfer.evidence(tokens)
     expected = [load_model(path, "cpu").mean(tokens, "z") for path in sources]
     np.testing.assert_allclose(evidence, np.concatenate(expected, 1), atol=1e-5)  # in a batch
@@ -296,8 +321,8 @@ def test_several_sources_speak_side_by_side(own, source, linear, person, store, 
 
 def test_fine_tuning_takes_the_first_source_with_networks(own, source, linear, person, store):
     said, progress = listening()
-    options = {"strategy": "fine-tuning", "device": "cpu", "progress": progress}
-    result = adapt(own, [linear, source], person, store, **options)
+    options = {"strategy": "fine-tuning", "progress": progress}
+    result = adapt_from(own, [linear, source], person, store, **options)
     assert "fine-tuning: the networks of sub-01" in said
     assert load_model(result.folder, "cpu").predictors == ["linear", "deep"]
     # Of them all of BrainVAE was trained on, and the mapper's MLPs alone.
@@ -319,14 +344,16 @@ def test_sources_of_one_name_from_two_workspaces(own, source, linear, person, st
 def scored(scores, monkeypatch):
     """Validation scores as given: of the strategies tried, then of the linear encoder."""
     given = iter(scores)
-    monkeypatch.setattr("synbrain_cli.pipeline.adapt._share", lambda *arguments: next(given))
+    monkeypatch.setattr(
+        "synbrain_cli.pipeline.adapt.share_predicted", lambda *arguments: next(given)
+    )
 
 
 def test_auto_keeps_the_least_bad(own, linear, person, store, monkeypatch):
     """The linear encoder is no strategy, however well it does."""
     scored((-0.1, -0.4, 0.0), monkeypatch)
-    result = adapt(own, linear, person, store, **CPU)
-    assert result.record["strategy"] == "shared-core"
+    result = adapt_from(own, linear, person, store)
+    assert result.record.adaptation.strategy == "shared-core"
     assert read_json(result.folder / "config.json")["transfer"]["kind"] == "shared-core"
     assert not (result.folder / "sources").exists()
 
@@ -334,18 +361,18 @@ def test_auto_keeps_the_least_bad(own, linear, person, store, monkeypatch):
 def test_auto_by_the_scores_themselves(own, linear, person, store, models):
     """Half an hour, from a model without networks: that strategy is left out, and said so."""
     said, progress = listening()
-    result = adapt(own, linear, person, store, hours=0.5, device="cpu", progress=progress)
+    result = adapt_from(own, linear, person, store, hours=0.5, progress=progress)
     assert result.folder.name == "sub-02_hours-0.5"
     assert "fine-tuning is left out: sub-01_linear: without networks to fine-tune" in " ".join(said)
-    scores = dict(result.record["strategies"])
+    scores = dict(result.record.adaptation.strategies)
     del scores["linear encoder"]
     assert set(scores) == set(CLOSED)
-    assert result.record["strategy"] == max(scores, key=scores.get)
+    assert result.record.adaptation.strategy == max(scores, key=scores.get)
     assert any("the first 0.5 hours" in line for line in said)
     assert any(f"source-map: validation score {scores['source-map']:.3f}" in x for x in said)
     table = person.trials[: round((person.trials["session"] == 1).sum() / 2)]
-    assert result.record["trials"] == table["trial"][table["split"] != "test"].tolist()
-    assert len(result.record["trials"]) < len(models["source-map"].record["trials"])
+    assert result.record.adaptation.trials == table["trial"][table["split"] != "test"].tolist()
+    assert len(result.record.adaptation.trials) < len(models["source-map"].record.adaptation.trials)
 
 
 # -------------------------------------------------------- what counts, and what does not
@@ -370,10 +397,10 @@ def test_nothing_beyond_the_hour_counts(models, strategy, prepared, source, stor
     scale["mean"][1:] = 1e3
     scale["sd"][1:] = np.nan
     np.savez(person.folder / "standardization.npz", **scale)
-    result = adapt(workspace, source, person, store, strategy=strategy, **CPU)
+    result = adapt_from(workspace, source, person, store, strategy=strategy)
     assert_same_model(models[strategy].folder, result.folder)
-    assert result.record["strategies"] == models[strategy].record["strategies"]
-    assert result.record["trials"] == models[strategy].record["trials"]
+    assert result.record.adaptation.strategies == models[strategy].record.adaptation.strategies
+    assert result.record.adaptation.trials == models[strategy].record.adaptation.trials
 
 
 def test_trials_of_the_hour_count(models, prepared, source, store, tmp_path):
@@ -384,7 +411,7 @@ def test_trials_of_the_hour_count(models, prepared, source, store, tmp_path):
         betas[row] += 0.01
 
     workspace, person = changed(tmp_path, prepared, spoil)
-    result = adapt(workspace, source, person, store, strategy="source-map", **CPU)
+    result = adapt_from(workspace, source, person, store, strategy="source-map")
     with pytest.raises(AssertionError):
         assert_same_model(models["source-map"].folder, result.folder)
 
@@ -411,9 +438,9 @@ def test_it_is_the_images_that_predict(strategy, prepared, linear, store, tmp_pa
     for k, change in enumerate((split, shuffle)):
         (tmp_path / str(k)).mkdir()
         workspace, person = changed(tmp_path / str(k), prepared, change)
-        options = {"strategy": strategy, "hours": 3, **CPU}
-        result = adapt(workspace, linear, person, store, **options)
-        scores.append(result.record["strategies"][strategy])
+        options = {"strategy": strategy, "hours": 3}
+        result = adapt_from(workspace, linear, person, store, **options)
+        scores.append(result.record.adaptation.strategies[strategy])
         test = person.select("test")
         averages, index, _ = average_repeats(test.betas, test.image_index)
         predicted = load_model(result.folder, "cpu").predict_transfer(
@@ -436,8 +463,8 @@ def test_the_core_is_trained_once(workspace, models, source, person, store, monk
         raise AssertionError("trained again")
 
     monkeypatch.setattr(shared, "fit_resumably", never)
-    options = {"strategy": "shared-core", "hours": 2, **CPU}
-    result = adapt(workspace, source, person, store, **options)
+    options = {"strategy": "shared-core", "hours": 2}
+    result = adapt_from(workspace, source, person, store, **options)
     parts = [
         {k: v for k, v in arrays(f).items() if k.startswith("transfer.core.")}
         for f in (models["shared-core"].folder, result.folder)
@@ -445,7 +472,7 @@ def test_the_core_is_trained_once(workspace, models, source, person, store, monk
     assert parts[0].keys() == parts[1].keys()
     assert all(np.array_equal(parts[0][k], parts[1][k]) for k in parts[0])
     with pytest.raises(AssertionError, match="trained again"):
-        adapt(workspace, source, person, store, seed=1, name="other", **options)
+        adapt_from(workspace, source, person, store, seed=1, name="other", **options)
     assert sorted((workspace.weights / "cores").glob("[!.]*")) == cores
     # Bundles are found, cores are not taken for them.
     assert "cores" not in [path.name for path in find_bundles(workspace.weights)]
@@ -453,8 +480,8 @@ def test_the_core_is_trained_once(workspace, models, source, person, store, monk
 
 def test_another_seed_is_another_core(own, models, source, person, store):
     for seed in (0, 1):
-        options = {"strategy": "shared-core", "seed": seed, "name": f"seed-{seed}", **CPU}
-        adapt(own, source, person, store, **options)
+        options = {"strategy": "shared-core", "seed": seed, "name": f"seed-{seed}"}
+        adapt_from(own, source, person, store, **options)
     assert len(list((own.weights / "cores").iterdir())) == 2
     assert_same_model(models["shared-core"].folder, own.weights / "seed-0")
     first, second = (arrays(own.weights / f"seed-{seed}") for seed in (0, 1))
@@ -483,47 +510,54 @@ def stop_after(module, calls, monkeypatch):
 
 def test_resumed_is_as_never_interrupted(own, models, source, person, store, monkeypatch):
     """Here in the core's first epoch; in fine-tuning below, as typed."""
-    options = {"strategy": "shared-core", **CPU}
+    options = {"strategy": "shared-core"}
     with monkeypatch.context() as patch:
         stop_after(training, 1, patch)
         with pytest.raises(KeyboardInterrupt):
-            adapt(own, source, person, store, **options)
+            adapt_from(own, source, person, store, **options)
     torch.set_flush_denormal(False)  # tests/pipeline/test_shared.py tells of it
     target = own.weights / "sub-02_hours-1_shared-core"
     assert not target.exists()
-    with pytest.raises(InputError, match="holds an interrupted run: pass resume=True"):
-        adapt(own, source, person, store, **options)
-    with pytest.raises(InputError, match="had other settings or data"):
-        adapt(own, source, person, store, hours=2, name=target.name, resume=True, **options)
+    with pytest.raises(InputError, match=r"interrupted run with other settings \(hours 1, now 2\)"):
+        adapt_from(own, source, person, store, hours=2, name=target.name, **options)
     said, progress = listening()
-    result = adapt(own, source, person, store, **{**options, "progress": progress}, resume=True)
-    assert any("going on after epoch" in line for line in said)
+    result = adapt_from(own, source, person, store, progress=progress, **options)
+    assert any("continuing after epoch" in line for line in said)
     assert_same_model(models["shared-core"].folder, result.folder)
     assert not list(own.weights.glob(".*"))
 
 
 def test_stopped_before_the_bundle_is_written(own, models, source, person, store, monkeypatch):
-    """All strategies done, the sources already in the folder: once more gives the same."""
-    options = {"strategy": "source-map", **CPU}
+    """All strategies done: once more gives the same."""
+    options = {"strategy": "source-map"}
     with monkeypatch.context() as patch:
 
         def stop(*arguments, **options):
             raise KeyboardInterrupt
 
-        patch.setattr(training, "fit_distribution", stop)
+        patch.setattr(module, "fit_distribution", stop)
         with pytest.raises(KeyboardInterrupt):
-            adapt(own, source, person, store, **options)
-    result = adapt(own, source, person, store, resume=True, **options)
+            adapt_from(own, source, person, store, **options)
+    result = adapt_from(own, source, person, store, **options)
     assert_same_model(models["source-map"].folder, result.folder)
     assert digests(result.folder / "sources") == digests(models["source-map"].folder / "sources")
 
 
 def test_a_finished_model_is_not_replaced_unasked(workspace, models, source, person, store):
-    options = {"strategy": "source-map", **CPU}
-    with pytest.raises(InputError, match="already holds a finished model: pass --overwrite"):
-        adapt(workspace, source, person, store, **options)
+    options = {"strategy": "source-map"}
+    finished = models["source-map"].folder
+    said, progress = listening()
+    written = (finished / "config.json").stat().st_mtime_ns
+    result = adapt_from(workspace, source, person, store, progress=progress, **options)
+    assert result == models["source-map"]
+    assert said == [f"{finished} is already there, made with the same settings"]
+    assert (finished / "config.json").stat().st_mtime_ns == written
+    with pytest.raises(
+        InputError, match=r"made with other settings \(hours 1, now 2\): pass --over"
+    ):
+        adapt_from(workspace, source, person, store, hours=2, name=finished.name, **options)
     before = arrays(models["source-map"].folder)
-    adapt(workspace, source, person, store, overwrite=True, **options)
+    adapt_from(workspace, source, person, store, overwrite=True, **options)
     after = arrays(models["source-map"].folder)
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
@@ -533,7 +567,7 @@ def test_a_finished_model_is_not_replaced_unasked(workspace, models, source, per
 
 def refused(workspace, sources, person, store, match, **options):
     with pytest.raises(InputError, match=match):
-        adapt(workspace, sources, person, store, **options, **CPU)
+        adapt_from(workspace, sources, person, store, **options)
     assert not workspace.weights.exists()
 
 
@@ -565,9 +599,9 @@ def test_a_model_adapted_from_the_very_person_is_no_source_either(
     own, prepared, store, models, strategy
 ):
     same = prepared.find_subject("1", None, QUIET.info)
-    options = {"strategy": "source-map", **CPU}
+    options = {"strategy": "source-map"}
     with pytest.raises(InputError, match="very person"):
-        adapt(own, models[strategy].folder, same, store, **options)
+        adapt_from(own, models[strategy].folder, same, store, **options)
 
 
 def test_no_shared_core_without_the_sources_data(own, linear, person, store, tmp_path):
@@ -580,13 +614,13 @@ def test_no_shared_core_without_the_sources_data(own, linear, person, store, tmp
     why = r"the people behind sub-01_linear are not in this workspace"
     refused(alone, linear, person, store, f"--strategy shared-core: .*{why}", strategy=CLOSED[0])
     said, progress = listening()
-    result = adapt(alone, linear, person, store, device="cpu", progress=progress)
-    assert result.record["strategy"] == "source-map"
+    result = adapt_from(alone, linear, person, store, progress=progress)
+    assert result.record.adaptation.strategy == "source-map"
     assert any(line.startswith("shared-core is left out: ") for line in said)
 
 
 def test_no_shared_core_of_tokens_off_a_grid(prepared, tmp_path):
-    """12 tokens an image, of the same name: the source map needs no grid."""
+    """12 tokens per image, of the same name: the source map needs no grid."""
     workspace = Workspace(tmp_path / "few")
     dataset = workspace.prepared / "simulated"
     dataset.mkdir(parents=True)
@@ -596,12 +630,12 @@ def test_no_shared_core_of_tokens_off_a_grid(prepared, tmp_path):
     np.save(folder / "tokens.npy", np.load(folder / "tokens.npy")[:, :12])
     store = TokenStore(folder)
     first, second = (workspace.find_subject(s, None, QUIET.info) for s in "12")
-    source = train(workspace, first, store, model="linear", **CPU).folder
-    with pytest.raises(InputError, match=r"--strategy shared-core: .*12 tokens an image"):
-        adapt(workspace, source, second, store, strategy="shared-core", **CPU)
+    source = train(workspace, first, store, LINEAR, RUN).folder
+    with pytest.raises(InputError, match=r"--strategy shared-core: .*12 tokens per image"):
+        adapt_from(workspace, source, second, store, strategy="shared-core")
     said, progress = listening()
-    result = adapt(workspace, source, second, store, device="cpu", progress=progress)
-    assert result.record["strategy"] == "source-map"
+    result = adapt_from(workspace, source, second, store, progress=progress)
+    assert result.record.adaptation.strategy == "source-map"
     assert any("shared-core is left out: " in line and "12 tokens" in line for line in said)
 
 
@@ -612,7 +646,7 @@ def test_an_hour_without_validation_images(prepared, linear, store, tmp_path):
 
     workspace, person = changed(tmp_path, prepared, all_train)
     with pytest.raises(InputError, match=r"no trial of the val split among the 125 trials.*more h"):
-        adapt(workspace, linear, person, store, **CPU)
+        adapt_from(workspace, linear, person, store)
 
 
 def test_an_hour_that_is_refused_leaves_nothing_behind(prepared, linear, store, tmp_path):
@@ -621,8 +655,8 @@ def test_an_hour_that_is_refused_leaves_nothing_behind(prepared, linear, store, 
 
     workspace, person = changed(tmp_path, prepared, all_train)
     with pytest.raises(InputError, match="no trial of the val split"):
-        adapt(workspace, linear, person, store, **CPU)
-    assert not list(workspace.weights.iterdir())
+        adapt_from(workspace, linear, person, store)
+    assert not workspace.weights.exists()
 
 
 def test_an_hour_of_too_few_images(prepared, linear, store, tmp_path):
@@ -632,9 +666,9 @@ def test_an_hour_of_too_few_images(prepared, linear, store, tmp_path):
         table.loc[table["image"].isin(images), "split"] = "test"
 
     workspace, person = changed(tmp_path, prepared, few)
-    assert len(load_examples(person, store, person.first_hours(1))[2].tokens) == 3
+    assert len(load_examples(person, store, person.first_hours(1)).train.tokens) == 3
     try:
-        adapt(workspace, linear, person, store, strategy="source-map", **CPU)
+        adapt_from(workspace, linear, person, store, strategy="source-map")
     except InputError:
         return
 
@@ -648,16 +682,16 @@ def test_sources_are_one_model_of_every_other_person(own, source, linear, person
     shutil.copytree(linear, own.weights / "a-linear")
     (own.weights / "sub-01").symlink_to(source)
     said = []
-    bundles, new, tokens = choose(own, None, None, None, said.append)
+    bundles, new, tokens = choose_sources_and_subject(own, None, None, None, said.append)
     assert [path.name for path in bundles] == ["sub-01"]
     assert new.subject == "02"
     assert tokens.identity.spec == "gabor"
     assert "from: sub-01 (--from)" in said
-    bundles, _, _ = choose(own, " a-linear, sub-01", "2", None, said.append)
+    bundles, _, _ = choose_sources_and_subject(own, " a-linear, sub-01", "2", None, said.append)
     assert [path.name for path in bundles] == ["a-linear", "sub-01"]
     for text, error in (("sub-01, sub-01", "names of different models"), (" ,", "found none")):
         with pytest.raises(SynbrainError, match=error):
-            choose(own, text, "2", None, said.append)
+            choose_sources_and_subject(own, text, "2", None, said.append)
 
 
 @pytest.mark.parametrize("what", ["an adapted model", "the person's own model"])
@@ -671,22 +705,22 @@ def test_a_model_of_another_encoder_that_is_no_source_decides_nothing(own, sourc
     (own.weights / "a").mkdir(parents=True)
     (own.weights / "a/config.json").write_text(json.dumps(config))
     (own.weights / "sub-01").symlink_to(source)
-    bundles, _, _ = choose(own, None, "2", None, QUIET.info)
+    bundles, _, _ = choose_sources_and_subject(own, None, "2", None, QUIET.info)
     assert [path.name for path in bundles] == ["sub-01"]
 
 
 def test_nobody_to_start_from_or_to_adapt_to(own, source, models, prepared):
     with pytest.raises(MissingError, match="no trained model to start from"):
-        choose(own, None, None, None, QUIET.info)
+        choose_sources_and_subject(own, None, None, None, QUIET.info)
     own.weights.mkdir()
     (own.weights / "sub-02_hours-1").symlink_to(models["source-map"].folder)
     with pytest.raises(MissingError, match="no trained model to start from"):
-        choose(own, None, None, None, QUIET.info)
+        choose_sources_and_subject(own, None, None, None, QUIET.info)
     (own.weights / "sub-01").symlink_to(source)
     # That of one hour does not make sub-02 a modelled person.
-    assert choose(own, None, None, None, QUIET.info)[1].subject == "02"
+    assert choose_sources_and_subject(own, None, None, None, QUIET.info)[1].subject == "02"
     with pytest.raises(MissingError, match="no trained model of anybody but sub-01"):
-        choose(own, None, "1", None, QUIET.info)
+        choose_sources_and_subject(own, None, "1", None, QUIET.info)
 
 
 # ----------------------------------------------------------------------------- as typed
@@ -705,7 +739,7 @@ def test_the_command_with_a_strategy(synbrain, place, models):
     )
     assert code == 0, error
     folder = place.weights.resolve() / "sub-02_hours-1_source-map"
-    scores = models["source-map"].record["validation"]
+    scores = models["source-map"].record.validation
     listing = ", ".join(
         f"{label} {scores[name]:.3f}"
         for name, label in (
@@ -738,16 +772,16 @@ def test_the_command_alone_tries_everything_and_keeps_the_best(
     for name, score in scores.items():
         assert f"{folder.name}: {name}: validation score {score:.3f}" in error
     record = read_json(folder / "config.json")["training"]
-    assert record["settings"]["tried"] == list(STRATEGIES)
-    assert record["strategies"] == scores
-    assert record["strategy"] == "source-map"
+    assert read_json(folder / "settings.json")["tried"] == list(STRATEGIES)
+    assert record["adaptation"]["strategies"] == scores
+    assert record["adaptation"]["strategy"] == "source-map"
     alone = models["source-map"].folder
     assert_same_model(alone, folder)
     assert {path.name for path in folder.iterdir()} == {path.name for path in alone.iterdir()}
     code, output, error = synbrain("adapt", "--device", "cpu", "-w", place.root)
-    assert code == 1
-    assert not output
-    assert "already holds a finished model" in error.splitlines()[-1]
+    assert code == 0
+    assert output.splitlines()[0] == str(folder)
+    assert f"{folder} is already there, made with the same settings" in error
 
 
 def test_half_an_hour_as_typed(synbrain, place):
@@ -758,8 +792,8 @@ def test_half_an_hour_as_typed(synbrain, place):
     assert code == 0, error
     assert not error
     record = read_json(place.weights / "half/config.json")["training"]
-    assert record["hours"] == 0.5
-    assert len(record["trials"]) == 32
+    assert record["adaptation"]["hours"] == 0.5
+    assert len(record["adaptation"]["trials"]) == 32
 
 
 def test_interrupted_it_says_how_to_go_on(synbrain, place, monkeypatch, models):
@@ -772,8 +806,8 @@ def test_interrupted_it_says_how_to_go_on(synbrain, place, monkeypatch, models):
     assert "the same command goes on where it stopped" in error
     code, _, error = synbrain(*command)
     assert code == 0, error
-    assert "BrainVAE: going on after epoch 2" in error
-    assert "mapper: going on after epoch 1" in error
+    assert "BrainVAE: continuing after epoch 2" in error
+    assert "mapper: continuing after epoch 1" in error
     target = place.weights / "sub-02_hours-1_fine-tuning"
     assert_same_model(models["fine-tuning"].folder, target)
 

@@ -15,8 +15,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 from nsd_tree import write_stimulus_table, write_surfaces
 
-from synbrain_cli.datasets import download
-from synbrain_cli.datasets.nsd import DESIGN, NSD, STIMULI, Choice
+from synbrain_cli.datasets import download, s3
+from synbrain_cli.datasets.nsd_choice import Choice
+from synbrain_cli.datasets.nsd_files import DESIGN, NSD, STIMULI
 
 BETAS = "nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR"
 SESSION = f"{BETAS}/betas_session02.nii.gz"
@@ -45,7 +46,7 @@ def bucket(prepared, tmp_path_factory):
         aws_secret_access_key="secret",
     )
     owner.create_bucket(
-        Bucket=download.BUCKET,
+        Bucket=s3.BUCKET,
         ACL="public-read",
         CreateBucketConfiguration={"LocationConstraint": "us-east-2"},
     )
@@ -55,14 +56,14 @@ def bucket(prepared, tmp_path_factory):
             key = path.relative_to(root).as_posix()
             owner.local_files[key] = path.read_bytes()
             owner.put_object(
-                Bucket=download.BUCKET, Key=key, Body=owner.local_files[key], ACL="public-read"
+                Bucket=s3.BUCKET, Key=key, Body=owner.local_files[key], ACL="public-read"
             )
     owner.url = url
     yield owner
     # moto's buckets outlive its server in this process.
     for key in owner.local_files:
-        owner.delete_object(Bucket=download.BUCKET, Key=key)
-    owner.delete_bucket(Bucket=download.BUCKET)
+        owner.delete_object(Bucket=s3.BUCKET, Key=key)
+    owner.delete_bucket(Bucket=s3.BUCKET)
     server.stop()
 
 
@@ -72,7 +73,7 @@ def online(bucket, monkeypatch):
     for variable in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(variable, "/nonexistent")
     monkeypatch.setattr(download, "BACKOFF", 0)
-    monkeypatch.setattr(download, "CALL_RETRIES", 0)
+    monkeypatch.setattr(s3, "CALL_RETRIES", 0)
     return bucket
 
 
@@ -84,15 +85,15 @@ def altered(online):
     def change(key, body=None, acl="public-read"):
         changed.append(key)
         if body is None and acl == "public-read":
-            online.delete_object(Bucket=download.BUCKET, Key=key)
+            online.delete_object(Bucket=s3.BUCKET, Key=key)
         else:
             body = online.local_files[key] if body is None else body
-            online.put_object(Bucket=download.BUCKET, Key=key, Body=body, ACL=acl)
+            online.put_object(Bucket=s3.BUCKET, Key=key, Body=body, ACL=acl)
 
     yield change
     for key in changed:
         online.put_object(
-            Bucket=download.BUCKET, Key=key, Body=online.local_files[key], ACL="public-read"
+            Bucket=s3.BUCKET, Key=key, Body=online.local_files[key], ACL="public-read"
         )
 
 

@@ -12,8 +12,9 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.prepare import extract_tokens, prepare_nsd
-from synbrain_cli.pipeline.train import train
+from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 QUIET = Progress(quiet=True)
 CONFIG = {
@@ -55,7 +56,8 @@ def test_prepare_train_draw(tower, prepared, tmp_path):
     )
     assert np.load(result.tokens / "tokens.npy", mmap_mode="r").shape[1:] == (16, 32)
     store = workspace.find_tokens("nsd", spec, QUIET.info)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
+    run = RunContext(progress=QUIET)
+    train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
     model = load_model(workspace.weights / "sub-01", "cpu")
     images = np.random.default_rng(0).integers(0, 256, (3, 50, 60, 3), np.uint8)
     assert model.config.encoder.precision == model.encoder.precision == "float32"

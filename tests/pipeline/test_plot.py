@@ -1,4 +1,4 @@
-"""What the plot commands show: which values, of whom, and where on cortex."""
+"""What the plot commands show: which values, of which subject, and where on cortex."""
 
 from __future__ import annotations
 
@@ -7,26 +7,35 @@ import shutil
 import numpy as np
 import pytest
 from conftest import QUIET
+from msgspec.structs import replace
 from PIL import Image
 
 from synbrain_cli.brain import load_model
+from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.files import read_json, write_json
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 from synbrain_cli.pipeline import plot
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.maps import (
-    Evaluation,
-    Recordings,
-    Responses,
+from synbrain_cli.pipeline.plot import MapChoice, Selection, brain_maps
+from synbrain_cli.pipeline.synthesize import Output, synthesize
+from synbrain_cli.plotting.labels import plotted_rois, subject_labels
+from synbrain_cli.plotting.map_plotter import Look, MapPlotter
+from synbrain_cli.plotting.maps import (
+    BrainMap,
     difference_map,
+    evaluation_map,
+    recorded_maps,
     response_maps,
 )
-from synbrain_cli.pipeline.plot import Look, MapPainter, brain_maps
-from synbrain_cli.pipeline.synthesize import synthesize
-from synbrain_cli.plotting.labels import drawn_rois, looks
+from synbrain_cli.plotting.sources.evaluation import Evaluation
+from synbrain_cli.plotting.sources.recordings import Recordings
+from synbrain_cli.plotting.sources.responses import Responses
+from synbrain_cli.plotting.trials import TrialDraws, recorded_trials
 from synbrain_cli.run import RunContext
+
+QUIET_RUN = RunContext(progress=QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +56,7 @@ def photographs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(trained, brain, photographs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "out"
-    result = synthesize(
-        trained, brain.folder, photographs, n_draws=5, output=folder, device="cpu", progress=QUIET
-    )
+    result = synthesize(trained, brain.folder, photographs, Drawing(5), Output(folder), QUIET_RUN)
     return Responses(result.folder)
 
 
@@ -62,8 +69,7 @@ def recordings(trained, brain):
 def evaluated(trained, brain, subject, store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
     few = EvaluateSettings(n_draws=20, latent=False, n_boot=50)
-    run = RunContext(progress=QUIET)
-    result = evaluate(trained, brain, subject, store, few, output=folder, run=run)
+    result = evaluate(trained, brain, subject, store, few, output=folder, run=QUIET_RUN)
     return Evaluation.read(result.folder, brain)
 
 
@@ -77,13 +83,13 @@ def test_maps_of_responses(made, brain):
     for k, one in enumerate(maps):
         np.testing.assert_allclose(one.values, draws[k].mean(0), rtol=1e-5)
         assert one.unit == brain.unit
-        assert one.image.shape == (128, 128, 3)
+        assert one.stimulus.shape == (128, 128, 3)
     (spread,) = response_maps(made, brain, "std", "b")
     np.testing.assert_allclose(spread.values, draws[1].std(0, ddof=1), rtol=1e-5)
     assert not spread.symmetric
     (one,) = response_maps(made, brain, "draw", "c", 3)
     np.testing.assert_array_equal(one.values, draws[2, 3])
-    with pytest.raises(InputError, match="holds 5 draws: --draw 5 is not there"):
+    with pytest.raises(InputError, match="holds 5 draws: --draw 5 does not exist"):
         next(response_maps(made, brain, "draw", None, 5))
     with pytest.raises(MissingError, match="no image d; there are a, b, c"):
         next(response_maps(made, brain, "mean", "d"))
@@ -95,10 +101,9 @@ def test_difference_of_images_and_of_folders(trained, made, brain, photographs, 
     expected = draws[0].mean(0, dtype=float) - draws[1].mean(0, dtype=float)
     np.testing.assert_allclose(one.values, expected)
     assert one.title.startswith("a − b")
-    other = synthesize(
-        trained, brain.folder, photographs / "c.png", n_draws=2, output=tmp_path / "other",
-        device="cpu", progress=QUIET,
-    )  # fmt: skip
+    only_c = photographs / "c.png"
+    output = Output(tmp_path / "other")
+    other = synthesize(trained, brain.folder, only_c, Drawing(2), output, QUIET_RUN)
     one = difference_map(made, brain, None, str(other.folder))
     expected = draws[:].mean((0, 1), dtype=float) - np.load(other.draws)[0].mean(0, dtype=float)
     np.testing.assert_allclose(one.values, expected, rtol=1e-9)
@@ -107,10 +112,8 @@ def test_difference_of_images_and_of_folders(trained, made, brain, photographs, 
         difference_map(made, brain, "a", "a")
     with pytest.raises(MissingError, match="no image gone"):
         difference_map(made, brain, "a", "gone")
-    z = synthesize(
-        trained, brain.folder, photographs / "c.png", n_draws=2, output=tmp_path / "z", unit="z",
-        device="cpu", progress=QUIET,
-    )  # fmt: skip
+    drawing = Drawing(2, unit="z")
+    z = synthesize(trained, brain.folder, only_c, drawing, Output(tmp_path / "z"), QUIET_RUN)
     with pytest.raises(InputError, match="the unit z, expected"):
         difference_map(made, brain, None, str(z.folder))
 
@@ -127,16 +130,16 @@ def test_recorded_trials_are_those_of_the_image(recordings, brain, subject):
         row = np.searchsorted(file["sessions"], subject.trials["session"].to_numpy()[rows])
         expected = subject.betas[rows] * file["sd"][row] + file["mean"][row]
     np.testing.assert_allclose(trials, expected, rtol=1e-4, atol=1e-5)
-    (recorded,) = recordings.maps("recorded", name)
-    (error,) = recordings.maps("error", name)
+    (recorded,) = recorded_maps(recordings, "recorded", name)
+    (error,) = recorded_maps(recordings, "error", name)
     np.testing.assert_allclose(recorded.values, trials.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(recorded.values - error.values, recordings.expected(name), atol=1e-4)
-    assert recorded.image.dtype == np.uint8  # a simulated stimulus may be shown
+    assert recorded.stimulus.dtype == np.uint8  # a simulated stimulus may be shown
 
 
 def test_pictures_of_recorded_datasets_are_not_passed_on(recordings, subject, monkeypatch):
     monkeypatch.setattr(type(subject), "simulated", property(lambda self: False))
-    assert recordings.picture(recordings.names[0]) is None
+    assert recordings.stimulus(recordings.names[0]) is None
 
 
 def test_draws_of_test_images_share_their_signal_or_not(recordings):
@@ -145,16 +148,16 @@ def test_draws_of_test_images_share_their_signal_or_not(recordings):
     expected = recordings.expected(name)
     spread = {}
     for signal in ("shared", "fresh"):
-        (one,) = recordings.trials(name, 1, 60, 0, signal)
+        (one,) = recorded_trials(recordings, name, 1, TrialDraws(60, 0, signal))
         assert one.draws.shape == (60, len(expected))
         spread[signal] = (one.draws.mean(0) - expected).std()
     assert spread["fresh"] < spread["shared"]
 
 
 def test_an_evaluation_of_another_training_is_refused(evaluated, brain):
-    values = evaluated.map("accuracy", brain).values
+    values = evaluation_map(evaluated, "accuracy", brain).values
     np.testing.assert_allclose(values, evaluated.voxels["model"], rtol=1e-6)
-    other = dict(brain.config, fingerprint="0" * 16)
+    other = replace(brain.config, fingerprint="0" * 16)
 
     class Other:
         config, name = other, "sub-01"
@@ -168,8 +171,8 @@ def test_an_evaluation_of_another_training_is_refused(evaluated, brain):
 # ------------------------------------------------------------------------- where on cortex
 
 
-def drawn(figure):
-    """Values drawn on the flatmap, NaN where transparent, and x and y of its pixels in mm."""
+def plotted(figure):
+    """Values plotted on the flatmap, NaN where transparent, and x and y of its pixels in mm."""
     axes = next(a for a in figure.axes if a.get_label() == "flatmap")
     picture = next(i for i in axes.images if i.get_gid() == "data")
     left, right, bottom, top = picture.get_extent()
@@ -189,7 +192,7 @@ def test_a_response_in_one_roi_lights_that_roi_alone(brain, roi):
     np.testing.assert_array_equal(values > 0.5, inside)
 
     others = np.zeros(brain.n_voxels, bool)
-    for name, mask in drawn_rois(brain).items():
+    for name, mask in plotted_rois(brain).items():
         if name != roi:
             others |= mask & ~inside
     share = {h: v > 0.5 for h, v in brain.to_surface(inside.astype(np.float32)).items()}
@@ -197,10 +200,10 @@ def test_a_response_in_one_roi_lights_that_roi_alone(brain, roi):
     assert all((share[h] & elsewhere[h]).sum() == 0 for h in HEMISPHERES)
     assert sum(share[h].sum() for h in HEMISPHERES) > 20
 
-    figure = MapPainter(brain, "flatmap", Look(vmax=1), QUIET)(
-        plot.BrainMap("v", "indicator", "share", values)
+    figure = MapPlotter(brain, "flatmap", Look(vmax=1), QUIET)(
+        BrainMap("v", "indicator", "share", values)
     )
-    picture, x, y = drawn(figure)
+    picture, x, y = plotted(figure)
     lit = picture > 0.5
     assert lit.any()
     # Every lit pixel is within a triangle's edge of a vertex of the ROI, on its own side.
@@ -227,28 +230,28 @@ def test_a_response_in_one_roi_lights_that_roi_alone(brain, roi):
 
 
 def test_left_is_left(brain):
-    """A response of the left hemisphere's voxels is drawn left of the middle."""
+    """A response of the left hemisphere's voxels is plotted left of the middle."""
     left = brain.to_surface(np.ones(brain.n_voxels))
     x = brain.to_nifti(np.arange(brain.n_voxels, dtype=np.float32)).affine @ np.vstack(
         [brain.voxels[["i", "j", "k"]].to_numpy().T, np.ones(brain.n_voxels)]
     )
     indicator = (x[0] < 0).astype(np.float32)
     assert set(left) == set(HEMISPHERES)
-    painter = MapPainter(brain, "flatmap", Look(vmax=1), QUIET)
-    picture, x, _ = drawn(painter(plot.BrainMap("l", "left", "share", indicator)))
+    plot_map = MapPlotter(brain, "flatmap", Look(vmax=1), QUIET)
+    picture, x, _ = plotted(plot_map(BrainMap("l", "left", "share", indicator)))
     lit = picture > 0.6
     assert (x[lit] < 0).mean() > 0.99
     assert ((picture < 0.4) & (x > 0)).sum() > 0.9 * (np.isfinite(picture) & (x > 0)).sum()
 
 
 def test_outlines_are_where_the_indicator_is(brain):
-    outlines = looks(brain)["rois"]
+    outlines = subject_labels(brain, "").rois
     for hemisphere in HEMISPHERES:
         share = brain.to_surface(brain.rois()["V1"].astype(np.float32))[hemisphere]
         np.testing.assert_array_equal(outlines[hemisphere]["V1"], np.nan_to_num(share) >= 0.5)
 
 
-def test_a_person_without_transforms_gets_slices(trained, made, tmp_path):
+def test_a_subject_without_transforms_gets_slices(trained, made, tmp_path):
     folder = shutil.copytree(trained.weights / "sub-01", tmp_path / "weights/sub-01")
     config = read_json(folder / "config.json")
     for name in ("surface_resampling.npz", "mni_resampling.npz"):
@@ -257,17 +260,17 @@ def test_a_person_without_transforms_gets_slices(trained, made, tmp_path):
     write_json(folder / "config.json", config)
     said = []
     brain = load_model(folder, "cpu")
-    progress = type("Told", (), {"say": staticmethod(said.append)})()
-    painter = MapPainter(brain, "flatmap", Look(), progress)
-    assert painter.kind == "slices"
+    progress = type("Told", (), {"info": staticmethod(said.append)})()
+    plot_map = MapPlotter(brain, "flatmap", Look(), progress)
+    assert plot_map.kind == "slices"
     assert "without transforms to fsaverage: slices" in said[0]
-    figure = painter(next(response_maps(made, brain, "mean", "a")))
+    figure = plot_map(next(response_maps(made, brain, "mean", "a")))
     assert len(figure.axes) > 2
 
 
 def test_a_space_that_is_not_there(brain):
     with pytest.raises(InputError, match=r"no transform to fsaverage6 .*: fsaverage5"):
-        MapPainter(brain, "flatmap", Look(space="fsaverage6"), QUIET)
+        MapPlotter(brain, "flatmap", Look(space="fsaverage6"), QUIET)
 
 
 # ----------------------------------------------------------------------------------- files
@@ -276,21 +279,22 @@ def test_a_space_that_is_not_there(brain):
 def test_files_of_every_kind(trained, made, evaluated, brain, tmp_path, monkeypatch):
     look = Look(dpi=40)
     options = {"look": look, "output": tmp_path, "progress": QUIET}
-    result = brain_maps(trained, "flatmap", responses=made.folder, minus="b", image="a", **options)
+    one = Selection(responses=made.folder, image="a")
+    result = brain_maps(trained, "flatmap", one, MapChoice(minus="b"), **options)
     assert [f.name for f in result.files] == ["sub-01_stim-a_minus-b_stat-difference_flatmap.png"]
-    result = brain_maps(trained, "surface", responses=made.folder, image="a", **options)
+    result = brain_maps(trained, "surface", one, **options)
     assert [f.name for f in result.files] == ["sub-01_stim-a_stat-mean_surface.png"]
-    result = plot.draws(trained, responses=made.folder, image="a", **options)
+    result = plot.draws(trained, one, **options)
     assert [f.name for f in result.files] == ["sub-01_stim-a_draws.png"]
-    result = plot.rois(trained, responses=made.folder, **options)
+    result = plot.rois(trained, Selection(responses=made.folder), **options)
     assert [f.name for f in result.files] == ["sub-01_rois.png"]
     names = Recordings.of(trained, brain, QUIET.info).names
-    result = plot.draws(trained, image=",".join(names[3:5]), n_draws=4, **options)
+    result = plot.draws(trained, Selection(image=",".join(names[3:5])), n_draws=4, **options)
     assert len(result.files) == 2
     assert all(file.stat().st_size > 5000 for file in result.files)
     monkeypatch.setattr(type(trained), "outputs", property(lambda self: tmp_path))
     shutil.copytree(evaluated.folder, tmp_path / "sub-01_evaluation")
-    result = plot.accuracy(trained, model="sub-01", **options)
+    result = plot.accuracy(trained, Selection("sub-01"), **options)
     assert [f.name for f in result.files] == ["sub-01_accuracy.png"]
     with Image.open(result.files[0]) as picture:
         assert picture.size[0] > picture.size[1]
@@ -304,7 +308,9 @@ def test_several_images_share_one_scale(trained, made, monkeypatch, tmp_path):
         limits.append(axes.images[-1].get_clim())
 
     monkeypatch.setattr(plot, "save_figure", remember)
-    brain_maps(trained, "flatmap", responses=made.folder, output=tmp_path, progress=QUIET)
+    brain_maps(
+        trained, "flatmap", Selection(responses=made.folder), output=tmp_path, progress=QUIET
+    )
     assert len(limits) == 3
     assert len(set(limits)) == 1
 

@@ -1,4 +1,4 @@
-"""The report of a model: what it says, of what there is."""
+"""The report of a model: its sections, whichever data are available."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from conftest import QUIET
 from PIL import Image
 
 from synbrain_cli.brain import load_model
+from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.maps import Responses
 from synbrain_cli.pipeline.report import report
 from synbrain_cli.pipeline.synthesize import synthesize
+from synbrain_cli.plotting.sources.responses import Responses
 from synbrain_cli.run import RunContext
 
 browser, page_of = chromium.browser, chromium.page_of
 
 
 @pytest.fixture(scope="module")
-def place(prepared, trained, subject, store, tmp_path_factory):
+def workspace(prepared, trained, subject, store, tmp_path_factory):
     """A workspace where responses to six images were synthesized, and the model evaluated."""
     root = tmp_path_factory.mktemp("reported")
     for name in ("prepared", "weights", "simulated"):
@@ -39,22 +40,21 @@ def place(prepared, trained, subject, store, tmp_path_factory):
         Image.fromarray(pixels).save(root / f"private folder/<b>{k}.png")
     workspace = Workspace(root)
     brain = load_model(root / "weights/sub-01", "cpu")
-    synthesize(
-        workspace, brain.folder, root / "private folder", n_draws=5, device="cpu", report=QUIET
-    )
+    run = RunContext(progress=QUIET)
+    synthesize(workspace, brain.folder, root / "private folder", Drawing(5), run=run)
     few = EvaluateSettings(n_draws=20, latent=False, n_boot=50)
-    evaluate(workspace, brain, subject, store, few, run=RunContext(progress=QUIET))
+    evaluate(workspace, brain, subject, store, few, run=run)
     return workspace
 
 
 @pytest.fixture(scope="module")
-def brain(place):
-    return load_model(place.weights / "sub-01", "cpu")
+def brain(workspace):
+    return load_model(workspace.weights / "sub-01", "cpu")
 
 
 @pytest.fixture(scope="module")
-def page(place, brain):
-    return report(place, brain, progress=QUIET).read_text()
+def page(workspace, brain):
+    return report(workspace, brain, progress=QUIET).read_text()
 
 
 def text(page):
@@ -64,15 +64,15 @@ def text(page):
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", page)))
 
 
-def test_everything_is_told(page, place):
+def test_everything_is_told(page, workspace):
     said = text(page)
-    assert "Simulated subject: nobody was scanned" in said
+    assert "Simulated subject: the responses this model was trained and tested on are made" in said
     for title in (
-        "What was asked", "Responses to the images", "Do draws look like recorded trials?",
-        "How well does it predict?", "Are the draws calibrated?", "Where this comes from",
+        "Model and settings", "Responses to the images", "Draws compared with recorded trials",
+        "Prediction accuracy", "Calibration of draws", "Provenance",
     ):  # fmt: skip
         assert re.search(rf"<h2[^>]*>.*?{re.escape(title)}", page, re.DOTALL), title
-    metrics = json.loads((place.outputs / "sub-01_evaluation/metrics.json").read_text())
+    metrics = json.loads((workspace.outputs / "sub-01_evaluation/metrics.json").read_text())
     score = metrics["overall"]["voxelwise_correlation"]
     row = re.search(
         r"correlation over images, median voxel (\S+) \((\S+) to (\S+)\) (\S+) (\S+)", said
@@ -86,8 +86,8 @@ def test_everything_is_told(page, place):
     assert "synbrain evaluate --model sub-01 --draws 20 --seed 0" in said
 
 
-def test_nothing_private_or_dangerous_is_in_it(page, place):
-    assert str(place.root) not in page
+def test_nothing_private_or_dangerous_is_in_it(page, workspace):
+    assert str(workspace.root) not in page
     assert "<b>0" not in page
     assert "-b-0" in text(page)
 
@@ -96,13 +96,13 @@ def test_pictures_say_what_they_show(page):
     alts = [unescape(alt) for alt in re.findall(r'<img\b[^>]*?\balt="([^"]*)"', page)]
     assert len(alts) >= 10
     assert all(len(alt) > 8 for alt in alts)
-    means = next(alt for alt in alts if "deviation over 5 draws" in alt)
+    means = next(alt for alt in alts if "standard deviation over 5 draws" in alt)
     assert re.search(r"Means by region, in percent signal change: \S+ \d", means)
 
 
-def test_the_command_writes_the_same_again(place, page, synbrain, tmp_path):
+def test_the_command_writes_the_same_again(workspace, page, synbrain, tmp_path):
     file = tmp_path / "sent.html"
-    code, output, error = synbrain("plot", "report", "-w", place.root, "-o", file, "-q")
+    code, output, error = synbrain("plot", "report", "-w", workspace.root, "-o", file, "-q")
     assert code == 0, error
     assert output.split() == [str(file)]
     assert page.startswith("<!DOCTYPE html>")
@@ -119,23 +119,23 @@ def test_a_model_of_which_nothing_else_is_known(trained, tmp_path):
     assert "This model has not been evaluated" in said
     assert "synbrain evaluate --model sub-01" in said
     assert "this is no test score" in said
-    assert "recorded trials are not at hand" in said
+    assert "recorded trials are not available here" in said
     assert "Responses to the images" not in said
 
 
-def test_responses_of_another_training_are_refused_or_left_out(place, trained, tmp_path):
+def test_responses_of_another_training_are_refused_or_left_out(workspace, trained, tmp_path):
     shutil.copytree(trained.weights / "sub-01", tmp_path / "weights/sub-01")
     config = tmp_path / "weights/sub-01/config.json"
     content = json.loads(config.read_text())
     config.write_text(json.dumps(content | {"fingerprint": "0" * 16}))
     brain = load_model(tmp_path / "weights/sub-01", "cpu")
-    (folder,) = (path.parent for path in place.outputs.glob("*/settings.json"))
+    (folder,) = (path.parent for path in workspace.outputs.glob("*/settings.json"))
     with pytest.raises(InputError, match="was not drawn by"):
-        report(place, brain, responses=Responses(folder), progress=QUIET)
-    said = text(report(place, brain, output=tmp_path / "r.html", progress=QUIET).read_text())
+        report(workspace, brain, responses=Responses(folder), progress=QUIET)
+    said = text(report(workspace, brain, output=tmp_path / "r.html", progress=QUIET).read_text())
     assert "Responses to the images" not in said
     assert "is of another training of this model, and is not shown" in said
 
 
-def test_in_a_browser(place, page, page_of):
-    chromium.check_page(page_of(), place.outputs / "sub-01_report.html")
+def test_in_a_browser(workspace, page, page_of):
+    chromium.check_page(page_of(), workspace.outputs / "sub-01_report.html")

@@ -11,8 +11,8 @@ from PIL import Image
 
 from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.datasets.nsd import Choice
-from synbrain_cli.datasets.table import Experiment
+from synbrain_cli.datasets.nsd_choice import Choice
+from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.prepared import PreparedSubject
@@ -20,11 +20,12 @@ from synbrain_cli.io.surface import fsaverage
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.plot import brain_maps
+from synbrain_cli.pipeline.plot import Selection, brain_maps
 from synbrain_cli.pipeline.prepare import prepare_nsd, prepare_table
 from synbrain_cli.pipeline.synthesize import Output, synthesize
-from synbrain_cli.pipeline.train import load_examples, train
+from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
+from synbrain_cli.training.examples import load_examples
 
 N_IMAGES, N_REPEATS, N_VERTICES = 40, 3, 60
 
@@ -72,7 +73,8 @@ def nowhere(experiment_files, pictures, tmp_path_factory):
     )
     result = prepare_table(workspace, experiment, subject="01", dataset="v4", progress=QUIET)
     store = workspace.find_tokens("v4", None, QUIET.info)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
+    run = RunContext(progress=QUIET)
+    train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
     return workspace
 
 
@@ -97,7 +99,8 @@ def on_surface(experiment_files, pictures, tmp_path_factory):
     )
     result = prepare_table(workspace, experiment, subject="01", dataset="mine", progress=QUIET)
     store = workspace.find_tokens("mine", None, QUIET.info)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
+    run = RunContext(progress=QUIET)
+    train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
     return workspace
 
 
@@ -114,8 +117,8 @@ def test_a_subject_without_a_place(nowhere, pictures):
     assert '"Unit": "spikes"' in (made.folder / "sub-01_desc-draws_betas.json").read_text()
     with pytest.raises(InputError, match="not those of a volume"):
         brain.to_nifti(draws[0])
-    with pytest.raises(InputError, match="nothing says where its voxels are"):
-        brain_maps(nowhere, "flatmap", responses=made.folder, progress=QUIET)
+    with pytest.raises(InputError, match="the position of its voxels is not known"):
+        brain_maps(nowhere, "flatmap", Selection(responses=made.folder), progress=QUIET)
     with pytest.raises(InputError, match="can be resampled to none"):
         synthesize(
             nowhere,
@@ -131,7 +134,8 @@ def test_betas_that_were_not_standardised_are_learnt_in_their_own_unit(nowhere):
     subject = PreparedSubject(nowhere.prepared / "v4/sub-01")
     assert 15 < subject.betas.mean() < 25
     store = nowhere.find_tokens("v4", None, QUIET.info)
-    _, scale, examples, _ = load_examples(subject, store)
+    loaded = load_examples(subject, store)
+    scale, examples = loaded.scale, loaded.train
     np.testing.assert_allclose(examples.betas.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(examples.betas.std(0), 1, atol=1e-4)
     brain = load_model(nowhere.weights / "sub-01", "cpu")
@@ -170,7 +174,7 @@ def test_a_subject_on_a_surface(on_surface, pictures):
         assert image.meta["AnatomicalStructurePrimary"] == f"Cortex{h.capitalize()}"
         mean = nib.load(made.folder / name.replace("desc-draws_betas", "stat-mean_statmap"))
         np.testing.assert_allclose(mean.darrays[0].data[500:530], part.mean(0), atol=1e-5)
-    figures = brain_maps(on_surface, "flatmap", responses=made.folder, progress=QUIET)
+    figures = brain_maps(on_surface, "flatmap", Selection(responses=made.folder), progress=QUIET)
     assert all(file.exists() for file in figures.files)
 
 
@@ -239,7 +243,8 @@ def test_training_on_a_part_of_the_mask(prepared, tmp_path, pictures):
         progress=QUIET,
     )
     store = workspace.find_tokens("nsd", None, QUIET.info)
-    train(workspace, result.subjects[0], store, preset="test", device="cpu", progress=QUIET)
+    run = RunContext(progress=QUIET)
+    train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
     brain = load_model(workspace.weights / "sub-01", "cpu")
     whole = prepared.find_subject("1", None, QUIET.info)
     image = brain.to_nifti(brain.mean(pictures / "p00.png"))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from by_name import coloured, labelled
 from evaluation_record import evaluation_record
 from matplotlib.testing.compare import compare_images
 from nilearn.datasets import load_fsaverage
@@ -27,17 +28,17 @@ from synbrain_cli.metrics.learning_curve import fit_learning_curve
 from synbrain_cli.plotting.accuracy import plot_accuracy
 from synbrain_cli.plotting.calibration import plot_calibration
 from synbrain_cli.plotting.comparison import plot_comparison
-from synbrain_cli.plotting.draws import plot_draws
 from synbrain_cli.plotting.figure import save_figure
 from synbrain_cli.plotting.flatmap import plot_flatmap
-from synbrain_cli.plotting.learning_curve import plot_learning_curve
-from synbrain_cli.plotting.rois import plot_rois
-from synbrain_cli.plotting.sheet import plot_sheet
+from synbrain_cli.plotting.image_sheet import plot_sheet
+from synbrain_cli.plotting.learning_curve import Curve, Levels, plot_learning_curve
+from synbrain_cli.plotting.roi_intervals import plot_rois
 from synbrain_cli.plotting.surface import plot_surface
+from synbrain_cli.plotting.trial_flatmaps import plot_draws
 
 FOLDER = Path(__file__).with_name("baseline")
 DPI, OVERSAMPLING = 45, 4  # at 45 dpi alone, the widths of letters differ between releases
-BLUR = 3  # pixels of deviation, so that a line half a pixel further counts for little
+BLUR = 3  # SD of the blur in pixels, so that a line half a pixel further counts for little
 # Root mean square over pixels, of 255. Matplotlib 3.9 and 3.10 differ from 3.11 by up to 2.6, two
 # patch releases of 3.11 by 0; a panel moved by 3 % of the width by 4.6 or more, another colour map
 # by 18, hemispheres swapped by 62.
@@ -67,7 +68,7 @@ def maps(swapped=False):
 
 def flatmap(**options):
     given = {"title": "made-up responses", "unit": "percent signal change", "vmax": 2}
-    return plot_flatmap(**({"maps": maps()} | given | options))
+    return coloured(plot_flatmap)(**({"maps": maps()} | given | options))
 
 
 def outlines():
@@ -87,7 +88,7 @@ def flatmap_with_everything():
     return flatmap(
         rois=outlines(),
         threshold=0.4,
-        image=np.uint8(np.indices((60, 90, 3)).sum(0) * 1.6),
+        stimulus=np.uint8(np.indices((60, 90, 3)).sum(0) * 1.6),
         note="simulated subject",
     )
 
@@ -97,9 +98,9 @@ def trials(n, amplitude):
 
 
 def draws():
-    return plot_draws(
+    return labelled(plot_draws)(
         trials(8, 0.7),
-        trials(3, 0.5),
+        recorded=trials(3, 0.5),
         title="made-up trials",
         unit="percent signal change",
         rois=outlines(),
@@ -110,11 +111,13 @@ def draws():
 def sheet():
     images = [maps(), maps(swapped=True)] * 3 + [maps()]
     names = [f"image {k + 1}" for k in range(len(images))]
-    return plot_sheet(images, names, title="made-up responses", unit="percent signal change")
+    return labelled(plot_sheet)(
+        images, names, title="made-up responses", unit="percent signal change"
+    )
 
 
 def surface():
-    return plot_surface(maps(), title="made-up responses", unit="percent signal change")
+    return labelled(plot_surface)(maps(), title="made-up responses", unit="percent signal change")
 
 
 def rois(n_images, n_draws):
@@ -190,28 +193,26 @@ def calibration():
     return plot_calibration(evaluation_record(metrics, draws=draws), voxels)
 
 
-def scaling():
+def learning_curve():
     amounts = np.array([1.0, 2, 5, 10, 40])
     curves = {}
     for number, name in enumerate(("SynBrain", "linear encoder")):
         values = 0.2 + 0.15 * np.log10(amounts) + 0.03 * np.arange(3)[:, None] - 0.05 * number
         values = values + 0.01 * wave(3, 5)
         mean = values.mean(0)
-        curves[name] = {
-            "amounts": amounts,
-            "scores": values,
-            "ci": np.stack([mean - 0.03, mean + 0.03], axis=1),
-            "fit": fit_learning_curve(amounts, values),
-            "subjects": ["sub-01", "sub-02", "sub-03"],
-        }
+        curves[name] = Curve(
+            amounts,
+            values,
+            ci=np.stack([mean - 0.03, mean + 0.03], axis=1),
+            fit=fit_learning_curve(amounts, values),
+            subjects=["sub-01", "sub-02", "sub-03"],
+        )
     return plot_learning_curve(
         curves,
         ylabel="correlation over test images",
-        ceiling=0.6,
-        references={"mean pattern": 0.0},
+        levels=Levels(ceiling=0.6, references={"mean pattern": 0.0}, target=0.5),
         title="made-up growth of a score",
         simulated=True,
-        target=0.5,
     )
 
 
@@ -267,7 +268,7 @@ FIGURES = {
     "accuracy": lambda: accuracy(n_voxels=700),
     "accuracy_many_voxels": lambda: accuracy(n_voxels=3000),
     "calibration": calibration,
-    "scaling": scaling,
+    "learning_curve": learning_curve,
     "comparison": comparison,
 }
 
@@ -319,7 +320,7 @@ def moved(figure):
     return figure
 
 
-@pytest.mark.parametrize("name", ["rois", "accuracy", "calibration", "scaling"])
+@pytest.mark.parametrize("name", ["rois", "accuracy", "calibration", "learning_curve"])
 def test_a_panel_that_moved_is_found(name, tmp_path):
     assert difference(FOLDER / f"{name}.png", moved(FIGURES[name]()), tmp_path) is not None
 

@@ -1,4 +1,4 @@
-"""What is drawn, read back from the figure objects."""
+"""What is plotted, read back from the figure objects."""
 
 import itertools
 import sys
@@ -7,6 +7,7 @@ import time
 import nibabel as nib
 import numpy as np
 import pytest
+from by_name import coloured
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from nilearn.datasets import load_fsaverage
@@ -15,8 +16,8 @@ from synbrain_cli.errors import InputError, InputTypeError, MissingError, Synbra
 from synbrain_cli.io.surface import fsaverage, fsaverage_map
 from synbrain_cli.plotting import flatmap
 from synbrain_cli.plotting.figure import save_figure
-from synbrain_cli.plotting.flatmap import plot_flatmap
 
+plot_flatmap = coloured(flatmap.plot_flatmap)
 N_VERTICES = 10242  # of fsaverage5
 NOTHING = np.full(N_VERTICES, np.nan)
 
@@ -37,8 +38,8 @@ def panel(figure, label):
     return next((axes for axes in figure.axes if axes.get_label() == label), None)
 
 
-def drawn(figure, name="data"):
-    """The picture drawn, rows from the bottom up, NaN where transparent, and its x and y."""
+def plotted(figure, name="data"):
+    """The picture plotted, rows from the bottom up, NaN where transparent, and its x and y."""
     picture = next(i for i in panel(figure, "flatmap").images if i.get_gid() == name)
     values = np.ma.filled(picture.get_array(), np.nan) if name == "data" else picture.get_array()
     left, right, bottom, top = picture.get_extent()
@@ -53,15 +54,15 @@ def texts(figure):
     return [t.get_text() for t in figure.findobj(Text)]
 
 
-def test_left_is_drawn_on_the_left(field):
+def test_left_is_plotted_on_the_left(field):
     for hemisphere, side in (("left", -1), ("right", 1)):
         maps = {"left": NOTHING, "right": NOTHING, hemisphere: field[hemisphere]}
-        values, x, _ = drawn(plot_flatmap(maps, title="t", unit="z"))
+        values, x, _ = plotted(plot_flatmap(maps, title="t", unit="z"))
         columns = np.isfinite(values).any(0)
         assert (np.sign(x[columns]) == side).all()
         assert columns.mean() > 0.4
-    values, _, _ = drawn(plot_flatmap(field, title="t", unit="z"))
-    cortex, _, _ = drawn(plot_flatmap(field, title="t", unit="z"), "cortex")
+    values, _, _ = plotted(plot_flatmap(field, title="t", unit="z"))
+    cortex, _, _ = plotted(plot_flatmap(field, title="t", unit="z"), "cortex")
     np.testing.assert_array_equal(np.isfinite(values), cortex[..., 3] > 0)
 
 
@@ -69,7 +70,7 @@ def test_anatomy_lies_where_the_labels_say(pial):
     """Posterior in the middle, anterior outside, dorsal up."""
     for k, axis in ((1, 1), (2, 0)):
         maps = {h: xyz[:, k] for h, xyz in pial.items()}
-        values, x, y = drawn(plot_flatmap(maps, title="t", unit="mm", view="cortex"))
+        values, x, y = plotted(plot_flatmap(maps, title="t", unit="mm", view="cortex"))
         place = np.abs(x) if axis == 1 else y
         grid = np.broadcast_to(place if axis == 1 else place[:, None], values.shape)
         known = np.isfinite(values)
@@ -77,11 +78,11 @@ def test_anatomy_lies_where_the_labels_say(pial):
 
 
 def test_values_are_those_of_the_vertices(pial):
-    """A plane over the patch is drawn as that plane: interpolation is exact and in place."""
+    """A plane over the patch is plotted as that plane: interpolation is exact and in place."""
     flat = flatmap._flat_cortex(N_VERTICES)
     plane = 0.02 * flat.xy[:, 0] - 0.03 * flat.xy[:, 1]
     maps = {"left": plane[:N_VERTICES], "right": plane[N_VERTICES:]}
-    values, x, y = drawn(plot_flatmap(maps, title="t", unit="z"))
+    values, x, y = plotted(plot_flatmap(maps, title="t", unit="z"))
     known = np.isfinite(values)
     expected = 0.02 * x - 0.03 * y[:, None]
     assert np.abs(values - expected)[known].max() < 0.01  # linspace takes pixel edges for centres
@@ -142,8 +143,8 @@ def finer(tmp_path, monkeypatch):
 
 
 def test_a_finer_surface_shows_the_same(field, finer):
-    coarse, x, _ = drawn(plot_flatmap(field, title="t", unit="z", view="cortex"))
-    fine, x_fine, _ = drawn(plot_flatmap(finer(field), title="t", unit="z", view="cortex"))
+    coarse, x, _ = plotted(plot_flatmap(field, title="t", unit="z", view="cortex"))
+    fine, x_fine, _ = plotted(plot_flatmap(finer(field), title="t", unit="z", view="cortex"))
     assert fine.shape == coarse.shape
     np.testing.assert_allclose(x, x_fine, atol=0.01)
     both = np.isfinite(fine) & np.isfinite(coarse)
@@ -166,7 +167,7 @@ def test_the_fovea_is_at_the_occipital_pole_in_the_middle(pial):
         pole = np.linalg.norm(pial[hemisphere] - pial[hemisphere][pial[hemisphere][:, 1].argmin()],
                               axis=1) < 12  # fmt: skip
         maps = {"left": NOTHING, "right": NOTHING, hemisphere: np.where(pole, 1.0, 0.0)}
-        values, x, y = drawn(plot_flatmap(maps, title="t", unit="z", view="cortex"))
+        values, x, y = plotted(plot_flatmap(maps, title="t", unit="z", view="cortex"))
         rows, columns = np.nonzero(values > 0.5)
         assert len(rows) > 50
         shown = np.isfinite(values)
@@ -180,8 +181,8 @@ def test_the_fovea_is_at_the_occipital_pole_in_the_middle(pial):
 def test_missing_values_are_transparent_and_do_not_spread(field):
     left = field["left"].copy()
     left[::2] = np.nan
-    values, _, _ = drawn(plot_flatmap(field | {"left": left}, title="t", unit="z", view="cortex"))
-    whole, _, _ = drawn(plot_flatmap(field, title="t", unit="z", view="cortex"))
+    values, _, _ = plotted(plot_flatmap(field | {"left": left}, title="t", unit="z", view="cortex"))
+    whole, _, _ = plotted(plot_flatmap(field, title="t", unit="z", view="cortex"))
     half = whole.shape[1] // 2
     assert 0.2 < np.isfinite(values[:, :half]).sum() / np.isfinite(whole[:, :half]).sum() < 0.8
     np.testing.assert_allclose(values[:, half:], whole[:, half:], rtol=1e-5)
@@ -195,7 +196,7 @@ def test_colour_bar_tells_range_unit_and_threshold(field):
     assert [t.get_text() for t in bar.get_xticklabels()] == ["−1.5", "−0.4", "0.4", "1.5"]
     picture = panel(figure, "flatmap").images[1]
     assert picture.get_clim() == (-1.5, 1.5)
-    values, _, _ = drawn(figure)
+    values, _, _ = plotted(figure)
     assert np.nanmin(np.abs(values)) >= 0.4
     red, _, blue = picture.cmap(picture.norm(1.4))[:3]
     assert red > blue
@@ -243,7 +244,7 @@ def test_view_follows_the_data(pial, field):
 
     assert width(field) == width(patch, view="cortex") > 600
     assert width(patch) == width(patch, view="data") < 330
-    values, _, _ = drawn(plot_flatmap(patch, title="t", unit="z"))
+    values, _, _ = plotted(plot_flatmap(patch, title="t", unit="z"))
     edge = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
     assert np.isnan(edge).all()  # nothing is cropped
 
@@ -270,7 +271,7 @@ def test_rois_are_outlined_and_named(pial, field):
 def test_texts_image_and_note(field):
     title = "A very long title with a $ and another $ " * 8
     image = np.zeros((40, 60, 3), np.uint8)
-    figure = plot_flatmap(field, title=title, unit="z", image=image, note="simulated")
+    figure = plot_flatmap(field, title=title, unit="z", stimulus=image, note="simulated")
     found = texts(figure)
     assert {"L", "R", "anterior", "dorsal", "simulated"} <= set(found)
     assert title.split() in [text.split() for text in found]
@@ -285,7 +286,7 @@ def test_texts_image_and_note(field):
 @pytest.mark.parametrize("title", ["short", "words of a long title " * 15, "W" * 300])
 def test_nothing_overlaps(field, title, note, with_image):
     image = np.zeros((50, 200, 3), np.uint8) if with_image else None
-    figure = plot_flatmap(field, title=title, unit="z", image=image, note=note)
+    figure = plot_flatmap(field, title=title, unit="z", stimulus=image, note=note)
     renderer = figure.canvas.get_renderer()
     boxes = [t.get_window_extent(renderer) for t in figure.texts]
     boxes += [axes.get_tightbbox(renderer) for axes in figure.axes if axes.get_label() != "flatmap"]
@@ -321,8 +322,8 @@ def test_bad_input_is_refused(field):
     refused("threshold", threshold=5, vmax=2)
     refused("threshold", threshold=-1)
     refused("largest value is", threshold=1e6)
-    refused("uint8", image=np.zeros((4, 4, 3)))
-    refused("uint8", image=np.zeros((4, 4), np.uint8))
+    refused("uint8", stimulus=np.zeros((4, 4, 3)))
+    refused("uint8", stimulus=np.zeros((4, 4), np.uint8))
     refused("rois", rois={"lh": NOTHING})
     refused("left rois", rois={"left": NOTHING})
     refused("left rois", rois={"left": np.zeros(5, int)})

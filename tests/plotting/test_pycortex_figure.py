@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from by_name import coloured
 
 from synbrain_cli.errors import InputError, InputTypeError, MissingError
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage, fsaverage_map
@@ -13,6 +14,8 @@ from synbrain_cli.plotting import pycortex as module
 from synbrain_cli.plotting.figure import save_figure
 from synbrain_cli.plotting.flatmap import plot_flatmap
 from synbrain_cli.plotting.pycortex import plot_with_pycortex
+
+plot_flatmap, plot_with_pycortex = coloured(plot_flatmap), coloured(plot_with_pycortex)
 
 N = 10242
 NOTHING = np.full(N, np.nan)
@@ -69,7 +72,7 @@ def panel(figure, label):
     return next(axes for axes in figure.axes if axes.get_label() == label)
 
 
-def drawn(figure, name="data"):
+def plotted(figure, name="data"):
     """pycortex's picture and where its pixels are, as shares from the left and from below."""
     axes = panel(figure, "pycortex")
     picture = next(image for image in axes.images if image.get_label() == name)
@@ -87,7 +90,7 @@ def drawn(figure, name="data"):
 def test_an_occipital_patch_lights_its_place_and_nothing_else(small, pole, hemisphere):
     maps = {h: np.where(pole[h] & (h == hemisphere), 1.0, np.nan) for h in HEMISPHERES}
     figure = plot_with_pycortex(maps, title="t", unit="z", symmetric=False, subject=small)
-    values, x, y = drawn(figure)
+    values, x, y = plotted(figure)
     lit = np.isfinite(values)
     assert 0.005 < lit.mean() < 0.1
     assert set(values[lit]) == {1.0}
@@ -102,15 +105,15 @@ def test_anatomy_lies_where_the_labels_say(small):
     """Posterior in the middle, dorsal up, as in our own flatmap."""
     for k, where in ((1, lambda x, y: np.abs(x - 0.49)), (2, lambda x, y: y)):
         maps = {h: mesh.coordinates[:, k] for h, mesh in fsaverage("pial").items()}
-        values, x, y = drawn(plot_with_pycortex(maps, title="t", unit="mm", subject=small))
+        values, x, y = plotted(plot_with_pycortex(maps, title="t", unit="mm", subject=small))
         known = np.isfinite(values)
         assert np.corrcoef(values[known], where(x, y)[known])[0, 1] > 0.8
 
 
 def test_sulci_are_darker(small):
     figure = plot_with_pycortex(fsaverage_map("curvature"), title="t", unit="1/mm", subject=small)
-    curvature, _, _ = drawn(figure)
-    grey, _, _ = drawn(figure, "curvature")
+    curvature, _, _ = plotted(figure)
+    grey, _, _ = plotted(figure, "curvature")
     sulci, gyri = (np.nanmean(grey[mask]) for mask in (curvature > 0.1, curvature < -0.1))
     assert 0.5 < sulci < gyri - 0.02 < 1
 
@@ -128,7 +131,7 @@ def test_colours_are_those_of_the_flatmap(small, field):
         assert theirs.get_clim() == ours.get_clim()
         points = np.linspace(-3, 3, 50)
         np.testing.assert_array_equal(theirs.to_rgba(points), ours.to_rgba(points))
-        values, _, _ = drawn(figure)
+        values, _, _ = plotted(figure)
         size = np.abs(values) if options.get("symmetric", True) else values
         assert np.nanmin(size) >= options.get("threshold", 0)
 
@@ -143,7 +146,7 @@ def test_rois_are_outlined_and_named_in_their_hemisphere(small, field, pole):
     path = np.concatenate([p.vertices for p in outline.get_paths()])
     assert path[:, 0].min() > -3  # mm; pycortex's patches meet at 0
     maps = {h: np.where(pole[h], 1.0, np.nan) for h in HEMISPHERES} | {"left": NOTHING}
-    values, x, _ = drawn(plot_with_pycortex(maps, title="t", unit="z", subject=small))
+    values, x, _ = plotted(plot_with_pycortex(maps, title="t", unit="z", subject=small))
     low, high = axes.get_xlim()
     across = (low + x * (high - low))[np.isfinite(values)]
     assert path[:, 0].min() == pytest.approx(across.min(), abs=4)
@@ -155,7 +158,7 @@ def test_texts_and_proportions(small, field, tmp_path, capsys):
     image = np.zeros((50, 200, 3), np.uint8)
     title = "words of a long title with a $ " * 6
     figure = plot_with_pycortex(
-        field, title=title, unit="z", note="simulated", image=image, subject=small
+        field, title=title, unit="z", note="simulated", stimulus=image, subject=small
     )
     axes = panel(figure, "pycortex")
     left, right = (next(t for t in axes.texts if t.get_text() == letter) for letter in "LR")
@@ -176,15 +179,15 @@ def test_texts_and_proportions(small, field, tmp_path, capsys):
 def test_another_density_of_fsaverage_is_carried(small, field, monkeypatch):
     """As if the subject were fsaverage and the map fsaverage5's, two sizes down."""
     monkeypatch.setattr(module, "N_FSAVERAGE", {"coarse": 2562, "fine": N, "finer": N + 10})
-    fine, _, _ = drawn(plot_with_pycortex(field, title="t", unit="z", subject=small))
+    fine, _, _ = plotted(plot_with_pycortex(field, title="t", unit="z", subject=small))
     coarse_maps = {h: values[:2562] for h, values in field.items()}
-    coarse, _, _ = drawn(plot_with_pycortex(coarse_maps, title="t", unit="z", subject=small))
+    coarse, _, _ = plotted(plot_with_pycortex(coarse_maps, title="t", unit="z", subject=small))
     np.testing.assert_array_equal(np.isfinite(coarse), np.isfinite(fine))
     assert len(np.unique(coarse[np.isfinite(coarse)])) <= 2 * 2562
     assert np.nanmean(np.abs(coarse - fine)) < 0.1
     assert np.corrcoef(coarse[np.isfinite(fine)], fine[np.isfinite(fine)])[0, 1] > 0.98
     finer = {h: np.append(values, np.full(10, 99)) for h, values in field.items()}
-    same, _, _ = drawn(plot_with_pycortex(finer, title="t", unit="z", subject=small))
+    same, _, _ = plotted(plot_with_pycortex(finer, title="t", unit="z", subject=small))
     np.testing.assert_array_equal(same, fine)
 
 
@@ -232,4 +235,4 @@ def test_bad_input_is_refused(small, field):
     refused("ROI V1", rois={"left": {"V1": np.zeros(5, bool)}})
     refused("cmap", cmap="no such map")
     refused("threshold", threshold=5, vmax=2)
-    refused("uint8", image=np.zeros((4, 4, 3)))
+    refused("uint8", stimulus=np.zeros((4, 4, 3)))

@@ -16,7 +16,8 @@ from PIL import Image
 
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.plotting.flatmap import plot_flatmap
-from synbrain_cli.plotting.report import (
+from synbrain_cli.plotting.labels import Labels
+from synbrain_cli.plotting.report.page import (
     Command,
     Facts,
     Gallery,
@@ -326,9 +327,8 @@ def test_flatmaps_are_small_and_look_the_same():
     pial = load_fsaverage("fsaverage5")["pial"]
     maps = {h: np.sin(pial.parts[h].coordinates[:, 2] / 9) for h in ("left", "right")}
     maps["right"][pial.parts["right"].coordinates[:, 1] > -20] = np.nan
-    figure = plot_flatmap(
-        maps, title="Made up", unit="z", image=photograph(), note="simulated subject"
-    )
+    labels = Labels("Made up", "z", stimulus=photograph(), note="simulated subject")
+    figure = plot_flatmap(maps, labels)
     small = figure_png(figure, dpi=100)
     assert small == figure_png(figure, dpi=100)
     assert len(small) < 200_000

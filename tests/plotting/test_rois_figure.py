@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.plotting import rois as module
+from synbrain_cli.plotting import roi_intervals as module
 from synbrain_cli.plotting.figure import save_figure
-from synbrain_cli.plotting.rois import plot_rois, roi_means
+from synbrain_cli.plotting.roi_intervals import plot_rois, roi_means
 
 ROIS = ["V1", "V2", "V3", "hV4", "EBA", "FFA-1", "OFA", "OPA", "PPA", "midparietal"]
 ROIS += [f"region-{k}" for k in range(10)]

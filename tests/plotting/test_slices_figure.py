@@ -5,6 +5,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+from by_name import coloured
 from matplotlib.colors import to_rgba
 from nibabel.affines import apply_affine
 from scipy.spatial.transform import Rotation
@@ -13,6 +14,8 @@ from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.plotting.figure import save_figure
 from synbrain_cli.plotting.flatmap import plot_flatmap
 from synbrain_cli.plotting.slices import plot_slices
+
+plot_flatmap, plot_slices = coloured(plot_flatmap), coloured(plot_slices)
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -54,7 +57,7 @@ def slices(figure, direction):
     return found
 
 
-def drawn(axes):
+def plotted(axes):
     """The map's picture, NaN where transparent, and x and y of its pixels as they are seen, mm."""
     picture = next(found for found in axes.images if np.ndim(found.get_alpha()) == 2)
     values = np.where(picture.get_alpha() == 1, np.ma.filled(picture.get_array(), np.nan), np.nan)
@@ -77,7 +80,7 @@ def test_left_is_left(affine):
     figure = plot_slices(image(indicator, affine), mask=image(mask, affine), title="t", unit="1")
     for direction in "zy":
         for axes, _ in slices(figure, direction):
-            values, x, _ = drawn(axes)
+            values, x, _ = plotted(axes)
             middle = np.mean(axes.get_xlim())
             assert axes.get_xlim()[0] < middle
             assert (values == 1).sum() == (values == 0).sum() > 0
@@ -88,22 +91,22 @@ def test_left_is_left(affine):
 
 
 @pytest.mark.parametrize("affine", [AFFINE, LAS, TURNED])
-def test_each_slice_shows_the_place_its_label_says(affine):
-    """A coordinate, drawn as a map, is the position on the picture or the slice's label."""
+def test_each_slice_shows_the_position_its_label_says(affine):
+    """A coordinate, plotted as a map, is the position on the picture or the slice's label."""
     xyz = positions(affine)
     mask = image((np.abs(xyz) < 30).all(0), affine)
     for k in range(3):
         figure = plot_slices(image(xyz[k], affine), mask=mask, title="t", unit="mm")
         for direction, (axis, right, up) in DIRECTIONS.items():
             for axes, where in slices(figure, direction):
-                values, x, y = drawn(axes)
+                values, x, y = plotted(axes)
                 seen = np.isfinite(values)
                 place = {axis: np.full_like(x, where), right: x, up: y}[k]
                 tolerance = 0.05 if k == axis else 2  # mm: half a voxel is nilearn's
                 np.testing.assert_allclose(values[seen], place[seen], rtol=0, atol=tolerance)
 
 
-def test_an_oblique_grid_is_drawn_upright_by_the_nearest_voxel():
+def test_an_oblique_grid_is_plotted_upright_by_the_nearest_voxel():
     affine = AFFINE.copy()
     affine[:3, :3] = Rotation.from_euler("z", 20, degrees=True).as_matrix() @ AFFINE[:3, :3]
     xyz = positions(affine)
@@ -111,7 +114,7 @@ def test_an_oblique_grid_is_drawn_upright_by_the_nearest_voxel():
     mask[4:16, 4:16, 4:14] = True
     figure = plot_slices(image(xyz[0], affine), mask=image(mask, affine), title="t", unit="mm")
     for axes, _ in slices(figure, "z"):
-        values, x, _ = drawn(axes)
+        values, x, _ = plotted(axes)
         seen = np.isfinite(values)
         pixel = np.diff(x[0])[0] ** 2
         assert seen.sum() * pixel == pytest.approx(144 * 16, rel=0.1)  # mm²
@@ -130,7 +133,7 @@ def test_zero_is_data_in_the_mask_and_nothing_outside(inside):
         for direction, (axis, *_) in DIRECTIONS.items():
             planes = np.moveaxis(positions()[axis], axis, 0)[:, 0, 0]
             for axes, where in slices(figure, direction):
-                shown = drawn(axes)[0]
+                shown = plotted(axes)[0]
                 k = np.abs(planes - where).argmin()
                 assert np.isfinite(shown).sum() == np.take(known, k, axis).sum() > 0
                 assert np.nanmax(shown) == (0 if mask else 1)
@@ -166,7 +169,7 @@ def test_labels_hide_no_voxel():
     figure.draw_without_rendering()
     for direction in DIRECTIONS:
         for axes, _ in slices(figure, direction):
-            values, x, y = drawn(axes)
+            values, x, y = plotted(axes)
             places = axes.transData.transform(np.stack([x, y], -1)[np.isfinite(values)])
             for text in axes.texts:
                 box = text.get_bbox_patch().get_window_extent()
@@ -201,13 +204,13 @@ def test_below_the_threshold_voxels_are_grey_and_over_anatomy_transparent(inside
     options["threshold"] = 49 if vmax else 40
     for values in (image(y), image(-y)):
         for axes, _ in slices(plot_slices(values, **options), "x"):
-            shown, _, _ = drawn(axes)
+            shown, _, _ = plotted(axes)
             picture = axes.images[0]
             grey = (picture.cmap(picture.norm(shown)) == to_rgba("0.8")).all(-1)
             np.testing.assert_array_equal(grey, np.abs(shown) < options["threshold"])
             assert grey.any()
     for axes, _ in slices(plot_slices(image(y), background=image(y + 100), **options), "x"):
-        assert np.nanmax(drawn(axes)[0]) <= -options["threshold"]
+        assert np.nanmax(plotted(axes)[0]) <= -options["threshold"]
     nothing = plot_slices(image(y / 10), background=image(y + 100), **(options | {"vmax": 60}))
     assert not any(np.any(axes.images[1].get_alpha()) for axes, _ in slices(nothing, "x"))
 
@@ -220,7 +223,7 @@ def test_anatomy_underneath_lies_in_the_same_place(inside):
     x = image(positions()[0])
     figure = plot_slices(x, mask=image(inside), background=anatomy, title="t", unit="mm")
     for axes, _ in slices(figure, "z"):
-        values, place, _ = drawn(axes)
+        values, place, _ = plotted(axes)
         below = axes.images[0].get_array()
         assert below.shape == values.shape
         seen = np.isfinite(values)

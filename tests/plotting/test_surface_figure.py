@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from by_name import coloured
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
@@ -19,6 +20,9 @@ from synbrain_cli.io.surface import HEMISPHERES, fsaverage, fsaverage_map
 from synbrain_cli.plotting.figure import save_figure
 from synbrain_cli.plotting.flatmap import plot_flatmap
 from synbrain_cli.plotting.surface import plot_surface, view_surface
+
+plot_flatmap, plot_surface = coloured(plot_flatmap), coloured(plot_surface)
+view_surface = coloured(view_surface)
 
 VIEWS = ("lateral", "medial", "posterior", "ventral")
 N = 10242
@@ -66,7 +70,7 @@ def panel(figure, label):
     return next((axes for axes in figure.axes if axes.get_label() == label), None)
 
 
-def drawn(figure, view, hemisphere, name="data"):
+def plotted(figure, view, hemisphere, name="data"):
     """The picture, rows from the bottom up, NaN where transparent; x and y of its pixels, mm."""
     axes = panel(figure, f"{view}-{hemisphere}")
     picture = next(image for image in axes.images if image.get_gid() == name)
@@ -81,18 +85,18 @@ def drawn(figure, view, hemisphere, name="data"):
 
 
 def lit(figure):
-    """Views with any data drawn."""
+    """Views with any data plotted."""
     return {
         (view, hemisphere)
         for view in VIEWS
         for hemisphere in HEMISPHERES
-        if np.isfinite(drawn(figure, view, hemisphere)[0]).any()
+        if np.isfinite(plotted(figure, view, hemisphere)[0]).any()
     }
 
 
 @pytest.mark.parametrize("surface", ["inflated", "pial"])
 def test_each_view_shows_anatomy_where_its_name_says(surface):
-    """A coordinate of the surface, drawn as a map, is the position on the picture."""
+    """A coordinate of the surface, plotted as a map, is the position on the picture."""
     meshes = fsaverage(surface)
     for k in range(3):
         figure = plot_surface(
@@ -100,7 +104,7 @@ def test_each_view_shows_anatomy_where_its_name_says(surface):
             title="t", unit="mm", surface=surface,
         )  # fmt: skip
         for place, ((across, way), (upwards, up)) in ORIENTATION.items():
-            values, x, y = drawn(figure, *place)
+            values, x, y = plotted(figure, *place)
             seen = np.isfinite(values)
             assert 0.4 < seen.mean() < 0.95
             if k == across:
@@ -118,7 +122,7 @@ def test_what_is_in_front_hides_what_is_behind():
         xyz, faces = meshes[place[1]]
         depth = {h: way * mesh.coordinates[:, k] for h, mesh in meshes.items()}
         figure = plot_surface(depth, title="t", unit="mm", surface="pial")
-        values, x, y = drawn(figure, *place)
+        values, x, y = plotted(figure, *place)
         a, b, c = xyz[faces].astype(float)[:, :, [across, upwards]].transpose(1, 0, 2)
         inverse = np.linalg.pinv(np.stack([b - a, c - a], axis=-1))
         rows, columns = np.nonzero(np.isfinite(values))
@@ -137,14 +141,14 @@ def test_an_occipital_patch_lights_its_place_and_nothing_else(pole, hemisphere):
     figure = plot_surface(maps, title="t", unit="indicator", symmetric=False)
     assert lit(figure) == {(view, hemisphere) for view in VIEWS}
     for view in VIEWS:
-        values, x, y = drawn(figure, view, hemisphere)
+        values, x, y = plotted(figure, view, hemisphere)
         rows, columns = np.nonzero(np.isfinite(values))
         if view in ("lateral", "medial"):
             to_the_right = (view == "lateral") == (hemisphere == "left")
             assert (x[columns] > 50).all() if to_the_right else (x[columns] < -50).all()
         elif view == "ventral":
             assert (y[rows] > y.mean() + 50).all()
-    area = {view: np.isfinite(drawn(figure, view, hemisphere)[0]).sum() for view in VIEWS}
+    area = {view: np.isfinite(plotted(figure, view, hemisphere)[0]).sum() for view in VIEWS}
     assert area["posterior"] > 1000
     assert area["posterior"] > area["ventral"]
 
@@ -153,9 +157,9 @@ def test_missing_values_show_cortex_and_do_not_spread(field):
     halves = {h: np.where(np.arange(N) % 2 == 0, np.nan, v) for h, v in field.items()}
     whole, part = (plot_surface(maps, title="t", unit="z") for maps in (field, halves))
     for place in (("lateral", "left"), ("posterior", "right")):
-        all_of_it, _, _ = drawn(whole, *place)
-        some, _, _ = drawn(part, *place)
-        cortex, _, _ = drawn(part, *place, name="cortex")
+        all_of_it, _, _ = plotted(whole, *place)
+        some, _, _ = plotted(part, *place)
+        cortex, _, _ = plotted(part, *place, name="cortex")
         np.testing.assert_array_equal(np.isfinite(all_of_it), cortex[..., 3] > 0)
         assert 0.2 < np.isfinite(some).sum() / np.isfinite(all_of_it).sum() < 0.8
         assert np.nanmin(some) >= np.nanmin(halves[place[1]]) - 1e-6
@@ -165,10 +169,10 @@ def test_sulci_are_darker_and_what_is_turned_away_is_shaded(field):
     figure = plot_surface(field, title="t", unit="z")
     folds = plot_surface(fsaverage_map("curvature"), title="t", unit="1/mm")
     for place in (("lateral", "left"), ("medial", "right")):
-        curvature, _, _ = drawn(folds, *place)
-        grey, _, _ = drawn(figure, *place, name="cortex")
+        curvature, _, _ = plotted(folds, *place)
+        grey, _, _ = plotted(figure, *place, name="cortex")
         assert grey[curvature > 0.1][:, 0].max() < grey[curvature < -0.1][:, 0].min()
-        shade, _, _ = drawn(figure, *place, name="shade")
+        shade, _, _ = plotted(figure, *place, name="shade")
         assert not shade[np.isnan(curvature)].any()
         alpha = shade[..., 3][np.isfinite(curvature)]
         assert alpha.min() < 5  # faces the viewer: the colours are those of the bar
@@ -206,11 +210,11 @@ def test_threshold_hides_and_the_bar_says_so(field):
     figure = plot_surface(field, title="t", unit="z", threshold=0.4, vmax=1.5)
     bar = panel(figure, "colorbar")
     assert bar.get_xlabel() == "z  (shown: |value| ≥ 0.4)"
-    values, _, _ = drawn(figure, "lateral", "left")
+    values, _, _ = plotted(figure, "lateral", "left")
     assert np.nanmin(np.abs(values)) >= 0.4
     assert (values < 0).any()
     figure = plot_surface(field, title="t", unit="z", threshold=0.4, symmetric=False)
-    assert np.nanmin(drawn(figure, "lateral", "left")[0]) >= 0.4
+    assert np.nanmin(plotted(figure, "lateral", "left")[0]) >= 0.4
 
 
 def test_rois_are_outlined_where_seen_and_named_once(field, pole):
@@ -229,7 +233,7 @@ def test_rois_are_outlined_where_seen_and_named_once(field, pole):
     indicator = plot_surface(
         {h: np.where(pole[h], 1.0, np.nan) for h in pole}, title="t", unit="z", symmetric=False
     )
-    values, x, y = drawn(indicator, "posterior", "right")
+    values, x, y = plotted(indicator, "posterior", "right")
     rows, columns = np.nonzero(np.isfinite(values))
     path = np.concatenate([p.vertices for p in outlined["posterior-right"].get_paths()])
     for axis, place in ((0, x[columns]), (1, y[rows])):
@@ -268,7 +272,7 @@ def test_left_is_left_of_right_in_each_view(field):
 def test_nothing_overlaps(field, title, with_image, surface):
     image = np.zeros((50, 200, 3), np.uint8) if with_image else None
     figure = plot_surface(
-        field, title=title, unit="z", image=image, note="simulated, 8 draws", surface=surface
+        field, title=title, unit="z", stimulus=image, note="simulated, 8 draws", surface=surface
     )
     renderer = figure.canvas.get_renderer()
     boxes = [t.get_window_extent(renderer) for t in figure.texts]
@@ -304,7 +308,7 @@ def test_bad_input_is_refused(field):
     with pytest.raises(InputError, match="ROI V1"):
         plot_surface(field, title="t", unit="z", rois={"left": {"V1": np.zeros(5, bool)}})
     with pytest.raises(InputError, match="uint8"):
-        plot_surface(field, title="t", unit="z", image=np.zeros((4, 4, 3)))
+        plot_surface(field, title="t", unit="z", stimulus=np.zeros((4, 4, 3)))
     with pytest.raises(InputError, match="vmin"):
         plot_surface(field, title="t", unit="z", vmin=0)
 

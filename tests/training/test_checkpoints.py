@@ -10,9 +10,9 @@ import torch
 
 from synbrain_cli.config import StageConfig
 from synbrain_cli.model.fit import Stage
-from synbrain_cli.pipeline import train as module
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
+from synbrain_cli.training import stage as module
 
 STAGE = StageConfig(12, 4, 0.01, 0.0, patience=12)
 
@@ -32,7 +32,7 @@ def test_slow_ones_are_rare(tmp_path, monkeypatch, seconds, fewest, most):
         save(state, path)
 
     monkeypatch.setattr(torch, "save", slow)
-    monkeypatch.setattr(module, "MOMENT", 0.15)
+    monkeypatch.setattr(module, "QUICK", 0.15)
     network = torch.nn.Linear(1, 1)
     path = tmp_path / "network.pt"
 
@@ -43,9 +43,9 @@ def test_slow_ones_are_rare(tmp_path, monkeypatch, seconds, fewest, most):
     parameters = list(network.parameters())
     stage = Stage("it", network, parameters, partial(loss, network), score, 8, STAGE)
     run = RunContext(progress=Progress(quiet=True))
-    module.fit_resumably(path, stage, run)
+    module.fit_resumably(stage, run, path)
     assert fewest <= len(saved) <= most
     assert saved[-1] == 12  # the last is always there
     before = path.read_bytes()
-    module.fit_resumably(path, stage, run)
+    module.fit_resumably(stage, run, path)
     assert path.read_bytes() == before  # nothing was left to do

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import msgspec
@@ -23,11 +24,13 @@ from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.core import NEAR, SharedCore, Sheet
 from synbrain_cli.model.tokens import TokenScaler
-from synbrain_cli.pipeline import train as training
+from synbrain_cli.run import RunContext
 from synbrain_cli.training import shared_core as shared
+from synbrain_cli.training import stage as training
 from synbrain_cli.training.shared_core import TrainedCore, grid_side, train_core
 from synbrain_cli.training.voxel_order import sheet_places
 
+RUN = RunContext(progress=QUIET)
 STAGE = StageConfig(2, 32, 4e-3, 0.0, warmup_steps=5, clip_norm=0.0)
 
 
@@ -59,7 +62,7 @@ def workspace(prepared, tmp_path_factory):
 @pytest.fixture(scope="module")
 def core(workspace, people):
     """Of both subjects."""
-    return train_core(workspace, people, progress=QUIET)
+    return train_core(workspace, people, RUN)
 
 
 @pytest.fixture(scope="module")
@@ -83,18 +86,19 @@ def sentences():
 
 
 def test_the_record_says_what_was_trained_on_what(kept, people, store):
-    config = read_json(kept / "config.json")
-    assert config["people"] == ["simulated/sub-01", "simulated/sub-02"]
+    config, settings = (read_json(kept / f"{name}.json") for name in ("config", "settings"))
+    assert settings["subjects"] == ["simulated/sub-01", "simulated/sub-02"]
     descriptions = [person.folder / "dataset_description.json" for person, _ in people]
-    assert config["data"] == [sha256(path) for path in descriptions]
-    assert config["encoder"] == msgspec.to_builtins(store.identity)
-    assert (config["core"]["side"], config["core"]["n_dims"]) == (16, 48)
-    assert config["stage"]["epochs"] == 2
+    assert settings["data"] == [sha256(path) for path in descriptions]
+    assert settings["encoder"] == msgspec.to_builtins(store.identity)
+    assert (settings["core"]["side"], settings["core"]["n_dims"]) == (16, 48)
+    assert settings["stage"]["epochs"] == 2
     history = config["training"]["history"]
     assert [epoch["epoch"] for epoch in history] == [1, 2]
     assert config["training"]["best_score"] == max(e["validation_score"] for e in history)
     assert "torch" in config["versions"]
-    assert {path.name for path in kept.iterdir()} == {"config.json", "core.safetensors"}
+    names = {"config.json", "settings.json", "core.safetensors"}
+    assert {path.name for path in kept.iterdir()} == names
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]  # no lock, nothing partial
 
 
@@ -142,7 +146,7 @@ def test_trained_once_and_taken_up_again(workspace, people, core, kept, monkeypa
 
     monkeypatch.setattr(shared, "fit_resumably", never)
     said, progress = sentences()
-    again = train_core(workspace, people, progress=progress)
+    again = train_core(workspace, people, replace(RUN, progress=progress))
     assert said == []
     assert (kept / "core.safetensors").stat().st_mtime_ns == before
     tokens = people[0][1].tokens[:5]
@@ -153,7 +157,7 @@ def test_trained_once_and_taken_up_again(workspace, people, core, kept, monkeypa
 
 def test_the_same_people_anywhere_give_the_same_core(own, people, kept):
     """Bit for bit, and under the same name."""
-    train_core(own, people, progress=QUIET)
+    train_core(own, people, RUN)
     (folder,) = (own.weights / "cores").iterdir()
     assert folder.name == kept.name
     expected, found = (load_arrays(f / "core.safetensors") for f in (kept, folder))
@@ -170,14 +174,14 @@ class Wanted(Exception):
 def name_of(own, monkeypatch):
     """The name of the core of some people, which is not trained."""
 
-    def train(folder, *rest):
+    def work_folder(folder, *rest):
         raise Wanted(folder.name)
 
-    monkeypatch.setattr(shared, "_train", train)
+    monkeypatch.setattr(shared, "work_folder", work_folder)
 
     def name(people, **options):
         with pytest.raises(Wanted) as wanted:
-            train_core(own, people, progress=QUIET, **options)
+            train_core(own, people, replace(RUN, **options))
         return str(wanted.value)
 
     return name
@@ -231,7 +235,7 @@ def test_test_trials_are_not_opened(own, people, core, kept, tmp_path):
         table.loc[test, "image"] = "unknown"
         table.to_csv(other.folder / "trials.tsv", sep="\t", index=False)
         changed.append((PreparedSubject(other.folder), store))
-    train_core(own, changed, progress=QUIET)
+    train_core(own, changed, RUN)
     expected = load_arrays(kept / "core.safetensors")
     found = load_arrays(own.weights / "cores" / kept.name / "core.safetensors")
     for name, array in expected.items():
@@ -266,13 +270,14 @@ def test_an_interrupted_training_goes_on(own, people, kept, monkeypatch, epoch):
     with monkeypatch.context() as patch:
         interrupted_after(epoch, patch)
         with pytest.raises(KeyboardInterrupt):
-            train_core(own, people, progress=QUIET)
+            train_core(own, people, RUN)
     folder = own.weights / "cores" / kept.name
     assert not folder.exists()
-    assert [p.name for p in folder.parent.iterdir()] == [f".{kept.name}.partial"]
+    left = {f".{kept.name}.partial", f".{kept.name}.recovery"}
+    assert {p.name for p in folder.parent.iterdir()} == left
     said, progress = sentences()
-    train_core(own, people, progress=progress)
-    assert any(f"going on after epoch {epoch}" in line for line in said)
+    train_core(own, people, replace(RUN, progress=progress))
+    assert any(f"continuing after epoch {epoch}" in line for line in said)
     expected, found = (load_arrays(f / "core.safetensors") for f in (kept, folder))
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
@@ -286,13 +291,13 @@ def test_an_interrupted_training_leaves_the_arithmetic_as_it_was(own, people, mo
     assert (small * 1) > 0
     interrupted_after(1, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        train_core(own, people[:1], progress=QUIET)
+        train_core(own, people[:1], RUN)
     assert (small * 1) > 0
 
 
 def test_a_core_under_way_is_left_to_its_process(workspace, people, kept):
     with locked(kept, "a shared core"), pytest.raises(BusyError, match="another synbrain process"):
-        train_core(workspace, people, progress=QUIET)
+        train_core(workspace, people, RUN)
 
 
 def test_people_whose_voxels_lie_nowhere_train_a_core_all_the_same(own, people, tmp_path):
@@ -300,7 +305,7 @@ def test_people_whose_voxels_lie_nowhere_train_a_core_all_the_same(own, people, 
     subject, store = people[0]
     other = copied(subject, tmp_path / "changed/simulated")
     (other.folder / "surface_resampling.npz").unlink()
-    core = train_core(own, [(other, store)], progress=QUIET)
+    core = train_core(own, [(other, store)], RUN)
     assert core.sheet.nodes.shape == (1, 3)
     sources, prior = core.evidence(other)(store.tokens[:6])
     assert sources.std(0).min() > 0
@@ -317,15 +322,15 @@ def test_the_side_of_a_grid(n_tokens, side):
 
 @pytest.mark.parametrize("n_tokens", [1, 9, 15, 50, 257])
 def test_tokens_that_are_no_grid(n_tokens):
-    with pytest.raises(InputError, match=rf"{n_tokens} tokens an image.*square grid of 4 × 4"):
+    with pytest.raises(InputError, match=rf"{n_tokens} tokens per image.*square grid of 4 × 4"):
         grid_side(SimpleNamespace(tokens=np.zeros((2, n_tokens, 3)), folder="x"))
 
 
 def test_no_core_of_tokens_that_are_no_grid(own, people, tmp_path):
     folder = shutil.copytree(people[0][1].folder, tmp_path / "few")
     np.save(folder / "tokens.npy", np.load(folder / "tokens.npy")[:, :12])
-    with pytest.raises(InputError, match="12 tokens an image"):
-        train_core(own, [(people[0][0], TokenStore(folder))], progress=QUIET)
+    with pytest.raises(InputError, match="12 tokens per image"):
+        train_core(own, [(people[0][0], TokenStore(folder))], RUN)
     assert not own.weights.exists()
 
 

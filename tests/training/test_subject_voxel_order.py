@@ -18,6 +18,7 @@ from synbrain_cli import cli, load_model
 from synbrain_cli.config import PRESETS, StageConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import load_arrays
+from synbrain_cli.io.files import read_json
 from synbrain_cli.io.prepared import PreparedSubject, roi_collections
 from synbrain_cli.io.surface import fsaverage
 from synbrain_cli.io.voxel_space import Vertices
@@ -142,7 +143,7 @@ def save_subject(folder, place):
 def test_orders_of_vertices(on_surface, kind):
     order = subject_order(on_surface, kind)
     assert sorted(order.tolist()) == list(range(110))
-    place, sphere = on_surface.place, fsaverage("sphere", "fsaverage5")
+    place, sphere = on_surface.voxel_space.geometry, fsaverage("sphere", "fsaverage5")
     if kind in ("curve", "surface"):
         assert order[:60].max() < 60 <= order[60:].min()  # left, then right
     if kind == "surface":
@@ -256,7 +257,7 @@ def test_the_order_is_kept_with_the_weights(curved, curved_brain, subject):
     )
     np.testing.assert_array_equal(curved_brain.networks.vae.order.numpy(), expected)
     assert curved_brain.config.voxel_order == "curve"
-    assert curved_brain.config.training["settings"]["voxel_order"] == "curve"
+    assert read_json(curved / "settings.json")["voxel_order"] == "curve"
 
 
 def test_left_out_the_option_means_the_best(trained, subject):
@@ -319,7 +320,7 @@ def test_an_order_that_the_files_do_not_allow_is_refused(refused):
 
 
 def test_leaving_the_option_out_is_then_possible(refused, synbrain):
-    """Nothing was trained: there is nothing to resume or to overwrite."""
+    """Nothing was trained: there is nothing to continue or to overwrite."""
     root, _ = refused
     command = ["train", "--subject", "1", "--model", "linear", "--name", "sub-01", "-w", root]
     code, _, error = synbrain(*command)

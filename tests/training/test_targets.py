@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from synbrain_cli.config import VAEConfig
-from synbrain_cli.distributed import SINGLE_PROCESS
 from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 from synbrain_cli.model.vae import BrainVAE
-from synbrain_cli.pipeline.train import TrainingRun
+from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import Examples
+from synbrain_cli.training.networks import mapper_targets
 
 CONFIG = VAEConfig(
     n_tokens=16,
@@ -24,7 +24,6 @@ CONFIG = VAEConfig(
     ada_length=64,
     projector_width=32,
 )
-FULL = {"device_type": "cpu", "dtype": torch.bfloat16, "enabled": False}
 
 
 @pytest.fixture
@@ -39,21 +38,18 @@ def examples(rng):
 
 def test_they_are_averages_over_repeats(examples, tmp_path):
     vae = BrainVAE(CONFIG, torch.Generator().manual_seed(0)).eval()
-    run = TrainingRun(tmp_path / "sub-01", {})
-    run.partial.mkdir()
-    targets = run.targets(vae, examples, FULL, SINGLE_PROCESS)
+    run = RunContext()
+    targets = mapper_targets(vae, examples, run, tmp_path)
     with torch.inference_mode():
         posterior = vae.encode(torch.from_numpy(examples.betas))
     means = posterior.mean.numpy()
     expected = np.stack([means[examples.image_index == k].mean(0) for k in range(40)])
-    np.testing.assert_allclose(targets, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(targets.latents, expected, rtol=1e-4, atol=1e-5)
     variance = posterior.log_variance.exp().mean(0)
-    np.testing.assert_allclose(run.latent_sd**2, variance.numpy(), rtol=1e-4)
-    assert run.target_variance == pytest.approx(float(expected.var(0, ddof=1).mean()), rel=1e-4)
+    np.testing.assert_allclose(targets.latent_sd**2, variance.numpy(), rtol=1e-4)
+    assert targets.variance == pytest.approx(float(expected.var(0, ddof=1).mean()), rel=1e-4)
 
     blind = SimpleNamespace(config=CONFIG)  # could not encode once more
-    again = TrainingRun(tmp_path / "sub-01", {})
-    np.testing.assert_array_equal(again.targets(blind, examples, FULL, SINGLE_PROCESS), targets)
-    np.testing.assert_array_equal(again.latent_sd, run.latent_sd)
-    again.forget_stages()
-    assert not list(run.partial.iterdir())
+    again = mapper_targets(blind, examples, run, tmp_path)
+    np.testing.assert_array_equal(again.latents, targets.latents)
+    np.testing.assert_array_equal(again.latent_sd, targets.latent_sd)

@@ -1,4 +1,4 @@
-"""Mean responses of regions of interest: draws as intervals, recorded trials as points."""
+"""Mean responses of ROIs: draws of a model as intervals, recorded trials as points."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.plotting.figure import COLOURS, SIDE, Frame, frame
+from synbrain_cli.plotting.colours import PREDICTOR_COLOURS as COLOURS
+from synbrain_cli.plotting.figure import SIDE, Frame, frame
+from synbrain_cli.plotting.labels import Labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +37,7 @@ def plot_rois(
     recorded: Sequence[ArrayLike | None] | None = None,
     note: str | None = None,
 ) -> Figure:
-    """Draw each region's mean response: its mean and its central intervals over draws.
+    """Plot each region's mean response: its mean and its central intervals over draws.
 
     Up to six images have a panel each, with regions along the axis. Of more, each region has a
     panel, with images along the axis in the order given. All panels share their axes.
@@ -57,8 +59,9 @@ def plot_rois(
     title : str
         Any length: wrapped.
     recorded : list, optional
-        One an image: None, or the region means of its recorded single trials, float array of shape
-        (n_repeats, n_rois) in the same unit. They lie right of their draws, in the order given.
+        One entry per image: None, or the region means of its recorded single trials, float array
+        of shape (n_repeats, n_rois) in the same unit. They lie right of their draws, in the order
+        given.
     note : str, optional
         A label that must not be overlooked, such as "simulated".
 
@@ -83,11 +86,11 @@ def plot_rois(
     draws = _check_draws(draws, rois, images)
     trials = _check_recorded(recorded, rois, images)
     by_image = len(images) <= _MOST_IMAGES
-    panels, places = (images, rois) if by_image else (rois, images)
-    values = draws if by_image else draws.transpose(2, 1, 0)  # (n_panels, n_draws, n_places)
-    layout = _arrange(len(panels), places, by_image)
+    panels, along = (images, rois) if by_image else (rois, images)
+    values = draws if by_image else draws.transpose(2, 1, 0)  # (n_panels, n_draws, n_positions)
+    layout = _arrange(len(panels), along, by_image)
 
-    framed = frame(layout.width, layout.height, title=title, note=note)
+    framed = frame(layout.width, layout.height, Labels(title, unit, note=note))
     figure, top = framed.figure, framed.box(0, layout.height, 0, 0)[1]
     left, right = 1.8 * SIDE / framed.width, 0.5 * SIDE / framed.width
     figure.set_layout_engine("constrained", rect=(left, 0, 1 - left - right, top))
@@ -98,9 +101,9 @@ def plot_rois(
     for empty in grid[len(panels) :]:
         empty.remove()
     for number, (one, name) in enumerate(zip(axes, panels, strict=True)):
-        _draw_intervals(one, values[number], layout.spacing)
+        _plot_intervals(one, values[number], layout.spacing)
         if trials is not None:
-            _draw_trials(one, trials, number, by_image, layout.spacing)
+            _plot_trials(one, trials, number, by_image, layout.spacing)
         one.set_title(_short(name), fontsize=11, parse_math=False)
         one.spines[["top", "right"]].set_visible(False)
         one.tick_params(labelsize=10)
@@ -108,13 +111,13 @@ def plot_rois(
     if low <= 0 <= high:
         for one in axes:
             one.axhline(0, color="black", linewidth=0.6, zorder=0, gid="zero")
-    _name_places(axes, places, layout, "region" if by_image else "image")
+    _name_positions(axes, along, layout, "region" if by_image else "image")
     # In the middle of all rows, and as it may be longer than one, of no say in their height
     axes[(layout.n_rows - 1) // 2 * layout.n_columns].set_ylabel(
         f"mean response ({unit})", y=0.5 if layout.n_rows % 2 else -0.1, fontsize=11,
         parse_math=False, in_layout=False,
     )  # fmt: skip
-    order = f"in the order given: 1 is {_short(places[0])}, {len(places)} {_short(places[-1])}"
+    order = f"in the order given: 1 is {_short(along[0])}, {len(along)} {_short(along[-1])}"
     _add_legend(framed, axes[0], layout, None if layout.names else order)
     return figure
 
@@ -125,9 +128,9 @@ def roi_means(values: ArrayLike, masks: Mapping[str, ArrayLike]) -> NDArray[np.f
     Parameters
     ----------
     values : float array of shape (..., n_voxels)
-        Draws, log, (n_images, n_draws, n_voxels), in any unit.
+        Draws, say, of shape (n_images, n_draws, n_voxels), in any unit.
     masks : dict of bool arrays of shape (n_voxels,)
-        One a region, as ``Brain.rois()`` returns them.
+        One per region, as ``Brain.rois()`` returns them.
 
     Returns
     -------
@@ -167,12 +170,12 @@ def roi_means(values: ArrayLike, masks: Mapping[str, ArrayLike]) -> NDArray[np.f
     return means
 
 
-# Drawing ------------------------------------------------------------------------------------------
+# Plotting -----------------------------------------------------------------------------------------
 
 
-def _draw_intervals(axes: Axes, values: NDArray, spacing: float) -> None:
-    """Draw one panel's draws, (n_draws, n_places); places are ``spacing`` points apart."""
-    colour, place, n_draws = COLOURS["model"], np.arange(values.shape[1]), len(values)
+def _plot_intervals(axes: Axes, values: NDArray, spacing: float) -> None:
+    """Plot the draws of a panel, (n_draws, n_positions), at positions ``spacing`` points apart."""
+    colour, position, n_draws = COLOURS["model"], np.arange(values.shape[1]), len(values)
     thick = min(7.0, 0.6 * spacing)  # points
     widest = (n_draws - 1) / (n_draws + 1)  # level of the range
     if n_draws > 1:
@@ -180,21 +183,21 @@ def _draw_intervals(axes: Axes, values: NDArray, spacing: float) -> None:
         if widest < _OUTER:
             ends = values.min(0), values.max(0)
             label = f"range of the draws ({100 * widest:.0f} % interval)"
-        axes.vlines(place, *ends, color=colour, linewidth=0.22 * thick, label=label, gid="outer")
+        axes.vlines(position, *ends, color=colour, linewidth=0.22 * thick, label=label, gid="outer")
     if widest >= _INNER:
         axes.vlines(
-            place, *_interval(values, _INNER), color=colour, linewidth=thick, gid="inner",
+            position, *_interval(values, _INNER), color=colour, linewidth=thick, gid="inner",
             label=f"central {100 * _INNER:g} % of draws",
         )  # fmt: skip
     axes.plot(
-        place, values.mean(0), "o", color=colour, markerfacecolor="white", markersize=0.85 * thick,
-        markeredgewidth=0.15 * thick, gid="mean",
+        position, values.mean(0), "o", color=colour, markerfacecolor="white",
+        markersize=0.85 * thick, markeredgewidth=0.15 * thick, gid="mean",
         label=f"mean of {n_draws:,} draws" if n_draws > 1 else "one draw",
     )  # fmt: skip
 
 
 def _interval(values: NDArray, level: float) -> NDArray:
-    """Ends of the central interval over draws: (n_draws, n_places) → (2, n_places).
+    """Ends of the central interval over draws: (n_draws, n_positions) → (2, n_positions).
 
     Quantile p is the order statistic p(n + 1) (Hyndman & Fan 1996, definition 6), below which a
     share p of further trials are expected; numpy's default would make the interval too narrow.
@@ -206,13 +209,13 @@ class _Trials(NamedTuple):
     """Recorded trials of all images."""
 
     image: NDArray[np.int64]  # (n_trials,)
-    offset: NDArray[np.float64]  # (n_trials,), from the place of the draws, of the spacing
+    offset: NDArray[np.float64]  # (n_trials,), from the position of the draws, of the spacing
     values: NDArray[np.float64]  # (n_trials, n_rois)
     label: str
 
 
-def _draw_trials(axes: Axes, trials: _Trials, panel: int, by_image: bool, spacing: float) -> None:
-    """Draw the recorded trials of an image, or of a region, as points."""
+def _plot_trials(axes: Axes, trials: _Trials, panel: int, by_image: bool, spacing: float) -> None:
+    """Plot the recorded trials of an image, or of a region, as points."""
     offset = trials.offset[:, None] * min(1, _FARTHEST / spacing)
     if by_image:
         some = trials.image == panel
@@ -236,29 +239,29 @@ class _Layout(NamedTuple):
     n_columns: int
     width: float  # of the figure, inches
     height: float  # of all panels
-    spacing: float  # of places, points
-    names: float  # how far names reach down, inches; 0 where places are numbered
+    spacing: float  # of positions, points
+    names: float  # how far names reach down, inches; 0 where positions are numbered
     upright: bool
 
 
-def _arrange(n_panels: int, places: Sequence[str], by_image: bool) -> _Layout:
-    """The number of columns that brings the figure closest to the format of a slide."""
-    n_places = len(places)
-    # Inches a place, and inches a panel's height: regions are read one by one, images as a series
+def _arrange(n_panels: int, along: Sequence[str], by_image: bool) -> _Layout:
+    """Choose the number of columns that brings the figure closest to the format of a slide."""
+    n_positions = len(along)
+    # Inches per name, and height of a panel: regions are read one by one, images as a series
     wanted, least, height = (0.5, 0.28, 2.6) if by_image else (0.2, 0.055, 1.7)
     choices = []
     for n_columns in range(1, n_panels + 1):
-        width = max(2.4, _NARROWEST / n_columns, wanted * n_places + 0.3)
+        width = max(2.4, _NARROWEST / n_columns, wanted * n_positions + 0.3)
         width = min(width, _WIDEST / n_columns)
-        if n_columns > 1 and width < least * n_places + 0.3:
+        if n_columns > 1 and width < least * n_positions + 0.3:
             break
         n_rows = math.ceil(n_panels / n_columns)
         misfit = abs(math.log((n_columns * width + 0.6) / (n_rows * height + 1.8) / _FORMAT))
         n_empty = n_rows * n_columns - n_panels
         choices.append((misfit + 0.35 * n_empty, n_rows, n_columns, width))
     _, n_rows, n_columns, width = min(choices)
-    spacing = (width - 0.3) / n_places
-    longest = 0.083 * max(len(_short(name)) for name in places)  # inches, in letters of 10 points
+    spacing = (width - 0.3) / n_positions
+    longest = 0.083 * max(len(_short(name)) for name in along)  # inches, in letters of 10 points
     upright = longest + 0.06 > spacing
     names = (longest if spacing > 0.15 else 0) if upright else 0.2
     return _Layout(
@@ -272,14 +275,14 @@ def _arrange(n_panels: int, places: Sequence[str], by_image: bool) -> _Layout:
     )
 
 
-def _name_places(axes: Sequence[Axes], places: Sequence[str], layout: _Layout, kind: str) -> None:
-    """Label the places: by names, or where these have no room by numbers, some seven of them."""
-    n_places = len(places)
-    step = 1 if layout.names else next((n for n in (5, 10, 20, 50) if n_places < 8 * n), 100)
-    ticks = np.unique([0, *range(step - 1, n_places, step)])
-    labels = [_short(places[tick]) if layout.names else f"{tick + 1}" for tick in ticks]
+def _name_positions(axes: Sequence[Axes], along: Sequence[str], layout: _Layout, kind: str) -> None:
+    """Label the positions: by names, or where these have no room by numbers, some seven of them."""
+    n_positions = len(along)
+    step = 1 if layout.names else next((n for n in (5, 10, 20, 50) if n_positions < 8 * n), 100)
+    ticks = np.unique([0, *range(step - 1, n_positions, step)])
+    labels = [_short(along[tick]) if layout.names else f"{tick + 1}" for tick in ticks]
     for number, one in enumerate(axes):
-        one.set_xlim(-0.7, n_places - 0.3)
+        one.set_xlim(-0.7, n_positions - 0.3)
         rotation = 90 if layout.names and layout.upright else 0
         for tick in one.set_xticks(ticks, labels, rotation=rotation):
             tick.label1.set_parse_math(False)
@@ -294,7 +297,7 @@ def _short(name: str) -> str:
 
 
 def _add_legend(framed: Frame, axes: Axes, layout: _Layout, title: str | None) -> None:
-    """Log below the panels what bars and points are."""
+    """Write below the panels what bars and points are."""
     handles, labels = axes.get_legend_handles_labels()
     most = max(1, int(framed.width / (0.073 * max(map(len, labels)) + 0.45)))  # in a line
     legend = framed.figure.legend(

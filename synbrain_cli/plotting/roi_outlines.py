@@ -17,18 +17,18 @@ Traced = tuple[list[NDArray], tuple[float, float]]  # lines, and the innermost p
 
 
 def trace(picture: NDArray, x: NDArray, y: NDArray) -> Traced | None:
-    """Outline an ROI drawn with 1 in it and 0 or NaN elsewhere, smoothed.
+    """Outline the ROI in a picture that holds 1 inside it and 0 or NaN elsewhere, smoothed.
 
     Parameters
     ----------
     picture : float array of shape (n_rows, n_columns)
     x, y : float arrays
-        Of its columns and rows, mm, ascending.
+        Positions of its columns and rows, mm, ascending.
 
     Returns
     -------
     list of float arrays of shape (n_points, 2), (float, float)
-        Lines, and the innermost point; None where nothing is in it.
+        Lines, and the innermost point; None where the picture holds no pixel of the ROI.
     """
     from contourpy import contour_generator
     from scipy import ndimage
@@ -53,8 +53,8 @@ def trace(picture: NDArray, x: NDArray, y: NDArray) -> Traced | None:
     return contour_generator(x, y, share).lines(0.5), (float(x[column]), float(y[row]))
 
 
-def draw_outline(axes: Axes, lines: list[NDArray], hemisphere: str, width: float = 1.2) -> None:
-    """Draw black lines that are also seen on dark colours; ``width`` in points."""
+def add_outline(axes: Axes, lines: list[NDArray], hemisphere: str, width: float = 1.2) -> None:
+    """Add black lines that can also be seen on dark colours; ``width`` in points."""
     from matplotlib.collections import LineCollection
     from matplotlib.patheffects import withStroke
 
@@ -67,14 +67,14 @@ def draw_outline(axes: Axes, lines: list[NDArray], hemisphere: str, width: float
     )  # fmt: skip
 
 
-def draw_name(
-    axes: Axes, where: tuple[float, float], name: str, hemisphere: str, size: float = 9
+def add_name(
+    axes: Axes, position: tuple[float, float], name: str, hemisphere: str, size: float = 9
 ) -> None:
-    """Write the name of an ROI; ``size`` in points."""
+    """Add the name of an ROI; ``size`` of the letters in points."""
     from matplotlib.patheffects import withStroke
 
     axes.text(
-        *where, name, fontsize=size, fontweight="bold", ha="center", va="center", clip_on=True,
+        *position, name, fontsize=size, fontweight="bold", ha="center", va="center", clip_on=True,
         zorder=5, gid=f"roi-{hemisphere}", parse_math=False,
         path_effects=[withStroke(linewidth=2.4, foreground="white", alpha=0.9)],
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""One HTML file that holds a whole report: figures, numbers, text and no reference to elsewhere.
+"""One HTML file that holds a whole report: figures, numbers and text, without external references.
 
-The page says what it is made of in frozen dataclasses, `render` writes them with the template
-`report.html.jinja`. Every text is escaped: names of image files are not to be trusted. The page
-forbids itself the network (a content security policy, which its frames inherit).
+A page is made of frozen dataclasses, and `render` writes them with the template
+`report.html.jinja`. Every text is escaped, because names of image files cannot be trusted. A
+content security policy, which frames inherit, forbids the page to use the network.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import io
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.plotting.figure import BAND
+from synbrain_cli.plotting.figure import NOTE_BACKGROUND
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,9 +40,9 @@ _SETTLED = 1000  # pixels that may still change their colour when the palette is
 
 @dataclass(frozen=True)
 class Picture:
-    """An image: PNG or JPEG bytes, what it shows to those who do not see it, how to read it.
+    """An image: PNG or JPEG bytes, alternative text, and a caption that explains how to read it.
 
-    A wide one takes the whole width of the page, another that of the text at most.
+    A wide picture takes the whole width of the page, others at most that of the text.
     """
 
     data: bytes
@@ -70,14 +71,14 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The image itself as an address."""
+        """The image itself as a data URL."""
         kind = "png" if self.data.startswith(b"\x89PNG") else "jpeg"
         return f"data:image/{kind};base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; the first of each is the row's header, numbers are aligned right."""
+    """Rows of cells. The first cell of a row is its header; numbers are aligned right."""
 
     caption: str
     header: list[str]
@@ -94,7 +95,7 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Columns of numbers, of which some may be missing ("–" or "not known", say)."""
+        """Which columns hold numbers, some of which may be missing ("–" or "not known")."""
         return [
             any(map(_NUMBER.fullmatch, column))
             and all(_NUMBER.fullmatch(cell) or not re.search(r"\d", cell) for cell in column)
@@ -104,7 +105,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values, of any length: what was asked, provenance."""
+    """Names and values of any length, such as settings and provenance."""
 
     items: list[tuple[str, str]]
 
@@ -118,10 +119,10 @@ class Command:
 
 @dataclass(frozen=True)
 class Live:
-    """A complete HTML page to turn and look at (nilearn's surfaces), in a frame of its own.
+    """A complete interactive HTML page (nilearn's rotatable surfaces), in a frame of its own.
 
-    The frame may run scripts and nothing else: no storage, no pop-ups, no network. The title is
-    what screen readers call it.
+    The frame may run scripts and nothing else: no storage, no pop-ups, no network. Screen readers
+    use the title as its name.
     """
 
     html: str
@@ -130,13 +131,13 @@ class Live:
 
     @property
     def document(self) -> str:
-        """The page without an icon: nilearn's is at an address that the frame may not ask."""
+        """The page without its icon, which nilearn links to an address outside the frame."""
         return _ICON.sub("", self.html)
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Small pictures in a grid: stimuli and what they are called."""
+    """Small pictures in a grid: stimuli with their names."""
 
     pictures: list[Picture]
 
@@ -153,7 +154,7 @@ Block = Picture | Table | Facts | Command | Live | Gallery | Text
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what the section tells, and its parts in order."""
+    """A heading, an introduction, and the parts of the section in order."""
 
     title: str
     intro: str
@@ -170,7 +171,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """The report. A warning stands above everything, on the screen and in print."""
+    """The report. Its warning is above everything else, on the screen and in print."""
 
     title: str
     lead: str
@@ -182,7 +183,7 @@ class Page:
 def render(page: Page) -> str:
     """Write the report as one HTML file; the same page always gives the same text.
 
-    Figures and tables are numbered in the order in which they come.
+    Figures and tables are numbered in order of appearance.
 
     Parameters
     ----------
@@ -196,20 +197,26 @@ def render(page: Page) -> str:
     Examples
     --------
     >>> html = render(Page("Report", "What it is.", None, [Section("One", "", [])], "synbrain"))
-    >>> "<h1>Progress</h1>" in html
+    >>> "<h1>Report</h1>" in html
     True
     """
-    return _environment().get_template("report.html.jinja").render(page=page, band=BAND)
+    return _environment().get_template("report.html.jinja").render(page=page, band=NOTE_BACKGROUND)
+
+
+def listed(names: Sequence[str], n: int = 12) -> str:
+    """Return the first ``n`` names, separated by commas, and how many more there are."""
+    more = f" and {len(names) - n} more" if len(names) > n else ""
+    return ", ".join(names[:n]) + more
 
 
 def figure_png(figure: Figure, dpi: float = 110) -> bytes:
     """Write a figure as a PNG of 256 colours; the same figure always gives the same bytes.
 
     A flatmap has some 25,000 colours; with a palette its file is 0.4 times as large. The palette
-    covers them all (else the rare ones go: those of the stimulus, and of the end of the colour bar
-    that no voxel reaches) and is then refined by k-means; white and other colours of whole areas
-    stay as they are. Dithering keeps smooth colours free of steps, which readers would take for
-    contours.
+    is chosen to span all colours (otherwise rare ones are lost: those of the stimulus, and of the
+    end of the colour bar that no voxel reaches) and is then refined by k-means; white and other
+    colours of whole areas stay as they are. Dithering keeps smooth colours free of steps, which
+    readers would take for contours.
 
     Parameters
     ----------
@@ -283,7 +290,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("synbrain_cli", "plotting"),
+        loader=PackageLoader("synbrain_cli", "plotting/report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,84 @@
+"""What is taken of the Natural Scenes Dataset, and how it is prepared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from synbrain_cli.errors import InputError
+from synbrain_cli.io.files import sha256
+from synbrain_cli.io.prepared import STANDARDIZATIONS
+
+SPACES = ("func1pt8mm", "func1mm", "fsaverage", "nativesurface")
+PREPARATIONS = ("betas_fithrf_GLMdenoise_RR", "betas_fithrf", "betas_assumehrf")
+SPLIT_RULES = ("shared1000", "shared515")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is taken of NSD, and how it is prepared.
+
+    Attributes
+    ----------
+    space : str
+        Of `SPACES`.
+    preparation : str
+        Of `PREPARATIONS` (NSD's b3, b2, b1).
+    rois : tuple of str
+        Their union is the mask. Each is a collection ("nsdgeneral", "streams": all its labels), a
+        label ("V1v", "FFA-1"; "V1" joins V1v and V1d), both ("streams:ventral"), or a mask file
+        on the subject's grid.
+    standardize : {"session", "train", "none"}
+    split : str
+        "shared1000": test images are the 1,000 shared ones. "shared515": the 515 of them that
+        every subject saw three times; the others are for validation (calibration). Or a table
+        (`read_split_list`).
+    validation_share : float
+        Of the training images, where the split names no validation images.
+    seed : int
+        Draws the validation images.
+    """
+
+    space: str = SPACES[0]
+    preparation: str = PREPARATIONS[0]
+    rois: tuple[str, ...] = ("nsdgeneral",)
+    standardize: str = "session"
+    split: str = SPLIT_RULES[0]
+    validation_share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("--space", self.space, SPACES),
+            ("--preparation", self.preparation, PREPARATIONS),
+            ("--standardize", self.standardize, STANDARDIZATIONS),
+        ):
+            if value not in known:
+                raise InputError(f"{name} {value}: expected one of {', '.join(known)}")
+        if self.space == "func1mm" and self.preparation == "betas_assumehrf":
+            raise InputError(
+                "--preparation betas_assumehrf: NSD has it for func1pt8mm, not func1mm"
+            )
+        if self.split not in SPLIT_RULES and not Path(self.split).exists():
+            raise InputError(
+                f"--split {self.split}: expected {', '.join(SPLIT_RULES)} or a table with the "
+                "columns image and split"
+            )
+
+    @property
+    def volume(self) -> bool:
+        """Whether the space is a volume, not a surface."""
+        return self.space.startswith("func")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Options for the record; a split list and mask files by their content."""
+        options = json.loads(json.dumps(asdict(self)))
+        options["rois"] = [
+            f"{Path(roi).name} (sha256 {sha256(roi)})" if Path(roi).is_file() else roi
+            for roi in self.rois
+        ]
+        if self.split not in SPLIT_RULES:
+            options["split"] = f"{Path(self.split).name} (sha256 {sha256(self.split)})"
+        return options

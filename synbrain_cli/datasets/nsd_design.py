@@ -1,0 +1,140 @@
+"""NSD's experimental design: which image each trial shows, and how images are named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.io
+
+from synbrain_cli.errors import DAMAGED, InputError, MissingError
+
+SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)  # of subjects 1 to 8, all released
+N_IMAGES = 73_000
+
+
+@dataclass(frozen=True)
+class Design:
+    """NSD's experimental design.
+
+    Attributes
+    ----------
+    ordering : int array of shape (n_trials,)
+        0-based position of each trial's image in a subject's list; the same for all subjects.
+    subject_images : int array of shape (n_subjects, n_images)
+        0-based 73k ids.
+    n_shared : int
+        The first ``n_shared`` positions are the images all subjects saw.
+    trials_per_session : int
+    """
+
+    ordering: np.ndarray
+    subject_images: np.ndarray
+    n_shared: int
+    trials_per_session: int
+
+    @classmethod
+    def read(cls, path: Path) -> Design:
+        """Read ``nsd_expdesign.mat``.
+
+        The file's integers are of several dtypes and 1-based; here they are int64 and 0-based.
+
+        Raises
+        ------
+        MissingError, InputError
+        """
+        if not path.exists():
+            raise MissingError(
+                f"{path} does not exist: --root must be the folder that holds nsddata/"
+            )
+        try:
+            mat = scipy.io.loadmat(path)
+            ordering = mat["masterordering"].astype(np.int64).ravel() - 1
+            subject_images = mat["subjectim"].astype(np.int64) - 1
+            n_shared, n_sessions = mat["sharedix"].size, len(mat["stimpattern"])
+        except KeyError as error:
+            raise InputError(f"{path}: expected the variable {error} of NSD's design") from error
+        except DAMAGED as error:
+            raise InputError(
+                f"{path}: not a readable .mat file ({error}): copy it again"
+            ) from error
+        n_trials = len(ordering)
+        if n_trials % n_sessions or ordering.min() < 0 or ordering.max() >= subject_images.shape[1]:
+            raise InputError(
+                f"{path}: expected {n_sessions} sessions of equal length that show the images 1 to "
+                f"{subject_images.shape[1]} of each subject, found {n_trials} trials of the images "
+                f"{ordering.min() + 1} to {ordering.max() + 1}: copy it again"
+            )
+        if subject_images.min() < 0 or subject_images.max() >= N_IMAGES:
+            raise InputError(
+                f"{path}: expected image ids from 1 to {N_IMAGES:,}, found "
+                f"{subject_images.min() + 1} to {subject_images.max() + 1}: copy it again"
+            )
+        return cls(ordering, subject_images, n_shared, n_trials // n_sessions)
+
+    def images(self, subject: int) -> np.ndarray:
+        """0-based 73k id of every trial of a subject (1-based number)."""
+        return self.subject_images[subject - 1, self.ordering]
+
+    def is_shared(self) -> np.ndarray:
+        """Whether each trial shows an image that every subject saw."""
+        return self.ordering < self.n_shared
+
+    @property
+    def n_sessions(self) -> int:
+        """Sessions of the longest experiment: NSD's 40."""
+        return len(self.ordering) // self.trials_per_session
+
+    def complete_images(self) -> np.ndarray:
+        """0-based 73k ids of the shared images that every subject saw three times: NSD's 515.
+
+        The order of trials is the same for all subjects, so these are the shared images whose
+        repeats lie in the sessions of the shortest experiment.
+        """
+        n_sessions = min(min(SESSIONS), self.n_sessions)
+        seen = self.ordering[: n_sessions * self.trials_per_session]
+        counts = np.bincount(seen, minlength=self.n_shared)[: self.n_shared]
+        return self.subject_images[0, : self.n_shared][counts >= 3]
+
+    def trials(self, subject: int, sessions: list[int], split: np.ndarray) -> pd.DataFrame:
+        """``trials.tsv`` of a subject's sessions: see `synbrain_cli.io.prepared`.
+
+        Parameters
+        ----------
+        subject : int
+        sessions : list of int
+        split : array of str
+            Of each of the trials (`shown`).
+        """
+        rows = self.rows(sessions)
+        table = pd.DataFrame(
+            {
+                "trial": np.arange(len(rows)),
+                "session": rows // self.trials_per_session + 1,
+                "image": self.shown(subject, sessions),
+                "split": split,
+            }
+        )
+        table.insert(3, "repeat", table.groupby("image").cumcount() + 1)
+        return table
+
+    def rows(self, sessions: list[int]) -> np.ndarray:
+        """Which trials of the experiment the sessions hold."""
+        n = self.trials_per_session
+        return np.concatenate([np.arange((s - 1) * n, s * n) for s in sessions])
+
+    def shown(self, subject: int, sessions: list[int]) -> np.ndarray:
+        """Name of the image that each trial of the sessions shows."""
+        return np.array([image_name(i) for i in self.images(subject)[self.rows(sessions)]])
+
+
+def image_name(index: int) -> str:
+    """Name of an image from its 0-based 73k id: 1-based with five digits, as in NSD's files."""
+    return f"nsd{index + 1:05d}"
+
+
+def image_id(name: str) -> int:
+    """0-based 73k id of a named image."""
+    return int(name.removeprefix("nsd")) - 1

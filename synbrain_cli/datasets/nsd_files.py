@@ -1,0 +1,172 @@
+"""A local copy of the Natural Scenes Dataset: where its files are, its images and its captions.
+
+File names, index bases and scales: the NSD data manual (Allen et al. 2022, Nat. Neurosci. 25:116).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from synbrain_cli.datasets.nsd_choice import Choice
+from synbrain_cli.datasets.nsd_design import SESSIONS, Design, image_id, image_name
+from synbrain_cli.errors import DAMAGED, InputError, MissingError
+from synbrain_cli.io.files import is_simulated, read_json
+from synbrain_cli.io.surface import HEMISPHERES
+
+DESIGN = "nsddata/experiments/nsd/nsd_expdesign.mat"
+STIMULI = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
+STIMULUS_TABLE = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
+SHORT = dict(zip(HEMISPHERES, ("lh", "rh"), strict=True))
+TRANSFORM_NAMES = {"func1pt8mm": "func1pt8", "func1mm": "func1pt0"}
+
+
+@dataclass(frozen=True)
+class NSD:
+    """A local copy of NSD, whole or partial."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        if not (self.root / "nsddata").is_dir():
+            raise MissingError(
+                f"{self.root}: expected a folder that holds nsddata/, nsddata_betas/ and "
+                "nsddata_stimuli/: pass it with --root"
+            )
+
+    @cached_property
+    def design(self) -> Design:
+        """The experimental design: see `Design.read`."""
+        return Design.read(self.root / DESIGN)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the folder was made by `synbrain prepare simulated`."""
+        return is_simulated(self.root)
+
+    @property
+    def subjects(self) -> list[int]:
+        """Subjects with betas here."""
+        folders = sorted((self.root / "nsddata_betas/ppdata").glob("subj[0-9][0-9]"))
+        return [int(folder.name[4:]) for folder in folders]
+
+    # -------------------------------------------------------------------------- folders
+
+    def betas_folder(self, subject: int, choice: Choice) -> Path:
+        """Folder of a subject's betas."""
+        return self.root / betas_prefix(subject, choice)
+
+    def transforms_folder(self, subject: int) -> Path:
+        """Folder of a subject's transforms to surfaces and MNI."""
+        return self.root / f"nsddata/ppdata/subj{subject:02d}/transforms"
+
+    def label_folder(self, subject: int) -> Path:
+        """Folder of the ROIs on the native surface, and of the label tables."""
+        return self.root / f"nsddata/freesurfer/subj{subject:02d}/label"
+
+    def roi_folder(self, subject: int, choice: Choice) -> Path:
+        """Folder of the ROI volumes, or of the ROIs on the native surface."""
+        if choice.volume:
+            return self.root / f"nsddata/ppdata/subj{subject:02d}/{choice.space}/roi"
+        return self.label_folder(subject)
+
+    def session_files(self, subject: int, choice: Choice) -> dict[int, tuple[Path, ...]]:
+        """Session → its betas file, or the two hemispheres' files: those that are here.
+
+        Of a volume's two formats, the HDF5 file is taken: of it the mask alone is read.
+        """
+        folder = self.betas_folder(subject, choice)
+        files: dict[int, tuple[Path, ...]] = {}
+        for number in range(1, max(self.design.n_sessions, *SESSIONS) + 1):
+            name = f"betas_session{number:02d}"
+            stems = [name] if choice.volume else [f"{short}.{name}" for short in SHORT.values()]
+            suffixes = (".hdf5", ".nii.gz", ".nii") if choice.volume else (".hdf5", ".mgh", ".mgz")
+            for suffix in suffixes:
+                paths = tuple(folder / f"{stem}{suffix}" for stem in stems)
+                if all(path.exists() for path in paths):
+                    files[number] = paths
+                    break
+        return files
+
+    # --------------------------------------------------------------------------- images
+
+    def read_images(self, images: list[str]) -> Iterator[np.ndarray]:
+        """Yield uint8 (425, 425, 3) pixels of images named as in ``trials.tsv``, one at a time.
+
+        Raises
+        ------
+        MissingError, InputError
+        """
+        path = self.root / STIMULI
+        if not path.exists():
+            raise MissingError(f"{path} does not exist: the images are needed for their tokens")
+        try:
+            with h5py.File(path, "r") as file:
+                bricks = file["imgBrick"]
+                for image in images:
+                    if image_id(image) >= len(bricks):
+                        raise InputError(
+                            f"{path}: expected {image} among its images, found {len(bricks)}: is "
+                            "it of the same experiment as the design?"
+                        )
+                    yield bricks[image_id(image)]
+        except InputError:
+            raise
+        except DAMAGED as error:
+            raise InputError(f"{path}: truncated or damaged ({error}): copy it again") from error
+
+    def stimuli(self, images: list[str]) -> pd.DataFrame | None:
+        """What is known of images: NSD's stimulus table, and captions; None where nothing is.
+
+        Captions are read from COCO's ``captions_train2017.json`` and ``captions_val2017.json``
+        (not part of NSD) where they lie in ``nsddata_stimuli``.
+
+        Returns
+        -------
+        DataFrame
+            ``image``, NSD's columns, and ``captions`` (a JSON list).
+        """
+        path = self.root / STIMULUS_TABLE
+        if not path.exists():
+            return None
+        table = pd.read_csv(path, index_col=0)
+        if "nsdId" not in table or "cocoId" not in table:
+            raise InputError(
+                f"{path}: expected the columns nsdId and cocoId, found {list(table.columns[:6])}"
+            )
+        table = table.set_index(table["nsdId"].map(image_name))
+        absent = sorted(set(images) - set(table.index))
+        if absent:
+            raise InputError(
+                f"{path}: no row of {absent[0]}, which the design shows: copy it again"
+            )
+        table = table.loc[images].rename_axis("image").reset_index()
+        captions = self._captions()
+        if captions:
+            table["captions"] = [
+                json.dumps(captions.get(int(coco), []), ensure_ascii=False)
+                for coco in table["cocoId"]
+            ]
+        return table
+
+    def _captions(self) -> dict[int, list[str]]:
+        """COCO image id → its captions."""
+        captions: dict[int, list[str]] = {}
+        for path in sorted((self.root / "nsddata_stimuli").rglob("captions_*2017.json")):
+            for annotation in read_json(path)["annotations"]:
+                captions.setdefault(annotation["image_id"], []).append(
+                    annotation["caption"].strip()
+                )
+        return captions
+
+
+def betas_prefix(subject: int, choice: Choice) -> str:
+    """Folder of a subject's betas, below the root and in the bucket alike."""
+    return f"nsddata_betas/ppdata/subj{subject:02d}/{choice.space}/{choice.preparation}"

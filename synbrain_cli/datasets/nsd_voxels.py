@@ -1,0 +1,274 @@
+"""Voxels of one NSD subject: ROIs, mask, what is known of each voxel, and ways to other spaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from synbrain_cli.datasets.nsd_choice import Choice
+from synbrain_cli.datasets.nsd_files import NSD, SHORT, TRANSFORM_NAMES
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.prepared import roi_name
+from synbrain_cli.io.resampling_weights import NothingReached
+from synbrain_cli.io.surface import HEMISPHERES, read_mgh_vertices
+from synbrain_cli.io.surface_resampling import SurfaceResampling
+from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
+from synbrain_cli.io.volume_resampling import VolumeResampling
+from synbrain_cli.io.voxel_space import (
+    MNI_RESAMPLING,
+    SURFACE_RESAMPLING,
+    Geometry,
+    Vertices,
+    Volume,
+)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One ROI collection on a subject's grid.
+
+    Attributes
+    ----------
+    values : array of shape (x, y, z), or (n_left + n_right,) on a surface
+        Code of each voxel: above 0 within the collection.
+    names : dict
+        Code → label.
+    """
+
+    values: np.ndarray
+    names: dict[int, str]
+
+
+@dataclass(frozen=True)
+class SubjectVoxels:
+    """Voxels of one subject in the space, and of the ROIs, that a choice names.
+
+    Attributes
+    ----------
+    nsd : NSD
+    subject : int
+        1-based, as in NSD.
+    choice : Choice
+    """
+
+    nsd: NSD
+    subject: int
+    choice: Choice
+
+    def collections(self) -> list[str]:
+        """ROI collections that are here, both hemispheres in one."""
+        folder = self.nsd.roi_folder(self.subject, self.choice)
+        if self.choice.volume:
+            names = {path.name.removesuffix(".nii.gz") for path in folder.glob("*.nii.gz")}
+            return sorted(name for name in names if not name.startswith(("lh.", "rh.")))
+        left, right = (
+            {path.name[3:].removesuffix(".mgz") for path in folder.glob(f"{short}.*.mgz")}
+            for short in SHORT.values()
+        )
+        # Maps (prfangle, R2, …) lie in the same folder: collections are those with a label table.
+        return sorted(
+            name for name in left & right if name == "nsdgeneral" or self._label_names(name)
+        )
+
+    def labels(self, collection: str) -> Labels:
+        """Read one ROI collection on the subject's grid.
+
+        On fsaverage, a vertex has the label of the native vertex nearest to it.
+        """
+        names = self._label_names(collection)
+        folder = self.nsd.roi_folder(self.subject, self.choice)
+        if self.choice.volume:
+            values, image = read_volume(folder / f"{collection}.nii.gz")
+            reference = self.grid()
+            check_same_grid(folder / f"{collection}.nii.gz", image, *reference)
+            return Labels(values, names)
+        parts = []
+        for hemisphere, short in SHORT.items():
+            values = read_mgh_vertices(folder / f"{short}.{collection}.mgz")[:, 0]
+            if self.choice.space == "fsaverage":
+                values = values[self._to_fsaverage(hemisphere) - 1]
+            parts.append(values)
+        return Labels(np.concatenate(parts), names)
+
+    def grid(self) -> tuple[Path, Any]:
+        """The volume whose grid all others of a subject must have: nsdgeneral, or the first ROI."""
+        folder = self.nsd.roi_folder(self.subject, self.choice)
+        paths = [folder / "nsdgeneral.nii.gz", *sorted(folder.glob("[!lr]*.nii.gz"))]
+        path = next((path for path in paths if path.exists()), paths[0])
+        return path, load_image(path)
+
+    def _to_fsaverage(self, hemisphere: str) -> np.ndarray:
+        """1-based native vertex nearest to each fsaverage vertex."""
+        path = (
+            self.nsd.transforms_folder(self.subject) / f"{SHORT[hemisphere]}.white-to-fsaverage.mgz"
+        )
+        return read_mgh_vertices(path)[:, 0].astype(np.int64)
+
+    def _label_names(self, collection: str) -> dict[int, str]:
+        """Code → label, of the collection's colour table: one line a label, "code name"."""
+        tables = (
+            self.nsd.label_folder(self.subject) / f"{collection}.mgz.ctab",
+            self.nsd.root / f"nsddata/freesurfer/fsaverage/label/{collection}.mgz.ctab",
+            self.nsd.root / f"nsddata/templates/{collection}.ctab",
+        )
+        path = next((path for path in tables if path.exists()), None)
+        if path is None:
+            return {}
+        rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+        try:
+            return {int(row[0]): row[1] for row in rows if int(row[0]) > 0}
+        except (ValueError, IndexError) as error:
+            raise InputError(
+                f"{path}: expected lines of a code and a label, found {error}: copy it again"
+            ) from error
+
+    def mask(self) -> tuple[np.ndarray, Geometry]:
+        """Voxels in any of the chosen ROIs: boolean array on the grid, and their voxel_space.
+
+        Raises
+        ------
+        MissingError, InputError
+            No such collection, label or file; on another grid; no voxel in it.
+        """
+        inside: np.ndarray | None = None
+        for roi in self.choice.rois:
+            found = self._roi(roi)
+            if not found.any():
+                raise InputError(f"--roi {roi}: no voxel of subject {self.subject} is in it")
+            inside = found if inside is None else inside | found
+        if inside is None:
+            raise InputError("expected at least one ROI, found none")
+        if self.choice.volume:
+            return inside, Volume.of(inside, self.grid()[1])
+        n_left = self._n_left()
+        space = "fsnative" if self.choice.space == "nativesurface" else _fsaverage_name(n_left)
+        return inside, Vertices(
+            np.flatnonzero(inside[:n_left]),
+            np.flatnonzero(inside[n_left:]),
+            {"left": n_left, "right": len(inside) - n_left},
+            space,
+        )
+
+    def _n_left(self) -> int:
+        if self.choice.space == "fsaverage":
+            return len(self._to_fsaverage("left"))
+        collection = self.collections()[0]
+        return len(read_mgh_vertices(self.nsd.label_folder(self.subject) / f"lh.{collection}.mgz"))
+
+    def _roi(self, roi: str) -> np.ndarray:
+        """Boolean array on the grid: voxels of one ROI of `Choice.rois`."""
+        if self.choice.volume and roi.endswith((".nii", ".nii.gz")):
+            values, image = read_volume(roi)
+            check_same_grid(roi, image, *self.grid())
+            return values > 0
+        collections = self.collections()
+        if not collections:
+            folder = self.nsd.roi_folder(self.subject, self.choice)
+            raise MissingError(
+                f"{folder / 'nsdgeneral.nii.gz'} does not exist, nor any other ROI file there"
+                if self.choice.volume
+                else f"{folder}: no ROI file such as lh.nsdgeneral.mgz"
+            )
+        if roi in collections:
+            return self.labels(roi).values > 0  # not != -1: that is the whole slab
+        wanted, _, label = roi.partition(":")
+        searched = [wanted] if label else collections
+        label = label or roi
+        found: np.ndarray | None = None
+        for collection in sorted(set(searched) & set(collections)):
+            codes = [
+                code
+                for code, name in self._label_names(collection).items()
+                if label in (name, roi_name(name))
+            ]
+            if codes:
+                inside = np.isin(self.labels(collection).values, codes)
+                found = inside if found is None else found | inside
+        if found is None:
+            listing = []
+            for collection in collections:
+                names = list(self._label_names(collection).values())
+                some = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+                listing.append(f"{collection} ({some})" if names else collection)
+            raise MissingError(
+                f"--roi {roi}: no such collection or label in "
+                f"{self.nsd.roi_folder(self.subject, self.choice)}; there are {'; '.join(listing)}"
+            )
+        return found
+
+    def voxel_table(self, inside: np.ndarray) -> pd.DataFrame:
+        """One row a voxel of the mask: NSD's ncsnr, and its label in every ROI collection."""
+        table = pd.DataFrame({"ncsnr": self._ncsnr(inside)})
+        for collection in self.collections():
+            labels = self.labels(collection)
+            codes = np.nan_to_num(labels.values[inside], nan=-1).astype(int)
+            if collection == "nsdgeneral" or not (codes > 0).any():
+                continue
+            table[collection] = [
+                labels.names.get(code, f"{collection}-{code}") if code > 0 else ""
+                for code in codes.tolist()
+            ]
+        return table
+
+    def _ncsnr(self, inside: np.ndarray) -> np.ndarray:
+        """NSD's own ncsnr of the masked voxels; NaN where the file is not here."""
+        folder = self.nsd.betas_folder(self.subject, self.choice)
+        if self.choice.volume:
+            path = folder / "ncsnr.nii.gz"
+            if not path.exists():
+                return np.full(int(inside.sum()), np.nan)
+            values, image = read_volume(path)
+            check_same_grid(path, image, *self.grid())
+            return values[inside]
+        paths = [folder / f"{short}.ncsnr.mgh" for short in SHORT.values()]
+        if not all(path.exists() for path in paths):
+            return np.full(int(inside.sum()), np.nan)
+        return np.concatenate([read_mgh_vertices(path)[:, 0] for path in paths])[inside]
+
+    # --------------------------------------------------------------------------- spaces
+
+    def resamplings(
+        self, inside: np.ndarray, voxel_space: Geometry
+    ) -> dict[str, SurfaceResampling | VolumeResampling]:
+        """How the masked voxels reach cortical surfaces and MNI, as far as transforms are here."""
+        folder = self.nsd.transforms_folder(self.subject)
+        found: dict[str, SurfaceResampling | VolumeResampling] = {}
+        tables = [folder / f"{short}.white-to-fsaverage.mgz" for short in SHORT.values()]
+        nearest = (
+            {h: self._to_fsaverage(h) for h in HEMISPHERES}
+            if all(path.exists() for path in tables)
+            else None
+        )
+        if isinstance(voxel_space, Vertices):
+            vertices = {h: getattr(voxel_space, h) for h in HEMISPHERES}
+            own = voxel_space.space == "fsnative"
+            if nearest is not None or not own:
+                found[SURFACE_RESAMPLING] = SurfaceResampling.from_vertices(
+                    vertices, voxel_space.n_vertices, nearest if own else None
+                )
+            return found
+        stem = TRANSFORM_NAMES[self.choice.space]
+        layers = {
+            hemisphere: [folder / f"{short}.{stem}-to-layerB{depth}.mgz" for depth in (1, 2, 3)]
+            for hemisphere, short in SHORT.items()
+        }
+        if nearest is not None and all(p.exists() for paths in layers.values() for p in paths):
+            depths = {h: np.stack([read_mgh_vertices(p) for p in ps]) for h, ps in layers.items()}
+            try:
+                found[SURFACE_RESAMPLING] = SurfaceResampling.from_layers(inside, depths, nearest)
+            except NothingReached:
+                # A mask of subcortical voxels reaches no surface, and needs none; cortex must.
+                if self.choice.rois == Choice.rois:
+                    raise
+        mni = folder / f"{stem}-to-MNI.nii.gz"
+        if mni.exists():
+            found[MNI_RESAMPLING] = VolumeResampling.from_mni(inside, read_volume(mni)[0])
+        return found
+
+
+def _fsaverage_name(n_vertices: int) -> str:
+    return {10_242: "fsaverage5", 40_962: "fsaverage6"}.get(n_vertices, "fsaverage")

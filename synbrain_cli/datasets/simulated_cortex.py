@@ -1,0 +1,271 @@
+"""Cortex of the simulated subjects: functional layout on fsaverage5, and a head of one's own.
+
+The functional layout is schematic (log-polar V1, mirror-reversed V2 and V3, discs for higher
+areas): good enough to look like a visual cortex, no atlas.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import cKDTree
+
+from synbrain_cli.io.surface import HEMISPHERES, fsaverage
+
+VISUAL_ROIS = ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4")  # NSD's labels 1 to 7
+STREAMS = ("early", "midventral", "midlateral", "midparietal", "ventral", "lateral", "parietal")
+# Centres in fsaverage's white-surface millimetres (|x|, y, z), radius, NSD collection and label,
+# stream. Approximate peaks as printed in reviews of category-selective cortex.
+HIGHER_AREAS = {
+    "OFA": ((40, -78, -10), 11, ("floc-faces", 1), "midventral"),
+    "FFA-1": ((40, -56, -18), 10, ("floc-faces", 2), "ventral"),
+    "EBA": ((46, -72, 6), 13, ("floc-bodies", 1), "lateral"),
+    "OPA": ((34, -80, 22), 12, ("floc-places", 1), "midlateral"),
+    "PPA": ((27, -46, -8), 11, ("floc-places", 2), "ventral"),
+    "IPS0": ((24, -74, 34), 11, None, "midparietal"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Functional properties of the vertices of one fsaverage5 hemisphere (10,242 each).
+
+    ``x, y`` are receptive-field centres and ``size`` their radii in image half-widths (the image
+    spans −1 to 1, y up); ``visual`` codes `VISUAL_ROIS` (1 to 7), ``higher`` `HIGHER_AREAS`
+    (1, 2, …), 0 elsewhere.
+    """
+
+    visual: np.ndarray
+    higher: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    size: np.ndarray
+
+    @property
+    def responsive(self) -> np.ndarray:
+        """Vertices of any area: bool (n_vertices,)."""
+        return (self.visual > 0) | (self.higher > 0)
+
+
+def functional_layout(hemisphere: str) -> Layout:
+    """Lay retinotopic and higher areas on one hemisphere of fsaverage5.
+
+    V1 follows the calcarine sulcus from the occipital pole (fovea); eccentricity E at distance d
+    is 0.75 (exp(d / 17.3 mm) − 1) degrees (Horton & Hoyt 1991); polar angle runs across it,
+    reversing in V2 and again in V3. The image spans 8.4 degrees, as in NSD.
+    """
+    white = fsaverage("white")[hemisphere][0]
+    sphere = fsaverage("sphere")[hemisphere][0].astype(float)
+    sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
+    side = -1 if hemisphere == "left" else 1
+
+    def nearest(point: tuple[float, float, float]) -> np.ndarray:
+        target = np.array(point) * (side, 1, 1)
+        return sphere[np.argmin(((white - target) ** 2).sum(1))]
+
+    # Plane tangent to the sphere at the fovea: `along` the calcarine sulcus, `across` it (dorsal
+    # positive). 100 sphere units are some 75 mm of cortex.
+    fovea, anterior, dorsal = nearest((12, -99, -2)), nearest((16, -62, 7)), nearest((10, -88, 28))
+    e1 = anterior - fovea * (anterior @ fovea)
+    e1 /= np.linalg.norm(e1)
+    e2 = np.cross(fovea, e1)
+    e2 *= np.sign(e2 @ dorsal)
+    angle = np.arccos(np.clip(sphere @ fovea, -1, 1))
+    direction = np.arctan2(sphere @ e2, sphere @ e1)
+    along, across = 75 * angle * np.cos(direction), 75 * angle * np.sin(direction)
+
+    # Bands across the calcarine: V1 to 11 mm, V2 to 20, V3 to 28 (ventral: then hV4), narrowing
+    # towards the fovea.
+    near = along > -2
+    taper = 1 - 0.55 * np.exp(-np.clip(along, 0, None) / 10)
+    t = np.abs(across) / taper
+    upper = across < 0  # the ventral bank sees the upper field
+    within = near & (along < 46) & (angle < 1.2)
+    visual = np.zeros(len(white), np.int16)
+    for band, (ventral, dorsal_label) in zip(
+        ((0, 11), (11, 20), (20, 28)), ((1, 2), (3, 4), (5, 6)), strict=True
+    ):
+        chosen = within & (t >= band[0]) & (t < band[1])
+        visual[chosen] = np.where(upper[chosen], ventral, dorsal_label)
+    hv4 = within & upper & (t >= 28) & (t < 40) & (along < 26)
+    visual[hv4] = 7
+
+    # Degrees from the horizontal meridian, 0 to 90.
+    meridian = np.select(
+        [t < 11, t < 20, t < 28],
+        [90 * t / 11, 90 * (20 - t) / 9, 90 * (t - 20) / 8],
+        np.clip(180 * (t - 28) / 12 - 90, -90, 90),
+    )
+    vertical = np.where(upper, 1, -1) * np.radians(meridian)
+    eccentricity = 0.75 * (np.exp(np.clip(along, 0, None) / 17.3) - 1) + 0.15
+    x = -side * eccentricity * np.cos(vertical) / 4.2  # the left hemisphere sees the right field
+    y = eccentricity * np.sin(vertical) / 4.2
+    growth = np.select([visual <= 2, visual <= 4, visual <= 6], [1.0, 1.5, 2.0], 3.0)
+    size = growth * (0.08 + 0.10 * eccentricity / 4.2)
+
+    higher = np.zeros(len(white), np.int16)
+    for code, (centre, radius, _, _) in enumerate(HIGHER_AREAS.values(), start=1):
+        # Distance over the sphere, so that a disc does not jump across a sulcus.
+        distance = 75 * np.arccos(np.clip(sphere @ nearest(centre), -1, 1))
+        higher[(distance < radius) & (visual == 0) & (higher == 0)] = code
+    return Layout(visual, higher, x, y, size)
+
+
+def smooth_fields(
+    positions: np.ndarray, n_fields: int, length: float, generator: np.random.Generator
+) -> np.ndarray:
+    """Gaussian random fields over points in space, unit variance (random Fourier features).
+
+    Parameters
+    ----------
+    positions : array of shape (n_points, 3)
+    length : float
+        Length scale of the squared-exponential covariance, in the positions' unit.
+
+    Returns
+    -------
+    array of shape (n_points, n_fields)
+    """
+    return random_fields(n_fields, length, generator)(positions)
+
+
+def random_fields(
+    n_fields: int, length: float, generator: np.random.Generator
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Draw the fields of `smooth_fields` once, to be evaluated at any positions.
+
+    Returns
+    -------
+    callable
+        Positions (n_points, 3), float32 or float64, → fields (n_points, n_fields) in that dtype.
+    """
+    n_waves = 128
+    waves = generator.normal(0, 1 / length, (3, n_waves))
+    phases = generator.uniform(0, 2 * np.pi, n_waves)
+    weights = generator.normal(0, np.sqrt(2 / n_waves), (n_waves, n_fields))
+
+    def evaluate(positions: np.ndarray) -> np.ndarray:
+        w, p, a = (array.astype(positions.dtype) for array in (waves, phases, weights))
+        return np.cos(positions @ w + p) @ a
+
+    return evaluate
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One simulated brain: its voxel grid, and where fsaverage5's vertices lie in it.
+
+    ``layers[hemisphere]`` is (3 depths, 10,242, 3), 1-based voxel coordinates, 9999 outside;
+    ``owner`` (n_voxels,) is the vertex each voxel of the mask takes its function from, counted
+    through the left hemisphere, then the right. ``deform`` takes fsaverage's positions (n, 3) in mm
+    to this brain's in the scanner, in mm; ``affine`` leads there from 0-based voxels.
+    """
+
+    affine: np.ndarray
+    mask: np.ndarray
+    layers: dict[str, np.ndarray]
+    owner: np.ndarray
+    deform: Callable[[np.ndarray], np.ndarray]
+
+
+def build_anatomy(
+    layouts: Mapping[str, Layout], voxel_size: float, seed: np.random.SeedSequence
+) -> Anatomy:
+    """Resize, turn and bend fsaverage5 into a head of its own, and lay a voxel grid over it.
+
+    Parameters
+    ----------
+    layouts : dict of Layout
+        Of each hemisphere: voxels that responsive cortex passes through make up the mask.
+    voxel_size : float
+        Millimetres.
+    seed : SeedSequence
+        Of this subject's size, pose and shape.
+    """
+    generator = np.random.default_rng(seed)
+    scale = 1 + generator.uniform(-0.07, 0.07, 3)
+    turn = generator.normal(0, 0.04, 3)
+    rotation = np.eye(3) + np.cross(np.eye(3), turn)  # small angles
+    bend = random_fields(3, 40.0, generator)
+
+    def deform(points: np.ndarray) -> np.ndarray:
+        return (points + 1.5 * bend(points)) * scale @ rotation.T  # millimetres
+
+    points = _cortex()
+    cloud = deform(np.concatenate([points[h].reshape(-1, 3) for h in HEMISPHERES]))
+    low, high = cloud.min(0) - 2 * voxel_size, cloud.max(0) + 2 * voxel_size
+    shape = tuple(np.ceil((high - low) / voxel_size).astype(int))
+    affine = np.diag([voxel_size] * 3 + [1.0])
+    affine[:3, 3] = low
+    coordinates = (cloud - low) / voxel_size
+    n = points["left"].shape[1]
+    layers = {
+        h: coordinates[k * 3 * n : (k + 1) * 3 * n].reshape(3, n, 3)
+        for k, h in enumerate(HEMISPHERES)
+    }
+    # Each voxel that responsive cortex passes through belongs to its nearest vertex.
+    mask = np.zeros(shape, bool)
+    owners, where = [], []
+    for k, h in enumerate(HEMISPHERES):
+        chosen = np.flatnonzero(layouts[h].responsive)
+        hits = np.rint(layers[h][:, chosen]).astype(int)
+        mask[tuple(hits.reshape(-1, 3).T)] = True
+        where.append(layers[h][1, chosen])
+        owners.append(chosen + k * n)
+    _, nearest = cKDTree(np.concatenate(where)).query(np.argwhere(mask))
+    owner = np.concatenate(owners)[nearest]
+    return Anatomy(affine, mask, {h: v + 1 for h, v in layers.items()}, owner, deform)
+
+
+def _cortex() -> dict[str, np.ndarray]:
+    """Three depths of fsaverage5's cortex, (3, 10,242, 3) per hemisphere, in mm."""
+    white, pial = fsaverage("white"), fsaverage("pial")
+    return {
+        h: np.stack(
+            [white[h][0] + depth * (pial[h][0] - white[h][0]) for depth in (0.25, 0.5, 0.75)]
+        ).astype(float)
+        for h in HEMISPHERES
+    }
+
+
+# FSL's MNI152 grid of 2 mm: its first axis runs from right to left, as NSD stores it.
+MNI_SHAPE = (91, 109, 91)
+MNI_AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
+OUTSIDE = 9999  # NSD's coordinate of what has none
+
+
+@functools.cache
+def _near_cortex() -> np.ndarray:
+    """Voxels of the MNI grid within 8 mm of cortex: 0-based indices (n, 3)."""
+    points = np.concatenate([layers[1] for layers in _cortex().values()])
+    away = np.ones(MNI_SHAPE, bool)
+    voxels = nib.affines.apply_affine(np.linalg.inv(MNI_AFFINE), points)
+    away[tuple(np.rint(voxels).astype(int).T)] = False
+    return np.argwhere(distance_transform_edt(away, sampling=2) <= 8)
+
+
+def mni_coordinates(anatomy: Anatomy) -> np.ndarray:
+    """Where the voxels of the MNI grid lie in a simulated brain, as NSD tells it.
+
+    Returns
+    -------
+    float32 array of shape (91, 109, 91, 3)
+        1-based voxel coordinates of ``anatomy``, 9999 farther than 8 mm from cortex and off its
+        grid. The first axis runs from right to left.
+    """
+    near = _near_cortex()
+    positions = nib.affines.apply_affine(MNI_AFFINE, near).astype(np.float32)
+    # In float32 (good to 1e-4 mm) and in pieces: there are 200,000.
+    points = np.concatenate(
+        [anatomy.deform(part) for part in np.array_split(positions, len(positions) // 8192 + 1)]
+    )
+    voxels = nib.affines.apply_affine(np.linalg.inv(anatomy.affine), points)
+    inside = ((voxels > -0.5) & (voxels < np.array(anatomy.mask.shape) - 0.5)).all(1)
+    coordinates = np.full((*MNI_SHAPE, 3), OUTSIDE, np.float32)
+    coordinates[tuple(near[inside].T)] = voxels[inside] + 1
+    return coordinates

@@ -1,0 +1,188 @@
+"""Writing simulated subjects as NSD's own files, with their names, index bases and scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import nibabel as nib
+import numpy as np
+import scipy.io
+
+from synbrain_cli.datasets.nsd_choice import PREPARATIONS
+from synbrain_cli.datasets.nsd_design import Design
+from synbrain_cli.datasets.nsd_files import DESIGN, STIMULI
+from synbrain_cli.datasets.simulated_cortex import (
+    HIGHER_AREAS,
+    STREAMS,
+    VISUAL_ROIS,
+    Anatomy,
+    Layout,
+    mni_coordinates,
+    smooth_fields,
+)
+from synbrain_cli.datasets.simulated_responses import Responses, draw_session, zscore
+from synbrain_cli.io.files import atomic
+from synbrain_cli.io.surface import HEMISPHERES
+from synbrain_cli.io.volume import save_image
+from synbrain_cli.metrics.noise_ceiling import ncsnr as recorded_ncsnr
+
+
+@dataclass(frozen=True)
+class SimulatedSubject:
+    """One subject: its number (from 1), its cortex and its responses.
+
+    ``layouts`` are those of the hemispheres, the same for all subjects.
+    """
+
+    number: int
+    layouts: Mapping[str, Layout]
+    anatomy: Anatomy
+    responses: Responses
+
+    @property
+    def name(self) -> str:
+        """As in NSD's folders."""
+        return f"subj{self.number:02d}"
+
+
+def write_stimuli(root: Path, stimuli: np.ndarray) -> None:
+    """Write the images, uint8 (n_images, size, size, 3)."""
+    with atomic(root / STIMULI) as path, h5py.File(path, "w") as file:
+        file.create_dataset("imgBrick", data=stimuli)
+
+
+def write_design(root: Path, design: Design) -> None:
+    """Write the experimental design; what is 0-based in memory is 1-based in the file."""
+    ordering, per_session = design.ordering, design.trials_per_session
+    pattern = np.zeros((design.n_sessions, 12, 75), np.uint8)
+    for session in pattern:  # NSD's runs hold 62 or 63 trials
+        for run in range(12):
+            session[run, : per_session // 12 + (run < per_session % 12)] = 1
+    seen = [ordering[: (s + 1) * per_session] for s in range(design.n_sessions)]
+    counts = np.array([[np.sum(np.bincount(o) >= r) for o in seen] for r in (1, 2, 3)], np.uint16)
+    shared = design.subject_images[:1, : design.n_shared]
+    with atomic(root / DESIGN) as path:
+        scipy.io.savemat(
+            path,
+            {
+                "masterordering": (ordering[None] + 1).astype(np.uint16),
+                "subjectim": (design.subject_images + 1).astype(np.int32),
+                "sharedix": np.sort(shared + 1).astype(np.int32),
+                "stimpattern": pattern,
+                "basiccnt": counts,
+            },
+            appendmat=False,
+        )
+
+
+def write_subject(
+    root: Path, subject: SimulatedSubject, design: Design, seed: np.random.SeedSequence
+) -> None:
+    """Write a subject's ROIs, transforms, betas and truth.
+
+    Parameters
+    ----------
+    root : path
+        Folder that holds ``nsddata/``.
+    subject : SimulatedSubject
+    design : Design
+    seed : SeedSequence
+        Of the noise of the single trials.
+    """
+    _write_rois(root, subject)
+    _write_transforms(root / "nsddata/ppdata" / subject.name / "transforms", subject.anatomy)
+    _write_betas(root, subject, design, np.random.default_rng(seed))
+    truth = ("mean", "scale", "loadings", "private", "explained")
+    with atomic(root / f"truth/{subject.name}.npz") as path, path.open("wb") as file:
+        arrays = {name: getattr(subject.responses, name).astype(np.float32) for name in truth}
+        np.savez(file, **arrays)
+
+
+def _write_rois(root: Path, subject: SimulatedSubject) -> None:
+    """Masks and ROIs with their label tables: NSD's collections, −1 outside the region covered."""
+    visual, higher = (
+        np.concatenate([getattr(subject.layouts[h], key) for h in HEMISPHERES])[
+            subject.anatomy.owner
+        ]
+        for key in ("visual", "higher")
+    )
+    streams = np.where(visual > 0, 1, 0)
+    streams[visual == 7] = 1 + STREAMS.index("midventral")
+    floc: dict[str, np.ndarray] = {}
+    labels: dict[str, dict[int, str]] = {
+        "nsdgeneral": {1: "nsdgeneral"},
+        "prf-visualrois": dict(enumerate(VISUAL_ROIS, start=1)),
+        "streams": dict(enumerate(STREAMS, start=1)),
+    }
+    areas = list(HIGHER_AREAS.items())
+    for code, (area, (_, _, collection, stream)) in enumerate(areas, start=1):
+        streams[higher == code] = 1 + STREAMS.index(stream)
+        if collection:
+            values = floc.setdefault(collection[0], np.zeros_like(higher))
+            values[higher == code] = collection[1]
+            labels.setdefault(collection[0], {})[collection[1]] = area
+    collections = {
+        "nsdgeneral": np.ones_like(streams),
+        "prf-visualrois": visual,
+        "streams": streams,
+        **floc,
+    }
+    folder = root / "nsddata/ppdata" / subject.name / "func1pt8mm/roi"
+    tables = root / "nsddata/freesurfer" / subject.name / "label"
+    for collection, values in collections.items():
+        path = folder / f"{collection}.nii.gz"
+        _write_volume(path, subject.anatomy, values.astype(np.int16), outside=-1)
+        lines = {0: "Unknown", **labels[collection]}.items()
+        with atomic(tables / f"{collection}.mgz.ctab") as path:
+            path.write_text("".join(f"{code} {label}\n" for code, label in lines))
+
+
+def _write_transforms(folder: Path, anatomy: Anatomy) -> None:
+    """Transforms to cortical surfaces and MNI: 1-based coordinates and indices, as NSD's."""
+    for hemisphere, short in zip(HEMISPHERES, ("lh", "rh"), strict=True):
+        layers = anatomy.layers[hemisphere].astype(np.float32)
+        for depth, values in enumerate(layers, start=1):
+            _write_mgh(folder / f"{short}.func1pt8-to-layerB{depth}.mgz", values)
+        # The native surface has fsaverage5's vertices, so this is the identity.
+        nearest = np.arange(1, layers.shape[1] + 1, dtype=np.int32)
+        _write_mgh(folder / f"{short}.white-to-fsaverage.mgz", nearest[:, None])
+    # As in NSD, the header does not say how the grid lies.
+    image = nib.Nifti1Image(mni_coordinates(anatomy), np.eye(4))
+    save_image(image, folder / "func1pt8-to-MNI.nii.gz")
+
+
+def _write_betas(
+    root: Path, subject: SimulatedSubject, design: Design, generator: np.random.Generator
+) -> None:
+    """Single trials of every session, int16, percent signal change × 300; and their ncsnr."""
+    anatomy = subject.anatomy
+    folder = root / f"nsddata_betas/ppdata/{subject.name}/func1pt8mm/{PREPARATIONS[0]}"
+    voxel_size = anatomy.affine[0, 0]
+    drift_fields = smooth_fields(np.argwhere(anatomy.mask) * voxel_size, 3, 40.0, generator)
+    everything = []
+    for session, images in enumerate(design.ordering.reshape(design.n_sessions, -1), start=1):
+        betas = draw_session(subject.responses, images, drift_fields, generator)
+        stored = np.clip(np.rint(betas * 300), -32768, 32767).astype(np.int16)
+        _write_volume(folder / f"betas_session{session:02d}.nii.gz", anatomy, stored)
+        everything.append(stored / np.float32(300))
+    snr = recorded_ncsnr(np.concatenate([zscore(b) for b in everything]), design.ordering)
+    _write_volume(folder / "ncsnr.nii.gz", anatomy, np.asarray(snr, np.float32))
+
+
+def _write_volume(path: Path, anatomy: Anatomy, values: np.ndarray, outside: int = 0) -> None:
+    """Save values (n_voxels,) or (n_trials, n_voxels) on the subject's grid, in their own dtype."""
+    data = np.full(anatomy.mask.shape + values.shape[:-1], outside, values.dtype)
+    data[anatomy.mask] = values.T
+    image = nib.Nifti1Image(data, anatomy.affine, dtype=values.dtype)
+    image.header["descrip"] = b"simulated by synbrain"
+    image.header.set_xyzt_units("mm", "sec")
+    save_image(image, path)
+
+
+def _write_mgh(path: Path, values: np.ndarray) -> None:
+    """Save (n_vertices, k) values as NSD does: an MGH of shape (n_vertices, 1, 1[, k])."""
+    data = values[:, None, None, :] if values.shape[1] > 1 else values[:, :, None]
+    save_image(nib.MGHImage(data, np.eye(4)), path)

@@ -1,0 +1,180 @@
+"""Files and options of one subject of any experiment: what `synbrain prepare table` is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.files import sha256
+from synbrain_cli.io.surface import N_FSAVERAGE
+from synbrain_cli.io.voxel_space import POSITION_COLUMNS
+
+SURFACES = (*N_FSAVERAGE, "fsnative")
+VOLUMES = (".npy", ".nii", ".nii.gz", ".hdf5", ".h5")
+MAPS = (".npy", ".mgh", ".mgz", ".gii", ".gii.gz")
+OWN_COLUMNS = [*POSITION_COLUMNS, "ncsnr_recomputed"]  # that a prepared voxels.tsv has of its own
+PIECES, PIECE = 64, 4096  # of a file, in bytes, by which it is known again
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Files of one subject.
+
+    Attributes
+    ----------
+    trials : path, or tuple of paths
+        Table (.tsv, .csv), or several to be joined, one row a trial in the order of the
+        responses: ``image``, and optionally ``session`` (whole numbers from 1), ``repeat`` and
+        ``split`` (train, val, test). Other columns are ignored.
+    images : path
+        Folder of the images; the table names them with or without their suffix.
+    responses : tuple of paths
+        ``.npy`` (n_trials, n_voxels) or (x, y, z, n_trials), 4-D NIfTI, or HDF5 with ``betas`` or
+        ``betasmd``. Empty for surfaces.
+    left, right : tuples of paths
+        Surface maps of the hemispheres: ``.npy`` (n_trials, n_vertices), MGH, GIFTI.
+    mask : tuple of paths
+        One volume, above 0 inside; or one map a hemisphere.
+    voxels : path, optional
+        Table, one row a voxel in the responses' order: ``ncsnr`` and columns of labels.
+    rois : tuple of (name, path)
+        Volumes on the mask's grid, above 0 inside the ROI.
+    image_column : str, optional
+        Where it is not ``image`` or ``stim_file``.
+    space : str
+        Of `SURFACES` for surfaces; of volumes a name for the record ("T1w"; one that begins with
+        MNI lets maps be plotted on fsaverage).
+    unit : str
+        Of the responses (after the division), for records and colour bars.
+    divide_by : float
+        Of the responses: 300 for NSD's integers.
+    standardize : {"session", "train", "none"}
+    split : path, optional
+        See `synbrain_cli.datasets.splits.read_split_list`.
+    test_share, validation_share : float
+        Of the images, where nothing else says which are for what.
+    seed : int
+        Draws them.
+    """
+
+    trials: Path | tuple[Path, ...]
+    images: Path
+    responses: tuple[Path, ...] = ()
+    left: tuple[Path, ...] = ()
+    right: tuple[Path, ...] = ()
+    mask: tuple[Path, ...] = ()
+    voxels: Path | None = None
+    rois: tuple[tuple[str, Path], ...] = ()
+    image_column: str | None = None
+    space: str = "individual"
+    unit: str = "as recorded"
+    divide_by: float = 1.0
+    standardize: str = "session"
+    split: Path | None = None
+    test_share: float = 0.15
+    validation_share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_options()
+        self._check_files()
+        names = [name for name, _ in self.rois]
+        for name in names:
+            if names.count(name) > 1 or name in (*OWN_COLUMNS, "ncsnr"):
+                raise InputError(f"--roi {name}: the name is taken: give each region its own")
+
+    def _check_options(self) -> None:
+        """Raise `InputError` where options do not go together."""
+        if bool(self.responses) == bool(self.left or self.right):
+            raise InputError("expected either --responses, or --left and --right for surfaces")
+        if len(self.left) != len(self.right):
+            raise InputError(
+                f"expected as many --left as --right, found {len(self.left)} and {len(self.right)}"
+            )
+        if self.on_surface and self.space not in SURFACES:
+            raise InputError(
+                f"--space {self.space}: responses on a surface need one of {', '.join(SURFACES)}"
+            )
+        if len(self.mask) not in ((0, 2) if self.on_surface else (0, 1)):
+            raise InputError(
+                f"--mask: expected {'one a hemisphere, left first' if self.on_surface else 'one'}, "
+                f"found {len(self.mask)}"
+            )
+        if not np.isfinite(self.divide_by) or self.divide_by == 0:
+            raise InputError(f"--divide-by {self.divide_by}: expected a number other than 0")
+
+    def _check_files(self) -> None:
+        """Raise `MissingError` or `InputError` where a file is not there, or not what is read."""
+        lists = [path for path in (self.voxels, self.split) if path is not None]
+        regions = [path for _, path in self.rois]
+        for path in (*self.tables, *lists, *self.files, *self.mask, *regions):
+            if not path.exists():
+                raise MissingError(f"{path} does not exist")
+            if not path.is_file():
+                raise InputError(f"{path}: expected a file, found a folder")
+        known = MAPS if self.on_surface else VOLUMES
+        for path in self.files:
+            if not path.name.endswith(known):
+                raise InputError(
+                    f"{path}: expected responses in one of {' '.join(known)}: save them as .npy "
+                    f"(n_trials, {'n_vertices' if self.on_surface else 'n_voxels'})"
+                )
+        files = [path.resolve() for path in self.files]
+        twice = [path for path in files if files.count(path) > 1]
+        if twice:
+            raise InputError(f"{twice[0]} is given twice: each file holds other responses")
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """Tables of trials, in their order."""
+        return self.trials if isinstance(self.trials, tuple) else (self.trials,)
+
+    @property
+    def on_surface(self) -> bool:
+        """Whether responses are surface maps."""
+        return bool(self.left)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files of responses: on a surface the left hemisphere's, then the right's."""
+        return self.responses or (*self.left, *self.right)
+
+    @property
+    def table_names(self) -> str:
+        """Of the tables of trials, for messages."""
+        return ", ".join(map(str, self.tables))
+
+    def options(self) -> dict[str, Any]:
+        """For the record: what the content depends on; files by their content."""
+        options = {k: v for k, v in asdict(self).items() if k not in ("responses", "left", "right")}
+        for name in ("voxels", "split"):
+            if options[name] is not None:
+                options[name] = f"{options[name].name} (sha256 {sha256(options[name])})"
+        options["trials"] = [f"{path.name} (sha256 {sha256(path)})" for path in self.tables]
+        options["mask"] = [sha256(path) for path in self.mask]
+        options["rois"] = {name: sha256(path) for name, path in self.rois}
+        options["images"] = str(options["images"])
+        options["responses"] = [fingerprint(path) for path in self.files]
+        options["sources"] = {str(path): path.stat().st_size for path in self.files}
+        return json.loads(json.dumps(options))
+
+
+def fingerprint(path: Path) -> str:
+    """Text by which a file of responses is known again, without reading all of it.
+
+    Name, size, and a checksum of pieces from its beginning to its end: betas of another fit have
+    the same size.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for offset in np.linspace(0, max(size - PIECE, 0), PIECES).astype(int).tolist():
+            file.seek(offset)
+            digest.update(file.read(PIECE))
+    return f"{path.name} ({size} bytes, sha256 of pieces {digest.hexdigest()})"

@@ -1,0 +1,252 @@
+"""Responses of an experiment: where the voxels are, what is known of them, and their values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from synbrain_cli.datasets.table_experiment import OWN_COLUMNS, Experiment
+from synbrain_cli.errors import InputError
+from synbrain_cli.io.betas import (
+    n_trials_of,
+    n_vertices_of,
+    read_array,
+    read_at_vertices,
+    read_map,
+    read_masked,
+)
+from synbrain_cli.io.files import read_table
+from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
+from synbrain_cli.io.surface_resampling import SurfaceResampling
+from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
+from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Geometry, Vertices, Volume
+
+NO_VALUE = ("", "n/a", "na", "nan")  # in a table's cell; the second is BIDS's
+
+
+@dataclass(frozen=True)
+class ResponseFiles:
+    """The responses of an experiment: one file, or several whose trials follow one another."""
+
+    experiment: Experiment
+
+    def rows_of_files(self, n_trials: int) -> list[int]:
+        """Trials in each file of responses (or of the left hemisphere), checked to be the table's.
+
+        Parameters
+        ----------
+        n_trials : int
+            Rows of the table.
+
+        Raises
+        ------
+        InputError
+            Another number than the table has rows; hemispheres that differ.
+        """
+        experiment = self.experiment
+        files = experiment.responses or experiment.left
+        inside = self.voxel_space.inside if isinstance(self.voxel_space, Volume) else None
+        counts = [n_trials_of(path, inside) for path in files]
+        for left, right, n in zip(experiment.left, experiment.right, counts, strict=False):
+            if n_trials_of(right, None) != n:
+                raise InputError(
+                    f"{right}: {n_trials_of(right, None)} trials, but {left} has {n}: expected the "
+                    "two hemispheres of the same trials"
+                )
+        if sum(counts) != n_trials:
+            pairs = list(zip(files, counts, strict=True))
+            each = ", ".join(f"{path.name} {k}" for path, k in pairs[:20])
+            swapped = files[0].suffix == ".npy" and read_array(files[0]).shape[1:] == (n_trials,)
+            raise InputError(
+                f"{experiment.table_names} has {n_trials} rows, but the responses have "
+                f"{sum(counts)} trials ({each}{', …' if len(pairs) > 20 else ''}): expected one "
+                "row a trial, in the same order"
+                + (": trials are the first axis: save the transpose" if swapped else "")
+            )
+        return counts
+
+    @cached_property
+    def voxel_space(self) -> Geometry | None:
+        """Where the voxels are: the mask's volume, the surface's vertices, or nowhere."""
+        experiment = self.experiment
+        if experiment.on_surface:
+            return self._vertices()
+        for path in experiment.responses:
+            shape = read_array(path).shape if path.suffix == ".npy" else ()
+            if len(shape) == 4 and shape[1:3] == (1, 1):  # GLMsingle's of voxels without a grid
+                raise InputError(
+                    f"{path}: expected (n_trials, n_voxels), found {shape}: save betas[:, 0, 0].T"
+                )
+        if not experiment.mask:
+            for path in experiment.responses:
+                if path.suffix != ".npy" or read_array(path).ndim > 2:
+                    raise InputError(
+                        f"{path}: a volume needs a mask: pass --mask with a volume on the same "
+                        "grid that is above 0 in the voxels to model (an ROI, or fMRIPrep's "
+                        "*_desc-brain_mask.nii.gz)"
+                    )
+            return None
+        values, image = read_3d(experiment.mask[0])
+        if not (values > 0).any():
+            raise InputError(f"{experiment.mask[0]}: expected voxels above 0, found none")
+        for path in experiment.responses:
+            if path.name.endswith((".nii", ".nii.gz")):
+                check_same_grid(path, load_image(path), experiment.mask[0], image)
+        return Volume.of(values > 0, image)
+
+    def _vertices(self) -> Vertices:
+        experiment = self.experiment
+        sizes = {}
+        for h, (path, *_) in zip(HEMISPHERES, (experiment.left, experiment.right), strict=True):
+            sizes[h] = n_vertices_of(path)
+            expected = N_FSAVERAGE.get(experiment.space, sizes[h])
+            if sizes[h] != expected:
+                raise InputError(
+                    f"{path}: expected the {expected:,} vertices of {experiment.space} in each "
+                    f"trial, found {sizes[h]:,}: pass the --space it is in; of .npy, trials are "
+                    "the first axis"
+                )
+        chosen = {h: np.arange(sizes[h]) for h in HEMISPHERES}
+        for h, path in zip(HEMISPHERES, experiment.mask, strict=False):
+            values = read_map(path)
+            values = values[:, 0] if values.ndim == 2 else values
+            if values.shape != (sizes[h],):
+                raise InputError(
+                    f"{path}: expected a mask of {sizes[h]:,} vertices, found {values.shape}"
+                )
+            chosen[h] = np.flatnonzero(values > 0)
+        if not (len(chosen["left"]) or len(chosen["right"])):
+            raise InputError(f"{experiment.mask[0]}: expected vertices above 0, found none")
+        return Vertices(chosen["left"], chosen["right"], sizes, experiment.space)
+
+    def source(self, index: int) -> Path:
+        """The file (that of the left hemisphere), for messages."""
+        return (self.experiment.responses or self.experiment.left)[index]
+
+    def read(self, index: int) -> np.ndarray:
+        """Responses of one file (of both hemispheres): float32 (n_trials, n_voxels)."""
+        experiment = self.experiment
+        values = self._stored(index)
+        return values if experiment.divide_by == 1 else values / np.float32(experiment.divide_by)
+
+    def _stored(self, index: int) -> np.ndarray:
+        experiment = self.experiment
+        voxel_space = self.voxel_space
+        if isinstance(voxel_space, Vertices):
+            parts = [
+                read_at_vertices(files[index], getattr(voxel_space, h), voxel_space.n_vertices[h])
+                for h, files in zip(HEMISPHERES, (experiment.left, experiment.right), strict=True)
+            ]
+            return np.concatenate(parts, axis=1).astype(np.float32)
+        path = experiment.responses[index]
+        if path.suffix == ".npy":
+            values = read_array(path)
+            if values.ndim == 4 and isinstance(voxel_space, Volume):
+                return np.ascontiguousarray(values[voxel_space.inside].T, np.float32)
+            if voxel_space is not None and values.shape[1] != voxel_space.n_voxels:
+                raise InputError(
+                    f"{path}: expected the {voxel_space.n_voxels:,} voxels of {experiment.mask[0]} "
+                    f"on the second axis, found {values.shape}: is it the mask of another subject?"
+                )
+            return np.array(values, np.float32)
+        return read_masked(path, voxel_space.inside).astype(np.float32, copy=False)
+
+    @property
+    def n_voxels(self) -> int:
+        """Voxels, vertices or neurons of a trial."""
+        if self.voxel_space is None:
+            return read_array(self.experiment.responses[0]).shape[1]
+        return self.voxel_space.n_voxels
+
+    def voxel_table(self) -> pd.DataFrame:
+        """What is known of each voxel: the user's table, and ROI volumes."""
+        experiment = self.experiment
+        table = pd.DataFrame(index=range(self.n_voxels))
+        if experiment.voxels is not None:
+            given = read_table(experiment.voxels)
+            if len(given) != self.n_voxels:
+                raise InputError(
+                    f"{experiment.voxels}: expected one row for each of the {self.n_voxels:,} "
+                    f"voxels, found {len(given):,}"
+                )
+            for column in given.columns.drop(OWN_COLUMNS, errors="ignore"):
+                table[column] = self._numbers_or_labels(given[column])
+        for name, path in experiment.rois:
+            if not isinstance(self.voxel_space, Volume):
+                raise InputError(
+                    f"--roi {name}: only with a volume --mask; otherwise put labels into --voxels"
+                )
+            if name in table:
+                raise InputError(
+                    f"--roi {name}: the name is taken: {experiment.voxels} has that column"
+                )
+            values, image = read_3d(path)
+            check_same_grid(path, image, experiment.mask[0], self.voxel_space.mask)
+            table[name] = np.where(values[self.voxel_space.inside] > 0, name, "")
+        return table
+
+    def _numbers_or_labels(self, given: pd.Series) -> pd.Series:
+        """Numbers where every cell that holds something is one, else text; ncsnr must be numbers.
+
+        One label that looks like a number ("4" beside "V4") leaves the others as they are.
+        """
+        text = given.str.strip()
+        text = text.where(~text.str.lower().isin(NO_VALUE), "")
+        numbers = pd.to_numeric(text, errors="coerce")
+        other = np.flatnonzero((numbers.isna() & (text != "")).to_numpy())
+        if given.name == "ncsnr" and len(other):
+            raise InputError(
+                f"{self.experiment.voxels}: row {other[0] + 2}: expected a number in the column "
+                f"ncsnr (n/a where it is not known), found {given[other[0]]!r}"
+            )
+        return numbers if given.name == "ncsnr" or (not len(other) and (text != "").any()) else text
+
+    def resamplings(self) -> dict[str, SurfaceResampling]:
+        """How voxels reach fsaverage: of surfaces in fsaverage, and of volumes in MNI."""
+        voxel_space = self.voxel_space
+        if isinstance(voxel_space, Vertices) and voxel_space.space != "fsnative":
+            vertices = {h: getattr(voxel_space, h) for h in HEMISPHERES}
+            return {
+                SURFACE_RESAMPLING: SurfaceResampling.from_vertices(
+                    vertices, voxel_space.n_vertices
+                )
+            }
+        if isinstance(voxel_space, Volume) and self.experiment.space.upper().startswith("MNI"):
+            return {SURFACE_RESAMPLING: mni_to_fsaverage(voxel_space)}
+        return {}
+
+
+def read_3d(path: Path) -> tuple[np.ndarray, nib.spatialimages.SpatialImage]:
+    """Values and image of a mask or region: one volume, with the affine that says where it is."""
+    if path.suffix in (".npy", ".npz", ".mat"):
+        raise InputError(
+            f"{path}: expected a volume whose header says where its voxels are (NIfTI): save it "
+            "with nibabel, with the affine of an image on the same grid"
+        )
+    values, image = read_volume(path)
+    if values.ndim != 3:
+        raise InputError(f"{path}: expected one 3-D volume, found {values.shape}")
+    return values, image
+
+
+def mni_to_fsaverage(volume: Volume) -> SurfaceResampling:
+    """Resample a volume in MNI at fsaverage5's vertices, between white and pial surface.
+
+    As nilearn's ``vol_to_surf`` does with fsaverage: an average brain's surface in an average
+    brain's volume, good for pictures and not for measurements.
+    """
+    inverse = np.linalg.inv(volume.mask.affine)
+    white, pial = fsaverage("white"), fsaverage("pial")
+    layers = {}
+    for h in HEMISPHERES:
+        depths = [
+            white[h].coordinates + share * (pial[h].coordinates - white[h].coordinates)
+            for share in (0.25, 0.5, 0.75)
+        ]
+        layers[h] = np.stack([nib.affines.apply_affine(inverse, d) + 1 for d in depths])
+    return SurfaceResampling.from_layers(volume.inside, layers, None)

@@ -1,0 +1,246 @@
+"""A table of trials and a folder of images: which image each trial shows, in which split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from synbrain_cli.datasets.splits import draw_images, read_split_list, split_trials
+from synbrain_cli.datasets.table_experiment import Experiment
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.features.images import SUFFIXES, read_image
+from synbrain_cli.io.files import read_table
+from synbrain_cli.io.prepared import SPLITS
+
+IMAGE_COLUMNS = ("image", "stim_file")  # the second is BIDS's
+OFTEN = 3  # images shown this many times as often as the median image are the test images …
+N_OFTEN = 20  # … where there are so many of them
+
+
+@dataclass(frozen=True)
+class TrialTable:
+    """The trials of an experiment, read and checked."""
+
+    experiment: Experiment
+
+    @cached_property
+    def _parts(self) -> list[pd.DataFrame]:
+        return [read_table(path) for path in self.experiment.tables]
+
+    @cached_property
+    def _joined(self) -> pd.DataFrame:
+        """The tables one after the other, as they are."""
+        return pd.concat(self._parts, ignore_index=True).fillna("")
+
+    def row(self, index: int) -> str:
+        """File and line of a row of the joined table, for messages."""
+        for path, part in zip(self.experiment.tables, self._parts, strict=True):
+            if index < len(part):
+                return f"{path}: row {index + 2}"
+            index -= len(part)
+        raise IndexError(index)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The table as it is, checked: ``image`` (a name), ``session``, ``file`` of the image."""
+        experiment = self.experiment
+        table = self._joined
+        column = experiment.image_column or next((c for c in IMAGE_COLUMNS if c in table), None)
+        if column is None or column not in table:
+            named, found = experiment.image_column or "image", list(map(str, table.columns[:10]))
+            raise InputError(
+                f"{experiment.table_names}: expected the column {named}, found "
+                f"{', '.join(found)}: rename the one that names each trial's image, or pass "
+                "--image-column (columns are separated by commas in a .csv, by tabs in any other "
+                "file)"
+            )
+        if not len(table):
+            raise InputError(f"{experiment.table_names}: expected one row a trial, found no row")
+        empty = np.flatnonzero(table[column].str.strip().isin(["", "n/a"]).to_numpy())
+        if len(empty):
+            raise InputError(
+                f"{self.row(empty[0])} names no image: leave trials without an image "
+                "out of the table and of the responses"
+            )
+        # Several tables are those of several days, unless they say which.
+        lengths = [len(part) for part in self._parts]
+        session = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+        if "session" in table:
+            session = self._whole_numbers(table, "session")
+            numbers, counts = np.unique(session, return_counts=True)
+            if counts.min() == 1:
+                raise InputError(
+                    f"{experiment.table_names}: session {numbers[counts.argmin()]} has one "
+                    "trial: expected sessions (days of recording) in the column session, numbered "
+                    "from 1"
+                )
+        files = self._find_images(table[column])
+        return pd.DataFrame(
+            {
+                "image": [files[value].stem for value in table[column]],
+                "session": session,
+                "repeat": self._whole_numbers(table, "repeat") if "repeat" in table else 0,
+                "split": table.get("split", ""),
+            }
+        )
+
+    def _whole_numbers(self, table: pd.DataFrame, column: str) -> np.ndarray:
+        values = pd.to_numeric(table[column].str.replace(r"^ses-", "", regex=True), errors="coerce")
+        bad = np.flatnonzero(~(values >= 1) | (values % 1 != 0))
+        if len(bad):
+            raise InputError(
+                f"{self.row(bad[0])}: expected a whole number from 1 in the column "
+                f"{column}, found {table[column][bad[0]]!r}"
+            )
+        return values.to_numpy().astype(int)
+
+    def _find_images(self, values: pd.Series) -> dict[str, Path]:
+        """Value in the table → image file, each image under one name of its own."""
+        folder = self.experiment.images
+        if not folder.is_dir():
+            raise MissingError(f"--images {folder}: no such folder")
+        by_stem: dict[str, list[Path]] = {}
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                by_stem.setdefault(path.stem, []).append(path)
+        found: dict[str, Path] = {}
+        missing = []
+        for value in values.unique():
+            path = self._find_image(value, by_stem)
+            if path is None:
+                missing.append(value)
+            else:
+                found[value] = path
+        if missing:
+            raise MissingError(
+                f"{folder}: {len(missing)} of {values.nunique()} images of "
+                f"{self.experiment.table_names} are not in this folder (first: {missing[0]}): "
+                f"expected files of those names, with or without one of {' '.join(SUFFIXES)}"
+            )
+        self._check_names(found)
+        return found
+
+    def _find_image(self, value: str, by_stem: dict[str, list[Path]]) -> Path | None:
+        """The image file that a value in the table names, with or without folder and suffix."""
+        experiment = self.experiment
+        folder, name = experiment.images, Path(value)
+        paths = [path for path in (folder / value, folder / name.name) if path.is_file()][:1]
+        paths = paths or by_stem.get(name.name) or by_stem.get(name.stem) or []
+        if len(paths) > 1:
+            raise InputError(
+                f"{experiment.table_names}: {value} is {paths[0].name} or {paths[1].name} in "
+                f"{folder}: write the suffix into the table, or take one of them out"
+            )
+        return paths[0] if paths else None
+
+    def _check_names(self, found: dict[str, Path]) -> None:
+        """Raise `InputError` where two values name one image, or two images have one name."""
+        names: dict[str, Path] = {}
+        value_of: dict[Path, str] = {}
+        for value, path in found.items():
+            if value_of.setdefault(path, value) != value:
+                raise InputError(
+                    f"{self.experiment.table_names}: {value_of[path]} and {value} are the same "
+                    f"file, {path}: name each image in one way; for images in sub-folders pass "
+                    "the folder above them"
+                )
+            if names.setdefault(path.stem, path) != path:
+                raise InputError(
+                    f"{path}: the same name as {names[path.stem]}: images are known by their name "
+                    "without folder and suffix; rename one of them"
+                )
+
+    @cached_property
+    def image_files(self) -> dict[str, Path]:
+        """Name of each image → its file."""
+        column = self.experiment.image_column or next(c for c in IMAGE_COLUMNS if c in self._joined)
+        return {path.stem: path for path in self._find_images(self._joined[column]).values()}
+
+    def read_images(self, names: list[str]) -> Iterator[np.ndarray]:
+        """Yield pixels, uint8 (h, w, 3), of named images."""
+        for name in names:
+            yield read_image(self.image_files[name])
+
+    def repeats(self) -> np.ndarray:
+        """Repeat of each trial, as the table has it or counted in its order.
+
+        Raises
+        ------
+        InputError
+            When the table says of two trials that they are the same repeat of an image.
+        """
+        table = self.table
+        counted = table.groupby("image").cumcount().to_numpy() + 1
+        if not (table["repeat"] > 0).any():
+            return counted
+        twice = np.flatnonzero(table.duplicated(["image", "repeat"]).to_numpy())
+        if len(twice):
+            row = table.iloc[twice[0]]
+            raise InputError(
+                f"{self.row(twice[0])}: repeat {row['repeat']} of {row['image']} is "
+                "there already: number the repeats of an image 1, 2, …, or leave the column out"
+            )
+        return table["repeat"].to_numpy()
+
+    def splits(self, log: Callable[[str], None]) -> np.ndarray:
+        """Split of each trial: from the table, a list, or drawn.
+
+        Test images drawn are those shown far more often than the others, where there are such
+        (they were meant for it), else a share of all.
+        """
+        experiment = self.experiment
+        table = self.table
+        shown = table["image"].to_numpy(str)
+        if (table["split"] != "").any() and experiment.split is None:
+            return self._given_splits()
+        if experiment.split is not None:
+            test, validation = read_split_list(experiment.split, shown)
+        else:
+            validation = set()
+            counts = table.groupby("image").size()
+            often = counts[counts >= OFTEN * counts.median()]
+            if len(often) >= N_OFTEN and len(often) < len(counts) / 2:
+                test = set(often.index)
+                log(f"test images: the {len(test)} shown {often.min()} times or more (--split)")
+            else:
+                test = draw_images(set(shown), experiment.test_share, experiment.seed, "test")
+                log(f"test images: {len(test)} of {len(counts)}, drawn (--test, --split)")
+        return split_trials(
+            shown,
+            test,
+            validation,
+            share=experiment.validation_share,
+            seed=experiment.seed,
+        )
+
+    def _given_splits(self) -> np.ndarray:
+        experiment = self.experiment
+        split = self.table["split"].replace({"validation": "val"}).to_numpy(str)
+        unknown = np.flatnonzero(~np.isin(split, SPLITS))
+        if len(unknown):
+            raise InputError(
+                f"{self.row(unknown[0])}: expected {', '.join(SPLITS)} in the column "
+                f"split, found {str(split[unknown[0]])!r}"
+            )
+        pairs = pd.DataFrame({"image": self.table["image"], "split": split}).drop_duplicates()
+        twice = pairs["image"][pairs["image"].duplicated()]
+        if len(twice):
+            raise InputError(
+                f"{experiment.table_names}: {twice.iloc[0]} is in two splits: a model would be "
+                "tested on an image it was trained on; give all trials of an image one split"
+            )
+        if not (split == "val").any():
+            chosen = draw_images(
+                set(self.table["image"][split == "train"]),
+                experiment.validation_share,
+                experiment.seed,
+            )
+            split[np.isin(self.table["image"].to_numpy(str), list(chosen)) & (split == "train")] = (
+                "val"
+            )
+        return split

@@ -1,0 +1,140 @@
+"""Maps of one subject as flatmaps, surface views or slices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.errors import InputError
+from synbrain_cli.plotting.colours import ColourScale
+from synbrain_cli.plotting.figure import FORMATS
+from synbrain_cli.plotting.labels import Labels, simulated_note, subject_labels
+from synbrain_cli.plotting.maps import BrainMap
+from synbrain_cli.progress import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SPACES = ("fsaverage5", "fsaverage6", "fsaverage")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How figures are plotted and written.
+
+    Attributes
+    ----------
+    space : str
+        Surface on which maps are plotted.
+    threshold, vmax : float, optional
+        Limits of the colours, in the map's unit.
+    format : {"png", "svg", "pdf"}
+    dpi : int
+        Dots per inch.
+    pycortex : bool
+        Whether pycortex plots the flatmaps.
+
+    Raises
+    ------
+    InputError
+        When there is no such format or space, or the limit is not above 0.
+    """
+
+    space: str = "fsaverage5"
+    threshold: float | None = None
+    vmax: float | None = None
+    format: str = "png"
+    dpi: int = 200
+    pycortex: bool = False
+
+    def __post_init__(self) -> None:
+        for option, value, choices in (
+            ("--format", self.format, FORMATS),
+            ("--space", self.space, SPACES),
+        ):
+            if value not in choices:
+                raise InputError(f"{option} {value}: expected one of {', '.join(choices)}")
+        if self.vmax is not None and not self.vmax > 0:
+            raise InputError(f"--vmax {self.vmax:g}: expected more than 0")
+
+
+class MapPlotter:
+    """Plots a subject's maps one after another; the ROI outlines are computed once.
+
+    Parameters
+    ----------
+    brain : Brain
+    kind : {"flatmap", "surface"}
+    look : Look
+    progress : Progress
+
+    Attributes
+    ----------
+    kind : str
+        "slices" where the subject has no transform to a surface.
+
+    Raises
+    ------
+    InputError
+        When there is neither a surface nor a volume to plot on, or not the space asked for.
+    """
+
+    def __init__(self, brain: Brain, kind: str, look: Look, progress: Progress) -> None:
+        self.brain, self.kind, self._look = brain, kind, look
+        where = brain.voxel_space
+        if look.space in where.other_spaces:
+            self._labels = subject_labels(brain, "", look.space)
+            return
+        if where.surface_resampling is not None:
+            others = ", ".join(s for s in where.other_spaces if s in SPACES)
+            raise InputError(
+                f"{brain.folder}: no transform to {look.space} (--space); there are: "
+                f"{others or 'none to fsaverage'}"
+            )
+        if not where.is_volume:
+            raise InputError(
+                f"{brain.folder}: the position of its voxels is not known, so there is no map to "
+                "plot: look at `synbrain plot rois` or at the arrays"
+            )
+        progress.info(
+            f"{brain.name} was prepared without transforms to fsaverage: slices of its own volume "
+            "are plotted instead"
+        )
+        self.kind = "slices"
+        self._labels = Labels("", brain.unit, note=simulated_note(brain))
+
+    def __call__(self, shown: BrainMap, vmax: float | None = None) -> Figure:
+        """Plot one map.
+
+        Parameters
+        ----------
+        shown : BrainMap
+        vmax : float, optional
+            Upper end of the colours; default that of the look.
+        """
+        labels = replace(self._labels, title=shown.title, unit=shown.unit, stimulus=shown.stimulus)
+        scale = ColourScale(
+            threshold=self._look.threshold,
+            vmax=self._look.vmax if vmax is None else vmax,
+            symmetric=shown.symmetric,
+        )
+        if self.kind == "slices":
+            from synbrain_cli.plotting.slices import plot_slices
+
+            mask = self.brain.to_nifti(np.ones(self.brain.n_voxels))
+            return plot_slices(self.brain.to_nifti(shown.values), labels, scale, mask=mask)
+        maps = self.brain.to_surface(shown.values, self._look.space)
+        if self.kind == "surface":
+            from synbrain_cli.plotting.surface import plot_surface
+
+            return plot_surface(maps, labels, scale)
+        if self._look.pycortex:
+            from synbrain_cli.plotting.pycortex import plot_with_pycortex
+
+            return plot_with_pycortex(maps, labels, scale)
+        from synbrain_cli.plotting.flatmap import plot_flatmap
+
+        return plot_flatmap(maps, labels, scale)

@@ -1,0 +1,226 @@
+"""Maps with one value per voxel, with title and unit: responses, recordings and accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.errors import InputError
+from synbrain_cli.io.bids import bids_label
+from synbrain_cli.plotting.sources.evaluation import Evaluation
+from synbrain_cli.plotting.sources.recordings import Recordings
+from synbrain_cli.plotting.sources.responses import Responses
+
+ACCURACY_UNIT = "correlation over images (r)"
+
+
+@dataclass(frozen=True)
+class BrainMap:
+    """One value per voxel, and what a figure says about it.
+
+    Attributes
+    ----------
+    name : str
+        For the file: BIDS-like entities, such as ``sub-01_stim-coffee_stat-mean``.
+    title, unit : str
+    values : float array of shape (n_voxels,)
+    symmetric : bool
+        Whether colours are centred on 0.
+    stimulus : uint8 array of shape (height, width, 3), optional
+    """
+
+    name: str
+    title: str
+    unit: str
+    values: np.ndarray
+    symmetric: bool = True
+    stimulus: np.ndarray | None = None
+
+    @property
+    def extent(self) -> float:
+        """99th percentile of the values' magnitude."""
+        return float(np.quantile(np.abs(self.values), 0.99))
+
+
+def response_maps(
+    responses: Responses, brain: Brain, what: str, image: str | None = None, draw: int = 0
+) -> Iterator[BrainMap]:
+    """Yield the map of each image.
+
+    Parameters
+    ----------
+    responses : Responses
+    brain : Brain
+        That drew them.
+    what : {"mean", "std", "draw"}
+        Mean over draws, standard deviation over draws (n − 1 in its denominator), or one draw.
+    image : str, optional
+        One image; default all.
+    draw : int
+        Which draw, for "draw".
+
+    Raises
+    ------
+    InputError, MissingError
+        When there is no such image or draw, or one draw only has no standard deviation.
+    """
+    rows = responses.rows(image)
+    n_draws = responses.n_draws
+    if what == "std" and n_draws < 2:
+        raise InputError(
+            f"{responses.folder} holds one draw per image: a standard deviation needs --samples 2"
+        )
+    if what == "draw" and not 0 <= draw < n_draws:
+        raise InputError(f"{responses.folder} holds {n_draws} draws: --draw {draw} does not exist")
+    titles = {
+        "mean": f"mean of {n_draws} draws" if n_draws > 1 else "response",
+        "std": f"standard deviation over {n_draws} draws",
+        "draw": f"draw {draw}",
+    }
+    suffix = f"draw-{draw}" if what == "draw" else f"stat-{what}"
+    for row in rows:
+        draws, name = responses.of(row), responses.names[row]
+        values = {
+            "mean": lambda draws=draws: draws.mean(0),
+            "std": lambda draws=draws: draws.std(0, ddof=1),
+            "draw": lambda draws=draws: draws[draw],
+        }[what]()
+        yield BrainMap(
+            f"sub-{brain.subject}_stim-{bids_label(name)}_{suffix}",
+            f"{name}: {titles[what]}, {brain.name}",
+            brain.unit_name(responses.settings.unit),
+            values,
+            what != "std",
+            responses.stimulus(row),
+        )
+
+
+def difference_map(responses: Responses, brain: Brain, image: str | None, minus: str) -> BrainMap:
+    """Return the difference of mean responses between two images, or two sets of images.
+
+    Parameters
+    ----------
+    responses : Responses
+    brain : Brain
+        That drew them.
+    image : str, optional
+        One of their images; default the mean over all.
+    minus : str
+        What is subtracted: another image of the same responses, or the folder of other responses
+        by the same model, over all of whose images the mean is taken.
+
+    Raises
+    ------
+    InputError, MissingError
+        When the two were drawn by different models, or in different units.
+    """
+    rows = responses.rows(image)
+    if minus in responses.names or not Path(minus).exists():
+        other, other_rows = responses, responses.rows(minus)
+        if other_rows == rows:
+            raise InputError(f"--minus {minus}: expected another image than --image {image}")
+    else:
+        other = Responses(Path(minus))
+        other_rows = other.rows(None)
+        _check_comparable(responses, other, minus)
+
+    def describe(some: Responses, rows: list[int]) -> str:
+        if len(rows) == 1:
+            return some.names[rows[0]]
+        return f"{some.folder.name} ({len(rows)} images)"
+
+    names = describe(responses, rows), describe(other, other_rows)
+    return BrainMap(
+        f"sub-{brain.subject}_stim-{bids_label(names[0])}_minus-{bids_label(names[1])}"
+        "_stat-difference",
+        f"{names[0]} − {names[1]}: difference of means, {brain.name}",
+        brain.unit_name(responses.settings.unit),
+        responses.mean(rows) - other.mean(other_rows),
+        stimulus=responses.stimulus(rows[0]) if len(rows) == 1 else None,
+    )
+
+
+def _check_comparable(responses: Responses, other: Responses, minus: str) -> None:
+    ours, theirs = responses.settings, other.settings
+    for same, name, found, expected in (
+        (theirs.model_fingerprint == ours.model_fingerprint, "model", theirs.model, ours.model),
+        (theirs.unit == ours.unit, "unit", theirs.unit, ours.unit),
+    ):
+        if not same:
+            raise InputError(
+                f"--minus {minus}: drawn with the {name} {found}, expected that of "
+                f"{responses.folder}, {expected}: a difference needs the same subject, training "
+                "and unit"
+            )
+
+
+def recorded_maps(recordings: Recordings, what: str, image: str | None) -> Iterator[BrainMap]:
+    """Yield a map of each test image named, or of the one with the most repeats.
+
+    Parameters
+    ----------
+    recordings : Recordings
+    what : {"recorded", "error"}
+        The mean over recorded trials, or that mean minus the response that the model expects.
+    image : str, optional
+        Names separated by commas.
+
+    Raises
+    ------
+    MissingError
+        When there is no such test image.
+    """
+    brain = recordings.brain
+    for name in recordings.choose(image, 1):
+        trials = recordings.recorded(name)
+        mean = trials.mean(0, dtype=np.float64)
+        repeats = f"mean of {len(trials)} trials" if len(trials) > 1 else "one trial"
+        if what == "error":
+            mean = mean - recordings.expected(name)
+        title = {
+            "recorded": f"{name}: recorded, {repeats}, sub-{brain.subject}",
+            "error": f"{name}: recorded ({repeats}) − expected by {brain.name}",
+        }[what]
+        yield BrainMap(
+            f"sub-{brain.subject}_stim-{bids_label(name)}_stat-{what}",
+            title,
+            brain.unit,
+            mean,
+            stimulus=recordings.stimulus(name),
+        )
+
+
+def evaluation_map(evaluation: Evaluation, what: str, brain: Brain) -> BrainMap:
+    """Return the accuracy of each voxel on test images, or its noise ceiling.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    what : {"accuracy", "ceiling"}
+    brain : Brain
+
+    Raises
+    ------
+    InputError
+        When it is not known for any voxel.
+    """
+    column, title = {
+        "accuracy": ("model", "prediction of test images"),
+        "ceiling": ("ceiling", "noise ceiling"),
+    }[what]
+    if not evaluation.voxels[column].notna().any():
+        raise InputError(
+            f"{evaluation.folder / 'voxels.tsv'}: the {what} is not known: no image was shown "
+            "twice, and the data came without ncsnr"
+        )
+    return BrainMap(
+        f"{brain.name}_{what}",
+        f"{title}, {brain.name}",
+        ACCURACY_UNIT,
+        evaluation.voxels[column].to_numpy(np.float32),
+        what == "accuracy",
+    )

@@ -1,0 +1,179 @@
+"""Sections of the report on the model: settings, adaptation and provenance."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.io.bundle import Adaptation
+from synbrain_cli.io.files import read_json, versions
+from synbrain_cli.io.responses import ResponseSettings
+from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.plotting.report.page import (
+    Block,
+    Command,
+    Facts,
+    Picture,
+    Section,
+    Table,
+    Text,
+    listed,
+)
+from synbrain_cli.plotting.sources.evaluation import Evaluation
+from synbrain_cli.plotting.sources.responses import Responses
+
+_STRATEGIES = {
+    "shared-core": "shared core of the source subjects",
+    "source-map": "linear map from the source models",
+    "fine-tuning": "published recipe (fine-tuning)",
+    "linear encoder": "linear encoder of the hours alone",
+}
+
+
+def settings_section(brain: Brain, responses: Responses | None) -> Section:
+    """Return what the model was trained on, and with which settings it drew the responses."""
+    config, training = brain.config, brain.config.training
+    facts = [("subject", f"sub-{brain.subject} of {config.dataset}"), ("model", brain.name)]
+    if training.origin is not None:
+        files = ", ".join(one.name for one in training.origin.files.values())
+        facts.append(("imported from", f"{files}, as published"))
+    else:
+        n_sessions = len(training.sessions)
+        recorded = f"{n_sessions} session{'s' if n_sessions > 1 else ''}"
+        if training.hours:
+            recorded = f"the first {training.hours:g} h"
+        facts.append(
+            (
+                "trained on",
+                f"{recorded}: {training.n_trials.total:,} trials of "
+                f"{training.n_images.total:,} images",
+            )
+        )
+    if training.adaptation is not None:
+        adaptation = training.adaptation
+        facts.append(("adapted from", f"{', '.join(adaptation.sources)} ({adaptation.strategy})"))
+    facts += [
+        ("voxels", f"{brain.n_voxels:,} ({config.space})"),
+        ("image encoder", config.encoder.spec),
+    ]
+    if responses:
+        settings = responses.settings
+        facts += [
+            ("images", f"{len(responses.names)}: {listed(responses.names)}"),
+            ("draws per image", f"{responses.n_draws} ({settings.sampling})"),
+            ("seed", str(settings.seed)),
+            ("unit", brain.unit_name(settings.unit)),
+        ]
+    return Section("Model and settings", "", [Facts(facts)])
+
+
+def adaptation_section(brain: Brain, adaptation: Adaptation, workspace: Workspace) -> Section:
+    """Return which strategies were tried on the hours of a new subject, and their scores."""
+    rows = [
+        [
+            _STRATEGIES.get(name, name) + (" (chosen)" if name == adaptation.strategy else ""),
+            f"{share:.3f}",
+        ]
+        for name, share in sorted(adaptation.strategies.items(), key=lambda item: -item[1])
+    ]
+    rows.append(["mean pattern of the hours", "0"])
+    blocks: list[Block] = [
+        Table(
+            "Share of variance predicted in validation images of the hours",
+            ["strategy", "share"],
+            rows,
+            "These shares chose the strategy and are no test scores. The model stacks the strategy "
+            "with the linear encoder.",
+        )
+    ]
+    compared = _comparison(brain, workspace)
+    if compared is not None:
+        blocks.append(compared)
+    return Section(
+        "Adaptation from other subjects", f"Sources: {', '.join(adaptation.sources)}.", blocks
+    )
+
+
+def _comparison(brain: Brain, workspace: Workspace) -> Picture | None:
+    """The figure of `synbrain compare`, where this training of the model is in it."""
+    folder = workspace.outputs / f"sub-{brain.subject}_comparison"
+    if not ((folder / "comparison.json").exists() and (folder / "comparison.png").exists()):
+        return None
+    fingerprints = read_json(folder / "comparison.json")["provenance"]["fingerprints"]
+    if fingerprints.get(brain.name) != brain.config.fingerprint:
+        return None
+    return Picture(
+        (folder / "comparison.png").read_bytes(),
+        "Scores of all models of this subject on test images.",
+        "All models of this subject on the same test images (synbrain compare), with "
+        "95 % intervals over images.",
+    )
+
+
+def provenance_section(
+    brain: Brain, responses: Responses | None, evaluation: Evaluation | None
+) -> Section:
+    """Return fingerprints, checksums, versions, and the commands that repeat the results."""
+    config, training = brain.config, brain.config.training
+    identity = config.encoder.identity
+    facts = [
+        ("model", f"{brain.name}, fingerprint {config.fingerprint}"),
+        ("image encoder", ", ".join(f"{k} {v}" for k, v in identity.items() if v is not None)),
+        ("recorded unit", brain.unit),
+        ("standardisation", config.standardization),
+        ("versions at training", _versions(training.versions)),
+        ("versions at reporting", _versions(versions())),
+    ]
+    if training.seed is not None:
+        facts.insert(1, ("seed of the training", str(training.seed)))
+    commands: list[Block] = []
+    if responses:
+        for image in responses.settings.images:
+            facts.append((f"image {image.name}", f"SHA-256 {image.sha256}"))
+        commands.append(Command(_synthesize_command(brain.name, responses.settings)))
+    if evaluation is not None:
+        seed = str(evaluation.metrics.provenance.seed)
+        facts.append(("seed of the evaluation", seed))
+        options = ["--draws", str(evaluation.metrics.n_draws), "--seed", seed]
+        commands.append(
+            Command(shlex.join(["synbrain", "evaluate", "--model", brain.name, *options]))
+        )
+    commands.append(Command(shlex.join(["synbrain", "plot", "report", "--model", brain.name])))
+    return Section(
+        "Provenance",
+        "The same commands with the same versions give the same numbers, to the last digit on the "
+        "same machine.",
+        [Facts(facts), Text("These commands repeat the results:"), *commands],
+    )
+
+
+def _synthesize_command(model: str, settings: ResponseSettings) -> str:
+    options = ["--model", model, "--samples", str(settings.n_draws), "--seed", str(settings.seed)]
+    for option, value, default in (
+        ("sampling", settings.sampling, "calibrated"),
+        ("signal", settings.signal, "shared"),
+        ("unit", settings.unit, "recorded"),
+    ):
+        if value != default:
+            options += [f"--{option}", value]
+    if settings.noise_factor is not None:
+        options += ["--noise-factor", str(settings.noise_factor)]
+    return shlex.join(["synbrain", "synthesize", _images_folder(settings), *options])
+
+
+def _versions(found: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def _images_folder(settings: ResponseSettings) -> str:
+    """Name of the folder of images, without its path, which may hold private names."""
+    sources = [Path(image.source) for image in settings.images if image.source]
+    if len(sources) == 1:
+        return sources[0].name
+    try:
+        return Path(os.path.commonpath(sources)).name or "images"
+    except ValueError:
+        return "images"

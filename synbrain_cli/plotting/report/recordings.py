@@ -1,0 +1,70 @@
+"""Section of the report that compares draws with recorded trials of test images."""
+
+from __future__ import annotations
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.plotting.labels import plotted_rois, subject_labels
+from synbrain_cli.plotting.report.page import Block, Picture, Section, Text, figure_png
+from synbrain_cli.plotting.sources.recordings import Recordings
+from synbrain_cli.plotting.trials import (
+    N_IMAGES,
+    TrialDraws,
+    recorded_trials,
+    rois_figure,
+    trials_figure,
+)
+
+_TITLE = "Draws compared with recorded trials"
+
+
+def recordings_section(workspace: Workspace, brain: Brain, flatmaps: bool) -> Section:
+    """Return flatmaps and ROI means of recorded trials beside draws.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    brain : Brain
+    flatmaps : bool
+        Whether flatmaps can be plotted.
+    """
+    try:
+        recordings = Recordings.of(workspace, brain, lambda text: None)
+    except (MissingError, InputError) as error:
+        text = f"Not shown, because recorded trials are not available here. {error}"
+        return Section(_TITLE, "", [Text(text)])
+    blocks: list[Block] = []
+    if flatmaps:
+        blocks.append(_flatmaps(brain, recordings))
+    if plotted_rois(brain):
+        trials = recorded_trials(recordings, None, N_IMAGES, TrialDraws(signal="fresh"))
+        blocks.append(
+            Picture(
+                figure_png(rois_figure(brain, trials)),
+                f"ROI means of recorded trials over intervals of draws, {N_IMAGES} test images.",
+                "Points are recorded trials, bars are intervals of draws. Nine points in ten "
+                "should lie within the thin bars.",
+            )
+        )
+    shown = "" if brain.simulated else " Images of recorded datasets may not be redistributed."
+    return Section(
+        _TITLE,
+        "The images are the test images of this subject with the most repeats; they were not "
+        "selected in any other way." + shown,
+        blocks,
+    )
+
+
+def _flatmaps(brain: Brain, recordings: Recordings) -> Picture:
+    one = next(recorded_trials(recordings, None, 1, TrialDraws()))
+    labels = subject_labels(brain, f"{one.name}, {brain.name}", stimulus=one.stimulus)
+    n_trials = len(one.recorded)
+    return Picture(
+        figure_png(trials_figure(brain, one, labels), 100),
+        f"Small flatmaps of {n_trials} recorded trials of {one.name} above, of draws below, with "
+        "their means and standard deviations.",
+        "Recorded trials above, draws below. The model was not trained on this image. Single "
+        "trials should differ from each other as much in one row as in the other; the two means "
+        f"should agree as far as {n_trials} recorded trials can tell.",
+    )

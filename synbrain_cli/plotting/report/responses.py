@@ -1,0 +1,149 @@
+"""Section of the report on synthesized responses: stimuli, maps and ROI means."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.plotting.labels import Labels, plotted_rois, simulated_note, subject_labels
+from synbrain_cli.plotting.maps import BrainMap, response_maps
+from synbrain_cli.plotting.report.map_pictures import MapPictures
+from synbrain_cli.plotting.report.page import (
+    Block,
+    Gallery,
+    Live,
+    Picture,
+    Section,
+    Text,
+    figure_png,
+    listed,
+    thumbnail,
+)
+from synbrain_cli.plotting.sources.responses import Responses
+from synbrain_cli.plotting.trials import response_trials, rois_figure
+
+MOST_LARGE = 4  # images whose flatmaps are large; more share a sheet
+MOST_IMAGES = 50  # of a sheet
+
+
+def responses_section(brain: Brain, responses: Responses, pictures: MapPictures) -> Section:
+    """Return stimuli, maps and ROI means of a folder of responses."""
+    n_images, n_draws = len(responses.names), responses.n_draws
+    blocks: list[Block] = []
+    stimuli = [
+        (name, responses.stimulus(row)) for row, name in enumerate(responses.names[:MOST_IMAGES])
+    ]
+    shown = [
+        Picture(thumbnail(stimulus), f"Stimulus {name}", name)
+        for name, stimulus in stimuli
+        if stimulus is not None
+    ]
+    if shown:
+        blocks.append(Gallery(shown))
+    if pictures.why_none:
+        blocks.append(Text(f"No maps: {pictures.why_none}"))
+    else:
+        blocks += _maps(brain, responses, pictures)
+    if plotted_rois(brain) and responses.settings.unit == "recorded":
+        blocks.append(
+            Picture(
+                figure_png(rois_figure(brain, response_trials(responses))),
+                f"ROI means over {n_draws} draws of {n_images} images.",
+                "Means of single-trial draws by region. Where the bars of two images overlap "
+                "widely, one trial does not tell the images apart.",
+            )
+        )
+    intro = (
+        f"{n_images} {'images' if n_images > 1 else 'image'}, {n_draws} single-trial "
+        f"{'draws' if n_draws > 1 else 'draw'} per image."
+    )
+    return Section("Responses to the images", intro, blocks)
+
+
+def _maps(brain: Brain, responses: Responses, pictures: MapPictures) -> list[Block]:
+    """Mean maps of the first images, a sheet of all where there are more, one map of SDs."""
+    blocks: list[Block] = []
+    vmax = max(one.extent for one in response_maps(responses, brain, "mean"))
+    n_large = MOST_LARGE
+    if not pictures.are_flatmaps:
+        blocks.append(
+            Text(
+                "Slices of this subject's own volume are shown: the data came without transforms "
+                "to the cortical surface of fsaverage."
+            )
+        )
+    elif len(responses.names) > MOST_LARGE:
+        blocks.append(_sheet(brain, responses, vmax))
+        n_large = 1
+    first = None
+    for one in itertools.islice(response_maps(responses, brain, "mean"), n_large):
+        first = first or one
+        blocks.append(
+            pictures.picture(
+                one,
+                "Expected response: mean over draws. Red is a response above the baseline of the "
+                "recording, blue one below it; cortex without data shows its folds. All mean maps "
+                "of this section share one colour scale.",
+                vmax,
+            )
+        )
+    if responses.n_draws > 1:
+        blocks.append(
+            pictures.picture(
+                next(response_maps(responses, brain, "std")),
+                "Standard deviation over single-trial draws. It includes the noise of single "
+                "trials, and so is also large where recordings are noisy.",
+            )
+        )
+    if pictures.are_flatmaps and first is not None:
+        blocks.append(_rotatable_surface(brain, first))
+    return blocks
+
+
+def _sheet(brain: Brain, responses: Responses, vmax: float) -> Picture:
+    """Small flatmaps of the mean responses to all images."""
+    from synbrain_cli.plotting.image_sheet import plot_sheet
+
+    maps, names, images = [], [], []
+    for name, one in itertools.islice(
+        zip(responses.names, response_maps(responses, brain, "mean"), strict=True), MOST_IMAGES
+    ):
+        maps.append(brain.to_surface(one.values))
+        names.append(name)
+        images.append(None if one.stimulus is None else _small(one.stimulus))
+    rest = len(responses.names) - len(maps)
+    rois = subject_labels(brain, "").rois
+    unit = brain.unit_name(responses.settings.unit)
+    labels = Labels(f"Mean of draws, {brain.name}", unit, rois, note=simulated_note(brain))
+    figure = plot_sheet(maps, names, labels, images, vmax=vmax)
+    return Picture(
+        figure_png(figure, 100),
+        f"Flatmaps of the mean response to {len(maps)} images: {listed(names)}.",
+        "Expected response to each image, on one colour scale."
+        + (f" {rest} further images are not shown." if rest else ""),
+    )
+
+
+def _small(image: np.ndarray) -> np.ndarray:
+    """Every n-th pixel: fifty photographs of many megapixels would not fit in memory."""
+    step = max(1, min(image.shape[:2]) // 120)
+    return np.ascontiguousarray(image[::step, ::step])
+
+
+def _rotatable_surface(brain: Brain, shown: BrainMap) -> Live:
+    from synbrain_cli.plotting.colours import ColourScale
+    from synbrain_cli.plotting.surface import view_surface
+
+    html = view_surface(
+        brain.to_surface(shown.values),
+        Labels(shown.title, shown.unit, note=simulated_note(brain)),
+        ColourScale(symmetric=shown.symmetric),
+    )
+    return Live(
+        html,
+        f"Rotatable surface: {shown.title}",
+        "Drag to turn, scroll to zoom; the menu turns it without a mouse. The same response on the "
+        "inflated surface of fsaverage.",
+    )

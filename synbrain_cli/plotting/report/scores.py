@@ -1,0 +1,201 @@
+"""Sections of the report on test scores: accuracy, and calibration of draws."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+import numpy as np
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.io.results.evaluation import ResponseScore
+from synbrain_cli.io.results.record import Result
+from synbrain_cli.plotting.accuracy import accuracy_figure
+from synbrain_cli.plotting.calibration import plot_calibration
+from synbrain_cli.plotting.maps import evaluation_map
+from synbrain_cli.plotting.report.map_pictures import MapPictures
+from synbrain_cli.plotting.report.page import (
+    Block,
+    Command,
+    Picture,
+    Section,
+    Table,
+    Text,
+    figure_png,
+)
+from synbrain_cli.plotting.sources.evaluation import Evaluation
+
+_ACCURACY = "Prediction accuracy"
+_SCORES = {
+    "voxelwise_correlation": "correlation over images, median voxel",
+    "noise_normalised_r2": "r² / noise ceiling, median reliable voxel",
+    "skill": "skill: 1 − squared error / that of the mean pattern",
+    "pattern_correlation": "correlation over voxels, single trials",
+    "two_way_identification": "two-way identification of the image",
+    "rsa": "RSA (Spearman)",
+    "cka": "CKA (linear)",
+}
+_BASELINES = ("linear", "mean_pattern", "shuffled", "ceiling")
+_DRAWS = {
+    "coverage_50": "coverage of 50 % intervals",
+    "coverage_80": "coverage of 80 % intervals",
+    "coverage_90": "coverage of 90 % intervals",
+    "coverage_95": "coverage of 95 % intervals",
+    "coverage_90_region_means": "coverage of 90 % intervals of region means",
+    "crps": "CRPS (lower is better)",
+    "energy_score": "energy score (lower is better)",
+    "variance_ratio": "variance / variance of recorded trials",
+    "ncsnr_correlation": "reliability by voxel (ncsnr): r",
+    "ncsnr_slope": "reliability by voxel (ncsnr): slope",
+    "noise_correlation": "noise correlations: r",
+}
+_DISTRIBUTIONS = ("model", "linear", "mean_pattern", "latent_nf1")
+_MAPS = {
+    "accuracy": ("model", "Correlation over test images, by voxel."),
+    "ceiling": (
+        "ceiling",
+        "The highest score that a perfect model could reach, given the noise of recordings. The "
+        "colour scale is that of the map above.",
+    ),
+}
+
+
+def not_evaluated_section(brain: Brain, why: str) -> Section:
+    """Return scores of validation images, and how to evaluate a model that has no test scores.
+
+    Parameters
+    ----------
+    brain : Brain
+    why : str
+        Why there are no test scores.
+    """
+    if not brain.config.has_readout:
+        text = (
+            "These are the published networks alone. Nothing was fitted that separates signal from "
+            "noise, so the calibration of draws cannot be tested; how well this copy predicts has "
+            "not been measured."
+        )
+        return Section(_ACCURACY, why, [Text(text)])
+    validation = brain.config.training.validation
+    names = {"model": "model", "linear": "linear encoder", "deep": "deep", "transfer": "transfer"}
+    blocks: list[Block] = [
+        Table(
+            "Share of variance predicted in validation images",
+            ["predictor", "share"],
+            [[names[k], f"{validation[k]:.3f}"] for k in names if k in validation]
+            + [["mean pattern", "0"]],
+            "Validation images chose the weights: this is no test score.",
+        ),
+        Text("This command gives the scores of test images and the calibration of draws:"),
+        Command(f"synbrain evaluate --model {shlex.quote(brain.name)}"),
+    ]
+    return Section(_ACCURACY, why, blocks)
+
+
+def accuracy_section(brain: Brain, evaluation: Evaluation, pictures: MapPictures) -> Section:
+    """Return scores beside baselines and noise ceiling: overall, by voxel and by region."""
+    metrics = evaluation.metrics
+    blocks: list[Block] = [
+        _scores(
+            f"Scores on {metrics.n_test_images:,} test images",
+            {label: metrics.overall.get(score) for score, label in _SCORES.items()},
+            "score",
+        ),
+        Picture(
+            figure_png(accuracy_figure(brain, evaluation)),
+            "Accuracy of each voxel against its noise ceiling, and by region.",
+            "Correlation of each voxel with recorded responses to images on which the model was "
+            "not trained, against the highest that noise allows. The mean pattern is the same for "
+            "every image and explains none of the differences between images.",
+        ),
+    ]
+    if not pictures.why_none:
+        for what, (column, caption) in _MAPS.items():
+            if evaluation.voxels[column].notna().any():
+                shown = evaluation_map(evaluation, what, brain)
+                blocks.append(pictures.picture(shown, caption, evaluation.vmax))
+    if metrics.roi:
+        regions = {
+            f"{name} ({scores.n_voxels:,} voxels)": scores.voxelwise_correlation
+            for name, scores in metrics.roi.items()
+        }
+        caption = "Correlation over images, median voxel, by region"
+        blocks.append(_scores(caption, regions, "region"))
+    blocks += [Text(f"Note: {text}.") for text in metrics.notes]
+    return Section(
+        _ACCURACY,
+        "Beside every score are those of the baselines (the mean training pattern, which is the "
+        "same for every image, and the linear encoder of the same images), of the model with "
+        "images shuffled, and the noise ceiling.",
+        blocks,
+    )
+
+
+def _scores(caption: str, scores: Mapping[str, ResponseScore | None], what: str) -> Table:
+    rows = []
+    for label, values in scores.items():
+        if values is not None:
+            low, high = values.ci
+            interval = "" if low is None else f" ({_number(low)} to {_number(high)})"
+            baselines = (_number(values.get(name)) for name in _BASELINES)
+            rows.append([label, _number(values.model) + interval, *baselines])
+    return Table(
+        caption,
+        [what, "model (95 % CI)", "linear encoder", "mean pattern", "shuffled images", "ceiling"],
+        rows,
+    )
+
+
+def calibration_section(evaluation: Evaluation) -> Section:
+    """Return how draws compare with held-out single trials."""
+    metrics = evaluation.metrics
+    rows = [
+        [
+            label,
+            *(_number(values.get(name)) for name in _DISTRIBUTIONS),
+            _number(_reference(score, values)),
+        ]
+        for score, label in _DRAWS.items()
+        if (values := metrics.draws.get(score)) is not None
+    ]
+    return Section(
+        "Calibration of draws",
+        f"{metrics.n_draws} draws of each test image against its held-out single trials.",
+        [
+            Picture(
+                figure_png(plot_calibration(metrics, evaluation.voxels)),
+                "Ranks of recorded trials among draws, coverage of intervals, reliability and "
+                "variance by voxel.",
+                "Upper left: the rank of a recorded trial among draws is uniform where draws are "
+                "calibrated; a hump shows that they vary too much, raised ends that they vary too "
+                "little. Upper right: intervals should hold their nominal share of trials "
+                "(diagonal). Below: reliability and variance of each voxel, of draws against "
+                "recordings.",
+            ),
+            Table(
+                "Draws against held-out single trials",
+                [
+                    "score", "draws", "linear + normal", "mean pattern + normal", "latent",
+                    "reference",
+                ],
+                rows,
+                "Linear + normal, mean pattern + normal: independent normal noise around the "
+                "linear encoder and the mean pattern; latent: the published sampling.",
+            ),
+        ],
+    )  # fmt: skip
+
+
+def _reference(score: str, values: Result) -> float | None:
+    """What a score of draws should be: nominal coverage, noise ceiling, or recorded trials."""
+    if score.startswith("coverage"):
+        return int(score.removeprefix("coverage_").removesuffix("_region_means")) / 100
+    names = ("nominal", "ceiling", "test_trials")
+    return next((best for name in names if (best := values.get(name)) is not None), None)
+
+
+def _number(value: float | None) -> str:
+    if value is None or not np.isfinite(value):
+        return "–"
+    digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
+    return f"{round(value, digits) + 0:.{digits}f}".replace("-", "−")

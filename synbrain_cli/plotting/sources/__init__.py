@@ -1,0 +1,1 @@
+"""What figures are made from: synthesized responses, recorded trials and evaluations on disk."""

@@ -1,0 +1,77 @@
+"""Evaluations on disk: the folders that `synbrain evaluate` writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.results.evaluation import VOXELS, EvaluationRecord, read_evaluation
+from synbrain_cli.io.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `synbrain evaluate` wrote.
+
+    Attributes
+    ----------
+    folder : Path
+    metrics : EvaluationRecord
+        ``metrics.json``.
+    voxels : DataFrame
+        ``voxels.tsv``: scores of each voxel.
+    """
+
+    folder: Path
+    metrics: EvaluationRecord
+    voxels: pd.DataFrame
+
+    @classmethod
+    def read(cls, folder: Path, brain: Brain) -> Evaluation:
+        """Read an evaluation, checked to be of this model.
+
+        Raises
+        ------
+        MissingError
+            When the model has not been evaluated.
+        InputError
+            When the model has been trained again since.
+        """
+        if not (folder / VOXELS).exists():
+            raise MissingError(
+                f"{folder} does not exist: run `synbrain evaluate --model {brain.name}`"
+            )
+        metrics = read_evaluation(folder)
+        if metrics.provenance.fingerprint != brain.config.fingerprint:
+            raise InputError(
+                f"{folder} is of another training of {brain.name}: run "
+                f"`synbrain evaluate --model {brain.name}` again"
+            )
+        return cls(folder, metrics, pd.read_csv(folder / VOXELS, sep="\t"))
+
+    @classmethod
+    def of(cls, workspace: Workspace, brain: Brain) -> Evaluation:
+        """Read the evaluation of a model in its usual folder of the workspace.
+
+        Raises
+        ------
+        MissingError, InputError
+            As `read`.
+        """
+        return cls.read(workspace.outputs / f"{brain.name}_evaluation", brain)
+
+    @property
+    def vmax(self) -> float:
+        """Upper end of the colours of accuracy and of the noise ceiling, so that they compare.
+
+        The 99th percentile of the ceiling, or of the accuracy's magnitude where no ceiling is
+        known.
+        """
+        known = self.voxels["ceiling"].notna().any()
+        values = self.voxels["ceiling"] if known else self.voxels["model"].abs()
+        return float(np.nanquantile(values, 0.99))

@@ -1,0 +1,153 @@
+"""Responses on disk: the folders that `synbrain synthesize` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.features.images import read_image
+from synbrain_cli.io.betas import read_array
+from synbrain_cli.io.files import read_json
+from synbrain_cli.io.records import convert_record, read_record
+from synbrain_cli.io.responses import ResponseSettings
+from synbrain_cli.io.workspace import Log, Workspace, subject_label
+
+_AGAIN = "synthesize again with --overwrite"
+
+
+class Responses:
+    """A folder that `synbrain synthesize` wrote, read image by image.
+
+    Parameters
+    ----------
+    folder : path
+
+    Attributes
+    ----------
+    settings : ResponseSettings
+        How the responses were drawn.
+    names : list of str
+        Of the images.
+    draws : float32 array of shape (n_images, n_draws, n_voxels)
+        On disk.
+
+    Raises
+    ------
+    MissingError
+        When it is not such a folder, or its array does not exist.
+    InputError
+        When the array was cut short, or the settings cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / "settings.json").exists():
+            raise MissingError(
+                f"{folder}: expected a folder that `synbrain synthesize` wrote: run "
+                f"`synbrain synthesize {folder}` first, if these are images"
+            )
+        self.settings = read_record(self.folder / "settings.json", ResponseSettings, _AGAIN)
+        self._table = pd.read_csv(
+            self.folder / "images.tsv", sep="\t", dtype={"image": str}, keep_default_na=False
+        )
+        self.names: list[str] = self._table["image"].tolist()
+        found = list(self.folder.glob("*_desc-draws_betas.npy"))
+        if not found:
+            raise MissingError(
+                f"{folder}: its array *_desc-draws_betas.npy does not exist: copy the folder "
+                f"again, or {_AGAIN}"
+            )
+        self.draws = read_array(found[0])
+
+    @property
+    def n_draws(self) -> int:
+        """Number of draws per image."""
+        return self.draws.shape[1]
+
+    def is_by(self, brain: Brain) -> bool:
+        """Whether this model drew them, in its present training."""
+        return self.settings.model_fingerprint == brain.config.fingerprint
+
+    def brain(self, workspace: Workspace, log: Log) -> Brain:
+        """Load the model that drew them.
+
+        Raises
+        ------
+        InputError
+            When it has been trained again since.
+        MissingError
+            When it is not in the workspace.
+        """
+        bundle = Path(self.settings.model_folder)
+        if not bundle.exists():  # the workspace was moved since
+            bundle = workspace.find_model(self.settings.model, None, log)
+        brain = load_model(bundle, "cpu")
+        if not self.is_by(brain):
+            raise InputError(
+                f"{self.folder} was made by another training of {brain.name}: run synthesize again"
+            )
+        return brain
+
+    def rows(self, image: str | None) -> list[int]:
+        """Return the row of the image of that name, or the rows of all images.
+
+        Raises
+        ------
+        MissingError
+            When there is no such image.
+        """
+        if image is None:
+            return list(range(len(self.names)))
+        for name in (image, Path(image).stem):
+            if name in self.names:
+                return [self.names.index(name)]
+        raise MissingError(f"{self.folder}: no image {image}; there are {', '.join(self.names)}")
+
+    def of(self, row: int) -> np.ndarray:
+        """Return the draws of one image: float32 (n_draws, n_voxels)."""
+        return np.asarray(self.draws[row])
+
+    def mean(self, rows: Sequence[int]) -> np.ndarray:
+        """Return the mean over draws and images: float64 (n_voxels,)."""
+        return np.mean([self.of(row).mean(0, dtype=np.float64) for row in rows], axis=0)
+
+    def stimulus(self, row: int) -> np.ndarray | None:
+        """Return the stimulus, uint8 (height, width, 3); None where its file no longer exists."""
+        source = Path(self._table["source"][row])
+        return read_image(source) if source.is_file() else None
+
+
+def latest_responses(workspace: Workspace, model: str | None, subject: str | None) -> Path:
+    """Return the folder of responses written last, of a model or subject where one is named.
+
+    Raises
+    ------
+    MissingError
+        When there are none.
+    """
+    found = sorted(workspace.outputs.glob("[!.]*/settings.json"), key=lambda p: p.stat().st_mtime)
+    folders = [path.parent for path in found if _is_of(path, model)]
+    if subject is not None:
+        prefix = f"sub-{subject_label(subject)}_"
+        folders = [f for f in folders if list(f.glob(f"{prefix}desc-draws_betas.npy"))]
+    if not folders:
+        raise MissingError(
+            f"{workspace.outputs}: no synthesized responses"
+            f"{f' of {model}' if model else ''}{f' of subject {subject}' if subject else ''}: "
+            "run `synbrain synthesize examples/images` first"
+        )
+    return folders[-1]
+
+
+def _is_of(path: Path, model: str | None) -> bool:
+    """Whether settings are those of responses, by that model where one is named."""
+    content = read_json(path)
+    if content.get("images") is None:  # settings of another command
+        return False
+    settings = convert_record(content, ResponseSettings, str(path), _AGAIN)
+    return model is None or settings.model == model

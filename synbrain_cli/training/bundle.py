@@ -1,0 +1,249 @@
+"""From trained parts to a sealed bundle (`synbrain_cli.io.bundle`)."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from synbrain_cli.brain.prediction import predict_deep
+from synbrain_cli.io.bundle import (
+    CARD,
+    Adaptation,
+    BundleConfig,
+    Predictor,
+    SplitSizes,
+    TrainingRecord,
+    TransferConfig,
+    fingerprint,
+    save_arrays,
+    seal,
+)
+from synbrain_cli.io.files import versions
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.voxel_space import VOXEL_SPACE_FILES
+from synbrain_cli.io.workfolder import FolderKind, WorkFolder
+from synbrain_cli.run import RunContext
+from synbrain_cli.training.distribution import (
+    FittedDistribution,
+    baseline_variances,
+    describe_readout,
+)
+from synbrain_cli.training.examples import SubjectExamples, share_predicted
+from synbrain_cli.training.networks import TrainedNetworks
+
+MODEL = FolderKind("a model", "--name")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The bundle made, and the record of its training (``config.json``'s "training")."""
+
+    folder: Path
+    record: TrainingRecord
+
+
+@dataclass(frozen=True)
+class FittedTransfer:
+    """A transfer from models of other subjects, fitted to a new subject's hours.
+
+    Attributes
+    ----------
+    held_out : float32 array of shape (n_val_images, n_voxels)
+        Predictions of validation images by the fit to training images.
+    left_out : float32 array of shape (n_train_images + n_val_images, n_voxels)
+        Leave-one-out predictions of all images, by the fit to all.
+    arrays : dict of arrays
+        Content of ``transfer.safetensors``, by the fit to all.
+    config : TransferConfig
+        For ``config.json``: what a `synbrain_cli.brain.Brain` needs to load it.
+    bundles : list of Path
+        Copied into ``sources/``: the transfer predicts with them, and a bundle is complete.
+    """
+
+    held_out: np.ndarray
+    left_out: np.ndarray
+    arrays: dict[str, np.ndarray]
+    config: TransferConfig
+    bundles: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainedParts:
+    """Everything that was trained, before the distribution is fitted around it.
+
+    Attributes
+    ----------
+    subject : PreparedSubject
+    store : TokenStore
+    data : str
+        SHA-256 of the subject's description (`data_checksum`), when the training began.
+    sessions : list of int
+        From which the examples come.
+    examples : SubjectExamples
+    held_out : dict of float32 arrays of shape (n_val_images, n_voxels)
+        Each predictor's predictions of validation images, in the order of the stack.
+    networks : TrainedNetworks, optional
+    transfer : FittedTransfer, optional
+    adaptation : Adaptation, optional
+        Of adapted models.
+    """
+
+    subject: PreparedSubject
+    store: TokenStore
+    data: str
+    sessions: list[int]
+    examples: SubjectExamples
+    held_out: dict[Predictor, np.ndarray]
+    networks: TrainedNetworks | None = None
+    transfer: FittedTransfer | None = None
+    adaptation: Adaptation | None = None
+
+
+def predict_held_out(networks: TrainedNetworks, examples: SubjectExamples) -> np.ndarray:
+    """Predict validation images with networks: float32 (n_val_images, n_voxels)."""
+    n_voxels = examples.val.averages.shape[1]
+    return predict_deep(networks.vae, networks.mapper, examples.val.tokens, n_voxels)
+
+
+def write_bundle(
+    work: WorkFolder, parts: TrainedParts, fitted: FittedDistribution, run: RunContext
+) -> TrainingRecord:
+    """Write every file of the bundle, with validation scores, seal it and put it in place.
+
+    Parameters
+    ----------
+    work : WorkFolder
+    parts : TrainedParts
+    fitted : FittedDistribution
+    run : RunContext
+        Its seed is recorded.
+    """
+    folder, subject = work.partial, parts.subject
+    _save_predictors(folder, parts, fitted)
+    for name in VOXEL_SPACE_FILES:
+        if (subject.folder / name).exists():
+            shutil.copyfile(subject.folder / name, folder / name)
+    record = _training_record(parts, fitted, run)
+    networks, transfer = parts.networks, parts.transfer
+    config = BundleConfig(
+        subject=subject.subject,
+        dataset=subject.dataset,
+        simulated=subject.simulated,
+        space=subject.description.space,
+        unit="standard deviations; response_mean and response_sd return it to the recorded unit",
+        recorded_unit=subject.description.unit_before_standardization,
+        standardization=subject.description.standardization,
+        voxel_order=networks.voxel_order if networks else None,
+        encoder=parts.store.identity,
+        vae=networks.vae.config if networks else None,
+        mapper=networks.mapper.config if networks else None,
+        transfer=transfer.config if transfer else None,
+        predictors=tuple(parts.held_out),
+        fingerprint=fingerprint(folder),
+        training=record,
+    )
+    seal(folder, config)
+    (folder / CARD).write_text(model_card(work.target.name, subject, config), "utf-8")
+    work.put_in_place()
+    return record
+
+
+def _save_predictors(folder: Path, parts: TrainedParts, fitted: FittedDistribution) -> None:
+    """Write the arrays of every predictor, of the readout and of the baselines."""
+    examples, networks, transfer = parts.examples, parts.networks, parts.transfer
+    arrays = {
+        "token_mean": examples.scaler.mean,
+        "token_sd": examples.scaler.sd,
+        "response_mean": examples.scale.mean.astype(np.float32),
+        "response_sd": examples.scale.sd.astype(np.float32),
+        "mean_pattern": examples.train.betas.mean(0, dtype=np.float64).astype(np.float32),
+    }
+    if networks is not None:
+        arrays["latent_sd"] = networks.latent_sd
+        by_name = {"vae": networks.vae, "mapper": networks.mapper}
+        tensors = {
+            f"{name}.{key}": value.cpu().numpy()
+            for name, network in by_name.items()
+            for key, value in network.state_dict().items()
+        }
+        save_arrays(folder / "networks.safetensors", tensors)
+    if transfer is not None:
+        save_arrays(folder / "transfer.safetensors", transfer.arrays)
+        for bundle in transfer.bundles:
+            into = folder / "sources" / bundle.name
+            shutil.rmtree(into, ignore_errors=True)  # half-written by an interrupted run
+            shutil.copytree(bundle, into)
+    save_arrays(folder / "arrays.safetensors", arrays)
+    save_arrays(folder / "linear.safetensors", vars(fitted.linear))
+    baselines = baseline_variances(examples, parts.held_out["linear"])
+    readout = {"stack": fitted.stack, **fitted.readout.arrays(), **baselines}
+    save_arrays(folder / "readout.safetensors", readout)
+
+
+def _training_record(
+    parts: TrainedParts, fitted: FittedDistribution, run: RunContext
+) -> TrainingRecord:
+    train, val, networks = parts.examples.train, parts.examples.val, parts.networks
+    predictions = {"model": fitted.stacked, **parts.held_out}
+    validation = {name: share_predicted(val, p) for name, p in predictions.items()}
+    return TrainingRecord(
+        preset=networks.preset if networks else None,
+        seed=run.seed,
+        data=parts.data,
+        sessions=parts.sessions,
+        n_trials=SplitSizes(train=len(train.betas), val=len(val.betas)),
+        n_images=SplitSizes(train=len(train.tokens), val=len(val.tokens)),
+        validation={**validation, "mean_pattern": 0.0},
+        readout=describe_readout(fitted, tuple(parts.held_out), train),
+        stages=networks.histories if networks else {},
+        versions=versions(),
+        adaptation=parts.adaptation,
+    )
+
+
+def model_card(name: str, subject: PreparedSubject, config: BundleConfig) -> str:
+    """Return the bundle's ``card.md``: training data, validation scores, licence."""
+    record = config.training
+    simulated = "**Simulated subject: no brain was measured.**\n\n" if config.simulated else ""
+    licence = (
+        "The simulated data are free of rights; the weights follow the program's licence (MIT)."
+        if config.simulated
+        else "Weights derived from a data set follow its terms (NSD: no redistribution of data)."
+    )
+    validation = record.validation
+    columns = ["model", *(n for n in ("deep", "transfer", "linear") if n in validation)]
+    table = "\n".join(
+        (
+            "| " + " | ".join(columns) + " | mean pattern |",
+            "|---" * (len(columns) + 1) + "|",
+            "| " + " | ".join(f"{validation[name]:.3f}" for name in columns) + " | 0 |",
+        )
+    )
+    repeats = (
+        "Draws share unexplained signal over repeats; trial noise is modelled apart from it."
+        if record.readout and record.readout.signal_told_from_noise
+        else "Too few images were repeated in training to tell unexplained signal from trial "
+        "noise: all is taken as trial noise, and the draws of an image share the mean alone."
+    )
+    return f"""# {name}
+
+{simulated}Responses of subject {config.subject} of {config.dataset}: \
+{record.n_trials.train:,} training trials of {record.n_images.train:,} images, \
+sessions {record.sessions[0]} to {record.sessions[-1]}, {subject.n_voxels:,} voxels \
+({config.space}).
+Image encoder: {config.encoder.spec}.
+
+Share of the variance of validation images' average responses that each predictor explains. These
+images chose the weights, so this is no test score; `synbrain evaluate --model {name}` computes test
+scores:
+
+{table}
+
+{repeats}
+
+{licence}
+"""

@@ -1,0 +1,132 @@
+"""What surrounds the predictions: their stack, the readout, and the baselines' variances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from synbrain_cli.io.bundle import Predictor, Rank, ReadoutSummary, Variances
+from synbrain_cli.model.linear import LinearEncoder, fit_linear
+from synbrain_cli.model.readout import Readout, fit_readout, fit_stack, has_repeats, signal_left
+from synbrain_cli.training.examples import Examples, SubjectExamples
+
+
+@dataclass(frozen=True)
+class FittedDistribution:
+    """The distribution of single trials, fitted to training and validation examples.
+
+    Attributes
+    ----------
+    linear : LinearEncoder
+        Fitted to the images of both splits.
+    stack : float32 array of shape (n_predictors, n_voxels)
+        Weight of each predictor.
+    readout : Readout
+    stacked : float32 array of shape (n_val_images, n_voxels)
+        Stacked predictions of validation images, by predictors that were not fitted to them.
+    """
+
+    linear: LinearEncoder
+    stack: np.ndarray
+    readout: Readout
+    stacked: np.ndarray
+
+
+def fit_distribution(
+    examples: SubjectExamples,
+    held_out: dict[Predictor, np.ndarray],
+    seed: int,
+    left_out_transfer: np.ndarray | None = None,
+) -> FittedDistribution:
+    """Fit the stack, the final linear encoder and the readout.
+
+    Stacking weights come from validation images. These have then served their purpose, so that
+    the linear encoder is fitted once more with them among the others, and the readout to its
+    leave-one-out predictions of all images: images that the mean was not fitted on. The signal
+    that the stack explains beyond the linear encoder, measured on validation images, is taken from
+    the unexplained signal.
+
+    Where every predictor has leave-one-out predictions (no networks), stack and readout are both
+    fitted to these predictions of all images, which matters where there are few.
+
+    Parameters
+    ----------
+    examples : SubjectExamples
+    held_out : dict of float32 arrays of shape (n_val_images, n_voxels)
+        Predictions of validation images: "linear" and, where there are networks or a transfer,
+        "deep" or "transfer".
+    seed : int
+    left_out_transfer : float32 array of shape (n_train_images + n_val_images, n_voxels), optional
+        The transfer's leave-one-out predictions of all images.
+    """
+    generator = np.random.default_rng([seed, 1])
+    predictions = np.stack(list(held_out.values()))
+    val = examples.val
+    # With a transfer, too, though replaced below: the linear encoder's folds, dealt next, are then
+    # the same whatever predictor stands beside it.
+    stack, stacked = fit_stack(predictions, val.averages, generator)
+    averages = examples.averages
+    linear, left_out = fit_linear(examples.tokens, averages, generator)
+    trials, index = examples.trials
+    if left_out_transfer is not None:
+        left_outs = np.stack([left_out, left_out_transfer])
+        stack, left_out = fit_stack(left_outs, averages, generator)
+        readout = fit_readout(trials, index, left_out, generator)
+        stacked = np.einsum("pv,piv->iv", stack, predictions)
+        return FittedDistribution(linear, stack, readout, stacked)
+    readout = fit_readout(trials, index, left_out, generator)
+    readout = signal_left(readout, stacked, held_out["linear"], val.averages)
+    return FittedDistribution(linear, stack, readout, stacked)
+
+
+def baseline_variances(examples: SubjectExamples, linear: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the variances of the two simplest distributions that draws must beat.
+
+    ``linear_variance``: of single trials of validation images around the linear encoder;
+    ``trial_variance``: of training trials around their mean.
+
+    Parameters
+    ----------
+    examples : SubjectExamples
+    linear : float32 array of shape (n_val_images, n_voxels)
+        The linear encoder's predictions.
+
+    Returns
+    -------
+    dict of float32 arrays of shape (n_voxels,)
+    """
+    residual = examples.val.betas - linear[examples.val.image_index]
+    return {
+        "linear_variance": (residual**2).mean(0, dtype=np.float64).astype(np.float32),
+        "trial_variance": examples.train.betas.var(0, dtype=np.float64).astype(np.float32),
+    }
+
+
+def describe_readout(
+    fitted: FittedDistribution, predictors: tuple[Predictor, ...], train: Examples
+) -> ReadoutSummary:
+    """Summarise what was found, for ``config.json``: medians over voxels.
+
+    Parameters
+    ----------
+    fitted : FittedDistribution
+    predictors : tuple of str
+        Names of the stack's rows.
+    train : Examples
+    """
+    readout = fitted.readout
+
+    def median(values: np.ndarray) -> float:
+        return float(np.median(values))
+
+    return ReadoutSummary(
+        signal_told_from_noise=has_repeats(train.image_index),
+        rank=Rank(signal=readout.signal.loadings.shape[1], noise=readout.noise.loadings.shape[1]),
+        variance=Variances(
+            unexplained_signal=median(readout.signal.variance),
+            noise=median(readout.noise.variance),
+        ),
+        signal_dependence=median(readout.signal_dependence),
+        stack={name: median(row) for name, row in zip(predictors, fitted.stack, strict=True)},
+    )

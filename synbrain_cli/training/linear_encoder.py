@@ -1,0 +1,34 @@
+"""The linear encoder of the training images, fitted once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from synbrain_cli.io.bundle import load_arrays, save_arrays
+from synbrain_cli.model.linear import LinearEncoder, fit_linear
+from synbrain_cli.run import RunContext
+from synbrain_cli.training.examples import Examples
+
+
+def fit_linear_encoder(examples: Examples, run: RunContext, recovery: Path) -> LinearEncoder:
+    """Fit the linear encoder to training images, or take it from the interrupted run.
+
+    Parameters
+    ----------
+    examples : Examples
+        Training images; validation images judge this encoder's predictions, and join the fit of
+        the bundle's own (`synbrain_cli.training.distribution.fit_distribution`).
+    run : RunContext
+        Its seed deals the folds of the cross-validation.
+    recovery : path
+        Folder in which the encoder is kept.
+    """
+    path = recovery / "linear_training.safetensors"
+    if path.exists():
+        return LinearEncoder(**load_arrays(path))
+    run.progress.info("linear encoder")
+    linear, _ = fit_linear(examples.tokens, examples.averages, np.random.default_rng(run.seed))
+    save_arrays(path, vars(linear))
+    return linear
