@@ -74,6 +74,8 @@ class WorkFolder:
         The folder was finished before, with the same settings: there is nothing to do.
     is_resumed : bool
         An interrupted run of the same settings left what is in ``partial`` and ``recovery``.
+    other_settings : str
+        Of an interrupted run that was dropped, the settings that differ, in words (`differences`).
     """
 
     target: Path
@@ -81,6 +83,7 @@ class WorkFolder:
     recovery: Path
     is_finished: bool
     is_resumed: bool
+    other_settings: str = ""
 
     def once(self, name: str, kind: type[R], compute: Callable[[], R]) -> R:
         """A record computed once, and read again by the run that continues.
@@ -204,7 +207,8 @@ def _open(
     _remove(partial, recovery)
     write_json(partial / SETTINGS, settings)
     recovery.mkdir()
-    return WorkFolder(target, partial, recovery, is_finished=False, is_resumed=False)
+    other = "" if interrupted is None else differences(interrupted, settings)
+    return WorkFolder(target, partial, recovery, False, False, other_settings=other)
 
 
 def _is_written_by_us(target: Path) -> bool:
