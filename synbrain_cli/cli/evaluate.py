@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from synbrain_cli.brain import Brain
-    from synbrain_cli.evaluation.augmentation import AugmentResult
-    from synbrain_cli.evaluation.comparison import CompareResult
-    from synbrain_cli.evaluation.learning_curve import LearningCurveResult
     from synbrain_cli.io.prepared import PreparedSubject
     from synbrain_cli.io.token_store import TokenStore
     from synbrain_cli.io.workspace import Workspace
+    from synbrain_cli.pipeline.augment import AugmentResult
+    from synbrain_cli.pipeline.compare import CompareResult
     from synbrain_cli.pipeline.evaluate import EvaluateResult
+    from synbrain_cli.pipeline.learning_curve import LearningCurveResult
     from synbrain_cli.progress import Progress
 
 DrawsOption = Annotated[
@@ -219,24 +219,18 @@ def compare(
     Example: synbrain compare --subject 3
     """
     from synbrain_cli.brain import load_model
-    from synbrain_cli.evaluation.comparison import compare as run
+    from synbrain_cli.pipeline.compare import CompareSettings
+    from synbrain_cli.pipeline.compare import compare as run
+    from synbrain_cli.run import RunContext
 
     workspace, progress = open_workspace(folder, quiet)
     bundles = workspace.find_models(",".join(models) if models else None, subject)
     progress.info(f"models: {', '.join(path.name for path in bundles)}")
     brains = [load_model(path, device) for path in bundles]
     data, store = _test_data(workspace, brains[0], progress)
-    with interruptible(resumes=False):
-        result = run(
-            workspace,
-            brains,
-            data,
-            store,
-            n_draws=draws,
-            seed=seed,
-            output=output,
-            progress=progress,
-        )
+    with interruptible():
+        settings, context = CompareSettings(draws), RunContext(seed=seed, progress=progress)
+        result = run(workspace, brains, data, store, settings, output, context)
     _print_comparison(result)
 
 
@@ -257,10 +251,8 @@ def _print_comparison(result: CompareResult) -> None:
             )
         )
     print_columns(rows, n_left=1)
-    print(
-        f"reference: {result.metrics['reference']}; 90 %: share of trials within the 90 % intervals"
-    )
-    print_notes(result.metrics["notes"])
+    print(f"reference: {result.metrics.reference}; 90 %: share of trials within the 90 % intervals")
+    print_notes(result.metrics.notes)
     print_files(
         result.folder / name for name in ("comparison.md", "comparison.png", "comparison.tsv")
     )
@@ -304,26 +296,24 @@ def learning_curve(
 
     Example: synbrain learning-curve --subject 3 --hours 0.25,0.5,1,2
     """
-    from synbrain_cli.evaluation.learning_curve import HOURS, people_of
-    from synbrain_cli.evaluation.learning_curve import scaling as run
+    from synbrain_cli.evaluation.learning_curve import HOURS, load_curve_subjects
+    from synbrain_cli.pipeline.learning_curve import LearningCurveSettings
+    from synbrain_cli.pipeline.learning_curve import learning_curve as run
+    from synbrain_cli.run import RunContext
 
     workspace, progress = open_workspace(folder, quiet)
-    amounts = parse_numbers("--hours", hours) or list(HOURS)
+    settings = LearningCurveSettings(
+        hours=tuple(parse_numbers("--hours", hours) or HOURS), target=target
+    )
     bundles = workspace.full_models(source)
     dataset = bundles[0][1].dataset
     labels = subject.split(",") if subject else [None]
     subjects = [workspace.find_subject(label, dataset, progress.info) for label in labels]
-    with interruptible(resumes=False):
-        data = people_of(workspace, subjects, [path for path, _ in bundles], progress.info)
-        result = run(
-            workspace,
-            data,
-            hours=amounts,
-            target=target,
-            seed=seed,
-            output=output,
-            progress=progress,
-        )
+    with interruptible():
+        paths = [path for path, _ in bundles]
+        data = load_curve_subjects(workspace, subjects, paths, progress.info)
+        context = RunContext(seed=seed, progress=progress)
+        result = run(workspace, data, settings, output, context)
     _print_learning_curve(result)
 
 
@@ -353,7 +343,7 @@ def _print_learning_curve(result: LearningCurveResult) -> None:
             )
         )
     print_columns(fits)
-    print(f"\nEvery point: {result.folder / 'scaling.tsv'}")
+    print(f"\nEvery point: {result.folder / 'learning_curve.tsv'}")
     print_files(sorted(result.folder.glob("*.png")))
 
 
@@ -381,23 +371,17 @@ def augment(
     """
     from synbrain_cli.brain import load_model
     from synbrain_cli.evaluation.augmentation import AMOUNTS
-    from synbrain_cli.evaluation.augmentation import augment as run
+    from synbrain_cli.pipeline.augment import AugmentSettings
+    from synbrain_cli.pipeline.augment import augment as run
+    from synbrain_cli.run import RunContext
 
     workspace, progress = open_workspace(folder, quiet)
-    multiples = parse_numbers("--amounts", amounts) or AMOUNTS
+    settings = AugmentSettings(tuple(parse_numbers("--amounts", amounts) or AMOUNTS))
     brain = load_model(workspace.find_model(model, subject, progress.info), device)
     data, store = _test_data(workspace, brain, progress)
-    with interruptible(resumes=False):
-        result = run(
-            workspace,
-            brain,
-            data,
-            store,
-            amounts=multiples,
-            seed=seed,
-            output=output,
-            progress=progress,
-        )
+    with interruptible():
+        context = RunContext(seed=seed, progress=progress)
+        result = run(workspace, brain, data, store, settings, output, context)
     _print_augmentation(result)
 
 
@@ -405,21 +389,21 @@ def _print_augmentation(result: AugmentResult) -> None:
     scores = {"two_way_trials": "two-way", "retrieval_trials": "retrieval"}
     head = ("responses", "amount", "weight")
     rows = [(*head, *(c for name in scores.values() for c in (name, "gain", "95 % CI")))]
-    for condition, entries in result.metrics["conditions"].items():
-        chosen = result.metrics["chosen"][condition]["amount"]
-        for entry in entries:
-            mark = "*" if entry["amount"] == chosen else ""
+    for condition, decoders in result.metrics.conditions.items():
+        chosen = result.metrics.chosen[condition].amount
+        for decoder in decoders:
+            mark = "*" if decoder.amount == chosen else ""
             cells: list[str] = []
             for name in scores:
-                one = entry["scores"][name]
-                low, high = one["gain_ci"]
-                cells += [cell(one["value"]), cell(one["gain"], 4)]
+                score = decoder.scores[name]
+                low, high = score.gain_ci
+                cells += [cell(score.value), cell(score.gain, 4)]
                 cells.append(f"{cell(low, 4)} to {cell(high, 4)}")
-            rows.append((condition, f"{entry['amount']:g}{mark}", cell(entry["weight"], 1), *cells))
+            rows.append((condition, f"{decoder.amount:g}{mark}", cell(decoder.weight, 1), *cells))
     print_columns(rows, n_left=1)
     print(
         "\nSingle test trials; amounts in multiples of the real trials; *: chosen on validation "
         "images of the real trials; gain over real trials alone"
     )
-    print_notes(result.metrics["notes"])
-    print_files(result.folder / name for name in ("augment.png", "augment.tsv"))
+    print_notes(result.metrics.notes)
+    print_files(result.folder / name for name in ("augmentation.png", "augmentation.tsv"))

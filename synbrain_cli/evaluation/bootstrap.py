@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.metrics.bootstrap import bootstrap_ci, weighted_mean
 
+CHUNK = 128  # bootstrap draws that are computed together, at most
 Statistic = Callable[[NDArray[np.float64]], ArrayLike]
 
 
@@ -24,11 +25,11 @@ class Bootstrap:
     ----------
     n_boot : int
         Bootstrap draws of the test images.
-    seed : int
+    seed : int, or sequence of int
     """
 
     n_boot: int = 1000
-    seed: int = 0
+    seed: int | Sequence[int] = 0
 
     def interval(self, statistic: Statistic, n_images: int) -> NDArray[np.float64]:
         """95 % interval of a statistic (`synbrain_cli.metrics.bootstrap.bootstrap_ci`).
@@ -60,3 +61,21 @@ class Bootstrap:
     def interval_of_mean(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """95 % interval of means over images: (n_images, ...) → (..., 2)."""
         return self.interval(lambda counts: weighted_mean(values, counts), len(values))
+
+    def values(self, statistic: Statistic, n_images: int) -> NDArray[np.float64]:
+        """Statistic of every bootstrap draw, for those that are combined into another statistic.
+
+        Parameters
+        ----------
+        statistic : callable
+            Counts of images (n_draws, n_images) → values (n_draws, ...).
+        n_images : int
+
+        Returns
+        -------
+        float64 array of shape (n_boot, ...)
+        """
+        generator = np.random.default_rng(self.seed)
+        counts = generator.multinomial(n_images, np.full(n_images, 1 / n_images), self.n_boot)
+        parts = np.array_split(counts.astype(np.float64), -(-self.n_boot // CHUNK))
+        return np.concatenate([np.asarray(statistic(part), np.float64) for part in parts])

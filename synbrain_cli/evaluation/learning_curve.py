@@ -1,8 +1,8 @@
-"""`synbrain learning-curve`: how scores grow with hours of scanning, and with source people.
+"""Score against hours of data, and against the number of source subjects: points and curves.
 
-Every point is a model fitted to the first hours of a person, in memory, and scored on that person's
-test images. Strategies are those that are closed-form given what other people's data taught, so
-that a curve takes minutes.
+Every point is a model fitted to the first hours of a subject, in memory, and scored on that
+subject's test images. Strategies are those that are closed-form given what was learned from other
+subjects' data, so that a curve takes minutes.
 """
 
 from __future__ import annotations
@@ -10,439 +10,103 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.prediction import SourcePredictions
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.test_set import RELIABLE
-from synbrain_cli.io.files import atomic, sha256, versions, write_json
+from synbrain_cli.evaluation.bootstrap import Bootstrap
+from synbrain_cli.evaluation.test_set import RELIABLE, TestSet
 from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.results.learning_curve import CurveFit, CurvePoint, Over
+from synbrain_cli.io.results.record import Result
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
+from synbrain_cli.metrics.accuracy import voxelwise_correlation
 from synbrain_cli.metrics.bootstrap import weighted_correlation
 from synbrain_cli.metrics.learning_curve import LearningCurveFit, fit_learning_curve
-from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.transfer import Evidence, fit_adapter
-from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import load_examples
 from synbrain_cli.training.shared_core import train_core
 
-HOURS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # those that a person has are taken
+HOURS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # those that a subject has are taken
 LINEAR = "linear encoder"
 STRATEGIES = ("shared-core", "source-map")
-N_BOOT = 500
 SCORE = "noise-normalised correlation"
 
 
+# ----------------------------------------------------------------------------------- subjects
+
+
+class Source(NamedTuple):
+    """A model of another subject, and that subject's prepared data."""
+
+    brain: Brain
+    subject: PreparedSubject
+    store: TokenStore
+
+
 @dataclass(frozen=True)
-class Person:
-    """Somebody to be adapted to, and what models of others there are.
+class CurveSubject:
+    """A subject whose learning curve is measured, and the models of other subjects.
 
     Attributes
     ----------
     subject : PreparedSubject
     store : TokenStore
-    sources : list of (Brain, PreparedSubject, TokenStore)
-        Models of other people, and their prepared data.
+    sources : list of Source
+        Models of other subjects.
     full : Brain, optional
-        A model of this person's full data, to compare with.
+        A model of this subject's full data, to compare with.
     """
 
     subject: PreparedSubject
     store: TokenStore
-    sources: list[tuple[Brain, PreparedSubject, TokenStore]]
+    sources: list[Source]
     full: Brain | None = None
 
+    @property
+    def label(self) -> str:
+        """Dataset and subject: "nsd/sub-01"."""
+        return f"{self.subject.dataset}/sub-{self.subject.subject}"
 
-@dataclass(frozen=True)
-class LearningCurveResult:
-    """Curves of one or several people.
-
-    Attributes
-    ----------
-    folder : Path
-        Holds ``scaling.json``, ``scaling.tsv``, ``hours.png`` and, with several sources,
-        ``sources.png``.
-    metrics : dict
-    """
-
-    folder: Path
-    metrics: dict[str, Any]
-
-    def table(self) -> pd.DataFrame:
-        """One row a point: what grows, amount, person, strategy, score and interval."""
-        return pd.DataFrame(self.metrics["points"])
-
-    def fits(self) -> pd.DataFrame:
-        """One row a curve: slope per tenfold amount, and what it takes to reach the target."""
-        rows = []
-        for curve in self.metrics["fits"]:
-            low, high = curve["slope_ci"]
-            reach, (soonest, latest) = curve["to_reach"], curve["to_reach_ci"]
-            rows.append(
-                {
-                    "over": curve["over"],
-                    "strategy": curve["strategy"],
-                    "slope": curve["slope"],
-                    "slope_low": low,
-                    "slope_high": high,
-                    "r2": curve["r2"],
-                    "target": self.metrics["target"],
-                    "to_reach": reach,
-                    "to_reach_low": soonest,
-                    "to_reach_high": latest,
-                }
-            )
-        return pd.DataFrame(rows)
+    @property
+    def n_hours(self) -> int:
+        """Hours (sessions) that were recorded."""
+        return len(self.subject.sessions)
 
 
-def scaling(
-    workspace: Workspace,
-    people: Sequence[Person],
-    *,
-    hours: Sequence[float] = HOURS,
-    strategies: Sequence[str] = STRATEGIES,
-    target: float | None = None,
-    output: Path | None = None,
-    n_boot: int = N_BOOT,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> LearningCurveResult:
-    """Score against hours of data and against the number of source people.
-
-    The score is the median over reliable voxels (ncsnr above 0.2) of the correlation with the
-    repeat average over test images, divided by its ceiling. Its law is
-    `synbrain_cli.metrics.learning_curve`.
-
-    Parameters
-    ----------
-    workspace : Workspace
-        Keeps the shared cores.
-    people : sequence of Person
-    hours : sequence of float
-        Those that a person has are taken. Over the number of sources, hours are 1, or the first
-        of these.
-    strategies : sequence of str
-        Beside the linear encoder of the hours alone: "shared-core", "source-map".
-    target : float, optional
-        Score whose hours are told; default the mean over people of their full-data models, where
-        there are any.
-    output : path, optional
-        Default ``outputs/sub-03_scaling``.
-    n_boot : int
-        Bootstrap draws of the test images, the same at every point of a person.
-    seed : int
-    progress : Progress, optional
-
-    Raises
-    ------
-    InputError
-        No ceiling; no amount that all of them have; fewer than two amounts.
-    """
-    progress = progress or Progress()
-    longest = max(len(person.subject.sessions) for person in people)
-    amounts = sorted({float(h) for h in hours if 0 < h <= longest})
-    if len(amounts) < 2:
-        raise InputError(
-            f"--hours {', '.join(f'{h:g}' for h in hours)}: expected two or more different amounts "
-            f"of at most {longest} hours (sessions): a slope needs two points"
-        )
-    at = 1.0 if 1.0 in amounts else amounts[0]
-    most = max(len(person.sources) for person in people)
-    counts = list(range(1, most + 1))
-    names = (LINEAR, *strategies)
-    by_hours = {name: _Curve.empty(people, amounts, n_boot) for name in names}
-    by_sources = {name: _Curve.empty(people, counts, n_boot) for name in strategies}
-    full = np.full(len(people), np.nan)
-    evidence = _Evidence(workspace, seed, progress)
-    with progress.bar("models", len(people) * (len(amounts) + len(counts))) as bar:
-        for p, person in enumerate(people):
-            judge = _Judge(person, n_boot, seed)
-            if person.full is not None:
-                full[p] = judge(person.full.mean(judge.tokens, unit="z"))[0]
-            known = {s: _Known(evidence(s, person, len(person.sources)), judge) for s in strategies}
-            for a, amount in enumerate(amounts):
-                if amount <= len(person.subject.sessions):
-                    predicted = _predictions(person, amount, known, judge, seed)
-                    for name, values in predicted.items():
-                        by_hours[name].put(p, a, judge(values))
-                bar(f"sub-{person.subject.subject}, {amount:g} hours")
-            for k, count in enumerate(counts):
-                if count <= len(person.sources):
-                    fewer = {s: _Known(evidence(s, person, count), judge) for s in strategies}
-                    predicted = _predictions(person, at, fewer, judge, seed, linear=False)
-                    for name, values in predicted.items():
-                        by_sources[name].put(p, k, judge(values))
-                bar(f"sub-{person.subject.subject}, {count} sources")
-
-    if target is None and np.isfinite(full).any():
-        target = float(np.nanmean(full))
-    fits = _fit("hours", by_hours, amounts, target, seed)
-    if len(counts) > 1:
-        fits += _fit("sources", by_sources, counts, target, seed)
-    labels = [f"{p.subject.dataset}/sub-{p.subject.subject}" for p in people]
-    metrics = {
-        "score": SCORE,
-        "people": labels,
-        "simulated": any(person.subject.simulated for person in people),
-        "sources": {
-            label: [brain.name for brain, _, _ in person.sources]
-            for label, person in zip(labels, people, strict=True)
-        },
-        "hours_of_sources_curve": at,
-        "target": target,
-        "full_data": {
-            label: None if np.isnan(value) else float(value)
-            for label, value in zip(labels, full, strict=True)
-        },
-        "points": [
-            *_points("hours", by_hours, amounts, labels),
-            *_points("sources", by_sources, counts, labels),
-        ],
-        "fits": [entry for entry, _ in fits],
-        "provenance": {
-            "seed": seed,
-            "n_boot": n_boot,
-            "data": [
-                sha256(person.subject.folder / "dataset_description.json") for person in people
-            ],
-            "versions": versions(),
-        },
-    }
-    who = "+".join(f"sub-{person.subject.subject}" for person in people)
-    folder = Path(output) if output else workspace.outputs / f"{who}_scaling"
-    result = LearningCurveResult(folder, metrics)
-    write_json(folder / "scaling.json", metrics)
-    with atomic(folder / "scaling.tsv") as path:
-        result.table().to_csv(path, sep="\t", index=False, float_format="%.5f")
-    _draw(folder, metrics, fits, by_hours, by_sources, amounts, counts, labels, full, target)
-    return result
-
-
-# ------------------------------------------------------------------------ models of some hours
-
-
-class _Evidence:
-    """What models of other subjects predict, kept from one use to the next."""
-
-    def __init__(self, workspace: Workspace, seed: int, progress: Progress) -> None:
-        self.workspace, self.seed, self.progress = workspace, seed, progress
-
-    def __call__(self, strategy: str, person: Person, n_sources: int) -> Evidence:
-        chosen = person.sources[:n_sources]
-        if strategy == "source-map":
-            return SourcePredictions([brain for brain, _, _ in chosen])
-        if strategy != "shared-core":
-            raise InputError(f"--strategy {strategy}: expected one of {', '.join(STRATEGIES)}")
-        known = [(subject, store) for _, subject, store in chosen]
-        run = RunContext(self.seed, progress=self.progress)
-        core = train_core(self.workspace, known, run)
-        return core.evidence(person.subject)
-
-
-class _Known:
-    """Evidence, and what it says of a person's test images, which serves models of any hours."""
-
-    def __init__(self, evidence: Evidence, judge: _Judge) -> None:
-        self.evidence = evidence
-        self.test = evidence(judge.tokens)
-
-
-def _predictions(
-    person: Person,
-    hours: float,
-    known: dict[str, _Known],
-    judge: _Judge,
-    seed: int,
-    linear: bool = True,
-) -> dict[str, np.ndarray]:
-    """Test images' responses by models of the first hours, by name: (n_images, n_voxels)."""
-    within = person.subject.first_hours(hours)
-    examples = load_examples(person.subject, person.store, within)
-    tokens, averages = examples.tokens, examples.averages
-    predicted = {}
-    if linear:
-        encoder, _ = fit_linear(tokens, averages, np.random.default_rng(seed))
-        predicted[LINEAR] = encoder.predict(examples.scaler(judge.tokens))
-    raw_tokens = tokens.raw()
-    for name, one in known.items():
-        generator = np.random.default_rng([seed, 5])
-        adapter, _ = fit_adapter(*one.evidence(raw_tokens), averages, generator)
-        predicted[name] = adapter(*one.test)
-    return predicted
-
-
-class _Judge:
-    """Scores predictions for one person's test images; every one by the same resampled images."""
-
-    def __init__(self, person: Person, n_boot: int, seed: int) -> None:
-        subject = person.subject
-        test = subject.select("test")
-        # In whatever unit: correlations know none.
-        self.averages, index, n_repeats = average_repeats(test.betas, test.image_index)
-        self.tokens = person.store.take(test.images[index])
-        ncsnr = subject.voxels["ncsnr"].to_numpy(float)
-        self.reliable = ncsnr > RELIABLE
-        if not self.reliable.any():
-            raise InputError(
-                f"{subject.folder}: no voxel with an ncsnr above {RELIABLE}: a score as a share of "
-                "its ceiling needs some; show images twice or more, or give ncsnr"
-            )
-        self.ceiling = correlation_ceiling(ncsnr, n_repeats)[self.reliable]
-        n = len(self.averages)
-        self.counts = np.random.default_rng([seed, 6]).multinomial(n, np.full(n, 1 / n), n_boot)
-
-    def __call__(self, predicted: np.ndarray) -> tuple[float, np.ndarray]:
-        """Score, and the scores of resampled images (n_boot,)."""
-        truth = np.ascontiguousarray(self.averages[:, self.reliable])
-        predicted = np.ascontiguousarray(predicted[:, self.reliable])
-        boot = [
-            np.nanmedian(weighted_correlation(truth, predicted, part) / self.ceiling, axis=1)
-            for part in np.array_split(self.counts.astype(float), -(-len(self.counts) // 128))
-        ]
-        score = np.nanmedian(voxelwise_correlation(truth, predicted) / self.ceiling)
-        return float(score), np.concatenate(boot)
-
-
-@dataclass(frozen=True)
-class _Curve:
-    """Scores (n_people, n_amounts), and of resampled images (n_boot, n_people, n_amounts)."""
-
-    scores: np.ndarray
-    boot: np.ndarray
-
-    @classmethod
-    def empty(cls, people: Sequence[Person], amounts: Sequence[float], n_boot: int) -> _Curve:
-        shape = (len(people), len(amounts))
-        return cls(np.full(shape, np.nan), np.full((n_boot, *shape), np.nan))
-
-    def put(self, person: int, amount: int, found: tuple[float, np.ndarray]) -> None:
-        self.scores[person, amount], self.boot[:, person, amount] = found
-
-    def interval(self) -> np.ndarray:
-        """Of the mean over people: (n_amounts, 2)."""
-        return np.stack(np.nanquantile(np.nanmean(self.boot, axis=1), [0.025, 0.975], axis=0), -1)
-
-
-# ------------------------------------------------------------------------ results
-
-
-def _fit(
-    over: str,
-    curves: dict[str, _Curve],
-    amounts: Sequence[float],
-    target: float | None,
-    seed: int,
-) -> list[tuple[dict[str, Any], LearningCurveFit]]:
-    fits = []
-    for name, curve in curves.items():
-        fit = fit_learning_curve(
-            amounts, curve.scores, curve.boot, generator=np.random.default_rng([seed, 7])
-        )
-        reach, ends = np.nan, (np.nan, np.nan)
-        if target is not None:
-            reach, ends = fit.amount_to_reach(target)
-        entry = {
-            "over": over,
-            "strategy": name,
-            **fit.to_dict(),
-            "to_reach": _known(reach),
-            "to_reach_ci": [_known(end) for end in ends],
-        }
-        fits.append((entry, fit))
-    return fits
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _points(
-    over: str, curves: dict[str, _Curve], amounts: Sequence[float], labels: list[str]
-) -> list[dict[str, Any]]:
-    points = []
-    for name, curve in curves.items():
-        for p, label in enumerate(labels):
-            for a, amount in enumerate(amounts):
-                if np.isfinite(curve.scores[p, a]):
-                    low, high = np.nanquantile(curve.boot[:, p, a], [0.025, 0.975])
-                    points.append(
-                        {
-                            "over": over,
-                            "amount": float(amount),
-                            "person": label,
-                            "strategy": name,
-                            "score": float(curve.scores[p, a]),
-                            "ci_low": float(low),
-                            "ci_high": float(high),
-                        }
-                    )
-    return points
-
-
-def _draw(
-    folder: Path,
-    metrics: dict[str, Any],
-    fits: list[tuple[dict[str, Any], LearningCurveFit]],
-    by_hours: dict[str, _Curve],
-    by_sources: dict[str, _Curve],
-    amounts: Sequence[float],
-    counts: Sequence[int],
-    labels: list[str],
-    full: np.ndarray,
-    target: float | None,
-) -> None:
-    from synbrain_cli.plotting.figure import save_figure
-    from synbrain_cli.plotting.learning_curve import Curve, Levels, plot_learning_curve
-
-    references = {"full data": float(np.nanmean(full))} if np.isfinite(full).any() else {}
-    panels = {"hours": (by_hours, amounts)}
-    if len(counts) > 1:
-        panels["sources"] = (by_sources, counts)
-    for over, (curves, amount) in panels.items():
-        law = {entry["strategy"]: fit for entry, fit in fits if entry["over"] == over}
-        figure = plot_learning_curve(
-            {
-                name: Curve(amount, curve.scores, curve.interval(), law[name], labels)
-                for name, curve in curves.items()
-            },
-            unit="hours" if over == "hours" else "source people",
-            ylabel="voxelwise correlation / its ceiling",
-            levels=Levels(None, references, target if over == "hours" else None),
-            simulated=metrics["simulated"],
-        )
-        save_figure(figure, folder / f"{over}.png")
-
-
-def people_of(
+def load_curve_subjects(
     workspace: Workspace,
     subjects: Sequence[PreparedSubject],
     bundles: Sequence[Path],
     log: Callable[[str], None],
-) -> list[Person]:
-    """Who is adapted to, and from whose models.
+) -> list[CurveSubject]:
+    """Load the models of other subjects, and of the subjects themselves.
 
     Parameters
     ----------
+    workspace : Workspace
     subjects : sequence of PreparedSubject
+        Whose learning curves are measured.
     bundles : sequence of paths
-        Models with all of somebody's data; of everybody but the person, they are the sources, and
-        of the person, what to compare with.
+        Models of all data of a subject. For each subject, those of all others are the sources, and
+        the first of its own is what to compare with.
+    log : callable
+        Takes messages.
 
     Raises
     ------
     InputError
-        No model of anybody else.
+        There is no model of another subject.
     """
     brains = [load_model(path, "cpu") for path in bundles]
-    people = []
+    loaded = []
     for subject in subjects:
         sources, full = [], None
         for brain in brains:
@@ -451,14 +115,337 @@ def people_of(
                 continue
             other = workspace.find_subject(brain.subject, brain.config.dataset, log)
             spec = brain.config.encoder.spec
-            sources.append((brain, other, workspace.find_tokens(other.dataset, spec, log)))
+            sources.append(Source(brain, other, workspace.find_tokens(other.dataset, spec, log)))
         if not sources:
             raise InputError(
-                f"sub-{subject.subject}: no model of anybody else to adapt from: name some with "
+                f"sub-{subject.subject}: no model of another subject to adapt from: name some with "
                 "--from, or train them"
             )
-        spec = sources[0][0].config["encoder"]["spec"]
-        people.append(
-            Person(subject, workspace.find_tokens(subject.dataset, spec, log), sources, full)
+        spec = sources[0].brain.config.encoder.spec
+        store = workspace.find_tokens(subject.dataset, spec, log)
+        loaded.append(CurveSubject(subject, store, sources, full))
+    return loaded
+
+
+# ------------------------------------------------------------------------------------- points
+
+
+class PointScore(Result, frozen=True):
+    """Score of one model, and its scores on resampled test images.
+
+    Attributes
+    ----------
+    score : float
+    boot : list of float
+        One score per bootstrap draw.
+    """
+
+    score: float
+    boot: list[float]
+
+
+@dataclass(frozen=True, eq=False)
+class CurveScorer:
+    """Scores predictions for one subject's test images; all by the same resampled images.
+
+    Attributes
+    ----------
+    test : TestSet
+        As prepared: correlations do not depend on the unit.
+    bootstrap : Bootstrap
+    """
+
+    test: TestSet
+    bootstrap: Bootstrap
+
+    @classmethod
+    def load(cls, subject: PreparedSubject, store: TokenStore, bootstrap: Bootstrap) -> CurveScorer:
+        """Load the test images of a subject.
+
+        Raises
+        ------
+        InputError
+            No voxel is reliable; see also `TestSet.load`.
+        """
+        test = TestSet.load(subject, store)
+        if not test.reliable.any():
+            raise InputError(
+                f"{subject.folder}: no voxel with an ncsnr above {RELIABLE}: a score as a share of "
+                "its ceiling needs some; show images twice or more, or give ncsnr"
+            )
+        return cls(test, bootstrap)
+
+    def score(self, predicted: NDArray[np.float32]) -> PointScore:
+        """Score predictions: the median over reliable voxels of correlation / ceiling.
+
+        Parameters
+        ----------
+        predicted : float32 array of shape (n_images, n_voxels)
+        """
+        reliable = self.test.reliable
+        ceiling = self.test.ceiling[reliable]
+        truth = np.ascontiguousarray(self.test.averages[:, reliable])
+        predicted = np.ascontiguousarray(predicted[:, reliable])
+        boot = self.bootstrap.values(
+            lambda counts: np.nanmedian(
+                weighted_correlation(truth, predicted, counts) / ceiling, axis=1
+            ),
+            self.test.n_images,
         )
-    return people
+        score = np.nanmedian(voxelwise_correlation(truth, predicted) / ceiling)
+        return PointScore(score=float(score), boot=boot.tolist())
+
+
+class PlannedPoint(NamedTuple):
+    """Models of one subject that are fitted with the same hours and sources.
+
+    Attributes
+    ----------
+    over : {"hours", "sources"}
+    column : int
+        Number of the amount along the curve.
+    amount : float
+        Hours, or number of sources.
+    hours : float
+    n_sources : int
+    """
+
+    over: Over
+    column: int
+    amount: float
+    hours: float
+    n_sources: int
+
+
+def plan_points(curve_subject: CurveSubject, hours: Sequence[float]) -> list[PlannedPoint]:
+    """List the points of a subject: with all sources over its hours, then over the sources.
+
+    Parameters
+    ----------
+    curve_subject : CurveSubject
+    hours : sequence of float
+    """
+    n_sources, at = len(curve_subject.sources), hours_of_sources_curve(hours)
+    over_hours = [
+        PlannedPoint("hours", column, amount, amount, n_sources)
+        for column, amount in enumerate(hours)
+        if amount <= curve_subject.n_hours
+    ]
+    over_sources = [
+        PlannedPoint("sources", column, column + 1, at, column + 1) for column in range(n_sources)
+    ]
+    return over_hours + over_sources
+
+
+def hours_of_sources_curve(hours: Sequence[float]) -> float:
+    """Hours at which the number of sources grows: 1, or the first of these."""
+    return 1.0 if 1.0 in hours else hours[0]
+
+
+class KnownEvidence(NamedTuple):
+    """Evidence, and what it predicts for a subject's test images, for models of any hours."""
+
+    evidence: Evidence
+    test: tuple[NDArray[np.float32], NDArray[np.float32] | None]
+
+
+@dataclass(frozen=True, eq=False)
+class HourModels:
+    """Models that are fitted to the first hours of one subject, and scored.
+
+    Attributes
+    ----------
+    workspace : Workspace
+        Keeps the shared cores.
+    curve_subject : CurveSubject
+    strategies : sequence of str
+        Beside the linear encoder: "shared-core", "source-map".
+    scorer : CurveScorer
+    run : RunContext
+        Trains shared cores on its device.
+    """
+
+    workspace: Workspace
+    curve_subject: CurveSubject
+    strategies: Sequence[str]
+    scorer: CurveScorer
+    run: RunContext
+
+    def score_full(self) -> PointScore:
+        """Score the model of the subject's full data, which must be there."""
+        full = self.curve_subject.full
+        assert full is not None
+        return self.scorer.score(full.mean(self.scorer.test.tokens, unit="z"))
+
+    def known_evidence(self, n_sources: int) -> dict[str, KnownEvidence]:
+        """Evidence of the first source models, by strategy.
+
+        Parameters
+        ----------
+        n_sources : int
+        """
+        known = {}
+        for strategy in self.strategies:
+            evidence = self._evidence(strategy, self.curve_subject.sources[:n_sources])
+            known[strategy] = KnownEvidence(evidence, evidence(self.scorer.test.tokens))
+        return known
+
+    def _evidence(self, strategy: str, sources: Sequence[Source]) -> Evidence:
+        if strategy == "source-map":
+            return SourcePredictions([source.brain for source in sources])
+        if strategy != "shared-core":
+            raise InputError(f"--strategy {strategy}: expected one of {', '.join(STRATEGIES)}")
+        known = [(source.subject, source.store) for source in sources]
+        core = train_core(self.workspace, known, self.run)
+        return core.evidence(self.curve_subject.subject)
+
+    def score_hours(
+        self, hours: float, known: dict[str, KnownEvidence], with_linear: bool
+    ) -> dict[str, PointScore]:
+        """Fit models to the first hours of the subject, and score them.
+
+        Parameters
+        ----------
+        hours : float
+        known : dict
+            As `known_evidence` returns.
+        with_linear : bool
+            Also the linear encoder of the hours alone.
+
+        Returns
+        -------
+        dict of PointScore
+            By strategy.
+        """
+        subject, store = self.curve_subject.subject, self.curve_subject.store
+        examples = load_examples(subject, store, subject.first_hours(hours))
+        tokens, averages = examples.tokens, examples.averages
+        scores = {}
+        if with_linear:
+            encoder, _ = fit_linear(tokens, averages, np.random.default_rng(self.run.seed))
+            predicted = encoder.predict(examples.scaler(self.scorer.test.tokens))
+            scores[LINEAR] = self.scorer.score(predicted)
+        raw_tokens = tokens.raw()
+        for name, one in known.items():
+            generator = np.random.default_rng([self.run.seed, 5])
+            adapter, _ = fit_adapter(*one.evidence(raw_tokens), averages, generator)
+            scores[name] = self.scorer.score(adapter(*one.test))
+        return scores
+
+
+# ------------------------------------------------------------------------------------- curves
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Scores of one strategy.
+
+    Attributes
+    ----------
+    over : {"hours", "sources"}
+        What grows along the curve.
+    strategy : str
+    amounts : list of float
+    scores : float64 array of shape (n_subjects, n_amounts)
+        NaN where a subject has no such amount.
+    boot : float64 array of shape (n_boot, n_subjects, n_amounts)
+        Scores of resampled images.
+    """
+
+    over: Over
+    strategy: str
+    amounts: list[float]
+    scores: NDArray[np.float64]
+    boot: NDArray[np.float64]
+
+    @classmethod
+    def empty(
+        cls, over: Over, strategy: str, amounts: Sequence[float], n_subjects: int, n_boot: int
+    ) -> Curve:
+        """Return a curve without any score."""
+        shape = (n_subjects, len(amounts))
+        boot = np.full((n_boot, *shape), np.nan)
+        return cls(over, strategy, list(map(float, amounts)), np.full(shape, np.nan), boot)
+
+    def put(self, subject: int, amount: int, point: PointScore) -> None:
+        """Fill in the score of one subject and amount, by their numbers."""
+        self.scores[subject, amount], self.boot[:, subject, amount] = point.score, point.boot
+
+    def interval(self) -> NDArray[np.float64]:
+        """95 % interval of the mean over subjects: (n_amounts, 2)."""
+        return np.stack(np.nanquantile(np.nanmean(self.boot, axis=1), [0.025, 0.975], axis=0), -1)
+
+    def fit(self, seed: int) -> LearningCurveFit:
+        """Fit the log-linear law (`synbrain_cli.metrics.learning_curve`)."""
+        generator = np.random.default_rng([seed, 7])
+        return fit_learning_curve(self.amounts, self.scores, self.boot, generator=generator)
+
+    def points(self, labels: Sequence[str]) -> list[CurvePoint]:
+        """Return the scores that there are, with their 95 % intervals.
+
+        Parameters
+        ----------
+        labels : sequence of str
+            Of the subjects.
+        """
+        points = []
+        for p, label in enumerate(labels):
+            for a, amount in enumerate(self.amounts):
+                if np.isfinite(self.scores[p, a]):
+                    low, high = np.nanquantile(self.boot[:, p, a], [0.025, 0.975])
+                    points.append(
+                        CurvePoint(
+                            over=self.over,
+                            amount=amount,
+                            subject=label,
+                            strategy=self.strategy,
+                            score=float(self.scores[p, a]),
+                            ci_low=float(low),
+                            ci_high=float(high),
+                        )
+                    )
+        return points
+
+
+def empty_curves(
+    subjects: Sequence[CurveSubject],
+    hours: Sequence[float],
+    strategies: Sequence[str],
+    n_boot: int,
+) -> list[Curve]:
+    """Return the curves over hours, then those over the number of sources, without any score.
+
+    Parameters
+    ----------
+    subjects : sequence of CurveSubject
+    hours : sequence of float
+    strategies : sequence of str
+        Beside the linear encoder, which has no sources.
+    n_boot : int
+    """
+    counts = range(1, max(len(one.sources) for one in subjects) + 1)
+    n = len(subjects)
+    over_hours = [Curve.empty("hours", s, hours, n, n_boot) for s in (LINEAR, *strategies)]
+    return over_hours + [Curve.empty("sources", s, counts, n, n_boot) for s in strategies]
+
+
+def fit_record(curve: Curve, fit: LearningCurveFit, target: float | None) -> CurveFit:
+    """Return a fitted line as a record, with the amount at which it reaches a target.
+
+    Parameters
+    ----------
+    curve : Curve
+    fit : LearningCurveFit
+    target : float, optional
+        A score.
+    """
+    reach, ends = np.nan, (np.nan, np.nan)
+    if target is not None:
+        reach, ends = fit.amount_to_reach(target)
+    return CurveFit(
+        over=curve.over,
+        strategy=curve.strategy,
+        **fit.to_dict(),
+        to_reach=reach,
+        to_reach_ci=ends,
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from synbrain_cli.io.files import atomic
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.results.record import Result
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
+from synbrain_cli.progress import Progress
 
 # Cheap to compute again: a finished folder is replaced without being asked.
 FOLDER = FolderKind("an evaluation", "--output", remakes=True)
@@ -35,7 +36,10 @@ class Table:
     digits: str = "%.5f"
 
 
-def result_folder(target: Path, settings: Mapping[str, Any]) -> AbstractContextManager[WorkFolder]:
+@contextmanager
+def result_folder(
+    target: Path, settings: Mapping[str, Any], progress: Progress | None = None
+) -> Iterator[WorkFolder]:
     """Open the folder of a command's results: see `synbrain_cli.io.workfolder.work_folder`.
 
     Parameters
@@ -43,8 +47,22 @@ def result_folder(target: Path, settings: Mapping[str, Any]) -> AbstractContextM
     target : path
     settings : mapping
         All that the results depend on: the same command then continues where it stopped.
+    progress : Progress, optional
+        Is told that an interrupted run is continued, or which of its settings differ.
+
+    Yields
+    ------
+    WorkFolder
     """
-    return work_folder(target, FOLDER, settings)
+    with work_folder(target, FOLDER, settings) as work:
+        if progress is not None and work.is_resumed:
+            progress.info(f"continuing the interrupted run in {work.partial}")
+        elif progress is not None and work.other_settings:
+            progress.info(
+                f"starting again: the interrupted run in {work.partial} had other settings "
+                f"({work.other_settings})"
+            )
+        yield work
 
 
 def write_results(work: WorkFolder, files: Mapping[str, Result | Table | Figure | str]) -> None:

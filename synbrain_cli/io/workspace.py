@@ -38,14 +38,17 @@ class Workspace:
 
     @property
     def prepared(self) -> Path:
+        """Folder of prepared subjects."""
         return self.root / "prepared"
 
     @property
     def weights(self) -> Path:
+        """Folder of bundles."""
         return self.root / "weights"
 
     @property
     def outputs(self) -> Path:
+        """Folder of responses, scores, figures."""
         return self.root / "outputs"
 
     def find_subject(

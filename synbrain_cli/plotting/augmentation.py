@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from synbrain_cli.io.results.augmentation import Augmentation
 
 # Condition → label, colour (of the palette of Okabe & Ito 2008)
 _SHOWN = {
@@ -18,7 +18,7 @@ _KINDS = {"averages": ("repeat averages", "--"), "trials": ("single trials", "-"
 _STEP = 0.05  # between curves, so that their bars lie beside each other
 
 
-def plot_augmentation(metrics: dict[str, Any]) -> Figure:
+def plot_augmentation(augmentation: Augmentation) -> Figure:
     """Plot scores on test trials over the amount of synthesized trials.
 
     Bars are 95 % intervals of the difference to real trials alone, whose score the thin lines
@@ -26,8 +26,8 @@ def plot_augmentation(metrics: dict[str, Any]) -> Figure:
 
     Parameters
     ----------
-    metrics : dict
-        ``augment.json`` of `synbrain augment`.
+    augmentation : Augmentation
+        Results of `synbrain augment`.
 
     Returns
     -------
@@ -36,15 +36,16 @@ def plot_augmentation(metrics: dict[str, Any]) -> Figure:
     """
     figure = Figure(figsize=(9.5, 5.2), layout="constrained")
     axes = figure.subplots(1, 2)
-    kind = " (simulated)" if metrics["simulated"] else ""
+    kind = " (simulated)" if augmentation.simulated else ""
     figure.suptitle(
-        f"{metrics['model']}{kind}\ndecoders of {metrics['n_real_trials']:,} real and more and "
-        f"more synthesized trials, on {metrics['n_test_trials']:,} real test trials",
+        f"{augmentation.model}{kind}\ndecoders of {augmentation.n_real_trials:,} real and more "
+        f"and more synthesized trials, on {augmentation.n_test_trials:,} real test trials",
         fontsize=10,
     )
-    n = metrics["n_candidates"]
-    _panel(axes[0], metrics, "two_way", "Two-way identification")
-    _panel(axes[1], metrics, "retrieval", f"Retrieval: first among {n}")
+    _panel(axes[0], augmentation, "two_way", "Two-way identification")
+    _panel(
+        axes[1], augmentation, "retrieval", f"Retrieval: first among {augmentation.n_candidates}"
+    )
     figure.legend(
         *axes[0].get_legend_handles_labels(),
         loc="outside lower center",
@@ -59,15 +60,16 @@ def plot_augmentation(metrics: dict[str, Any]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
-    amounts = metrics["amounts"]
+def _panel(axes: Axes, augmentation: Augmentation, score: str, title: str) -> None:
+    amounts = augmentation.amounts
     position = np.arange(len(amounts))
     shift = -2.5 * _STEP
     for kind, (kind_label, line) in _KINDS.items():
         for condition, (label, colour) in _SHOWN.items():
-            found = [e["scores"][f"{score}_{kind}"] for e in metrics["conditions"][condition]]
-            value = np.array([f["value"] for f in found])
-            low, high = value[0] + np.array([f["gain_ci"] for f in found]).T
+            decoders = augmentation.conditions[condition]
+            found = [decoder.scores[f"{score}_{kind}"] for decoder in decoders]
+            value = np.array([f.value for f in found])
+            low, high = value[0] + np.array([f.gain_ci for f in found]).T
             axes.errorbar(
                 position + shift,
                 value,
@@ -80,7 +82,7 @@ def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
                 elinewidth=0.8,
                 label=f"{label}, {kind_label}",
             )
-            chosen = amounts.index(metrics["chosen"][condition]["amount"])
+            chosen = amounts.index(augmentation.chosen[condition].amount)
             axes.plot(
                 position[chosen] + shift,
                 value[chosen],
@@ -91,7 +93,7 @@ def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
             )
             shift += _STEP
         axes.axhline(value[0], color="black", linestyle=line, linewidth=0.6)
-    _chance(axes, metrics["chance"][f"{score}_trials"])
+    _chance(axes, augmentation.chance[f"{score}_trials"])
     axes.set(
         xlabel="synthesized trials / real trials",
         ylabel="share identified",
@@ -104,7 +106,7 @@ def _panel(axes: Axes, metrics: dict[str, Any], score: str, title: str) -> None:
 
 
 def _chance(axes: Axes, chance: float) -> None:
-    """Plot chance as a line; as a word at the edge where a line would flatten the curves."""
+    """A line, or a word at the edge where the line would press all curves into one."""
     low, high = axes.get_ylim()
     near = low - chance < 1.5 * (high - low)
     if near:

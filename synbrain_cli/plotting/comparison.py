@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from synbrain_cli.io.results.comparison import ComparedRow, Comparison, Estimate
 from synbrain_cli.plotting.colours import PREDICTOR_COLOURS
 
 # Kind of row → colour, marker
@@ -23,13 +24,13 @@ _LABELS = {
 }
 
 
-def plot_comparison(metrics: dict[str, Any]) -> Figure:
+def plot_comparison(comparison: Comparison) -> Figure:
     """Plot the score of each model with its interval.
 
     Parameters
     ----------
-    metrics : dict
-        ``comparison.json`` of `synbrain compare`.
+    comparison : Comparison
+        Results of `synbrain compare`.
 
     Returns
     -------
@@ -38,29 +39,31 @@ def plot_comparison(metrics: dict[str, Any]) -> Figure:
         known, as is the reference (dashed). The title contains "(simulated)" where the subject is
         simulated.
     """
-    by = metrics["compared_by"]
-    rows = [row for row in metrics["rows"] if row["kind"] in _SHOWN and row[by] is not None]
-    figure = Figure(figsize=(9.5, 1.9 + 0.52 * len(rows)), layout="constrained")
+    by = comparison.compared_by
+    rows = [row for row in comparison.rows if row.kind in _SHOWN]
+    scored = [(row, score) for row in rows if (score := row.score(by)) is not None]
+    figure = Figure(figsize=(9.5, 1.9 + 0.52 * len(scored)), layout="constrained")
     axes = figure.subplots()
-    for position, row in enumerate(rows):
-        _row(axes, position, row["kind"], row[by])
-    names = axes.set_yticks(range(len(rows)), labels=[_name(row) for row in rows])
+    for position, (row, score) in enumerate(scored):
+        _row(axes, position, row.kind, score)
+    names = axes.set_yticks(range(len(scored)), labels=[_name(row) for row, _ in scored])
     for name in names:
         name.label1.set(parse_math=False, fontsize=8, linespacing=1.3)
     axes.axvline(0, color="black", linewidth=0.6)
-    lines = _lines(axes, metrics, rows)
-    normalised = by == "noise_normalised_correlation"
-    n_voxels = metrics["n_reliable_voxels" if normalised else "n_voxels"]
-    limits = [x for row in rows for x in (row[by]["value"], *(row[by]["ci"] or []))]
+    lines = _lines(axes, comparison, scored)
+    normalised = comparison.is_normalised
+    n_voxels = comparison.n_reliable_voxels if normalised else comparison.n_voxels
+    limits = [x for _, score in scored for x in (score.value, *(score.ci or ()))]
     low, high = min(0, *limits), max(1 if normalised else 0, *limits)
     axes.set(
         xlabel=_LABELS[by].format(n=f"{n_voxels:,}"),
         xlim=(low - 0.03 * (high - low), high + 0.05 * (high - low)),
-        ylim=(len(rows) - 0.4, -0.6),
+        ylim=(len(scored) - 0.4, -0.6),
     )
-    kind = " (simulated)" if metrics["simulated"] else ""
+    kind = " (simulated)" if comparison.simulated else ""
+    n_images = comparison.n_test_images
     figure.suptitle(
-        f"{metrics['subject']}{kind}: models compared on {metrics['n_test_images']:,} test images",
+        f"{comparison.subject}{kind}: models compared on {n_images:,} test images",
         fontsize=11,
     )
     axes.set_title("95 % intervals over images", fontsize=8, loc="left")
@@ -72,9 +75,9 @@ def plot_comparison(metrics: dict[str, Any]) -> Figure:
     return figure
 
 
-def _row(axes: Axes, position: int, kind: str, score: dict[str, Any]) -> None:
+def _row(axes: Axes, position: int, kind: str, score: Estimate) -> None:
     colour, marker = _SHOWN[kind]
-    value, limits = score["value"], score["ci"]
+    value, limits = score.value, score.ci
     if limits:
         axes.plot(limits, [position, position], color=colour, linewidth=2.5, alpha=0.6)
     axes.plot([value], [position], marker=marker, color=colour, markersize=8, linestyle="none")
@@ -91,38 +94,44 @@ def _row(axes: Axes, position: int, kind: str, score: dict[str, Any]) -> None:
     )
 
 
-def _lines(axes: Axes, metrics: dict[str, Any], rows: list[dict[str, Any]]) -> list[Any]:
+def _lines(
+    axes: Axes, comparison: Comparison, scored: list[tuple[ComparedRow, Estimate]]
+) -> list[Line2D]:
     """Plot lines of the noise ceiling and the reference; return them for the legend."""
-    by, lines = metrics["compared_by"], []
-    if by == "noise_normalised_correlation":
+    lines = []
+    if comparison.is_normalised:
         lines.append(axes.axvline(1, color="black", linewidth=1.2, label="noise ceiling"))
-    for row in rows:
-        if row["kind"] == "model" and row["row"] == metrics["reference"]:
-            what = "all their data" if metrics["reference_has_all_data"] else "the reference"
+    for row, score in scored:
+        if row.kind == "model" and row.row == comparison.reference:
+            what = "all their data" if comparison.reference_has_all_data else "the reference"
             line = axes.axvline(
-                row[by]["value"],
+                score.value,
                 color=_SHOWN["model"][0],
                 linewidth=1.2,
                 linestyle="--",
                 zorder=0,
-                label=f"{row['row']}, {what}",
+                label=f"{row.row}, {what}",
             )
             lines.append(line)
     return lines
 
 
-def _name(row: dict[str, Any]) -> str:
+def _name(row: ComparedRow) -> str:
     """Name, and below it what it was trained on."""
-    training = row["training"] or {}
-    hours, trials = training.get("hours"), training.get("n_trials")
+    lines = textwrap.wrap(row.row, 46)
+    return "\n".join([*lines, *textwrap.wrap(_training(row), 54)])
+
+
+def _training(row: ComparedRow) -> str:
+    training = row.training
+    if training is None:
+        return ""
     parts = []
-    if hours is not None:
-        parts.append(f"{hours:g} hour" + ("s" if hours != 1 else ""))
-    if trials is not None:
-        parts.append(f"{trials:,} trials")
-    if training.get("sources"):
-        parts.append(f"from {', '.join(training['sources'])}")
-    if training.get("strategy"):
-        parts.append(training["strategy"].partition(":")[0])
-    lines = textwrap.wrap(row["row"], 46)
-    return "\n".join([*lines, *textwrap.wrap(", ".join(parts), 54)])
+    if training.hours is not None:
+        parts.append(f"{training.hours:g} hour" + ("s" if training.hours != 1 else ""))
+    parts.append(f"{training.n_trials:,} trials")
+    if training.sources:
+        parts.append(f"from {', '.join(training.sources)}")
+    if training.strategy:
+        parts.append(training.strategy.partition(":")[0])
+    return ", ".join(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,44 +14,75 @@ from PIL import Image
 from sklearn.linear_model import Ridge
 
 from synbrain_cli import load_model
+from synbrain_cli.config import EncoderIdentity
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.augmentation import (
-    CONDITIONS,
+from synbrain_cli.evaluation import augmentation as module
+from synbrain_cli.evaluation.augmentation import CONDITIONS
+from synbrain_cli.evaluation.augmented_decoder import (
     SCORES,
     AugmentedRidge,
     Choice,
-    _pooled,
-    _rows,
-    _Source,
-    augment,
     choose,
     fit_decoder,
-    held_out_trials,
     identify,
+)
+from synbrain_cli.evaluation.augmented_trials import (
+    ModelWithoutValidation,
     new_images,
+    pooled_features,
     synthesize,
     training_trials,
 )
 from synbrain_cli.evaluation.retrieval import FeatureSpace
-from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.evaluation.test_set import TestSet
+from synbrain_cli.io.bundle import Adaptation, BundleConfig, TrainingRecord
+from synbrain_cli.io.prepared import PreparedSubject, Trials
+from synbrain_cli.io.records import read_record
+from synbrain_cli.io.results.augmentation import Augmentation
+from synbrain_cli.model.linear import LinearEncoder
+from synbrain_cli.pipeline.augment import AugmentSettings, augment
+from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
-FEW = {"amounts": (0.5, 1), "n_boot": 50, "progress": QUIET}
+FEW = AugmentSettings((0.5, 1), n_boot=50)
+MORE = AugmentSettings((1, 4), n_boot=300)
+RUN = RunContext(progress=QUIET)
+IDENTITY = {"name": "known", "weights": None}  # of an encoder
 
 
 @pytest.fixture(scope="module")
 def brain(trained, subject):
-    """Said to be of the first hour, like an adapted one."""
+    """A model whose record says that it was adapted to the first hour."""
     brain = load_model(trained.weights / "sub-01", "cpu")
     table = subject.trials
     # Trials of the test among them, which no adapted model lists: they must not be taken.
-    brain.config.training["trials"] = table["trial"][table["session"] == 1].tolist()
+    of_hour(brain, table["trial"][table["session"] == 1].tolist())
     return brain
+
+
+def of_hour(brain, trials):
+    """Record that a model was adapted to some trials."""
+    adaptation = Adaptation(
+        hours=1, trials=trials, sources=[], subjects=[], strategy="linear", strategies={}
+    )
+    training = msgspec.structs.replace(brain.config.training, adaptation=adaptation)
+    brain.config = msgspec.structs.replace(brain.config, training=training)
 
 
 @pytest.fixture(scope="module")
 def result(trained, brain, subject, store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("augmented") / "augmentation"
-    return augment(trained, brain, subject, store, output=folder, **FEW)
+    return augment(trained, brain, subject, store, FEW, folder, RUN)
+
+
+def written(result):
+    """The JSON file of a result, as everybody reads it: NaN and Infinity are not JSON."""
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    text = (result.folder / "augmentation.json").read_text("utf-8")
+    return json.loads(text, parse_constant=refuse)
 
 
 class Altered(PreparedSubject):
@@ -71,7 +103,7 @@ def without_scores(entries):
 
 
 def test_every_amount_and_control(result, subject):
-    metrics = result.metrics
+    metrics = written(result)
     table = subject.trials
     hour = table[(table["session"] == 1) & (table["split"] != "test")]
     assert metrics["n_real_trials"] == len(hour)
@@ -103,7 +135,7 @@ def test_every_amount_and_control(result, subject):
 
 
 def test_nothing_synthesized_is_the_same_in_every_condition(result):
-    first, *others = (entries[0] for entries in result.metrics["conditions"].values())
+    first, *others = (entries[0] for entries in written(result)["conditions"].values())
     assert all(other == first for other in others)
     for found in first["scores"].values():
         assert found["gain"] == 0
@@ -112,12 +144,11 @@ def test_nothing_synthesized_is_the_same_in_every_condition(result):
 
 
 def test_files(result):
-    def refuse(word):
-        raise AssertionError(word)
-
-    text = (result.folder / "augment.json").read_text("utf-8")
-    assert json.loads(text, parse_constant=refuse) == json.loads(json.dumps(result.metrics))
-    table = pd.read_csv(result.folder / "augment.tsv", sep="\t")
+    files = {"augmentation.json", "augmentation.tsv", "augmentation.png", "settings.json"}
+    assert {path.name for path in result.folder.iterdir()} == files
+    record = read_record(result.folder / "augmentation.json", Augmentation)
+    assert record == result.metrics
+    table = pd.read_csv(result.folder / "augmentation.tsv", sep="\t")
     assert len(table) == len(CONDITIONS) * 3 * len(SCORES)
     assert list(table.columns) == list(result.table().columns)
     assert not table.duplicated(["condition", "amount", "score"]).any()
@@ -125,20 +156,17 @@ def test_files(result):
     row = table[
         (table["condition"] == "mean") & (table["amount"] == 1) & (table["score"] == SCORES[0])
     ].iloc[0]
-    found = result.metrics["conditions"]["mean"][2]["scores"][SCORES[0]]
-    assert row["value"] == pytest.approx(found["value"], abs=1e-4)
-    assert row["gain_high"] == pytest.approx(found["gain_ci"][1], abs=1e-4)
+    found = result.metrics.conditions["mean"][2].scores[SCORES[0]]
+    assert row["value"] == pytest.approx(found.value, abs=1e-4)
+    assert row["gain_high"] == pytest.approx(found.gain_ci[1], abs=1e-4)
     assert table.groupby("condition")["chosen"].sum().eq(len(SCORES)).all()
-    with Image.open(result.folder / "augment.png") as picture:
+    with Image.open(result.folder / "augmentation.png") as picture:
         assert min(picture.size) > 500
 
 
 def test_where_new_images_run_out_they_come_again(trained, brain, subject, store, tmp_path):
-    metrics = augment(
-        *(trained, brain, subject, store),
-        output=tmp_path,
-        **{**FEW, "amounts": (2,)},
-    ).metrics
+    few = AugmentSettings((2,), n_boot=50)
+    metrics = written(augment(trained, brain, subject, store, few, tmp_path, RUN))
     entry = metrics["conditions"]["draws"][1]
     assert entry["n_synthesized"] == 2 * metrics["n_real_trials"]
     assert entry["n_images"] == metrics["n_new_images"] < entry["n_synthesized"]
@@ -146,37 +174,80 @@ def test_where_new_images_run_out_they_come_again(trained, brain, subject, store
 
 
 def test_the_seed_decides(trained, brain, subject, store, result, tmp_path):
-    augment(trained, brain, subject, store, output=tmp_path / "again", **FEW)
-    for name in ("augment.json", "augment.tsv", "augment.png"):
+    augment(trained, brain, subject, store, FEW, tmp_path / "again", RUN)
+    for name in ("augmentation.json", "augmentation.tsv", "augmentation.png"):
         assert (tmp_path / "again" / name).read_bytes() == (result.folder / name).read_bytes()
-    other = augment(trained, brain, subject, store, output=tmp_path / "other", seed=1, **FEW)
-    one, two = (r.metrics["conditions"]["draws"] for r in (result, other))
+    seed_1 = RunContext(1, progress=QUIET)
+    other = augment(trained, brain, subject, store, FEW, tmp_path / "other", seed_1)
+    one, two = (written(r)["conditions"]["draws"] for r in (result, other))
     assert one[2]["scores"] != two[2]["scores"]
     for score in SCORES:  # the level without synthesized trials is of no chance
         assert one[0]["scores"][score]["value"] == two[0]["scores"][score]["value"]
 
 
+def test_an_interrupted_run_continues(
+    trained, brain, subject, store, result, tmp_path, monkeypatch, capsys
+):
+    """Decoders fitted before are not fitted again; with other settings all are."""
+    folder, real, fitted = tmp_path / "out", module.DecodingTask.decode, []
+
+    def decode(task, choosing, final):
+        if len(fitted) == 4:
+            raise KeyboardInterrupt
+        fitted.append(len(final[0]))
+        return real(task, choosing, final)
+
+    monkeypatch.setattr(module.DecodingTask, "decode", decode)
+    run = RunContext(progress=Progress())
+    with pytest.raises(KeyboardInterrupt):
+        augment(trained, brain, subject, store, FEW, folder, run)
+    assert not folder.exists()
+    monkeypatch.setattr(
+        module.DecodingTask, "decode", lambda *args: fitted.append(0) or real(*args)
+    )
+    augment(trained, brain, subject, store, FEW, folder, run)
+    assert len(fitted) == 1 + 2 * len(CONDITIONS)
+    assert "continuing the interrupted run" in capsys.readouterr().err
+    for name in ("augmentation.json", "augmentation.tsv", "augmentation.png"):
+        assert (folder / name).read_bytes() == (result.folder / name).read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}  # nothing hidden is left
+
+    fitted.clear()
+    monkeypatch.setattr(module.DecodingTask, "decode", decode)
+    with pytest.raises(KeyboardInterrupt):
+        augment(trained, brain, subject, store, FEW, folder, run)
+    monkeypatch.setattr(module.DecodingTask, "decode", real)
+    augment(trained, brain, subject, store, AugmentSettings((0.5,), 50), folder, run)
+    assert "had other settings (amounts" in capsys.readouterr().err
+    assert read_record(folder / "augmentation.json", Augmentation).amounts == [0, 0.5]
+
+
 # ---------------------------------------------------------------------- what is fitted to what
 
 
-def test_the_real_trials_are_those_the_model_was_made_of(brain, subject):
-    real, test = training_trials(brain, subject), held_out_trials(brain, subject)
+def test_the_real_trials_are_those_the_model_was_made_of(brain, subject, store):
+    real, test = training_trials(brain, subject), TestSet.load(subject, store, [brain])
     assert not set(real.images) & set(test.images)
     table = subject.trials
     hour = ((table["session"] == 1) & (table["split"] != "test")).to_numpy()
-    np.testing.assert_array_equal(real.betas, subject.betas[hour])
+    # In the unit of the hour: an adapted model knows no other session's.
+    trials = Trials(subject.betas[hour], None, None, table["session"][hour].to_numpy())
+    expected = (subject.recorded(trials) - brain.response_mean) / brain.response_sd
+    np.testing.assert_array_equal(real.betas, expected)
     np.testing.assert_array_equal(real.images[real.image_index], table["image"][hour])
     np.testing.assert_array_equal(real.validation, table["split"][hour] == "val")
     every = SimpleNamespace(
-        name="sub-01", config={"training": {}}, standardize=lambda betas: 2 * betas
+        name="sub-01",
+        config=SimpleNamespace(training=TrainingRecord(versions={})),
+        standardize=lambda betas: 2 * betas,
     )
     whole = training_trials(every, subject)
     np.testing.assert_array_equal(whole.betas, 2 * subject.betas[table["split"] != "test"])
 
 
 def test_new_images_are_new(brain, subject, store, rng):
-    real, test = training_trials(brain, subject), held_out_trials(brain, subject)
-    new = new_images(store, real, test, rng)
+    real, test = training_trials(brain, subject), TestSet.load(subject, store, [brain])
+    new = new_images(store, real, test.images, rng)
     assert len(new) == len(set(new)) == len(store.images) - len(real.images) - len(test.images)
     assert not set(new) & ({*real.images} | {*test.images})
     assert new != sorted(new)
@@ -186,16 +257,16 @@ def test_new_images_are_new(brain, subject, store, rng):
     digests[names.index(new[0])] = digests[names.index(test.images[0])]
     digests[names.index(new[1])] = digests[names.index(real.images[0])]
     known = SimpleNamespace(images=names, digests=digests)
-    assert set(new_images(known, real, test, rng)) == set(new[2:])
+    assert set(new_images(known, real, test.images, rng)) == set(new[2:])
 
 
 def test_test_trials_have_no_part_in_the_decoder(trained, brain, subject, store, result, tmp_path):
     table = subject.trials
     test = (table["split"] == "test").to_numpy()
-    changed = augment(
-        trained, brain, Altered(subject, test), store, output=tmp_path / "test", **FEW
-    ).metrics
-    metrics = result.metrics
+    changed = written(
+        augment(trained, brain, Altered(subject, test), store, FEW, tmp_path / "test", RUN)
+    )
+    metrics = written(result)
     for name in CONDITIONS:
         found, before = changed["conditions"][name], metrics["conditions"][name]
         assert without_scores(found) == without_scores(before)
@@ -205,20 +276,20 @@ def test_test_trials_have_no_part_in_the_decoder(trained, brain, subject, store,
     # Nor have trials of other hours; those of the hour have.
     for rows, same in ((table["session"] != 1, True), (table["session"] == 1, False)):
         other = Altered(subject, (rows & (table["split"] != "test")).to_numpy())
-        found = augment(trained, brain, other, store, output=tmp_path / "o", **FEW).metrics
+        found = written(augment(trained, brain, other, store, FEW, tmp_path / "o", RUN))
         assert (found["conditions"] == metrics["conditions"]) is same
         assert (found["best_on_test"] == metrics["best_on_test"]) is same
 
 
 def synthesized(brain, subject, store, n_images=7, n_trials=16):
     """A few synthesized trials by the model, and by it without its validation images."""
-    real, test = training_trials(brain, subject), held_out_trials(brain, subject)
-    images = new_images(store, real, test, np.random.default_rng(0))[:n_images]
-    features = _pooled(brain, store, real.images)
+    real, test = training_trials(brain, subject), TestSet.load(subject, store, [brain])
+    images = new_images(store, real, test.images, np.random.default_rng(0))[:n_images]
+    features = pooled_features(brain, store, real.images)
     space = FeatureSpace(features)
-    source = _Source.without(brain, real, store, features, 0)
-    both = synthesize(source, store, images, n_trials, space, 5, QUIET)
-    return images, space, source, both
+    model = ModelWithoutValidation.fit(brain, real, store, features, 0)
+    run = RunContext(5, progress=QUIET)
+    return images, space, model, synthesize(model, store, images, n_trials, space, run)
 
 
 def test_synthesized_trials_are_the_draws_of_the_model(brain, subject, store):
@@ -228,11 +299,11 @@ def test_synthesized_trials_are_the_draws_of_the_model(brain, subject, store):
     for trial, image in enumerate(final.image):
         np.testing.assert_array_equal(final.draws[trial], draws[image, trial // len(images)])
     np.testing.assert_array_equal(final.means, brain.mean(tokens, unit="z"))
-    np.testing.assert_array_equal(final.targets, space(_pooled(brain, store, images)))
+    np.testing.assert_array_equal(final.targets, space(pooled_features(brain, store, images)))
     # Conditions: the same responses, of the same images but where they are shuffled.
     order = np.roll(np.arange(7), 1)
     for n in (4, 16):
-        rows = {name: _rows(final, name, n, order) for name in CONDITIONS}
+        rows = {name: final.rows(name, n, order) for name in CONDITIONS}
         np.testing.assert_array_equal(rows["draws"][0], final.draws[:n])
         np.testing.assert_array_equal(rows["shuffled"][0], rows["draws"][0])
         np.testing.assert_array_equal(rows["mean"][0], final.means[final.image[:n]])
@@ -242,24 +313,15 @@ def test_synthesized_trials_are_the_draws_of_the_model(brain, subject, store):
 
 def test_what_validates_taught_nothing(brain, subject, store):
     """While choosing, the model's linear part is fitted without validation images."""
-    images, _, source, (final, choosing) = synthesized(brain, subject, store)
+    images, _, model, (final, choosing) = synthesized(brain, subject, store)
     tokens = store.take(images)
     deep, own = brain.predict("deep", tokens, "z"), brain.predict("linear", tokens, "z")
-    features = _pooled(brain, store, images)
-    linear = (features - source.predictors.linear["feature_mean"]) @ source.predictors.linear[
-        "components"
-    ]
-    linear = (
-        linear @ source.predictors.linear["coefficients"] + source.predictors.linear["intercept"]
-    )
-    np.testing.assert_allclose(
-        final.means, brain.predictors.stack[0] * own + brain.predictors.stack[1] * deep, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        choosing.means,
-        brain.predictors.stack[0] * linear + brain.predictors.stack[1] * deep,
-        atol=1e-5,
-    )
+    features = pooled_features(brain, store, images)
+    linear = (features - model.linear["feature_mean"]) @ model.linear["components"]
+    linear = linear @ model.linear["coefficients"] + model.linear["intercept"]
+    stack = brain.predictors.stack
+    np.testing.assert_allclose(final.means, stack[0] * own + stack[1] * deep, atol=1e-5)
+    np.testing.assert_allclose(choosing.means, stack[0] * linear + stack[1] * deep, atol=1e-5)
     assert not np.allclose(final.means, choosing.means)
     table = subject.trials
     hour = table["session"] == 1
@@ -350,31 +412,43 @@ class KnownBrain:
     """A model that knows true responses, or nothing: only what `augment` asks of a brain."""
 
     name, simulated, subject = "known", False, "01"
-    transfer, predictors = None, ("linear",)
 
     def __init__(self, responses, n_tokens_features, *, knows):
         self.responses, self.knows = responses, knows  # (n_features, n_voxels)
         self.n_voxels = responses.shape[1]
-        self.config = {
-            "dataset": "table",
-            "subject": "01",
-            "encoder": {"identity": {"name": "known", "weights": None}},
-            "fingerprint": "0",
-            "training": {},
-        }
-        self.stack = np.zeros((1, self.n_voxels), np.float32)
-        self.linear = SimpleNamespace(
+        self.config = BundleConfig(
+            dataset="table",
+            subject="01",
+            simulated=False,
+            space="volume",
+            unit="z",
+            recorded_unit="z",
+            standardization="session",
+            encoder=EncoderIdentity(spec="known", identity=IDENTITY, precision="float32"),
+            predictors=("linear",),
+            fingerprint="0",
+            training=TrainingRecord(versions={}),
+        )
+        self.device = "cpu"
+        self.voxels = pd.DataFrame({"ncsnr": np.full(self.n_voxels, np.nan)})
+        self.response_mean, self.response_sd = np.zeros(self.n_voxels), np.ones(self.n_voxels)
+        linear = LinearEncoder(
             feature_mean=np.zeros(n_tokens_features, np.float32),
             components=np.zeros((n_tokens_features, 1), np.float32),
             coefficients=np.zeros((1, self.n_voxels), np.float32),
             intercept=np.zeros(self.n_voxels, np.float32),
+            alphas=np.zeros(self.n_voxels, np.float32),
+        )
+        self.predictors = SimpleNamespace(
+            names=("linear",),
+            stack=np.zeros((1, self.n_voxels), np.float32),
+            linear=linear,
+            transfer=None,
+            scaler=lambda tokens: tokens,
         )
 
     def require_readout(self, what):
         """It has all there is."""
-
-    def scaler(self, tokens):
-        return tokens
 
     def standardize(self, betas):
         return betas
@@ -387,6 +461,22 @@ class KnownBrain:
         rng = np.random.default_rng([int(digest[:12], 16), drawing.seed])
         noise = rng.normal(size=(drawing.n_draws, self.n_voxels))
         return mean + (0.3 if self.knows else 1.0) * noise
+
+
+class KnownSubject:
+    """Trials in memory: only what `augment` asks of a prepared subject."""
+
+    dataset, subject, description = "table", "01", {"Standardization": "session"}
+
+    def __init__(self, folder, table, betas):
+        self.folder, self.trials, self.betas = folder, table, betas
+        self.n_voxels = betas.shape[1]
+        self.voxels = pd.DataFrame({"ncsnr": np.full(self.n_voxels, np.nan)})
+
+    select = PreparedSubject.select
+
+    def recorded(self, trials):
+        return trials.betas
 
 
 def known_world(folder, *, knows, seed=0):
@@ -403,23 +493,16 @@ def known_world(folder, *, knows, seed=0):
         if split != "new":
             rows += [(i, name, split)] * (2 if split == "test" else 1)
     table = pd.DataFrame(rows, columns=["row", "image", "split"])
-    table["trial"] = np.arange(len(table))
+    table["trial"], table["session"] = np.arange(len(table)), 1
     noise = np.where(table["split"] == "test", 1.0, 3.0)[:, None]
     betas = truth[table["row"]] + noise * rng.normal(size=(len(table), n_voxels))
     folder.mkdir(exist_ok=True)
     (folder / "dataset_description.json").write_text("{}")
-    subject = SimpleNamespace(
-        folder=folder,
-        dataset="table",
-        subject="01",
-        n_voxels=n_voxels,
-        trials=table,
-        betas=betas.astype(np.float32),
-    )
+    subject = KnownSubject(folder, table, betas.astype(np.float32))
     row = {name: i for i, name in enumerate(names)}
     store = SimpleNamespace(
         folder=folder,
-        identity={"identity": {"name": "known", "weights": None}},
+        identity={"identity": IDENTITY},
         images=names,
         digests=[""] * len(names),
         take=lambda images: tokens[[row[image] for image in images]],
@@ -430,9 +513,8 @@ def known_world(folder, *, knows, seed=0):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_true_responses_help_and_those_of_other_images_do_not(tmp_path, seed):
     world = known_world(tmp_path / "prepared", knows=True, seed=seed)
-    metrics = augment(
-        None, *world, amounts=(1, 4), output=tmp_path / "out", n_boot=300, seed=seed, progress=QUIET
-    ).metrics
+    run = RunContext(seed, progress=QUIET)
+    metrics = written(augment(None, *world, MORE, tmp_path / "out", run))
     for name in ("draws", "mean"):
         chosen = metrics["chosen"][name]
         assert chosen["amount"] == 4
@@ -451,9 +533,8 @@ def test_true_responses_help_and_those_of_other_images_do_not(tmp_path, seed):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_draws_that_know_nothing_do_not_help(tmp_path, seed):
     world = known_world(tmp_path / "prepared", knows=False, seed=seed)
-    metrics = augment(
-        None, *world, amounts=(1, 4), output=tmp_path / "out", n_boot=300, seed=seed, progress=QUIET
-    ).metrics
+    run = RunContext(seed, progress=QUIET)
+    metrics = written(augment(None, *world, MORE, tmp_path / "out", run))
     for name in CONDITIONS:
         for score, found in metrics["chosen"][name]["scores"].items():
             assert found["gain_ci"][0] <= 0, (name, score)
@@ -476,33 +557,33 @@ def test_draws_that_know_nothing_do_not_help(tmp_path, seed):
 def test_impossible_amounts(tmp_path, amounts, message):
     world = known_world(tmp_path / "prepared", knows=True)
     with pytest.raises(InputError, match=message):
-        augment(None, *world, amounts=amounts, output=tmp_path / "out", progress=QUIET)
+        augment(None, *world, AugmentSettings(amounts), tmp_path / "out", RUN)
     assert not (tmp_path / "out").exists()
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path, trained, brain, subject, store):
     other = trained.find_subject("2", None, QUIET.info)
     with pytest.raises(InputError, match=r"model of simulated/sub-01, not of simulated/sub-02"):
-        augment(trained, brain, other, store, **FEW)
+        augment(trained, brain, other, store, FEW, run=RUN)
     tokens = SimpleNamespace(folder=store.folder, identity={"identity": {"name": "another"}})
     with pytest.raises(InputError, match=r"tokens of .*another.*pass its --encoder"):
-        augment(trained, brain, subject, tokens, **FEW)
+        augment(trained, brain, subject, tokens, FEW, run=RUN)
 
-    model, person, images = known_world(tmp_path / "prepared", knows=True)
+    model, known, images = known_world(tmp_path / "prepared", knows=True)
     shown = [name for name in images.images if not name.startswith("new")]
     images.images, images.digests = shown, [""] * len(shown)
     with pytest.raises(InputError, match=r"neither of the test nor shown in the 60 real trials"):
-        augment(trained, model, person, images, output=tmp_path / "out", progress=QUIET)
+        augment(trained, model, known, images, None, tmp_path / "out", RUN)
     for rows, message in (
         (slice(41), "made of 40 training and 1 validation images"),
         (slice(35, 45), "made of 5 training and 5 validation images"),
     ):
-        model.config.training["trials"] = person.trials["trial"][rows].tolist()
+        of_hour(model, known.trials["trial"][rows].tolist())
         with pytest.raises(InputError, match=message):
-            augment(trained, model, person, images, output=tmp_path / "out", progress=QUIET)
-    few = person.trials["image"].isin(["test000", "test001"]) | (person.trials["split"] != "test")
-    person.betas, person.trials = person.betas[few], person.trials[few].reset_index(drop=True)
-    model.config.training = {}
+            augment(trained, model, known, images, None, tmp_path / "out", RUN)
+    few = known.trials["image"].isin(["test000", "test001"]) | (known.trials["split"] != "test")
+    known.betas, known.trials = known.betas[few], known.trials[few].reset_index(drop=True)
+    model, _, _ = known_world(tmp_path / "prepared", knows=True)
     with pytest.raises(InputError, match="four test images or more, found 2"):
-        augment(trained, model, person, images, output=tmp_path / "out", progress=QUIET)
+        augment(trained, model, known, images, None, tmp_path / "out", RUN)
     assert not (tmp_path / "out").exists()

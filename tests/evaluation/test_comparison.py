@@ -1,4 +1,4 @@
-"""Several models of one person side by side: the same images, the same draws of them."""
+"""Several models of one subject side by side: the same images, the same draws of them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUIET
+from msgspec.structs import replace
 from PIL import Image
 
 from synbrain_cli import load_model
+from synbrain_cli.config import EncoderIdentity
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.comparison import (
-    CompareResult,
-    _Row,
-    _Scorer,
-    compare,
-    comparison_table,
-    comparison_text,
-)
+from synbrain_cli.evaluation import comparison as module
+from synbrain_cli.evaluation.bootstrap import Bootstrap
+from synbrain_cli.evaluation.comparison import Row, RowScorer
+from synbrain_cli.evaluation.comparison_text import comparison_table, comparison_text
+from synbrain_cli.evaluation.settings import EvaluateSettings
+from synbrain_cli.io.records import read_record
+from synbrain_cli.io.results.comparison import Comparison
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, pooled_skill, voxelwise_correlation
 from synbrain_cli.metrics.calibration import coverage, pit
 from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
+from synbrain_cli.pipeline import compare as recipe
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
+from synbrain_cli.pipeline.compare import CompareResult, CompareSettings, compare
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.prepare import prepare_table
+from synbrain_cli.pipeline.prepare import Target, prepare_table
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
 
-FEW = {"n_draws": 20, "n_boot": 50, "progress": QUIET}
+FEW, NO_DRAWS = CompareSettings(n_draws=20, n_boot=50), CompareSettings(n_draws=0, n_boot=50)
+RUN = RunContext(progress=QUIET)
 NORMALISED, PLAIN = "noise_normalised_correlation", "voxelwise_correlation"
 FILES = {"comparison.json", "comparison.tsv", "comparison.md", "comparison.png"}
+ALL_FILES = FILES | {"settings.json"}
 
 
 def strict(path):
@@ -49,8 +54,12 @@ def strict(path):
     return json.loads(path.read_text("utf-8"), parse_constant=refuse)
 
 
+def written(result):
+    return strict(result.folder / "comparison.json")
+
+
 def by_name(result):
-    return {row["row"]: row for row in result.metrics["rows"]}
+    return {row["row"]: row for row in written(result)["rows"]}
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +67,12 @@ def more(trained, subject, store, tmp_path_factory):
     """A workspace with two more models of subject 1: of two hours, and without networks."""
     workspace = Workspace(tmp_path_factory.mktemp("compared"))
     workspace.prepared.symlink_to(trained.prepared)
-    linear, run = TrainSettings(model="linear"), RunContext(progress=QUIET)
-    train(workspace, subject, store, linear, run, name="sub-01_linear")
+    linear = TrainSettings(model="linear")
+    train(workspace, subject, store, linear, RUN, name="sub-01_linear")
     other = trained.find_subject("2", None, QUIET.info)
-    train(workspace, other, store, linear, run, name="sub-02")
+    train(workspace, other, store, linear, RUN, name="sub-02")
     settings = AdaptSettings([workspace.weights / "sub-02"], hours=2, strategy="source-map")
-    adapt(workspace, subject, store, settings, run, name="sub-01_hours-2")
+    adapt(workspace, subject, store, settings, RUN, name="sub-01_hours-2")
     return workspace
 
 
@@ -81,7 +90,7 @@ def brains(trained, more):
 def compared(more, brains, subject, store) -> CompareResult:
     # The linear model is not last, so that the reference is the full one.
     hours, full, linear = brains
-    return compare(more, [hours, linear, full], subject, store, **FEW)
+    return compare(more, [hours, linear, full], subject, store, FEW, run=RUN)
 
 
 # --------------------------------------------------------------------------- rows and columns
@@ -131,7 +140,9 @@ def test_what_each_was_trained_on(compared, brains, subject):
 def test_scores_are_those_of_an_evaluation(compared, brains, subject, store, more, unpainted):
     hours, full, _ = brains
     for brain in (hours, full):
-        other = evaluate(more, brain, subject, store, latent=False, **FEW).metrics
+        settings = EvaluateSettings(n_draws=20, latent=False, n_boot=50)
+        evaluated = evaluate(more, brain, subject, store, settings, run=RUN)
+        other = strict(evaluated.folder / "metrics.json")
         row = by_name(compared)[brain.name]
         known = other["overall"][PLAIN]
         assert row[PLAIN]["value"] == pytest.approx(known["model"], abs=1e-6)
@@ -141,7 +152,7 @@ def test_scores_are_those_of_an_evaluation(compared, brains, subject, store, mor
         )
         linear = next(
             r
-            for r in compared.metrics["rows"]
+            for r in written(compared)["rows"]
             if r["kind"] == "linear" and brain.name in r["models"]
         )
         assert linear[PLAIN]["value"] == pytest.approx(known["linear"], abs=1e-6)
@@ -165,9 +176,9 @@ def test_normalised_for_noise_voxel_by_voxel(compared, brains, subject, store):
         share = r / correlation_ceiling(ncsnr, n_repeats)
     row = by_name(compared)["sub-01"]
     assert row[NORMALISED]["value"] == pytest.approx(np.median(share[ncsnr > 0.2]), abs=1e-6)
-    assert compared.metrics["n_reliable_voxels"] == (ncsnr > 0.2).sum()
+    assert compared.metrics.n_reliable_voxels == (ncsnr > 0.2).sum()
     regions = {name: mask for name, mask in subject.rois().items() if mask.sum() >= 10}
-    assert set(compared.metrics["roi"]) == set(row["roi"]) == set(regions)
+    assert set(compared.metrics.roi) == set(row["roi"]) == set(regions)
     for name, mask in regions.items():
         expected = np.median(share[mask & (ncsnr > 0.2)])
         assert row["roi"][name]["value"] == pytest.approx(expected, abs=1e-6)
@@ -195,14 +206,14 @@ def test_shuffled_images_and_the_mean_pattern(compared):
 
 def test_a_model_compared_with_itself(compared, more, brains, subject, store, tmp_path, unpainted):
     """Exactly 1, also where a copy of it is a row of its own."""
-    assert compared.metrics["reference"] == "sub-01"
+    assert compared.metrics.reference == "sub-01"
     row = by_name(compared)["sub-01"]
     assert row["difference_to_reference"] == {"value": 0, "ci": [0, 0]}
     assert row["ratio_to_reference"] == row["share_of_full"] == {"value": 1, "ci": [1, 1]}
     shutil.copytree(brains[2].folder, tmp_path / "sub-01_copy")
     twin = load_model(tmp_path / "sub-01_copy", "cpu")
     twins = [twin, brains[2]]
-    rows = by_name(compare(more, twins, subject, store, output=tmp_path / "twins", **FEW))
+    rows = by_name(compare(more, twins, subject, store, FEW, tmp_path / "twins", RUN))
     assert rows["sub-01_copy"]["ratio_to_reference"] == {"value": 1, "ci": [1, 1]}
     for score in (PLAIN, NORMALISED, "skill", "roi", "ratio_to_linear"):
         assert rows["sub-01_copy"][score] == rows["sub-01_linear"][score], score
@@ -228,15 +239,15 @@ def test_a_ratio_to_what_may_be_nothing_has_no_interval(rng):
     """A reference that knows nothing of the images: its score is about 0."""
     truth = rng.standard_normal((40, 30))
     predictions = [truth + rng.standard_normal(truth.shape), rng.standard_normal(truth.shape)]
-    rows = [_Row(str(i), "model", None, p) for i, p in enumerate(predictions)]
+    rows = [Row(str(i), "model", None, p) for i, p in enumerate(predictions)]
     every = np.ones(30, bool)
-    scorer = _Scorer(truth, rows, np.ones(30), every, {}, reference=1)
-    informed, empty = scorer.correlations(200, 0, QUIET)
-    assert informed["compared"]["value"] > 0.5
-    assert informed["difference_to_reference"]["ci"][0] > 0
+    scorer = RowScorer(truth, rows, np.ones(30), every, {}, 1, True)
+    informed, empty = scorer.correlations(Bootstrap(200, 0), QUIET)
+    assert informed.compared.value > 0.5
+    assert informed.difference_to_reference.ci[0] > 0
     for one in (informed, empty):
-        assert one["ratio_to_reference"] is None or one["ratio_to_reference"]["ci"] is None
-        assert one["ratio_to_linear"] is None
+        assert one.ratio_to_reference is None or one.ratio_to_reference.ci is None
+        assert one.ratio_to_linear is None
 
 
 # --------------------------------------------------------------------- reference, notes, seeds
@@ -246,45 +257,83 @@ def test_the_reference_without_a_full_model(
     more, brains, subject, store, tmp_path, unpainted, trained
 ):
     hours = brains[0]
-    options = FEW | {"n_draws": 0}
-    result = compare(more, [hours], subject, store, output=tmp_path / "one", **options)
-    metrics = result.metrics
+    result = compare(more, [hours], subject, store, NO_DRAWS, tmp_path / "one", RUN)
+    metrics = written(result)
     assert (metrics["reference"], metrics["reference_has_all_data"]) == ("sub-01_hours-2", False)
-    assert "no model of all the person's data" in " ".join(metrics["notes"])
+    assert "no model of all the subject's data" in " ".join(metrics["notes"])
     for row in metrics["rows"]:
         assert row["share_of_full"] is None
         assert row["coverage_90"] is None
     assert "coverage" not in (result.folder / "comparison.md").read_text("utf-8")
     # The last of those with all data.
-    pair = compare(more, brains, subject, store, output=tmp_path / "three", **options)
-    assert pair.metrics["reference"] == "sub-01_linear"
+    pair = compare(more, brains, subject, store, NO_DRAWS, tmp_path / "three", RUN)
+    assert pair.metrics.reference == "sub-01_linear"
 
 
 def test_the_same_seed_gives_the_same_scores(
     compared, more, brains, subject, store, tmp_path, unpainted
 ):
     hours, full, linear = brains
-    again = compare(
-        more, [hours, linear, full], subject, store, output=tmp_path / "again", seed=0, **FEW
-    )
+    models = [hours, linear, full]
+    again = compare(more, models, subject, store, FEW, tmp_path / "again", RUN)
     for name in FILES - {"comparison.png"}:
         assert (again.folder / name).read_bytes() == (compared.folder / name).read_bytes(), name
     # A row does not depend on what it stands beside; but for the unit of its skill.
-    alone = compare(more, [full], subject, store, output=tmp_path / "alone", **FEW)
+    alone = compare(more, [full], subject, store, FEW, tmp_path / "alone", RUN)
     for score in (PLAIN, NORMALISED, "coverage_90", "roi", "ratio_to_reference"):
         assert by_name(alone)["sub-01"][score] == by_name(compared)["sub-01"][score], score
-    other = compare(more, [full], subject, store, output=tmp_path / "other", seed=1, **FEW)
+    seed_1 = RunContext(1, progress=QUIET)
+    other = compare(more, [full], subject, store, FEW, tmp_path / "other", seed_1)
     for score in (PLAIN, "coverage_90"):
         assert by_name(other)["sub-01"][score]["ci"] != by_name(alone)["sub-01"][score]["ci"]
 
 
+def test_an_interrupted_comparison_continues(
+    compared, more, brains, subject, store, tmp_path, monkeypatch, unpainted
+):
+    """Rows whose draws were scored before are not scored again; with other settings all are."""
+    hours, full, linear = brains
+    real, scored, folder = recipe.coverage_of_row, [], tmp_path / "out"
+
+    def interrupt_third(row, *rest):
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append(row.name)
+        return real(row, *rest)
+
+    def score(row, *rest):
+        scored.append(row.name)
+        return real(row, *rest)
+
+    def run(function, settings=FEW):
+        monkeypatch.setattr(recipe, "coverage_of_row", function)
+        return compare(more, [hours, linear, full], subject, store, settings, folder, RUN)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupt_third)
+    assert not folder.exists()
+    with monkeypatch.context() as patch:
+        again = pytest.fail  # correlations are not computed again, either
+        patch.setattr(module.RowScorer, "correlations", lambda *_: again("computed again"))
+        run(score)
+    assert len(scored) == len(set(scored)) == 6
+    for name in FILES - {"comparison.png"}:
+        assert (folder / name).read_bytes() == (compared.folder / name).read_bytes(), name
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}  # nothing hidden is left
+    scored.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupt_third)
+    run(score, CompareSettings(n_draws=21, n_boot=50))
+    assert len(scored) == 2 + 6
+
+
 def test_another_preparation_is_noted(more, brains, subject, store, tmp_path, unpainted):
     other = copy.copy(brains[2])
-    other.config = copy.deepcopy(other.config)
-    other.config.training["settings"]["data"] = "another"
-    options = FEW | {"n_draws": 0}
-    result = compare(more, [brains[1], other], subject, store, output=tmp_path / "out", **options)
-    (note,) = result.metrics["notes"]
+    training = replace(other.config.training, data="another")
+    other.config = replace(other.config, training=training)
+    models = [brains[1], other]
+    result = compare(more, models, subject, store, NO_DRAWS, tmp_path / "out", RUN)
+    (note,) = result.metrics.notes
     assert note.startswith("sub-01_linear was trained on another preparation")
 
 
@@ -293,9 +342,9 @@ def test_another_preparation_is_noted(more, brains, subject, store, tmp_path, un
 
 def test_files(compared, more):
     assert compared.folder == more.outputs / "sub-01_comparison"
-    assert {path.name for path in compared.folder.iterdir()} == FILES
-    metrics = strict(compared.folder / "comparison.json")
-    assert metrics == compared.metrics == json.loads(json.dumps(compared.metrics))
+    assert {path.name for path in compared.folder.iterdir()} == ALL_FILES
+    metrics = written(compared)
+    assert read_record(compared.folder / "comparison.json", Comparison) == compared.metrics
     assert metrics["simulated"] is True
     assert metrics["models"] == ["sub-01_hours-2", "sub-01_linear", "sub-01"]
     assert metrics["repeats_per_image"] == {"min": 3, "max": 3}
@@ -314,11 +363,11 @@ def test_files(compared, more):
     assert table.loc["sub-01_hours-2", "sources"] == "sub-02"
     assert table.loc["sub-01", "share_of_full"] == 1
 
-    written = pd.read_csv(compared.folder / "comparison.tsv", sep="\t")
-    assert set(written["region"]) == {"all", *metrics["roi"]}
-    overall = written[written["region"] == "all"].set_index("row")
+    tsv = pd.read_csv(compared.folder / "comparison.tsv", sep="\t")
+    assert set(tsv["region"]) == {"all", *metrics["roi"]}
+    overall = tsv[tsv["region"] == "all"].set_index("row")
     np.testing.assert_allclose(overall[NORMALISED], table[NORMALISED], atol=1e-5)
-    regions = written[written["region"] == "V1"].set_index("row")
+    regions = tsv[tsv["region"] == "V1"].set_index("row")
     for name, row in by_name(compared).items():
         assert regions.loc[name, NORMALISED] == pytest.approx(row["roi"]["V1"]["value"], abs=1e-5)
     with Image.open(compared.folder / "comparison.png") as picture:
@@ -332,7 +381,7 @@ def test_the_table_in_markdown(compared):
     title, _, *lines = text.splitlines()
     assert title == "# Models of simulated/sub-01 compared (simulated data)"
     table = lines[: lines.index("")]
-    assert len(table) == 2 + len(compared.metrics["rows"])
+    assert len(table) == 2 + len(compared.metrics.rows)
     assert len({line.count("|") for line in table}) == 1
     (full,) = (line for line in table if line.startswith("| sub-01 |"))
     score = by_name(compared)["sub-01"][NORMALISED]
@@ -346,10 +395,10 @@ def test_the_table_in_markdown(compared):
 
 
 def test_names_with_bars_leave_the_table_whole(compared):
-    metrics = copy.deepcopy(compared.metrics)
-    metrics["rows"][2]["row"] = "a|b"
+    rows = list(compared.metrics.rows)
+    rows[2] = replace(rows[2], row="a|b", skill=None)
+    metrics = replace(compared.metrics, rows=rows)
     assert "| a\\|b |" in comparison_text(metrics)
-    metrics["rows"][2]["skill"] = None
     assert math.isnan(comparison_table(metrics)["skill"][2])
 
 
@@ -358,8 +407,7 @@ def test_names_with_bars_leave_the_table_whole(compared):
 
 def changed(brain, **config):
     other = copy.copy(brain)
-    other.linear = brain.predictors.linear  # read before the folder is another
-    other.config = {**brain.config, **config}
+    other.config = replace(brain.config, **config)
     other.folder = Path("weights/changed")
     return other
 
@@ -367,23 +415,23 @@ def changed(brain, **config):
 def test_what_does_not_belong_together_is_refused(more, trained, brains, subject, store, tmp_path):
     _, full, linear = brains
 
-    def refused(models, message, person=subject, **options):
+    def refused(models, message, of=subject, settings=FEW):
         with pytest.raises(InputError, match=message):
-            compare(more, models, person, store, output=tmp_path / "out", **(FEW | options))
+            compare(more, models, of, store, settings, tmp_path / "out", RUN)
         assert not (tmp_path / "out").exists()
 
     refused([], "one model or more to compare, found none")
     refused([full, linear, full], "different names, found sub-01 twice")
-    refused([full], r"--draws 5: expected 20 or more, or 0", n_draws=5)
+    refused([full], r"--draws 5: expected 20 or more, or 0", settings=CompareSettings(n_draws=5))
     other = trained.find_subject("2", None, QUIET.info)
     refused([full], r"sub-01 is a model of simulated/sub-01, not of simulated/sub-02", other)
     refused([full, changed(linear, subject="02")], "changed is a model of simulated/sub-02")
-    encoder = {"spec": "other", "identity": {"name": "another"}}
+    encoder = EncoderIdentity("other", {"name": "another"})
     refused([full, changed(linear, encoder=encoder)], r"but changed was trained on .*another")
     refused([full, changed(linear, standardization="none")], "changed was trained on betas with")
     moved = changed(linear)
     moved.voxels = linear.voxels.assign(i=linear.voxels["i"] + 1)
-    refused([full, moved], r"changed: its \d+ voxels lie elsewhere.*train the model again")
+    refused([full, moved], r"changed: its \d+ voxels have other positions.*train the model again")
     short = changed(linear)
     short.response_mean = linear.response_mean[:7]
     refused([full, short], "but changed has 7")
@@ -419,10 +467,9 @@ def raw(tmp_path_factory):
         validation_share=0.2,
     )
     workspace = Workspace(root)
-    made = prepare_table(workspace, experiment, subject="01", dataset="mine", progress=QUIET)
+    made = prepare_table(Target(workspace, "mine"), experiment, "01", RunContext(progress=QUIET))
     store = workspace.find_tokens("mine", None, QUIET.info)
-    run = RunContext(progress=QUIET)
-    train(workspace, made.subjects[0], store, TrainSettings(model="linear"), run)
+    train(workspace, made.subjects[0], store, TrainSettings(model="linear"), RUN)
     brain = load_model(workspace.weights / "sub-01_linear", "cpu")
     return workspace, brain, made.subjects[0], store
 
@@ -433,7 +480,7 @@ def test_models_of_different_units_are_compared_in_one(raw, unpainted):
     other = changed(brain)
     other.response_mean = brain.response_mean + 2
     other.response_sd = brain.response_sd * 1.5
-    result = compare(workspace, [brain, other], subject, store, **FEW)
+    result = compare(workspace, [brain, other], subject, store, FEW, run=RUN)
     rows = by_name(result)
     assert sum(row["kind"] == "linear" for row in rows.values()) == 2
 
@@ -456,7 +503,7 @@ def test_models_of_different_units_are_compared_in_one(raw, unpainted):
 
 def test_without_a_ceiling_correlations_are_compared(raw, tmp_path):
     workspace, brain, subject, store = raw
-    result = compare(workspace, [brain], subject, store, output=tmp_path / "out", **FEW)
+    result = compare(workspace, [brain], subject, store, FEW, tmp_path / "out", RUN)
     metrics = strict(tmp_path / "out/comparison.json")
     assert metrics["compared_by"] == PLAIN
     assert metrics["n_reliable_voxels"] == 0

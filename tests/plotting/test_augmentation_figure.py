@@ -7,6 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from synbrain_cli.io.results.augmentation import Augmentation, AugmentedDecoder, GainedScore
+from synbrain_cli.io.results.record import ModelProvenance
 from synbrain_cli.plotting.augmentation import plot_augmentation
 from synbrain_cli.plotting.figure import save_figure
 
@@ -20,35 +22,51 @@ LEVEL = {
 
 
 def augmentation(*, simulated=True, gain=0.05):
-    """Metrics as an augmentation writes them."""
+    """Results as an augmentation returns them."""
     conditions = {
         name: [
-            {
-                "amount": amount,
-                "scores": {
-                    score: {
-                        "value": level + gain * k * i,
-                        "gain": gain * k * i,
-                        "gain_ci": [gain * k * (i - 0.5), gain * k * (i + 0.25)],
-                    }
+            AugmentedDecoder(
+                amount=amount,
+                n_synthesized=round(750 * amount),
+                n_images=100,
+                weight=0.3 if amount else None,
+                penalty=1.0,
+                validation_r2=0.1,
+                scores={
+                    score: GainedScore(
+                        value=level + gain * k * i,
+                        ci=(level - 0.1, level + 0.1),
+                        gain=gain * k * i,
+                        gain_ci=(gain * k * (i - 0.5), gain * k * (i + 0.25)),
+                    )
                     for score, level in LEVEL.items()
                 },
-            }
+            )
             for k, amount in enumerate(AMOUNTS)
         ]
         for i, name in enumerate(("draws", "mean", "shuffled"))
     }
-    return {
-        "model": "sub-09_hours-1",
-        "simulated": simulated,
-        "n_real_trials": 750,
-        "n_test_trials": 3000,
-        "n_candidates": 300,
-        "amounts": AMOUNTS,
-        "chance": {score: 0.5 if "two_way" in score else 1 / 300 for score in LEVEL},
-        "conditions": conditions,
-        "chosen": {name: entries[1] for name, entries in conditions.items()},
-    }
+    return Augmentation(
+        model="sub-09_hours-1",
+        subject="somewhere/sub-09",
+        simulated=simulated,
+        n_real_trials=750,
+        n_real_images=700,
+        n_validation_trials=75,
+        n_validation_images=70,
+        n_new_images=5000,
+        n_test_trials=3000,
+        n_test_images=1000,
+        n_components=128,
+        n_candidates=300,
+        amounts=AMOUNTS,
+        chance={score: 0.5 if "two_way" in score else 1 / 300 for score in LEVEL},
+        conditions=conditions,
+        chosen={name: decoders[1] for name, decoders in conditions.items()},
+        best_on_test={},
+        notes=[],
+        provenance=ModelProvenance(fingerprint="0", data="0", seed=0, n_boot=1000, versions={}),
+    )
 
 
 @pytest.mark.parametrize("simulated", [True, False])
@@ -66,14 +84,14 @@ def test_two_panels_and_what_they_are_of(simulated, tmp_path):
     labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert labels == ["0", "0.5", "2"]
     if simulated:
-        save_figure(figure, tmp_path / "augment.png")
-        assert (tmp_path / "augment.png").stat().st_size > 10_000
+        save_figure(figure, tmp_path / "augmentation.png")
+        assert (tmp_path / "augmentation.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(("panel", "score"), [(0, "two_way"), (1, "retrieval")])
 def test_curves_bars_and_rings(panel, score):
-    metrics = augmentation()
-    axes = plot_augmentation(metrics).axes[panel]
+    record = augmentation()
+    axes = plot_augmentation(record).axes[panel]
     labels = axes.get_legend_handles_labels()[1]
     assert len(labels) == len(set(labels)) == 6
     curves = {c.get_label(): c for c in axes.containers}
@@ -84,11 +102,11 @@ def test_curves_bars_and_rings(panel, score):
     ):
         for kind, words in (("trials", "single trials"), ("averages", "repeat averages")):
             line, _, (bars,) = curves[f"{label}, {words}"].lines
-            found = [e["scores"][f"{score}_{kind}"] for e in metrics["conditions"][name]]
-            np.testing.assert_allclose(line.get_ydata(), [f["value"] for f in found])
-            level = found[0]["value"]
+            found = [d.scores[f"{score}_{kind}"] for d in record.conditions[name]]
+            np.testing.assert_allclose(line.get_ydata(), [f.value for f in found])
+            level = found[0].value
             for bar, one in zip(bars.get_segments(), found, strict=True):
-                np.testing.assert_allclose(bar[:, 1], level + np.array(one["gain_ci"]))
+                np.testing.assert_allclose(bar[:, 1], level + np.array(one.gain_ci))
             # The amount chosen is ringed.
             rings = [
                 other

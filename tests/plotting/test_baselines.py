@@ -22,6 +22,8 @@ from matplotlib.testing.compare import compare_images
 from nilearn.datasets import load_fsaverage
 from PIL import Image, ImageFilter
 
+from synbrain_cli.io.results.comparison import ComparedRow, Comparison, Estimate
+from synbrain_cli.io.results.record import ModelsProvenance, Repeats
 from synbrain_cli.metrics.learning_curve import fit_learning_curve
 from synbrain_cli.plotting.accuracy import plot_accuracy
 from synbrain_cli.plotting.calibration import plot_calibration
@@ -217,17 +219,43 @@ def learning_curve():
 def comparison():
     kinds = ("mean_pattern", "linear", "model", "model", "shuffled")
     names = ("mean pattern", "linear encoder", "sub-03_hours-1", "sub-03", "images shuffled")
+    unscored = ("voxelwise_correlation", "skill", "coverage_90", "difference_to_reference")
+    unscored += ("ratio_to_reference", "share_of_full", "ratio_to_linear")
     rows = []
     for k, (name, kind) in enumerate(zip(names, kinds, strict=True)):
         value = [0.0, 0.6, 0.65, 0.8, 0.01][k]
-        interval = {"value": value, "ci": [value - 0.05, value + 0.04]}
         rows.append(
-            {"row": name, "kind": kind, "training": None, "noise_normalised_correlation": interval}
+            ComparedRow(
+                row=name,
+                kind=kind,
+                models=[],
+                training=None,
+                noise_normalised_correlation=Estimate(value=value, ci=(value - 0.05, value + 0.04)),
+                **dict.fromkeys(unscored),
+                roi={},
+            )
         )
-    metrics = {"subject": "made-up/sub-03", "simulated": True, "rows": rows}
-    metrics |= {"reference": "sub-03", "reference_has_all_data": True}
-    metrics |= {"n_test_images": 200, "n_voxels": 700, "n_reliable_voxels": 600}
-    return plot_comparison(metrics | {"compared_by": "noise_normalised_correlation"})
+    return plot_comparison(
+        Comparison(
+            subject="made-up/sub-03",
+            simulated=True,
+            models=["sub-03_hours-1", "sub-03"],
+            reference="sub-03",
+            reference_has_all_data=True,
+            compared_by="noise_normalised_correlation",
+            n_test_images=200,
+            n_test_trials=600,
+            repeats_per_image=Repeats(min=3, max=3),
+            n_voxels=700,
+            n_reliable_voxels=600,
+            n_draws=0,
+            units={},
+            rows=rows,
+            roi={},
+            notes=[],
+            provenance=ModelsProvenance(fingerprints={}, data="", seed=0, n_boot=0, versions={}),
+        )
+    )
 
 
 FIGURES = {

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from msgspec.structs import replace
 
+from synbrain_cli.io.results.comparison import ComparedRow, Comparison, Estimate, RowTraining
+from synbrain_cli.io.results.record import ModelsProvenance, Repeats
 from synbrain_cli.plotting.comparison import plot_comparison
 from synbrain_cli.plotting.figure import save_figure
 
@@ -18,19 +21,28 @@ def texts(figure):
 
 
 def comparison(*, simulated=True, normalised=True, whole=True):
-    """What a comparison writes, as far as it is drawn."""
+    """Results of a comparison."""
 
     def row(name, kind, value, **training):
-        ci = None if kind == "ceiling" else [value - 0.04, value + 0.05]
-        score = {"value": value, "ci": ci}
+        ci = None if kind == "ceiling" else (value - 0.04, value + 0.05)
+        score = Estimate(value=value, ci=ci)
         known = {"hours": 1, "n_trials": 616, "sources": [], "strategy": None} | training
-        return {
-            "row": name,
-            "kind": kind,
-            "training": known if kind in ("mean_pattern", "linear", "model") else None,
-            PLAIN: score if kind != "ceiling" else {"value": 0.6, "ci": None},
-            NORMALISED: score if normalised else None,
-        }
+        has_training = kind in ("mean_pattern", "linear", "model")
+        return ComparedRow(
+            row=name,
+            kind=kind,
+            models=[],
+            training=RowTraining(**known) if has_training else None,
+            voxelwise_correlation=score if kind != "ceiling" else Estimate(value=0.6, ci=None),
+            noise_normalised_correlation=score if normalised else None,
+            skill=None,
+            coverage_90=None,
+            difference_to_reference=None,
+            ratio_to_reference=None,
+            share_of_full=None,
+            ratio_to_linear=None,
+            roi={},
+        )
 
     rows = [
         row("mean pattern", "mean_pattern", 0.0),
@@ -40,17 +52,25 @@ def comparison(*, simulated=True, normalised=True, whole=True):
         row("sub-03_hours-1, images shuffled", "shuffled", -0.0002),
         *([row("ceiling", "ceiling", 1.0)] if normalised else []),
     ]
-    return {
-        "subject": "somewhere/sub-03",
-        "simulated": simulated,
-        "reference": "sub-03" if whole else "sub-03_hours-1",
-        "reference_has_all_data": whole,
-        "compared_by": NORMALISED if normalised else PLAIN,
-        "n_test_images": 1000,
-        "n_voxels": 15724,
-        "n_reliable_voxels": 9876,
-        "rows": rows,
-    }
+    return Comparison(
+        subject="somewhere/sub-03",
+        simulated=simulated,
+        models=["sub-03_hours-1", "sub-03"],
+        reference="sub-03" if whole else "sub-03_hours-1",
+        reference_has_all_data=whole,
+        compared_by=NORMALISED if normalised else PLAIN,
+        n_test_images=1000,
+        n_test_trials=3000,
+        repeats_per_image=Repeats(min=3, max=3),
+        n_voxels=15724,
+        n_reliable_voxels=9876,
+        n_draws=0,
+        units={},
+        rows=rows,
+        roi={},
+        notes=[],
+        provenance=ModelsProvenance(fingerprints={}, data="0", seed=0, n_boot=1000, versions={}),
+    )
 
 
 def points(axes):
@@ -60,22 +80,22 @@ def points(axes):
 
 
 def test_a_row_for_each_predictor():
-    metrics = comparison()
-    figure = plot_comparison(metrics)
+    record = comparison()
+    figure = plot_comparison(record)
     assert isinstance(figure, Figure)
     (axes,) = figure.axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert [label.splitlines()[0] for label in labels] == [r["row"] for r in metrics["rows"][:-1]]
+    assert [label.splitlines()[0] for label in labels] == [r.row for r in record.rows[:-1]]
     assert labels[2].splitlines()[1] == "1 hour, 616 trials, from sub-01, fine-tuning"
     assert labels[3].splitlines()[1] == "30 hours, 22,500 trials"
     assert labels[4] == "sub-03_hours-1, images shuffled"
-    assert points(axes) == {i: r[NORMALISED]["value"] for i, r in enumerate(metrics["rows"][:-1])}
+    assert points(axes) == {i: r.score(NORMALISED).value for i, r in enumerate(record.rows[:-1])}
     # The first row is on top.
     low, high = axes.get_ylim()
     assert low > high
     drawn = [tuple(np.round(line.get_xdata(), 6)) for line in axes.lines]
-    for row in metrics["rows"][:-1]:
-        assert tuple(np.round(row[NORMALISED]["ci"], 6)) in drawn
+    for row in record.rows[:-1]:
+        assert tuple(np.round(row.score(NORMALISED).ci, 6)) in drawn
     found = texts(figure)
     assert "0.640 [0.600, 0.690]" in found
     assert not [text for text in found if "-0.000" in text]
@@ -126,10 +146,12 @@ def test_without_a_ceiling_there_is_no_line_of_it(tmp_path):
 
 
 def test_names_are_not_taken_for_formulas(tmp_path):
-    metrics = comparison()
-    metrics["rows"][2]["row"] = "cheap$model_at$home"
-    metrics["rows"][3][NORMALISED]["ci"] = None
-    figure = plot_comparison(metrics)
+    record = comparison()
+    rows = list(record.rows)
+    rows[2] = replace(rows[2], row="cheap$model_at$home")
+    no_limits = replace(rows[3].noise_normalised_correlation, ci=None)
+    rows[3] = replace(rows[3], noise_normalised_correlation=no_limits)
+    figure = plot_comparison(replace(record, rows=rows))
     save_figure(figure, tmp_path / "comparison.png", dpi=50)
     (axes,) = figure.axes
     assert axes.get_yticklabels()[2].get_text().startswith("cheap$model_at$home\n")

@@ -69,8 +69,8 @@ def test_parts_of_every_curve(tmp_path):
     assert sum(isinstance(c, PolyCollection) for c in axes.collections) == 1
     colours = {line.get_color() for line in lines(figure, "mean")}
     assert len(colours) == len({line.get_marker() for line in lines(figure, "mean")}) == 2
-    save_figure(figure, tmp_path / "scaling.png")
-    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+    save_figure(figure, tmp_path / "learning_curve.png")
+    assert (tmp_path / "learning_curve.png").stat().st_size > 10_000
 
 
 def test_amounts_are_plain_tick_labels():
