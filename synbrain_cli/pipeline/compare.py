@@ -161,7 +161,7 @@ def compare(
         for i, row in enumerate(rows):
             if row.readout is not None and settings.n_draws:
                 compute = partial(
-                    coverage_of_row, row, brains[0], test, settings.n_draws, bootstrap, run.progress
+                    coverage_of_row, row, brains[0], test, settings.n_draws, settings.n_boot, run
                 )
                 coverage[i] = work.once(f"coverage-{i}", Coverage, compute).score
         entries = compared_rows(scorer, correlations, skill, coverage)

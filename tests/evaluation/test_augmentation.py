@@ -466,7 +466,8 @@ class KnownBrain:
 class KnownSubject:
     """Trials in memory: only what `augment` asks of a prepared subject."""
 
-    dataset, subject, description = "table", "01", {"Standardization": "session"}
+    dataset, subject = "table", "01"
+    description = SimpleNamespace(standardization="session")
 
     def __init__(self, folder, table, betas):
         self.folder, self.trials, self.betas = folder, table, betas
@@ -502,7 +503,7 @@ def known_world(folder, *, knows, seed=0):
     row = {name: i for i, name in enumerate(names)}
     store = SimpleNamespace(
         folder=folder,
-        identity={"identity": IDENTITY},
+        identity=SimpleNamespace(identity=IDENTITY),
         images=names,
         digests=[""] * len(names),
         take=lambda images: tokens[[row[image] for image in images]],
@@ -565,7 +566,9 @@ def test_what_does_not_belong_together_is_refused(tmp_path, trained, brain, subj
     other = trained.find_subject("2", None, QUIET.info)
     with pytest.raises(InputError, match=r"model of simulated/sub-01, not of simulated/sub-02"):
         augment(trained, brain, other, store, FEW, run=RUN)
-    tokens = SimpleNamespace(folder=store.folder, identity={"identity": {"name": "another"}})
+    tokens = SimpleNamespace(
+        folder=store.folder, identity=SimpleNamespace(identity={"name": "another"})
+    )
     with pytest.raises(InputError, match=r"tokens of .*another.*pass its --encoder"):
         augment(trained, brain, subject, tokens, FEW, run=RUN)
 
