@@ -155,7 +155,7 @@ def learning_curve(
         full = np.full(len(subjects), np.nan)
         for number, one in enumerate(subjects):
             scorer = CurveScorer.load(
-                one.subject, one.store, Bootstrap(settings.n_boot, (run.seed, 6))
+                one.subject, one.store, Bootstrap(settings.n_boot, run.seed, stream=6)
             )
             models = HourModels(workspace, one, settings.strategies, scorer, run)
             if one.full is not None:
