@@ -47,7 +47,7 @@ def main() -> None:
     subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
     store = workspace.find_tokens(subject.dataset, brain.config.encoder.spec, print)
     examples = load_examples(subject, store)
-    scaler, train_set, val_set = examples.scaler, examples.train, examples.val
+    scaler, train_set = examples.scaler, examples.train
     test = subject.select("test")
     recorded = average_repeats(brain.standardize(test.betas), test.image_index)[0]
     tokens = StandardTokens(store.tokens, store.rows_of(test.images), scaler)
