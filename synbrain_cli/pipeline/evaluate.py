@@ -124,7 +124,9 @@ def evaluate(
         )
         run.progress.info("retrieval")
         retrieval = work.once(
-            "retrieval", RetrievalScores, lambda: retrieve(brain, test, predictions, bootstrap)
+            "retrieval",
+            RetrievalScores,
+            lambda: retrieve(brain, test, predictions, bootstrap, run.seed),
         )
         provenance = ModelProvenance(
             fingerprint=brain.config.fingerprint,
