@@ -125,38 +125,62 @@ def evaluate(
         )
         run.progress.info("retrieval")
         retrieval = work.once(
-            "retrieval", RetrievalScores, lambda: retrieve(brain, test, predictions, bootstrap)
+            "retrieval",
+            RetrievalScores,
+            lambda: retrieve(brain, test, predictions, bootstrap, run.seed),
         )
-        provenance = ModelProvenance(
-            fingerprint=brain.config.fingerprint,
-            data=data_checksum(subject),
-            seed=run.seed,
-            n_boot=settings.n_boot,
-        )
-        metrics = finite(
-            EvaluationRecord(
-                model=brain.name,
-                subject=brain.config.label,
-                simulated=brain.simulated,
-                n_test_images=test.n_images,
-                n_test_trials=len(test.trials),
-                repeats_per_image=test.repeats,
-                n_voxels=brain.n_voxels,
-                n_reliable_voxels=int(test.reliable.sum()),
-                n_draws=settings.n_draws,
-                units=_units(brain),
-                recorded_unit=brain.unit,
-                overall=responses.overall,
-                roi=responses.roi,
-                retrieval=retrieval,
-                draws=draws.scores,
-                notes=[*scorer.notes(), *draws.notes, *_notes_on_readout(brain), *test.notes],
-                provenance=provenance,
-            )
-        )
+        notes = [*scorer.notes(), *draws.notes, *_notes_on_readout(brain), *test.notes]
+        steps = _Steps(responses, draws, retrieval)
+        metrics = _metrics(brain, test, steps, notes, settings, run)
         result = EvaluateResult(folder, metrics, _voxels_table(brain, scorer, draws))
         _write(work, result)
     return result
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Results of the steps, each computed once."""
+
+    responses: ResponseResults
+    draws: Calibration
+    retrieval: RetrievalScores
+
+
+def _metrics(
+    brain: Brain,
+    test: TestSet,
+    steps: _Steps,
+    notes: list[str],
+    settings: EvaluateSettings,
+    run: RunContext,
+) -> EvaluationRecord:
+    """``metrics.json``: scores, and what they rest on."""
+    provenance = ModelProvenance(
+        fingerprint=brain.config.fingerprint,
+        data=data_checksum(test.subject),
+        seed=run.seed,
+        n_boot=settings.n_boot,
+    )
+    record = EvaluationRecord(
+        model=brain.name,
+        subject=brain.config.label,
+        simulated=brain.simulated,
+        n_test_images=test.n_images,
+        n_test_trials=len(test.trials),
+        repeats_per_image=test.repeats,
+        n_voxels=brain.n_voxels,
+        n_reliable_voxels=int(test.reliable.sum()),
+        n_draws=settings.n_draws,
+        units=_units(brain),
+        recorded_unit=brain.unit,
+        overall=steps.responses.overall,
+        roi=steps.responses.roi,
+        retrieval=steps.retrieval,
+        draws=steps.draws.scores,
+        notes=notes,
+        provenance=provenance,
+    )
+    return finite(record)
 
 
 def _recorded_settings(
