@@ -10,9 +10,9 @@ from pathlib import Path
 from synbrain_cli.brain import Brain
 from synbrain_cli.io.bundle import Adaptation
 from synbrain_cli.io.files import versions
+from synbrain_cli.io.responses import ResponseSettings
 from synbrain_cli.io.results.comparison import Comparison
 from synbrain_cli.io.results.record import read_result
-from synbrain_cli.io.responses import ResponseSettings
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.plotting.report.page import (
     Block,
