@@ -23,7 +23,7 @@ from synbrain_cli.io.files import atomic
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.calibration import line_agreement
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.prepare import prepare_table
+from synbrain_cli.pipeline.prepare import Target, prepare_table
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
@@ -57,9 +57,8 @@ def main() -> None:
             images=arguments.images,
             responses=(arguments.responses,),
         )
-        prepared = prepare_table(
-            workspace, experiment, subject=f"{fold:02d}", dataset=DATASET, progress=progress
-        )
+        run = RunContext(arguments.seed, progress=progress)
+        prepared = prepare_table(Target(workspace, DATASET), experiment, f"{fold:02d}", run)
         store = workspace.find_tokens(DATASET, "gabor", progress.info)
         subject = prepared.subjects[0]
         made = train(
@@ -67,7 +66,7 @@ def main() -> None:
             subject,
             store,
             TrainSettings(model=arguments.model),
-            RunContext(arguments.seed, progress=progress),
+            run,
             name=name,
             overwrite=True,
         )

@@ -59,18 +59,17 @@ def make(root: Path) -> None:
 
 def bring_in(root: Path) -> None:
     from synbrain_cli.io.workspace import Workspace
-    from synbrain_cli.pipeline.import_weights import import_published
+    from synbrain_cli.pipeline.import_weights import ImportSettings, import_published
     from synbrain_cli.progress import Progress
 
     with Timer() as timer:
-        result = import_published(
-            Workspace(root),
+        settings = ImportSettings(
             root / "last.pth",
             root / "last.pt",
             mask=root / "nsdgeneral.nii.gz",
             subject=SUBJECT,
-            progress=Progress(quiet=True),
         )
+        result = import_published(Workspace(root), settings, progress=Progress(quiet=True))
     report(timer.seconds, bundle_megabytes=_megabytes(result.folder))
 
 

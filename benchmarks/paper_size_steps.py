@@ -212,7 +212,7 @@ def encoder_spec(run: Run) -> str:
 def make(run: Run) -> None:
     """Random weights in the published format, and the bundle that they are imported to."""
     from synbrain_cli.io.workspace import Workspace
-    from synbrain_cli.pipeline.import_weights import import_published
+    from synbrain_cli.pipeline.import_weights import ImportSettings, import_published
     from synbrain_cli.progress import Progress
 
     torch.manual_seed(0)
@@ -233,16 +233,15 @@ def make(run: Run) -> None:
     inside[-size.n_voxels :] = 1
     nib.save(nib.Nifti1Image(inside.reshape(GRID), np.eye(4)), root / "mask.nii.gz")
     with Timer() as timer:
-        import_published(
-            Workspace(root),
+        settings = ImportSettings(
             root / "last.pth",
             root / "last.pt",
             mask=root / "mask.nii.gz",
             subject="1",
             n_voxels=size.n_voxels,
             encoder=encoder_spec(run) if (root / "tower.pt").exists() else None,
-            progress=Progress(quiet=True),
         )
+        import_published(Workspace(root), settings, progress=Progress(quiet=True))
     report(timer.seconds)
 
 

@@ -24,8 +24,9 @@ from synbrain_cli.datasets.nsd_design import image_name
 from synbrain_cli.datasets.nsd_files import NSD, STIMULI
 from synbrain_cli.datasets.photographs import crop_photographs, load_photographs
 from synbrain_cli.features.loading import load_encoder
-from synbrain_cli.pipeline.prepare import extract_tokens
+from synbrain_cli.pipeline.tokens import TokenRequest, extract_tokens
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 N_IMAGES, SIZE, REPEATS = 500, 425, 3
 
@@ -55,7 +56,8 @@ def step(what: str, root: Path, spec: str) -> None:
         return report(timer.seconds)
     load_encoder(spec)  # imports and weights, which the other step does not count either
     with tempfile.TemporaryDirectory(dir=root) as folder, Timer() as timer:
-        extract_tokens(Path(folder), names, nsd.read_images, spec, "cpu", Progress(quiet=True))
+        run = RunContext(progress=Progress(quiet=True))
+        extract_tokens(Path(folder), names, nsd.read_images, TokenRequest(spec), run)
     return report(timer.seconds)
 
 

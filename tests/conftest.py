@@ -15,7 +15,7 @@ from synbrain_cli import cli
 from synbrain_cli.config import PRESETS
 from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.pipeline.prepare import prepare_simulated
+from synbrain_cli.pipeline.prepare import Target, prepare_simulated
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
@@ -67,7 +67,7 @@ def _test_preset():
 def prepared(tmp_path_factory) -> Workspace:
     """Workspace with two simulated subjects, prepared; read-only for tests."""
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
-    prepare_simulated(workspace, config=SMALL, progress=QUIET)
+    prepare_simulated(Target(workspace, "simulated"), SMALL, RunContext(progress=QUIET))
     return workspace
 
 

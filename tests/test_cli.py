@@ -363,16 +363,16 @@ def test_choices_are_those_of_the_library():
     assert tuple(options.MapSpace) == (*surface_resampling.SURFACE_SPACES, "MNI", "none")
 
 
-def test_the_library_checks_choices_for_python_callers(trained, subject, store, tmp_path):
+def test_the_library_checks_choices_for_python_callers(tmp_path):
     from synbrain_cli.brain.drawing import Drawing
     from synbrain_cli.pipeline import plot
-    from synbrain_cli.pipeline.train import train
+    from synbrain_cli.pipeline.train import TrainSettings
 
     own = Workspace(tmp_path)
 
     for message, call in (
-        ("--preset huge: expected one of tiny", lambda: train(own, subject, store, preset="huge")),
-        ("--model cubic: expected full or", lambda: train(own, subject, store, model="cubic")),
+        ("--preset huge: expected one of tiny", lambda: TrainSettings(preset="huge")),
+        ("--model cubic: expected full or", lambda: TrainSettings(model="cubic")),
         ("--what soul: expected one of mean", lambda: plot.brain_maps(own, "flatmap", what="soul")),
         ("--format bmp: expected one of png", lambda: plot.Look(format="bmp")),
         ("--space fsnative: expected one of fsav", lambda: plot.Look(space="fsnative")),

@@ -22,7 +22,7 @@ from synbrain_cli.cli.options import (
     WorkspaceOption,
 )
 from synbrain_cli.cli.parsers import parse_named_file, parse_sessions, parse_subject_numbers
-from synbrain_cli.cli.running import interruptible, open_workspace
+from synbrain_cli.cli.running import interruptible, open_run
 from synbrain_cli.cli.sections import PlainGroup
 from synbrain_cli.cli.tables import print_columns, print_records
 
@@ -83,7 +83,7 @@ JobsOption = Annotated[
 
 
 @app.command("nsd")
-def prepare_nsd(
+def nsd(
     root: NSDRootOption = None,
     subject: SubjectsOption = None,
     sessions: SessionsOption = None,
@@ -110,14 +110,12 @@ def prepare_nsd(
     Example: synbrain prepare nsd --subject 1 --sessions 10
     """
     from synbrain_cli.datasets.nsd_choice import Choice
-    from synbrain_cli.distributed import Processes
-    from synbrain_cli.pipeline import prepare
+    from synbrain_cli.pipeline.prepare import NSDSource, Target, describe, prepare_nsd
 
-    processes = Processes.assemble(device)
-    workspace, progress = open_workspace(folder, quiet or not processes.is_main)
+    workspace, run = open_run(folder, quiet, seed, device, distributed=True)
+    target = Target(workspace, dataset, encoder or "gabor", precision, overwrite)
     with interruptible():
-        result = prepare.prepare_nsd(
-            workspace,
+        source = NSDSource(
             root,
             subjects=parse_subject_numbers(subject),
             sessions=parse_sessions(sessions),
@@ -132,17 +130,11 @@ def prepare_nsd(
             ),
             download=download,
             ask=_TerminalConsent(accept_terms),
-            dataset=dataset,
-            encoder=encoder or "gabor",
             workers=jobs,
-            device=_resolve_device(processes.device(device)),
-            precision=precision,
-            overwrite=overwrite,
-            progress=progress,
-            processes=processes,
         )
-    if processes.is_main:
-        print_records(prepare.describe(result))
+        result = prepare_nsd(target, source, run)
+    if run.processes.is_main:
+        print_records(describe(result))
 
 
 class _TerminalConsent:
@@ -182,7 +174,7 @@ class _TerminalConsent:
 
 
 @app.command("algonauts")
-def prepare_algonauts(
+def algonauts(
     root: Annotated[Path, typer.Option(help="The challenge's folder: it holds subj01/, …")],
     subject: SubjectsOption = None,
     standardize: StandardizeOption = "train",
@@ -201,30 +193,17 @@ def prepare_algonauts(
 
     Example: synbrain prepare algonauts --root algonauts_2023 --subject 1
     """
-    from synbrain_cli.distributed import Processes
-    from synbrain_cli.pipeline import prepare
+    from synbrain_cli.datasets.algonauts import Choice
+    from synbrain_cli.pipeline.prepare import Target, describe, prepare_algonauts
 
-    processes = Processes.assemble(device)
-    workspace, progress = open_workspace(folder, quiet or not processes.is_main)
+    workspace, run = open_run(folder, quiet, seed, device, distributed=True)
+    target = Target(workspace, dataset, encoder or "gabor", precision, overwrite)
     with interruptible():
-        result = prepare.prepare_algonauts(
-            workspace,
-            root,
-            subjects=parse_subject_numbers(subject),
-            standardize=standardize,
-            test_share=test,
-            validation_share=validation,
-            seed=seed,
-            dataset=dataset,
-            encoder=encoder or "gabor",
-            device=_resolve_device(processes.device(device)),
-            precision=precision,
-            overwrite=overwrite,
-            progress=progress,
-            processes=processes,
-        )
-    if processes.is_main:
-        print_records(prepare.describe(result))
+        choice = Choice(standardize, test, validation, seed)
+        subjects = parse_subject_numbers(subject)
+        result = prepare_algonauts(target, root, choice, subjects, run)
+    if run.processes.is_main:
+        print_records(describe(result))
 
 
 # ------------------------------------------------------------------------- your own experiment
@@ -292,7 +271,7 @@ TableSplitOption = Annotated[
 
 
 @app.command("table")
-def prepare_table(
+def table(
     trials: TrialsArgument,
     images: ImagesOption,
     dataset: TableDatasetOption,
@@ -325,52 +304,41 @@ def prepare_table(
     --dataset v4 --subject 1
     """
     from synbrain_cli.datasets.table_experiment import Experiment
-    from synbrain_cli.distributed import Processes
     from synbrain_cli.io.workspace import subject_label
-    from synbrain_cli.pipeline import prepare
+    from synbrain_cli.pipeline.prepare import Target, describe, prepare_table
 
-    processes = Processes.assemble(device)
-    workspace, progress = open_workspace(folder, quiet or not processes.is_main)
+    workspace, run = open_run(folder, quiet, seed, device, distributed=True)
+    target = Target(workspace, dataset, encoder or "gabor", precision, overwrite)
     with interruptible():
-        result = prepare.prepare_table(
-            workspace,
-            Experiment(
-                trials=tuple(trials),
-                images=images,
-                responses=tuple(responses or ()),
-                left=tuple(left or ()),
-                right=tuple(right or ()),
-                mask=tuple(mask or ()),
-                voxels=voxels,
-                rois=tuple(parse_named_file(text) for text in roi or ()),
-                image_column=image_column,
-                space=space,
-                unit=unit,
-                divide_by=divide_by,
-                standardize=standardize,
-                split=split,
-                test_share=test,
-                validation_share=validation,
-                seed=seed,
-            ),
-            subject=subject_label(subject),
-            dataset=dataset,
-            encoder=encoder or "gabor",
-            device=_resolve_device(processes.device(device)),
-            precision=precision,
-            overwrite=overwrite,
-            progress=progress,
-            processes=processes,
+        experiment = Experiment(
+            trials=tuple(trials),
+            images=images,
+            responses=tuple(responses or ()),
+            left=tuple(left or ()),
+            right=tuple(right or ()),
+            mask=tuple(mask or ()),
+            voxels=voxels,
+            rois=tuple(parse_named_file(text) for text in roi or ()),
+            image_column=image_column,
+            space=space,
+            unit=unit,
+            divide_by=divide_by,
+            standardize=standardize,
+            split=split,
+            test_share=test,
+            validation_share=validation,
+            seed=seed,
         )
-    if processes.is_main:
-        print_records(prepare.describe(result))
+        result = prepare_table(target, experiment, subject_label(subject), run)
+    if run.processes.is_main:
+        print_records(describe(result))
 
 
 # ------------------------------------------------------------------------------- simulation
 
 
 @app.command("simulated")
-def prepare_simulated(
+def simulated(
     sessions: Annotated[
         int,
         typer.Option(
@@ -391,27 +359,12 @@ def prepare_simulated(
     Example: synbrain prepare simulated
     """
     from synbrain_cli.datasets.simulated import SimulationConfig
-    from synbrain_cli.distributed import Processes
-    from synbrain_cli.pipeline import prepare
+    from synbrain_cli.pipeline.prepare import Target, describe, prepare_simulated
 
-    processes = Processes.assemble(device)
-    workspace, progress = open_workspace(folder, quiet or not processes.is_main)
+    workspace, run = open_run(folder, quiet, seed, device, distributed=True)
+    target = Target(workspace, "simulated", encoder or "gabor", precision, overwrite)
     with interruptible():
-        result = prepare.prepare_simulated(
-            workspace,
-            config=SimulationConfig.of_sessions(sessions, seed=seed),
-            encoder=encoder or "gabor",
-            device=_resolve_device(processes.device(device)),
-            precision=precision,
-            overwrite=overwrite,
-            progress=progress,
-            processes=processes,
-        )
-    if processes.is_main:
-        print_records(prepare.describe(result))
-
-
-def _resolve_device(device: str) -> str:
-    from synbrain_cli.run import resolve_device
-
-    return str(resolve_device(device))
+        config = SimulationConfig.of_sessions(sessions, seed=seed)
+        result = prepare_simulated(target, config, run)
+    if run.processes.is_main:
+        print_records(describe(result))

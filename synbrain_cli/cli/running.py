@@ -19,6 +19,7 @@ from synbrain_cli.errors import SynbrainError
 if TYPE_CHECKING:
     from synbrain_cli.io.workspace import Workspace
     from synbrain_cli.progress import Progress
+    from synbrain_cli.run import RunContext
 
 # Commands whose work several processes share under `accelerate launch`.
 DISTRIBUTED = ("prepare", "train", "synthesize")
@@ -41,6 +42,33 @@ def open_workspace(folder: Path, quiet: bool) -> tuple[Workspace, Progress]:
     if not folder.is_dir():
         raise MissingError(f"--workspace {folder}: no such folder: make it first")
     return Workspace(folder.resolve()), Progress(quiet)
+
+
+def open_run(
+    folder: Path, quiet: bool, seed: int, device: str, *, distributed: bool = False
+) -> tuple[Workspace, RunContext]:
+    """Workspace in a folder, and what the command's work is computed with.
+
+    Parameters
+    ----------
+    folder, quiet
+        As in `open_workspace`.
+    seed : int
+    device : str
+    distributed : bool
+        Join the processes that were launched together (commands of `DISTRIBUTED`).
+
+    Raises
+    ------
+    MissingError, InputError
+        No such folder; a device that does not exist here.
+    """
+    from synbrain_cli.distributed import SINGLE_PROCESS, Processes
+    from synbrain_cli.run import RunContext
+
+    processes = Processes.assemble(device) if distributed else SINGLE_PROCESS
+    workspace, progress = open_workspace(folder, quiet or not processes.is_main)
+    return workspace, RunContext.create(seed, device, processes=processes, progress=progress)
 
 
 @contextlib.contextmanager

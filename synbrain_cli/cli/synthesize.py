@@ -18,7 +18,7 @@ from synbrain_cli.cli.options import (
     SubjectOption,
     WorkspaceOption,
 )
-from synbrain_cli.cli.running import interruptible, open_workspace
+from synbrain_cli.cli.running import interruptible, open_run
 
 Sampling = Literal["calibrated", "latent", "mean"]
 Signal = Literal["shared", "fresh"]
@@ -79,24 +79,21 @@ def synthesize(
     Example: synbrain synthesize examples/images --subject 2 --samples 8
     """
     from synbrain_cli.brain.drawing import Drawing
-    from synbrain_cli.distributed import Processes
     from synbrain_cli.pipeline.synthesize import Output
     from synbrain_cli.pipeline.synthesize import synthesize as write_responses
-    from synbrain_cli.run import RunContext
 
-    processes = Processes.assemble(device)
-    workspace, progress = open_workspace(folder, quiet or not processes.is_main)
+    workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     spaces = None if space is None else [s.value for s in space if s != MapSpace.NONE]
     with interruptible():
         result = write_responses(
             workspace,
-            workspace.find_model(model, subject, progress.info),
+            workspace.find_model(model, subject, run.progress.info),
             images[0] if len(images) == 1 else images,
             Drawing(samples, seed, sampling, signal, noise_factor, unit),
             Output(output, spaces, overwrite),
-            RunContext.create(seed, device, processes=processes, progress=progress),
+            run,
         )
-    if processes.is_main:
+    if run.processes.is_main:
         print(result.draws)
         for file in result.images.get("nifti", []):
             print(result.folder / file)

@@ -142,25 +142,24 @@ def weights_import(
 
     Example: synbrain weights import --brainvae last.pth --s2n last.pt --mask nsdgeneral.nii.gz
     """
-    from synbrain_cli.pipeline.import_weights import import_published
+    from synbrain_cli.pipeline.import_weights import ImportSettings, import_published
 
     workspace, progress = open_workspace(folder, quiet)
-    with interruptible(resumes=False):
+    settings = ImportSettings(
+        brainvae=brainvae,
+        s2n=s2n,
+        mask=mask,
+        subject=subject,
+        dataset=dataset,
+        prepared=prepared,
+        nsd=nsd,
+        n_voxels=voxels,
+        encoder=encoder,
+        licence=licence,
+    )
+    with interruptible():
         result = import_published(
-            workspace,
-            brainvae,
-            s2n,
-            mask=mask,
-            subject=subject,
-            dataset=dataset,
-            prepared=prepared,
-            nsd=nsd,
-            n_voxels=voxels,
-            encoder=encoder,
-            licence=licence,
-            name=name,
-            overwrite=overwrite,
-            progress=progress,
+            workspace, settings, name=name, overwrite=overwrite, progress=progress
         )
     print(result.folder)
 

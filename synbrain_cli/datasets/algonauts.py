@@ -11,7 +11,7 @@ import io
 import pickle
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -246,17 +246,34 @@ def _text(name: Any) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class Choice:
+    """How the challenge's data are prepared.
+
+    Attributes
+    ----------
+    standardize : {"session", "train", "none"}
+        All rows count as one session: which were recorded when is not in the files.
+    test_share, validation_share : float
+        Of the images.
+    seed : int
+        Draws test and validation images.
+    """
+
+    standardize: str = "train"
+    test_share: float = 0.1
+    validation_share: float = 0.1
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options for the record."""
+        return asdict(self)
+
+
 def prepare_subject(
-    challenge: Challenge,
-    subject: int,
-    folder: Path,
-    *,
-    standardize: str = "train",
-    test_share: float = 0.1,
-    validation_share: float = 0.1,
-    seed: int = 0,
+    challenge: Challenge, subject: int, folder: Path, choice: Choice | None = None
 ) -> PreparedSubject:
-    """Write a prepared subject: one trial an image, the average of its repeats.
+    """Write a prepared subject: one trial per image, the average of its repeats.
 
     Parameters
     ----------
@@ -265,17 +282,14 @@ def prepare_subject(
         1 to 8.
     folder : path
         ``prepared/<dataset>/sub-01``.
-    standardize : {"session", "train", "none"}
-        All rows count as one session: which were recorded when is not in the files.
-    test_share, validation_share : float
-    seed : int
-        Draws test and validation images.
+    choice : Choice, optional
 
     Raises
     ------
     MissingError, InputError
         Unknown subject; files missing, damaged, or of different lengths.
     """
+    choice = choice or Choice()
     if subject not in challenge.folders:
         raise MissingError(
             f"{challenge.root}: no subject {subject}; here are {sorted(challenge.folders)}"
@@ -285,7 +299,10 @@ def prepare_subject(
     voxel_space = challenge.voxel_space(subject)
     shown = np.array(list(files))
     split = split_trials(
-        shown, draw_images(shown, test_share, seed, "test"), share=validation_share, seed=seed
+        shown,
+        draw_images(shown, choice.test_share, choice.seed, "test"),
+        share=choice.validation_share,
+        seed=choice.seed,
     )
     check_splits(split, shown, "choose larger shares with --test or --validation")
     trials = pd.DataFrame(
@@ -297,38 +314,32 @@ def prepare_subject(
             "split": split,
         }
     )
-    options = {
-        "subject": subject,
-        "standardize": standardize,
-        "test_share": test_share,
-        "validation_share": validation_share,
-        "seed": seed,
-    }
+    options = {"subject": subject, **choice.to_dict()}
     source = challenge.folders[subject] / "training_split/training_fmri"
     sizes = {f"{p.name}": p.stat().st_size for p in sorted(source.glob("*.npy"))}
     voxels = challenge.voxel_table(subject)
-    writer = PreparedWriter(
-        folder, {**options, "sources": sizes}, trials, voxel_space.n_voxels, standardize
-    )
-    if 1 not in writer.done:
-        betas = np.empty((len(shown), voxel_space.n_voxels), np.float32)
-        betas[:, : len(voxel_space.left)] = responses["left"]
-        betas[:, len(voxel_space.left) :] = responses["right"]
-        writer.write_session(1, betas, str(source))
-    voxels, reliability = add_ncsnr(voxels, writer)
-    vertices = {h: getattr(voxel_space, h) for h in HEMISPHERES}
-    writer.finish(
-        voxels,
-        voxel_space,
-        {SURFACE_RESAMPLING: SurfaceResampling.from_vertices(vertices, voxel_space.n_vertices)},
-        Origin(
-            name=f"Algonauts 2023 subject {subject}, prepared",
-            simulated=is_simulated(challenge.root),
-            space=voxel_space.space,
-            unit_before_standardization="z-score within session, averaged over repeats",
-            options=options,
-            sources={name: {"bytes": size} for name, size in sizes.items()},
-            noise_ceiling_snr=reliability,
-        ),
-    )
+    with PreparedWriter(
+        folder, {**options, "sources": sizes}, trials, voxel_space.n_voxels, choice.standardize
+    ) as writer:
+        if 1 not in writer.done:
+            betas = np.empty((len(shown), voxel_space.n_voxels), np.float32)
+            betas[:, : len(voxel_space.left)] = responses["left"]
+            betas[:, len(voxel_space.left) :] = responses["right"]
+            writer.write_session(1, betas, str(source))
+        voxels, reliability = add_ncsnr(voxels, writer)
+        vertices = {h: getattr(voxel_space, h) for h in HEMISPHERES}
+        writer.finish(
+            voxels,
+            voxel_space,
+            {SURFACE_RESAMPLING: SurfaceResampling.from_vertices(vertices, voxel_space.n_vertices)},
+            Origin(
+                name=f"Algonauts 2023 subject {subject}, prepared",
+                simulated=is_simulated(challenge.root),
+                space=voxel_space.space,
+                unit_before_standardization="z-score within session, averaged over repeats",
+                options=options,
+                sources={name: {"bytes": size} for name, size in sizes.items()},
+                noise_ceiling_snr=reliability,
+            ),
+        )
     return PreparedSubject(folder)

@@ -139,37 +139,38 @@ def prepare_subject(
     }
     # Files of one format have one size: an altered one is known by its time.
     times = [path.stat().st_mtime_ns for paths in files.values() for path in paths]
-    writer = PreparedWriter(
+    with PreparedWriter(
         folder,
         {**options, "sources": sources, "times": times},
         trials,
         voxel_space.n_voxels,
         choice.standardize,
-    )
+        progress,
+    ) as writer:
 
-    def read(session: int) -> None:
-        paths = files[session]
-        betas = read_session(paths, choice, inside, voxel_space)
-        writer.write_session(session, betas, str(paths[0]))
+        def read(session: int) -> None:
+            paths = files[session]
+            betas = read_session(paths, choice, inside, voxel_space)
+            writer.write_session(session, betas, str(paths[0]))
 
-    with progress.bar(f"subject {subject}: sessions") as bar:
-        in_parallel(read, sessions, writer.done, workers, bar.to)
-    voxels, reliability = add_ncsnr(voxels, writer)
-    progress.info(f"subject {subject}: {describe_ncsnr(reliability)}")
-    writer.finish(
-        voxels,
-        voxel_space,
-        resamplings,
-        Origin(
-            name=f"{'Simulated' if nsd.simulated else 'NSD'} subject {subject}, prepared",
-            simulated=nsd.simulated,
-            space=choice.space,
-            unit_before_standardization="percent signal change",
-            options=options,
-            sources={name: {"bytes": size} for name, size in sources.items()},
-            noise_ceiling_snr=reliability,
-        ),
-    )
+        with progress.bar(f"subject {subject}: sessions") as bar:
+            in_parallel(read, sessions, writer.done, workers, bar.to)
+        voxels, reliability = add_ncsnr(voxels, writer)
+        progress.info(f"subject {subject}: {describe_ncsnr(reliability)}")
+        writer.finish(
+            voxels,
+            voxel_space,
+            resamplings,
+            Origin(
+                name=f"{'Simulated' if nsd.simulated else 'NSD'} subject {subject}, prepared",
+                simulated=nsd.simulated,
+                space=choice.space,
+                unit_before_standardization="percent signal change",
+                options=options,
+                sources={name: {"bytes": size} for name, size in sources.items()},
+                noise_ceiling_snr=reliability,
+            ),
+        )
     return PreparedSubject(folder)
 
 

@@ -69,26 +69,28 @@ def prepare_experiment(
         }
     )
     options = {"subject": subject, **experiment.options()}
-    writer = PreparedWriter(folder, options, trials, responses.n_voxels, experiment.standardize)
-    with progress.bar(f"sub-{subject}: files") as bar:
-        for done in _write_sessions(table, responses, writer, counts):
-            bar.to(done, len(counts))
-    voxels, reliability = add_ncsnr(voxels, writer)
-    progress.info(f"sub-{subject}: {describe_ncsnr(reliability)}")
-    writer.finish(
-        voxels,
-        responses.voxel_space,
-        resamplings,
-        Origin(
-            name=f"Subject {subject}, prepared from {experiment.tables[0].name}",
-            simulated=is_simulated(experiment.tables[0].parent),
-            space=experiment.space,
-            unit_before_standardization=experiment.unit,
-            options={k: v for k, v in options.items() if k != "sources"},
-            sources={name: {"bytes": size} for name, size in options["sources"].items()},
-            noise_ceiling_snr=reliability,
-        ),
-    )
+    with PreparedWriter(
+        folder, options, trials, responses.n_voxels, experiment.standardize, progress
+    ) as writer:
+        with progress.bar(f"sub-{subject}: files") as bar:
+            for done in _write_sessions(table, responses, writer, counts):
+                bar.to(done, len(counts))
+        voxels, reliability = add_ncsnr(voxels, writer)
+        progress.info(f"sub-{subject}: {describe_ncsnr(reliability)}")
+        writer.finish(
+            voxels,
+            responses.voxel_space,
+            resamplings,
+            Origin(
+                name=f"Subject {subject}, prepared from {experiment.tables[0].name}",
+                simulated=is_simulated(experiment.tables[0].parent),
+                space=experiment.space,
+                unit_before_standardization=experiment.unit,
+                options={k: v for k, v in options.items() if k != "sources"},
+                sources={name: {"bytes": size} for name, size in options["sources"].items()},
+                noise_ceiling_snr=reliability,
+            ),
+        )
     return PreparedSubject(folder)
 
 

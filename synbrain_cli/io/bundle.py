@@ -42,7 +42,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Base of the records in ``config.json``: a missing or unknown field is an error."""
 
 
-class SplitSizes(Record):
+class SplitSizes(Record, frozen=True):
     """Trials or images of the training and the validation split."""
 
     train: int = 0
@@ -54,7 +54,7 @@ class SplitSizes(Record):
         return self.train + self.val
 
 
-class Epoch(Record):
+class Epoch(Record, frozen=True):
     """One epoch of a network's training."""
 
     epoch: int
@@ -62,7 +62,7 @@ class Epoch(Record):
     validation_score: float
 
 
-class StageHistory(Record):
+class StageHistory(Record, frozen=True):
     """The training of one network."""
 
     best_epoch: int
@@ -70,21 +70,21 @@ class StageHistory(Record):
     history: list[Epoch]
 
 
-class Rank(Record):
+class Rank(Record, frozen=True):
     """Number of factors of the two covariances."""
 
     signal: int
     noise: int
 
 
-class Variances(Record):
+class Variances(Record, frozen=True):
     """Medians over voxels, in the variance of a standardised trial."""
 
     unexplained_signal: float
     noise: float
 
 
-class ReadoutSummary(Record):
+class ReadoutSummary(Record, frozen=True):
     """What the readout found; medians over voxels.
 
     Attributes
@@ -106,7 +106,7 @@ class ReadoutSummary(Record):
     stack: dict[Predictor, float]
 
 
-class Adaptation(Record):
+class Adaptation(Record, frozen=True):
     """How a model was adapted to a new subject.
 
     Attributes
@@ -133,7 +133,7 @@ class Adaptation(Record):
     strategies: dict[str, float]
 
 
-class OriginFile(Record):
+class OriginFile(Record, frozen=True):
     """A checkpoint that was imported."""
 
     name: str
@@ -142,7 +142,7 @@ class OriginFile(Record):
     source: str | None = msgspec.field(name="from")
 
 
-class CheckpointEntry(Record):
+class CheckpointEntry(Record, frozen=True):
     """Which weights of a checkpoint were taken, and how far its training was."""
 
     taken: str
@@ -151,7 +151,7 @@ class CheckpointEntry(Record):
     steps: int | None = None
 
 
-class Origin(Record):
+class Origin(Record, frozen=True):
     """Where imported weights come from; keys are "brainvae" and "s2n"."""
 
     files: dict[str, OriginFile]
@@ -159,7 +159,7 @@ class Origin(Record):
     licence: str
 
 
-class TrainingRecord(Record):
+class TrainingRecord(Record, frozen=True):
     """How a model was made.
 
     Attributes
@@ -204,7 +204,7 @@ class TrainingRecord(Record):
         return self.adaptation.hours if self.adaptation else None
 
 
-class TransferConfig(Record):
+class TransferConfig(Record, frozen=True):
     """What an adapted model predicts with.
 
     Attributes
@@ -225,7 +225,7 @@ class TransferConfig(Record):
     fingerprints: list[str] = []
 
 
-class BundleConfig(Record):
+class BundleConfig(Record, frozen=True):
     """``config.json`` of a bundle.
 
     Attributes

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -19,33 +18,50 @@ from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.files import (
     atomic,
     create_array,
-    read_json,
-    replace_folder,
     versions,
     write_at,
-    write_json,
 )
 from synbrain_cli.io.prepared import DESCRIPTION, STANDARDIZATIONS, Origin, PreparedDescription
-from synbrain_cli.io.records import write_record
+from synbrain_cli.io.records import read_record, write_record
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.volume_resampling import VolumeResampling
 from synbrain_cli.io.voxel_space import Geometry
+from synbrain_cli.io.workfolder import FolderKind, work_folder
+from synbrain_cli.progress import Progress
+
+# Whether a finished subject is kept is decided before its files are read: see `prepare`.
+PREPARED = FolderKind("a prepared subject", "--dataset", remakes=True)
+STARTED = "betas.json"  # record in the work folder's recovery
+
+
+class SessionsDone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an interrupted run has written.
+
+    Attributes
+    ----------
+    start : int
+        Byte at which the values of the unfinished array begin.
+    done : dict
+        Session → checksum of its betas as they came.
+    """
+
+    start: int
+    done: dict[int, str]
 
 
 class PreparedWriter:
-    """Writes a prepared subject session by session; a stopped run goes on where it was.
+    """Writes a prepared subject session by session; a stopped run continues where it stopped.
 
-    Everything is written in ``.sub-01.partial`` beside the final folder, which takes its name
-    when `finish` is called. Sessions may be written in any order, by several threads; memory does
-    not grow with their number.
+    A context manager: the work folder (`synbrain_cli.io.workfolder`) is open inside the block, and
+    takes its final name when `finish` is called. Sessions may be written in any order, by several
+    threads; memory does not grow with their number.
 
     Parameters
     ----------
     folder : Path
         Final folder.
     options : dict
-        What the content depends on (sources, options). A partial folder made with others is
-        dropped.
+        What the content depends on (sources, options).
     trials : DataFrame
         ``trials.tsv``; the trials of a session follow one another.
     n_voxels : int
@@ -53,15 +69,25 @@ class PreparedWriter:
         z-score each voxel within session, over all its trials (usual for NSD; it uses the test
         trials' responses, though not their images); or by the mean and the standard deviation
         of the training trials of all sessions; or leave betas as they come.
+    progress : Progress, optional
+        Shows what differs where an interrupted run of other options is dropped.
+
+    Attributes
+    ----------
+    rows : dict
+        Session → slice of its trials.
+    done : dict
+        Session → checksum, of the sessions written.
     """
 
     def __init__(
         self,
         folder: Path,
-        options: dict[str, Any],
+        options: Mapping[str, Any],
         trials: pd.DataFrame,
         n_voxels: int,
         standardize: str = "session",
+        progress: Progress | None = None,
     ) -> None:
         if standardize not in STANDARDIZATIONS:
             raise InputError(
@@ -71,17 +97,15 @@ class PreparedWriter:
         self.trials = trials
         self.n_voxels = n_voxels
         self.standardize = standardize
+        self.done: dict[int, str] = {}
         self._train = (trials["split"] == "train").to_numpy()
-        self._options = json.loads(
-            json.dumps(
-                {
-                    **options,
-                    "standardize": standardize,
-                    "trials": hashlib.sha256(trials.to_csv().encode()).hexdigest(),
-                    "n_voxels": n_voxels,
-                }
-            )
-        )
+        self._settings = {
+            **options,
+            "standardize": standardize,
+            "trials": hashlib.sha256(trials.to_csv().encode()).hexdigest(),
+            "n_voxels": n_voxels,
+        }
+        self._log = progress
         session = trials["session"].to_numpy()
         starts = np.flatnonzero(np.r_[True, session[1:] != session[:-1]])
         self.rows = {
@@ -91,45 +115,29 @@ class PreparedWriter:
         if len(self.rows) != len(starts):
             raise InputError("trials: expected the trials of a session to follow one another")
         self._lock = threading.Lock()
-        self._open_folder()
+        self._context = ExitStack()
 
-    # ---------------------------------------------------------------------- partial folder
+    # ------------------------------------------------------------------------- work folder
 
-    def _open_folder(self) -> None:
-        """Take up the partial folder of an interrupted run with the same options, or begin anew."""
-        self.partial = self.folder.with_name(f".{self.folder.name}.partial")
-        self._progress = self.partial / "progress.json"
-        self._betas = self.partial / "unfinished.npy"
-        if not self._go_on():
-            shutil.rmtree(self.partial, ignore_errors=True)
-            self.partial.mkdir(parents=True)
-            self.done: dict[int, str] = {}
-            self._start = create_array(self._betas, np.float32, (len(self.trials), self.n_voxels))
-            self._note_progress()
+    def __enter__(self) -> Self:
+        folder = work_folder(self.folder, PREPARED, self._settings, progress=self._log)
+        self._work = self._context.enter_context(folder)
+        self._betas = self._work.recovery / "unfinished.npy"
+        started = self._work.recovery / STARTED
+        if started.exists() and self._betas.exists():
+            record = read_record(started, SessionsDone)
+            self._start, self.done = record.start, dict(record.done)
+        else:
+            shape = (len(self.trials), self.n_voxels)
+            self._start, self.done = create_array(self._betas, np.float32, shape), {}
+            self._note_sessions()
+        return self
 
-    def _go_on(self) -> bool:
-        """Take up what an interrupted run with the same options left."""
-        if not self._progress.exists():
-            return False
-        record = read_json(self._progress)
-        if record["options"] != self._options:
-            return False
-        self.done = {int(session): digest for session, digest in record["done"].items()}
-        self._start = record["start"]
-        return self._betas.exists()
+    def __exit__(self, *exception: object) -> None:
+        self._context.close()
 
-    def _note_progress(self) -> None:
-        write_json(
-            self._progress, {"options": self._options, "start": self._start, "done": self.done}
-        )
-
-    def _close_folder(self) -> None:
-        """Remove what only an unfinished folder holds, and give the folder its name."""
-        for session in self.rows:
-            self._moments_file(session).unlink()
-        self._betas.unlink(missing_ok=True)
-        self._progress.unlink()
-        replace_folder(self.partial, self.folder)
+    def _note_sessions(self) -> None:
+        write_record(self._work.recovery / STARTED, SessionsDone(self._start, self.done))
 
     # --------------------------------------------------------------------------- sessions
 
@@ -191,16 +199,16 @@ class PreparedWriter:
                 if known == digest and other != session:
                     # Which of the two is the copy is not known: both are read again.
                     del self.done[other]
-                    self._note_progress()
+                    self._note_sessions()
                     raise InputError(
                         f"{source or f'session {session}'}: the same betas as session {other}: "
                         "one of the two files is a copy of the other; copy or download it again"
                     )
             self.done[session] = digest
-            self._note_progress()
+            self._note_sessions()
 
     def _moments_file(self, session: int) -> Path:
-        return self.partial / f"session{session:02d}.npz"
+        return self._work.recovery / f"session{session:02d}.npz"
 
     def _load_moments(self) -> dict[int, dict[str, np.ndarray]]:
         return {s: dict(np.load(self._moments_file(s), allow_pickle=False)) for s in self.rows}
@@ -272,7 +280,7 @@ class PreparedWriter:
         elif self.standardize == "none":
             mean, sd = np.zeros_like(mean), np.ones_like(sd)
         n_dropped = int((~usable).sum())
-        with (self.partial / "standardization.npz").open("wb") as file:
+        with (self._work.partial / "standardization.npz").open("wb") as file:
             np.savez(
                 file,
                 sessions=np.array(list(self.rows)),
@@ -282,13 +290,13 @@ class PreparedWriter:
         table = voxels
         if voxel_space is not None:
             table = pd.concat([voxel_space.table(), voxels], axis=1)
-            voxel_space.keep(usable).save(self.partial)
+            voxel_space.keep(usable).save(self._work.partial)
         table[usable].to_csv(
-            self.partial / "voxels.tsv", sep="\t", index=False, float_format="%.5g"
+            self._work.partial / "voxels.tsv", sep="\t", index=False, float_format="%.5g"
         )
-        self.trials.to_csv(self.partial / "trials.tsv", sep="\t", index=False)
+        self.trials.to_csv(self._work.partial / "trials.tsv", sep="\t", index=False)
         for name, resampling in resamplings.items():
-            resampling.keep(usable).save(self.partial / name)
+            resampling.keep(usable).save(self._work.partial / name)
         left_out = {s: int((~m["usable"]).sum()) for s, m in moments.items()}
         description = PreparedDescription(
             **msgspec.structs.asdict(origin),
@@ -300,20 +308,20 @@ class PreparedWriter:
             versions=versions(),
             generated_by=[{"Name": "synbrain", "Version": versions()["synbrain"]}],
         )
-        write_record(self.partial / DESCRIPTION, description)
+        write_record(self._work.partial / DESCRIPTION, description)
         self._write_betas(usable, mean[0], sd[0])
-        self._close_folder()
+        self._work.put_in_place()
         return n_dropped
 
     def _write_betas(self, usable: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> None:
-        """``betas.npy``: as written, or in a second pass where voxels or scale change."""
+        """Write ``betas.npy``: as it came, or in a second pass where voxels or scale change."""
         if usable.all() and self.standardize != "train":
-            self._betas.replace(self.partial / "betas.npy")
+            self._betas.replace(self._work.partial / "betas.npy")
             return
         n_trials, n_kept = len(self.trials), int(usable.sum())
         shift, scale = mean[usable].astype(np.float32), sd[usable].astype(np.float32)
         block = np.empty((1024, self.n_voxels), np.float32)
-        with atomic(self.partial / "betas.npy") as path:
+        with atomic(self._work.partial / "betas.npy") as path:
             offset = create_array(path, np.float32, (n_trials, n_kept))
             with self._betas.open("rb") as source, path.open("r+b") as target:
                 source.seek(self._start)

@@ -59,6 +59,7 @@ class Volume:
 
     @property
     def n_voxels(self) -> int:
+        """Number of voxels."""
         return int(self.inside.sum())
 
     def table(self) -> pd.DataFrame:
@@ -72,6 +73,7 @@ class Volume:
         return Volume(nib.Nifti1Image(inside.astype(np.uint8), self.mask.affine, self.mask.header))
 
     def save(self, folder: Path) -> None:
+        """Write ``mask.nii.gz``."""
         save_image(self.mask, folder / "mask.nii.gz")
 
     def to_nifti(self, values: np.ndarray, description: str = "") -> nib.Nifti1Image:
@@ -109,6 +111,7 @@ class Vertices:
 
     @property
     def n_voxels(self) -> int:
+        """Number of vertices in use."""
         return len(self.left) + len(self.right)
 
     def table(self) -> pd.DataFrame:
@@ -126,6 +129,7 @@ class Vertices:
         return Vertices(self.left[left], self.right[right], self.n_vertices, self.space)
 
     def save(self, folder: Path) -> None:
+        """Write ``vertices.npz``."""
         with atomic(folder / "vertices.npz") as path, path.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -137,6 +141,13 @@ class Vertices:
 
     @classmethod
     def load(cls, path: Path) -> Vertices:
+        """Read ``vertices.npz``.
+
+        Raises
+        ------
+        InputError
+            When it is truncated or damaged, or the vertices are not ascending.
+        """
         try:
             with np.load(path, allow_pickle=False) as file:
                 n_vertices = dict(zip(HEMISPHERES, map(int, file["n_vertices"]), strict=True))

@@ -27,8 +27,10 @@ from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import locked, read_json, replace_folder, write_json
 from synbrain_cli.io.records import read_record, write_record
+from synbrain_cli.progress import Progress
 
 SETTINGS = "settings.json"
+REPLACING = "overwrite"  # marks, in recovery, a run that was begun with --overwrite
 R = TypeVar("R")
 
 
@@ -73,8 +75,6 @@ class WorkFolder:
         The folder was finished before, with the same settings: there is nothing to do.
     is_resumed : bool
         An interrupted run of the same settings left what is in ``partial`` and ``recovery``.
-    other_settings : str
-        Of an interrupted run that was dropped, the settings that differ, in words (`differences`).
     """
 
     target: Path
@@ -82,7 +82,6 @@ class WorkFolder:
     recovery: Path
     is_finished: bool
     is_resumed: bool
-    other_settings: str = ""
 
     def once(self, name: str, kind: type[R], compute: Callable[[], R]) -> R:
         """A record computed once, and read again by the run that continues.
@@ -132,6 +131,7 @@ def work_folder(
     *,
     overwrite: bool = False,
     processes: Processes = SINGLE_PROCESS,
+    progress: Progress | None = None,
 ) -> Iterator[WorkFolder]:
     """Lock a folder and open it for writing, or find that it is finished.
 
@@ -146,9 +146,11 @@ def work_folder(
     settings : mapping
         What the content depends on, convertible to JSON; recorded in ``settings.json``.
     overwrite : bool
-        Start again, whatever this command left there.
+        Replace a finished folder, and drop an interrupted run that was not itself begun with this.
     processes : Processes
         The main one opens and locks for all.
+    progress : Progress, optional
+        Shows that an interrupted run is continued, or what differs where it is dropped.
 
     Yields
     ------
@@ -165,31 +167,50 @@ def work_folder(
     target = Path(target)
     recorded = msgspec.json.decode(msgspec.json.encode(dict(settings)))  # as it is read back
     with processes.held(lambda: locked(target, kind.what)):
-        yield processes.on_main(lambda: _open(target, kind, recorded, overwrite))
+        yield processes.on_main(lambda: _open(target, kind, recorded, overwrite, progress))
 
 
-def _open(target: Path, kind: FolderKind, settings: dict[str, Any], overwrite: bool) -> WorkFolder:
-    partial = target.with_name(f".{target.name}.partial")
-    recovery = target.with_name(f".{target.name}.recovery")
+def partial_folder(target: Path) -> Path:
+    """Return the name under which a folder is written."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def _open(
+    target: Path,
+    kind: FolderKind,
+    settings: dict[str, Any],
+    overwrite: bool,
+    progress: Progress | None,
+) -> WorkFolder:
+    partial, recovery = partial_folder(target), target.with_name(f".{target.name}.recovery")
     if target.exists() and not _is_written_by_us(target):
         raise InputError(f"{target} exists and was not written by this command: {kind.advice}")
     finished, interrupted = _read_settings(target), _read_settings(partial)
     if not (overwrite or kind.remakes) and finished == settings:
         _remove(partial, recovery)  # left by a run that ended as its folder was put in place
         return WorkFolder(target, partial, recovery, is_finished=True, is_resumed=False)
-    if not overwrite and interrupted == settings:
+    # Begun with --overwrite, it is continued with it: the same command goes on where it stopped.
+    if interrupted == settings and (not overwrite or (recovery / REPLACING).exists()):
         for half_written in (*partial.glob(".*"), *recovery.glob(".*")):
             _remove_entry(half_written)
         recovery.mkdir(exist_ok=True)
+        if progress is not None:
+            progress.info(f"continuing the interrupted run in {partial}")
         return WorkFolder(target, partial, recovery, is_finished=False, is_resumed=True)
     if not (overwrite or kind.remakes):
         _refuse_to_replace(target, finished, settings, kind)
         _refuse_to_drop(partial, interrupted, settings, kind)
+    if interrupted is not None and interrupted != settings and progress is not None:
+        progress.info(
+            f"starting again: the interrupted run in {partial} had other settings "
+            f"({differences(interrupted, settings)})"
+        )
     _remove(partial, recovery)
     write_json(partial / SETTINGS, settings)
     recovery.mkdir()
-    other = "" if interrupted is None else differences(interrupted, settings)
-    return WorkFolder(target, partial, recovery, False, False, other_settings=other)
+    if overwrite:
+        (recovery / REPLACING).touch()
+    return WorkFolder(target, partial, recovery, is_finished=False, is_resumed=False)
 
 
 def _is_written_by_us(target: Path) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoder import same_encoder
-from synbrain_cli.io.bundle import Adaptation, find_bundles, read_config
+from synbrain_cli.io.bundle import Adaptation, Predictor, find_bundles, read_config
 from synbrain_cli.io.prepared import PreparedSubject, find_prepared
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import work_folder
@@ -129,7 +129,9 @@ def adapt(
 
     # Load examples, before anything is written: the hours may be too few
     examples = _load_hours(subject, store, within, settings, sources)
-    with work_folder(workspace.weights / name, MODEL, recorded, overwrite=overwrite) as work:
+    with work_folder(
+        workspace.weights / name, MODEL, recorded, overwrite=overwrite, progress=run.progress
+    ) as work:
         if work.is_finished:
             run.progress.info(f"{work.target} is already there, made with the same settings")
             return TrainResult(work.target, read_config(work.target).training)
@@ -150,8 +152,11 @@ def adapt(
         best = found[strategy]
 
         # Fit the readout
-        predictor = "deep" if best.networks else "transfer"
-        held_out = {"linear": linear_held_out, predictor: best.held_out}
+        predictor: Predictor = "deep" if best.networks else "transfer"
+        held_out: dict[Predictor, np.ndarray] = {
+            "linear": linear_held_out,
+            predictor: best.held_out,
+        }
         run.progress.info(f"{name} readout: stacking, unexplained signal, trial noise")
         left_out = best.transfer.left_out if best.transfer else None
         fitted = fit_distribution(examples, held_out, run.seed, left_out)

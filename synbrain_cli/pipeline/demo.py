@@ -16,7 +16,7 @@ from synbrain_cli.errors import MissingError, SynbrainError
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline import plot
 from synbrain_cli.pipeline.evaluate import EvaluateResult, evaluate
-from synbrain_cli.pipeline.prepare import prepare_simulated
+from synbrain_cli.pipeline.prepare import Target, prepare_simulated
 from synbrain_cli.pipeline.report import report as write_report
 from synbrain_cli.pipeline.synthesize import synthesize
 from synbrain_cli.plotting.sources.responses import Responses
@@ -58,6 +58,7 @@ def demo(
     """
     progress = progress or Progress()
     start = time.monotonic()
+    run = RunContext(seed, progress=progress)
     images = images or workspace.root / "examples" / "images"
     if not images.exists():
         raise MissingError(
@@ -65,14 +66,12 @@ def demo(
             "`synbrain demo path/to/images`"
         )
     progress.info("1/5 prepare: three simulated subjects")
-    prepared = prepare_simulated(workspace, config=SimulationConfig(seed=seed), progress=progress)
+    prepared = prepare_simulated(Target(workspace, "simulated"), SimulationConfig(seed=seed), run)
     progress.info(f"2/5 train: subjects {' and '.join(TRAINED)}, side by side")
     train_side_by_side(workspace, TRAINED, seed, progress)
     model = workspace.weights / "sub-01"
     progress.info("3/5 synthesize")
-    made = synthesize(
-        workspace, model, images, Drawing(N_DRAWS, seed), run=RunContext(progress=progress)
-    )
+    made = synthesize(workspace, model, images, Drawing(N_DRAWS, seed), run=run)
     progress.info("4/5 evaluate")
     brain = load_model(model, "cpu")
     store = workspace.find_tokens("simulated", brain.config.encoder.spec, progress.info)

@@ -19,7 +19,7 @@ from synbrain_cli.evaluation.calibration import Calibration, calibrate
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.responses import ResponseResults, ResponseScorer
-from synbrain_cli.evaluation.results import Table, result_folder, write_results
+from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.retrieval import retrieve
 from synbrain_cli.evaluation.settings import EvaluateSettings, check_draws
 from synbrain_cli.evaluation.tables import draws_table, scores_table
@@ -35,7 +35,7 @@ from synbrain_cli.io.results.evaluation import (
 from synbrain_cli.io.results.record import ModelProvenance, data_checksum, finite
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
-from synbrain_cli.io.workfolder import WorkFolder
+from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.run import RunContext
 
@@ -117,7 +117,8 @@ def evaluate(
     scorer = ResponseScorer(brain, test, predictions.by_name, bootstrap)
 
     folder = Path(output) if output else workspace.outputs / f"{brain.name}_evaluation"
-    with result_folder(folder, _recorded_settings(brain, subject, settings, run)) as work:
+    recorded = _recorded_settings(brain, subject, settings, run)
+    with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
         responses = work.once("responses", ResponseResults, lambda: scorer.score_all(run.progress))
         draws = work.once(
             "draws", Calibration, lambda: calibrate(brain, test, predictions, settings, run)

@@ -1,0 +1,1 @@
+"""Training recipes' common parts: examples, stages, distribution, bundle, adaptation strategies."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from synbrain_cli.brain.prediction import predict_deep
 from synbrain_cli.io.bundle import (
@@ -24,7 +25,6 @@ from synbrain_cli.io.bundle import (
 from synbrain_cli.io.files import versions
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
-from synbrain_cli.io.voxel_space import VOXEL_SPACE_FILES
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.distribution import (
@@ -124,9 +124,7 @@ def write_bundle(
     """
     folder, subject = work.partial, parts.subject
     _save_predictors(folder, parts, fitted)
-    for name in VOXEL_SPACE_FILES:
-        if (subject.folder / name).exists():
-            shutil.copyfile(subject.folder / name, folder / name)
+    subject.voxel_space.copy_to(folder)
     record = _training_record(parts, fitted, run)
     networks, transfer = parts.networks, parts.transfer
     config = BundleConfig(
@@ -164,12 +162,11 @@ def _save_predictors(folder: Path, parts: TrainedParts, fitted: FittedDistributi
     }
     if networks is not None:
         arrays["latent_sd"] = networks.latent_sd
-        by_name = {"vae": networks.vae, "mapper": networks.mapper}
-        tensors = {
-            f"{name}.{key}": value.cpu().numpy()
-            for name, network in by_name.items()
-            for key, value in network.state_dict().items()
-        }
+        by_name: dict[str, nn.Module] = {"vae": networks.vae, "mapper": networks.mapper}
+        tensors: dict[str, np.ndarray] = {}
+        for name, network in by_name.items():
+            state = network.state_dict()
+            tensors |= {f"{name}.{key}": value.cpu().numpy() for key, value in state.items()}
         save_arrays(folder / "networks.safetensors", tensors)
     if transfer is not None:
         save_arrays(folder / "transfer.safetensors", transfer.arrays)
@@ -188,7 +185,7 @@ def _training_record(
     parts: TrainedParts, fitted: FittedDistribution, run: RunContext
 ) -> TrainingRecord:
     train, val, networks = parts.examples.train, parts.examples.val, parts.networks
-    predictions = {"model": fitted.stacked, **parts.held_out}
+    predictions: dict[str, np.ndarray] = {"model": fitted.stacked, **parts.held_out}
     validation = {name: share_predicted(val, p) for name, p in predictions.items()}
     return TrainingRecord(
         preset=networks.preset if networks else None,

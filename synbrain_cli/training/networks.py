@@ -218,18 +218,19 @@ def mapper_targets(
         shape = (len(examples.tokens), *_latent_shape(vae))
         processes.on_main(lambda: create_array(path, np.float32, shape))
         latents = np.load(path, mmap_mode="r+")
-        variance = _encode(vae, examples, run, latents)
+        total = _encode(vae, examples, run, latents)
         latents.flush()
-        variance = processes.total(variance).cpu().numpy() / len(examples.betas)
+        posterior_variance = processes.total(total).cpu().numpy() / len(examples.betas)
         processes.wait()
         if processes.is_main:
             mean = latents.mean(0, dtype=np.float64)
             spread = sum(float(((one - mean) ** 2).mean()) for one in latents)
-            arrays = {
-                "latent_sd": np.sqrt(variance).astype(np.float32),
-                "target_variance": np.float32([spread / max(len(latents) - 1, 1)]),
+            target_variance = spread / max(len(latents) - 1, 1)
+            summed = {
+                "latent_sd": np.sqrt(posterior_variance).astype(np.float32),
+                "target_variance": np.array([target_variance], np.float32),
             }
-            save_arrays(summary, arrays)
+            save_arrays(summary, summed)
         processes.wait()
     arrays = load_arrays(summary)
     variance = float(arrays["target_variance"][0])

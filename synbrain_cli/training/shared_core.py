@@ -50,7 +50,7 @@ from synbrain_cli.training.examples import (
     share_predicted,
 )
 from synbrain_cli.training.stage import fit_resumably
-from synbrain_cli.training.voxel_order import sheet_places
+from synbrain_cli.training.voxel_order import sphere_positions
 
 CORE = FolderKind("a shared core")
 FEW_VOXELS = 5_000  # so few keep one core busy, and two badly
@@ -80,7 +80,7 @@ class TrainedCore:
 
     def evidence(self, subject: PreparedSubject) -> CoreEvidence:
         """Predict the source subjects' voxels, and a new subject's by their cortical position."""
-        basis = torch.from_numpy(self.sheet.basis(*sheet_places(subject)))
+        basis = torch.from_numpy(self.sheet.basis(*sphere_positions(subject)))
         field, local, whole = self.shared
         new = (basis @ field, local @ basis.T, whole @ basis.T, torch.zeros(len(basis)))
         voxels = tuple(
@@ -108,7 +108,7 @@ def grid_side(store: TokenStore) -> int:
     return side
 
 
-class CoreRecord(Record):
+class CoreRecord(Record, frozen=True):
     """``config.json`` of a core; ``settings.json`` beside it says what it was trained on."""
 
     training: StageHistory
@@ -158,7 +158,7 @@ def train_core(
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     label = "+".join(f"sub-{subject.subject}" for subject, _ in subjects)
     folder = workspace.weights / "cores" / f"{label}_{key}"
-    with work_folder(folder, CORE, settings) as work:
+    with work_folder(folder, CORE, settings, progress=run.progress) as work:
         if not work.is_finished:
             # Load examples
             examples = _load_all(subjects)
@@ -167,7 +167,7 @@ def train_core(
             run.progress.info(f"shared core: {n_images:,} images of {names}")
 
             # Train the network
-            positions = [sheet_places(subject) for subject, _ in subjects]
+            positions = [sphere_positions(subject) for subject, _ in subjects]
             sheet = _sheet_around(positions)
             bases = [sheet.basis(*one) for one in positions]
             network = SharedCore(config, bases, torch.Generator().manual_seed(run.seed))

@@ -21,7 +21,7 @@ import torch
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.prediction import SourcePredictions
-from synbrain_cli.config import PRESETS
+from synbrain_cli.config import PRESETS, Preset
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import TransferConfig
 from synbrain_cli.io.prepared import PreparedSubject
@@ -128,7 +128,7 @@ def strategy_settings(strategies: list[str], sources: Sources, run: RunContext) 
     brain = sources.first_with_networks
     if "fine-tuning" in strategies and brain is not None:
         settings["precision"] = run.speed.precision
-        settings["stages"] = _schedules(brain).to_list()
+        settings["stages"] = _schedules(_preset(brain)).to_list()
     if "shared-core" in strategies and sources.subjects is not None:
         settings["core"] = core_settings(sources.subjects, run.seed)
     return settings
@@ -179,31 +179,39 @@ def fine_tune(task: AdaptationTask) -> Candidate:
         run.progress.info(f"fine-tuning: the networks of {brain.name}")
     voxel_order = _possible_voxel_order(brain, task)
     vae, mapper = brain.networks.vae, brain.networks.mapper
-    if vae.gain is not None:
-        _set_published_unit(brain, task)
+    _set_published_unit(brain, task)
     vae.lay_out(torch.from_numpy(subject_order(task.subject, voxel_order)))
     vae, mapper = vae.to(run.device), mapper.to(run.device)
     untrained = UntrainedNetworks(
         vae,
         mapper,
         list(mapper.mlp_parameters()),
-        _schedules(brain),
-        brain.config.training.preset,
+        _schedules(_preset(brain)),
+        _preset(brain).name,
         voxel_order,
     )
     networks = train_networks(untrained, task.examples, run, task.work)
     return Candidate(predict_held_out(networks, task.examples), networks=networks)
 
 
-def _schedules(brain: Brain) -> Schedules:
-    """Schedules of the preset that the networks are of, whether trained, adapted or imported."""
-    preset = PRESETS[brain.config.training.preset]
+def _preset(brain: Brain) -> Preset:
+    """The preset that the networks are of, whether trained, adapted or imported."""
+    name = brain.config.training.preset
+    if name not in PRESETS:
+        raise InputError(
+            f"--from {brain.name}: expected networks of a preset ({', '.join(PRESETS)}), found "
+            f"those of {name}: choose --strategy source-map"
+        )
+    return PRESETS[name]
+
+
+def _schedules(preset: Preset) -> Schedules:
     return Schedules(preset.adapt_vae_stage, preset.adapt_mapper_stage, preset.loss)
 
 
 def _possible_voxel_order(brain: Brain, task: AdaptationTask) -> str:
     """The source's voxel order where the new subject's files allow it; else their default."""
-    theirs = brain.config.voxel_order
+    theirs = brain.config.voxel_order or "file"
     try:
         subject_order(task.subject, theirs)
         return theirs
@@ -217,7 +225,13 @@ def _possible_voxel_order(brain: Brain, task: AdaptationTask) -> str:
 
 
 def _set_published_unit(brain: Brain, task: AdaptationTask) -> None:
-    """Let published weights see the new subject's responses in the unit they were trained on."""
+    """Let published weights see the new subject's responses in the unit they were trained on.
+
+    Other networks have no unit of their own, and see standardised responses.
+    """
+    vae, scale = brain.networks.vae, task.examples.scale
+    if vae.gain is None:
+        return
     unit = task.subject.description.unit_before_standardization
     if unit != brain.unit:
         raise InputError(
@@ -225,7 +239,6 @@ def _set_published_unit(brain: Brain, task: AdaptationTask) -> None:
             f"sub-{task.subject.subject} are in {unit}: prepare them in that unit, or choose "
             "--strategy source-map"
         )
-    vae, scale = brain.networks.vae, task.examples.scale
     per_unit = brain.response_sd / vae.gain.numpy()  # recorded unit, the same for all voxels
     gain, offset = (values / per_unit.mean() for values in (scale.sd, scale.mean))
     vae.measure(torch.from_numpy(np.float32(gain)), torch.from_numpy(np.float32(offset)))

@@ -1,4 +1,4 @@
-"""The order in which BrainVAE's convolutions meet a subject's voxels."""
+"""Voxel order along BrainVAE's convolution axis, and voxel positions on the cortical sheet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHEET = "fsaverage5"  # the sphere that nilearn ships
 
 
 def subject_order(subject: PreparedSubject, kind: str) -> np.ndarray:
-    """Order a subject's voxels: `synbrain_cli.model.order` says how.
+    """Order a subject's voxels along the convolution axis (`synbrain_cli.model.order`).
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def subject_order(subject: PreparedSubject, kind: str) -> np.ndarray:
             points = hemisphere = None
         sheet = None
         if kind == "surface":
-            sheet, hemisphere = sheet_positions(subject)
+            sheet, hemisphere = _known_sphere_positions(subject)
         regions = _regions(subject) if kind == "region" else None
         return voxel_order(
             kind,
@@ -81,28 +81,29 @@ def default_order(subject: PreparedSubject) -> str:
 
 def _points(subject: PreparedSubject) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Positions in mm (n_voxels, 3), and hemispheres of a surface's vertices."""
-    place = subject.voxel_space.geometry
-    if isinstance(place, Volume):
+    geometry = subject.voxel_space.geometry
+    if isinstance(geometry, Volume):
         grid = subject.voxels[["i", "j", "k"]].to_numpy(float)
-        return grid @ place.mask.affine[:3, :3].T + place.mask.affine[:3, 3], None
-    if isinstance(place, Vertices):
+        affine = geometry.mask.affine
+        return grid @ affine[:3, :3].T + affine[:3, 3], None
+    if isinstance(geometry, Vertices):
         hemisphere = subject.voxels["hemisphere"].to_numpy(str)
-        return _of_vertices(place, "white"), hemisphere
+        return _of_vertices(geometry, "white"), hemisphere
     return None, None
 
 
-def sheet_places(subject: PreparedSubject | Brain) -> tuple[np.ndarray, np.ndarray]:
-    """Where a person's voxels lie on the sphere that people share.
+def sphere_positions(subject: PreparedSubject | Brain) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of a subject's voxels on the average cortical sphere.
 
     Returns
     -------
     positions : float array of shape (n_voxels, 3)
-        On a sphere of radius 100 mm; NaN where nothing says.
+        On a sphere of radius 100 mm; NaN where unknown.
     side : int array of shape (n_voxels,)
         0 left, 1 right.
     """
     try:
-        positions, hemisphere = sheet_positions(subject)
+        positions, hemisphere = _known_sphere_positions(subject)
     except InputError:
         positions = None
     if positions is None:
@@ -110,37 +111,34 @@ def sheet_places(subject: PreparedSubject | Brain) -> tuple[np.ndarray, np.ndarr
     return positions, (np.asarray(hemisphere) == HEMISPHERES[1]).astype(int)
 
 
-def sheet_positions(
+def _known_sphere_positions(
     subject: PreparedSubject | Brain,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Coordinates on the average sphere (n_voxels, 3), NaN off it, and the hemisphere of each.
 
-    None, None where nothing leads to fsaverage.
+    None, None without a resampling to fsaverage.
     """
-    if isinstance(subject.voxel_space.geometry, Vertices):
-        return _of_vertices(subject.voxel_space.geometry, "sphere"), subject.voxels[
-            "hemisphere"
-        ].to_numpy(str)
-    if (
-        subject.voxel_space.surface_resampling is None
-        or SHEET not in subject.voxel_space.surface_resampling.spaces
-    ):
+    space = subject.voxel_space
+    if isinstance(space.geometry, Vertices):
+        hemisphere = subject.voxels["hemisphere"].to_numpy(str)
+        return _of_vertices(space.geometry, "sphere"), hemisphere
+    if space.surface_resampling is None or SHEET not in space.surface_resampling.spaces:
         return None, None
-    return _through_transforms(subject.voxel_space.surface_resampling)
+    return _through_transforms(space.surface_resampling)
 
 
-def _of_vertices(place: Vertices, surface: str) -> np.ndarray:
-    if place.space not in N_FSAVERAGE:
-        raise InputError(f"the geometry of its surface, {place.space}, is not known")
-    meshes = fsaverage(surface, place.space)
-    parts = [meshes[h].coordinates[getattr(place, h)] for h in HEMISPHERES]
+def _of_vertices(vertices: Vertices, surface: str) -> np.ndarray:
+    if vertices.space not in N_FSAVERAGE:
+        raise InputError(f"the geometry of its surface, {vertices.space}, is not known")
+    meshes = fsaverage(surface, vertices.space)
+    parts = [meshes[h].coordinates[getattr(vertices, h)] for h in HEMISPHERES]
     return np.concatenate(parts).astype(np.float64)
 
 
-def _through_transforms(sampling: SurfaceResampling) -> tuple[np.ndarray, np.ndarray]:
+def _through_transforms(resampling: SurfaceResampling) -> tuple[np.ndarray, np.ndarray]:
     """Average position of the vertices that a voxel reaches, by weight, in its hemisphere."""
     sphere = fsaverage("sphere", SHEET)
-    weights = sampling.weights_to(SHEET)
+    weights = resampling.weights_to(SHEET)
     mass = np.stack([np.asarray(weights[h].sum(0)).ravel() for h in HEMISPHERES])
     where = [weights[h].T @ sphere[h].coordinates.astype(np.float64) for h in HEMISPHERES]
     side = mass.argmax(0)

@@ -8,21 +8,23 @@ import pickle
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import QUIET
 from PIL import Image
 
-from synbrain_cli.datasets.algonauts import Challenge, prepare_subject, read_mapping
+from synbrain_cli.datasets.algonauts import Challenge, Choice, prepare_subject, read_mapping
 from synbrain_cli.datasets.splits import draw_images
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.voxel_space import Vertices
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.pipeline.prepare import prepare_algonauts
+from synbrain_cli.pipeline.prepare import Target, prepare_algonauts
+from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 N_IMAGES, N_SPACE = 24, 10242
 MAPPINGS = {
@@ -30,7 +32,8 @@ MAPPINGS = {
     "floc-faces": {0: "Unknown", 1: "OFA", 2: "FFA-1"},
     "streams": {0: "Unknown", 5: "ventral"},
 }
-SHARES = {"test_share": 0.25, "validation_share": 0.25}
+RUN = RunContext(progress=Progress(quiet=True))
+SHARES = Choice(test_share=0.25, validation_share=0.25)
 
 
 def write_subject(root, number, rng):
@@ -93,7 +96,7 @@ def recorded(root, number):
 @pytest.mark.parametrize("standardize", ["session", "train", "none"])
 def test_every_row_and_column_is_in_its_place(archive, tmp_path, number, standardize):
     subject = prepare_subject(
-        Challenge(archive), number, tmp_path / "sub-01", standardize=standardize, **SHARES
+        Challenge(archive), number, tmp_path / "sub-01", replace(SHARES, standardize=standardize)
     )
     with np.load(subject.folder / "standardization.npz") as file:
         betas = subject.betas * file["sd"] + file["mean"]
@@ -115,7 +118,7 @@ def test_every_row_and_column_is_in_its_place(archive, tmp_path, number, standar
 
 
 def test_labels_are_those_of_the_challenge(archive, tmp_path):
-    subject = prepare_subject(Challenge(archive), 2, tmp_path / "sub-02", **SHARES)
+    subject = prepare_subject(Challenge(archive), 2, tmp_path / "sub-02", SHARES)
     full = {}
     for collection, mapping in MAPPINGS.items():
         codes = np.concatenate(
@@ -139,7 +142,7 @@ def test_labels_are_those_of_the_challenge(archive, tmp_path):
 def test_the_test_images_are_drawn_from_the_training_images(archive, tmp_path):
     challenge = Challenge(archive)
     for number in (1, 2):
-        subject = prepare_subject(challenge, number, tmp_path / f"sub-{number:02d}", **SHARES)
+        subject = prepare_subject(challenge, number, tmp_path / f"sub-{number:02d}", SHARES)
         names = set(subject.trials["image"])
         test = draw_images(names, 0.25, 0, "test")
         found = subject.trials.groupby("split")["image"].agg(set)
@@ -181,7 +184,7 @@ def test_a_vertex_without_values_is_left_out(root, tmp_path):
     values = np.load(path)
     values[:, 7] = np.nan
     np.save(path, values)
-    subject = prepare_subject(Challenge(root), 1, tmp_path / "sub-01", **SHARES)
+    subject = prepare_subject(Challenge(root), 1, tmp_path / "sub-01", SHARES)
     assert subject.description.voxels_left_out == 1
     whole = loaded(root, 1, "roi_masks/rh.all-vertices_fsaverage_space.npy")
     np.testing.assert_array_equal(
@@ -433,7 +436,7 @@ def test_what_is_wrong_in_the_folder_is_named(root, tmp_path, fault):
     damage(root / "subj01")
     target = tmp_path / "prepared/algonauts/sub-01"
     with pytest.raises(SynbrainError) as raised:
-        prepare_subject(Challenge(root), 1, target, **SHARES)
+        prepare_subject(Challenge(root), 1, target, SHARES)
     assert re.search(message, str(raised.value)), raised.value
     assert str(root / "subj01") in str(raised.value)
     assert not target.exists()
@@ -442,7 +445,7 @@ def test_what_is_wrong_in_the_folder_is_named(root, tmp_path, fault):
 def test_one_subjects_fault_is_not_anothers(root, tmp_path):
     """Subject 1 is still being copied."""
     remove_image(4)(root / "subj01")
-    result = prepare_algonauts(Workspace(tmp_path), root, subjects=[2], progress=QUIET, **SHARES)
+    result = prepare_algonauts(Target(Workspace(tmp_path), "algonauts"), root, SHARES, [2], RUN)
     assert len(np.load(result.tokens / "tokens.npy")) == N_IMAGES
 
 
@@ -457,7 +460,7 @@ def test_what_is_not_there_is_listed(archive, tmp_path):
         prepare_subject(Challenge(archive), 7, tmp_path / "sub-07")
     for root in (tmp_path, tmp_path / "nowhere", archive / "subj01/roi_masks"):
         with pytest.raises(MissingError, match=r"expected the challenge's folders .* --root") as e:
-            prepare_algonauts(Workspace(tmp_path), root, progress=QUIET)
+            prepare_algonauts(Target(Workspace(tmp_path), "algonauts"), root, run=RUN)
         assert str(root) in str(e.value)
 
 

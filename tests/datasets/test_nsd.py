@@ -6,6 +6,7 @@ import gzip
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import h5py
 import nibabel as nib
@@ -36,7 +37,7 @@ from synbrain_cli.errors import BusyError, InputError, MissingError, SynbrainErr
 from synbrain_cli.io.betas import read_masked
 from synbrain_cli.io.files import locked
 from synbrain_cli.metrics.noise_ceiling import ncsnr, ncsnr_of_stream
-from synbrain_cli.pipeline.prepare import prepare_nsd
+from synbrain_cli.pipeline.prepare import NSDSource, Target, prepare_nsd
 
 BETAS = PREPARATIONS[0]
 
@@ -762,7 +763,9 @@ def test_two_processes_do_not_prepare_the_same_subject(prepared, own):
         locked(other.prepared / "nsd" / "sub-01", "a prepared subject"),
         pytest.raises(BusyError, match="another synbrain process"),
     ):
-        prepare_nsd(other, prepared.root / "simulated", subjects=[1], download=False)
+        prepare_nsd(
+            Target(other, "nsd"), NSDSource(prepared.root / "simulated", [1], download=False)
+        )
 
 
 def test_preparing_again_with_other_options_asks_for_overwrite(prepared, tmp_path):
@@ -771,7 +774,8 @@ def test_preparing_again_with_other_options_asks_for_overwrite(prepared, tmp_pat
 
     def again(**more):
         choice = Choice(**{"rois": ("V1",), **more})
-        return prepare_nsd(workspace, root, subjects=[1], choice=choice, download=False)
+        source = NSDSource(root, [1], choice=choice, download=False)
+        return prepare_nsd(Target(workspace, "nsd"), source)
 
     first = again().subjects[0]
     again()  # the same: nothing to do
@@ -833,12 +837,12 @@ def test_voxels_missing_in_one_session_are_counted_there(copy, tmp_path):
 
 def test_sessions_that_came_since_are_not_passed_over(prepared, tmp_path):
     """Two hours first, the rest later: the command says so, and keeps what is there."""
-    workspace, root = type(prepared)(tmp_path), prepared.root / "simulated"
-    first = prepare_nsd(workspace, root, subjects=[1], sessions=[1, 2]).subjects[0]
+    target, root = Target(type(prepared)(tmp_path), "nsd"), prepared.root / "simulated"
+    first = prepare_nsd(target, NSDSource(root, [1], [1, 2])).subjects[0]
     with pytest.raises(InputError, match=r"sessions \[1, 2\].*--overwrite"):
-        prepare_nsd(workspace, root, subjects=[1])
+        prepare_nsd(target, NSDSource(root, [1]))
     assert first.sessions == [1, 2]
-    again = prepare_nsd(workspace, root, subjects=[1], overwrite=True).subjects[0]
+    again = prepare_nsd(replace(target, overwrite=True), NSDSource(root, [1])).subjects[0]
     assert again.sessions == [1, 2, 3]
 
 

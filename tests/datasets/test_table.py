@@ -29,7 +29,8 @@ from synbrain_cli.io.surface import fsaverage, write_gifti
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.noise_ceiling import ncsnr
-from synbrain_cli.pipeline.prepare import prepare_table
+from synbrain_cli.pipeline.prepare import Target, prepare_table
+from synbrain_cli.run import RunContext
 
 N_IMAGES, N_REPEATS, N_SESSIONS, GRID = 24, 3, 3, (5, 4, 3)
 N_TRIALS = N_IMAGES * N_REPEATS
@@ -784,12 +785,10 @@ def test_what_was_interrupted_is_not_gone_on_with_from_other_files(made, change)
 
 
 def table_of(made, **options):
-    workspace = Workspace(made.folder)
     experiment = made.experiment(**options)
     overwrite = made.__dict__.get("overwrite", False)
-    return prepare_table(
-        workspace, experiment, subject="01", dataset="made", overwrite=overwrite, progress=QUIET
-    )
+    target = Target(Workspace(made.folder), "made", overwrite=overwrite)
+    return prepare_table(target, experiment, "01", RunContext(progress=QUIET))
 
 
 def test_a_second_process_is_told_to_wait(made):

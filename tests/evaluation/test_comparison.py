@@ -34,7 +34,7 @@ from synbrain_cli.pipeline import compare as recipe
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
 from synbrain_cli.pipeline.compare import CompareResult, CompareSettings, compare
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.prepare import prepare_table
+from synbrain_cli.pipeline.prepare import Target, prepare_table
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
 
@@ -467,7 +467,7 @@ def raw(tmp_path_factory):
         validation_share=0.2,
     )
     workspace = Workspace(root)
-    made = prepare_table(workspace, experiment, subject="01", dataset="mine", progress=QUIET)
+    made = prepare_table(Target(workspace, "mine"), experiment, "01", RunContext(progress=QUIET))
     store = workspace.find_tokens("mine", None, QUIET.info)
     train(workspace, made.subjects[0], store, TrainSettings(model="linear"), RUN)
     brain = load_model(workspace.weights / "sub-01_linear", "cpu")

@@ -38,7 +38,7 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.prepare import prepare_table
+from synbrain_cli.pipeline.prepare import Target, prepare_table
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
 
@@ -598,7 +598,7 @@ def table_experiment(root, stimuli, *, n_repeats=1, given=None, seed=1):
         validation_share=0.2,
     )
     workspace = Workspace(root)
-    person = prepare_table(workspace, experiment, subject="01", dataset="mine", progress=QUIET)
+    person = prepare_table(Target(workspace, "mine"), experiment, "01", RunContext(progress=QUIET))
     store = workspace.find_tokens("mine", None, QUIET.info)
     settings, run = TrainSettings(model="linear"), RunContext(progress=QUIET)
     train(workspace, person.subjects[0], store, settings, run)

@@ -59,9 +59,6 @@ def subject(request, recorded, tmp_path_factory):
         }
     )
     folder = tmp_path_factory.mktemp(request.param) / "prepared/own/sub-01"
-    writer = PreparedWriter(folder, {}, trials, N_VOXELS, request.param)
-    for session in (2, 3, 7):
-        writer.write_session(session, recorded[session == SESSIONS])
     origin = Origin(
         name="one",
         simulated=True,
@@ -71,7 +68,10 @@ def subject(request, recorded, tmp_path_factory):
         sources={},
         noise_ceiling_snr={},
     )
-    writer.finish(pd.DataFrame(index=range(N_VOXELS)), None, {}, origin)
+    with PreparedWriter(folder, {}, trials, N_VOXELS, request.param) as writer:
+        for session in (2, 3, 7):
+            writer.write_session(session, recorded[session == SESSIONS])
+        writer.finish(pd.DataFrame(index=range(N_VOXELS)), None, {}, origin)
     return PreparedSubject(folder)
 
 

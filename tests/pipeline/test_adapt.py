@@ -190,14 +190,14 @@ def test_a_model_as_any_other(model, person, tokens):
     assert np.isfinite(mean).all()
     assert np.isfinite(draws).all()
     assert mean.std(0).min() > 0
-    other = brain.predict_deep if deep else brain.predict_transfer
-    parts = brain.predictors.stack[0] * brain.predict(
-        "linear", tokens, "z"
-    ) + brain.predictors.stack[1] * other(tokens, "z")
+    other = "deep" if deep else "transfer"
+    stack = brain.predictors.stack
+    linear, added = (brain.predict(name, tokens, "z") for name in ("linear", other))
+    parts = stack[0] * linear + stack[1] * added
     np.testing.assert_allclose(brain.mean(tokens, "z"), parts, atol=1e-5)
     np.testing.assert_allclose(mean, parts * brain.response_sd + brain.response_mean, atol=1e-4)
     if deep:
-        with pytest.raises(InputError, match="was not adapted from other people's models"):
+        with pytest.raises(InputError, match="was not adapted from models of other subjects"):
             brain.predict("transfer", tokens)
 
 
@@ -311,7 +311,7 @@ def test_several_sources_speak_side_by_side(own, source, linear, person, store, 
     sources = [linear, source]
     result = adapt_from(own, sources, person, store, strategy="source-map")
     brain = load_model(result.folder, "cpu")
-    assert brain.config.transfer["sources"] == ["sub-01_linear", "sub-01"]
+    assert brain.config.transfer.sources == ["sub-01_linear", "sub-01"]
     assert result.record.adaptation.sources == ["sub-01_linear", "sub-01"]
     evidence, prior = brain.predictors.transfer.evidence(tokens)
     expected = [load_model(path, "cpu").mean(tokens, "z") for path in sources]
@@ -324,7 +324,7 @@ def test_fine_tuning_takes_the_first_source_with_networks(own, source, linear, p
     options = {"strategy": "fine-tuning", "progress": progress}
     result = adapt_from(own, [linear, source], person, store, **options)
     assert "fine-tuning: the networks of sub-01" in said
-    assert load_model(result.folder, "cpu").predictors == ["linear", "deep"]
+    assert load_model(result.folder, "cpu").predictors.names == ("linear", "deep")
     # Of them all of BrainVAE was trained on, and the mapper's MLPs alone.
     before, after = (load_arrays(f / "networks.safetensors") for f in (source, result.folder))
     moved = {k for k in before if not np.array_equal(before[k], after[k])}
@@ -443,8 +443,8 @@ def test_it_is_the_images_that_predict(strategy, prepared, linear, store, tmp_pa
         scores.append(result.record.adaptation.strategies[strategy])
         test = person.select("test")
         averages, index, _ = average_repeats(test.betas, test.image_index)
-        predicted = load_model(result.folder, "cpu").predict_transfer(
-            store.take(test.images[index]), "z"
+        predicted = load_model(result.folder, "cpu").predict(
+            "transfer", store.take(test.images[index]), "z"
         )
         correlations.append(np.nanmean(voxelwise_correlation(averages, predicted)))
     assert scores[0] > scores[1] + 0.02
@@ -590,8 +590,8 @@ def test_what_cannot_be_is_refused_before_anything_is_written(own, source, linea
 
 def test_a_model_of_the_very_person_is_no_source(own, source, linear, prepared, store):
     same = prepared.find_subject("1", None, QUIET.info)
-    refused(own, source, same, store, "--from sub-01: knows sub-01, the very person")
-    refused(own, [linear, source], same, store, "--from sub-01_linear: knows sub-01, the very")
+    refused(own, source, same, store, "--from sub-01: was trained on data of sub-01")
+    refused(own, [linear, source], same, store, "--from sub-01_linear: was trained on data of")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -600,7 +600,7 @@ def test_a_model_adapted_from_the_very_person_is_no_source_either(
 ):
     same = prepared.find_subject("1", None, QUIET.info)
     options = {"strategy": "source-map"}
-    with pytest.raises(InputError, match="very person"):
+    with pytest.raises(InputError, match="was trained on data of sub-01, the subject to adapt to"):
         adapt_from(own, models[strategy].folder, same, store, **options)
 
 
@@ -611,7 +611,7 @@ def test_no_shared_core_without_the_sources_data(own, linear, person, store, tmp
     dataset.mkdir(parents=True)
     for name in ("sub-02", "features"):
         (dataset / name).symlink_to(person.folder.parent / name)
-    why = r"the people behind sub-01_linear are not in this workspace"
+    why = r"the subjects of sub-01_linear are not in this workspace"
     refused(alone, linear, person, store, f"--strategy shared-core: .*{why}", strategy=CLOSED[0])
     said, progress = listening()
     result = adapt_from(alone, linear, person, store, progress=progress)
@@ -699,7 +699,8 @@ def test_a_model_of_another_encoder_that_is_no_source_decides_nothing(own, sourc
     config = read_json(source / "config.json")
     config["encoder"]["identity"] = {"name": "another"}
     if what == "an adapted model":
-        config["training"]["hours"] = 1
+        adapted = read_json(models["source-map"].folder / "config.json")
+        config["training"]["adaptation"] = adapted["training"]["adaptation"]
     else:
         config["subject"] = "02"
     (own.weights / "a").mkdir(parents=True)
@@ -820,7 +821,10 @@ def test_interrupted_it_says_how_to_go_on(synbrain, place, monkeypatch, models):
         (["--hours", "3.5"], "expected more than 0 and at most 3"),
         (["--from", "sub-09"], "no model sub-09"),
         (["--from", "sub-01,sub-01"], "--from sub-01,sub-01: expected names of different models"),
-        (["--from", "sub-01", "--subject", "1"], "--from sub-01: knows sub-01, the very"),
+        (
+            ["--from", "sub-01", "--subject", "1"],
+            "--from sub-01: was trained on data of sub-01, the subject to adapt to",
+        ),
         (["--subject", "1"], "no trained model of anybody but sub-01"),
         (["--subject", "7"], "no prepared sub-07"),
     ],

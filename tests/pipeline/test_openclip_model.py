@@ -11,12 +11,14 @@ from synbrain_cli import load_model
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.pipeline.prepare import extract_tokens, prepare_nsd
+from synbrain_cli.pipeline.prepare import NSDSource, Target, prepare_nsd
+from synbrain_cli.pipeline.tokens import TokenRequest, extract_tokens
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
 QUIET = Progress(quiet=True)
+RUN = RunContext(progress=QUIET)
 CONFIG = {
     "embed_dim": 16,
     "vision_cfg": {
@@ -52,7 +54,9 @@ def test_prepare_train_draw(tower, prepared, tmp_path):
     spec, file = tower
     workspace = Workspace(tmp_path)
     result = prepare_nsd(
-        workspace, prepared.root / "simulated", subjects=[1], encoder=spec, progress=QUIET
+        Target(workspace, "nsd", spec),
+        NSDSource(prepared.root / "simulated", subjects=[1]),
+        RunContext(progress=QUIET),
     )
     assert np.load(result.tokens / "tokens.npy", mmap_mode="r").shape[1:] == (16, 32)
     store = workspace.find_tokens("nsd", spec, QUIET.info)
@@ -86,7 +90,7 @@ def test_a_store_keeps_its_precision(tower, tmp_path, rng):
         def read(some):
             return (pictures[name] for name in some)
 
-        return extract_tokens(tmp_path, names, read, spec, "cpu", QUIET, precision=precision)
+        return extract_tokens(tmp_path, names, read, TokenRequest(spec, precision), RUN)
 
     store = extract(names[:20], "fp16")
     assert store.precision == "fp16"
@@ -111,26 +115,24 @@ def test_a_store_keeps_its_precision(tower, tmp_path, rng):
 def test_older_stores_are_of_float32(tower, tmp_path, rng):
     spec, _ = tower
     pictures = list(rng.integers(0, 256, (3, 40, 40, 3), np.uint8))
-    store = extract_tokens(tmp_path, ["a", "b"], lambda n: pictures[:2], spec, "cpu", QUIET)
+    store = extract_tokens(tmp_path, ["a", "b"], lambda n: pictures[:2], TokenRequest(spec), RUN)
     path = store.folder / "encoder.json"
     record = json.loads(path.read_text())
     assert record.pop("precision") == "float32"
     path.write_text(json.dumps(record))
     with pytest.raises(InputError, match="computed in float32"):
-        extract_tokens(
-            tmp_path, ["c"], lambda n: pictures[2:], spec, "cpu", QUIET, precision="fp16"
-        )
-    store = extract_tokens(tmp_path, ["c"], lambda n: pictures[2:], spec, "cpu", QUIET)
+        extract_tokens(tmp_path, ["c"], lambda n: pictures[2:], TokenRequest(spec, "fp16"), RUN)
+    store = extract_tokens(tmp_path, ["c"], lambda n: pictures[2:], TokenRequest(spec), RUN)
     assert store.tokens.dtype == np.float32
     np.testing.assert_array_equal(store.take("abc")[2:], load_encoder(spec)(pictures[2:]))
 
 
 def test_tokens_do_not_depend_on_where_a_run_stopped(tower, tmp_path, rng, monkeypatch):
     """Batches are cut at fixed rows; a broken image ends a run after the round before."""
-    from synbrain_cli.pipeline import prepare
+    from synbrain_cli.pipeline import tokens
 
-    monkeypatch.setattr(prepare, "BATCHES_A_ROUND", 1)
-    monkeypatch.setattr(prepare, "READ_TOGETHER", 8)
+    monkeypatch.setattr(tokens, "BATCHES_PER_ROUND", 1)
+    monkeypatch.setattr(tokens, "READ_TOGETHER", 8)
     spec, _ = tower
     pictures = {f"i{k:03d}": rng.integers(0, 256, (40, 40, 3), np.uint8) for k in range(75)}
     broken = "i050"
@@ -142,13 +144,13 @@ def test_tokens_do_not_depend_on_where_a_run_stopped(tower, tmp_path, rng, monke
             yield pictures[name]
 
     with pytest.raises(InputError, match="i050 is broken"):
-        extract_tokens(tmp_path / "stopped", list(pictures), read, spec, "cpu", QUIET)
-    (stopped,) = (tmp_path / "stopped/features").iterdir()
+        extract_tokens(tmp_path / "stopped", list(pictures), read, TokenRequest(spec), RUN)
+    (stopped,) = (tmp_path / "stopped/features").glob(".*.partial")
     n_done = len((stopped / "images.tsv").read_text().splitlines()) - 1
     assert n_done in (16, 32)
     broken = None
     stores = [
-        extract_tokens(tmp_path / name, list(pictures), read, spec, "cpu", QUIET)
+        extract_tokens(tmp_path / name, list(pictures), read, TokenRequest(spec), RUN)
         for name in ("stopped", "whole")
     ]
     assert stores[0].images == stores[1].images == list(pictures)

@@ -21,7 +21,7 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.plot import Selection, brain_maps
-from synbrain_cli.pipeline.prepare import prepare_nsd, prepare_table
+from synbrain_cli.pipeline.prepare import NSDSource, Target, prepare_nsd, prepare_table
 from synbrain_cli.pipeline.synthesize import Output, synthesize
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
@@ -71,7 +71,7 @@ def nowhere(experiment_files, pictures, tmp_path_factory):
         standardize="none",
         unit="spikes",
     )
-    result = prepare_table(workspace, experiment, subject="01", dataset="v4", progress=QUIET)
+    result = prepare_table(Target(workspace, "v4"), experiment, "01", RunContext(progress=QUIET))
     store = workspace.find_tokens("v4", None, QUIET.info)
     run = RunContext(progress=QUIET)
     train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
@@ -97,7 +97,7 @@ def on_surface(experiment_files, pictures, tmp_path_factory):
         space="fsaverage5",
         unit="percent signal change",
     )
-    result = prepare_table(workspace, experiment, subject="01", dataset="mine", progress=QUIET)
+    result = prepare_table(Target(workspace, "mine"), experiment, "01", RunContext(progress=QUIET))
     store = workspace.find_tokens("mine", None, QUIET.info)
     run = RunContext(progress=QUIET)
     train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
@@ -234,13 +234,11 @@ def test_the_left_hemispheres_responses_stay_left(trained):
 def test_training_on_a_part_of_the_mask(prepared, tmp_path, pictures):
     """A union of ROIs prepared, trained and written back on the whole grid."""
     workspace = Workspace(tmp_path)
+    choice = Choice(rois=("V1", "floc-faces"), standardize="train", split="shared1000")
     result = prepare_nsd(
-        workspace,
-        prepared.root / "simulated",
-        subjects=[1],
-        choice=Choice(rois=("V1", "floc-faces"), standardize="train", split="shared1000"),
-        download=False,
-        progress=QUIET,
+        Target(workspace, "nsd"),
+        NSDSource(prepared.root / "simulated", [1], choice=choice, download=False),
+        RunContext(progress=QUIET),
     )
     store = workspace.find_tokens("nsd", None, QUIET.info)
     run = RunContext(progress=QUIET)

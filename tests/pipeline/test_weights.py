@@ -14,13 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote
 
+import msgspec
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from synbrain_cli import load_model
-from synbrain_cli.config import PRESETS, MapperConfig, VAEConfig
+from synbrain_cli.config import PRESETS, EncoderIdentity, MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoder import same_encoder
 from synbrain_cli.features.loading import load_encoder
@@ -37,10 +38,11 @@ from synbrain_cli.model.published import (
     vae_state_from_published,
 )
 from synbrain_cli.model.vae import BrainVAE
-from synbrain_cli.pipeline.adapt import adapt
+from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
 from synbrain_cli.pipeline.fetch_weights import fetch
-from synbrain_cli.pipeline.import_weights import NSDGENERAL, import_published
+from synbrain_cli.pipeline.import_weights import NSDGENERAL, ImportSettings, import_published
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 QUIET = Progress(quiet=True)
 IMAGES = Path(__file__).parents[2] / "examples" / "images"
@@ -101,18 +103,16 @@ def imported(files, prepared, tmp_path_factory):
     root = tmp_path_factory.mktemp("imported")
     (root / "prepared").symlink_to(prepared.prepared)
     mask = prepared.prepared / "simulated/sub-01/mask.nii.gz"
-    import_published(
-        Workspace(root),
+    settings = ImportSettings(
         files.brainvae,
         files.s2n,
         mask=mask,
         subject="1",
         dataset="simulated",
         encoder="gabor",
-        name="theirs",
         licence="CC BY-NC 4.0",
-        progress=QUIET,
     )
+    import_published(Workspace(root), settings, name="theirs", progress=QUIET)
     return Workspace(root)
 
 
@@ -158,12 +158,12 @@ def test_latent_noise_is_the_papers(brain, networks, tokens):
 
 
 def test_what_was_never_fitted_is_refused(brain, tokens):
-    with pytest.raises(InputError, match="calibrated is not to be had of published weights"):
+    with pytest.raises(InputError, match="calibrated is not available for published weights"):
         brain.draw(tokens)
-    for ask in (brain.mean, brain.predict_deep):
-        with pytest.raises(InputError, match="--unit z is not to be had"):
+    for ask in (brain.mean, lambda tokens, unit: brain.predict("deep", tokens, unit)):
+        with pytest.raises(InputError, match="--unit z is not available"):
             ask(tokens, unit="z")
-    with pytest.raises(InputError, match="the linear encoder is not to be had"):
+    with pytest.raises(InputError, match="linear encoder"):
         brain.predict("linear", tokens)
 
 
@@ -182,11 +182,12 @@ def test_bundle_records_order_unit_and_sources(imported, files, brain):
     assert origin["checkpoints"]["s2n"] == {
         "taken": "ema",
         "left_out": ["model", "opt", "args", "steps"],
+        "epoch": None,
         "steps": 70,
     }
     assert origin["checkpoints"]["brainvae"]["taken"] == "model"
     card = (folder / "card.md").read_text()
-    for text in ("Nobody measured", "CC BY-NC 4.0", sha256(files.brainvae), "2508.10298"):
+    for text in ("were not measured here", "CC BY-NC 4.0", sha256(files.brainvae), "2508.10298"):
         assert text in card
 
 
@@ -217,7 +218,7 @@ def test_mask_of_another_subject_gives_no_transforms(files, own, synbrain):
     assert code == 0, error
     assert "nothing is taken from it" in error
     assert "no transforms to fsaverage" in error
-    assert load_model(output.strip(), "cpu").spaces == ()
+    assert load_model(output.strip(), "cpu").voxel_space.other_spaces == ()
     code, _, error = synbrain(
         "weights", "import", *arguments, "--prepared", own.prepared / "simulated/sub-01"
     )
@@ -291,8 +292,9 @@ def test_encoders_agree_but_for_weights_that_are_not_known():
 
 def test_another_encoder_is_refused(monkeypatch, brain):
     known = load_encoder("gabor").identity
-    wanted = {"spec": "gabor", "identity": known | {"version": 99}}
-    monkeypatch.setitem(brain.config, "encoder", wanted)
+    wanted = EncoderIdentity(spec="gabor", identity=known | {"version": 99})
+    config = msgspec.structs.replace(brain.config, encoder=wanted)
+    monkeypatch.setitem(vars(brain), "config", config)
     monkeypatch.delitem(vars(brain), "encoder", raising=False)
     with pytest.raises(InputError, match="trained with the image encoder"):
         _ = brain.encoder
@@ -305,7 +307,7 @@ def test_synthesize_and_flatmap(imported, synbrain):
     place = ["-w", imported.root, "-q"]
     code, _, error = synbrain("synthesize", IMAGES / "coffee.png", "--model", "theirs", *place)
     assert code == 1
-    assert "--sampling calibrated is not to be had" in error
+    assert "--sampling calibrated is not available for published weights" in error
     assert not imported.outputs.exists()
     more = ["--sampling", "latent", "--samples", 2, "--device", "cpu"]
     code, output, error = synbrain(
@@ -321,7 +323,7 @@ def test_synthesize_and_flatmap(imported, synbrain):
     assert Path(output.strip()).name.endswith("_flatmap.png")
     code, _, error = synbrain("evaluate", "--model", "theirs", *place)
     assert code == 1
-    assert "an evaluation is not to be had of published weights" in error
+    assert "an evaluation is not available for published weights" in error
 
 
 @pytest.fixture
@@ -337,16 +339,9 @@ def test_fine_tuning_goes_on_in_the_networks_own_unit(imported, brain, short, to
     place = Workspace(root)
     person = place.find_subject("2", "simulated", str)
     store = place.find_tokens("simulated", "gabor", str)
-    result = adapt(
-        place,
-        place.weights / "theirs",
-        person,
-        store,
-        strategy="fine-tuning",
-        device="cpu",
-        progress=QUIET,
-    )
-    assert result.record["people"] == ["simulated/sub-01"]
+    settings = AdaptSettings([place.weights / "theirs"], strategy="fine-tuning")
+    result = adapt(place, person, store, settings, RunContext(progress=QUIET))
+    assert result.record.adaptation.subjects == ["simulated/sub-01"]
     adapted = load_model(result.folder, "cpu")
     assert adapted.draw(tokens, 2).shape == (2, 2, person.n_voxels)
     # The weights saw int16 / 2000, whatever the new person's mean and deviation.
@@ -514,7 +509,7 @@ def other_files(files, folder: Path):
     yield {"mask": folder / "4d.nii.gz"}, "3-D mask"
     yield {"voxels": 7}, "expected 7 voxels"
     yield {"mask": None}, "nsdgeneral.nii.gz"
-    yield {"subject": None}, "whose weights are these"
+    yield {"subject": None}, "expected the subject that the weights are of"
     yield {"prepared": folder}, "expected a prepared subject"
     smaller = {**SHAPE, "n_dims": 32}
     mapper = MapperConfig(**smaller, depth=1, n_heads=4)
@@ -540,7 +535,7 @@ def test_a_model_is_not_overwritten_unasked(imported, files, synbrain):
     arguments = options(files, dataset="simulated", subject=1, name="theirs")
     code, _, error = synbrain("weights", "import", *arguments, "-w", imported.root)
     assert code == 1
-    assert "already holds a model" in error
+    assert "made with other settings (licence CC BY-NC 4.0, now not recorded; see" in error
     assert list(imported.weights.glob(".*")) == []
 
 
@@ -762,16 +757,14 @@ def test_import_says_where_a_file_was_fetched(hub, files, prepared, tmp_path):
     (mapper,) = fetch(
         place, "lab/synbrain", ["last.pt"], endpoint=hub.endpoint, progress=QUIET
     ).files
-    result = import_published(
-        place,
+    settings = ImportSettings(
         files.brainvae,
         mapper,
         prepared=prepared.prepared / "simulated/sub-01",
         encoder="gabor",
-        progress=QUIET,
     )
-    found = result.record["origin"]["files"]
-    assert found["s2n"]["from"] == f"lab/synbrain@{COMMIT}"
-    assert found["brainvae"]["from"] is None
+    found = import_published(place, settings, progress=QUIET).record.origin.files
+    assert found["s2n"].source == f"lab/synbrain@{COMMIT}"
+    assert found["brainvae"].source is None
     with pytest.raises(MissingError):
         load_model(place.weights / "gone")

@@ -28,7 +28,7 @@ from synbrain_cli.run import RunContext
 from synbrain_cli.training import shared_core as shared
 from synbrain_cli.training import stage as training
 from synbrain_cli.training.shared_core import TrainedCore, grid_side, train_core
-from synbrain_cli.training.voxel_order import sheet_places
+from synbrain_cli.training.voxel_order import sphere_positions
 
 RUN = RunContext(progress=QUIET)
 STAGE = StageConfig(2, 32, 4e-3, 0.0, warmup_steps=5, clip_norm=0.0)
@@ -120,7 +120,7 @@ def test_the_sheet_is_fsaverages_near_the_voxels(core, people):
         mine = core.sheet.nodes[core.sheet.side == side]
         vertices = sphere[hemisphere].coordinates[: shared.N_NODES].astype(float)
         assert {tuple(row) for row in mine} <= {tuple(row) for row in vertices}
-        positions = [sheet_places(person) for person, _ in people]
+        positions = [sphere_positions(person) for person, _ in people]
         points = np.concatenate([p[(s == side) & np.isfinite(p[:, 0])] for p, s in positions])
         gaps = np.linalg.norm(mine[:, None] - points[None], axis=2)
         assert gaps.min(1).max() < NEAR
@@ -130,7 +130,7 @@ def test_the_sheet_is_fsaverages_near_the_voxels(core, people):
 
 def test_voxels_left_in_the_head_lie_on_the_left(people):
     subject = people[0][0]
-    _, side = sheet_places(subject)
+    _, side = sphere_positions(subject)
     affine = subject.voxel_space.geometry.mask.affine
     x = (subject.voxels[["i", "j", "k"]].to_numpy() @ affine[:3, :3].T + affine[:3, 3])[:, 0]
     x -= np.median(x)
@@ -347,19 +347,19 @@ def test_a_new_person_at_a_sources_places_reads_the_field_alone(monkeypatch, rng
     places = points[1:200:3], side[1:200:3]
     network = SharedCore(config, [sheet.basis(*places)], torch.Generator().manual_seed(0))
     with torch.no_grad():
-        network.people[0].local[:, 40:] = 1  # some have something of their own
+        network.subjects[0].local[:, 40:] = 1  # some have something of their own
         sources = tuple(part.clone() for part in network.voxels(0))
         field = tuple(getattr(network.shared, n).clone() for n in ("field", "local", "whole"))
     scaler = TokenScaler(np.zeros((16, 5), np.float32), np.ones(5, np.float32))
     core = TrainedCore(network.core, scaler, sources, field, sheet)
-    monkeypatch.setattr(shared, "sheet_places", lambda subject: places)
+    monkeypatch.setattr(shared, "sphere_positions", lambda subject: places)
     tokens = rng.normal(0, 1, (8, 16, 5)).astype(np.float32)
     known, prior = core.evidence(None)(tokens)
     assert known.shape == prior.shape == (8, 67)
     np.testing.assert_allclose(prior[:, :40], known[:, :40], atol=1e-6)
     assert np.abs(prior[:, 40:] - known[:, 40:]).max() > 0.01
     # In the other hemisphere, the other half of the field is read.
-    monkeypatch.setattr(shared, "sheet_places", lambda subject: (places[0], 1 - places[1]))
+    monkeypatch.setattr(shared, "sphere_positions", lambda subject: (places[0], 1 - places[1]))
     _, other = core.evidence(None)(tokens)
     assert np.abs(prior - other).min(0).max() > 1e-4
 

@@ -1,0 +1,261 @@
+"""Extraction of image tokens: once per image and encoder, whichever subjects saw it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from synbrain_cli.config import EncoderIdentity
+from synbrain_cli.errors import InputError
+from synbrain_cli.features.encoder import Encoder, kept_dtype, precision_here
+from synbrain_cli.features.loading import load_encoder
+from synbrain_cli.io.files import atomic, create_array, write_at
+from synbrain_cli.io.records import write_record
+from synbrain_cli.io.token_store import ENCODER, TokenStore
+from synbrain_cli.io.workfolder import FolderKind, WorkFolder, partial_folder, work_folder
+from synbrain_cli.prefetch import prefetch
+from synbrain_cli.run import RunContext
+
+# Names → pixels, uint8 (height, width, 3), in the same order; called by several threads.
+ReadImages = Callable[[list[str]], Iterable[np.ndarray]]
+
+# A store grows: what is there is taken over into the next one.
+TOKENS = FolderKind("image tokens", "", remakes=True)
+BATCHES_PER_ROUND = 16  # of the encoder, in each process: what an interruption may cost
+READ_TOGETHER = 64  # images that a thread reads at a time
+PICTURE_BYTES = 425 * 425 * 3  # NSD's
+
+
+@dataclass(frozen=True)
+class TokenRequest:
+    """With which encoder tokens are extracted.
+
+    Attributes
+    ----------
+    encoder : str
+        As ``--encoder`` takes it.
+    precision : str
+        As in `load_encoder`; "auto" continues in that of tokens that are there.
+    check_pixels : bool
+        Compare images that are there by name with the pixels their tokens came from: subjects of
+        one dataset may come with image folders of their own.
+    """
+
+    encoder: str
+    precision: str = "auto"
+    check_pixels: bool = False
+
+
+def extract_tokens(
+    dataset: Path, images: list[str], read: ReadImages, request: TokenRequest, run: RunContext
+) -> TokenStore:
+    """Extract the tokens of images that have none yet.
+
+    Threads prefetch images and the encoder works a batch ahead of the disk, so that it never
+    waits. Batches are cut at fixed rows, multiples of their size, and dealt to the processes: on a
+    CPU the tokens are the same to the last bit for any number of processes, and wherever a run was
+    interrupted. On a GPU they are so as long as the batch size is: one that was halved for want of
+    memory may round otherwise, by what the precision allows (1e-3 of a token in fp16).
+
+    An interrupted run continues after its last finished round: ``images.tsv`` of the partial
+    folder names the rows that are whole.
+
+    Parameters
+    ----------
+    dataset : path
+        ``prepared/<dataset>``.
+    images : list of str
+    read : callable
+    request : TokenRequest
+    run : RunContext
+        Its processes share the images out, and see one disk.
+
+    Raises
+    ------
+    InputError
+        Tokens of another encoder or precision; another image under the same name.
+    """
+    encoder = load_encoder(request.encoder, run.device, request.precision)
+    folder = dataset / "features" / encoder.slug
+    stores = [TokenStore(folder), TokenStore(partial_folder(folder))]
+    recorded = run.processes.on_main(lambda: _recorded_precision(stores, encoder, request))
+    if request.precision == "auto" and encoder.precision != precision_here(recorded, run.device):
+        here = precision_here(recorded, run.device)
+        encoder = load_encoder(request.encoder, run.device, here)
+    if run.processes.on_main(lambda: _are_known(stores[0], images, read, request)):
+        run.progress.info(f"{folder}: tokens of {len(stores[0].images):,} images, already there")
+        return TokenStore(folder)
+    identity = EncoderIdentity(request.encoder, encoder.identity, recorded)
+    with work_folder(
+        folder,
+        TOKENS,
+        msgspec.to_builtins(identity),
+        processes=run.processes,
+        progress=run.progress,
+    ) as work:
+        filler = run.processes.on_main(lambda: _open_store(work, images, identity, encoder))
+        _fill(work.partial, *filler, read, encoder, request.check_pixels, run)
+        run.processes.on_main(work.put_in_place)
+    return TokenStore(folder)
+
+
+def _recorded_precision(stores: list[TokenStore], encoder: Encoder, request: TokenRequest) -> str:
+    """Precision of the tokens that are there, or else of the encoder.
+
+    Raises
+    ------
+    InputError
+        When they are of another encoder, or of another precision than was asked for.
+    """
+    store = next((store for store in stores if store.images), None)
+    if store is None:
+        return encoder.precision
+    if store.identity.identity != encoder.identity:
+        raise InputError(
+            f"{store.folder}: holds tokens of {store.identity.identity}, the encoder is now "
+            f"{encoder.identity}: move that folder away to extract them again"
+        )
+    if request.precision not in ("auto", store.precision):
+        raise InputError(
+            f"{store.folder}: holds tokens computed in {store.precision}, --precision is "
+            f"{request.precision}: leave it out to continue with them, or move that folder away "
+            "to extract them again"
+        )
+    return store.precision
+
+
+def _are_known(
+    store: TokenStore, images: list[str], read: ReadImages, request: TokenRequest
+) -> bool:
+    """Whether the store has all images, under the names of the same pixels where that is asked."""
+    if request.check_pixels:
+        _check_pixels(store, images, read)
+    return set(images) <= set(store.images)
+
+
+def _open_store(
+    work: WorkFolder, images: list[str], identity: EncoderIdentity, encoder: Encoder
+) -> tuple[list[str], int]:
+    """Make room for the images that have no tokens yet.
+
+    Returns
+    -------
+    rows : list of str
+        Image of every row.
+    n_done : int
+        Rows that are finished: those of an interrupted run, or of the finished store.
+    """
+    store = TokenStore(work.partial)
+    before = store if store.images else TokenStore(work.target)
+    known = set(before.images)
+    rows = before.images + [image for image in images if image not in known]
+    shape = (len(rows), encoder.n_tokens, encoder.n_dims)
+    old = before.tokens if known else None
+    _grow(work.partial / "tokens.npy", old, len(known), shape, kept_dtype(identity.precision))
+    write_record(work.partial / ENCODER, identity)
+    _write_rows(work.partial, before.images, before.digests)
+    return rows, len(known)
+
+
+def _fill(
+    folder: Path,
+    rows: list[str],
+    n_done: int,
+    read: ReadImages,
+    encoder: Encoder,
+    with_digests: bool,
+    run: RunContext,
+) -> None:
+    """Compute the rows of a token store from ``n_done`` on, and name them in ``images.tsv``."""
+    store, processes = TokenStore(folder), run.processes
+    digests = store.digests + [""] * (len(rows) - n_done)
+    offset, row_bytes, dtype = store.tokens.offset, store.tokens[0].nbytes, store.tokens.dtype
+    size = encoder.batch_size
+    edges = [n_done, *range((n_done // size + 1) * size, len(rows), size), len(rows)]
+    batches = [slice(*edge) for edge in pairwise(edges)]
+    rounds = list(processes.deal(batches, BATCHES_PER_ROUND))
+    own = [batch for _, part in rounds for batch in part]
+    own_rows = [row for batch in own for row in range(batch.start, batch.stop)]
+
+    def look(part: list[int]) -> list[tuple[np.ndarray, str]]:
+        pictures = read([rows[row] for row in part])
+        return [(p, _digest(p) if with_digests else "") for p in pictures]
+
+    def filled(seen: Iterator[tuple[np.ndarray, str]]) -> Iterator[tuple[Any, list[np.ndarray]]]:
+        for batch in own:
+            pixels, found = zip(*islice(seen, batch.stop - batch.start), strict=True)
+            yield (batch, found), list(pixels)
+
+    parts = [own_rows[i : i + READ_TOGETHER] for i in range(0, len(own_rows), READ_TOGETHER)]
+    with (
+        run.progress.bar("image tokens", len(rows), n_done) as bar,
+        closing(prefetch(look, parts, READ_TOGETHER * PICTURE_BYTES)) as seen,
+        (folder / "tokens.npy").open("r+b") as file,
+    ):
+        computed = encoder.stream(filled(chain.from_iterable(seen)))
+        for whole, part in rounds:
+            mine = []
+            for (batch, found), tokens in islice(computed, len(part)):
+                values = tokens.astype(dtype, copy=False)
+                write_at(file.fileno(), values, offset + batch.start * row_bytes)
+                mine.append((batch, found))
+                bar.to(batch.stop, len(rows))
+            os.fsync(file.fileno())
+            for batch, found in chain.from_iterable(processes.collect(mine)):
+                digests[batch] = found
+            stop = whole[-1].stop
+            processes.on_main(partial(_write_rows, folder, rows[:stop], digests[:stop]))
+
+
+def _check_pixels(store: TokenStore, images: list[str], read: ReadImages) -> None:
+    known = dict(zip(store.images, store.digests, strict=True))
+    again = [image for image in images if image in known]
+    for image, pixels in zip(again, read(again), strict=True):
+        if _digest(pixels) != known[image]:
+            raise InputError(
+                f"{store.folder}: another image is known there by the name {image}: subjects of "
+                "one dataset share their images; rename it, or choose another --dataset"
+            )
+
+
+def _digest(pixels: np.ndarray) -> str:
+    """Checksum of pixels and their shape (BLAKE2b: SHA-256 would be slower than some encoders)."""
+    content = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    content.update(np.ascontiguousarray(pixels))
+    return content.hexdigest()
+
+
+def _grow(
+    path: Path, old: np.ndarray | None, n_kept: int, shape: tuple[int, ...], dtype: np.dtype
+) -> None:
+    """Make an array of that shape at ``path`` with the first rows of an old one, or keep it."""
+    if path.exists():
+        here = np.load(path, mmap_mode="r", allow_pickle=False)
+        if here.shape == shape and here.dtype == dtype:
+            return
+    grown = path.with_name(".tokens.npy")
+    create_array(grown, dtype, shape)
+    if old is not None:
+        new = np.load(grown, mmap_mode="r+")
+        for start in range(0, n_kept, 1024):
+            some = slice(start, min(start + 1024, n_kept))
+            new[some] = old[some]
+        new.flush()
+    grown.replace(path)
+
+
+def _write_rows(folder: Path, rows: list[str], digests: list[str]) -> None:
+    with atomic(folder / "images.tsv") as path:
+        table = pd.DataFrame({"image": rows, "pixels": digests})
+        table.to_csv(path, sep="\t", index=False)

@@ -1,0 +1,367 @@
+"""The one folder that commands write: hidden until whole, resumable, put in place at once."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from synbrain_cli.distributed import Processes
+from synbrain_cli.errors import BusyError, InputError
+from synbrain_cli.io.files import read_json
+from synbrain_cli.io.workfolder import FolderKind, differences, work_folder
+
+MODEL = FolderKind("a model", "--name")
+SCORES = FolderKind("scores", "--output", remakes=True)
+SETTINGS = {"seed": 0, "stage": {"epochs": 2, "betas": (0.9, 0.99)}}
+
+
+KILLED = 9
+
+
+class Interrupted(Exception):
+    """As by Ctrl-C."""
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def interrupt(target, kind=MODEL, settings=SETTINGS, **options):
+    """Write half of a folder."""
+    with suppress(Interrupted), work_folder(target, kind, settings, **options) as work:
+        (work.partial / "half").write_text("written")
+        (work.recovery / "checkpoint").write_text("1")
+        raise Interrupted
+
+
+def finish(target, kind=MODEL, settings=SETTINGS, content="whole", **options):
+    """Write a folder, unless it is there."""
+    with work_folder(target, kind, settings, **options) as work:
+        if not work.is_finished:
+            (work.partial / "file").write_text(content)
+            work.put_in_place()
+    return work
+
+
+# ----------------------------------------------------------------------------- one folder
+
+
+def test_it_has_its_name_once_it_is_whole(tmp_path):
+    target = tmp_path / "made" / "sub-01"
+    with work_folder(target, MODEL, SETTINGS) as work:
+        assert not work.is_finished
+        assert not work.is_resumed
+        (work.partial / "file").write_text("whole")
+        (work.recovery / "checkpoint").write_text("1")
+        assert not target.exists()
+        work.put_in_place()
+        assert names(target) == {"file", "settings.json"}
+    assert names(target.parent) == {"sub-01"}  # no lock, nothing hidden
+    assert read_json(target / "settings.json") == msgspec.json.decode(msgspec.json.encode(SETTINGS))
+
+
+def test_an_interrupted_run_is_continued_with_the_same_settings(tmp_path):
+    target = tmp_path / "sub-01"
+    interrupt(target)
+    assert names(tmp_path) == {".sub-01.partial", ".sub-01.recovery"}
+    (tmp_path / ".sub-01.partial/.12.half").write_text("half-written")
+    (tmp_path / ".sub-01.recovery/.folder").mkdir()
+    with work_folder(target, MODEL, SETTINGS) as work:
+        assert work.is_resumed
+        assert names(work.partial) == {"half", "settings.json"}
+        assert names(work.recovery) == {"checkpoint"}
+        work.put_in_place()
+    assert names(tmp_path) == {"sub-01"}
+
+
+def test_a_finished_folder_of_the_same_settings_is_kept(tmp_path):
+    target = tmp_path / "sub-01"
+    finish(target, content="first")
+    assert finish(target, content="second").is_finished
+    assert (target / "file").read_text() == "first"
+    assert names(tmp_path) == {"sub-01"}
+
+
+def test_what_a_run_left_that_ended_as_its_folder_was_put_in_place_is_removed(tmp_path):
+    target = tmp_path / "sub-01"
+    finish(target)
+    (tmp_path / ".sub-01.recovery").mkdir()
+    finish(target)
+    assert names(tmp_path) == {"sub-01"}
+
+
+# ------------------------------------------------------------------------- other settings
+
+OTHER = {"seed": 1, "stage": {"epochs": 3, "betas": (0.9, 0.99)}}
+
+
+def test_an_interrupted_run_of_other_settings_is_named_and_kept(tmp_path):
+    target = tmp_path / "sub-01"
+    interrupt(target)
+    with pytest.raises(InputError) as error, work_folder(target, MODEL, OTHER):
+        pass
+    assert "seed 0, now 1, stage.epochs 2, now 3" in str(error.value)
+    assert "repeat its options to continue it, or pass --overwrite" in str(error.value)
+    assert (tmp_path / ".sub-01.recovery/checkpoint").read_text() == "1"
+
+
+def test_a_finished_folder_of_other_settings_is_named_and_kept(tmp_path):
+    target = tmp_path / "sub-01"
+    finish(target)
+    with pytest.raises(InputError) as error, work_folder(target, MODEL, OTHER):
+        pass
+    assert "holds a model made with other settings (seed 0, now 1, stage.epochs" in str(error.value)
+    assert "pass --overwrite to replace it, or choose another --name" in str(error.value)
+    assert (target / "file").read_text() == "whole"
+    assert names(tmp_path) == {"sub-01"}
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, OTHER])
+def test_overwrite_starts_again(tmp_path, settings):
+    target = tmp_path / "sub-01"
+    finish(target, settings={"seed": 8}, content="first")
+    interrupt(target, settings={"seed": 9}, overwrite=True)
+    with work_folder(target, MODEL, settings, overwrite=True) as work:
+        assert not work.is_resumed
+        assert names(work.partial) == {"settings.json"}
+        assert names(work.recovery) == {"overwrite"}
+        assert (target / "file").read_text() == "first"  # until there is another
+        (work.partial / "other").write_text("second")
+        work.put_in_place()
+    assert names(target) == {"other", "settings.json"}
+    assert names(tmp_path) == {"sub-01"}
+
+
+def test_overwrite_starts_again_what_was_begun_without_it(tmp_path):
+    """Where what an interrupted run left is damaged, say."""
+    target = tmp_path / "sub-01"
+    interrupt(target)
+    with work_folder(target, MODEL, SETTINGS, overwrite=True) as work:
+        assert not work.is_resumed
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_interrupted_replacement_is_continued(tmp_path, overwrite):
+    """With --overwrite as without it: the same command goes on where it stopped."""
+    target = tmp_path / "sub-01"
+    finish(target)
+    interrupt(target, settings=OTHER, overwrite=True)
+    with work_folder(target, MODEL, OTHER, overwrite=overwrite) as work:
+        assert work.is_resumed
+        work.put_in_place()
+    assert names(target) == {"half", "settings.json"}
+
+
+def test_cheap_results_are_made_again(tmp_path):
+    target = tmp_path / "scores"
+    finish(target, SCORES, content="first")
+    finish(target, SCORES, content="second")
+    assert (target / "file").read_text() == "second"
+    interrupt(target, SCORES)
+    with work_folder(target, SCORES, OTHER) as work:
+        assert not work.is_resumed
+        assert names(work.partial) == {"settings.json"}
+
+
+def test_others_files_are_kept_where_asked(tmp_path):
+    target = tmp_path / "scores"
+    finish(target, SCORES, content="first")
+    (target / "figure.png").write_text("plotted")
+    (target / "notes").mkdir()
+    (target / "notes/mine").write_text("written")
+    with work_folder(target, SCORES, OTHER) as work:
+        (work.partial / "file").write_text("second")
+        work.put_in_place(keep_others=True)
+    assert names(target) == {"file", "settings.json", "figure.png", "notes"}
+    assert (target / "file").read_text() == "second"
+    assert read_json(target / "settings.json")["seed"] == 1
+    assert (target / "notes/mine").read_text() == "written"
+
+
+@pytest.mark.parametrize("kind", [MODEL, SCORES, FolderKind("a shared core")])
+def test_a_folder_that_the_command_did_not_write_is_never_touched(tmp_path, kind):
+    target = tmp_path / "mine"
+    target.mkdir()
+    (target / "thesis.txt").write_text("years")
+    for overwrite in (False, True):
+        with (
+            pytest.raises(InputError, match=r"was not written by this command: .*move it away"),
+            work_folder(target, kind, SETTINGS, overwrite=overwrite),
+        ):
+            pass
+    assert names(tmp_path) == {"mine"}
+    assert (target / "thesis.txt").read_text() == "years"
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "empty").mkdir()
+    finish(tmp_path / "empty")
+    assert names(tmp_path / "empty") == {"file", "settings.json"}
+
+
+def test_nothing_is_put_in_place_of_a_folder_that_was_removed(tmp_path):
+    with work_folder(tmp_path / "sub-01", MODEL, SETTINGS) as work:
+        (work.partial / "settings.json").unlink()
+        with pytest.raises(InputError, match="was removed or changed while it was written"):
+            work.put_in_place()
+    assert not (tmp_path / "sub-01").exists()
+
+
+def test_a_record_is_computed_once(tmp_path):
+    class Found(msgspec.Struct):
+        value: int
+
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return Found(7)
+
+    for _ in range(2):
+        with suppress(Interrupted), work_folder(tmp_path / "sub-01", MODEL, SETTINGS) as work:
+            assert work.once("found", Found, compute) == Found(7)
+            raise Interrupted
+    assert len(calls) == 1
+
+
+# --------------------------------------------------------------------- several processes
+
+
+def test_two_runs_do_not_write_one_folder(tmp_path):
+    target = tmp_path / "sub-01"
+    with (
+        work_folder(target, MODEL, SETTINGS),
+        pytest.raises(BusyError, match="another synbrain process is writing a model"),
+        work_folder(target, MODEL, SETTINGS),
+    ):
+        pass
+
+
+class Second(Processes):
+    """A process beside the main one, which tells it what it found."""
+
+    answer = None
+
+    def on_main(self, work):
+        return self.answer
+
+
+def test_the_main_process_opens_for_all(tmp_path):
+    """Another one gets the same folder, and neither locks nor changes anything."""
+    with work_folder(tmp_path / "sub-01", MODEL, SETTINGS) as work:
+        other = Second(1, 2)
+        object.__setattr__(other, "answer", work)
+        with work_folder(tmp_path / "sub-01", MODEL, OTHER, processes=other) as found:
+            assert found == work
+    assert read_json(work.partial / "settings.json")["seed"] == 0
+
+
+# ---------------------------------------------------------------------------- differences
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ({"seed": 0}, {"seed": 0}, ""),
+        ({"seed": 0}, {"seed": 1}, "seed 0, now 1"),
+        ({"hours": 1}, {"hours": 1.0}, ""),
+        ({}, {"preset": "tiny"}, "preset none, now tiny"),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, "a.c 2, now 3"),
+        ({"a": {"b": 1}}, {"a": None}, "a {'b': 1}, now none"),
+        ({"names": "x" * 80}, {"names": "y" * 80}, "names changed"),
+    ],
+)
+def test_what_differs_is_said_in_words(before, now, told):
+    assert differences(before, now) == told
+
+
+# ------------------------------------------------------------------- killed between steps
+
+FORKING = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+def write(target: Path, seed: int, overwrite: bool, kill_at: int) -> bool:
+    """Write a folder in a process of its own that ends before its Nth change to the disk.
+
+    Nothing is tidied up, as when the power goes. Whether it came to its end.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            _die_before_change(kill_at)
+            with work_folder(target, MODEL, {"seed": seed}, overwrite=overwrite) as work:
+                if not work.is_finished:
+                    for name in "ab":
+                        if not (work.recovery / name).exists():
+                            (work.partial / name).write_text(str(seed))
+                            (work.recovery / name).write_text(str(seed))
+                    work.put_in_place()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, KILLED)
+    return status == 0
+
+
+def _die_before_change(n: int) -> None:
+    left = n
+
+    def dying(function):
+        def call(*arguments, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os._exit(KILLED)
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("replace", "mkdir", "unlink", "rmdir"):
+        setattr(os, name, dying(getattr(os, name)))
+
+
+def content(target: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in target.iterdir()}
+
+
+@FORKING
+def test_killed_at_any_step_the_same_command_finishes_it(tmp_path):
+    """A run killed before it renames, makes or removes anything; then the same, to its end."""
+    expected = None
+    for kill_at in range(1, 100):
+        target = tmp_path / str(kill_at) / "sub-01"
+        if write(target, 0, False, kill_at):
+            break
+        if target.exists():  # all of it
+            assert names(target) == {"a", "b", "settings.json"}
+        assert write(target, 0, False, 0)
+        expected = expected or content(target)
+        assert content(target) == expected
+        assert names(target.parent) == {"sub-01"}
+    assert kill_at > 4
+
+
+@FORKING
+def test_killed_at_any_step_a_replacement_mixes_nothing(tmp_path):
+    """Two folders of other settings: what is there is the one or the other."""
+    for kill_at in range(1, 100):
+        target = tmp_path / str(kill_at) / "sub-01"
+        assert write(target, 0, False, 0)
+        interrupt(target, settings={"seed": 0}, overwrite=True)
+        is_done = write(target, 1, True, kill_at)
+        if target.exists():
+            found = content(target)
+            assert found["a"] == found["b"] in ("0", "1")
+            assert f'"seed": {found["a"]}' in found["settings.json"]
+        if is_done:
+            break
+        assert write(target, 1, True, 0)
+        assert (content(target)["a"], content(target)["b"]) == ("1", "1")
+        assert names(target) == {"a", "b", "settings.json"}
+        assert names(target.parent) == {"sub-01"}
+    assert kill_at > 8
