@@ -366,23 +366,23 @@ def test_means_of_what_is_added_say_nothing(rng):
     np.testing.assert_allclose(one.mean(0), y.mean(0), atol=1e-5)
 
 
-def test_weight_and_penalty_are_the_best_on_what_judges(rng):
+def test_weight_and_penalty_are_the_best_on_validation_trials(rng):
     truth = rng.normal(size=(10, 3))
 
     def trials(n, noise):
         y = rng.normal(size=(n, 3))
         return (y @ truth.T + noise * rng.normal(size=(n, 10))).astype(np.float32), y
 
-    fitting, judging = trials(15, 2), trials(200, 0.5)
+    fitting, validation = trials(15, 2), trials(200, 0.5)
     nothing = (np.empty((0, 10), np.float32), np.empty((0, 3)))
-    alone = choose(fitting, judging, nothing)
+    alone = choose(fitting, validation, nothing)
     good, bad = trials(200, 0.5), trials(200, 0.5)
     bad = (bad[0], bad[1][::-1])
-    helped, misled = (choose(fitting, judging, added) for added in (good, bad))
+    helped, misled = (choose(fitting, validation, added) for added in (good, bad))
     assert helped.weight == 1
     assert misled.weight == 0.1
     assert misled.validation < alone.validation < helped.validation
-    x, y = judging
+    x, y = validation
     found = (
         1
         - ((fit_decoder(fitting, good, helped)(x) - y) ** 2).sum()
