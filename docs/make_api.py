@@ -52,8 +52,8 @@ class Part(NamedTuple):
 SECTIONS = (
     Part(
         "A model",
-        """`load_model` returns a `Brain`, which predicts mean responses, draws single-trial responses, and
-brings both to volumes and surfaces.
+        """`load_model` returns a `Brain`, which predicts mean responses, draws trials, and
+resamples both to other spaces.
 
 ```python
 from synbrain_cli import load_model
