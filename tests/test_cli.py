@@ -332,7 +332,7 @@ def test_choices_are_those_of_the_library():
     from synbrain_cli import config
     from synbrain_cli.brain import drawing
     from synbrain_cli.cli import options, plot, prepare, synthesize, train
-    from synbrain_cli.datasets import nsd
+    from synbrain_cli.datasets import nsd_choice
     from synbrain_cli.features import openclip
     from synbrain_cli.io import prepared, surface_resampling
     from synbrain_cli.model import order
@@ -348,8 +348,8 @@ def test_choices_are_those_of_the_library():
         (options.TrainingPrecision, config.PRECISIONS),
         (options.FigureFormat, figure.FORMATS),
         (options.FigureSpace, map_plotter.SPACES),
-        (prepare.NSDSpace, nsd.SPACES),
-        (prepare.NSDPreparation, nsd.PREPARATIONS),
+        (prepare.NSDSpace, nsd_choice.SPACES),
+        (prepare.NSDPreparation, nsd_choice.PREPARATIONS),
         (train.ModelKind, train_pipeline.MODELS),
         (train.VoxelOrder, ("auto", *order.ORDERS)),
         (train.Strategy, ("auto", *adapt_pipeline.STRATEGIES)),
