@@ -60,13 +60,12 @@ def person(prepared):
 
 
 @pytest.fixture(scope="module")
-def source(trained, store, tmp_path_factory) -> Path:
+def source(trained, linear_bundles, tmp_path_factory) -> Path:
     """Models of subject 1: sub-01, with networks, and sub-01_linear, beside it."""
     workspace = Workspace(tmp_path_factory.mktemp("sources"))
     workspace.prepared.symlink_to(trained.prepared)
     shutil.copytree(trained.weights / "sub-01", workspace.weights / "sub-01")
-    subject = trained.find_subject("1", None, QUIET.info)
-    train(workspace, subject, store, LINEAR, RUN, name="sub-01_linear")
+    shutil.copytree(linear_bundles["1"], workspace.weights / "sub-01_linear")
     return workspace.weights / "sub-01"
 
 
