@@ -39,9 +39,9 @@ synbrain plot report --subject 2
 ```
 
 writes `outputs/sub-02_report.html`: all of these figures, with settings, scores beside baselines
-and ceilings, a surface to turn, provenance and the commands to repeat it. It opens from disk without
-a network, and its layout fits a phone ([in which browsers it was opened](status.md)). `demo`,
-`evaluate` and `adapt` write one.
+and ceilings, a surface to turn, provenance and the commands to repeat it. It opens from disk
+without a network, and its layout fits a phone ([in which browsers it was opened](status.md)).
+`demo`, `evaluate` and `adapt` write one.
 
 ## In a notebook
 

@@ -166,8 +166,8 @@ def test_commands_of_the_program_are_in_the_readme():
 GLOSSARY = (
     "ncsnr, noise ceiling, betas, repeat, standardisation, unexplained signal, trial noise, "
     "readout, bundle, prepared subject, workspace, tokens, encoder, latent, posterior, S2N mapper, "
-    "BrainVAE, draw, sampling, coverage, PIT, CRPS, energy score, RSA, CKA, two-way identification, "
-    "shared core, source map, learning curve, signal, shared or fresh"
+    "BrainVAE, draw, sampling, coverage, PIT, CRPS, energy score, RSA, CKA, "
+    "two-way identification, shared core, source map, learning curve, signal, shared or fresh"
 )
 
 
