@@ -20,16 +20,15 @@ from msgspec.structs import replace
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.prediction import predict_deep
-from synbrain_cli.config import PRESETS, LossConfig, Preset
+from synbrain_cli.config import PRESETS
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, pooled_skill, voxelwise_correlation
-from synbrain_cli.model.feed import Feed, Rows
-from synbrain_cli.model.fit import Stage, fit
+from synbrain_cli.model.fit import fit
 from synbrain_cli.model.mapper import Mapper
-from synbrain_cli.model.step import MapperStep
 from synbrain_cli.model.tokens import StandardTokens
 from synbrain_cli.run import RunContext
-from synbrain_cli.training.examples import Examples, load_examples
+from synbrain_cli.training.examples import Examples, SubjectExamples, load_examples
+from synbrain_cli.training.networks import MapperTargets, Schedules, UntrainedNetworks, mapper_stage
 
 CPU = torch.device("cpu")
 
@@ -48,14 +47,14 @@ def main() -> None:
     subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
     store = workspace.find_tokens(subject.dataset, brain.config.encoder.spec, print)
     examples = load_examples(subject, store)
-    scaler, train_set, val_set = examples.scaler, examples.train, examples.val
+    scaler, train_set = examples.scaler, examples.train
     test = subject.select("test")
     recorded = average_repeats(brain.standardize(test.betas), test.image_index)[0]
     tokens = StandardTokens(store.tokens, store.rows_of(test.images), scaler)
     baseline = train_set.averages.mean(0)
 
     brain.networks.vae.requires_grad_(False)
-    targets, variance, deviation = posterior_means(brain, train_set)
+    targets = posterior_means(brain, train_set)
     scores = []
     print("weight  every  seed  correlation  skill  seconds")
     weights = [float(w) for w in arguments.weights.split(",")]
@@ -63,9 +62,8 @@ def main() -> None:
     for weight, every, seed in product(weights, intervals, range(arguments.seeds)):
         loss = replace(preset.loss, response=weight, response_every=every)
         start = time.process_time()
-        mapper = train_mapper(
-            brain, preset, loss, seed, train_set, val_set, targets, variance, deviation
-        )
+        schedules = Schedules(preset.vae_stage, preset.mapper_stage, loss)
+        mapper = train_mapper(brain, schedules, seed, examples, targets)
         seconds = time.process_time() - start
         predicted = predict_deep(brain.networks.vae, mapper, tokens, brain.n_voxels)
         r = float(np.median(voxelwise_correlation(recorded, predicted)))
@@ -83,56 +81,31 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def posterior_means(brain: Brain, examples: Examples) -> tuple[np.ndarray, float, torch.Tensor]:
-    """The mapper's targets, averages over an image's trials; their variance; latent deviation."""
+def posterior_means(brain: Brain, examples: Examples) -> MapperTargets:
+    """The mapper's targets: averages over an image's trials."""
     parts = [brain.networks.vae.encode(part) for part in torch.from_numpy(examples.betas).split(64)]
     mean = torch.cat([part.mean for part in parts]).numpy()
     targets = average_repeats(mean.reshape(len(mean), -1), examples.image_index)[0]
     targets = targets.reshape(-1, *mean.shape[1:])
     variances = torch.cat([part.log_variance for part in parts]).exp()
-    return targets, float(targets.var(0, ddof=1).mean()), variances.mean(0).sqrt()
+    variance = float(targets.var(0, ddof=1).mean())
+    return MapperTargets(targets, variance, variances.mean(0).sqrt().numpy())
 
 
 def train_mapper(
     brain: Brain,
-    preset: Preset,
-    loss: LossConfig,
+    schedules: Schedules,
     seed: int,
-    train_set: Examples,
-    val_set: Examples,
-    targets: np.ndarray,
-    variance: float,
-    deviation: torch.Tensor,
+    examples: SubjectExamples,
+    targets: MapperTargets,
 ) -> Mapper:
     """Stage 2 as in `synbrain train`, with another loss or seed."""
     mapper = Mapper(brain.networks.mapper.config, torch.Generator().manual_seed(seed + 1))
-
-    @torch.inference_mode()
-    def score(network: Mapper) -> float:
-        predicted = predict_deep(brain.networks.vae, network, val_set.tokens, brain.n_voxels)
-        return pooled_skill(val_set.averages, predicted, np.zeros(brain.n_voxels))
-
-    def noise(n: int, generator: torch.Generator) -> torch.Tensor:
-        drawn = torch.randn((n, *targets.shape[1:]), generator=generator)
-        drawn[: n // 2] = 0
-        return drawn
-
-    step = MapperStep(
-        mapper,
-        brain.networks.vae,
-        loss,
-        torch.tensor(variance),
-        deviation.clone(),
-        brain.n_voxels,
+    networks = UntrainedNetworks(
+        brain.networks.vae, mapper, list(mapper.parameters()), schedules, "", ""
     )
-    feed = Feed(
-        Rows.of_tokens(train_set.tokens, CPU),
-        Rows(targets, CPU),
-        Rows(train_set.averages, CPU),
-        noise=noise,
-    )
-    trained, n_images = list(mapper.parameters()), len(targets)
-    stage = Stage("mapper", mapper, trained, step, score, n_images, preset.mapper_stage, 1000, feed)
+    run = RunContext(seed)
+    stage = mapper_stage(networks, examples, targets, run)
     fit(stage, RunContext(seed))
     return mapper.requires_grad_(False)
 

@@ -1,4 +1,4 @@
-"""synbrain: draw the single-trial fMRI responses a person's visual cortex would give to images.
+"""synbrain: draws of the single-trial fMRI responses of a subject's visual cortex to images.
 
 >>> from synbrain_cli import load_model
 >>> model = load_model("weights/sub-01")                    # doctest: +SKIP

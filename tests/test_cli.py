@@ -25,7 +25,6 @@ from synbrain_cli import cli
 from synbrain_cli.cli.sections import SECTIONS
 from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.files import locked
-from synbrain_cli.io.workspace import Workspace
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 
@@ -333,14 +332,14 @@ def test_choices_are_those_of_the_library():
     from synbrain_cli import config
     from synbrain_cli.brain import drawing
     from synbrain_cli.cli import options, plot, prepare, synthesize, train
-    from synbrain_cli.datasets import nsd
+    from synbrain_cli.datasets import nsd_choice
     from synbrain_cli.features import openclip
     from synbrain_cli.io import prepared, surface_resampling
     from synbrain_cli.model import order
     from synbrain_cli.pipeline import adapt as adapt_pipeline
     from synbrain_cli.pipeline import plot as plot_pipeline
     from synbrain_cli.pipeline import train as train_pipeline
-    from synbrain_cli.plotting import figure
+    from synbrain_cli.plotting import figure, map_plotter
 
     maps = plot_pipeline.RESPONSE_MAPS + plot_pipeline.RECORDED_MAPS + plot_pipeline.ACCURACY_MAPS
     for choices, known in (
@@ -348,9 +347,9 @@ def test_choices_are_those_of_the_library():
         (options.EncoderPrecision, ("auto", *openclip._DTYPES)),
         (options.TrainingPrecision, config.PRECISIONS),
         (options.FigureFormat, figure.FORMATS),
-        (options.FigureSpace, plot_pipeline.SPACES),
-        (prepare.NSDSpace, nsd.SPACES),
-        (prepare.NSDPreparation, nsd.PREPARATIONS),
+        (options.FigureSpace, map_plotter.SPACES),
+        (prepare.NSDSpace, nsd_choice.SPACES),
+        (prepare.NSDPreparation, nsd_choice.PREPARATIONS),
         (train.ModelKind, train_pipeline.MODELS),
         (train.VoxelOrder, ("auto", *order.ORDERS)),
         (train.Strategy, ("auto", *adapt_pipeline.STRATEGIES)),
@@ -363,25 +362,23 @@ def test_choices_are_those_of_the_library():
     assert tuple(options.MapSpace) == (*surface_resampling.SURFACE_SPACES, "MNI", "none")
 
 
-def test_the_library_checks_choices_for_python_callers(trained, subject, store, tmp_path):
+def test_the_library_checks_choices_for_python_callers():
     from synbrain_cli.brain.drawing import Drawing
     from synbrain_cli.pipeline import plot
-    from synbrain_cli.pipeline.train import train
-
-    own = Workspace(tmp_path)
+    from synbrain_cli.pipeline.train import TrainSettings
+    from synbrain_cli.plotting import map_plotter
 
     for message, call in (
-        ("--preset huge: expected one of tiny", lambda: train(own, subject, store, preset="huge")),
-        ("--model cubic: expected full or", lambda: train(own, subject, store, model="cubic")),
-        ("--what soul: expected one of mean", lambda: plot.brain_maps(own, "flatmap", what="soul")),
-        ("--format bmp: expected one of png", lambda: plot.Look(format="bmp")),
-        ("--space fsnative: expected one of fsav", lambda: plot.Look(space="fsnative")),
+        ("--preset huge: expected one of tiny", lambda: TrainSettings(preset="huge")),
+        ("--model cubic: expected full or", lambda: TrainSettings(model="cubic")),
+        ("--what soul: expected one of mean", lambda: plot.MapChoice(what="soul")),
+        ("--format bmp: expected one of png", lambda: map_plotter.Look(format="bmp")),
+        ("--space fsnative: expected one of fsav", lambda: map_plotter.Look(space="fsnative")),
         ("sampling: expected calibrated", lambda: Drawing(sampling="best")),
         ("signal: expected shared or fresh", lambda: Drawing(signal="sometimes")),
     ):
         with pytest.raises(InputError, match=message):
             call()
-    assert not any(tmp_path.iterdir())
 
 
 # ------------------------------------------------------------------------------ completion

@@ -160,11 +160,11 @@ def test_draws_vary_as_held_out_trials_do(metrics):
     assert draws["noise_correlation"]["share_of_ceiling"] >= 0.9
 
 
-def test_draws_score_better_than_every_rival(metrics):
+def test_draws_score_better_than_every_baseline(metrics):
     for score in ("crps", "energy_score"):
         values = metrics["draws"][score]
-        for rival in ("linear", "mean_pattern", "latent_nf1", "latent_best", "shuffled"):
-            assert values["model"] < values[rival], (score, rival)
+        for baseline in ("linear", "mean_pattern", "latent_nf1", "latent_best", "shuffled"):
+            assert values["model"] < values[baseline], (score, baseline)
 
 
 def test_better_than_the_mean_pattern_and_than_shuffled_images(metrics):

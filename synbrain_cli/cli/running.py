@@ -72,19 +72,12 @@ def open_run(
 
 
 @contextlib.contextmanager
-def interruptible(resumes: bool = True) -> Iterator[None]:
-    """Say after Ctrl-C what the same command will do, and exit with 130.
-
-    Parameters
-    ----------
-    resumes : bool
-        The command goes on where it stopped; otherwise it writes nothing before its end.
-    """
+def interruptible() -> Iterator[None]:
+    """Say after Ctrl-C that the same command goes on where it stopped, and exit with 130."""
     try:
         yield
     except KeyboardInterrupt:
-        how = "goes on where it stopped" if resumes else "starts again; nothing was written"
-        stop(f"interrupted: the same command {how}", 130)
+        stop("interrupted: the same command goes on where it stopped", 130)
 
 
 def run(app: Callable[[], object]) -> None:

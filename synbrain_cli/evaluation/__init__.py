@@ -1,0 +1,1 @@
+"""Scores on test images: the test set, scores and their bootstrap, calibration, comparison."""

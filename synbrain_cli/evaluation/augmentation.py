@@ -1,8 +1,8 @@
 """Whether synthesized responses help a decoder that is fitted to recorded ones.
 
-Somebody with an hour of a subject's recordings, who wants to decode which image was seen, can add
-responses that the model synthesizes to new images. Here a linear decoder is fitted to the real
-trials and an increasing number of synthesized ones, and scored on real test trials alone.
+Where there is an hour of a subject's recordings, from which the image seen is to be decoded,
+responses that the model synthesizes to new images can be added. Here a linear decoder is fitted to
+the real trials and an increasing number of synthesized ones, and scored on real test trials alone.
 
 Two things would make the result too good. If amount, penalty and weight of synthesized trials were
 chosen on test images, the best of many would be reported: they are chosen on validation images. But

@@ -67,8 +67,8 @@ class AugmentedRidge:
 
     def __init__(
         self,
-        real: tuple[np.ndarray, np.ndarray],
-        added: tuple[np.ndarray, np.ndarray],
+        real: Rows,
+        added: Rows,
         weight: float,
     ) -> None:
         self.centre, self.intercept = (values.mean(0, dtype=np.float64) for values in real)
@@ -104,20 +104,16 @@ class AugmentedRidge:
             yield shrunk @ self._weights + self.intercept
 
 
-def choose(
-    fitting: tuple[np.ndarray, np.ndarray],
-    judging: tuple[np.ndarray, np.ndarray],
-    added: tuple[np.ndarray, np.ndarray],
-) -> Choice:
+def choose(fitting: Rows, validation: Rows, added: Rows) -> Choice:
     """Choose weight and penalty by real trials of images that no row fitted knows.
 
     Parameters
     ----------
-    fitting, judging, added : pairs of arrays (n_trials, n_voxels) and (n_trials, n_components)
+    fitting, validation, added : pairs of arrays (n_trials, n_voxels) and (n_trials, n_components)
         Responses and components of their images: real trials of training images; real trials of
         validation images; synthesized trials, by a model without validation images.
     """
-    x, y = judging
+    x, y = validation
     total = float(((y - fitting[1].mean(0)) ** 2).sum())
     best = Choice(WEIGHTS[-1], float(PENALTIES[-1]), -np.inf)
     for weight in WEIGHTS if len(added[0]) else WEIGHTS[-1:]:
@@ -129,9 +125,7 @@ def choose(
     return best
 
 
-def fit_decoder(
-    real: tuple[np.ndarray, np.ndarray], added: tuple[np.ndarray, np.ndarray], choice: Choice
-) -> Callable[[np.ndarray], np.ndarray]:
+def fit_decoder(real: Rows, added: Rows, choice: Choice) -> Callable[[np.ndarray], np.ndarray]:
     """Fit to all real trials and the synthesized ones; returns responses → components."""
     ridge = AugmentedRidge(real, added, choice.weight)
     return lambda responses: next(ridge.path(responses, [choice.penalty]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +25,19 @@ class Bootstrap:
     ----------
     n_boot : int
         Bootstrap draws of the test images.
-    seed : int, or sequence of int
+    seed : int
+    stream : int, optional
+        Tells this generator from others of the same seed.
     """
 
     n_boot: int = 1000
-    seed: int | Sequence[int] = 0
+    seed: int = 0
+    stream: int | None = None
+
+    def generator(self) -> np.random.Generator:
+        """Return the generator that every interval begins with."""
+        key = self.seed if self.stream is None else [self.seed, self.stream]
+        return np.random.default_rng(key)
 
     def interval(self, statistic: Statistic, n_images: int) -> NDArray[np.float64]:
         """95 % interval of a statistic (`synbrain_cli.metrics.bootstrap.bootstrap_ci`).
@@ -45,8 +53,7 @@ class Bootstrap:
         float64 array of shape (..., 2)
             Lower and upper limit, for each value of the statistic.
         """
-        generator = np.random.default_rng(self.seed)
-        low, high = bootstrap_ci(statistic, n_images, generator, self.n_boot)
+        low, high = bootstrap_ci(statistic, n_images, self.generator(), self.n_boot)
         return np.stack([low, high], axis=-1)
 
     def limits(self, statistic: Statistic, n_images: int) -> tuple[float, float]:
@@ -75,7 +82,8 @@ class Bootstrap:
         -------
         float64 array of shape (n_boot, ...)
         """
-        generator = np.random.default_rng(self.seed)
-        counts = generator.multinomial(n_images, np.full(n_images, 1 / n_images), self.n_boot)
+        counts = self.generator().multinomial(
+            n_images, np.full(n_images, 1 / n_images), self.n_boot
+        )
         parts = np.array_split(counts.astype(np.float64), -(-self.n_boot // CHUNK))
         return np.concatenate([np.asarray(statistic(part), np.float64) for part in parts])

@@ -6,7 +6,6 @@ Draws are scored image by image, so that memory does not grow with their number.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,6 +17,8 @@ from scipy.stats import binom
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.evaluation.bootstrap import Bootstrap
+from synbrain_cli.evaluation.draw_tally import REGION_LEVEL, Tally
+from synbrain_cli.evaluation.imitation import N_RECORDINGS, Imitation
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.evaluation.test_set import TestSet, scored_regions
@@ -25,114 +26,18 @@ from synbrain_cli.io.results.evaluation import (
     DrawScore,
     DrawScores,
     LatentNoiseFactor,
-    NoiseCorrelationScore,
-    ReliabilityScore,
 )
 from synbrain_cli.io.results.record import Number, Result, finite
-from synbrain_cli.metrics.calibration import LEVELS, crps, energy_score, line_agreement, pit
-from synbrain_cli.metrics.noise_ceiling import ncsnr, ncsnr_of_sums
-from synbrain_cli.metrics.noise_correlation import noise_correlation_agreement
+from synbrain_cli.metrics.calibration import LEVELS
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.run import RunContext
 
-N_BINS = 20
-N_RECORDINGS = 60  # imitations of the whole test recording: fewer would add noise of their own
-N_PAIRED = 500  # voxels whose noise correlations are compared: 125,000 pairs
 NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the published latent noise, nf in [0, 1]
 N_LATENT = 20  # draws of it: each is a pass of the decoder; both scores are fair in their number
 TOO_FAR = (0.84, 0.96)  # 90 % coverage of a voxel or region beyond which the fit is called bad
 
-REGION_LEVEL = 0.9  # of the intervals in which trials' region means are counted
-
 Draw = Callable[[int, int], NDArray[np.float32]]  # image, number of draws → (n_draws, n_voxels)
 Masks = Mapping[str, NDArray[np.bool_]]
-
-
-@dataclass
-class Tally:
-    """What is kept of one distribution's draws while images go by; all float64.
-
-    Attributes
-    ----------
-    histogram : array of shape (N_BINS,)
-        Trials and voxels by their rank among the draws.
-    inside, inside_image : arrays of shape (n_levels, n_voxels) and (n_images, n_levels)
-        Trials inside each central interval; and their share, over an image's trials and voxels.
-    crps, crps_image : arrays of shape (n_voxels,) and (n_images,)
-        Sum over trials; and mean over an image's trials and voxels.
-    energy_image : array of shape (n_images,)
-        Mean over an image's trials.
-    moments : array of shape (2, n_voxels)
-        Sums of draws and of their squares.
-    inside_regions : array of shape (n_images, n_regions)
-        Share of an image's trials whose region mean is inside the central 90 % of the draws'.
-    n_trials, n_draws : int
-        Numbers scored so far.
-    """
-
-    n_images: int
-    averaging: NDArray[np.float32]  # (n_voxels, n_regions): voxels → region means
-    n_trials: int = 0
-    histogram: NDArray[np.float64] = field(init=False)
-    inside: NDArray[np.float64] = field(init=False)
-    inside_image: NDArray[np.float64] = field(init=False)
-    crps: NDArray[np.float64] = field(init=False)
-    crps_image: NDArray[np.float64] = field(init=False)
-    energy_image: NDArray[np.float64] = field(init=False)
-    moments: NDArray[np.float64] = field(init=False)
-    inside_regions: NDArray[np.float64] = field(init=False)
-    n_draws: int = 0
-
-    def __post_init__(self) -> None:
-        self.histogram = np.zeros(N_BINS)
-        n_voxels, n_regions = self.averaging.shape
-        self.inside = np.zeros((len(LEVELS), n_voxels))
-        self.inside_image = np.zeros((self.n_images, len(LEVELS)))
-        self.crps = np.zeros(n_voxels)
-        self.crps_image = np.zeros(self.n_images)
-        self.energy_image = np.zeros(self.n_images)
-        self.moments = np.zeros((2, n_voxels))
-        self.inside_regions = np.zeros((self.n_images, n_regions))
-
-    def add(
-        self,
-        image: int,
-        trials: NDArray[np.float32],
-        draws: NDArray[np.float32],
-        generator: np.random.Generator,
-    ) -> None:
-        """Score the draws of one image against its trials."""
-        rank = pit(trials, draws, generator)
-        self.histogram += np.histogram(rank, N_BINS, (0, 1))[0]
-        for j, level in enumerate(LEVELS):
-            hit = np.abs(rank - 0.5) <= level / 2
-            self.inside[j] += hit.sum(0)
-            self.inside_image[image, j] = hit.mean()
-        score = crps(trials, draws)
-        self.crps += score.sum(0, dtype=np.float64)
-        self.crps_image[image] = score.mean(dtype=np.float64)
-        self.energy_image[image] = energy_score(trials, draws).mean(dtype=np.float64)
-        self.moments += (
-            draws.sum(0, dtype=np.float64),
-            np.einsum("ij,ij->j", draws, draws, dtype=np.float64),
-        )
-        if self.averaging.size:
-            means = (trials @ self.averaging, draws @ self.averaging)
-            # Random numbers of their own: those of voxels are the same with and without regions.
-            rank = pit(*means, generator.spawn(1)[0])
-            self.inside_regions[image] = (np.abs(rank - 0.5) <= REGION_LEVEL / 2).mean(0)
-        self.n_trials += len(trials)
-        self.n_draws += len(draws)
-
-    def reaches(self, level: float) -> bool:
-        """False where the interval would reach beyond the outermost of so few draws."""
-        return level <= 1 - 2 / (self.n_draws / self.n_images + 1)
-
-    def variance(self) -> NDArray[np.float64]:
-        """Total variance of the draws, over images and draws: (n_voxels,)."""
-        total, squares = self.moments / self.n_draws
-        variance: NDArray[np.float64] = (squares - total**2) * self.n_draws / (self.n_draws - 1)
-        return variance
 
 
 class Calibration(Result, frozen=True, kw_only=True):
@@ -233,7 +138,7 @@ class _Scoring:
         factors = NOISE_FACTORS if settings.latent and brain.config.has_networks else ()
         self.tallies = {name: Tally(test.n_images, averaging) for name in names}
         self._latents = {factor: Tally(test.n_images, averaging) for factor in factors}
-        self.imitation = _Imitation(brain.n_voxels, test.n_repeats, self._generator)
+        self.imitation = Imitation(brain.n_voxels, test.n_repeats, self._generator)
 
     def add(self, image: int) -> None:
         """Draw responses to one image, by every distribution, and score them."""
@@ -312,66 +217,6 @@ def _latent_draws(
     latent = brain.latent(token) + torch.from_numpy(np.float32(factor) * noise).to(brain.device)
     draws: NDArray[np.float32] = brain.networks.vae.decode(latent, brain.n_voxels).cpu().numpy()
     return draws
-
-
-class _Imitation:
-    """Draws in the design of the test recording, several times over."""
-
-    def __init__(
-        self, n_voxels: int, n_repeats: NDArray[np.int64], generator: np.random.Generator
-    ) -> None:
-        self.n_repeats = n_repeats
-        self.generator = generator
-        self.chosen = np.sort(generator.choice(n_voxels, min(N_PAIRED, n_voxels), replace=False))
-        self.total, self.squares, self.within = np.zeros((3, N_RECORDINGS, n_voxels))
-        self.some: list[NDArray[np.float32]] = []
-        self.index: list[NDArray[np.int64]] = []
-
-    def add(self, image: int, k: int, repeats: NDArray[np.float32]) -> None:
-        """Add the repeats (n_repeats, n_voxels) of an image in recording ``k``."""
-        values = repeats.astype(np.float64)
-        self.total[k] += values.sum(0)
-        self.squares[k] += (values**2).sum(0)
-        self.within[k] += ((values - values.mean(0)) ** 2).sum(0)
-        self.some.append(values[:, self.chosen].astype(np.float32))
-        self.index.append(np.full(len(values), image * N_RECORDINGS + k))
-
-    def ncsnr(self) -> NDArray[np.float64]:
-        """Root mean square over recordings: (n_voxels,)."""
-        around = self.squares - self.total**2 / self.n_repeats.sum()
-        each = [
-            ncsnr_of_sums(a, w, self.n_repeats) for a, w in zip(around, self.within, strict=True)
-        ]
-        values: NDArray[np.float64] = np.sqrt(np.mean(np.square(each), 0))
-        return values
-
-    def compare(self, scores: DrawScores, test: TestSet) -> DrawScores:
-        """Add the agreement of reliability and noise correlations with the recorded ones."""
-        if test.has_ceiling:
-            ours = line_agreement(self.ncsnr(), test.ncsnr)
-            again = line_agreement(ncsnr(test.trials, test.image_index), test.ncsnr)
-            both = {k: ReliabilityScore(model=ours[k], test_trials=again[k]) for k in ours}
-            scores = replace(
-                scores,
-                ncsnr_correlation=both["correlation"],
-                ncsnr_slope=both["slope"],
-                ncsnr_median_ratio=both["median_ratio"],
-            )
-        if len(self.chosen) >= 3 and (self.n_repeats > 1).sum() >= 4:
-            found = noise_correlation_agreement(
-                np.concatenate(self.some),
-                np.concatenate(self.index),
-                test.trials[:, self.chosen],
-                test.image_index,
-                self.generator,
-            )
-            agreement = NoiseCorrelationScore(
-                model=found["correlation"],
-                ceiling=found["ceiling"],
-                share_of_ceiling=found["share"],
-            )
-            scores = replace(scores, noise_correlation=agreement)
-        return scores
 
 
 # ------------------------------------------------------------------------------------- scores

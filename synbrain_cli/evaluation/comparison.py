@@ -150,7 +150,8 @@ def _to_unit_of(brain: Brain, values: NDArray[np.float32], other: Brain) -> NDAr
     if brain is other or other.config.standardization != "none":
         return values
     recorded = values * other.response_sd + other.response_mean
-    return (recorded - brain.response_mean) / brain.response_sd
+    standardised: NDArray[np.float32] = (recorded - brain.response_mean) / brain.response_sd
+    return standardised
 
 
 def training_of(row: Row) -> RowTraining | None:
@@ -328,7 +329,7 @@ class Coverage(Result, frozen=True):
 
 
 def coverage_of_row(
-    row: Row, first: Brain, test: TestSet, n_draws: int, bootstrap: Bootstrap, progress: Progress
+    row: Row, first: Brain, test: TestSet, n_draws: int, n_boot: int, run: RunContext
 ) -> Coverage:
     """Score the draws of a row by the recorded trials.
 
@@ -345,23 +346,24 @@ def coverage_of_row(
     test : TestSet
     n_draws : int
         Per image.
-    bootstrap : Bootstrap
-        Its seed is that of the draws, too.
-    progress : Progress
+    n_boot : int
+        Bootstrap draws of the test images.
+    run : RunContext
+        Its seed is that of the draws and of the bootstrap.
     """
     trials = test.trials_in_unit_of(row.brain)
     means = _to_unit_of(row.brain, row.prediction, first)
-    drawing = Drawing(n_draws, bootstrap.seed, signal="fresh")
+    drawing = Drawing(n_draws, run.seed, signal="fresh")
     # Its own, so that a row does not depend on what it is compared with.
-    generator = np.random.default_rng([bootstrap.seed, 2])
+    generator = np.random.default_rng([run.seed, 2])
     inside = np.empty(test.n_images)
-    with progress.bar(f"draws of {row.name}", test.n_images) as bar:
+    with run.progress.bar(f"draws of {row.name}", test.n_images) as bar:
         for image, digest in enumerate(test.digests):
             draws = row.brain.draw_around(means[image], digest, drawing, row.readout)
             rank = pit(trials[test.image_index == image], draws, generator)
             inside[image] = (np.abs(rank - 0.5) <= LEVEL / 2).mean()
             bar()
-    limits = bootstrap.interval_of_mean(inside)
+    limits = Bootstrap(n_boot, run.seed).interval_of_mean(inside)
     return Coverage(score=estimate(inside.mean(), limits))
 
 

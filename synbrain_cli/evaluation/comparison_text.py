@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import pandas as pd
 
 from synbrain_cli.evaluation.test_set import RELIABLE
 from synbrain_cli.io.results.comparison import ComparedRow, Comparison, Estimate
 
-PLAIN, NORMALISED = "voxelwise_correlation", "noise_normalised_correlation"
+PLAIN: Final = "voxelwise_correlation"
+NORMALISED: Final = "noise_normalised_correlation"
 SCORES = (
     PLAIN,
     NORMALISED,
@@ -40,7 +43,7 @@ def comparison_table(comparison: Comparison) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows)
     numbers = table.columns[list(table.columns).index(SCORES[0]) :]
-    return table.astype({"hours": float, "trials": "Int64"} | dict.fromkeys(numbers, float))
+    return table.astype({"trials": "Int64"}).astype(dict.fromkeys(("hours", *numbers), float))
 
 
 def region_table(comparison: Comparison) -> pd.DataFrame:

@@ -373,7 +373,9 @@ class Curve:
 
     def interval(self) -> NDArray[np.float64]:
         """95 % interval of the mean over subjects: (n_amounts, 2)."""
-        return np.stack(np.nanquantile(np.nanmean(self.boot, axis=1), [0.025, 0.975], axis=0), -1)
+        means = np.nanmean(self.boot, axis=1)
+        low, high = np.nanquantile(means, [0.025, 0.975], axis=0)
+        return np.stack([low, high], axis=-1)
 
     def fit(self, seed: int) -> LearningCurveFit:
         """Fit the log-linear law (`synbrain_cli.metrics.learning_curve`)."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,11 +11,11 @@ from matplotlib.figure import Figure
 from synbrain_cli.io.files import atomic
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.results.record import Result
-from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
-from synbrain_cli.progress import Progress
+from synbrain_cli.io.workfolder import FolderKind, WorkFolder
 
 # Cheap to compute again: a finished folder is replaced without being asked.
-FOLDER = FolderKind("an evaluation", "--output", remakes=True)
+# Results are cheap beside models: made again whenever they are asked for.
+EVALUATION = FolderKind("an evaluation", "--output", remakes=True)
 
 
 @dataclass(frozen=True)
@@ -34,35 +31,6 @@ class Table:
 
     frame: pd.DataFrame
     digits: str = "%.5f"
-
-
-@contextmanager
-def result_folder(
-    target: Path, settings: Mapping[str, Any], progress: Progress | None = None
-) -> Iterator[WorkFolder]:
-    """Open the folder of a command's results: see `synbrain_cli.io.workfolder.work_folder`.
-
-    Parameters
-    ----------
-    target : path
-    settings : mapping
-        All that the results depend on: the same command then continues where it stopped.
-    progress : Progress, optional
-        Is told that an interrupted run is continued, or which of its settings differ.
-
-    Yields
-    ------
-    WorkFolder
-    """
-    with work_folder(target, FOLDER, settings) as work:
-        if progress is not None and work.is_resumed:
-            progress.info(f"continuing the interrupted run in {work.partial}")
-        elif progress is not None and work.other_settings:
-            progress.info(
-                f"starting again: the interrupted run in {work.partial} had other settings "
-                f"({work.other_settings})"
-            )
-        yield work
 
 
 def write_results(work: WorkFolder, files: Mapping[str, Result | Table | Figure | str]) -> None:

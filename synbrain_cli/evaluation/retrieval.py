@@ -33,7 +33,7 @@ Decoder = Callable[[Array], Array]  # responses (n_images, n_voxels) → similar
 
 
 def retrieve(
-    brain: Brain, test: TestSet, predictions: Predictions, bootstrap: Bootstrap
+    brain: Brain, test: TestSet, predictions: Predictions, bootstrap: Bootstrap, seed: int
 ) -> RetrievalScores:
     """Top-1 retrieval of test images among candidates, by two decoders.
 
@@ -46,12 +46,13 @@ def retrieve(
     test : TestSet
     predictions : Predictions
     bootstrap : Bootstrap
-        Its seed is that of the draws, too.
+    seed : int
+        Of the draws, and of the folds by which the linear decoder's penalties are chosen.
     """
     n_candidates = min(N_CANDIDATES, test.n_images)
     asked = rounds(test.image_index, test.n_images)
     means = predictions["model"]
-    drawing = Drawing(len(asked), bootstrap.seed)
+    drawing = Drawing(len(asked), seed)
     drawn = np.stack(
         [
             brain.draw_around(mean, digest, drawing)
@@ -70,7 +71,7 @@ def retrieve(
     def score(decode: Decoder) -> RetrievalScore:
         return _score(decode, queries, n_candidates, bootstrap)
 
-    linear = score(_linear_decoder(brain, test, scaled, bootstrap.seed))
+    linear = score(_linear_decoder(brain, test, scaled, seed))
     networks = brain.config.has_networks
     return finite(
         RetrievalScores(

@@ -30,6 +30,7 @@ from synbrain_cli.io.records import read_record, write_record
 from synbrain_cli.progress import Progress
 
 SETTINGS = "settings.json"
+REPLACING = "overwrite"  # marks, in recovery, a run that was begun with --overwrite
 R = TypeVar("R")
 
 
@@ -74,8 +75,6 @@ class WorkFolder:
         The folder was finished before, with the same settings: there is nothing to do.
     is_resumed : bool
         An interrupted run of the same settings left what is in ``partial`` and ``recovery``.
-    other_settings : str
-        Of an interrupted run that was dropped, the settings that differ, in words (`differences`).
     """
 
     target: Path
@@ -83,7 +82,6 @@ class WorkFolder:
     recovery: Path
     is_finished: bool
     is_resumed: bool
-    other_settings: str = ""
 
     def once(self, name: str, kind: type[R], compute: Callable[[], R]) -> R:
         """A record computed once, and read again by the run that continues.
@@ -148,11 +146,11 @@ def work_folder(
     settings : mapping
         What the content depends on, convertible to JSON; recorded in ``settings.json``.
     overwrite : bool
-        Start again, whatever this command left there.
+        Replace a finished folder, and drop an interrupted run that was not itself begun with this.
     processes : Processes
         The main one opens and locks for all.
     progress : Progress, optional
-        Shows what differs where an interrupted run of other settings is dropped.
+        Shows that an interrupted run is continued, or what differs where it is dropped.
 
     Yields
     ------
@@ -191,24 +189,28 @@ def _open(
     if not (overwrite or kind.remakes) and finished == settings:
         _remove(partial, recovery)  # left by a run that ended as its folder was put in place
         return WorkFolder(target, partial, recovery, is_finished=True, is_resumed=False)
-    if not overwrite and interrupted == settings:
+    # Begun with --overwrite, it is continued with it: the same command goes on where it stopped.
+    if interrupted == settings and (not overwrite or (recovery / REPLACING).exists()):
         for half_written in (*partial.glob(".*"), *recovery.glob(".*")):
             _remove_entry(half_written)
         recovery.mkdir(exist_ok=True)
+        if progress is not None:
+            progress.info(f"continuing the interrupted run in {partial}")
         return WorkFolder(target, partial, recovery, is_finished=False, is_resumed=True)
     if not (overwrite or kind.remakes):
         _refuse_to_replace(target, finished, settings, kind)
         _refuse_to_drop(partial, interrupted, settings, kind)
     if interrupted is not None and interrupted != settings and progress is not None:
         progress.info(
-            f"{target}: an interrupted run had other settings "
-            f"({differences(interrupted, settings)}): starting again"
+            f"starting again: the interrupted run in {partial} had other settings "
+            f"({differences(interrupted, settings)})"
         )
     _remove(partial, recovery)
     write_json(partial / SETTINGS, settings)
     recovery.mkdir()
-    other = "" if interrupted is None else differences(interrupted, settings)
-    return WorkFolder(target, partial, recovery, False, False, other_settings=other)
+    if overwrite:
+        (recovery / REPLACING).touch()
+    return WorkFolder(target, partial, recovery, is_finished=False, is_resumed=False)
 
 
 def _is_written_by_us(target: Path) -> bool:

@@ -151,16 +151,17 @@ class Workspace:
     def full_models(
         self, models: str | None, but: tuple[str, str] | None = None
     ) -> list[tuple[Path, BundleConfig]]:
-        """Bundles of people's full data, one of each, with their ``config.json``.
+        """Find bundles trained on all data of a subject, one per subject, with their configuration.
 
-        Of several of one person, the one with networks; all of one encoder, the first one's.
+        Of several bundles of one subject, one with networks is preferred; all have the encoder of
+        the first.
 
         Parameters
         ----------
         models : str, optional
             Names, separated by commas; default all there are.
         but : (dataset, subject), optional
-            Somebody whose models are left out where none were named.
+            Subject whose models are left out where none were named.
 
         Raises
         ------
@@ -184,7 +185,7 @@ class Workspace:
             ):
                 chosen[subject] = (path, config)
         if not chosen:
-            others = f" of anybody but sub-{but[1]}" if but else ""
+            others = f" of another subject than sub-{but[1]}" if but else ""
             raise MissingError(
                 f"{self.weights}: no trained model{others} to start from: `synbrain train` makes "
                 "one"

@@ -129,7 +129,9 @@ def adapt(
 
     # Load examples, before anything is written: the hours may be too few
     examples = _load_hours(subject, store, within, settings, sources)
-    with work_folder(workspace.weights / name, MODEL, recorded, overwrite=overwrite) as work:
+    with work_folder(
+        workspace.weights / name, MODEL, recorded, overwrite=overwrite, progress=run.progress
+    ) as work:
         if work.is_finished:
             run.progress.info(f"{work.target} is already there, made with the same settings")
             return TrainResult(work.target, read_config(work.target).training)

@@ -32,13 +32,14 @@ from synbrain_cli.evaluation.augmented_trials import (
     training_trials,
 )
 from synbrain_cli.evaluation.bootstrap import Bootstrap
-from synbrain_cli.evaluation.results import Table, result_folder, write_results
+from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, FeatureSpace
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.augmentation import Augmentation
 from synbrain_cli.io.results.record import ModelProvenance, data_checksum
 from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.plotting.augmentation import plot_augmentation
 from synbrain_cli.run import RunContext
@@ -173,7 +174,7 @@ def augment(
         "device": str(brain.device),
         "provenance": provenance,
     }
-    with result_folder(folder, depends_on, run.progress) as work:
+    with work_folder(folder, EVALUATION, depends_on, progress=run.progress) as work:
         plans = plan_decoders(n_added, len(new))
         fitted = []
         with run.progress.bar("decoders", len(plans)) as bar:

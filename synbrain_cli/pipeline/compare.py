@@ -34,13 +34,14 @@ from synbrain_cli.evaluation.comparison_text import (
     full_table,
     region_table,
 )
-from synbrain_cli.evaluation.results import Table, result_folder, write_results
+from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.settings import N_DRAWS, check_draws
 from synbrain_cli.evaluation.test_set import UNITS, TestSet
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.comparison import Comparison, Estimate, RegionSize
 from synbrain_cli.io.results.record import ModelsProvenance, data_checksum
 from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.plotting.comparison import plot_comparison
 from synbrain_cli.run import RunContext
@@ -145,7 +146,7 @@ def compare(
         "provenance": provenance,
     }
     folder = Path(output) if output else workspace.outputs / f"sub-{subject.subject}_comparison"
-    with result_folder(folder, depends_on, run.progress) as work:
+    with work_folder(folder, EVALUATION, depends_on, progress=run.progress) as work:
         rows = predict_rows(brains, test, run)
         reference = reference_model(brains)
         scorer = RowScorer.create(test, rows, reference)
@@ -160,7 +161,7 @@ def compare(
         for i, row in enumerate(rows):
             if row.readout is not None and settings.n_draws:
                 compute = partial(
-                    coverage_of_row, row, brains[0], test, settings.n_draws, bootstrap, run.progress
+                    coverage_of_row, row, brains[0], test, settings.n_draws, settings.n_boot, run
                 )
                 coverage[i] = work.once(f"coverage-{i}", Coverage, compute).score
         entries = compared_rows(scorer, correlations, skill, coverage)

@@ -19,7 +19,7 @@ from synbrain_cli.evaluation.calibration import Calibration, calibrate
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.responses import ResponseResults, ResponseScorer
-from synbrain_cli.evaluation.results import Table, result_folder, write_results
+from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.retrieval import retrieve
 from synbrain_cli.evaluation.settings import EvaluateSettings, check_draws
 from synbrain_cli.evaluation.tables import draws_table, scores_table
@@ -35,7 +35,7 @@ from synbrain_cli.io.results.evaluation import (
 from synbrain_cli.io.results.record import ModelProvenance, data_checksum, finite
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
-from synbrain_cli.io.workfolder import WorkFolder
+from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.run import RunContext
 
@@ -117,45 +117,70 @@ def evaluate(
     scorer = ResponseScorer(brain, test, predictions.by_name, bootstrap)
 
     folder = Path(output) if output else workspace.outputs / f"{brain.name}_evaluation"
-    with result_folder(folder, _recorded_settings(brain, subject, settings, run)) as work:
+    recorded = _recorded_settings(brain, subject, settings, run)
+    with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
         responses = work.once("responses", ResponseResults, lambda: scorer.score_all(run.progress))
         draws = work.once(
             "draws", Calibration, lambda: calibrate(brain, test, predictions, settings, run)
         )
         run.progress.info("retrieval")
         retrieval = work.once(
-            "retrieval", RetrievalScores, lambda: retrieve(brain, test, predictions, bootstrap)
+            "retrieval",
+            RetrievalScores,
+            lambda: retrieve(brain, test, predictions, bootstrap, run.seed),
         )
-        provenance = ModelProvenance(
-            fingerprint=brain.config.fingerprint,
-            data=data_checksum(subject),
-            seed=run.seed,
-            n_boot=settings.n_boot,
-        )
-        metrics = finite(
-            EvaluationRecord(
-                model=brain.name,
-                subject=brain.config.label,
-                simulated=brain.simulated,
-                n_test_images=test.n_images,
-                n_test_trials=len(test.trials),
-                repeats_per_image=test.repeats,
-                n_voxels=brain.n_voxels,
-                n_reliable_voxels=int(test.reliable.sum()),
-                n_draws=settings.n_draws,
-                units=_units(brain),
-                recorded_unit=brain.unit,
-                overall=responses.overall,
-                roi=responses.roi,
-                retrieval=retrieval,
-                draws=draws.scores,
-                notes=[*scorer.notes(), *draws.notes, *_notes_on_readout(brain), *test.notes],
-                provenance=provenance,
-            )
-        )
+        notes = [*scorer.notes(), *draws.notes, *_notes_on_readout(brain), *test.notes]
+        steps = _Steps(responses, draws, retrieval)
+        metrics = _metrics(brain, test, steps, notes, settings, run)
         result = EvaluateResult(folder, metrics, _voxels_table(brain, scorer, draws))
         _write(work, result)
     return result
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Results of the steps, each computed once."""
+
+    responses: ResponseResults
+    draws: Calibration
+    retrieval: RetrievalScores
+
+
+def _metrics(
+    brain: Brain,
+    test: TestSet,
+    steps: _Steps,
+    notes: list[str],
+    settings: EvaluateSettings,
+    run: RunContext,
+) -> EvaluationRecord:
+    """``metrics.json``: scores, and what they rest on."""
+    provenance = ModelProvenance(
+        fingerprint=brain.config.fingerprint,
+        data=data_checksum(test.subject),
+        seed=run.seed,
+        n_boot=settings.n_boot,
+    )
+    record = EvaluationRecord(
+        model=brain.name,
+        subject=brain.config.label,
+        simulated=brain.simulated,
+        n_test_images=test.n_images,
+        n_test_trials=len(test.trials),
+        repeats_per_image=test.repeats,
+        n_voxels=brain.n_voxels,
+        n_reliable_voxels=int(test.reliable.sum()),
+        n_draws=settings.n_draws,
+        units=_units(brain),
+        recorded_unit=brain.unit,
+        overall=steps.responses.overall,
+        roi=steps.responses.roi,
+        retrieval=steps.retrieval,
+        draws=steps.draws.scores,
+        notes=notes,
+        provenance=provenance,
+    )
+    return finite(record)
 
 
 def _recorded_settings(

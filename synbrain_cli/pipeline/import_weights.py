@@ -35,13 +35,13 @@ from synbrain_cli.io.bundle import (
     save_arrays,
     seal,
 )
+from synbrain_cli.io.fetched import origin_of
 from synbrain_cli.io.files import sha256, versions
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.volume import check_same_grid, read_volume
 from synbrain_cli.io.voxel_space import Geometry, Volume
 from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace, subject_label
-from synbrain_cli.pipeline.fetch_weights import origin_of
 from synbrain_cli.progress import Progress
 from synbrain_cli.training.bundle import MODEL, TrainResult
 from synbrain_cli.training.examples import data_checksum

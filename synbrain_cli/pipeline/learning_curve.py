@@ -30,10 +30,10 @@ from synbrain_cli.evaluation.learning_curve import (
     hours_of_sources_curve,
     plan_points,
 )
-from synbrain_cli.evaluation.results import Table, result_folder, write_results
+from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
 from synbrain_cli.io.results.learning_curve import LearningCurve, Over
 from synbrain_cli.io.results.record import SubjectsProvenance, data_checksum, finite
-from synbrain_cli.io.workfolder import WorkFolder
+from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.learning_curve import LearningCurveFit
 from synbrain_cli.plotting.learning_curve import Curve as PlottedCurve
@@ -148,13 +148,14 @@ def learning_curve(
         seed=run.seed,
         n_boot=settings.n_boot,
     )
-    with result_folder(folder, _depends_on(subjects, settings, provenance), run.progress) as work:
+    depends_on = _depends_on(subjects, settings, provenance)
+    with work_folder(folder, EVALUATION, depends_on, progress=run.progress) as work:
         # Fit and score the models of every subject and amount
         curves = empty_curves(subjects, settings.hours, settings.strategies, settings.n_boot)
         full = np.full(len(subjects), np.nan)
         for number, one in enumerate(subjects):
             scorer = CurveScorer.load(
-                one.subject, one.store, Bootstrap(settings.n_boot, (run.seed, 6))
+                one.subject, one.store, Bootstrap(settings.n_boot, run.seed, stream=6)
             )
             models = HourModels(workspace, one, settings.strategies, scorer, run)
             if one.full is not None:

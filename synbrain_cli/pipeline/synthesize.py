@@ -128,6 +128,7 @@ def synthesize(
         msgspec.to_builtins(settings),
         overwrite=output.overwrite,
         processes=run.processes,
+        progress=run.progress,
     ) as work:
         if work.is_finished:
             run.progress.info(f"{folder}: already there, made with the same settings")
@@ -340,7 +341,7 @@ class ResponseWriter:
         if settings.sampling == "latent":
             noise_factor = settings.noise_factor
             if noise_factor is None:
-                noise_factor = "posterior deviation, per latent dimension"
+                noise_factor = "posterior SD, per latent dimension"
         return ResponseSidecar(
             unit=self.brain.unit_name(settings.unit),
             simulated=config.simulated,

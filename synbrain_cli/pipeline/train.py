@@ -131,7 +131,12 @@ def train(
     name = name or f"sub-{subject.subject}" + ("" if settings.has_networks else "_linear")
     recorded = _recorded(settings, voxel_order, subject, store, run)
     with work_folder(
-        workspace.weights / name, MODEL, recorded, overwrite=overwrite, processes=run.processes
+        workspace.weights / name,
+        MODEL,
+        recorded,
+        overwrite=overwrite,
+        processes=run.processes,
+        progress=run.progress,
     ) as work:
         if work.is_finished:
             run.progress.info(f"{work.target} is already there, made with the same settings")

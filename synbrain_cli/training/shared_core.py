@@ -158,7 +158,7 @@ def train_core(
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     label = "+".join(f"sub-{subject.subject}" for subject, _ in subjects)
     folder = workspace.weights / "cores" / f"{label}_{key}"
-    with work_folder(folder, CORE, settings) as work:
+    with work_folder(folder, CORE, settings, progress=run.progress) as work:
         if not work.is_finished:
             # Load examples
             examples = _load_all(subjects)

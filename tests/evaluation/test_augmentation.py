@@ -366,23 +366,23 @@ def test_means_of_what_is_added_say_nothing(rng):
     np.testing.assert_allclose(one.mean(0), y.mean(0), atol=1e-5)
 
 
-def test_weight_and_penalty_are_the_best_on_what_judges(rng):
+def test_weight_and_penalty_are_the_best_on_validation_trials(rng):
     truth = rng.normal(size=(10, 3))
 
     def trials(n, noise):
         y = rng.normal(size=(n, 3))
         return (y @ truth.T + noise * rng.normal(size=(n, 10))).astype(np.float32), y
 
-    fitting, judging = trials(15, 2), trials(200, 0.5)
+    fitting, validation = trials(15, 2), trials(200, 0.5)
     nothing = (np.empty((0, 10), np.float32), np.empty((0, 3)))
-    alone = choose(fitting, judging, nothing)
+    alone = choose(fitting, validation, nothing)
     good, bad = trials(200, 0.5), trials(200, 0.5)
     bad = (bad[0], bad[1][::-1])
-    helped, misled = (choose(fitting, judging, added) for added in (good, bad))
+    helped, misled = (choose(fitting, validation, added) for added in (good, bad))
     assert helped.weight == 1
     assert misled.weight == 0.1
     assert misled.validation < alone.validation < helped.validation
-    x, y = judging
+    x, y = validation
     found = (
         1
         - ((fit_decoder(fitting, good, helped)(x) - y) ** 2).sum()
@@ -466,7 +466,8 @@ class KnownBrain:
 class KnownSubject:
     """Trials in memory: only what `augment` asks of a prepared subject."""
 
-    dataset, subject, description = "table", "01", {"Standardization": "session"}
+    dataset, subject = "table", "01"
+    description = SimpleNamespace(standardization="session")
 
     def __init__(self, folder, table, betas):
         self.folder, self.trials, self.betas = folder, table, betas
@@ -502,7 +503,7 @@ def known_world(folder, *, knows, seed=0):
     row = {name: i for i, name in enumerate(names)}
     store = SimpleNamespace(
         folder=folder,
-        identity={"identity": IDENTITY},
+        identity=SimpleNamespace(identity=IDENTITY),
         images=names,
         digests=[""] * len(names),
         take=lambda images: tokens[[row[image] for image in images]],
@@ -565,7 +566,9 @@ def test_what_does_not_belong_together_is_refused(tmp_path, trained, brain, subj
     other = trained.find_subject("2", None, QUIET.info)
     with pytest.raises(InputError, match=r"model of simulated/sub-01, not of simulated/sub-02"):
         augment(trained, brain, other, store, FEW, run=RUN)
-    tokens = SimpleNamespace(folder=store.folder, identity={"identity": {"name": "another"}})
+    tokens = SimpleNamespace(
+        folder=store.folder, identity=SimpleNamespace(identity={"name": "another"})
+    )
     with pytest.raises(InputError, match=r"tokens of .*another.*pass its --encoder"):
         augment(trained, brain, subject, tokens, FEW, run=RUN)
 

@@ -546,7 +546,7 @@ def test_a_linear_decoder_finds_images_in_responses_that_are_linear_in_their_tok
         np.full(n_voxels, np.nan),
     )
     predictions = Predictions({"model": signal[n_train:]}, derangement(n_test, rng))
-    found = msgspec.to_builtins(retrieve(brain, test, predictions, Bootstrap(50, 0)))
+    found = msgspec.to_builtins(retrieve(brain, test, predictions, Bootstrap(50), 0))
     assert "brainvae" not in found
     decoder = found["linear_decoder"]
     for what in ("raw", "syn", "draw"):

@@ -57,7 +57,7 @@ def curve_subjects(workspace, labels="2"):
 @pytest.fixture(scope="module")
 def scorer(linear_models):
     one = curve_subjects(linear_models)[0]
-    return CurveScorer.load(one.subject, one.store, Bootstrap(10, (0, 6)))
+    return CurveScorer.load(one.subject, one.store, Bootstrap(10, 0, stream=6))
 
 
 @pytest.fixture(scope="module")

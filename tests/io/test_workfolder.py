@@ -123,12 +123,12 @@ def test_a_finished_folder_of_other_settings_is_named_and_kept(tmp_path):
 @pytest.mark.parametrize("settings", [SETTINGS, OTHER])
 def test_overwrite_starts_again(tmp_path, settings):
     target = tmp_path / "sub-01"
-    finish(target, content="first")
-    interrupt(target, overwrite=True)
+    finish(target, settings={"seed": 8}, content="first")
+    interrupt(target, settings={"seed": 9}, overwrite=True)
     with work_folder(target, MODEL, settings, overwrite=True) as work:
         assert not work.is_resumed
         assert names(work.partial) == {"settings.json"}
-        assert names(work.recovery) == set()
+        assert names(work.recovery) == {"overwrite"}
         assert (target / "file").read_text() == "first"  # until there is another
         (work.partial / "other").write_text("second")
         work.put_in_place()
@@ -136,12 +136,21 @@ def test_overwrite_starts_again(tmp_path, settings):
     assert names(tmp_path) == {"sub-01"}
 
 
-def test_an_interrupted_replacement_is_continued(tmp_path):
-    """Without --overwrite, which would start it again."""
+def test_overwrite_starts_again_what_was_begun_without_it(tmp_path):
+    """Where what an interrupted run left is damaged, say."""
+    target = tmp_path / "sub-01"
+    interrupt(target)
+    with work_folder(target, MODEL, SETTINGS, overwrite=True) as work:
+        assert not work.is_resumed
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_interrupted_replacement_is_continued(tmp_path, overwrite):
+    """With --overwrite as without it: the same command goes on where it stopped."""
     target = tmp_path / "sub-01"
     finish(target)
     interrupt(target, settings=OTHER, overwrite=True)
-    with work_folder(target, MODEL, OTHER) as work:
+    with work_folder(target, MODEL, OTHER, overwrite=overwrite) as work:
         assert work.is_resumed
         work.put_in_place()
     assert names(target) == {"half", "settings.json"}

@@ -129,7 +129,7 @@ def test_responses_of_another_training_are_refused_or_left_out(workspace, traine
     content = json.loads(config.read_text())
     config.write_text(json.dumps(content | {"fingerprint": "0" * 16}))
     brain = load_model(tmp_path / "weights/sub-01", "cpu")
-    (folder,) = (path.parent for path in workspace.outputs.glob("*/settings.json"))
+    (folder,) = (path.parent for path in workspace.outputs.glob("*/*_desc-draws_betas.npy"))
     with pytest.raises(InputError, match="was not drawn by"):
         report(workspace, brain, responses=Responses(folder), progress=QUIET)
     said = text(report(workspace, brain, output=tmp_path / "r.html", progress=QUIET).read_text())

@@ -14,13 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote
 
+import msgspec
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from synbrain_cli import load_model
-from synbrain_cli.config import PRESETS, MapperConfig, VAEConfig
+from synbrain_cli.config import PRESETS, EncoderIdentity, MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoder import same_encoder
 from synbrain_cli.features.loading import load_encoder
@@ -157,12 +158,12 @@ def test_latent_noise_is_the_papers(brain, networks, tokens):
 
 
 def test_what_was_never_fitted_is_refused(brain, tokens):
-    with pytest.raises(InputError, match="calibrated is not to be had of published weights"):
+    with pytest.raises(InputError, match="calibrated is not available for published weights"):
         brain.draw(tokens)
-    for ask in (brain.mean, brain.predict_deep):
-        with pytest.raises(InputError, match="--unit z is not to be had"):
+    for ask in (brain.mean, lambda tokens, unit: brain.predict("deep", tokens, unit)):
+        with pytest.raises(InputError, match="--unit z is not available"):
             ask(tokens, unit="z")
-    with pytest.raises(InputError, match="the linear encoder is not to be had"):
+    with pytest.raises(InputError, match="linear encoder"):
         brain.predict("linear", tokens)
 
 
@@ -181,6 +182,7 @@ def test_bundle_records_order_unit_and_sources(imported, files, brain):
     assert origin["checkpoints"]["s2n"] == {
         "taken": "ema",
         "left_out": ["model", "opt", "args", "steps"],
+        "epoch": None,
         "steps": 70,
     }
     assert origin["checkpoints"]["brainvae"]["taken"] == "model"
@@ -216,7 +218,7 @@ def test_mask_of_another_subject_gives_no_transforms(files, own, synbrain):
     assert code == 0, error
     assert "nothing is taken from it" in error
     assert "no transforms to fsaverage" in error
-    assert load_model(output.strip(), "cpu").spaces == ()
+    assert load_model(output.strip(), "cpu").voxel_space.other_spaces == ()
     code, _, error = synbrain(
         "weights", "import", *arguments, "--prepared", own.prepared / "simulated/sub-01"
     )
@@ -290,8 +292,9 @@ def test_encoders_agree_but_for_weights_that_are_not_known():
 
 def test_another_encoder_is_refused(monkeypatch, brain):
     known = load_encoder("gabor").identity
-    wanted = {"spec": "gabor", "identity": known | {"version": 99}}
-    monkeypatch.setitem(brain.config, "encoder", wanted)
+    wanted = EncoderIdentity(spec="gabor", identity=known | {"version": 99})
+    config = msgspec.structs.replace(brain.config, encoder=wanted)
+    monkeypatch.setitem(vars(brain), "config", config)
     monkeypatch.delitem(vars(brain), "encoder", raising=False)
     with pytest.raises(InputError, match="trained with the image encoder"):
         _ = brain.encoder
@@ -304,7 +307,7 @@ def test_synthesize_and_flatmap(imported, synbrain):
     place = ["-w", imported.root, "-q"]
     code, _, error = synbrain("synthesize", IMAGES / "coffee.png", "--model", "theirs", *place)
     assert code == 1
-    assert "--sampling calibrated is not to be had" in error
+    assert "--sampling calibrated is not available for published weights" in error
     assert not imported.outputs.exists()
     more = ["--sampling", "latent", "--samples", 2, "--device", "cpu"]
     code, output, error = synbrain(
@@ -320,7 +323,7 @@ def test_synthesize_and_flatmap(imported, synbrain):
     assert Path(output.strip()).name.endswith("_flatmap.png")
     code, _, error = synbrain("evaluate", "--model", "theirs", *place)
     assert code == 1
-    assert "an evaluation is not to be had of published weights" in error
+    assert "an evaluation is not available for published weights" in error
 
 
 @pytest.fixture

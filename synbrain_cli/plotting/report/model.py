@@ -9,8 +9,10 @@ from pathlib import Path
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.io.bundle import Adaptation
-from synbrain_cli.io.files import read_json, versions
+from synbrain_cli.io.files import versions
 from synbrain_cli.io.responses import ResponseSettings
+from synbrain_cli.io.results.comparison import Comparison
+from synbrain_cli.io.results.record import read_result
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.plotting.report.page import (
     Block,
@@ -102,7 +104,9 @@ def _comparison(brain: Brain, workspace: Workspace) -> Picture | None:
     folder = workspace.outputs / f"sub-{brain.subject}_comparison"
     if not ((folder / "comparison.json").exists() and (folder / "comparison.png").exists()):
         return None
-    fingerprints = read_json(folder / "comparison.json")["provenance"]["fingerprints"]
+    fingerprints = read_result(
+        folder / "comparison.json", Comparison, "synbrain compare"
+    ).provenance.fingerprints
     if fingerprints.get(brain.name) != brain.config.fingerprint:
         return None
     return Picture(
