@@ -25,10 +25,11 @@ The help of every command, as `--help` prints it. This page is generated: after 
 command, run `.venv/bin/python docs/make_reference.py`.
 
 Every command works in a workspace: a folder with `prepared/`, `weights/` and `outputs/`, by
-default the current one. What the files hold is in [file-format.md](file-format.md). Exit codes: 0
-done; 1 something you can mend, said in one line on stderr; 2 a mistake in the command line; 130
-interrupted. `synbrain --install-completion` sets up the Tab key of your shell: it completes
-commands, options, choices, and the names of models, subjects and datasets.
+default the current one. The files are described in [file-format.md](file-format.md). After an
+interruption the same command goes on where it stopped. Exit codes: 0 done; 1 a fault that you can
+mend, named in one line on stderr; 2 a mistake in the command line; 130 interrupted.
+`synbrain --install-completion` sets up completion in your shell: it completes commands, options,
+choices, and the names of models, subjects and datasets.
 """
 
 

@@ -1,7 +1,9 @@
-"""The documentation says what the program does: commands, options, links."""
+"""The documentation says what the program does: commands, options, files, Python API, links."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import runpy
 import shlex
@@ -11,11 +13,23 @@ import pytest
 from typer.main import get_command
 
 from synbrain_cli import cli
+from synbrain_cli.io import bundle, prepared, responses
+from synbrain_cli.io.results import augmentation, comparison, evaluation, learning_curve
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MORE_PAGES = [
+    *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / folder / "README.md" for folder in ("benchmarks", "examples", "weights")),
+]
 GENERATED = ROOT / "docs/cli-reference.md"
+API = ROOT / "docs/api.md"
 MAKE = runpy.run_path(str(ROOT / "docs/make_reference.py"))
+MAKE_API = runpy.run_path(str(ROOT / "docs/make_api.py"))
+# Top folders and files of the repository: what begins so in backticks is a path in it.
+OF_THE_REPOSITORY = ("benchmarks", "docs", "examples", "synbrain_cli", "tests", "weights/README.md")
+# Folders of the package: `io/bundle.py` is short for `synbrain_cli/io/bundle.py`.
+OF_THE_PACKAGE = tuple(p.name for p in (ROOT / "synbrain_cli").iterdir() if p.is_dir())
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -38,11 +52,23 @@ def command_lines():
 
 def links():
     """Page and target of every relative link."""
-    for page in PAGES:
+    for page in PAGES + MORE_PAGES:
         # Not those of code blocks: brackets mean other things there.
         for target in re.findall(r"\]\(([^)\s]+)\)", _FENCE.sub("", page.read_text("utf-8"))):
             if not re.match(r"[a-z]+:", target):
                 yield pytest.param(page, target, id=f"{page.name}: {target}")
+
+
+def repository_paths():
+    """Page and path of everything in backticks that looks like a path of the repository."""
+    for page in PAGES + MORE_PAGES:
+        text = _FENCE.sub("", page.read_text("utf-8"))
+        spans = [word for span in re.findall(r"`([^`]+)`", text) for word in span.split()]
+        for path in dict.fromkeys(spans):
+            if re.search(r"[^\w./-]", path) or "/" not in path:
+                continue  # a pattern, or a name
+            if path.startswith(OF_THE_REPOSITORY) or path.startswith(OF_THE_PACKAGE):
+                yield pytest.param(path, id=f"{page.name}: {path}")
 
 
 def section(command):
@@ -59,6 +85,27 @@ def test_reference_is_up_to_date():
     assert text == MAKE["reference"](), (
         "docs/cli-reference.md is out of date: run `.venv/bin/python docs/make_reference.py`"
     )
+
+
+def test_api_page_is_up_to_date():
+    assert API.read_text("utf-8") == MAKE_API["page"](), (
+        "docs/api.md is out of date: run `.venv/bin/python docs/make_api.py`"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, _ in MAKE_API["listed"]()])
+def test_api_is_documented(name):
+    assert MAKE_API["find"](name).__doc__, "a public function without a docstring"
+
+
+def test_examples_of_the_api_compile():
+    blocks = re.findall(r"^```python\n(.*?)^```", API.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == len(MAKE_API["SECTIONS"])
+    for block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names)
 
 
 @pytest.mark.parametrize("command", list(MAKE["commands"]()), ids=" ".join)
@@ -102,6 +149,75 @@ def test_links_resolve(page, target):
         titles = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.MULTILINE)
         slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
         assert anchor in slugs
+
+
+@pytest.mark.parametrize("path", list(repository_paths()))
+def test_paths_in_backticks_exist(path):
+    places = (ROOT, ROOT / "synbrain_cli", ROOT / "examples")
+    assert any((place / path).exists() for place in places)
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_names_of_code_exist(name):
+    """Functions and records that these pages name; anything in backticks that looks like one."""
+    code = [p for f in ("synbrain_cli", "tests", "docs") for p in (ROOT / f).rglob("*.py")]
+    known = {word for p in code for word in (*re.findall(r"\w+", p.read_text("utf-8")), p.stem)}
+    spans = re.findall(r"`([^`]+)`", _FENCE.sub("", (ROOT / name).read_text("utf-8")))
+    named = {word for span in spans for word in re.findall(r"\b[A-Za-z_]\w+\b", span)}
+    looks_like_code = {w for w in named if "_" in w.strip("_") or re.search(r"[a-z][A-Z]", w)}
+    assert not looks_like_code - known
+
+
+def test_commands_of_the_program_are_in_the_readme():
+    text = (ROOT / "README.md").read_text("utf-8")
+    for command in get_command(cli.app).commands:
+        assert f"synbrain {command}" in text, command
+
+
+GLOSSARY = (
+    "ncsnr, noise ceiling, betas, repeat, standardisation, unexplained signal, trial noise, "
+    "readout, bundle, prepared subject, workspace, tokens, encoder, latent, posterior, S2N mapper, "
+    "BrainVAE, draw, sampling, coverage, PIT, CRPS, energy score, RSA, CKA, "
+    "two-way identification, shared core, source map, learning curve, signal, shared or fresh"
+)
+
+
+@pytest.mark.parametrize("term", re.split(r", (?!shared or)", GLOSSARY))
+def test_glossary_has_the_terms(term):
+    glossary = (ROOT / "docs/glossary.md").read_text("utf-8")
+    assert "(docs/glossary.md)" in (ROOT / "README.md").read_text("utf-8")
+    assert term.lower() in re.findall(r"^## (.+)$", glossary.lower(), re.MULTILINE)
+
+
+def test_glossary_is_in_order():
+    terms = re.findall(r"^## (.+)$", (ROOT / "docs/glossary.md").read_text("utf-8"), re.MULTILINE)
+    assert terms == sorted(terms, key=str.lower)
+
+
+RECORDS = (
+    *(bundle.BundleConfig, bundle.TrainingRecord, bundle.Adaptation, bundle.ReadoutSummary),
+    *(bundle.TransferConfig, bundle.Origin, bundle.StageHistory),
+    *(evaluation.EvaluationRecord, evaluation.ResponseScores, evaluation.ResponseScore),
+    *(evaluation.RetrievalScores, evaluation.RetrievalScore),
+    *(comparison.ComparedRow, comparison.RowTraining, learning_curve.LearningCurve),
+    *(learning_curve.CurvePoint, learning_curve.CurveFit, augmentation.AugmentedDecoder),
+    *(responses.ResponseSettings, responses.ResponseSidecar, prepared.PreparedDescription),
+)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
+def test_file_format_names_every_field(record):
+    page = (ROOT / "docs/file-format.md").read_text("utf-8")
+    missing = [name for name in record.__struct_encode_fields__ if f"`{name}`" not in page]
+    missing = [name for name in missing if not name.endswith("_ci")]  # "each with `…_ci`"
+    assert not missing
+
+
+def test_file_format_names_every_file(trained, subject, store):
+    page = (ROOT / "docs/file-format.md").read_text("utf-8")
+    folders = (subject.folder, store.folder, trained.weights / "sub-01")
+    names = {path.name for folder in folders for path in folder.iterdir()}
+    assert not {name for name in names if f"`{name}`" not in page}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

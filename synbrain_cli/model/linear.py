@@ -101,7 +101,7 @@ def fit_linear(
     Memory is that of the pooled features (`MAX_FEATURES` an image) and of an image × image matrix:
     9,000 images of 256 × 1664 tokens take 0.6 + 0.3 GB. One band holds all features: penalties of
     their own for tokens at several resolutions (himalaya's ``GroupRidgeCV``) predicted no better
-    and took 45 times as long (docs/evaluation.md).
+    and took nine times as long (docs/evaluation.md).
 
     Parameters
     ----------
