@@ -46,9 +46,14 @@ def pytest_addoption(parser):
     )
 
 
+# The longest files, which start first: what is left for the end is short on every worker.
+LONGEST = ("test_demo.py", "test_evaluate.py", "test_adapt.py", "test_interruption.py")
+
+
 def pytest_collection_modifyitems(items):
-    """The demo first: it takes longest, and other workers go on meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_demo.py")
+    """The longest files first, in the order of ``LONGEST``; all others as they are."""
+    order = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
@@ -150,6 +155,14 @@ def unpainted(monkeypatch):
     import synbrain_cli.plotting.figure as module
 
     monkeypatch.setattr(module, "save_figure", lambda figure, path: None)
+
+
+@pytest.fixture
+def coarse_report(monkeypatch):
+    """The report's figures with a fifth of their pixels: most of its time goes into pixels."""
+    from synbrain_cli.plotting.report import page
+
+    monkeypatch.setattr(page.figure_png, "__defaults__", (50,))
 
 
 @pytest.fixture
