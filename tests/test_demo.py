@@ -1,8 +1,8 @@
 """`synbrain demo` as a newcomer runs it, and what its models must be worth.
 
-It trains two people's networks, and an hour of a third in every way there is. With ``--full-demo``
-so do these tests. Without, one person's networks learn for less than half the time, the other's
-model is linear, and `synbrain demo` goes on from there.
+It trains the networks of two subjects, and these tests adapt to an hour of a third in every way
+there is: with ``--full-demo``. Without, one subject's networks learn for less than half the time,
+the other's model is linear, and `synbrain demo` goes on from there.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from typer.testing import CliRunner
 
-from synbrain_cli import load_model
+from synbrain_cli import cli, load_model
 from synbrain_cli.config import PRESETS
 from synbrain_cli.datasets.nsd_design import image_id
 from synbrain_cli.datasets.nsd_files import NSD
@@ -37,9 +38,19 @@ browser, page_of = chromium.browser, chromium.page_of
 
 
 def synbrain(workspace: Path, *arguments: str) -> str:
-    """Run a command as typed in ``workspace``; its output."""
+    """Run a command as typed in ``workspace``, without a new interpreter; its output."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace)
+        patch.delenv("SYNBRAIN_WORKSPACE", raising=False)
+        done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.stdout
+
+
+def synbrain_demo(workspace: Path) -> str:
+    """Start the program as a newcomer does, in a folder of their own; its output."""
     done = subprocess.run(
-        [sys.executable, "-m", "synbrain_cli", *arguments],
+        [sys.executable, "-m", "synbrain_cli", "demo"],
         cwd=workspace,
         capture_output=True,
         text=True,
@@ -62,7 +73,7 @@ def demo(tmp_path_factory, full):
         synbrain(root, "prepare", "simulated")
         synbrain(root, "train", "--subject", "2", "--model", "linear", "--name", "sub-02")
         train_shortly(Workspace(root))
-    output = synbrain(root, "demo")
+    output = synbrain_demo(root)
     return Workspace(root), output
 
 

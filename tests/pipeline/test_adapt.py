@@ -719,7 +719,7 @@ def test_nobody_to_start_from_or_to_adapt_to(own, source, models, prepared):
     (own.weights / "sub-01").symlink_to(source)
     # That of one hour does not make sub-02 a modelled person.
     assert choose_sources_and_subject(own, None, None, None, QUIET.info)[1].subject == "02"
-    with pytest.raises(MissingError, match="no trained model of anybody but sub-01"):
+    with pytest.raises(MissingError, match="no trained model of another subject than sub-01"):
         choose_sources_and_subject(own, None, "1", None, QUIET.info)
 
 
@@ -824,7 +824,7 @@ def test_interrupted_it_says_how_to_go_on(synbrain, place, monkeypatch, models):
             ["--from", "sub-01", "--subject", "1"],
             "--from sub-01: was trained on data of sub-01, the subject to adapt to",
         ),
-        (["--subject", "1"], "no trained model of anybody but sub-01"),
+        (["--subject", "1"], "no trained model of another subject than sub-01"),
         (["--subject", "7"], "no prepared sub-07"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
