@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from synbrain_cli.io.workfolder import partial_folder
+
 TESTS = Path(__file__).parents[1]
 SHORT_ROUNDS = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
 import killing
 import synbrain_cli.prefetch as module
-from synbrain_cli.pipeline import prepare
-module.THREADS = prepare.BATCHES_A_ROUND = 2  # a known amount of work at once, whatever the cores
+from synbrain_cli.pipeline import tokens
+module.THREADS = tokens.BATCHES_PER_ROUND = 2  # a known amount of work at once, whatever the cores
 killing.main()
 """
 
@@ -64,14 +66,15 @@ def test_tokens_do_not_depend_on_the_number_of_processes(prepared, tmp_path):
     one, two = ([*arguments, "--workspace", tmp_path / name] for name in features)
     alone = run(tmp_path, 1, *one)
     assert alone.returncode == 0, alone.stderr
-    # Names given: tokens.npy, encoder.json, then images.tsv round by round.
-    assert run(tmp_path, 1, *two, kill_at=4).returncode == -signal.SIGKILL
-    assert len((features["two"] / "images.tsv").read_text().splitlines()) == 1 + 2 * 16
+    # Names given: settings.json, tokens.npy, encoder.json, then images.tsv round by round, from 0.
+    assert run(tmp_path, 1, *two, kill_at=6).returncode == -signal.SIGKILL
+    partial = partial_folder(features["two"])
+    assert len((partial / "images.tsv").read_text().splitlines()) == 1 + 2 * 16
     together = run(tmp_path, 2, *two)
     assert together.returncode == 0, together.stderr
     assert together.stdout == alone.stdout
     expected = contents(features["one"])
-    assert expected.keys() == {"tokens.npy", "images.tsv", "encoder.json"}
+    assert expected.keys() == {"tokens.npy", "images.tsv", "encoder.json", "settings.json"}
     assert contents(features["two"]) == expected
 
 
@@ -85,7 +88,7 @@ def test_responses_do_not_depend_on_the_number_of_processes(trained, tmp_path, r
     assert alone.returncode == 0, alone.stderr
     broken = run(tmp_path, 1, *arguments, tmp_path / "two", kill_at=300)  # of 7 names an image
     assert broken.returncode == -signal.SIGKILL
-    assert '"done": 32' in (tmp_path / ".two.partial/progress.json").read_text()
+    assert '"n_done": 32' in (tmp_path / ".two.recovery/images_done.json").read_text()
     together = run(tmp_path, 2, *arguments, tmp_path / "two")
     assert together.returncode == 0, together.stderr
     assert together.stdout == alone.stdout.replace(str(tmp_path / "one"), str(tmp_path / "two"))
