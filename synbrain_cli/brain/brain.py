@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from synbrain_cli.brain.drawing import Drawing, DrawKeys, draw_around, draw_latent
+from synbrain_cli.brain.drawing import DrawGenerators, Drawing, draw_around, draw_latent
 from synbrain_cli.brain.images import are_tokens, check_token_shape, stream_tokens
 from synbrain_cli.brain.loading import Distribution, load_weights
 from synbrain_cli.brain.prediction import BATCH, Networks
@@ -352,13 +352,13 @@ class Brain:
         -------
         float32 array of shape (n_draws, n_voxels), standardised
         """
-        keys = DrawKeys(drawing, digest, self.config.fingerprint)
-        return draw_around(mean, readout or self.distribution.readout, keys)
+        generators = DrawGenerators(drawing, digest, self.config.fingerprint)
+        return draw_around(mean, readout or self.distribution.readout, generators)
 
     def _draw_latent(self, token: np.ndarray, digest: str, drawing: Drawing) -> np.ndarray:
-        keys = DrawKeys(drawing, digest, self.config.fingerprint)
+        generators = DrawGenerators(drawing, digest, self.config.fingerprint)
         latent = self.latent(token)
-        return draw_latent(latent, self.networks, self.n_voxels, keys, self._batch)
+        return draw_latent(latent, self.networks, self.n_voxels, generators, self._batch)
 
     def predict(self, predictor: str, images: Any, unit: str = "recorded") -> np.ndarray:
         """Predict responses with one of the stacked predictors alone.

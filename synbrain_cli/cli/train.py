@@ -26,7 +26,7 @@ from synbrain_cli.cli.options import (
 from synbrain_cli.cli.running import interruptible, open_workspace
 
 if TYPE_CHECKING:
-    from synbrain_cli.training.bundle import TrainResult
+    from synbrain_cli.training.bundle_writer import TrainResult
 
 ModelKind = Literal["full", "linear"]
 VoxelOrder = Literal["auto", "file", "curve", "region", "surface"]

@@ -16,7 +16,6 @@ from scipy.stats import binom
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.draw_tally import REGION_LEVEL, Tally
 from synbrain_cli.evaluation.imitation import N_RECORDINGS, Imitation
 from synbrain_cli.evaluation.predictions import Predictions
@@ -28,6 +27,7 @@ from synbrain_cli.io.results.evaluation import (
     LatentNoiseFactor,
 )
 from synbrain_cli.io.results.record import Number, Result, finite
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.calibration import LEVELS
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.run import RunContext

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.test_set import RELIABLE, TestSet, derangement, scored_regions
 from synbrain_cli.io.results.comparison import ComparedRow, Estimate, RowKind, RowTraining
 from synbrain_cli.io.results.record import Result
 from synbrain_cli.metrics.accuracy import squared_errors_of_images, voxelwise_correlation
-from synbrain_cli.metrics.bootstrap import weighted_correlation, weighted_mean
+from synbrain_cli.metrics.bootstrap import Bootstrap, weighted_correlation, weighted_mean
 from synbrain_cli.metrics.calibration import pit
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.progress import Progress

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.prediction import SourcePredictions
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.test_set import RELIABLE, TestSet
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.learning_curve import CurveFit, CurvePoint, Over
@@ -26,7 +25,7 @@ from synbrain_cli.io.results.record import Result
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import voxelwise_correlation
-from synbrain_cli.metrics.bootstrap import weighted_correlation
+from synbrain_cli.metrics.bootstrap import Bootstrap, weighted_correlation
 from synbrain_cli.metrics.learning_curve import LearningCurveFit, fit_learning_curve
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.transfer import Evidence, fit_adapter
@@ -73,7 +72,7 @@ class CurveSubject:
     @property
     def label(self) -> str:
         """Dataset and subject: "nsd/sub-01"."""
-        return f"{self.subject.dataset}/sub-{self.subject.subject}"
+        return self.subject.label
 
     @property
     def n_hours(self) -> int:

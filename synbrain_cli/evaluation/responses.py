@@ -10,7 +10,6 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES
 from synbrain_cli.evaluation.test_set import TestSet, scored_regions
 from synbrain_cli.io.results.evaluation import RegionScores, ResponseScore, ResponseScores
@@ -24,7 +23,7 @@ from synbrain_cli.metrics.accuracy import (
     squared_errors_of_images,
     voxelwise_correlation,
 )
-from synbrain_cli.metrics.bootstrap import weighted_correlation, weighted_mean
+from synbrain_cli.metrics.bootstrap import Bootstrap, weighted_correlation, weighted_mean
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
 from synbrain_cli.metrics.similarity import linear_cka, rdm, rsa, weighted_cka, weighted_rsa
 from synbrain_cli.progress import Progress

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.results.evaluation import RetrievalScore, RetrievalScores
 from synbrain_cli.io.results.record import finite
 from synbrain_cli.metrics.accuracy import average_repeats
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.identification import n_way, pattern_similarity
 from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_tokens
 

@@ -71,7 +71,7 @@ class Workspace:
         """
         every = find_prepared(self.prepared)
         found = every if among is None else among
-        listing = ", ".join(f"{p.dataset}/sub-{p.subject}" for p in every) or "nothing"
+        listing = ", ".join(p.label for p in every) or "nothing"
         if dataset is not None:
             found = [p for p in found if p.dataset == dataset]
         if subject is not None:
@@ -84,8 +84,8 @@ class Workspace:
                 "needs no data)"
             )
         if len(found) > 1:
-            names = ", ".join(f"{p.dataset}/sub-{p.subject}" for p in found)
-            log(f"subject: {found[0].dataset}/sub-{found[0].subject} (of {names}; --subject)")
+            names = ", ".join(p.label for p in found)
+            log(f"subject: {found[0].label} (of {names}; --subject)")
         return found[0]
 
     def find_model(self, model: str | None, subject: str | None, log: Log) -> Path:

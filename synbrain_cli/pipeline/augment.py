@@ -31,16 +31,16 @@ from synbrain_cli.evaluation.augmented_trials import (
     synthesize,
     training_trials,
 )
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, FeatureSpace
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.augmentation import Augmentation
-from synbrain_cli.io.results.record import ModelProvenance, data_checksum
+from synbrain_cli.io.results.record import ModelProvenance
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.plotting.augmentation import plot_augmentation
 from synbrain_cli.run import RunContext
 
@@ -164,7 +164,7 @@ def augment(
 
     provenance = ModelProvenance(
         fingerprint=brain.config.fingerprint,
-        data=data_checksum(subject),
+        data=subject.checksum,
         seed=run.seed,
         n_boot=settings.n_boot,
     )

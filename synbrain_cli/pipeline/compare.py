@@ -14,7 +14,6 @@ from pathlib import Path
 import pandas as pd
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.comparison import (
     Coverage,
     RowCorrelations,
@@ -39,10 +38,11 @@ from synbrain_cli.evaluation.settings import N_DRAWS, check_draws
 from synbrain_cli.evaluation.test_set import UNITS, TestSet
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.comparison import Comparison, Estimate, RegionSize
-from synbrain_cli.io.results.record import ModelsProvenance, data_checksum
+from synbrain_cli.io.results.record import ModelsProvenance
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.plotting.comparison import plot_comparison
 from synbrain_cli.run import RunContext
 
@@ -136,7 +136,7 @@ def compare(
     )
     provenance = ModelsProvenance(
         fingerprints={brain.name: brain.config.fingerprint for brain in brains},
-        data=data_checksum(subject),
+        data=subject.checksum,
         seed=run.seed,
         n_boot=settings.n_boot,
     )

@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.calibration import Calibration, calibrate
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
@@ -32,11 +31,12 @@ from synbrain_cli.io.results.evaluation import (
     EvaluationRecord,
     RetrievalScores,
 )
-from synbrain_cli.io.results.record import ModelProvenance, data_checksum, finite
+from synbrain_cli.io.results.record import ModelProvenance, finite
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.run import RunContext
 
 
@@ -157,7 +157,7 @@ def _metrics(
     """``metrics.json``: scores, and what they rest on."""
     provenance = ModelProvenance(
         fingerprint=brain.config.fingerprint,
-        data=data_checksum(test.subject),
+        data=test.subject.checksum,
         seed=run.seed,
         n_boot=settings.n_boot,
     )
@@ -189,7 +189,7 @@ def _recorded_settings(
     """All that the scores depend on."""
     return {
         "fingerprint": brain.config.fingerprint,
-        "data": data_checksum(subject),
+        "data": subject.checksum,
         "seed": run.seed,
         **asdict(settings),
         "device": str(brain.device),

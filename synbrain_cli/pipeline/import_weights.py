@@ -43,8 +43,7 @@ from synbrain_cli.io.voxel_space import Geometry, Volume
 from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace, subject_label
 from synbrain_cli.progress import Progress
-from synbrain_cli.training.bundle import MODEL, TrainResult
-from synbrain_cli.training.examples import data_checksum
+from synbrain_cli.training.bundle_writer import MODEL, TrainResult
 from synbrain_cli.training.published_networks import PublishedNetworks, read_published_networks
 
 RELEASE_SCALE = 2000.0  # the networks see NSD's int16 betas divided by this
@@ -228,7 +227,7 @@ def _recorded(
         "subject": voxels.subject,
         "dataset": voxels.dataset,
         "mask": mask.hexdigest(),
-        "prepared": data_checksum(voxels.prepared) if voxels.prepared else None,
+        "prepared": voxels.prepared.checksum if voxels.prepared else None,
         "nsd": str(voxels.copy.root) if voxels.copy else None,
     }
 

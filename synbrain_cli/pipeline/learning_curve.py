@@ -14,7 +14,6 @@ import torch
 from matplotlib.figure import Figure
 
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.learning_curve import (
     HOURS,
     SCORE,
@@ -32,9 +31,10 @@ from synbrain_cli.evaluation.learning_curve import (
 )
 from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
 from synbrain_cli.io.results.learning_curve import LearningCurve, Over
-from synbrain_cli.io.results.record import SubjectsProvenance, data_checksum, finite
+from synbrain_cli.io.results.record import SubjectsProvenance, finite
 from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.learning_curve import LearningCurveFit
 from synbrain_cli.plotting.learning_curve import Curve as PlottedCurve
 from synbrain_cli.plotting.learning_curve import Levels, plot_learning_curve
@@ -144,7 +144,7 @@ def learning_curve(
     names = "+".join(f"sub-{one.subject.subject}" for one in subjects)
     folder = Path(output) if output else workspace.outputs / f"{names}_learning-curve"
     provenance = SubjectsProvenance(
-        data=[data_checksum(one.subject) for one in subjects],
+        data=[one.subject.checksum for one in subjects],
         seed=run.seed,
         n_boot=settings.n_boot,
     )

@@ -422,7 +422,7 @@ def describe(result: PrepareResult) -> list[dict[str, Any]]:
         images = subject.trials.drop_duplicates("image")["split"].value_counts()
         rows.append(
             {
-                "subject": f"{subject.dataset}/sub-{subject.subject}",
+                "subject": subject.label,
                 "sessions": len(subject.sessions),
                 "trials": len(subject.trials),
                 **{

@@ -28,7 +28,7 @@ from synbrain_cli.model.step import MapperStep, VAEStep
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import Examples, SubjectExamples
-from synbrain_cli.training.stage import fit_resumably
+from synbrain_cli.training.resumable_fit import fit_resumably
 
 MAPPER_SEED = 1000  # added to the run's seed for the mapper's stage
 SCORED = 64  # trials or images that are scored together

@@ -45,11 +45,10 @@ from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import (
     Examples,
     SubjectExamples,
-    data_checksum,
     load_examples,
     share_predicted,
 )
-from synbrain_cli.training.stage import fit_resumably
+from synbrain_cli.training.resumable_fit import fit_resumably
 from synbrain_cli.training.voxel_order import sphere_positions
 
 CORE = FolderKind("a shared core")
@@ -127,8 +126,8 @@ def core_settings(
     """
     store = subjects[0][1]
     return {
-        "subjects": [f"{subject.dataset}/sub-{subject.subject}" for subject, _ in subjects],
-        "data": [data_checksum(subject) for subject, _ in subjects],
+        "subjects": [subject.label for subject, _ in subjects],
+        "data": [subject.checksum for subject, _ in subjects],
         "encoder": msgspec.to_builtins(store.identity),
         "core": _core_config(store).to_dict(),
         "stage": CORE_STAGE.to_dict() | {"images": CORE_IMAGES},

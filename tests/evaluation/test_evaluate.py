@@ -23,7 +23,6 @@ from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.calibration import NOISE_FACTORS, calibrate
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
@@ -35,6 +34,7 @@ from synbrain_cli.io.bundle import load_arrays
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.prepared import Trials
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
 from synbrain_cli.pipeline.evaluate import evaluate
