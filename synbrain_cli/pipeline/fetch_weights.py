@@ -23,6 +23,7 @@ from synbrain_cli.io.files import locked, sha256
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def fetch(
     revision: str | None = None,
     output: Path | None = None,
     endpoint: str | None = None,
-    progress: Progress | None = None,
+    run: RunContext | None = None,
 ) -> FetchResult:
     """Bring files of a repository here, or check those that are here.
 
@@ -59,7 +60,7 @@ def fetch(
         Folder; default ``checkpoints/OWNER/REPO``.
     endpoint : str, optional
         Address of the hub; default huggingface_hub's own.
-    progress : Progress, optional
+    run : RunContext, optional
 
     Raises
     ------
@@ -69,7 +70,7 @@ def fetch(
     MissingError
         No such repository, revision or file, or no connection.
     """
-    progress = progress or Progress()
+    run = run or RunContext()
     _check_names(repository, files)
     folder = Path(output) if output else workspace.root / "checkpoints" / repository
     with locked(folder, "fetched files"):
@@ -77,8 +78,10 @@ def fetch(
         here = [name for name in files if is_here(folder, name, record)]
         wanted = [name for name in dict.fromkeys(files) if name not in here]
         if wanted:
-            record = _download(folder, record, wanted, Hub(endpoint, revision), progress)
-        progress.info(f"{folder}: {len(files)} files of commit {record.commit}, checksums agree")
+            record = _download(folder, record, wanted, Hub(endpoint, revision), run.progress)
+        run.progress.info(
+            f"{folder}: {len(files)} files of commit {record.commit}, checksums agree"
+        )
     assert record.commit is not None
     return FetchResult([folder / name for name in files], record.commit, wanted)
 

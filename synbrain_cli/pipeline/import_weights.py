@@ -43,6 +43,7 @@ from synbrain_cli.io.voxel_space import Geometry, Volume
 from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace, subject_label
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 from synbrain_cli.training.bundle_writer import MODEL, TrainResult
 from synbrain_cli.training.published_networks import PublishedNetworks, read_published_networks
 
@@ -144,7 +145,7 @@ def import_published(
     *,
     name: str | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    run: RunContext | None = None,
 ) -> TrainResult:
     """Make a bundle of the checkpoints that the authors of SynBrain published (Mai et al. 2025).
 
@@ -156,7 +157,7 @@ def import_published(
         Of the bundle; default ``sub-01_published``.
     overwrite : bool
         Replace a model of that name.
-    progress : Progress, optional
+    run : RunContext, optional
 
     Raises
     ------
@@ -168,19 +169,21 @@ def import_published(
         Nothing is written. A model of that name made with other settings.
     """
     # Set up
-    progress = progress or Progress()
-    voxels = _find_voxels(workspace, settings, progress)
+    run = run or RunContext()
+    voxels = _find_voxels(workspace, settings, run.progress)
     name = name or f"sub-{voxels.subject}_published"
 
     # Read the networks, before anything is written: the files may be faulty
-    networks = read_published_networks(settings.brainvae, settings.s2n, progress)
+    networks = read_published_networks(settings.brainvae, settings.s2n, run.progress)
     spec = settings.encoder or PUBLISHED
     encoder = EncoderIdentity(spec=spec, identity=_encoder_identity(spec, networks.mapper))
     origin = _origin(settings, networks)
     recorded = _recorded(voxels, encoder, origin)
-    with work_folder(workspace.weights / name, MODEL, recorded, overwrite=overwrite) as work:
+    with work_folder(
+        workspace.weights / name, MODEL, recorded, overwrite=overwrite, progress=run.progress
+    ) as work:
         if work.is_finished:
-            progress.info(f"{work.target} is already there, made with the same settings")
+            run.progress.info(f"{work.target} is already there, made with the same settings")
             return TrainResult(work.target, read_config(work.target).training)
 
         # Write the bundle
@@ -209,7 +212,7 @@ def import_published(
         seal(folder, config)
         (folder / CARD).write_text(_card(name, config, origin, voxels.volume.n_voxels), "utf-8")
         work.put_in_place()
-    progress.info(f"wrote {work.target}")
+    run.progress.info(f"wrote {work.target}")
     return TrainResult(work.target, record)
 
 
