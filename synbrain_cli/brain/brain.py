@@ -248,7 +248,7 @@ class Brain:
         noise_factor : float, optional
             SD of the latent's noise, with ``sampling="latent"``. None: the posterior's own,
             dimension by dimension (root mean square over training trials); 1 for published
-            weights, which do not tell it. A number: the same for every dimension; 0 gives the
+            weights, which do not record it. A number: the same for every dimension; 0 gives the
             published deterministic output.
         unit : {"recorded", "z"}
 

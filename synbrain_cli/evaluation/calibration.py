@@ -34,7 +34,10 @@ from synbrain_cli.run import RunContext
 
 NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the published latent noise, nf in [0, 1]
 N_LATENT = 20  # draws of it: each is a pass of the decoder; both scores are fair in their number
-TOO_FAR = (0.84, 0.96)  # 90 % coverage of a voxel or region beyond which the fit is called bad
+ACCEPTABLE = (
+    0.84,
+    0.96,
+)  # limits of 90 % coverage of a voxel or region; beyond them a note is made
 
 Draw = Callable[[int, int], NDArray[np.float32]]  # image, number of draws → (n_draws, n_voxels)
 Masks = Mapping[str, NDArray[np.bool_]]
@@ -102,7 +105,7 @@ def calibrate(
         "coverage_90": coverage,
         "variance_ratio": _ratio(model.variance(), test.trials.var(0, ddof=1)),
     }
-    notes = _where_it_does_not_fit(scores, coverage, len(test.trials))
+    notes = _notes_on_coverage(scores, coverage, len(test.trials))
     if test.n_repeats.max() > 1:
         scores = scoring.imitation.compare(scores, test)
         voxels["ncsnr_of_draws"] = scoring.imitation.ncsnr()
@@ -344,11 +347,11 @@ def _ratio(drawn: NDArray[np.float64], recorded: NDArray[np.float32]) -> NDArray
         return np.where(recorded > 0, drawn / recorded, np.nan)
 
 
-def _where_it_does_not_fit(
+def _notes_on_coverage(
     scores: DrawScores, coverage: NDArray[np.float64], n_trials: int
 ) -> list[str]:
     """Notes on regions and voxels whose intervals cover too few or too many trials."""
-    low, high = TOO_FAR
+    low, high = ACCEPTABLE
     notes = [
         f"{name}: 90 % intervals cover {value:.1%} of held-out trials"
         for name, value in (scores.coverage_90.roi or {}).items()
@@ -362,7 +365,7 @@ def _where_it_does_not_fit(
             f"of single voxels {scores.coverage_90.model:.1%}: voxels vary together "
             f"{'more' if inside < low else 'less'} in recordings than in draws"
         )
-    # A single voxel's coverage rests on few trials: a limit takes in what chance explains.
+    # The coverage of a single voxel rests on few trials: the limits allow for chance.
     low = binom.ppf(0.01, n_trials, low) / n_trials
     high = binom.ppf(0.99, n_trials, high) / n_trials
     outside = (coverage < low) | (coverage > high)

@@ -353,7 +353,7 @@ def coverage_of_row(
     trials = test.trials_in_unit_of(row.brain)
     means = _to_unit_of(row.brain, row.prediction, first)
     drawing = Drawing(n_draws, run.seed, signal="fresh")
-    # Its own, so that a row does not depend on what it is compared with.
+    # A generator per row: its score does not depend on the other rows.
     generator = np.random.default_rng([run.seed, 2])
     inside = np.empty(test.n_images)
     with run.progress.bar(f"draws of {row.name}", test.n_images) as bar:
@@ -467,6 +467,6 @@ def notes(scorer: RowScorer, reference: ComparedRow) -> Iterator[str]:
         )
     if reference.ratio_to_reference is None or reference.ratio_to_reference.ci is None:
         yield (
-            f"the score of the reference, {reference.row}, cannot be told from 0: ratios to it "
-            "have no interval, or no value"
+            f"the score of the reference, {reference.row}, cannot be distinguished from 0: ratios "
+            "to it have no interval, or no value"
         )

@@ -35,7 +35,7 @@ from synbrain_cli.training.shared_core import train_core
 
 HOURS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # those that a subject has are taken
 LINEAR = "linear encoder"
-STRATEGIES = ("shared-core", "source-map")
+CURVE_STRATEGIES = ("shared-core", "source-map")  # closed-form for each amount of data
 SCORE = "noise-normalised correlation"
 
 
@@ -52,7 +52,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class CurveSubject:
-    """A subject whose learning curve is measured, and the models of other subjects.
+    """A subject to measure the learning curve of, and the models of other subjects.
 
     Attributes
     ----------
@@ -92,10 +92,10 @@ def load_curve_subjects(
     ----------
     workspace : Workspace
     subjects : sequence of PreparedSubject
-        Whose learning curves are measured.
+        Subjects to measure learning curves of.
     bundles : sequence of paths
         Models of all data of a subject. For each subject, those of all others are the sources, and
-        the first of its own is what to compare with.
+        the first of its own is compared with.
     log : callable
         Takes messages.
 
@@ -293,7 +293,9 @@ class HourModels:
         if strategy == "source-map":
             return SourcePredictions([source.brain for source in sources])
         if strategy != "shared-core":
-            raise InputError(f"--strategy {strategy}: expected one of {', '.join(STRATEGIES)}")
+            raise InputError(
+                f"--strategy {strategy}: expected one of {', '.join(CURVE_STRATEGIES)}"
+            )
         known = [(source.subject, source.store) for source in sources]
         core = train_core(self.workspace, known, self.run)
         return core.evidence(self.curve_subject.subject)

@@ -94,11 +94,11 @@ class ResponseScorer:
         self._halves = _halves(test.trials, test.image_index)
 
     def notes(self) -> list[str]:
-        """Why a ceiling is missing."""
+        """Return why a ceiling is missing, where one is."""
         if not self.test.has_ceiling:
             return [
-                "no noise ceiling: neither the data nor repeats of images tell how reliable voxels "
-                "are; show images twice or more, or give ncsnr"
+                "no noise ceiling: the data come without ncsnr, and without repeats of images from "
+                "which it could be estimated; show images twice or more, or give ncsnr"
             ]
         if self._halves is None:
             return [

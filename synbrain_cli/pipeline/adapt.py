@@ -51,7 +51,7 @@ MIN_IMAGES = 10  # of training, for a ridge whose penalty is cross-validated
 
 @dataclass(frozen=True)
 class AdaptSettings:
-    """What a new subject's model is made from.
+    """Models and data that a new subject's model is made from.
 
     Attributes
     ----------
@@ -198,7 +198,7 @@ def choose_sources_and_subject(
     subject, dataset : str, optional
         Of the new subject.
     log : callable
-        Told what was chosen.
+        Takes messages.
 
     Returns
     -------
@@ -210,6 +210,8 @@ def choose_sources_and_subject(
     ------
     MissingError
         No trained model, or no subject left to adapt to.
+    InputError
+        A model is named twice.
     """
     found = workspace.full_models(source)
     if len({path.resolve() for path, _ in found}) < len(found):

@@ -98,8 +98,9 @@ def augment(
     """Measure what synthesized trials add to a subject's real ones for a linear decoder.
 
     The decoder is ridge from single trials to the leading principal components of image tokens,
-    as in `synbrain evaluate`, but for its rows: an hour has few repeats to average, and how trials
-    of one image differ tells ridge what is noise, as the noise of draws does. The components are
+    as in `synbrain evaluate`, but fitted to single trials instead of repeat averages: an hour has
+    few repeats to average, and the differences between trials of one image inform ridge about the
+    noise, as the noise of draws does. The components are
     those of the real images alone, for all amounts: if they were of the images added, scores would
     be taken in another space for every amount, and new images would help without their responses.
     For the same reason, synthesized rows have means of their own (`AugmentedRidge`).
@@ -139,8 +140,18 @@ def augment(
         When the model, the subject and the tokens do not belong together; no image is new; an
         amount is negative.
     """
+    # Set up
     settings, run = settings or AugmentSettings(), run or RunContext()
     brain.require_readout("augmentation")
+    folder = Path(output) if output else workspace.outputs / f"{brain.name}_augmentation"
+    provenance = ModelProvenance(
+        fingerprint=brain.config.fingerprint,
+        data=subject.checksum,
+        seed=run.seed,
+        n_boot=settings.n_boot,
+    )
+
+    # Load the test images, the real trials and the new images
     test = TestSet.load(subject, store, [brain])
     real = training_trials(brain, subject)
     n_added = count_synthesized(settings.amounts, len(real.betas))
@@ -162,19 +173,13 @@ def augment(
         model = ModelWithoutValidation.fit(brain, real, store, features, run.seed)
         return synthesize(model, store, new[:n_most], n_most, space, run)
 
-    provenance = ModelProvenance(
-        fingerprint=brain.config.fingerprint,
-        data=subject.checksum,
-        seed=run.seed,
-        n_boot=settings.n_boot,
-    )
-    folder = Path(output) if output else workspace.outputs / f"{brain.name}_augmentation"
-    depends_on = {
+    # Compute
+    recorded = {
         "amounts": list(n_added),
         "device": str(brain.device),
         "provenance": provenance,
     }
-    with work_folder(folder, EVALUATION, depends_on, progress=run.progress) as work:
+    with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
         plans = plan_decoders(n_added, len(new))
         fitted = []
         with run.progress.bar("decoders", len(plans)) as bar:
@@ -184,6 +189,8 @@ def augment(
                 bar()
         bootstrap = Bootstrap(settings.n_boot, run.seed)
         conditions = score_conditions(plans, fitted, bootstrap)
+
+        # Write the results
         n_candidates = min(N_CANDIDATES, test.n_images)
         metrics = Augmentation(
             model=brain.name,

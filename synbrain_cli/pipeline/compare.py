@@ -111,7 +111,7 @@ def compare(
     brains : sequence of Brain
         One or more, of different names.
     subject : PreparedSubject
-        Whose models they are.
+        The subject of the models.
     store : TokenStore
         Tokens of the test images, of their encoder.
     settings : CompareSettings, optional
@@ -125,28 +125,33 @@ def compare(
     InputError
         When there is no model, or one of them does not belong to the subject and the tokens.
     """
+    # Set up
     settings, run = settings or CompareSettings(), run or RunContext()
     check_names(brains)
     if settings.n_draws:
         check_draws(settings.n_draws, ", or 0 to leave coverage out")
-    test = TestSet.load(subject, store, brains)
-    run.progress.info(
-        f"comparing {', '.join(brain.name for brain in brains)}: {len(test.trials):,} test trials "
-        f"of {test.n_images:,} images"
-    )
+    folder = Path(output) if output else workspace.outputs / f"sub-{subject.subject}_comparison"
     provenance = ModelsProvenance(
         fingerprints={brain.name: brain.config.fingerprint for brain in brains},
         data=subject.checksum,
         seed=run.seed,
         n_boot=settings.n_boot,
     )
-    depends_on = {
+    recorded = {
         "n_draws": settings.n_draws,
         "device": str(brains[0].device),
         "provenance": provenance,
     }
-    folder = Path(output) if output else workspace.outputs / f"sub-{subject.subject}_comparison"
-    with work_folder(folder, EVALUATION, depends_on, progress=run.progress) as work:
+
+    # Load the test images
+    test = TestSet.load(subject, store, brains)
+    run.progress.info(
+        f"comparing {', '.join(brain.name for brain in brains)}: {len(test.trials):,} test trials "
+        f"of {test.n_images:,} images"
+    )
+
+    # Compute
+    with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
         rows = predict_rows(brains, test, run)
         reference = reference_model(brains)
         scorer = RowScorer.create(test, rows, reference)
@@ -165,6 +170,8 @@ def compare(
                 )
                 coverage[i] = work.once(f"coverage-{i}", Coverage, compute).score
         entries = compared_rows(scorer, correlations, skill, coverage)
+
+        # Write the results
         kind = brains[0].config.standardization
         metrics = Comparison(
             subject=brains[0].config.label,

@@ -59,7 +59,6 @@ def demo(
     SynbrainError
         A training failed.
     """
-    # Set up
     run = run or RunContext()
     progress, start = run.progress, time.monotonic()
     images = images or workspace.root / "examples" / "images"
@@ -69,28 +68,23 @@ def demo(
             "`synbrain demo path/to/images`"
         )
 
-    # Prepare
     progress.info("1/5 prepare: three simulated subjects")
     prepared = prepare_simulated(
         Target(workspace, "simulated"), SimulationConfig(seed=run.seed), run
     )
 
-    # Train
     progress.info(f"2/5 train: subjects {' and '.join(TRAINED)}, side by side")
     train_side_by_side(workspace, TRAINED, run)
     model = workspace.weights / "sub-01"
 
-    # Synthesize
     progress.info("3/5 synthesize")
     made = synthesize(workspace, model, images, Drawing(N_DRAWS, run.seed), run=run)
 
-    # Evaluate
     progress.info("4/5 evaluate")
     brain = load_model(model, "cpu")
     store = workspace.find_tokens("simulated", brain.config.encoder.spec, progress.info)
     scores = evaluate(workspace, brain, prepared.subjects[0], store, run=run)
 
-    # Plot
     progress.info("5/5 plot")
     flatmaps = plot.brain_maps(workspace, "flatmap", plot.Selection(responses=made.folder), run=run)
     page = write_report(workspace, brain, responses=Responses(made.folder), run=run)

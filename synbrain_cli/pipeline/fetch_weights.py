@@ -1,8 +1,8 @@
 """`synbrain weights fetch`: files of a repository on the Hugging Face hub, pinned and checked.
 
 ``checkpoints/<owner>/<repository>/`` holds the files under their names in the repository, and
-``fetched.json``: the commit they are of, and the SHA-256 of each. What is recorded there is never
-asked for again, and must stay as it is.
+``fetched.json``: their commit, and the SHA-256 of each. A recorded file is not downloaded again; a
+recorded file that was changed is an error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from synbrain_cli.run import RunContext
 
 @dataclass(frozen=True)
 class FetchResult:
-    """Where the files are, the commit they are of, and which had to be downloaded."""
+    """Paths of the files, their commit, and the names of those that had to be downloaded."""
 
     files: list[Path]
     commit: str
@@ -45,7 +45,7 @@ def fetch(
     endpoint: str | None = None,
     run: RunContext | None = None,
 ) -> FetchResult:
-    """Bring files of a repository here, or check those that are here.
+    """Download files of a repository, or check those that were downloaded before.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ def fetch(
     Raises
     ------
     InputError
-        A name is none; a file was changed since; the folder holds another revision; what came is
-        not what the hub says it is.
+        An invalid name; a file that was changed since; a folder of another revision; a download
+        with another checksum than the hub states.
     MissingError
         No such repository, revision or file, or no connection.
     """
@@ -87,7 +87,7 @@ def fetch(
 
 
 def _check_names(repository: str, files: Sequence[str]) -> None:
-    """Refuse what is no repository, or no name of a file in one.
+    """Refuse an invalid name of a repository or of a file in one.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def _download(
         for name in wanted:
             progress.info(f"fetching {record.repository}@{info.sha[:12]} {name}")
             with _hub_errors(f"{record.repository}@{asked} {name}"):
-                # By the commit, not the branch: one that moves on meanwhile changes nothing.
+                # By the commit: a branch may move on meanwhile.
                 came = api.hf_hub_download(
                     record.repository, name, revision=info.sha, local_dir=partial
                 )
@@ -181,7 +181,7 @@ def _listed_files(info: Any, record: FetchRecord, asked: str, wanted: list[str])
 
 
 def _verified(path: Path, name: str, record: FetchRecord, listed: Any) -> FetchedFile:
-    """Return what a downloaded file is, compared with what the record or the hub says it is.
+    """Return the record of a downloaded file, compared with that of the folder or the hub.
 
     Raises
     ------
@@ -222,7 +222,7 @@ def _hub_errors(what: str) -> Iterator[None]:
         yield
     except HFValidationError as error:
         raise InputError(f"{what}: {error}") from error
-    except LocalEntryNotFoundError as error:  # how it says that there is no connection
+    except LocalEntryNotFoundError as error:  # raised where there is no connection
         raise _unreached(what, error) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
         raise MissingError(

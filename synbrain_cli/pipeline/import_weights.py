@@ -71,7 +71,7 @@ class ImportSettings:
         Below ``prepared/``; the subject's data are looked for there.
     prepared : Path, optional
         Prepared subject with the same mask, from which transforms, ROIs and ncsnr are taken.
-        Default ``prepared/<dataset>/sub-<subject>``, where it is there and has the same mask.
+        Default ``prepared/<dataset>/sub-<subject>``, where it exists and has the same mask.
     nsd : Path, optional
         Copy of NSD, from which they are taken where there is no such subject; its ROI and transform
         files are enough. Default ``nsd`` in the workspace, where that is one.
@@ -79,8 +79,8 @@ class ImportSettings:
         Voxels the mask must have; default those of the subject's nsdgeneral. The networks take any
         number, and do not record theirs.
     encoder : str, optional
-        Default the published one, of whose weights no checksum is known: any are taken. Another is
-        loaded, and the checksum of its weights kept.
+        Default the published one; no checksum of its weights is known, so that any are accepted.
+        Another is loaded, and the checksum of its weights recorded.
     licence : str, optional
         As published with the weights.
     """
@@ -99,7 +99,7 @@ class ImportSettings:
 
 @dataclass(frozen=True)
 class PublishedVoxels:
-    """Where a published model's voxels lie, and where more is known about them.
+    """Voxels of a published model, and the data that transforms and ROIs are taken from.
 
     Attributes
     ----------
@@ -235,13 +235,13 @@ def _recorded(
     }
 
 
-# ------------------------------------------------------------------------- which voxels
+# ------------------------------------------------------------------------ subject and mask
 
 
 def _find_voxels(
     workspace: Workspace, settings: ImportSettings, progress: Progress
 ) -> PublishedVoxels:
-    """Find subject and mask, and a prepared subject or copy of NSD that knows more of them."""
+    """Find subject and mask, and a prepared subject or copy of NSD with transforms and ROIs."""
     volume = _read_mask(settings.mask) if settings.mask is not None else None
     prepared = _named_subject(settings)
     dataset = prepared.dataset if prepared is not None else settings.dataset
@@ -374,7 +374,7 @@ def _is_same(volume: Volume, other: Geometry | None) -> bool:
     )
 
 
-# -------------------------------------------------------------------- what is written
+# ------------------------------------------------------------------ content of the bundle
 
 
 def _save_networks(folder: Path, networks: PublishedNetworks, n_voxels: int) -> None:

@@ -58,7 +58,7 @@ N_NODES = 2562  # of fsaverage4's sphere: the first vertices of fsaverage5's, 7 
 
 @dataclass(frozen=True)
 class TrainedCore:
-    """A core, its subjects' voxels, and the field that a new subject's voxels are read from.
+    """A core, the readouts of its subjects' voxels, and the prior for a new subject's voxels.
 
     Attributes
     ----------
@@ -178,7 +178,7 @@ def train_core(
             with _fast_small_numbers(sum(map(len, bases))):
                 history = fit_resumably(stage, run, work.recovery / "core.pt")
 
-            # Write the folder
+            # Write the core
             voxels = _voxels(network.cpu(), len(subjects))
             _write_core(work, network, voxels, examples[0].scaler, sheet, history)
     return _load_core(folder / "core.safetensors", config)
