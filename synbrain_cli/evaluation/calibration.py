@@ -34,10 +34,7 @@ from synbrain_cli.run import RunContext
 
 NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the published latent noise, nf in [0, 1]
 N_LATENT = 20  # draws of it: each is a pass of the decoder; both scores are fair in their number
-ACCEPTABLE = (
-    0.84,
-    0.96,
-)  # limits of 90 % coverage of a voxel or region; beyond them a note is made
+ACCEPTABLE = (0.84, 0.96)  # 90 % coverage of a voxel or region; outside it a note is made
 
 Draw = Callable[[int, int], NDArray[np.float32]]  # image, number of draws → (n_draws, n_voxels)
 Masks = Mapping[str, NDArray[np.bool_]]

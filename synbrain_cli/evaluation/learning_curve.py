@@ -294,7 +294,7 @@ class HourModels:
             return SourcePredictions([source.brain for source in sources])
         if strategy != "shared-core":
             raise InputError(
-                f"--strategy {strategy}: expected one of {', '.join(CURVE_STRATEGIES)}"
+                f"strategies: expected some of {', '.join(CURVE_STRATEGIES)}, found {strategy}"
             )
         known = [(source.subject, source.store) for source in sources]
         core = train_core(self.workspace, known, self.run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from synbrain_cli.evaluation.augmentation import (
     AMOUNTS,
     DecodingTask,
     FittedDecoder,
+    PlannedDecoder,
     best_on_test,
     count_synthesized,
     fit_planned,
@@ -38,7 +39,7 @@ from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.augmentation import Augmentation
 from synbrain_cli.io.results.record import ModelProvenance
 from synbrain_cli.io.token_store import TokenStore
-from synbrain_cli.io.workfolder import work_folder
+from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.plotting.augmentation import plot_augmentation
@@ -120,8 +121,8 @@ def augment(
     workspace : Workspace
     brain : Brain
     subject : PreparedSubject
-        The subject of the model. The real trials are those the model was made of; the command is
-        meant for an hour or a few, since all responses, real and synthesized, are held in memory.
+        The subject of the model. The real trials are those that the model was trained on: an hour
+        or a few, since all responses, real and synthesized, are held in memory.
     store : TokenStore
         Tokens of the model's encoder. Its images that the subject did not see in these trials, and
         not in the test, are the new ones, in random order. Where an amount asks for more trials
@@ -181,14 +182,8 @@ def augment(
     }
     with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
         plans = plan_decoders(n_added, len(new))
-        fitted = []
-        with run.progress.bar("decoders", len(plans)) as bar:
-            for plan in plans:
-                compute = partial(fit_planned, plan, task, responses, run.seed)
-                fitted.append(work.once(plan.name, FittedDecoder, compute))
-                bar()
-        bootstrap = Bootstrap(settings.n_boot, run.seed)
-        conditions = score_conditions(plans, fitted, bootstrap)
+        fitted = _fit_decoders(work, plans, task, responses, run)
+        conditions = score_conditions(plans, fitted, Bootstrap(settings.n_boot, run.seed))
 
         # Write the results
         n_candidates = min(N_CANDIDATES, test.n_images)
@@ -226,6 +221,23 @@ def augment(
             },
         )
     return result
+
+
+def _fit_decoders(
+    work: WorkFolder,
+    plans: Sequence[PlannedDecoder],
+    task: DecodingTask,
+    responses: Callable[[], tuple[Synthesized, Synthesized]],
+    run: RunContext,
+) -> list[FittedDecoder]:
+    """Fit all decoders, or take them from the interrupted run."""
+    fitted = []
+    with run.progress.bar("decoders", len(plans)) as bar:
+        for plan in plans:
+            compute = partial(fit_planned, plan, task, responses, run.seed)
+            fitted.append(work.once(plan.name, FittedDecoder, compute))
+            bar()
+    return fitted
 
 
 def _notes(n_most: int, n_new: int, n_real: int) -> list[str]:

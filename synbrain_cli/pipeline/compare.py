@@ -16,6 +16,7 @@ import pandas as pd
 from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.comparison import (
     Coverage,
+    Row,
     RowCorrelations,
     RowScorer,
     check_names,
@@ -40,7 +41,7 @@ from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.comparison import Comparison, Estimate, RegionSize
 from synbrain_cli.io.results.record import ModelsProvenance
 from synbrain_cli.io.token_store import TokenStore
-from synbrain_cli.io.workfolder import work_folder
+from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.plotting.comparison import plot_comparison
@@ -162,13 +163,7 @@ def compare(
             partial(scorer.correlations, bootstrap, run.progress),
         )
         skill = scorer.skill(brains[0].distribution.mean_pattern, bootstrap)
-        coverage: list[Estimate | None] = [None] * len(rows)
-        for i, row in enumerate(rows):
-            if row.readout is not None and settings.n_draws:
-                compute = partial(
-                    coverage_of_row, row, brains[0], test, settings.n_draws, settings.n_boot, run
-                )
-                coverage[i] = work.once(f"coverage-{i}", Coverage, compute).score
+        coverage = _coverage(work, rows, test, settings, run)
         entries = compared_rows(scorer, correlations, skill, coverage)
 
         # Write the results
@@ -211,3 +206,18 @@ def compare(
             },
         )
     return result
+
+
+def _coverage(
+    work: WorkFolder, rows: Sequence[Row], test: TestSet, settings: CompareSettings, run: RunContext
+) -> list[Estimate | None]:
+    """Score the draws of every row; None of rows without draws."""
+    coverage: list[Estimate | None] = [None] * len(rows)
+    first = rows[0].brain
+    for i, row in enumerate(rows):
+        if row.readout is not None and settings.n_draws:
+            compute = partial(
+                coverage_of_row, row, first, test, settings.n_draws, settings.n_boot, run
+            )
+            coverage[i] = work.once(f"coverage-{i}", Coverage, compute).score
+    return coverage
