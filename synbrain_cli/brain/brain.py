@@ -318,10 +318,10 @@ class Brain:
     def _begin(
         self, images: Any, drawing: Drawing, rows: Sequence[int] | None
     ) -> Iterator[Callable[[], np.ndarray]]:
-        """Yield the call that gives each image's draws, its random numbers yet to come.
+        """Yield, for each image, a function that generates the random numbers and makes its draws.
 
-        Networks have run by then: they share one device. (n_draws, n_voxels), or (n_voxels,)
-        where all are equal; standardised.
+        Networks have run by then: they share one device. Draws are standardised, of shape
+        (n_draws, n_voxels), or (n_voxels,) where all are equal.
         """
         for tokens, digests in self._tokens(images, rows):
             if drawing.sampling == "latent":

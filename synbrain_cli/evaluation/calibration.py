@@ -119,7 +119,7 @@ def calibrate(
 
 
 class _Scoring:
-    """Draws of one image after another, and what is kept of them."""
+    """Draws responses to one image after another, and scores them."""
 
     def __init__(
         self,
@@ -160,14 +160,14 @@ class _Scoring:
             self.imitation.add(image, k, repeats)
 
     def all_tallies(self) -> dict[str, Tally]:
-        """What is kept of each distribution, by name."""
+        """Return the scores of all distributions, by name."""
         if not self._latents:
             return self.tallies
         latents = {"latent_nf1": self._latents[1.0], "latent_best": self._latents[self._best()]}
         return self.tallies | latents
 
     def latent_noise_factor(self) -> LatentNoiseFactor | UnsetType:
-        """Scores of the published sampling by noise factor, where it was scored."""
+        """Return the scores of the published sampling by noise factor, where it was scored."""
         if not self._latents:
             return UNSET
         return LatentNoiseFactor(

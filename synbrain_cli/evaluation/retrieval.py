@@ -1,8 +1,8 @@
 """Which image was shown, decoded from responses: recorded, predicted and drawn.
 
-The published retrieval asks the encoder that defines the latent, and so is circular: whatever that
-encoder keeps of an image, its own latents are good at finding. It stands here beside a linear
-decoder fitted on recorded responses alone, which knows nothing of the networks.
+The published retrieval decodes with the encoder that defines the latent, and so is circular: its
+latents identify whatever that encoder keeps of an image. It stands here beside a linear decoder
+that is fitted to recorded responses alone, independently of the networks.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def demo(
 def train_side_by_side(workspace: Workspace, subjects: tuple[str, ...], run: RunContext) -> None:
     """Train each subject in a process of its own, sharing the cores between them.
 
-    Networks this small use one core well and several badly.
+    Networks this small do not gain from several cores.
 
     Parameters
     ----------

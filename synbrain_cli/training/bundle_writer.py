@@ -1,4 +1,4 @@
-"""From trained parts to a sealed bundle (`synbrain_cli.io.bundle`)."""
+"""Writing of a bundle: trained parts → files, sealed (`synbrain_cli.io.bundle`)."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ from synbrain_cli.training.resumable_fit import fit_resumably
 from synbrain_cli.training.voxel_order import sphere_positions
 
 CORE = FolderKind("a shared core")
-FEW_VOXELS = 5_000  # so few keep one core busy, and two badly
+FEW_VOXELS = 5_000  # fewer are computed faster by one thread than by several
 N_NODES = 2562  # of fsaverage4's sphere: the first vertices of fsaverage5's, 7 mm apart
 
 
@@ -175,7 +175,7 @@ def train_core(
             )
             network = network.to(run.device)
             stage = core_stage(network, examples, run)
-            with _fast_small_numbers(sum(map(len, bases))):
+            with _fast_on_cpu(sum(map(len, bases))):
                 history = fit_resumably(stage, run, work.recovery / "core.pt")
 
             # Write the core
@@ -267,10 +267,10 @@ def core_score(network: SharedCore, val: Sequence[Examples], device: torch.devic
 
 
 @contextmanager
-def _fast_small_numbers(n_voxels: int) -> Iterator[None]:
+def _fast_on_cpu(n_voxels: int) -> Iterator[None]:
     """Flush denormal numbers, and use one thread where voxels are few, within the block.
 
-    Adam's moments of weights that nothing moves sink to numbers that CPUs are slow with.
+    Adam's moments of weights without gradient decay to denormal numbers, which slow CPUs down.
     """
     torch.set_flush_denormal(True)
     n_threads = torch.get_num_threads()
