@@ -169,7 +169,7 @@ def test_bad_input(linear_models):
     bundles = [linear_models.weights / "sub-02"]
     with pytest.raises(InputError, match="no model of another subject"):
         load_curve_subjects(linear_models, [alone], bundles, QUIET.info)
-    with pytest.raises(MissingError, match="no trained model of any"):
+    with pytest.raises(MissingError, match="no trained model of another subject than sub-02"):
         Workspace(linear_models.root / "elsewhere").full_models(None, but=("simulated", "02"))
 
 
