@@ -32,7 +32,7 @@ from synbrain_cli.evaluation.augmented_trials import (
     synthesize,
     training_trials,
 )
-from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
+from synbrain_cli.evaluation.results_writer import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, FeatureSpace
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.prepared import PreparedSubject

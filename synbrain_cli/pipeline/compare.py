@@ -34,7 +34,7 @@ from synbrain_cli.evaluation.comparison_text import (
     full_table,
     region_table,
 )
-from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
+from synbrain_cli.evaluation.results_writer import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.settings import N_DRAWS, check_draws
 from synbrain_cli.evaluation.test_set import UNITS, TestSet
 from synbrain_cli.io.prepared import PreparedSubject

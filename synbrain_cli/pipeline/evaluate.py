@@ -17,8 +17,8 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.calibration import Calibration, calibrate
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
-from synbrain_cli.evaluation.responses import ResponseResults, ResponseScorer
-from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
+from synbrain_cli.evaluation.response_scores import ResponseResults, ResponseScorer
+from synbrain_cli.evaluation.results_writer import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.retrieval import retrieve
 from synbrain_cli.evaluation.settings import EvaluateSettings, check_draws
 from synbrain_cli.evaluation.tables import draws_table, scores_table

@@ -29,7 +29,7 @@ from synbrain_cli.evaluation.learning_curve import (
     hours_of_sources_curve,
     plan_points,
 )
-from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
+from synbrain_cli.evaluation.results_writer import EVALUATION, Table, write_results
 from synbrain_cli.io.results.learning_curve import LearningCurve, Over
 from synbrain_cli.io.results.record import SubjectsProvenance, finite
 from synbrain_cli.io.workfolder import WorkFolder, work_folder

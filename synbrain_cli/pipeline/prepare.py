@@ -28,7 +28,7 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic, is_simulated, locked, read_json, write_json
 from synbrain_cli.io.prepared import DESCRIPTION, PreparedSubject
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.pipeline.tokens import ReadImages, TokenRequest, extract_tokens
+from synbrain_cli.pipeline.extract_tokens import ReadImages, TokenRequest, extract_tokens
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 

@@ -26,7 +26,7 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.calibration import NOISE_FACTORS, calibrate
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
-from synbrain_cli.evaluation.responses import ResponseScorer
+from synbrain_cli.evaluation.response_scores import ResponseScorer
 from synbrain_cli.evaluation.retrieval import retrieve
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.evaluation.test_set import TestSet, derangement
@@ -958,7 +958,7 @@ def test_an_interrupted_evaluation_continues(trained, synbrain, tmp_path, monkey
     assert "goes on where it stopped" in error
     assert not (tmp_path / "out").exists()
     # What was finished is not computed again.
-    monkeypatch.setattr("synbrain_cli.evaluation.responses.ResponseScorer.score_all", stopped)
+    monkeypatch.setattr("synbrain_cli.evaluation.response_scores.ResponseScorer.score_all", stopped)
     code, _, error = synbrain(*options)
     assert code == 0, error
     assert (tmp_path / "out/metrics.json").exists()

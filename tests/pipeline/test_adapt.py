@@ -28,8 +28,8 @@ from synbrain_cli.pipeline import adapt as module
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt, choose_sources_and_subject
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
+from synbrain_cli.training import resumable_fit as training
 from synbrain_cli.training import shared_core as shared
-from synbrain_cli.training import stage as training
 from synbrain_cli.training.examples import load_examples
 from synbrain_cli.training.strategies import STRATEGIES
 
