@@ -295,7 +295,9 @@ def test_an_adapted_model_is_evaluated_with_its_transfer(models, workspace, pers
 
     brain = load_model(models["source-map"].folder, "cpu")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("synbrain_cli.plotting.figure.save_figure", lambda figure, path: None)
+        patch.setattr(
+            "synbrain_cli.evaluation.results_writer.save_figure", lambda figure, path: None
+        )
         few = EvaluateSettings(n_draws=20, latent=False, n_boot=20)
         run = RunContext(progress=QUIET)
         result = module.evaluate(workspace, brain, person, store, few, run=run)

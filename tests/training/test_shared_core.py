@@ -174,7 +174,7 @@ class Wanted(Exception):
 def name_of(own, monkeypatch):
     """The name of the core of some people, which is not trained."""
 
-    def work_folder(folder, *rest):
+    def work_folder(folder, *rest, **options):
         raise Wanted(folder.name)
 
     monkeypatch.setattr(shared, "work_folder", work_folder)
