@@ -241,7 +241,7 @@ def make(run: Run) -> None:
             n_voxels=size.n_voxels,
             encoder=encoder_spec(run) if (root / "tower.pt").exists() else None,
         )
-        import_published(Workspace(root), settings, progress=Progress(quiet=True))
+        import_published(Workspace(root), settings, run=RunContext(progress=Progress(quiet=True)))
     report(timer.seconds)
 
 
