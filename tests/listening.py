@@ -22,14 +22,14 @@ class WatchedBar(Bar):
 
 @dataclass
 class Listening(Progress):
-    """Prints nothing; ``said`` holds the lines, ``watch`` is called at every step of a bar."""
+    """Prints nothing; ``messages`` holds the lines, ``watch`` is called at every step of a bar."""
 
     quiet: bool = True
     watch: Callable[[int, int | None], None] = lambda done, total: None
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def info(self, message: str) -> None:
-        self.said.append(message)
+        self.messages.append(message)
 
     @contextlib.contextmanager
     def bar(

@@ -207,7 +207,7 @@ def test_real_positions_come_back_voxel_for_voxel(real_tree, tmp_path, subject, 
     nsd, tables = real_tree
     table = tables[subject]
     progress = Listening()
-    said = progress.said
+    said = progress.messages
     person = prepare_subject(nsd, subject, tmp_path / "nsd" / "sub-01", progress=progress)
     assert person.n_voxels == len(table) == (11_967, 10_757)[subject - 1]
     order = np.lexsort((table["k"], table["j"], table["i"]))
@@ -657,7 +657,7 @@ def test_an_ncsnr_of_another_subject_is_noticed(copy, tmp_path):
     nib.save(nib.Nifti1Image(values, image.affine), path)
     progress = Listening()
     prepare_subject(copy, 1, tmp_path / "sub-01", progress=progress)
-    assert any("WARNING, they disagree" in line for line in progress.said)
+    assert any("WARNING, they disagree" in line for line in progress.messages)
 
 
 def test_stimulus_table_and_captions(everything, own, tmp_path):

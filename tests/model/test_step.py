@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+from listening import Listening
 
 from synbrain_cli.config import LossConfig, MapperConfig, Speed, StageConfig, VAEConfig
 from synbrain_cli.errors import InputError
@@ -16,7 +17,6 @@ from synbrain_cli.model.fit import Stepper
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.step import MapperStep, TrainingStep, VAEStep
 from synbrain_cli.model.vae import BrainVAE
-from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
 TOKENS, DIMS, VOXELS, BATCH = 16, 24, 150, 8
@@ -178,22 +178,11 @@ def test_without_a_compiler_training_goes_on(monkeypatch):
     monkeypatch.setattr(torch, "compile", fails)
     step, network, batch = vae_step()
     expected = step(*batch)
-    said = []
-    run = RunContext(speed=Speed(compiled=True), progress=Kept(said))
+    progress = Listening()
+    run = RunContext(speed=Speed(compiled=True), progress=progress)
     stepper = Stepper(step, network, list(network.parameters()), STAGE, run)
     torch.testing.assert_close(stepper(batch, 1e-3), expected.detach())
-    assert said == ["torch.compile: no C++ compiler: going on without"]
-
-
-class Kept(Progress):
-    """Progress whose messages are kept in a list."""
-
-    def __init__(self, messages):
-        super().__init__(quiet=True)
-        self.messages = messages
-
-    def info(self, message):
-        self.messages.append(message)
+    assert progress.messages == ["torch.compile: no C++ compiler: going on without"]
 
 
 class Narrow(TrainingStep):
@@ -217,16 +206,16 @@ class Narrow(TrainingStep):
 def test_what_does_not_fit_is_computed_in_parts():
     step, roomy = Narrow(3), Narrow(100)
     roomy.load_state_dict(step.state_dict())
-    x, said = normal(10, 3, seed=0), []
+    x, progress = normal(10, 3, seed=0), Listening()
     for one in (step, roomy):
-        run = RunContext(progress=Kept(said))
+        run = RunContext(progress=progress)
         stepper = Stepper(one, one, list(one.parameters()), STAGE, run)
         stepper((x,), 0.1)
         stepper((x,), 0.1)
     torch.testing.assert_close(step.layer.weight, roomy.layer.weight)
     assert step.micro_batch == 3
     assert step.sizes.count(10) == step.sizes.count(5) == 1  # found out once
-    assert said == [
+    assert progress.messages == [
         "out of memory: a batch of 10 is computed 5 at a time",
         "out of memory: a batch of 10 is computed 3 at a time",
     ]

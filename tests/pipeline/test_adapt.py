@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import QUIET
+from listening import Listening
 
 from synbrain_cli import load_model
 from synbrain_cli.config import StageConfig
@@ -162,11 +163,6 @@ def changed(tmp_path, prepared, change):
     table.to_csv(folder / "trials.tsv", sep="\t", index=False)
     np.save(folder / "betas.npy", betas)
     return workspace, PreparedSubject(folder)
-
-
-def listening():
-    said = []
-    return said, SimpleNamespace(quiet=True, info=said.append, bar=QUIET.bar)
 
 
 # ------------------------------------------------------------------------- what is made
@@ -321,7 +317,8 @@ def test_several_sources_speak_side_by_side(own, source, linear, person, store, 
 
 
 def test_fine_tuning_takes_the_first_source_with_networks(own, source, linear, person, store):
-    said, progress = listening()
+    progress = Listening()
+    said = progress.messages
     options = {"strategy": "fine-tuning", "progress": progress}
     result = adapt_from(own, [linear, source], person, store, **options)
     assert "fine-tuning: the networks of sub-01" in said
@@ -361,7 +358,8 @@ def test_auto_keeps_the_least_bad(own, linear, person, store, monkeypatch):
 
 def test_auto_by_the_scores_themselves(own, linear, person, store, models):
     """Half an hour, from a model without networks: that strategy is left out, and said so."""
-    said, progress = listening()
+    progress = Listening()
+    said = progress.messages
     result = adapt_from(own, linear, person, store, hours=0.5, progress=progress)
     assert result.folder.name == "sub-02_hours-0.5"
     assert "fine-tuning is left out: sub-01_linear: without networks to fine-tune" in " ".join(said)
@@ -521,7 +519,8 @@ def test_resumed_is_as_never_interrupted(own, models, source, person, store, mon
     assert not target.exists()
     with pytest.raises(InputError, match=r"interrupted run with other settings \(hours 1, now 2\)"):
         adapt_from(own, source, person, store, hours=2, name=target.name, **options)
-    said, progress = listening()
+    progress = Listening()
+    said = progress.messages
     result = adapt_from(own, source, person, store, progress=progress, **options)
     assert any("continuing after epoch" in line for line in said)
     assert_same_model(models["shared-core"].folder, result.folder)
@@ -547,7 +546,8 @@ def test_stopped_before_the_bundle_is_written(own, models, source, person, store
 def test_a_finished_model_is_not_replaced_unasked(workspace, models, source, person, store):
     options = {"strategy": "source-map"}
     finished = models["source-map"].folder
-    said, progress = listening()
+    progress = Listening()
+    said = progress.messages
     written = (finished / "config.json").stat().st_mtime_ns
     result = adapt_from(workspace, source, person, store, progress=progress, **options)
     assert result == models["source-map"]
@@ -614,7 +614,8 @@ def test_no_shared_core_without_the_sources_data(own, linear, person, store, tmp
         (dataset / name).symlink_to(person.folder.parent / name)
     why = r"the subjects of sub-01_linear are not in this workspace"
     refused(alone, linear, person, store, f"--strategy shared-core: .*{why}", strategy=CLOSED[0])
-    said, progress = listening()
+    progress = Listening()
+    said = progress.messages
     result = adapt_from(alone, linear, person, store, progress=progress)
     assert result.record.adaptation.strategy == "source-map"
     assert any(line.startswith("shared-core is left out: ") for line in said)
@@ -634,7 +635,8 @@ def test_no_shared_core_of_tokens_off_a_grid(prepared, tmp_path):
     source = train(workspace, first, store, LINEAR, RUN).folder
     with pytest.raises(InputError, match=r"--strategy shared-core: .*12 tokens per image"):
         adapt_from(workspace, source, second, store, strategy="shared-core")
-    said, progress = listening()
+    progress = Listening()
+    said = progress.messages
     result = adapt_from(workspace, source, second, store, progress=progress)
     assert result.record.adaptation.strategy == "source-map"
     assert any("shared-core is left out: " in line and "12 tokens" in line for line in said)

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import QUIET
+from listening import Listening
 from msgspec.structs import replace
 from PIL import Image
 
@@ -258,12 +259,11 @@ def test_a_subject_without_transforms_gets_slices(trained, made, tmp_path):
         (folder / name).unlink()
         del config["checksums"][name]
     write_json(folder / "config.json", config)
-    said = []
     brain = load_model(folder, "cpu")
-    progress = type("Told", (), {"info": staticmethod(said.append)})()
+    progress = Listening()
     plot_map = MapPlotter(brain, "flatmap", Look(), progress)
     assert plot_map.kind == "slices"
-    assert "without transforms to fsaverage: slices" in said[0]
+    assert "without transforms to fsaverage: slices" in progress.messages[0]
     figure = plot_map(next(response_maps(made, brain, "mean", "a")))
     assert len(figure.axes) > 2
 

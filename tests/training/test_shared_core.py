@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import QUIET
+from listening import Listening
 
 from synbrain_cli.config import CoreConfig, StageConfig
 from synbrain_cli.errors import BusyError, InputError
@@ -75,11 +76,6 @@ def kept(workspace, core):
 def copied(subject, folder):
     """A prepared subject of the test's own, to be changed."""
     return PreparedSubject(shutil.copytree(subject.folder, folder / subject.folder.name))
-
-
-def sentences():
-    said = []
-    return said, SimpleNamespace(quiet=True, info=said.append, bar=QUIET.bar)
 
 
 # ------------------------------------------------------------------------------ training
@@ -145,7 +141,8 @@ def test_trained_once_and_taken_up_again(workspace, people, core, kept, monkeypa
         raise AssertionError("trained again")
 
     monkeypatch.setattr(shared, "fit_resumably", never)
-    said, progress = sentences()
+    progress = Listening()
+    said = progress.messages
     again = train_core(workspace, people, replace(RUN, progress=progress))
     assert said == []
     assert (kept / "core.safetensors").stat().st_mtime_ns == before
@@ -275,7 +272,8 @@ def test_an_interrupted_training_goes_on(own, people, kept, monkeypatch, epoch):
     assert not folder.exists()
     left = {f".{kept.name}.partial", f".{kept.name}.recovery"}
     assert {p.name for p in folder.parent.iterdir()} == left
-    said, progress = sentences()
+    progress = Listening()
+    said = progress.messages
     train_core(own, people, replace(RUN, progress=progress))
     assert any(f"continuing after epoch {epoch}" in line for line in said)
     expected, found = (load_arrays(f / "core.safetensors") for f in (kept, folder))
