@@ -847,6 +847,7 @@ def test_what_does_not_belong_together_is_refused(trained, brain, subject, store
     test = subject.select("test")
     few = test.image_index < 3
     few_images = SimpleNamespace(
+        checksum=subject.checksum,
         folder=subject.folder,
         subject="01",
         dataset="simulated",
