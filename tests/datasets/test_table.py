@@ -1292,10 +1292,10 @@ BAD = {
     "a mat": (saved_as("betas.mat"), r"betas.mat: expected responses in one of .npy"),
     "an npz": (saved_as("betas.npz"), r"betas.npz: expected responses in one of .npy"),
     "no npy": (saved_as("betas.npy"), "betas.npy: expected an array of numbers .* with np.save"),
-    "pickled": (pickled, r"TYPED.npy: .* could run any code; of GLMsingle's file save the betas"),
+    "pickled": (pickled, r"TYPED.npy: .* could run any code: save the betas of GLMsingle's file"),
     "one axis": (
         lambda made: {"responses": (made.save(values=made.responses[:, 0]),)},
-        r"responses.npy: expected \(n_trials, n_voxels\); found \(72,\)",
+        r"responses.npy: expected shape \(n_trials, n_voxels\), found shape \(72,\)",
     ),
     "other voxels in the second file": (
         second_file_narrower,
@@ -1336,7 +1336,7 @@ BAD = {
     ),
     "another grid (array)": (
         mask_of_another_grid(glmsingle_array),
-        r"b.npy: expected \(n_trials, n_voxels\), or \(6, 4, 3, 'n_trials'\) as the mask; found "
+        r"b.npy: expected shape \(n_trials, n_voxels\) or \(6, 4, 3, 'n_trials'\), found shape "
         r"\(5, 4, 3, 72\)",
     ),
     "another affine": (mask_moved, "betas.nii.gz: its affine is not that of .*mask.nii.gz: resam"),

@@ -365,7 +365,12 @@ OTHER = [
     ("forward.hdf5", {}, (8, 5, 4, 6), r"grid \(7, 5, 4\), found \(8, 5, 4, 6\)"),
     ("forward.hdf5", {}, (7, 5, 4), r"4-D dataset.*found \(7, 5, 4\)"),
     ("forward.hdf5", {}, (480, 56), r"4-D dataset.*found \(480, 56\)"),
-    ("forward.hdf5", {"name": "data"}, (7, 5, 4, 6), "expected the dataset betas, found data"),
+    (
+        "forward.hdf5",
+        {"name": "data"},
+        (7, 5, 4, 6),
+        "expected the dataset betas or betasmd, found data",
+    ),
 ]
 
 
@@ -386,10 +391,12 @@ def test_hdf5_without_a_dataset_says_what_it_has(tmp_path, mask):
     with h5py.File(tmp_path / "betas.hdf5", "w") as file:
         file.create_group("betas")
         file.create_group("meta")
-    with pytest.raises(InputError, match="expected the dataset betas, found betas, meta"):
+    with pytest.raises(
+        InputError, match="expected the dataset betas or betasmd, found betas, meta"
+    ):
         read_masked(tmp_path / "betas.hdf5", mask)
     h5py.File(tmp_path / "empty.hdf5", "w").close()
-    with pytest.raises(InputError, match="expected the dataset betas, found none"):
+    with pytest.raises(InputError, match="expected the dataset betas or betasmd, found none"):
         n_trials_of(tmp_path / "empty.hdf5", mask)
 
 
