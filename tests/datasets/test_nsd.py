@@ -750,7 +750,7 @@ def test_a_full_disk_is_found_before_the_work(prepared, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", no_room)
-    with pytest.raises(SynbrainError, match=r"GB are needed: No space left"):
+    with pytest.raises(SynbrainError, match=r"GB \(No space left"):
         prepare_subject(NSD(prepared.root / "simulated"), 1, tmp_path / "sub-01")
     assert not read
     assert not list(tmp_path.rglob("*.npy"))

@@ -400,7 +400,7 @@ def test_densities_of_fsaverage(transforms):
         for space in spaces[:-1]:
             found = resampling.project(values, space)["left"]
             np.testing.assert_array_equal(found, whole[: N_FSAVERAGE[space]])
-        with pytest.raises(InputError, match=r"expected fsaverage5.*do not go there"):
+        with pytest.raises(InputError, match=r"expected fsaverage5.*has no transform to it"):
             resampling.project(values, "fsaverage")
     with pytest.raises(InputError, match=r"found 'fsaverage4'$"):
         dense.project(values, "fsaverage4")
@@ -781,8 +781,14 @@ def test_bad_transforms_are_refused(transforms):
     refused("disagree", layers=layers | {"right": layers["right"][:2]})
     refused("disagree", to_fsaverage=to_fsaverage | {"right": to_fsaverage["right"][:10242]})
     refused("n_depths, n_native, 3", layers={h: a[..., :2] for h, a in layers.items()})
-    refused("vertices, one number", to_fsaverage={h: a[:5000] for h, a in to_fsaverage.items()})
-    refused("vertices, one number", to_fsaverage={h: a[:, None] for h, a in to_fsaverage.items()})
+    refused(
+        "vertices, with one number each",
+        to_fsaverage={h: a[:5000] for h, a in to_fsaverage.items()},
+    )
+    refused(
+        "vertices, with one number each",
+        to_fsaverage={h: a[:, None] for h, a in to_fsaverage.items()},
+    )
     refused("1-based", to_fsaverage={h: a - 1 for h, a in to_fsaverage.items()})
     refused("1-based", to_fsaverage={h: a + 1 for h, a in to_fsaverage.items()})
     refused("1-based", to_fsaverage={h: a + 0.5 for h, a in to_fsaverage.items()})
