@@ -440,7 +440,7 @@ def test_gzip_trailer_is_not_needed_to_notice_truncation(copy):
     raw = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(raw[:-100]))
     mask = np.asarray(nib.load(copy.root / ROI / "nsdgeneral.nii.gz").dataobj) > 0
-    with pytest.raises(InputError, match="of 125 volumes are whole"):
+    with pytest.raises(InputError, match="of 125 volumes are complete"):
         read_masked(path, mask)
 
 

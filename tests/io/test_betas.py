@@ -340,7 +340,7 @@ def test_a_cut_between_two_volumes_is_noticed(tmp_path, rng, mask):
     path = nifti(tmp_path / "betas.nii.gz", values)
     raw = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(raw[: -values[..., 0].nbytes]))
-    with pytest.raises(InputError, match="5 of 6 volumes are whole"):
+    with pytest.raises(InputError, match="5 of 6 volumes are complete"):
         read_masked(path, mask)
 
 
