@@ -71,8 +71,8 @@ class SurfaceResampling:
             if sizes["left"] != sizes["right"] or sizes["left"] not in N_FSAVERAGE.values():
                 raise InputError(
                     f"surface resampling: expected one of {_SIZES} vertices in each hemisphere of "
-                    f"fsaverage, found {sizes['left']} left and {sizes['right']} right: pass "
-                    "to_fsaverage for a native surface"
+                    f"fsaverage, found {sizes['left']} left and {sizes['right']} right: a native "
+                    "surface needs to_fsaverage"
                 )
             return
         nearest = _hemispheres(self.to_fsaverage, "to_fsaverage")

@@ -515,7 +515,7 @@ def test_shares_are_drawn_where_nothing_says(made):
     test = draw_images(NAMES, 0.3, 2, "test")
     assert set(shown[split == "test"]) == test
     assert set(shown[split == "val"]) == draw_images(set(NAMES) - test, 0.3, 2)
-    assert said == [f"test images: {len(test)} of 24, drawn (--test, --split)"]
+    assert said == [f"test images: {len(test)} of 24, random (--test, --split)"]
 
 
 @pytest.mark.parametrize(("n_often", "chosen"), [(20, True), (19, False)])
@@ -1222,7 +1222,7 @@ BAD = {
     ),
     "semicolons": (semicolons, "trials.csv: .* found onset;image;session: .* by commas"),
     "Excel": (excel, "trials.xlsx: expected a table with a header row, tab-separated"),
-    "no rows": (no_rows, "trials.tsv: expected one row a trial, found no row"),
+    "no rows": (no_rows, "trials.tsv: expected one row per trial, found no row"),
     "an empty cell": (put("image", ""), "trials.tsv: row 6 names no image: leave trials without"),
     "BIDS's n/a": (put("image", "n/a"), "trials.tsv: row 6 names no image"),
     "session not a number": (
@@ -1238,7 +1238,7 @@ BAD = {
         sessions_of_one_trial,
         r"trials.tsv: session 1 has one trial: expected sessions \(days of recording\)",
     ),
-    "a repeat twice": (repeat_twice, r"row \d+: repeat 2 of img02 is there already: number"),
+    "a repeat twice": (repeat_twice, r"row \d+: repeat 2 of img02 occurs twice: number"),
     "unknown split": (
         put("split", "training", 0),
         "row 2: expected train, val, test in the column split, found 'training'",
@@ -1261,7 +1261,7 @@ BAD = {
     "two formats": (two_formats, "trials.tsv: img05 is img05.jpg or img05.png in .*images: write"),
     "one name in two folders": (
         same_name_in_folders,
-        "1.png: the same name as .*1.png: images are known by their name without folder",
+        "1.png: the same name as .*1.png: images are identified by their name without folder",
     ),
     "sub-folders flattened": (
         folders_flattened,
