@@ -1285,7 +1285,7 @@ BAD = {
         transposed,
         r"trials.tsv has 72 rows, but .* have \d+ trials .* first axis: save the transpose",
     ),
-    "a file twice": (given_twice, "responses.npy is given twice: each file holds other"),
+    "a file twice": (given_twice, "responses.npy is given twice: name each file"),
     "a missing file": (one_missing, "run2.npy does not exist"),
     "a folder": (a_folder, "expected a file, found a folder"),
     "a csv": (saved_as("betas.csv"), r"betas.csv: expected responses in one of .npy .* as .npy"),

@@ -420,7 +420,9 @@ def test_trials_of_arrays(tmp_path, shape, inside, expected):
 @pytest.mark.parametrize("shape", [(30,), (7, 5, 5, 12), (2, 3, 4)])
 def test_arrays_of_other_axes_are_refused(tmp_path, shape):
     np.save(tmp_path / "a.npy", np.zeros(shape, np.float32))
-    with pytest.raises(InputError, match=r"a\.npy: expected \(n_trials, n_voxels\)") as raised:
+    with pytest.raises(
+        InputError, match=r"a\.npy: expected shape \(n_trials, n_voxels\)"
+    ) as raised:
         n_trials_of(tmp_path / "a.npy", np.ones(GRID, bool))
     assert str(shape) in str(raised.value)
     assert "(7, 5, 4, 'n_trials')" in str(raised.value)
@@ -433,7 +435,7 @@ def test_a_mesh_is_no_map(tmp_path):
     ]
     nib.save(nib.gifti.GiftiImage(darrays=mesh), tmp_path / "lh.pial.gii")
     for read in (read_map, n_vertices_of, lambda path: n_trials_of(path, None)):
-        with pytest.raises(InputError, match=r"lh\.pial\.gii.*is it a mesh"):
+        with pytest.raises(InputError, match=r"lh\.pial\.gii.*not a mesh"):
             read(tmp_path / "lh.pial.gii")
 
 
@@ -530,7 +532,7 @@ def test_vertices_return_from_their_file_and_keep_their_order(tmp_path, rng):
 
 @pytest.mark.parametrize("n", [4, 6])
 def test_values_of_other_vertices_are_not_stretched(n):
-    with pytest.raises(InputError, match=r"expected \(\.\.\., 5\) values"):
+    with pytest.raises(InputError, match=r"values: expected shape \(\.\.\., 5\)"):
         surfaces().to_full(np.zeros(n))
 
 
