@@ -323,8 +323,8 @@ def n_trials_of(path: Path | str, inside: np.ndarray | None) -> int:
             if len(shape) != 2:
                 grid = "" if inside is None else f" or {(*inside.shape, 'n_trials')}"
                 raise InputError(
-                    f"{path}: expected shape (n_trials, n_voxels){grid}, found shape {shape}: save the "
-                    "array in this shape"
+                    f"{path}: expected shape (n_trials, n_voxels){grid}, found shape {shape}: save "
+                    "the array in this shape"
                 )
             return shape[0]
         if path.suffix in _HDF5:
