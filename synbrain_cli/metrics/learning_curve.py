@@ -99,7 +99,7 @@ class LearningCurveFit:
 
     @property
     def interval(self) -> str:
-        """What intervals rest on: "residuals", "images", or "images and subjects"."""
+        """Source of the intervals: "residuals", "images", or "images and subjects"."""
         if self.draws is None:
             return "residuals"
         return "images and subjects" if len(self.intercepts) >= _MIN_RESAMPLED else "images"

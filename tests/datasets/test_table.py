@@ -1258,7 +1258,7 @@ BAD = {
         r"stimuli\d*: 2 of 24 images of .*trials.tsv are not in this folder \(first: [xy].png\)",
     ),
     "paths of Windows": (windows_paths, r"24 of 24 images .*first: C:\\stimuli\\img\d\d.png"),
-    "two formats": (two_formats, "trials.tsv: img05 is img05.jpg or img05.png in .*images: write"),
+    "two formats": (two_formats, "trials.tsv: img05 is img05.jpg or img05.png in .*images: add"),
     "one name in two folders": (
         same_name_in_folders,
         "1.png: the same name as .*1.png: images are identified by their name without folder",
@@ -1348,7 +1348,10 @@ BAD = {
         with_mask(inside=lambda made: np.stack([made.mask] * 2, axis=-1)),
         r"mask.nii.gz: expected one 3-D volume, found \(5, 4, 3, 2\)",
     ),
-    "a mask without a header": (mask_as_array, r"mask.npy: expected a volume whose header .* save"),
+    "a mask without a header": (
+        mask_as_array,
+        r"mask.npy: expected a volume with an affine in its header .* save",
+    ),
     "a missing mask": (
         lambda made: {"mask": (made.path("m.nii.gz"),)},
         "m.nii.gz does not exist",
@@ -1399,11 +1402,11 @@ BAD = {
     "one hemisphere twice": (same_hemisphere, "left.betas.npy is given twice"),
     "maps transposed": (
         transposed_maps,
-        r"left.betas.npy 31\): expected one row a trial.*save the transpose|right.betas.npy: 27 tr",
+        r"left.betas.npy 31\): expected one row a trial.*save the transpose|right.betas.npy: expected 31 trials",
     ),
     "hemispheres of other trials": (
         hemispheres_of_other_trials,
-        "right.betas.npy: 71 trials, but .*left.betas.npy has 72: expected the two hemispheres",
+        "right.betas.npy: expected 72 trials, as in .*left.betas.npy, found 71: pass both hemisp",
     ),
     "a second run of another surface": (
         second_run_of_another_surface,
