@@ -1402,7 +1402,7 @@ BAD = {
     "one hemisphere twice": (same_hemisphere, "left.betas.npy is given twice"),
     "maps transposed": (
         transposed_maps,
-        r"left.betas.npy 31\): expected one row a trial.*save the transpose|right.betas.npy: expected 31 trials",
+        r"left.betas.npy 31\): expected one row a.*save the transpose|right.betas.npy: expected 31",
     ),
     "hemispheres of other trials": (
         hemispheres_of_other_trials,
