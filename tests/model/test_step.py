@@ -175,7 +175,7 @@ def test_without_a_compiler_training_goes_on(monkeypatch):
     run = RunContext(speed=Speed(compiled=True), progress=Kept(said))
     stepper = Stepper(step, network, list(network.parameters()), STAGE, run)
     torch.testing.assert_close(stepper(batch, 1e-3), expected.detach())
-    assert said == ["torch.compile: no C++ compiler: going on without"]
+    assert said == ["torch.compile failed (no C++ compiler): training continues without it"]
 
 
 class Kept(Progress):
