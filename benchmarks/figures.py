@@ -24,6 +24,7 @@ from synbrain_cli.plotting.map_plotter import Look, MapPlotter
 from synbrain_cli.plotting.maps import response_maps
 from synbrain_cli.plotting.sources.responses import Responses, latest_responses
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 FEW, MANY = 15, 40
 
@@ -56,7 +57,9 @@ def step(name: str, n: str, root: str) -> None:
         if name == "report":
             with Timer() as timer:
                 file = Path(folder) / "r.html"
-                write_report(workspace, brain, responses=made, output=file, progress=quiet)
+                write_report(
+                    workspace, brain, responses=made, output=file, run=RunContext(progress=quiet)
+                )
         else:
             with Timer() as timer:
                 plot_map = MapPlotter(brain, "flatmap", Look(), quiet)

@@ -61,6 +61,7 @@ def bring_in(root: Path) -> None:
     from synbrain_cli.io.workspace import Workspace
     from synbrain_cli.pipeline.import_weights import ImportSettings, import_published
     from synbrain_cli.progress import Progress
+    from synbrain_cli.run import RunContext
 
     with Timer() as timer:
         settings = ImportSettings(
@@ -69,7 +70,9 @@ def bring_in(root: Path) -> None:
             mask=root / "nsdgeneral.nii.gz",
             subject=SUBJECT,
         )
-        result = import_published(Workspace(root), settings, progress=Progress(quiet=True))
+        result = import_published(
+            Workspace(root), settings, run=RunContext(progress=Progress(quiet=True))
+        )
     report(timer.seconds, bundle_megabytes=_megabytes(result.folder))
 
 

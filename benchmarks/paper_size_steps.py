@@ -241,7 +241,7 @@ def make(run: Run) -> None:
             n_voxels=size.n_voxels,
             encoder=encoder_spec(run) if (root / "tower.pt").exists() else None,
         )
-        import_published(Workspace(root), settings, progress=Progress(quiet=True))
+        import_published(Workspace(root), settings, run=RunContext(progress=Progress(quiet=True)))
     report(timer.seconds)
 
 
@@ -446,15 +446,14 @@ def synthesis(run: Run) -> None:
             return recipe.synthesize(tower, mapper, vae, images, n_voxels, n_draws, factor)
     else:
         brain = our_brain(run)
-        if run.version == "ours/calibrated":
-            brain.distribution.readout = random_readout(n_voxels)
+        readout = random_readout(n_voxels)
 
         def draw(n_draws: int, factor: float) -> np.ndarray:
             if run.version == "ours/calibrated":
                 drawing = Drawing(n_draws)
                 means = brain.mean(images)
                 return np.stack(
-                    [brain.draw_around(m, str(i), drawing) for i, m in enumerate(means)]
+                    [brain.draw_around(m, str(i), drawing, readout) for i, m in enumerate(means)]
                 )
             return brain.draw(np.stack(images), n_draws, sampling="latent", noise_factor=factor)
 

@@ -24,7 +24,7 @@ from synbrain_cli.datasets.nsd_design import image_name
 from synbrain_cli.datasets.nsd_files import NSD, STIMULI
 from synbrain_cli.datasets.photographs import crop_photographs, load_photographs
 from synbrain_cli.features.loading import load_encoder
-from synbrain_cli.pipeline.tokens import TokenRequest, extract_tokens
+from synbrain_cli.pipeline.extract_tokens import TokenRequest, extract_tokens
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 

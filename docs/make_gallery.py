@@ -19,6 +19,7 @@ from synbrain_cli.pipeline import plot
 from synbrain_cli.plotting.map_plotter import Look
 from synbrain_cli.plotting.report.page import small_png
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 FOLDER = Path(__file__).with_name("gallery")
 PAGE = Path(__file__).with_name("gallery.md")
@@ -141,7 +142,10 @@ def main(root: Path) -> None:
     for k, (title, command, text, make) in enumerate(PICTURES, start=1):
         with tempfile.TemporaryDirectory() as folder:
             result = make(
-                workspace, look=Look(dpi=120), output=Path(folder), progress=Progress(True)
+                workspace,
+                look=Look(dpi=120),
+                output=Path(folder),
+                run=RunContext(progress=Progress(True)),
             )
             name = f"{k}_{title.lower().replace(' ', '-')}.png"
             small = Image.open(result.files[0]).convert("RGB")

@@ -9,6 +9,7 @@ everywhere, does the same without any communication.
 
 from __future__ import annotations
 
+import atexit
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,8 @@ class Processes:
 
         on_gpu = device != "cpu" and torch.cuda.is_available()
         state = PartialState(cpu=not on_gpu, timeout=PATIENCE)
+        # Threads of the communication that are alive when the interpreter ends abort the process.
+        atexit.register(state.destroy_process_group)
         own = state.device if on_gpu else torch.device("cpu")
         return cls(state.process_index, state.num_processes, own)
 

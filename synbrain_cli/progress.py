@@ -1,4 +1,4 @@
-"""What a command tells its user while it works: a bar on a terminal, plain lines elsewhere."""
+"""The progress logger of a command: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Bar:
     unit: str = "it"
     every: float = 10.0  # seconds between plain lines
     _bar: object = None
-    _said: float = field(default_factory=time.monotonic)
+    _printed: float = field(default_factory=time.monotonic)
 
     def __call__(self, message: str = "") -> None:
         """Count one more."""
@@ -35,8 +35,8 @@ class Bar:
             self._bar.total = self.total
             self._bar.set_postfix_str(message, refresh=False)
             self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._said > self.every:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._printed > self.every:
+            self._printed = time.monotonic()
             of = f" of {self._count(self.total)}" if self.total else ""
             print(
                 f"{self.title}: {self._count(done)}{of}{'  ' + message if message else ''}",
@@ -49,7 +49,7 @@ class Bar:
 
 @dataclass
 class Progress:
-    """Where messages and progress go: standard error, so that results alone are on output."""
+    """Prints messages and progress on standard error: standard output holds results alone."""
 
     quiet: bool = False
 

@@ -152,7 +152,7 @@ def store(trained):
 @pytest.fixture
 def unpainted(monkeypatch):
     """Figures take longer than all the rest."""
-    import synbrain_cli.plotting.figure as module
+    import synbrain_cli.evaluation.results_writer as module
 
     monkeypatch.setattr(module, "save_figure", lambda figure, path: None)
 

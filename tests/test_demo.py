@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import chromium
@@ -81,7 +80,8 @@ def train_shortly(workspace):
     """Subject 1, as in the demo but for fewer epochs."""
     tiny = PRESETS["tiny"]
     stages = {
-        name: replace(getattr(tiny, name), epochs=2) for name in ("vae_stage", "mapper_stage")
+        name: replace(getattr(tiny, name), epochs=epochs)
+        for name, epochs in (("vae_stage", 2), ("mapper_stage", 1))
     }
     subject = workspace.find_subject("1", None, print)
     store = workspace.find_tokens("simulated", None, print)
@@ -92,7 +92,7 @@ def train_shortly(workspace):
 
 @pytest.fixture(scope="module", params=["01", "02"])
 def person(request, demo):
-    """Model, test data and truth of a trained subject: (model, predictions, recorded, truth)."""
+    """Model, its predictions by name, recorded averages, and truth of a trained subject."""
     workspace, _ = demo
     model = load_model(workspace.weights / f"sub-{request.param}", "cpu")
     subject = workspace.find_subject(request.param, None, print)
@@ -102,24 +102,21 @@ def person(request, demo):
     rows = {image: row for row, image in enumerate(design.subject_images[int(model.subject) - 1])}
     with np.load(workspace.root / f"simulated/truth/subj{model.subject}.npz") as file:
         truth = file["mean"][[rows[image_id(name)] for name in test.images]]
-    return model, tokens, average_repeats(test.betas, test.image_index)[0], truth
+    predicted = {"mean": model.mean(tokens, unit="z")} | {
+        name: model.predict(name, tokens, unit="z") for name in model.predictors.names
+    }
+    return model, predicted, average_repeats(test.betas, test.image_index)[0], truth
 
 
 def reliable(model):
     return model.voxels["ncsnr"].to_numpy(float) > 0.2
 
 
-def predictions(model):
-    return {"mean": model.mean} | {
-        name: partial(model.predict, name) for name in model.predictors.names
-    }
-
-
 def test_the_mean_correlates_with_the_true_response(person, full):
-    model, tokens, _, truth = person
+    model, predicted, _, truth = person
     r = {
-        name: np.median(voxelwise_correlation(truth, predict(tokens, unit="z"))[reliable(model)])
-        for name, predict in predictions(model).items()
+        name: np.median(voxelwise_correlation(truth, values)[reliable(model)])
+        for name, values in predicted.items()
     }
     print(
         f"sub-{model.subject}: true-response r " + ", ".join(f"{k} {v:.3f}" for k, v in r.items())
@@ -130,10 +127,10 @@ def test_the_mean_correlates_with_the_true_response(person, full):
 
 
 def test_the_mean_is_no_worse_than_the_better_prediction(person):
-    model, tokens, recorded, _ = person
+    _, predicted, recorded, _ = person
     r = {
-        name: np.median(voxelwise_correlation(recorded, predict(tokens, unit="z")))
-        for name, predict in predictions(model).items()
+        name: np.median(voxelwise_correlation(recorded, values))
+        for name, values in predicted.items()
     }
     assert r["mean"] >= max(r.values()) - 0.005
 

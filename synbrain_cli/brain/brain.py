@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from synbrain_cli.brain.drawing import Drawing, DrawKeys, draw_around, draw_latent
+from synbrain_cli.brain.drawing import DrawGenerators, Drawing, draw_around, draw_latent
 from synbrain_cli.brain.images import are_tokens, check_token_shape, stream_tokens
 from synbrain_cli.brain.loading import Distribution, load_weights
 from synbrain_cli.brain.prediction import BATCH, Networks
@@ -248,7 +248,7 @@ class Brain:
         noise_factor : float, optional
             SD of the latent's noise, with ``sampling="latent"``. None: the posterior's own,
             dimension by dimension (root mean square over training trials); 1 for published
-            weights, which do not tell it. A number: the same for every dimension; 0 gives the
+            weights, which do not record it. A number: the same for every dimension; 0 gives the
             published deterministic output.
         unit : {"recorded", "z"}
 
@@ -318,10 +318,10 @@ class Brain:
     def _begin(
         self, images: Any, drawing: Drawing, rows: Sequence[int] | None
     ) -> Iterator[Callable[[], np.ndarray]]:
-        """Yield the call that gives each image's draws, its random numbers yet to come.
+        """Yield, for each image, a function that generates the random numbers and makes its draws.
 
-        Networks have run by then: they share one device. (n_draws, n_voxels), or (n_voxels,)
-        where all are equal; standardised.
+        Networks have run by then: they share one device. Draws are standardised, of shape
+        (n_draws, n_voxels), or (n_voxels,) where all are equal.
         """
         for tokens, digests in self._tokens(images, rows):
             if drawing.sampling == "latent":
@@ -352,13 +352,13 @@ class Brain:
         -------
         float32 array of shape (n_draws, n_voxels), standardised
         """
-        keys = DrawKeys(drawing, digest, self.config.fingerprint)
-        return draw_around(mean, readout or self.distribution.readout, keys)
+        generators = DrawGenerators(drawing, digest, self.config.fingerprint)
+        return draw_around(mean, readout or self.distribution.readout, generators)
 
     def _draw_latent(self, token: np.ndarray, digest: str, drawing: Drawing) -> np.ndarray:
-        keys = DrawKeys(drawing, digest, self.config.fingerprint)
+        generators = DrawGenerators(drawing, digest, self.config.fingerprint)
         latent = self.latent(token)
-        return draw_latent(latent, self.networks, self.n_voxels, keys, self._batch)
+        return draw_latent(latent, self.networks, self.n_voxels, generators, self._batch)
 
     def predict(self, predictor: str, images: Any, unit: str = "recorded") -> np.ndarray:
         """Predict responses with one of the stacked predictors alone.

@@ -64,7 +64,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class DrawKeys:
+class DrawGenerators:
     """Random generators of one image's draws: by seed, model, image and number of the draw.
 
     Attributes
@@ -97,21 +97,21 @@ class DrawKeys:
         return map(self.generator, range(self.drawing.n_draws))
 
 
-def draw_around(mean: np.ndarray, readout: Readout, keys: DrawKeys) -> np.ndarray:
+def draw_around(mean: np.ndarray, readout: Readout, generators: DrawGenerators) -> np.ndarray:
     """Draw around a known mean response: float32 (n_draws, n_voxels), standardised.
 
     Parameters
     ----------
     mean : float32 array of shape (n_voxels,), standardised
     readout : Readout
-    keys : DrawKeys
+    generators : DrawGenerators
     """
-    return readout.draw(mean, keys.signals, list(keys.noises))
+    return readout.draw(mean, generators.signals, list(generators.noises))
 
 
 @torch.inference_mode()
 def draw_latent(
-    latent: torch.Tensor, networks: Networks, n_voxels: int, keys: DrawKeys, batch: int
+    latent: torch.Tensor, networks: Networks, n_voxels: int, generators: DrawGenerators, batch: int
 ) -> np.ndarray:
     """Draw by noise in the latent (Mai et al. 2025, appendix E): (n_draws, n_voxels).
 
@@ -121,7 +121,7 @@ def draw_latent(
         S2N(tokens) of the image.
     networks : Networks
     n_voxels : int
-    keys : DrawKeys
+    generators : DrawGenerators
     batch : int
         Draws that are decoded together.
 
@@ -130,8 +130,8 @@ def draw_latent(
     float32 array of shape (n_draws, n_voxels), standardised
     """
     noise = (
-        networks.latent_readout.noise(generator, keys.drawing.noise_factor)
-        for generator in keys.noises
+        networks.latent_readout.noise(generator, generators.drawing.noise_factor)
+        for generator in generators.noises
     )
     draws = []
     while some := list(islice(noise, batch)):

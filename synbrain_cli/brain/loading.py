@@ -133,7 +133,7 @@ def _load_networks(
         ) from error
     vae.lay_out(order)
     vae.measure(gain, offset)
-    if latent_sd is None:  # published weights do not tell it
+    if latent_sd is None:  # published weights do not record it
         latent_sd = np.ones(mapper.positions.shape, np.float32)
     return Networks(vae.to(device).eval(), mapper.to(device).eval(), LatentReadout(latent_sd))
 

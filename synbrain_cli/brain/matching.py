@@ -19,10 +19,7 @@ def check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> No
     """
     config = brain.config
     if (config.subject, config.dataset) != (subject.subject, subject.dataset):
-        raise InputError(
-            f"{brain.name} is a model of {config.label}, not of "
-            f"{subject.dataset}/sub-{subject.subject}"
-        )
+        raise InputError(f"{brain.name} is a model of {config.label}, not of {subject.label}")
     if brain.n_voxels != subject.n_voxels:
         raise InputError(
             f"{subject.folder}: {subject.n_voxels} voxels, but {brain.name} has "

@@ -96,7 +96,7 @@ class SourcePredictions:
 
 @dataclass(frozen=True)
 class Predictors:
-    """What the mean is stacked from; all see raw tokens and predict standardised responses.
+    """Predictors that the mean is stacked from: raw tokens → standardised responses.
 
     Attributes
     ----------

@@ -22,7 +22,7 @@ def complete_model(ctx: typer.Context) -> list[str]:
 
 
 def complete_models(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The same, after names that are there already, separated by commas."""
+    """Names of models that complete a list separated by commas."""
     return _after_commas(complete_model(ctx), incomplete)
 
 
@@ -37,7 +37,7 @@ def complete_subject(ctx: typer.Context) -> list[str]:
 
 
 def complete_subjects(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The same, after labels that are there already, separated by commas."""
+    """Labels of prepared subjects that complete a list separated by commas."""
     return _after_commas(complete_subject(ctx), incomplete)
 
 
@@ -49,6 +49,6 @@ def _names(ctx: typer.Context, pattern: str, level: int) -> list[str]:
 
 
 def _after_commas(names: Iterable[str], incomplete: str) -> list[str]:
-    """Names completing the last of a list, the others left out."""
+    """Names that complete the last one of a list; those in the list are left out."""
     chosen, comma, _ = incomplete.rpartition(",")
     return [chosen + comma + name for name in names if name not in chosen.split(",")]

@@ -9,7 +9,7 @@ import typer
 
 from synbrain_cli.cli.evaluate import print_evaluation
 from synbrain_cli.cli.options import QuietOption, SeedOption, WorkspaceOption
-from synbrain_cli.cli.running import interruptible, open_workspace
+from synbrain_cli.cli.running import interruptible, open_run
 
 
 def demo(
@@ -24,11 +24,11 @@ def demo(
 
     Example: synbrain demo
     """
-    from synbrain_cli.pipeline.demo import demo as run
+    from synbrain_cli.pipeline.demo import demo as run_demo
 
-    workspace, progress = open_workspace(folder, quiet)
+    workspace, run = open_run(folder, quiet, seed)
     with interruptible():
-        result = run(workspace, images, seed=seed, progress=progress)
+        result = run_demo(workspace, images, run)
     print()
     print_evaluation(result.scores, rois=False)
     print()

@@ -19,7 +19,7 @@ from synbrain_cli.cli.options import (
     WorkspaceOption,
 )
 from synbrain_cli.cli.parsers import parse_numbers
-from synbrain_cli.cli.running import interruptible, open_workspace
+from synbrain_cli.cli.running import interruptible, open_run
 from synbrain_cli.cli.tables import (
     amount,
     bars,
@@ -75,17 +75,15 @@ def evaluate(
     """
     from synbrain_cli.brain import load_model
     from synbrain_cli.evaluation.settings import EvaluateSettings
-    from synbrain_cli.pipeline.evaluate import evaluate as run
+    from synbrain_cli.pipeline.evaluate import evaluate as score_model
     from synbrain_cli.pipeline.report import report as write_report
-    from synbrain_cli.run import RunContext
 
-    workspace, progress = open_workspace(folder, quiet)
-    brain = load_model(workspace.find_model(model, subject, progress.info), device)
-    data, store = _test_data(workspace, brain, progress)
+    workspace, run = open_run(folder, quiet, seed, device)
+    brain = load_model(workspace.find_model(model, subject, run.progress.info), device)
+    data, store = _test_data(workspace, brain, run.progress)
     settings = EvaluateSettings(n_draws=draws, latent=latent)
     with interruptible():
-        context = RunContext(seed=seed, progress=progress)
-        result = run(workspace, brain, data, store, settings, output, context)
+        result = score_model(workspace, brain, data, store, settings, output, run)
     if paper:
         _print_paper(result)
     else:
@@ -95,7 +93,7 @@ def evaluate(
     if report:
         elsewhere = result.folder if output else None
         page = elsewhere / "report.html" if elsewhere else None
-        print(write_report(workspace, brain, evaluation=elsewhere, output=page, progress=progress))
+        print(write_report(workspace, brain, evaluation=elsewhere, output=page, run=run))
 
 
 def _test_data(
@@ -220,17 +218,16 @@ def compare(
     """
     from synbrain_cli.brain import load_model
     from synbrain_cli.pipeline.compare import CompareSettings
-    from synbrain_cli.pipeline.compare import compare as run
-    from synbrain_cli.run import RunContext
+    from synbrain_cli.pipeline.compare import compare as compare_models
 
-    workspace, progress = open_workspace(folder, quiet)
+    workspace, run = open_run(folder, quiet, seed, device)
     bundles = workspace.find_models(",".join(models) if models else None, subject)
-    progress.info(f"models: {', '.join(path.name for path in bundles)}")
+    run.progress.info(f"models: {', '.join(path.name for path in bundles)}")
     brains = [load_model(path, device) for path in bundles]
-    data, store = _test_data(workspace, brains[0], progress)
+    data, store = _test_data(workspace, brains[0], run.progress)
     with interruptible():
-        settings, context = CompareSettings(draws), RunContext(seed=seed, progress=progress)
-        result = run(workspace, brains, data, store, settings, output, context)
+        settings = CompareSettings(draws)
+        result = compare_models(workspace, brains, data, store, settings, output, run)
     _print_comparison(result)
 
 
@@ -298,22 +295,20 @@ def learning_curve(
     """
     from synbrain_cli.evaluation.learning_curve import HOURS, load_curve_subjects
     from synbrain_cli.pipeline.learning_curve import LearningCurveSettings
-    from synbrain_cli.pipeline.learning_curve import learning_curve as run
-    from synbrain_cli.run import RunContext
+    from synbrain_cli.pipeline.learning_curve import learning_curve as measure_curves
 
-    workspace, progress = open_workspace(folder, quiet)
+    workspace, run = open_run(folder, quiet, seed)
     settings = LearningCurveSettings(
         hours=tuple(parse_numbers("--hours", hours) or HOURS), target=target
     )
     bundles = workspace.full_models(source)
     dataset = bundles[0][1].dataset
     labels = subject.split(",") if subject else [None]
-    subjects = [workspace.find_subject(label, dataset, progress.info) for label in labels]
+    subjects = [workspace.find_subject(label, dataset, run.progress.info) for label in labels]
     with interruptible():
         paths = [path for path, _ in bundles]
-        data = load_curve_subjects(workspace, subjects, paths, progress.info)
-        context = RunContext(seed=seed, progress=progress)
-        result = run(workspace, data, settings, output, context)
+        data = load_curve_subjects(workspace, subjects, paths, run.progress.info)
+        result = measure_curves(workspace, data, settings, output, run)
     _print_learning_curve(result)
 
 
@@ -372,16 +367,14 @@ def augment(
     from synbrain_cli.brain import load_model
     from synbrain_cli.evaluation.augmentation import AMOUNTS
     from synbrain_cli.pipeline.augment import AugmentSettings
-    from synbrain_cli.pipeline.augment import augment as run
-    from synbrain_cli.run import RunContext
+    from synbrain_cli.pipeline.augment import augment as measure_augmentation
 
-    workspace, progress = open_workspace(folder, quiet)
+    workspace, run = open_run(folder, quiet, seed, device)
     settings = AugmentSettings(tuple(parse_numbers("--amounts", amounts) or AMOUNTS))
-    brain = load_model(workspace.find_model(model, subject, progress.info), device)
-    data, store = _test_data(workspace, brain, progress)
+    brain = load_model(workspace.find_model(model, subject, run.progress.info), device)
+    data, store = _test_data(workspace, brain, run.progress)
     with interruptible():
-        context = RunContext(seed=seed, progress=progress)
-        result = run(workspace, brain, data, store, settings, output, context)
+        result = measure_augmentation(workspace, brain, data, store, settings, output, run)
     _print_augmentation(result)
 
 

@@ -19,7 +19,7 @@ from synbrain_cli.cli.options import (
     SubjectOption,
     WorkspaceOption,
 )
-from synbrain_cli.cli.running import open_workspace
+from synbrain_cli.cli.running import open_run
 from synbrain_cli.cli.sections import PlainGroup
 from synbrain_cli.cli.tables import print_files
 
@@ -91,7 +91,7 @@ def plot_flatmap(
     from synbrain_cli.pipeline import plot
     from synbrain_cli.plotting.map_plotter import Look
 
-    workspace, progress = open_workspace(folder, quiet)
+    workspace, run = open_run(folder, quiet)
     result = plot.brain_maps(
         workspace,
         "flatmap",
@@ -99,7 +99,7 @@ def plot_flatmap(
         plot.MapChoice(what, minus, draw),
         look=Look(space, threshold, vmax, format, dpi, pycortex),
         output=output,
-        progress=progress,
+        run=run,
     )
     print_files(result.files)
 
@@ -129,7 +129,7 @@ def plot_surface(
     from synbrain_cli.pipeline import plot
     from synbrain_cli.plotting.map_plotter import Look
 
-    workspace, progress = open_workspace(folder, quiet)
+    workspace, run = open_run(folder, quiet)
     result = plot.brain_maps(
         workspace,
         "surface",
@@ -137,7 +137,7 @@ def plot_surface(
         plot.MapChoice(what, minus, draw),
         look=Look(space, threshold, vmax, format, dpi),
         output=output,
-        progress=progress,
+        run=run,
     )
     print_files(result.files)
 
@@ -165,15 +165,14 @@ def plot_draws(
     from synbrain_cli.pipeline import plot
     from synbrain_cli.plotting.map_plotter import Look
 
-    workspace, progress = open_workspace(folder, quiet)
+    workspace, run = open_run(folder, quiet, seed)
     result = plot.draws(
         workspace,
         plot.Selection(model, subject, responses, image),
         n_draws=samples,
-        seed=seed,
         look=Look(space=space, vmax=vmax, format=format, dpi=dpi),
         output=output,
-        progress=progress,
+        run=run,
     )
     print_files(result.files)
 
@@ -199,15 +198,14 @@ def plot_rois(
     from synbrain_cli.pipeline import plot
     from synbrain_cli.plotting.map_plotter import Look
 
-    workspace, progress = open_workspace(folder, quiet)
+    workspace, run = open_run(folder, quiet, seed)
     result = plot.rois(
         workspace,
         plot.Selection(model, subject, responses, image),
         n_draws=samples,
-        seed=seed,
         look=Look(format=format, dpi=dpi),
         output=output,
-        progress=progress,
+        run=run,
     )
     print_files(result.files)
 
@@ -229,9 +227,9 @@ def plot_accuracy(
     from synbrain_cli.pipeline import plot
     from synbrain_cli.plotting.map_plotter import Look
 
-    workspace, progress = open_workspace(folder, quiet)
+    workspace, run = open_run(folder, quiet)
     look, selection = Look(format=format, dpi=dpi), plot.Selection(model, subject)
-    result = plot.accuracy(workspace, selection, look=look, output=output, progress=progress)
+    result = plot.accuracy(workspace, selection, look=look, output=output, run=run)
     print_files(result.files)
 
 
@@ -252,13 +250,13 @@ def plot_report(
     Example: synbrain plot report --subject 2
     """
     from synbrain_cli.pipeline.plot import Selection
-    from synbrain_cli.pipeline.report import report as run
+    from synbrain_cli.pipeline.report import report as write_report
 
-    workspace, progress = open_workspace(folder, quiet)
+    workspace, run = open_run(folder, quiet)
     selection = Selection(model, subject, responses)
     made = selection.named_responses()
     if made is not None:
-        brain = made.brain(workspace, progress.info)
+        brain = made.brain(workspace, run.progress.info)
     else:
-        brain = selection.find_model(workspace, progress)
-    print(run(workspace, brain, responses=made, output=output, progress=progress))
+        brain = selection.find_model(workspace, run.progress)
+    print(write_report(workspace, brain, responses=made, output=output, run=run))

@@ -45,7 +45,7 @@ def open_workspace(folder: Path, quiet: bool) -> tuple[Workspace, Progress]:
 
 
 def open_run(
-    folder: Path, quiet: bool, seed: int, device: str, *, distributed: bool = False
+    folder: Path, quiet: bool, seed: int = 0, device: str = "cpu", *, distributed: bool = False
 ) -> tuple[Workspace, RunContext]:
     """Workspace in a folder, and what the command's work is computed with.
 
@@ -55,6 +55,7 @@ def open_run(
         As in `open_workspace`.
     seed : int
     device : str
+        As in `synbrain_cli.run.RunContext.create`.
     distributed : bool
         Join the processes that were launched together (commands of `DISTRIBUTED`).
 

@@ -46,7 +46,7 @@ def cell(value: float | None, digits: int = 3) -> str:
 
 
 def amount(value: float | None) -> str:
-    """Hours or subjects; beyond a thousand, extrapolation says nothing."""
+    """Hours or subjects; beyond a thousand, an extrapolation is not informative."""
     return ">1,000" if value is not None and value > 1000 else cell(value, 2)
 
 

@@ -26,7 +26,7 @@ from synbrain_cli.cli.options import (
 from synbrain_cli.cli.running import interruptible, open_workspace
 
 if TYPE_CHECKING:
-    from synbrain_cli.training.bundle import TrainResult
+    from synbrain_cli.training.bundle_writer import TrainResult
 
 ModelKind = Literal["full", "linear"]
 VoxelOrder = Literal["auto", "file", "curve", "region", "surface"]
@@ -92,7 +92,7 @@ def train(
     from synbrain_cli.distributed import Processes
     from synbrain_cli.errors import InputError
     from synbrain_cli.pipeline.train import NO_NETWORKS, TrainSettings
-    from synbrain_cli.pipeline.train import train as run
+    from synbrain_cli.pipeline.train import train as train_model
     from synbrain_cli.run import RunContext, choose_speed
 
     processes = Processes.assemble(device)
@@ -103,15 +103,10 @@ def train(
     workspace, progress = open_workspace(folder, quiet or not processes.is_main)
     chosen = workspace.find_subject(subject, dataset, progress.info)
     store = workspace.find_tokens(chosen.dataset, encoder, progress.info)
+    run = RunContext.create(seed, device, speed, processes, progress)
     with interruptible():
-        result = run(
-            workspace,
-            chosen,
-            store,
-            settings,
-            RunContext.create(seed, device, speed, processes, progress),
-            name=name,
-            overwrite=overwrite,
+        result = train_model(
+            workspace, chosen, store, settings, run, name=name, overwrite=overwrite
         )
     if processes.is_main:
         _print_training(result)
@@ -149,7 +144,7 @@ def adapt(
     Example: synbrain adapt --hours 1 --subject 3 --from sub-01,sub-02
     """
     from synbrain_cli.pipeline.adapt import AdaptSettings, choose_sources_and_subject
-    from synbrain_cli.pipeline.adapt import adapt as run
+    from synbrain_cli.pipeline.adapt import adapt as adapt_models
     from synbrain_cli.run import RunContext, choose_speed
 
     workspace, progress = open_workspace(folder, quiet)
@@ -157,22 +152,18 @@ def adapt(
         workspace, source, subject, dataset, progress.info
     )
     speed = choose_speed(device, precision, compiled, micro_batch)
+    run = RunContext.create(seed, device, speed, progress=progress)
+    settings = AdaptSettings(sources, hours, strategy)
     with interruptible():
-        result = run(
-            workspace,
-            chosen,
-            store,
-            AdaptSettings(sources, hours, strategy),
-            RunContext.create(seed, device, speed, progress=progress),
-            name=name,
-            overwrite=overwrite,
+        result = adapt_models(
+            workspace, chosen, store, settings, run, name=name, overwrite=overwrite
         )
     _print_training(result)
     if report:
         from synbrain_cli.brain import load_model
         from synbrain_cli.pipeline.report import report as write_report
 
-        print(write_report(workspace, load_model(result.folder, "cpu"), progress=progress))
+        print(write_report(workspace, load_model(result.folder, "cpu"), run=run))
 
 
 def _print_training(result: TrainResult) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from synbrain_cli.cli.completion import complete_dataset, complete_model
 from synbrain_cli.cli.options import OverwriteOption, QuietOption, WorkspaceOption
-from synbrain_cli.cli.running import interruptible, open_workspace
+from synbrain_cli.cli.running import interruptible, open_run, open_workspace
 from synbrain_cli.cli.sections import PlainGroup
 from synbrain_cli.cli.tables import cell, print_columns, print_files
 
@@ -144,7 +144,7 @@ def weights_import(
     """
     from synbrain_cli.pipeline.import_weights import ImportSettings, import_published
 
-    workspace, progress = open_workspace(folder, quiet)
+    workspace, run = open_run(folder, quiet)
     settings = ImportSettings(
         brainvae=brainvae,
         s2n=s2n,
@@ -158,9 +158,7 @@ def weights_import(
         licence=licence,
     )
     with interruptible():
-        result = import_published(
-            workspace, settings, name=name, overwrite=overwrite, progress=progress
-        )
+        result = import_published(workspace, settings, name=name, overwrite=overwrite, run=run)
     print(result.folder)
 
 
@@ -190,7 +188,7 @@ def weights_fetch(
     """
     from synbrain_cli.pipeline.fetch_weights import fetch
 
-    workspace, progress = open_workspace(folder, quiet)
+    workspace, run = open_run(folder, quiet)
     with interruptible():
         result = fetch(
             workspace,
@@ -199,6 +197,6 @@ def weights_fetch(
             revision=revision,
             output=output,
             endpoint=endpoint,
-            progress=progress,
+            run=run,
         )
     print_files(result.files)

@@ -150,7 +150,7 @@ def prepare_subject(
 
         def read(session: int) -> None:
             paths = files[session]
-            betas = read_session(paths, choice, inside, voxel_space)
+            betas = read_session(paths, inside, voxel_space)
             writer.write_session(session, betas, str(paths[0]))
 
         with progress.bar(f"subject {subject}: sessions") as bar:
@@ -174,9 +174,7 @@ def prepare_subject(
     return PreparedSubject(folder)
 
 
-def read_session(
-    paths: tuple[Path, ...], choice: Choice, inside: np.ndarray, voxel_space: Geometry
-) -> np.ndarray:
+def read_session(paths: tuple[Path, ...], inside: np.ndarray, voxel_space: Geometry) -> np.ndarray:
     """Betas of one session in percent signal change: float32 (n_trials, n_voxels)."""
     if isinstance(voxel_space, Vertices):
         stored = np.concatenate(

@@ -27,10 +27,10 @@ from synbrain_cli.evaluation.augmented_decoder import (
     identify,
 )
 from synbrain_cli.evaluation.augmented_trials import RealTrials, Synthesized
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.test_set import TestSet, derangement
 from synbrain_cli.io.results.augmentation import AugmentedDecoder, BestOnTest, GainedScore
 from synbrain_cli.io.results.record import Result
+from synbrain_cli.metrics.bootstrap import Bootstrap
 
 AMOUNTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # synthesized trials, in multiples of the real ones
 CONDITIONS = ("draws", "mean", "shuffled")

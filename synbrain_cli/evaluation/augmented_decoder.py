@@ -132,7 +132,7 @@ def fit_decoder(real: Rows, added: Rows, choice: Choice) -> Callable[[np.ndarray
 
 
 def identify(predicted: np.ndarray, image_index: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Which test image was it, by the similarity of decoded components with the candidates'.
+    """Identify test images by the similarity of decoded components with the candidates'.
 
     Parameters
     ----------

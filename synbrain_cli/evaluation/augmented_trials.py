@@ -56,12 +56,12 @@ class RealTrials:
 
 
 def training_trials(brain: Brain, subject: PreparedSubject) -> RealTrials:
-    """Read and standardise the trials that a model was made of: of an adapted one, its hours'.
+    """Read and standardise the trials that a model was trained on; of an adapted one, its hours'.
 
     They are those of its training and of its validation images: the model has learned from both,
-    and both are there for fitting a decoder. They are never of the test split.
+    and a decoder may be fitted to both. No trial of the test split is among them.
 
-    A model of some hours knows their mean and SD alone, and has them for its own trials.
+    A model of some hours standardises them by the mean and SD of these hours.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def training_trials(brain: Brain, subject: PreparedSubject) -> RealTrials:
     n_train, n_validation = real.n_train_images, real.n_validation_images
     if n_train < MIN_TRAIN or n_validation < MIN_VALIDATION:
         raise InputError(
-            f"{subject.folder}: {brain.name} was made of {n_train} training and {n_validation} "
+            f"{subject.folder}: {brain.name} was trained on {n_train} training and {n_validation} "
             f"validation images, expected {MIN_TRAIN} and {MIN_VALIDATION} or more: a decoder "
             "cannot be chosen by so few; use a model of more hours, or prepare with a larger "
             "--validation"

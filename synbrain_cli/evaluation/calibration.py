@@ -16,7 +16,6 @@ from scipy.stats import binom
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.draw_tally import REGION_LEVEL, Tally
 from synbrain_cli.evaluation.imitation import N_RECORDINGS, Imitation
 from synbrain_cli.evaluation.predictions import Predictions
@@ -28,13 +27,14 @@ from synbrain_cli.io.results.evaluation import (
     LatentNoiseFactor,
 )
 from synbrain_cli.io.results.record import Number, Result, finite
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.calibration import LEVELS
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.run import RunContext
 
 NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the published latent noise, nf in [0, 1]
 N_LATENT = 20  # draws of it: each is a pass of the decoder; both scores are fair in their number
-TOO_FAR = (0.84, 0.96)  # 90 % coverage of a voxel or region beyond which the fit is called bad
+ACCEPTABLE = (0.84, 0.96)  # 90 % coverage of a voxel or region; outside it a note is made
 
 Draw = Callable[[int, int], NDArray[np.float32]]  # image, number of draws → (n_draws, n_voxels)
 Masks = Mapping[str, NDArray[np.bool_]]
@@ -102,7 +102,7 @@ def calibrate(
         "coverage_90": coverage,
         "variance_ratio": _ratio(model.variance(), test.trials.var(0, ddof=1)),
     }
-    notes = _where_it_does_not_fit(scores, coverage, len(test.trials))
+    notes = _notes_on_coverage(scores, coverage, len(test.trials))
     if test.n_repeats.max() > 1:
         scores = scoring.imitation.compare(scores, test)
         voxels["ncsnr_of_draws"] = scoring.imitation.ncsnr()
@@ -119,7 +119,7 @@ def calibrate(
 
 
 class _Scoring:
-    """Draws of one image after another, and what is kept of them."""
+    """Draws responses to one image after another, and scores them."""
 
     def __init__(
         self,
@@ -160,14 +160,14 @@ class _Scoring:
             self.imitation.add(image, k, repeats)
 
     def all_tallies(self) -> dict[str, Tally]:
-        """What is kept of each distribution, by name."""
+        """Return the scores of all distributions, by name."""
         if not self._latents:
             return self.tallies
         latents = {"latent_nf1": self._latents[1.0], "latent_best": self._latents[self._best()]}
         return self.tallies | latents
 
     def latent_noise_factor(self) -> LatentNoiseFactor | UnsetType:
-        """Scores of the published sampling by noise factor, where it was scored."""
+        """Return the scores of the published sampling by noise factor, where it was scored."""
         if not self._latents:
             return UNSET
         return LatentNoiseFactor(
@@ -344,11 +344,11 @@ def _ratio(drawn: NDArray[np.float64], recorded: NDArray[np.float32]) -> NDArray
         return np.where(recorded > 0, drawn / recorded, np.nan)
 
 
-def _where_it_does_not_fit(
+def _notes_on_coverage(
     scores: DrawScores, coverage: NDArray[np.float64], n_trials: int
 ) -> list[str]:
     """Notes on regions and voxels whose intervals cover too few or too many trials."""
-    low, high = TOO_FAR
+    low, high = ACCEPTABLE
     notes = [
         f"{name}: 90 % intervals cover {value:.1%} of held-out trials"
         for name, value in (scores.coverage_90.roi or {}).items()
@@ -362,7 +362,7 @@ def _where_it_does_not_fit(
             f"of single voxels {scores.coverage_90.model:.1%}: voxels vary together "
             f"{'more' if inside < low else 'less'} in recordings than in draws"
         )
-    # A single voxel's coverage rests on few trials: a limit takes in what chance explains.
+    # The coverage of a single voxel rests on few trials: the limits allow for chance.
     low = binom.ppf(0.01, n_trials, low) / n_trials
     high = binom.ppf(0.99, n_trials, high) / n_trials
     outside = (coverage < low) | (coverage > high)

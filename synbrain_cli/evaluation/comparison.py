@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.test_set import RELIABLE, TestSet, derangement, scored_regions
 from synbrain_cli.io.results.comparison import ComparedRow, Estimate, RowKind, RowTraining
 from synbrain_cli.io.results.record import Result
 from synbrain_cli.metrics.accuracy import squared_errors_of_images, voxelwise_correlation
-from synbrain_cli.metrics.bootstrap import weighted_correlation, weighted_mean
+from synbrain_cli.metrics.bootstrap import Bootstrap, weighted_correlation, weighted_mean
 from synbrain_cli.metrics.calibration import pit
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.progress import Progress
@@ -354,7 +353,7 @@ def coverage_of_row(
     trials = test.trials_in_unit_of(row.brain)
     means = _to_unit_of(row.brain, row.prediction, first)
     drawing = Drawing(n_draws, run.seed, signal="fresh")
-    # Its own, so that a row does not depend on what it is compared with.
+    # A generator per row: its score does not depend on the other rows.
     generator = np.random.default_rng([run.seed, 2])
     inside = np.empty(test.n_images)
     with run.progress.bar(f"draws of {row.name}", test.n_images) as bar:
@@ -468,6 +467,6 @@ def notes(scorer: RowScorer, reference: ComparedRow) -> Iterator[str]:
         )
     if reference.ratio_to_reference is None or reference.ratio_to_reference.ci is None:
         yield (
-            f"the score of the reference, {reference.row}, cannot be told from 0: ratios to it "
-            "have no interval, or no value"
+            f"the score of the reference, {reference.row}, cannot be distinguished from 0: ratios "
+            "to it have no interval, or no value"
         )

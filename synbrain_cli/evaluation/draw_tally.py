@@ -1,4 +1,4 @@
-"""What is kept of one distribution's draws while images go by."""
+"""Scores of one distribution's draws, added up image by image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ REGION_LEVEL = 0.9  # of the intervals in which trials' region means are counted
 
 @dataclass
 class Tally:
-    """What is kept of one distribution's draws while images go by; all float64.
+    """Scores of one distribution's draws, added up image by image; all float64.
+
+    Parameters
+    ----------
+    n_images : int
+    averaging : float32 array of shape (n_voxels, n_regions)
+        Voxels → region means.
 
     Attributes
     ----------
@@ -66,7 +72,17 @@ class Tally:
         draws: NDArray[np.float32],
         generator: np.random.Generator,
     ) -> None:
-        """Score the draws of one image against its trials."""
+        """Score the draws of one image by its trials.
+
+        Parameters
+        ----------
+        image : int
+            Number of the image.
+        trials : float32 array of shape (n_trials, n_voxels)
+        draws : float32 array of shape (n_draws, n_voxels)
+        generator : numpy.random.Generator
+            Of the randomised ranks (`synbrain_cli.metrics.calibration.pit`).
+        """
         rank = pit(trials, draws, generator)
         self.histogram += np.histogram(rank, N_BINS, (0, 1))[0]
         for j, level in enumerate(LEVELS):

@@ -38,7 +38,7 @@ class Imitation:
         self.generator = generator
         self.chosen = np.sort(generator.choice(n_voxels, min(N_PAIRED, n_voxels), replace=False))
         self.total, self.squares, self.within = np.zeros((3, N_RECORDINGS, n_voxels))
-        self.some: list[NDArray[np.float32]] = []
+        self.paired: list[NDArray[np.float32]] = []
         self.index: list[NDArray[np.int64]] = []
 
     def add(self, image: int, k: int, repeats: NDArray[np.float32]) -> None:
@@ -47,7 +47,7 @@ class Imitation:
         self.total[k] += values.sum(0)
         self.squares[k] += (values**2).sum(0)
         self.within[k] += ((values - values.mean(0)) ** 2).sum(0)
-        self.some.append(values[:, self.chosen].astype(np.float32))
+        self.paired.append(values[:, self.chosen].astype(np.float32))
         self.index.append(np.full(len(values), image * N_RECORDINGS + k))
 
     def ncsnr(self) -> NDArray[np.float64]:
@@ -73,7 +73,7 @@ class Imitation:
             )
         if len(self.chosen) >= 3 and (self.n_repeats > 1).sum() >= 4:
             found = noise_correlation_agreement(
-                np.concatenate(self.some),
+                np.concatenate(self.paired),
                 np.concatenate(self.index),
                 test.trials[:, self.chosen],
                 test.image_index,

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.prediction import SourcePredictions
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.test_set import RELIABLE, TestSet
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.learning_curve import CurveFit, CurvePoint, Over
@@ -26,7 +25,7 @@ from synbrain_cli.io.results.record import Result
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import voxelwise_correlation
-from synbrain_cli.metrics.bootstrap import weighted_correlation
+from synbrain_cli.metrics.bootstrap import Bootstrap, weighted_correlation
 from synbrain_cli.metrics.learning_curve import LearningCurveFit, fit_learning_curve
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.transfer import Evidence, fit_adapter
@@ -36,7 +35,7 @@ from synbrain_cli.training.shared_core import train_core
 
 HOURS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # those that a subject has are taken
 LINEAR = "linear encoder"
-STRATEGIES = ("shared-core", "source-map")
+CURVE_STRATEGIES = ("shared-core", "source-map")  # closed-form for each amount of data
 SCORE = "noise-normalised correlation"
 
 
@@ -53,7 +52,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class CurveSubject:
-    """A subject whose learning curve is measured, and the models of other subjects.
+    """A subject to measure the learning curve of, and the models of other subjects.
 
     Attributes
     ----------
@@ -73,7 +72,7 @@ class CurveSubject:
     @property
     def label(self) -> str:
         """Dataset and subject: "nsd/sub-01"."""
-        return f"{self.subject.dataset}/sub-{self.subject.subject}"
+        return self.subject.label
 
     @property
     def n_hours(self) -> int:
@@ -93,10 +92,10 @@ def load_curve_subjects(
     ----------
     workspace : Workspace
     subjects : sequence of PreparedSubject
-        Whose learning curves are measured.
+        Subjects to measure learning curves of.
     bundles : sequence of paths
         Models of all data of a subject. For each subject, those of all others are the sources, and
-        the first of its own is what to compare with.
+        the first of its own is compared with.
     log : callable
         Takes messages.
 
@@ -294,7 +293,9 @@ class HourModels:
         if strategy == "source-map":
             return SourcePredictions([source.brain for source in sources])
         if strategy != "shared-core":
-            raise InputError(f"--strategy {strategy}: expected one of {', '.join(STRATEGIES)}")
+            raise InputError(
+                f"strategies: expected some of {', '.join(CURVE_STRATEGIES)}, found {strategy}"
+            )
         known = [(source.subject, source.store) for source in sources]
         core = train_core(self.workspace, known, self.run)
         return core.evidence(self.curve_subject.subject)

@@ -1,8 +1,8 @@
 """Which image was shown, decoded from responses: recorded, predicted and drawn.
 
-The published retrieval asks the encoder that defines the latent, and so is circular: whatever that
-encoder keeps of an image, its own latents are good at finding. It stands here beside a linear
-decoder fitted on recorded responses alone, which knows nothing of the networks.
+The published retrieval decodes with the encoder that defines the latent, and so is circular: its
+latents identify whatever that encoder keeps of an image. It stands here beside a linear decoder
+that is fitted to recorded responses alone, independently of the networks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.results.evaluation import RetrievalScore, RetrievalScores
 from synbrain_cli.io.results.record import finite
 from synbrain_cli.metrics.accuracy import average_repeats
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.identification import n_way, pattern_similarity
 from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_tokens
 

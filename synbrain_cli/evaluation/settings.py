@@ -1,4 +1,4 @@
-"""How a model is evaluated."""
+"""Settings of `synbrain evaluate`, and the least number of draws of any evaluation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ N_DRAWS, MIN_DRAWS = 200, 20
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """How a model is evaluated.
+    """Settings of an evaluation.
 
     Attributes
     ----------

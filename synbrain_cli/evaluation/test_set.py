@@ -6,7 +6,7 @@ that the model was trained on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -18,8 +18,9 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.brain.images import token_digest
 from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
+from synbrain_cli.evaluation.leakage import check_untrained, leakage_notes
 from synbrain_cli.io.prepared import PreparedSubject
-from synbrain_cli.io.results.record import Repeats, data_checksum
+from synbrain_cli.io.results.record import Repeats
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.metrics.accuracy import average_repeats
@@ -112,7 +113,7 @@ class TestSet:
             test.betas,
             brains[0].standardize(test.betas) if brains else test.betas,
             (brains[0] if brains else subject).voxels["ncsnr"].to_numpy(float),
-            tuple(_notes(brains, subject)),
+            tuple(leakage_notes(brains, subject)),
         )
 
     @property
@@ -188,9 +189,6 @@ def scored_regions(brain: Brain) -> dict[str, NDArray[np.bool_]]:
     return {name: mask for name, mask in brain.rois().items() if mask.sum() >= MIN_REGION}
 
 
-# ------------------------------------------------------------------------------------- guard
-
-
 def _check_voxels(brain: Brain, subject: PreparedSubject) -> None:
     """Refuse a model whose voxels or standardisation are not those of the prepared subject."""
     prepared, trained = subject.description.standardization, brain.config.standardization
@@ -207,62 +205,3 @@ def _check_voxels(brain: Brain, subject: PreparedSubject) -> None:
             f"{brain.name}: its {brain.n_voxels} voxels have other positions than those of "
             f"{subject.folder}: it was prepared again with another mask; train the model again"
         )
-
-
-def check_untrained(subject: PreparedSubject, store: TokenStore) -> None:
-    """Refuse a prepared subject that has a test image among its training or validation images.
-
-    Images are compared by name and, where the token store knows their pixels, by these.
-
-    Raises
-    ------
-    InputError
-        The message names an image.
-    """
-    table = subject.trials
-    is_test = (table["split"] == "test").to_numpy()
-    test = set(table["image"][is_test])
-    trained = set(table["image"][~is_test])
-    pixels = {name: d for name, d in zip(store.images, store.digests, strict=True) if d}
-    trained_pixels = {pixels[name]: name for name in trained if name in pixels}
-    for image in sorted(test):
-        twin = image if image in trained else trained_pixels.get(pixels.get(image, ""))
-        if twin is not None:
-            same = "" if twin == image else f" (the same picture as {twin})"
-            raise InputError(
-                f"{subject.folder}: the test image {image}{same} is among the images that models "
-                "are trained on, so that scores would be too high: prepare the subject again "
-                "with splits by picture, and train the model again"
-            )
-
-
-def _notes(brains: Sequence[Brain], subject: PreparedSubject) -> Iterator[str]:
-    """What makes it uncertain that models have not seen the test images."""
-    data = data_checksum(subject)
-    for brain in brains:
-        training = brain.config.training
-        if training.data not in (None, data):
-            yield (
-                f"{brain.name} was trained on another preparation of {subject.folder}: if its "
-                "splits were others, it may have seen these test images"
-            )
-        for label in training.adaptation.subjects if training.adaptation else ():
-            n_shown = _count_trained(subject, label)
-            if n_shown:
-                yield (
-                    f"{brain.name} was adapted from models of {label}, which were trained on "
-                    f"responses of that subject to {n_shown} of these test images"
-                )
-
-
-def _count_trained(subject: PreparedSubject, label: str) -> int:
-    """Test images of a subject that are training images of another one of the same dataset.
-
-    0 where the other is not prepared here, or of another dataset: names then mean other images.
-    """
-    folder = subject.folder.parents[1] / label
-    if label.split("/")[0] != subject.dataset or not (folder / "trials.tsv").exists():
-        return 0
-    own, other = subject.trials, PreparedSubject(folder).trials
-    test = set(own["image"][own["split"] == "test"])
-    return len(test & set(other["image"][other["split"] != "test"]))

@@ -85,7 +85,7 @@ class Variances(Record, frozen=True):
 
 
 class ReadoutSummary(Record, frozen=True):
-    """What the readout found; medians over voxels.
+    """Summary of the fitted readout; medians over voxels.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class ReadoutSummary(Record, frozen=True):
     rank : Rank
     variance : Variances
     signal_dependence : float
-        Growth of the noise variance with the response.
+        Increase of the noise variance with the response.
     stack : dict
         Weight of each predictor.
     """
@@ -213,7 +213,7 @@ class TransferConfig(Record, frozen=True):
     core : CoreConfig, optional
         Of a shared core.
     subjects : list of str
-        On whom the shared core was trained.
+        Subjects that the shared core was trained on.
     sources, fingerprints : list of str
         Bundles in ``sources/`` whose predictions are mapped.
     """
@@ -292,7 +292,7 @@ class BundleConfig(Record, frozen=True):
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Save named arrays as safetensors, atomically."""
     with atomic(path) as temporary:
-        temporary.touch()  # for whoever the user's umask lets read: safetensors lets nobody else
+        temporary.touch()  # as the umask says: safetensors lets its owner alone read the file
         mode = temporary.stat().st_mode
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
         temporary.chmod(mode)
@@ -385,7 +385,7 @@ def read_verified_config(folder: Path) -> BundleConfig:
 
 
 def find_faults(folder: Path, checksums: bool = True) -> list[str]:
-    """What is wrong with a bundle's files, and with those of the models it holds; a line each.
+    """Find the faults of a bundle's files, and of those of the models it holds; a line each.
 
     Parameters
     ----------

@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.errors import DAMAGED, InputError, MissingError
+from synbrain_cli.io.files import sha256
 from synbrain_cli.io.records import read_record
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS, VoxelSpace
 
@@ -157,6 +158,16 @@ class PreparedSubject:
     def subject(self) -> str:
         """Label without ``sub-``: "01"."""
         return self.folder.name.removeprefix("sub-")
+
+    @property
+    def label(self) -> str:
+        """Dataset and subject: "nsd/sub-01"."""
+        return f"{self.dataset}/sub-{self.subject}"
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of ``dataset_description.json``, which lists checksums of the sources."""
+        return sha256(self.folder / DESCRIPTION)
 
     @property
     def simulated(self) -> bool:

@@ -36,7 +36,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class FolderKind:
-    """What a command does with the folders it writes.
+    """A kind of folder, and how a command treats those that are there already.
 
     Attributes
     ----------
@@ -84,15 +84,16 @@ class WorkFolder:
     is_resumed: bool
 
     def once(self, name: str, kind: type[R], compute: Callable[[], R]) -> R:
-        """A record computed once, and read again by the run that continues.
+        """Compute a record, or read that of the interrupted run.
 
         Parameters
         ----------
         name : str
             Of the file in ``recovery``, without suffix.
         kind : type
-            A msgspec Struct.
+            A msgspec Struct, or a list or dict of these.
         compute : callable
+            Called without arguments.
         """
         path = self.recovery / f"{name}.json"
         if path.exists():
@@ -108,7 +109,7 @@ class WorkFolder:
         ----------
         keep_others : bool
             Of a folder that is replaced, keep the entries that the new one does not have (figures
-            plotted into it, files of the user's).
+            plotted into it, the user's own files).
         """
         if not (self.partial / SETTINGS).exists():
             raise InputError(
@@ -286,8 +287,8 @@ def _different(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _different(f"{prefix}{key}.", old, new)
         elif old != new:
-            told = f"{_short(old)}, now {_short(new)}"
-            yield f"{prefix}{key} {told}" if len(told) < 100 else f"{prefix}{key} changed"
+            change = f"{_short(old)}, now {_short(new)}"
+            yield f"{prefix}{key} {change}" if len(change) < 100 else f"{prefix}{key} changed"
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a workspace holds, and what a command means when it is told little."""
+"""The folders of a workspace, and the choice of subjects, models and tokens in it."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class Workspace:
     def find_subject(
         self, subject: str | None, dataset: str | None, log: Log, among: list[Any] | None = None
     ) -> PreparedSubject:
-        """Choose a prepared subject; say which when nothing chose it.
+        """Choose a prepared subject; log which where the options leave several.
 
         Parameters
         ----------
         subject, dataset : str, optional
         log : callable
-            Told the choice in one line.
+            Takes messages.
         among : list of PreparedSubject, optional
             Candidates; default: all.
 
@@ -71,7 +71,7 @@ class Workspace:
         """
         every = find_prepared(self.prepared)
         found = every if among is None else among
-        listing = ", ".join(f"{p.dataset}/sub-{p.subject}" for p in every) or "nothing"
+        listing = ", ".join(p.label for p in every) or "nothing"
         if dataset is not None:
             found = [p for p in found if p.dataset == dataset]
         if subject is not None:
@@ -84,16 +84,26 @@ class Workspace:
                 "needs no data)"
             )
         if len(found) > 1:
-            names = ", ".join(f"{p.dataset}/sub-{p.subject}" for p in found)
-            log(f"subject: {found[0].dataset}/sub-{found[0].subject} (of {names}; --subject)")
+            names = ", ".join(p.label for p in found)
+            log(f"subject: {found[0].label} (of {names}; --subject)")
         return found[0]
 
     def find_model(self, model: str | None, subject: str | None, log: Log) -> Path:
-        """Choose a model bundle, by name or path, by subject, or the first; say which.
+        """Choose a model bundle, by name or path, by subject, or the first; log which.
+
+        Parameters
+        ----------
+        model : str, optional
+            Name in ``weights/``, or path.
+        subject : str, optional
+            Label; not used where a model is named.
+        log : callable
+            Takes messages.
 
         Raises
         ------
         MissingError
+            When there is none; the message lists what there is.
         """
         found = find_bundles(self.weights)
         listing = ", ".join(p.name for p in found) or "none"
@@ -109,7 +119,7 @@ class Workspace:
                 raise MissingError(
                     f"{self.weights}: no model of sub-{label}; models: {listing}. "
                     f"Make one with `synbrain train --subject {label}`, or from an hour of "
-                    f"their data with `synbrain adapt --subject {label}`"
+                    f"its data with `synbrain adapt --subject {label}`"
                 )
         if not found:
             raise MissingError(
@@ -126,6 +136,13 @@ class Workspace:
         """Several bundles: those named, separated by commas, or all of a subject.
 
         Of a subject, models of some hours come first, by hours, and those of all data last.
+
+        Parameters
+        ----------
+        models : str, optional
+            Names, separated by commas.
+        subject : str, optional
+            Label; default that of the first model. Not used where models are named.
 
         Raises
         ------
@@ -151,7 +168,7 @@ class Workspace:
     def full_models(
         self, models: str | None, but: tuple[str, str] | None = None
     ) -> list[tuple[Path, BundleConfig]]:
-        """Find bundles trained on all data of a subject, one per subject, with their configuration.
+        """Find bundles trained on all data of a subject, one per subject, and their configurations.
 
         Of several bundles of one subject, one with networks is preferred; all have the encoder of
         the first.
@@ -159,13 +176,14 @@ class Workspace:
         Parameters
         ----------
         models : str, optional
-            Names, separated by commas; default all there are.
+            Names, separated by commas, taken as they are; default all there are.
         but : (dataset, subject), optional
             Subject whose models are left out where none were named.
 
         Raises
         ------
         MissingError
+            When there is none.
         """
         if models is not None:
             paths = self.find_models(models, None)
@@ -193,11 +211,20 @@ class Workspace:
         return list(chosen.values())
 
     def find_tokens(self, dataset: str, encoder: str | None, log: Log) -> TokenStore:
-        """Choose the tokens of a dataset, by encoder spec, or the first.
+        """Choose the tokens of a dataset, by encoder, or the first; log which of several.
+
+        Parameters
+        ----------
+        dataset : str
+        encoder : str, optional
+            As ``--encoder`` takes it.
+        log : callable
+            Takes messages.
 
         Raises
         ------
         MissingError
+            When there are none; the message lists what there is.
         """
         stores = [
             TokenStore(path.parent)

@@ -149,7 +149,7 @@ class Stepper:
         As in `Stage`. The network is changed in place.
     run : RunContext
         Its speed sets how a `TrainingStep` is computed. Its processes hold parts of the batch: each
-        then has the gradient of the whole. Its progress is told what had to be changed to go on.
+        then has the gradient of the whole. Its progress shows what had to be changed to go on.
 
     Attributes
     ----------

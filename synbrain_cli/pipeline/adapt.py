@@ -24,7 +24,7 @@ from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Log, Workspace
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
-from synbrain_cli.training.bundle import (
+from synbrain_cli.training.bundle_writer import (
     MODEL,
     TrainedParts,
     TrainResult,
@@ -33,7 +33,6 @@ from synbrain_cli.training.bundle import (
 from synbrain_cli.training.distribution import fit_distribution
 from synbrain_cli.training.examples import (
     SubjectExamples,
-    data_checksum,
     load_examples,
     share_predicted,
 )
@@ -52,7 +51,7 @@ MIN_IMAGES = 10  # of training, for a ridge whose penalty is cross-validated
 
 @dataclass(frozen=True)
 class AdaptSettings:
-    """What a new subject's model is made from.
+    """Models and data that a new subject's model is made from.
 
     Attributes
     ----------
@@ -199,7 +198,7 @@ def choose_sources_and_subject(
     subject, dataset : str, optional
         Of the new subject.
     log : callable
-        Told what was chosen.
+        Takes messages.
 
     Returns
     -------
@@ -211,6 +210,8 @@ def choose_sources_and_subject(
     ------
     MissingError
         No trained model, or no subject left to adapt to.
+    InputError
+        A model is named twice.
     """
     found = workspace.full_models(source)
     if len({path.resolve() for path, _ in found}) < len(found):
@@ -243,7 +244,7 @@ def _choose_subject(workspace: Workspace, dataset: str, log: Log) -> PreparedSub
         )
     chosen = workspace.find_subject(None, dataset, log, among=new)
     if len(new) == 1:
-        log(f"subject: {chosen.dataset}/sub-{chosen.subject}")
+        log(f"subject: {chosen.label}")
     return chosen
 
 
@@ -261,7 +262,7 @@ def _load_sources(
                 f"{store.folder}: tokens of {store.identity.spec}, but {brain.name} was trained "
                 f"on {brain.config.encoder.spec}: run `synbrain prepare` with that --encoder"
             )
-        if f"{subject.dataset}/sub-{subject.subject}" in _seen_subjects(brain):
+        if subject.label in _seen_subjects(brain):
             raise InputError(
                 f"--from {brain.name}: was trained on data of sub-{subject.subject}, the subject "
                 "to adapt to, possibly on more than these hours: name models of other subjects"
@@ -328,7 +329,7 @@ def _recorded(
         "strategy": settings.strategy,
         "tried": strategies,
         "seed": run.seed,
-        "data": data_checksum(subject),
+        "data": subject.checksum,
         "encoder": store.identity,
         "sources": sources.names,
         "source_fingerprints": [brain.config.fingerprint for brain in sources.brains],

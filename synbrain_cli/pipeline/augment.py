@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from synbrain_cli.evaluation.augmentation import (
     AMOUNTS,
     DecodingTask,
     FittedDecoder,
+    PlannedDecoder,
     best_on_test,
     count_synthesized,
     fit_planned,
@@ -31,16 +32,16 @@ from synbrain_cli.evaluation.augmented_trials import (
     synthesize,
     training_trials,
 )
-from synbrain_cli.evaluation.bootstrap import Bootstrap
-from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
+from synbrain_cli.evaluation.results_writer import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, FeatureSpace
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.augmentation import Augmentation
-from synbrain_cli.io.results.record import ModelProvenance, data_checksum
+from synbrain_cli.io.results.record import ModelProvenance
 from synbrain_cli.io.token_store import TokenStore
-from synbrain_cli.io.workfolder import work_folder
+from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.plotting.augmentation import plot_augmentation
 from synbrain_cli.run import RunContext
 
@@ -98,8 +99,9 @@ def augment(
     """Measure what synthesized trials add to a subject's real ones for a linear decoder.
 
     The decoder is ridge from single trials to the leading principal components of image tokens,
-    as in `synbrain evaluate`, but for its rows: an hour has few repeats to average, and how trials
-    of one image differ tells ridge what is noise, as the noise of draws does. The components are
+    as in `synbrain evaluate`, but fitted to single trials instead of repeat averages: an hour has
+    few repeats to average, and the differences between trials of one image inform ridge about the
+    noise, as the noise of draws does. The components are
     those of the real images alone, for all amounts: if they were of the images added, scores would
     be taken in another space for every amount, and new images would help without their responses.
     For the same reason, synthesized rows have means of their own (`AugmentedRidge`).
@@ -119,8 +121,8 @@ def augment(
     workspace : Workspace
     brain : Brain
     subject : PreparedSubject
-        The subject of the model. The real trials are those the model was made of; the command is
-        meant for an hour or a few, since all responses, real and synthesized, are held in memory.
+        The subject of the model. The real trials are those that the model was trained on: an hour
+        or a few, since all responses, real and synthesized, are held in memory.
     store : TokenStore
         Tokens of the model's encoder. Its images that the subject did not see in these trials, and
         not in the test, are the new ones, in random order. Where an amount asks for more trials
@@ -139,8 +141,18 @@ def augment(
         When the model, the subject and the tokens do not belong together; no image is new; an
         amount is negative.
     """
+    # Set up
     settings, run = settings or AugmentSettings(), run or RunContext()
     brain.require_readout("augmentation")
+    folder = Path(output) if output else workspace.outputs / f"{brain.name}_augmentation"
+    provenance = ModelProvenance(
+        fingerprint=brain.config.fingerprint,
+        data=subject.checksum,
+        seed=run.seed,
+        n_boot=settings.n_boot,
+    )
+
+    # Load the test images, the real trials and the new images
     test = TestSet.load(subject, store, [brain])
     real = training_trials(brain, subject)
     n_added = count_synthesized(settings.amounts, len(real.betas))
@@ -162,28 +174,18 @@ def augment(
         model = ModelWithoutValidation.fit(brain, real, store, features, run.seed)
         return synthesize(model, store, new[:n_most], n_most, space, run)
 
-    provenance = ModelProvenance(
-        fingerprint=brain.config.fingerprint,
-        data=data_checksum(subject),
-        seed=run.seed,
-        n_boot=settings.n_boot,
-    )
-    folder = Path(output) if output else workspace.outputs / f"{brain.name}_augmentation"
-    depends_on = {
+    # Compute
+    recorded = {
         "amounts": list(n_added),
         "device": str(brain.device),
         "provenance": provenance,
     }
-    with work_folder(folder, EVALUATION, depends_on, progress=run.progress) as work:
+    with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
         plans = plan_decoders(n_added, len(new))
-        fitted = []
-        with run.progress.bar("decoders", len(plans)) as bar:
-            for plan in plans:
-                compute = partial(fit_planned, plan, task, responses, run.seed)
-                fitted.append(work.once(plan.name, FittedDecoder, compute))
-                bar()
-        bootstrap = Bootstrap(settings.n_boot, run.seed)
-        conditions = score_conditions(plans, fitted, bootstrap)
+        fitted = _fit_decoders(work, plans, task, responses, run)
+        conditions = score_conditions(plans, fitted, Bootstrap(settings.n_boot, run.seed))
+
+        # Write the results
         n_candidates = min(N_CANDIDATES, test.n_images)
         metrics = Augmentation(
             model=brain.name,
@@ -219,6 +221,23 @@ def augment(
             },
         )
     return result
+
+
+def _fit_decoders(
+    work: WorkFolder,
+    plans: Sequence[PlannedDecoder],
+    task: DecodingTask,
+    responses: Callable[[], tuple[Synthesized, Synthesized]],
+    run: RunContext,
+) -> list[FittedDecoder]:
+    """Fit all decoders, or take them from the interrupted run."""
+    fitted = []
+    with run.progress.bar("decoders", len(plans)) as bar:
+        for plan in plans:
+            compute = partial(fit_planned, plan, task, responses, run.seed)
+            fitted.append(work.once(plan.name, FittedDecoder, compute))
+            bar()
+    return fitted
 
 
 def _notes(n_most: int, n_new: int, n_real: int) -> list[str]:

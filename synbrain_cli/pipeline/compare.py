@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.comparison import (
     Coverage,
+    Row,
     RowCorrelations,
     RowScorer,
     check_names,
@@ -34,15 +34,16 @@ from synbrain_cli.evaluation.comparison_text import (
     full_table,
     region_table,
 )
-from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
+from synbrain_cli.evaluation.results_writer import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.settings import N_DRAWS, check_draws
 from synbrain_cli.evaluation.test_set import UNITS, TestSet
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.comparison import Comparison, Estimate, RegionSize
-from synbrain_cli.io.results.record import ModelsProvenance, data_checksum
+from synbrain_cli.io.results.record import ModelsProvenance
 from synbrain_cli.io.token_store import TokenStore
-from synbrain_cli.io.workfolder import work_folder
+from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.plotting.comparison import plot_comparison
 from synbrain_cli.run import RunContext
 
@@ -111,7 +112,7 @@ def compare(
     brains : sequence of Brain
         One or more, of different names.
     subject : PreparedSubject
-        Whose models they are.
+        The subject of the models.
     store : TokenStore
         Tokens of the test images, of their encoder.
     settings : CompareSettings, optional
@@ -125,28 +126,33 @@ def compare(
     InputError
         When there is no model, or one of them does not belong to the subject and the tokens.
     """
+    # Set up
     settings, run = settings or CompareSettings(), run or RunContext()
     check_names(brains)
     if settings.n_draws:
         check_draws(settings.n_draws, ", or 0 to leave coverage out")
+    folder = Path(output) if output else workspace.outputs / f"sub-{subject.subject}_comparison"
+    provenance = ModelsProvenance(
+        fingerprints={brain.name: brain.config.fingerprint for brain in brains},
+        data=subject.checksum,
+        seed=run.seed,
+        n_boot=settings.n_boot,
+    )
+    recorded = {
+        "n_draws": settings.n_draws,
+        "device": str(brains[0].device),
+        "provenance": provenance,
+    }
+
+    # Load the test images
     test = TestSet.load(subject, store, brains)
     run.progress.info(
         f"comparing {', '.join(brain.name for brain in brains)}: {len(test.trials):,} test trials "
         f"of {test.n_images:,} images"
     )
-    provenance = ModelsProvenance(
-        fingerprints={brain.name: brain.config.fingerprint for brain in brains},
-        data=data_checksum(subject),
-        seed=run.seed,
-        n_boot=settings.n_boot,
-    )
-    depends_on = {
-        "n_draws": settings.n_draws,
-        "device": str(brains[0].device),
-        "provenance": provenance,
-    }
-    folder = Path(output) if output else workspace.outputs / f"sub-{subject.subject}_comparison"
-    with work_folder(folder, EVALUATION, depends_on, progress=run.progress) as work:
+
+    # Compute
+    with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
         rows = predict_rows(brains, test, run)
         reference = reference_model(brains)
         scorer = RowScorer.create(test, rows, reference)
@@ -157,14 +163,10 @@ def compare(
             partial(scorer.correlations, bootstrap, run.progress),
         )
         skill = scorer.skill(brains[0].distribution.mean_pattern, bootstrap)
-        coverage: list[Estimate | None] = [None] * len(rows)
-        for i, row in enumerate(rows):
-            if row.readout is not None and settings.n_draws:
-                compute = partial(
-                    coverage_of_row, row, brains[0], test, settings.n_draws, settings.n_boot, run
-                )
-                coverage[i] = work.once(f"coverage-{i}", Coverage, compute).score
+        coverage = _coverage(work, rows, test, settings, run)
         entries = compared_rows(scorer, correlations, skill, coverage)
+
+        # Write the results
         kind = brains[0].config.standardization
         metrics = Comparison(
             subject=brains[0].config.label,
@@ -204,3 +206,18 @@ def compare(
             },
         )
     return result
+
+
+def _coverage(
+    work: WorkFolder, rows: Sequence[Row], test: TestSet, settings: CompareSettings, run: RunContext
+) -> list[Estimate | None]:
+    """Score the draws of every row; None of rows without draws."""
+    coverage: list[Estimate | None] = [None] * len(rows)
+    first = rows[0].brain
+    for i, row in enumerate(rows):
+        if row.readout is not None and settings.n_draws:
+            compute = partial(
+                coverage_of_row, row, first, test, settings.n_draws, settings.n_boot, run
+            )
+            coverage[i] = work.once(f"coverage-{i}", Coverage, compute).score
+    return coverage

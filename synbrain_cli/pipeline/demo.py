@@ -20,7 +20,6 @@ from synbrain_cli.pipeline.prepare import Target, prepare_simulated
 from synbrain_cli.pipeline.report import report as write_report
 from synbrain_cli.pipeline.synthesize import synthesize
 from synbrain_cli.plotting.sources.responses import Responses
-from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
 TRAINED = ("01", "02")  # the third subject is left for `synbrain adapt`
@@ -39,9 +38,7 @@ class DemoResult:
 def demo(
     workspace: Workspace,
     images: Path | None = None,
-    *,
-    seed: int = 0,
-    progress: Progress | None = None,
+    run: RunContext | None = None,
 ) -> DemoResult:
     """Simulate, prepare, train two subjects side by side, synthesize, evaluate, plot.
 
@@ -52,36 +49,45 @@ def demo(
     workspace : Workspace
     images : path, optional
         Photographs to synthesize responses to; default ``examples/images`` in the workspace.
-    seed : int
-        Of the simulation, the training and the draws.
-    progress : Progress, optional
+    run : RunContext, optional
+        Its seed is that of the simulation, the training and the draws.
+
+    Raises
+    ------
+    MissingError
+        There is no folder of images.
+    SynbrainError
+        A training failed.
     """
-    progress = progress or Progress()
-    start = time.monotonic()
-    run = RunContext(seed, progress=progress)
+    run = run or RunContext()
+    progress, start = run.progress, time.monotonic()
     images = images or workspace.root / "examples" / "images"
     if not images.exists():
         raise MissingError(
             f"{images} does not exist: name a folder of images, as in "
             "`synbrain demo path/to/images`"
         )
+
     progress.info("1/5 prepare: three simulated subjects")
-    prepared = prepare_simulated(Target(workspace, "simulated"), SimulationConfig(seed=seed), run)
+    prepared = prepare_simulated(
+        Target(workspace, "simulated"), SimulationConfig(seed=run.seed), run
+    )
+
     progress.info(f"2/5 train: subjects {' and '.join(TRAINED)}, side by side")
-    train_side_by_side(workspace, TRAINED, seed, progress)
+    train_side_by_side(workspace, TRAINED, run)
     model = workspace.weights / "sub-01"
+
     progress.info("3/5 synthesize")
-    made = synthesize(workspace, model, images, Drawing(N_DRAWS, seed), run=run)
+    made = synthesize(workspace, model, images, Drawing(N_DRAWS, run.seed), run=run)
+
     progress.info("4/5 evaluate")
     brain = load_model(model, "cpu")
     store = workspace.find_tokens("simulated", brain.config.encoder.spec, progress.info)
-    run = RunContext(seed=seed, progress=progress)
     scores = evaluate(workspace, brain, prepared.subjects[0], store, run=run)
+
     progress.info("5/5 plot")
-    flatmaps = plot.brain_maps(
-        workspace, "flatmap", plot.Selection(responses=made.folder), progress=progress
-    )
-    page = write_report(workspace, brain, responses=Responses(made.folder), progress=progress)
+    flatmaps = plot.brain_maps(workspace, "flatmap", plot.Selection(responses=made.folder), run=run)
+    page = write_report(workspace, brain, responses=Responses(made.folder), run=run)
     paths = {
         "model": model,
         "responses": made.folder,
@@ -96,12 +102,23 @@ def demo(
     )
 
 
-def train_side_by_side(
-    workspace: Workspace, subjects: tuple[str, ...], seed: int, progress: Progress
-) -> None:
+def train_side_by_side(workspace: Workspace, subjects: tuple[str, ...], run: RunContext) -> None:
     """Train each subject in a process of its own, sharing the cores between them.
 
-    Networks this small use one core well and several badly.
+    Networks this small do not gain from several cores.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    subjects : tuple of str
+        Labels; those with a model in ``weights/`` are left out.
+    run : RunContext
+        Its seed is that of every training.
+
+    Raises
+    ------
+    SynbrainError
+        A training failed.
     """
     cores = len(os.sched_getaffinity(0))
     threads = str(max(1, cores // len(subjects)))
@@ -109,12 +126,12 @@ def train_side_by_side(
     running = {}
     for subject in subjects:
         if (workspace.weights / f"sub-{subject}").exists():
-            progress.info(f"sub-{subject}: already trained")
+            run.progress.info(f"sub-{subject}: already trained")
             continue
         command = [sys.executable, "-m", "synbrain_cli", "train", "--subject", subject]
-        command += ["--dataset", "simulated", "--preset", "tiny", "--seed", str(seed)]
+        command += ["--dataset", "simulated", "--preset", "tiny", "--seed", str(run.seed)]
         command += ["--encoder", "gabor", "--device", "cpu", "--workspace", str(workspace.root)]
-        command += ["--quiet"] if progress.quiet else []
+        command += ["--quiet"] if run.progress.quiet else []
         running[subject] = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
         failed = [subject for subject, process in running.items() if process.wait() != 0]
@@ -123,5 +140,6 @@ def train_side_by_side(
             process.kill()
     if failed:
         raise SynbrainError(
-            f"training of sub-{failed[0]} failed (see above): mend it, then run the demo again"
+            f"training of sub-{failed[0]} failed (see above): mend the fault, then run the demo "
+            "again"
         )

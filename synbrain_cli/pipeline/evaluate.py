@@ -14,12 +14,11 @@ from typing import Any
 import pandas as pd
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.calibration import Calibration, calibrate
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
-from synbrain_cli.evaluation.responses import ResponseResults, ResponseScorer
-from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
+from synbrain_cli.evaluation.response_scores import ResponseResults, ResponseScorer
+from synbrain_cli.evaluation.results_writer import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.retrieval import retrieve
 from synbrain_cli.evaluation.settings import EvaluateSettings, check_draws
 from synbrain_cli.evaluation.tables import draws_table, scores_table
@@ -32,11 +31,13 @@ from synbrain_cli.io.results.evaluation import (
     EvaluationRecord,
     RetrievalScores,
 )
-from synbrain_cli.io.results.record import ModelProvenance, data_checksum, finite
+from synbrain_cli.io.results.record import ModelProvenance, finite
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
-from synbrain_cli.io.workfolder import WorkFolder, work_folder
+from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.metrics.bootstrap import Bootstrap
+from synbrain_cli.plotting.calibration import plot_calibration
 from synbrain_cli.run import RunContext
 
 
@@ -105,19 +106,23 @@ def evaluate(
     InputError
         When the model, the subject and the tokens do not belong together; see `TestSet.load`.
     """
+    # Set up
     settings, run = settings or EvaluateSettings(), run or RunContext()
     brain.require_readout("an evaluation")
     check_draws(settings.n_draws)
+    folder = Path(output) if output else workspace.outputs / f"{brain.name}_evaluation"
+    recorded = _recorded(brain, subject, settings, run)
+
+    # Load the test images
     test = TestSet.load(subject, store, [brain])
     run.progress.info(
         f"evaluating {brain.name}: {len(test.trials):,} test trials of {test.n_images:,} images"
     )
+
+    # Compute
     predictions = Predictions.of(brain, test, run.seed)
     bootstrap = Bootstrap(settings.n_boot, run.seed)
     scorer = ResponseScorer(brain, test, predictions.by_name, bootstrap)
-
-    folder = Path(output) if output else workspace.outputs / f"{brain.name}_evaluation"
-    recorded = _recorded_settings(brain, subject, settings, run)
     with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
         responses = work.once("responses", ResponseResults, lambda: scorer.score_all(run.progress))
         draws = work.once(
@@ -129,11 +134,21 @@ def evaluate(
             RetrievalScores,
             lambda: retrieve(brain, test, predictions, bootstrap, run.seed),
         )
+
+        # Write the results
         notes = [*scorer.notes(), *draws.notes, *_notes_on_readout(brain), *test.notes]
         steps = _Steps(responses, draws, retrieval)
         metrics = _metrics(brain, test, steps, notes, settings, run)
         result = EvaluateResult(folder, metrics, _voxels_table(brain, scorer, draws))
-        _write(work, result)
+        write_results(
+            work,
+            {
+                METRICS: metrics,
+                "metrics.tsv": Table(pd.concat([result.table(), result.draws_table()])),
+                VOXELS: Table(result.voxels, "%.5g"),
+                "calibration.png": plot_calibration(metrics, result.voxels),
+            },
+        )
     return result
 
 
@@ -154,10 +169,10 @@ def _metrics(
     settings: EvaluateSettings,
     run: RunContext,
 ) -> EvaluationRecord:
-    """``metrics.json``: scores, and what they rest on."""
+    """Return ``metrics.json``: scores, and what they rest on."""
     provenance = ModelProvenance(
         fingerprint=brain.config.fingerprint,
-        data=data_checksum(test.subject),
+        data=test.subject.checksum,
         seed=run.seed,
         n_boot=settings.n_boot,
     )
@@ -183,13 +198,13 @@ def _metrics(
     return finite(record)
 
 
-def _recorded_settings(
+def _recorded(
     brain: Brain, subject: PreparedSubject, settings: EvaluateSettings, run: RunContext
 ) -> dict[str, Any]:
-    """All that the scores depend on."""
+    """Return what the scores depend on, for ``settings.json``."""
     return {
         "fingerprint": brain.config.fingerprint,
-        "data": data_checksum(subject),
+        "data": subject.checksum,
         "seed": run.seed,
         **asdict(settings),
         "device": str(brain.device),
@@ -208,7 +223,7 @@ def _units(brain: Brain) -> dict[str, str]:
 
 
 def _notes_on_readout(brain: Brain) -> list[str]:
-    """What is not known of the noise."""
+    """Note that signal and noise of the readout are not apart, where images were not repeated."""
     readout = brain.config.training.readout
     if readout is None or readout.signal_told_from_noise:
         return []
@@ -229,17 +244,3 @@ def _voxels_table(brain: Brain, scorer: ResponseScorer, draws: Calibration) -> p
     for name, values in draws.columns():
         voxels[name] = values
     return voxels
-
-
-def _write(work: WorkFolder, result: EvaluateResult) -> None:
-    from synbrain_cli.plotting.calibration import plot_calibration
-
-    write_results(
-        work,
-        {
-            METRICS: result.metrics,
-            "metrics.tsv": Table(pd.concat([result.table(), result.draws_table()])),
-            VOXELS: Table(result.voxels, "%.5g"),
-            "calibration.png": plot_calibration(result.metrics, result.voxels),
-        },
-    )

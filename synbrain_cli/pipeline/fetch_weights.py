@@ -1,8 +1,8 @@
 """`synbrain weights fetch`: files of a repository on the Hugging Face hub, pinned and checked.
 
 ``checkpoints/<owner>/<repository>/`` holds the files under their names in the repository, and
-``fetched.json``: the commit they are of, and the SHA-256 of each. What is recorded there is never
-asked for again, and must stay as it is.
+``fetched.json``: their commit, and the SHA-256 of each. A recorded file is not downloaded again; a
+recorded file that was changed is an error.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from synbrain_cli.io.files import locked, sha256
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 
 @dataclass(frozen=True)
 class FetchResult:
-    """Where the files are, the commit they are of, and which had to be downloaded."""
+    """Paths of the files, their commit, and the names of those that had to be downloaded."""
 
     files: list[Path]
     commit: str
@@ -42,9 +43,9 @@ def fetch(
     revision: str | None = None,
     output: Path | None = None,
     endpoint: str | None = None,
-    progress: Progress | None = None,
+    run: RunContext | None = None,
 ) -> FetchResult:
-    """Bring files of a repository here, or check those that are here.
+    """Download files of a repository, or check those that were downloaded before.
 
     Parameters
     ----------
@@ -59,17 +60,17 @@ def fetch(
         Folder; default ``checkpoints/OWNER/REPO``.
     endpoint : str, optional
         Address of the hub; default huggingface_hub's own.
-    progress : Progress, optional
+    run : RunContext, optional
 
     Raises
     ------
     InputError
-        A name is none; a file was changed since; the folder holds another revision; what came is
-        not what the hub says it is.
+        An invalid name; a file that was changed since; a folder of another revision; a download
+        with another checksum than the hub states.
     MissingError
         No such repository, revision or file, or no connection.
     """
-    progress = progress or Progress()
+    run = run or RunContext()
     _check_names(repository, files)
     folder = Path(output) if output else workspace.root / "checkpoints" / repository
     with locked(folder, "fetched files"):
@@ -77,14 +78,16 @@ def fetch(
         here = [name for name in files if is_here(folder, name, record)]
         wanted = [name for name in dict.fromkeys(files) if name not in here]
         if wanted:
-            record = _download(folder, record, wanted, Hub(endpoint, revision), progress)
-        progress.info(f"{folder}: {len(files)} files of commit {record.commit}, checksums agree")
+            record = _download(folder, record, wanted, Hub(endpoint, revision), run.progress)
+        run.progress.info(
+            f"{folder}: {len(files)} files of commit {record.commit}, checksums agree"
+        )
     assert record.commit is not None
     return FetchResult([folder / name for name in files], record.commit, wanted)
 
 
 def _check_names(repository: str, files: Sequence[str]) -> None:
-    """Refuse what is no repository, or no name of a file in one.
+    """Refuse an invalid name of a repository or of a file in one.
 
     Raises
     ------
@@ -140,7 +143,7 @@ def _download(
         for name in wanted:
             progress.info(f"fetching {record.repository}@{info.sha[:12]} {name}")
             with _hub_errors(f"{record.repository}@{asked} {name}"):
-                # By the commit, not the branch: one that moves on meanwhile changes nothing.
+                # By the commit: a branch may move on meanwhile.
                 came = api.hf_hub_download(
                     record.repository, name, revision=info.sha, local_dir=partial
                 )
@@ -178,7 +181,7 @@ def _listed_files(info: Any, record: FetchRecord, asked: str, wanted: list[str])
 
 
 def _verified(path: Path, name: str, record: FetchRecord, listed: Any) -> FetchedFile:
-    """Return what a downloaded file is, compared with what the record or the hub says it is.
+    """Return the record of a downloaded file, compared with that of the folder or the hub.
 
     Raises
     ------
@@ -219,7 +222,7 @@ def _hub_errors(what: str) -> Iterator[None]:
         yield
     except HFValidationError as error:
         raise InputError(f"{what}: {error}") from error
-    except LocalEntryNotFoundError as error:  # how it says that there is no connection
+    except LocalEntryNotFoundError as error:  # raised where there is no connection
         raise _unreached(what, error) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
         raise MissingError(

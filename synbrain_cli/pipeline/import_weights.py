@@ -43,8 +43,8 @@ from synbrain_cli.io.voxel_space import Geometry, Volume
 from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace, subject_label
 from synbrain_cli.progress import Progress
-from synbrain_cli.training.bundle import MODEL, TrainResult
-from synbrain_cli.training.examples import data_checksum
+from synbrain_cli.run import RunContext
+from synbrain_cli.training.bundle_writer import MODEL, TrainResult
 from synbrain_cli.training.published_networks import PublishedNetworks, read_published_networks
 
 RELEASE_SCALE = 2000.0  # the networks see NSD's int16 betas divided by this
@@ -71,7 +71,7 @@ class ImportSettings:
         Below ``prepared/``; the subject's data are looked for there.
     prepared : Path, optional
         Prepared subject with the same mask, from which transforms, ROIs and ncsnr are taken.
-        Default ``prepared/<dataset>/sub-<subject>``, where it is there and has the same mask.
+        Default ``prepared/<dataset>/sub-<subject>``, where it exists and has the same mask.
     nsd : Path, optional
         Copy of NSD, from which they are taken where there is no such subject; its ROI and transform
         files are enough. Default ``nsd`` in the workspace, where that is one.
@@ -79,8 +79,8 @@ class ImportSettings:
         Voxels the mask must have; default those of the subject's nsdgeneral. The networks take any
         number, and do not record theirs.
     encoder : str, optional
-        Default the published one, of whose weights no checksum is known: any are taken. Another is
-        loaded, and the checksum of its weights kept.
+        Default the published one; no checksum of its weights is known, so that any are accepted.
+        Another is loaded, and the checksum of its weights recorded.
     licence : str, optional
         As published with the weights.
     """
@@ -99,7 +99,7 @@ class ImportSettings:
 
 @dataclass(frozen=True)
 class PublishedVoxels:
-    """Where a published model's voxels lie, and where more is known about them.
+    """Voxels of a published model, and the data that transforms and ROIs are taken from.
 
     Attributes
     ----------
@@ -145,7 +145,7 @@ def import_published(
     *,
     name: str | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    run: RunContext | None = None,
 ) -> TrainResult:
     """Make a bundle of the checkpoints that the authors of SynBrain published (Mai et al. 2025).
 
@@ -157,7 +157,7 @@ def import_published(
         Of the bundle; default ``sub-01_published``.
     overwrite : bool
         Replace a model of that name.
-    progress : Progress, optional
+    run : RunContext, optional
 
     Raises
     ------
@@ -169,19 +169,21 @@ def import_published(
         Nothing is written. A model of that name made with other settings.
     """
     # Set up
-    progress = progress or Progress()
-    voxels = _find_voxels(workspace, settings, progress)
+    run = run or RunContext()
+    voxels = _find_voxels(workspace, settings, run.progress)
     name = name or f"sub-{voxels.subject}_published"
 
     # Read the networks, before anything is written: the files may be faulty
-    networks = read_published_networks(settings.brainvae, settings.s2n, progress)
+    networks = read_published_networks(settings.brainvae, settings.s2n, run.progress)
     spec = settings.encoder or PUBLISHED
     encoder = EncoderIdentity(spec=spec, identity=_encoder_identity(spec, networks.mapper))
     origin = _origin(settings, networks)
     recorded = _recorded(voxels, encoder, origin)
-    with work_folder(workspace.weights / name, MODEL, recorded, overwrite=overwrite) as work:
+    with work_folder(
+        workspace.weights / name, MODEL, recorded, overwrite=overwrite, progress=run.progress
+    ) as work:
         if work.is_finished:
-            progress.info(f"{work.target} is already there, made with the same settings")
+            run.progress.info(f"{work.target} is already there, made with the same settings")
             return TrainResult(work.target, read_config(work.target).training)
 
         # Write the bundle
@@ -210,7 +212,7 @@ def import_published(
         seal(folder, config)
         (folder / CARD).write_text(_card(name, config, origin, voxels.volume.n_voxels), "utf-8")
         work.put_in_place()
-    progress.info(f"wrote {work.target}")
+    run.progress.info(f"wrote {work.target}")
     return TrainResult(work.target, record)
 
 
@@ -228,18 +230,18 @@ def _recorded(
         "subject": voxels.subject,
         "dataset": voxels.dataset,
         "mask": mask.hexdigest(),
-        "prepared": data_checksum(voxels.prepared) if voxels.prepared else None,
+        "prepared": voxels.prepared.checksum if voxels.prepared else None,
         "nsd": str(voxels.copy.root) if voxels.copy else None,
     }
 
 
-# ------------------------------------------------------------------------- which voxels
+# ------------------------------------------------------------------------ subject and mask
 
 
 def _find_voxels(
     workspace: Workspace, settings: ImportSettings, progress: Progress
 ) -> PublishedVoxels:
-    """Find subject and mask, and a prepared subject or copy of NSD that knows more of them."""
+    """Find subject and mask, and a prepared subject or copy of NSD with transforms and ROIs."""
     volume = _read_mask(settings.mask) if settings.mask is not None else None
     prepared = _named_subject(settings)
     dataset = prepared.dataset if prepared is not None else settings.dataset
@@ -372,7 +374,7 @@ def _is_same(volume: Volume, other: Geometry | None) -> bool:
     )
 
 
-# -------------------------------------------------------------------- what is written
+# ------------------------------------------------------------------ content of the bundle
 
 
 def _save_networks(folder: Path, networks: PublishedNetworks, n_voxels: int) -> None:

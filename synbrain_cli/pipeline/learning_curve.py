@@ -14,11 +14,10 @@ import torch
 from matplotlib.figure import Figure
 
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.learning_curve import (
+    CURVE_STRATEGIES,
     HOURS,
     SCORE,
-    STRATEGIES,
     Curve,
     CurveScorer,
     CurveSubject,
@@ -30,11 +29,12 @@ from synbrain_cli.evaluation.learning_curve import (
     hours_of_sources_curve,
     plan_points,
 )
-from synbrain_cli.evaluation.results import EVALUATION, Table, write_results
+from synbrain_cli.evaluation.results_writer import EVALUATION, Table, write_results
 from synbrain_cli.io.results.learning_curve import LearningCurve, Over
-from synbrain_cli.io.results.record import SubjectsProvenance, data_checksum, finite
+from synbrain_cli.io.results.record import SubjectsProvenance, finite
 from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.learning_curve import LearningCurveFit
 from synbrain_cli.plotting.learning_curve import Curve as PlottedCurve
 from synbrain_cli.plotting.learning_curve import Levels, plot_learning_curve
@@ -48,19 +48,19 @@ class LearningCurveSettings:
     Attributes
     ----------
     hours : tuple of float
-        Those that a subject has are taken. Over the number of sources, hours are 1, or the first of
-        these.
+        Amounts of data; those that a subject has are taken. The curve over the number of sources is
+        at 1 hour, or at the first of these.
     strategies : tuple of str
-        Beside the linear encoder of the hours alone: "shared-core", "source-map".
+        "shared-core", "source-map": scored beside the linear encoder of the hours alone.
     target : float, optional
-        Score whose hours are told; default the mean over subjects of their full-data models, where
-        there are any.
+        Score for which the amounts of data are estimated; default the mean over subjects of the
+        scores of their full-data models, where there are any.
     n_boot : int
         Bootstrap draws of the test images, the same at every point of a subject.
     """
 
     hours: tuple[float, ...] = HOURS
-    strategies: tuple[str, ...] = STRATEGIES
+    strategies: tuple[str, ...] = CURVE_STRATEGIES
     target: float | None = None
     n_boot: int = 500
 
@@ -138,36 +138,41 @@ def learning_curve(
     InputError
         No ceiling; fewer than two amounts that a subject has.
     """
+    # Set up
     settings, run = settings or LearningCurveSettings(), run or RunContext()
     run = RunContext(run.seed, torch.device("cpu"), progress=run.progress)
     settings = replace(settings, hours=_amounts(settings.hours, subjects))
     names = "+".join(f"sub-{one.subject.subject}" for one in subjects)
     folder = Path(output) if output else workspace.outputs / f"{names}_learning-curve"
     provenance = SubjectsProvenance(
-        data=[data_checksum(one.subject) for one in subjects],
+        data=[one.subject.checksum for one in subjects],
         seed=run.seed,
         n_boot=settings.n_boot,
     )
-    depends_on = _depends_on(subjects, settings, provenance)
-    with work_folder(folder, EVALUATION, depends_on, progress=run.progress) as work:
-        # Fit and score the models of every subject and amount
+    recorded = _recorded(subjects, settings, provenance)
+    with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
         curves = empty_curves(subjects, settings.hours, settings.strategies, settings.n_boot)
         full = np.full(len(subjects), np.nan)
         for number, one in enumerate(subjects):
+            # Load the test images
             scorer = CurveScorer.load(
                 one.subject, one.store, Bootstrap(settings.n_boot, run.seed, stream=6)
             )
+
+            # Compute: fit and score the models of every amount
             models = HourModels(workspace, one, settings.strategies, scorer, run)
             if one.full is not None:
                 scored = work.once(f"subject-{number}_full", PointScore, models.score_full)
                 full[number] = scored.score
             _score_points(curves, number, models, settings.hours, work)
 
-        # Fit the law to each curve
+        # Compute: fit the law to each curve
         target = settings.target
         if target is None and np.isfinite(full).any():
             target = float(np.nanmean(full))
         fits = [(curve, curve.fit(run.seed)) for curve in curves if len(curve.amounts) > 1]
+
+        # Write the results
         labels = [one.label for one in subjects]
         metrics = finite(
             LearningCurve(
@@ -259,12 +264,12 @@ def _amounts(hours: Sequence[float], subjects: Sequence[CurveSubject]) -> tuple[
     return tuple(amounts)
 
 
-def _depends_on(
+def _recorded(
     subjects: Sequence[CurveSubject],
     settings: LearningCurveSettings,
     provenance: SubjectsProvenance,
 ) -> dict[str, Any]:
-    """All that the results depend on."""
+    """Return what the results depend on, for ``settings.json``."""
     return {
         "subjects": [one.label for one in subjects],
         "sources": [

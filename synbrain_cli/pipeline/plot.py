@@ -35,6 +35,7 @@ from synbrain_cli.plotting.trials import (
     trials_figure,
 )
 from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 RESPONSE_MAPS = ("mean", "std", "draw", "difference")
 RECORDED_MAPS = ("recorded", "error")
@@ -170,7 +171,7 @@ def brain_maps(
     *,
     look: Look | None = None,
     output: Path | None = None,
-    progress: Progress | None = None,
+    run: RunContext | None = None,
 ) -> PlotResult:
     """Plot maps of synthesized responses, of recorded trials, or of a model's accuracy.
 
@@ -186,25 +187,25 @@ def brain_maps(
     look : Look, optional
     output : path, optional
         Folder; default ``figures/`` where the data are.
-    progress : Progress, optional
+    run : RunContext, optional
 
     Raises
     ------
     InputError, MissingError
         When data are missing, or options do not go together.
     """
-    progress, look, choice = progress or Progress(), look or Look(), choice or MapChoice()
+    look, choice, run = look or Look(), choice or MapChoice(), run or RunContext()
     choice.check(selection)
     collect = _evaluated_maps
     if choice.what in RESPONSE_MAPS:
         collect = _response_maps
     elif choice.what in RECORDED_MAPS:
         collect = _recorded_maps
-    found = collect(workspace, selection, choice, look, progress)
+    found = collect(workspace, selection, choice, look, run.progress)
     folder = Path(output) if output else found.folder
-    plot_map = MapPlotter(found.brain, kind, found.look, progress)
+    plot_map = MapPlotter(found.brain, kind, found.look, run.progress)
     files = []
-    with progress.bar(f"{kind}s", found.n_maps) as bar:
+    with run.progress.bar(f"{kind}s", found.n_maps) as bar:
         for one in found.maps:
             files.append(folder / f"{one.name}_{plot_map.kind}.{look.format}")
             save_figure(plot_map(one), files[-1], dpi=look.dpi)
@@ -271,10 +272,9 @@ def draws(
     selection: Selection,
     *,
     n_draws: int = N_DRAWS,
-    seed: int = 0,
     look: Look | None = None,
     output: Path | None = None,
-    progress: Progress | None = None,
+    run: RunContext | None = None,
 ) -> PlotResult:
     """Plot recorded trials of test images beside draws of the same images; or synthesized draws.
 
@@ -284,20 +284,22 @@ def draws(
     selection : Selection
         With a folder of responses their images, for which there are no recordings; else test
         images, by default the one with the most repeats.
-    n_draws, seed : int
-        Of test images.
+    n_draws : int
+        Draws per test image.
     look : Look, optional
     output : path, optional
         Folder; default ``figures/`` where the data are.
-    progress : Progress, optional
+    run : RunContext, optional
+        Its seed is that of the draws.
 
     Raises
     ------
     InputError, MissingError
         When data are missing, or the subject has no transform to the surface.
     """
-    progress, look = progress or Progress(), look or Look()
-    found = _trials(workspace, selection, 1, TrialDraws(n_draws, seed, "shared"), progress)
+    look, run = look or Look(), run or RunContext()
+    drawn = TrialDraws(n_draws, run.seed, "shared")
+    found = _trials(workspace, selection, 1, drawn, run.progress)
     brain = found.brain
     if look.space not in brain.voxel_space.other_spaces:
         raise InputError(
@@ -321,10 +323,9 @@ def rois(
     selection: Selection,
     *,
     n_draws: int = N_DRAWS,
-    seed: int = 0,
     look: Look | None = None,
     output: Path | None = None,
-    progress: Progress | None = None,
+    run: RunContext | None = None,
 ) -> PlotResult:
     """Plot ROI means: intervals over draws, and recorded trials over them.
 
@@ -337,8 +338,9 @@ def rois(
     InputError, MissingError
         When data are missing, or the model has no ROIs.
     """
-    progress, look = progress or Progress(), look or Look()
-    found = _trials(workspace, selection, N_IMAGES, TrialDraws(n_draws, seed, "fresh"), progress)
+    look, run = look or Look(), run or RunContext()
+    drawn = TrialDraws(n_draws, run.seed, "fresh")
+    found = _trials(workspace, selection, N_IMAGES, drawn, run.progress)
     figure = rois_figure(found.brain, found.trials)
     folder = Path(output) if output else found.folder
     file = folder / f"{found.brain.name}_rois.{look.format}"
@@ -395,7 +397,7 @@ def accuracy(
     *,
     look: Look | None = None,
     output: Path | None = None,
-    progress: Progress | None = None,
+    run: RunContext | None = None,
 ) -> PlotResult:
     """Plot the accuracy of each voxel against its noise ceiling, beside the baselines.
 
@@ -406,8 +408,8 @@ def accuracy(
     InputError, MissingError
         When the model has not been evaluated, or was trained again since.
     """
-    progress, look = progress or Progress(), look or Look()
-    brain = selection.find_model(workspace, progress)
+    look, run = look or Look(), run or RunContext()
+    brain = selection.find_model(workspace, run.progress)
     evaluation = Evaluation.of(workspace, brain)
     folder = Path(output) if output else evaluation.folder / "figures"
     file = folder / f"{brain.name}_accuracy.{look.format}"

@@ -28,7 +28,7 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic, is_simulated, locked, read_json, write_json
 from synbrain_cli.io.prepared import DESCRIPTION, PreparedSubject
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.pipeline.tokens import ReadImages, TokenRequest, extract_tokens
+from synbrain_cli.pipeline.extract_tokens import ReadImages, TokenRequest, extract_tokens
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
@@ -63,7 +63,7 @@ class Target:
 
 
 class Consent(Protocol):
-    """Whoever is asked before anything is downloaded; refuses by raising a `SynbrainError`."""
+    """Asks before anything is downloaded; a refusal is a `SynbrainError`."""
 
     def terms(self, terms: str, form: str) -> None:
         """Ask whether NSD's terms are accepted."""
@@ -88,7 +88,7 @@ class NSDSource:
         True: download whatever the bucket has of the choice and ``root`` lacks. False: never.
         Default: only where ``root`` is not enough.
     ask : Consent, optional
-        Shows what will be downloaded and asks for leave; without it, nothing is downloaded.
+        Shows what will be downloaded and asks for consent; without it, nothing is downloaded.
     workers : int, optional
         Sessions read at once; default: one per core.
     """
@@ -107,7 +107,7 @@ class NSDSource:
         Raises
         ------
         MissingError
-            When the folder that was named is none.
+            When the folder that was named is no copy of NSD.
         """
         if self.root is None:
             return workspace.root / "nsd"
@@ -275,7 +275,7 @@ def prepare_table(
     return _with_tokens(target, prepared, read, run, check_pixels=True)
 
 
-# ------------------------------------------------------------------------ parts of all recipes
+# ------------------------------------------------------------------- shared by all datasets
 
 
 def _prepare_one(
@@ -349,7 +349,7 @@ def _simulate(root: Path, config: SimulationConfig, overwrite: bool, progress: P
 def _complete_copy(workspace: Workspace, root: Path, source: NSDSource, progress: Progress) -> None:
     """Download what the copy of NSD lacks, where that is wanted."""
     wanted = source.download
-    if is_simulated(root):  # recorded data are not to be mixed with it
+    if is_simulated(root):  # recorded data do not belong beside it
         if wanted:
             raise InputError(f"--root {root} is simulated: NSD's files do not belong there")
         wanted = False
@@ -416,13 +416,13 @@ def _write_stimuli(
 
 
 def describe(result: PrepareResult) -> list[dict[str, Any]]:
-    """One row a subject: name, trials, sessions, images by split, voxels, median ncsnr."""
+    """One row per subject: name, trials, sessions, images by split, voxels, median ncsnr."""
     rows = []
     for subject in result.subjects:
         images = subject.trials.drop_duplicates("image")["split"].value_counts()
         rows.append(
             {
-                "subject": f"{subject.dataset}/sub-{subject.subject}",
+                "subject": subject.label,
                 "sessions": len(subject.sessions),
                 "trials": len(subject.trials),
                 **{

@@ -24,7 +24,7 @@ from synbrain_cli.plotting.report.scores import (
 )
 from synbrain_cli.plotting.sources.evaluation import Evaluation
 from synbrain_cli.plotting.sources.responses import Responses, latest_responses
-from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
 
 
 def report(
@@ -34,7 +34,7 @@ def report(
     responses: Responses | None = None,
     evaluation: Path | None = None,
     output: Path | None = None,
-    progress: Progress | None = None,
+    run: RunContext | None = None,
 ) -> Path:
     """Write the report of a model: settings, responses, comparison with recordings, test scores.
 
@@ -48,7 +48,7 @@ def report(
         Folder written by evaluate; default ``outputs/<model>_evaluation``, where there is one.
     output : path, optional
         File; default ``outputs/<model>_report.html``.
-    progress : Progress, optional
+    run : RunContext, optional
 
     Returns
     -------
@@ -60,15 +60,15 @@ def report(
     InputError
         When the responses or the evaluation are another model's.
     """
-    progress = progress or Progress()
+    run = run or RunContext()
     responses = responses or _latest(workspace, brain)
     if responses and not responses.is_by(brain):
         raise InputError(f"{responses.folder}: was not drawn by {brain.folder}")
     evaluated, why_not = _evaluation(workspace, brain, evaluation)
     adaptation = brain.config.training.adaptation
-    pictures = MapPictures(brain, progress)
+    pictures = MapPictures(brain, run.progress)
     sections = [settings_section(brain, responses)]
-    with progress.bar("report", 5) as bar:
+    with run.progress.bar("report", 5) as bar:
         if responses:
             sections.append(responses_section(brain, responses, pictures))
         bar()

@@ -102,23 +102,28 @@ def synthesize(
     workspace : Workspace
     model : path
         Bundle.
-    images
-        Folder or list of paths.
+    images : path, or list of paths
+        Folder of images, or image files.
     drawing : Drawing, optional
     output : Output, optional
     run : RunContext, optional
-        Of its settings, device, processes and progress count; the seed is that of the drawing.
+        Its device, processes and progress are used; the seed is that of the drawing.
 
     Raises
     ------
-    SynbrainError
+    MissingError, InputError
+        No images, or an image that cannot be read; a damaged model; a space that the subject
+        cannot be resampled to; draws that this model cannot make; an output of other settings.
+    BusyError
+        Another process is writing the output.
     """
+    # Set up
     output, run = output or Output(), run or RunContext()
     pictures = ImageSet.of(images)
     brain = Brain(Path(model), run.device)
     drawing = brain.settle(drawing or Drawing())
     spaces = _choose_spaces(brain, output.spaces)
-    settings = run.processes.on_main(lambda: _settings(brain, drawing, pictures, spaces))
+    settings = run.processes.on_main(lambda: _recorded(brain, drawing, pictures, spaces))
     stem = Path(images).resolve().name if isinstance(images, (str, Path)) else "images"
     folder = output.folder or workspace.outputs / f"{brain.name}_{Path(stem).stem}"
     writer = ResponseWriter(brain, pictures, settings)
@@ -133,8 +138,12 @@ def synthesize(
         if work.is_finished:
             run.progress.info(f"{folder}: already there, made with the same settings")
             return writer.result(folder)
+
+        # Compute the draws, and write those of each image as soon as they are there
         n_done = run.processes.on_main(lambda: writer.create(work))
         _draw(writer, drawing, n_done, work, run)
+
+        # Write the records
         run.processes.on_main(lambda: _finish(writer, work))
     shape = writer.shape
     run.progress.info(f"wrote {folder}: {shape[0]} images × {shape[1]} draws × {shape[2]:,} voxels")
@@ -179,9 +188,10 @@ def _finish(writer: ResponseWriter, work: WorkFolder) -> None:
     work.put_in_place()
 
 
-def _settings(
+def _recorded(
     brain: Brain, drawing: Drawing, pictures: ImageSet, spaces: list[str]
 ) -> ResponseSettings:
+    """Return what the responses depend on, for ``settings.json``."""
     return ResponseSettings(
         model=brain.name,
         model_folder=str(brain.folder.resolve()),

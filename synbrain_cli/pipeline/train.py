@@ -23,7 +23,7 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.run import RunContext
-from synbrain_cli.training.bundle import (
+from synbrain_cli.training.bundle_writer import (
     MODEL,
     TrainedParts,
     TrainResult,
@@ -31,7 +31,7 @@ from synbrain_cli.training.bundle import (
     write_bundle,
 )
 from synbrain_cli.training.distribution import fit_distribution
-from synbrain_cli.training.examples import SubjectExamples, data_checksum, load_examples
+from synbrain_cli.training.examples import SubjectExamples, load_examples
 from synbrain_cli.training.linear_encoder import fit_linear_encoder
 from synbrain_cli.training.networks import Schedules, UntrainedNetworks, train_networks
 from synbrain_cli.training.voxel_order import default_order, subject_order
@@ -189,7 +189,7 @@ def _recorded(
         "voxel_order": voxel_order if has_networks else None,
         "seed": run.seed,
         "precision": run.speed.precision if has_networks else None,
-        "data": data_checksum(subject),
+        "data": subject.checksum,
         "encoder": store.identity,
         "stages": _schedules(preset).to_list() if has_networks else [],
     }

@@ -1,4 +1,4 @@
-"""What surrounds the predictions: their stack, the readout, and the baselines' variances."""
+"""The distribution of single trials: stacked predictions, readout, and baselines' variances."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def fit_distribution(
 ) -> FittedDistribution:
     """Fit the stack, the final linear encoder and the readout.
 
-    Stacking weights come from validation images. These have then served their purpose, so that
-    the linear encoder is fitted once more with them among the others, and the readout to its
-    leave-one-out predictions of all images: images that the mean was not fitted on. The signal
+    Stacking weights come from validation images. The linear encoder is then fitted once more, to
+    the images of both splits, and the readout to its leave-one-out predictions of all images:
+    predictions of images that the mean was not fitted to. The signal
     that the stack explains beyond the linear encoder, measured on validation images, is taken from
     the unexplained signal.
 
@@ -106,7 +106,7 @@ def baseline_variances(examples: SubjectExamples, linear: np.ndarray) -> dict[st
 def describe_readout(
     fitted: FittedDistribution, predictors: tuple[Predictor, ...], train: Examples
 ) -> ReadoutSummary:
-    """Summarise what was found, for ``config.json``: medians over voxels.
+    """Summarise the fitted distribution for ``config.json``: medians over voxels.
 
     Parameters
     ----------

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from synbrain_cli.io.files import sha256
 from synbrain_cli.io.prepared import PreparedSubject, Trials
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.metrics.accuracy import average_repeats
@@ -105,11 +104,6 @@ class SubjectExamples:
         betas = np.concatenate([self.train.betas, self.val.betas])
         of_val = self.val.image_index + len(self.train.tokens)
         return betas, np.concatenate([self.train.image_index, of_val])
-
-
-def data_checksum(subject: PreparedSubject) -> str:
-    """SHA-256 of a prepared subject's ``dataset_description.json``, which identifies its data."""
-    return sha256(subject.folder / "dataset_description.json")
 
 
 def load_examples(

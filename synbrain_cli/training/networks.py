@@ -28,7 +28,7 @@ from synbrain_cli.model.step import MapperStep, VAEStep
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import Examples, SubjectExamples
-from synbrain_cli.training.stage import fit_resumably
+from synbrain_cli.training.resumable_fit import fit_resumably
 
 MAPPER_SEED = 1000  # added to the run's seed for the mapper's stage
 SCORED = 64  # trials or images that are scored together
@@ -329,9 +329,9 @@ def _standard_normal(
 def _half_standard_normal(
     n: int, generator: torch.Generator, latent_shape: tuple[int, int], device: torch.device
 ) -> Tensor:
-    """Noise for half the images: these are decoded as a draw, the others as they are.
+    """Noise for half the images, which are decoded as draws; 0 for the others.
 
-    Both must fit.
+    The decoded mean and decoded draws must both fit the responses.
     """
     noise = _standard_normal(n, generator, latent_shape, device)
     noise[: n // 2] = 0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from synbrain_cli.config import MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import CheckpointEntry
-from synbrain_cli.io.checkpoint import read_checkpoint
+from synbrain_cli.io.published_checkpoint import read_checkpoint
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.published import (
     mapper_config_from_published,

@@ -45,21 +45,20 @@ from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import (
     Examples,
     SubjectExamples,
-    data_checksum,
     load_examples,
     share_predicted,
 )
-from synbrain_cli.training.stage import fit_resumably
+from synbrain_cli.training.resumable_fit import fit_resumably
 from synbrain_cli.training.voxel_order import sphere_positions
 
 CORE = FolderKind("a shared core")
-FEW_VOXELS = 5_000  # so few keep one core busy, and two badly
+FEW_VOXELS = 5_000  # fewer are computed faster by one thread than by several
 N_NODES = 2562  # of fsaverage4's sphere: the first vertices of fsaverage5's, 7 mm apart
 
 
 @dataclass(frozen=True)
 class TrainedCore:
-    """A core, its subjects' voxels, and the field that a new subject's voxels are read from.
+    """A core, the readouts of its subjects' voxels, and the prior for a new subject's voxels.
 
     Attributes
     ----------
@@ -127,8 +126,8 @@ def core_settings(
     """
     store = subjects[0][1]
     return {
-        "subjects": [f"{subject.dataset}/sub-{subject.subject}" for subject, _ in subjects],
-        "data": [data_checksum(subject) for subject, _ in subjects],
+        "subjects": [subject.label for subject, _ in subjects],
+        "data": [subject.checksum for subject, _ in subjects],
         "encoder": msgspec.to_builtins(store.identity),
         "core": _core_config(store).to_dict(),
         "stage": CORE_STAGE.to_dict() | {"images": CORE_IMAGES},
@@ -176,10 +175,10 @@ def train_core(
             )
             network = network.to(run.device)
             stage = core_stage(network, examples, run)
-            with _fast_small_numbers(sum(map(len, bases))):
+            with _fast_on_cpu(sum(map(len, bases))):
                 history = fit_resumably(stage, run, work.recovery / "core.pt")
 
-            # Write the folder
+            # Write the core
             voxels = _voxels(network.cpu(), len(subjects))
             _write_core(work, network, voxels, examples[0].scaler, sheet, history)
     return _load_core(folder / "core.safetensors", config)
@@ -268,10 +267,10 @@ def core_score(network: SharedCore, val: Sequence[Examples], device: torch.devic
 
 
 @contextmanager
-def _fast_small_numbers(n_voxels: int) -> Iterator[None]:
+def _fast_on_cpu(n_voxels: int) -> Iterator[None]:
     """Flush denormal numbers, and use one thread where voxels are few, within the block.
 
-    Adam's moments of weights that nothing moves sink to numbers that CPUs are slow with.
+    Adam's moments of weights without gradient decay to denormal numbers, which slow CPUs down.
     """
     torch.set_flush_denormal(True)
     n_threads = torch.get_num_threads()

@@ -30,7 +30,7 @@ from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.run import RunContext
-from synbrain_cli.training.bundle import FittedTransfer, predict_held_out
+from synbrain_cli.training.bundle_writer import FittedTransfer, predict_held_out
 from synbrain_cli.training.examples import SubjectExamples
 from synbrain_cli.training.networks import (
     Schedules,
@@ -279,7 +279,7 @@ def use_shared_core(task: AdaptationTask) -> Candidate:
     config = TransferConfig(
         kind="shared-core",
         core=evidence.core.config,
-        subjects=[f"{subject.dataset}/sub-{subject.subject}" for subject, _ in subjects],
+        subjects=[subject.label for subject, _ in subjects],
     )
     source = _EvidenceSource(evidence, config, arrays=evidence.arrays())
     return _fit_transfer(source, task.examples, task.run.seed)

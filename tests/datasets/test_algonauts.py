@@ -466,7 +466,7 @@ def test_what_is_not_there_is_listed(archive, tmp_path):
 
 def test_shares_too_small_for_so_few_images_are_told(archive, tmp_path):
     with pytest.raises(InputError, match=r"no test image among the 24 .* --test or --validation"):
-        prepare_subject(Challenge(archive), 1, tmp_path / "sub-01", test_share=0.0001)
+        prepare_subject(Challenge(archive), 1, tmp_path / "sub-01", Choice(test_share=0.0001))
 
 
 # ---------------------------------------------------------------------- as it is typed

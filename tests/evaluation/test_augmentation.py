@@ -474,6 +474,7 @@ class KnownSubject:
         self.n_voxels = betas.shape[1]
         self.voxels = pd.DataFrame({"ncsnr": np.full(self.n_voxels, np.nan)})
 
+    label, checksum = PreparedSubject.label, PreparedSubject.checksum
     select = PreparedSubject.select
 
     def recorded(self, trials):
@@ -578,8 +579,8 @@ def test_what_does_not_belong_together_is_refused(tmp_path, trained, brain, subj
     with pytest.raises(InputError, match=r"neither of the test nor shown in the 60 real trials"):
         augment(trained, model, known, images, None, tmp_path / "out", RUN)
     for rows, message in (
-        (slice(41), "made of 40 training and 1 validation images"),
-        (slice(35, 45), "made of 5 training and 5 validation images"),
+        (slice(41), "trained on 40 training and 1 validation images"),
+        (slice(35, 45), "trained on 5 training and 5 validation images"),
     ):
         of_hour(model, known.trials["trial"][rows].tolist())
         with pytest.raises(InputError, match=message):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from synbrain_cli.evaluation.bootstrap import Bootstrap
-from synbrain_cli.metrics.bootstrap import bootstrap_ci, weighted_mean
+from synbrain_cli.metrics.bootstrap import Bootstrap, bootstrap_ci, weighted_mean
 
 
 def test_an_interval_is_that_of_the_metrics_with_a_fresh_generator(rng):

@@ -20,7 +20,6 @@ from synbrain_cli.config import EncoderIdentity
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation import comparison as module
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.comparison import Row, RowScorer
 from synbrain_cli.evaluation.comparison_text import comparison_table, comparison_text
 from synbrain_cli.evaluation.settings import EvaluateSettings
@@ -28,6 +27,7 @@ from synbrain_cli.io.records import read_record
 from synbrain_cli.io.results.comparison import Comparison
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, pooled_skill, voxelwise_correlation
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.calibration import coverage, pit
 from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.pipeline import compare as recipe

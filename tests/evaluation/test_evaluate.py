@@ -23,11 +23,10 @@ from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.calibration import NOISE_FACTORS, calibrate
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
-from synbrain_cli.evaluation.responses import ResponseScorer
+from synbrain_cli.evaluation.response_scores import ResponseScorer
 from synbrain_cli.evaluation.retrieval import retrieve
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.evaluation.test_set import TestSet, derangement
@@ -35,6 +34,7 @@ from synbrain_cli.io.bundle import load_arrays
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.prepared import Trials
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
 from synbrain_cli.pipeline.evaluate import evaluate
@@ -958,7 +958,7 @@ def test_an_interrupted_evaluation_continues(trained, synbrain, tmp_path, monkey
     assert "goes on where it stopped" in error
     assert not (tmp_path / "out").exists()
     # What was finished is not computed again.
-    monkeypatch.setattr("synbrain_cli.evaluation.responses.ResponseScorer.score_all", stopped)
+    monkeypatch.setattr("synbrain_cli.evaluation.response_scores.ResponseScorer.score_all", stopped)
     code, _, error = synbrain(*options)
     assert code == 0, error
     assert (tmp_path / "out/metrics.json").exists()

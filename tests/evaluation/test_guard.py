@@ -13,7 +13,8 @@ import pytest
 
 from synbrain_cli import load_model
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.test_set import TestSet, check_untrained
+from synbrain_cli.evaluation.leakage import check_untrained
+from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.metrics.accuracy import average_repeats
 

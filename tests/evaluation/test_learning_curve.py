@@ -13,12 +13,12 @@ from conftest import QUIET
 from synbrain_cli.brain import load_model
 from synbrain_cli.config import StageConfig
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.learning_curve import CurveScorer, HourModels, load_curve_subjects
 from synbrain_cli.io.records import read_record
 from synbrain_cli.io.results.learning_curve import LearningCurve
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import voxelwise_correlation
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
 from synbrain_cli.pipeline.learning_curve import LearningCurveSettings, learning_curve
 from synbrain_cli.progress import Progress

@@ -28,8 +28,8 @@ from synbrain_cli.pipeline import adapt as module
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt, choose_sources_and_subject
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
+from synbrain_cli.training import resumable_fit as training
 from synbrain_cli.training import shared_core as shared
-from synbrain_cli.training import stage as training
 from synbrain_cli.training.examples import load_examples
 from synbrain_cli.training.strategies import STRATEGIES
 
@@ -294,7 +294,9 @@ def test_an_adapted_model_is_evaluated_with_its_transfer(models, workspace, pers
 
     brain = load_model(models["source-map"].folder, "cpu")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("synbrain_cli.plotting.figure.save_figure", lambda figure, path: None)
+        patch.setattr(
+            "synbrain_cli.evaluation.results_writer.save_figure", lambda figure, path: None
+        )
         few = EvaluateSettings(n_draws=20, latent=False, n_boot=20)
         run = RunContext(progress=QUIET)
         result = module.evaluate(workspace, brain, person, store, few, run=run)

@@ -110,7 +110,7 @@ def test_from_nothing_to_a_prepared_subject(online, synbrain, tmp_path, prepared
     assert code == 0, error
     assert "nsd/sub-01" in output
     # What will be fetched is said before it is: kinds, files, sizes.
-    table = error[error.index("what") : error.index("fetched and verified")]
+    table = error[error.index("what") : error.index("downloaded and verified")]
     for part in ("images", "subj01: ROIs, transforms", "subj01: betas", "GB to fetch"):
         assert part in table
     here = fetched(tmp_path / "nsd")

@@ -11,8 +11,8 @@ from synbrain_cli import load_model
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.pipeline.extract_tokens import TokenRequest, extract_tokens
 from synbrain_cli.pipeline.prepare import NSDSource, Target, prepare_nsd
-from synbrain_cli.pipeline.tokens import TokenRequest, extract_tokens
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
@@ -129,10 +129,10 @@ def test_older_stores_are_of_float32(tower, tmp_path, rng):
 
 def test_tokens_do_not_depend_on_where_a_run_stopped(tower, tmp_path, rng, monkeypatch):
     """Batches are cut at fixed rows; a broken image ends a run after the round before."""
-    from synbrain_cli.pipeline import tokens
+    from synbrain_cli.pipeline import extract_tokens as module
 
-    monkeypatch.setattr(tokens, "BATCHES_PER_ROUND", 1)
-    monkeypatch.setattr(tokens, "READ_TOGETHER", 8)
+    monkeypatch.setattr(module, "BATCHES_PER_ROUND", 1)
+    monkeypatch.setattr(module, "READ_TOGETHER", 8)
     spec, _ = tower
     pictures = {f"i{k:03d}": rng.integers(0, 256, (40, 40, 3), np.uint8) for k in range(75)}
     broken = "i050"

@@ -278,7 +278,7 @@ def test_a_space_that_is_not_there(brain):
 
 def test_files_of_every_kind(trained, made, evaluated, brain, tmp_path, monkeypatch):
     look = Look(dpi=40)
-    options = {"look": look, "output": tmp_path, "progress": QUIET}
+    options = {"look": look, "output": tmp_path, "run": QUIET_RUN}
     one = Selection(responses=made.folder, image="a")
     result = brain_maps(trained, "flatmap", one, MapChoice(minus="b"), **options)
     assert [f.name for f in result.files] == ["sub-01_stim-a_minus-b_stat-difference_flatmap.png"]
@@ -308,9 +308,7 @@ def test_several_images_share_one_scale(trained, made, monkeypatch, tmp_path):
         limits.append(axes.images[-1].get_clim())
 
     monkeypatch.setattr(plot, "save_figure", remember)
-    brain_maps(
-        trained, "flatmap", Selection(responses=made.folder), output=tmp_path, progress=QUIET
-    )
+    brain_maps(trained, "flatmap", Selection(responses=made.folder), output=tmp_path, run=QUIET_RUN)
     assert len(limits) == 3
     assert len(set(limits)) == 1
 

@@ -63,7 +63,7 @@ def brain(workspace):
 
 @pytest.fixture(scope="module")
 def page(workspace, brain):
-    return report(workspace, brain, progress=QUIET).read_text()
+    return report(workspace, brain, run=RunContext(progress=QUIET)).read_text()
 
 
 def text(page):
@@ -124,7 +124,7 @@ def test_a_model_of_which_nothing_else_is_known(trained, tmp_path):
     shutil.copytree(trained.weights / "sub-01", tmp_path / "weights/sub-01")
     workspace = Workspace(tmp_path)
     brain = load_model(tmp_path / "weights/sub-01", "cpu")
-    said = text(report(workspace, brain, progress=QUIET).read_text())
+    said = text(report(workspace, brain, run=RunContext(progress=QUIET)).read_text())
     assert "This model has not been evaluated" in said
     assert "synbrain evaluate --model sub-01" in said
     assert "this is no test score" in said
@@ -140,8 +140,12 @@ def test_responses_of_another_training_are_refused_or_left_out(workspace, traine
     brain = load_model(tmp_path / "weights/sub-01", "cpu")
     (folder,) = (path.parent for path in workspace.outputs.glob("*/*_desc-draws_betas.npy"))
     with pytest.raises(InputError, match="was not drawn by"):
-        report(workspace, brain, responses=Responses(folder), progress=QUIET)
-    said = text(report(workspace, brain, output=tmp_path / "r.html", progress=QUIET).read_text())
+        report(workspace, brain, responses=Responses(folder), run=RunContext(progress=QUIET))
+    said = text(
+        report(
+            workspace, brain, output=tmp_path / "r.html", run=RunContext(progress=QUIET)
+        ).read_text()
+    )
     assert "Responses to the images" not in said
     assert "is of another training of this model, and is not shown" in said
 

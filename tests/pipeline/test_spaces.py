@@ -118,7 +118,9 @@ def test_a_subject_without_a_place(nowhere, pictures):
     with pytest.raises(InputError, match="not those of a volume"):
         brain.to_nifti(draws[0])
     with pytest.raises(InputError, match="the position of its voxels is not known"):
-        brain_maps(nowhere, "flatmap", Selection(responses=made.folder), progress=QUIET)
+        brain_maps(
+            nowhere, "flatmap", Selection(responses=made.folder), run=RunContext(progress=QUIET)
+        )
     with pytest.raises(InputError, match="can be resampled to none"):
         synthesize(
             nowhere,
@@ -174,7 +176,9 @@ def test_a_subject_on_a_surface(on_surface, pictures):
         assert image.meta["AnatomicalStructurePrimary"] == f"Cortex{h.capitalize()}"
         mean = nib.load(made.folder / name.replace("desc-draws_betas", "stat-mean_statmap"))
         np.testing.assert_allclose(mean.darrays[0].data[500:530], part.mean(0), atol=1e-5)
-    figures = brain_maps(on_surface, "flatmap", Selection(responses=made.folder), progress=QUIET)
+    figures = brain_maps(
+        on_surface, "flatmap", Selection(responses=made.folder), run=RunContext(progress=QUIET)
+    )
     assert all(file.exists() for file in figures.files)
 
 

@@ -112,7 +112,7 @@ def imported(files, prepared, tmp_path_factory):
         encoder="gabor",
         licence="CC BY-NC 4.0",
     )
-    import_published(Workspace(root), settings, name="theirs", progress=QUIET)
+    import_published(Workspace(root), settings, name="theirs", run=RunContext(progress=QUIET))
     return Workspace(root)
 
 
@@ -699,7 +699,7 @@ def test_fetch_records_commit_and_checksums(hub, tmp_path, synbrain):
     hub.asked.clear()
     assert synbrain(*command)[0] == 0
     assert hub.asked == []
-    place, more = Workspace(tmp_path), {"endpoint": hub.endpoint, "progress": QUIET}
+    place, more = Workspace(tmp_path), {"endpoint": hub.endpoint, "run": RunContext(progress=QUIET)}
     result = fetch(place, "lab/synbrain", ["README.md"], **more)
     assert result.downloaded == ["README.md"]
     assert all("main" not in path for path in hub.asked)
@@ -755,7 +755,7 @@ def test_import_says_where_a_file_was_fetched(hub, files, prepared, tmp_path):
     hub.content["last.pt"] = files.s2n.read_bytes()
     place = Workspace(tmp_path)
     (mapper,) = fetch(
-        place, "lab/synbrain", ["last.pt"], endpoint=hub.endpoint, progress=QUIET
+        place, "lab/synbrain", ["last.pt"], endpoint=hub.endpoint, run=RunContext(progress=QUIET)
     ).files
     settings = ImportSettings(
         files.brainvae,
@@ -763,7 +763,7 @@ def test_import_says_where_a_file_was_fetched(hub, files, prepared, tmp_path):
         prepared=prepared.prepared / "simulated/sub-01",
         encoder="gabor",
     )
-    found = import_published(place, settings, progress=QUIET).record.origin.files
+    found = import_published(place, settings, run=RunContext(progress=QUIET)).record.origin.files
     assert found["s2n"].source == f"lab/synbrain@{COMMIT}"
     assert found["brainvae"].source is None
     with pytest.raises(MissingError):

@@ -12,7 +12,7 @@ from synbrain_cli.config import StageConfig
 from synbrain_cli.model.fit import Stage
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
-from synbrain_cli.training import stage as module
+from synbrain_cli.training import resumable_fit as module
 
 STAGE = StageConfig(12, 4, 0.01, 0.0, patience=12)
 

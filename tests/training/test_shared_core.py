@@ -25,8 +25,8 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.core import NEAR, SharedCore, Sheet
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.run import RunContext
+from synbrain_cli.training import resumable_fit as training
 from synbrain_cli.training import shared_core as shared
-from synbrain_cli.training import stage as training
 from synbrain_cli.training.shared_core import TrainedCore, grid_side, train_core
 from synbrain_cli.training.voxel_order import sphere_positions
 
@@ -174,7 +174,7 @@ class Wanted(Exception):
 def name_of(own, monkeypatch):
     """The name of the core of some people, which is not trained."""
 
-    def work_folder(folder, *rest):
+    def work_folder(folder, *rest, **options):
         raise Wanted(folder.name)
 
     monkeypatch.setattr(shared, "work_folder", work_folder)

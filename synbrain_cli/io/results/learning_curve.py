@@ -86,7 +86,7 @@ class LearningCurve(Result, frozen=True):
     hours_of_sources_curve : float
         At which the number of sources grows.
     target : float, optional
-        Score whose hours are told.
+        Score for which the amounts of data are estimated.
     full_data : dict
         Per subject, the score of the model of all its data.
     points : list of CurvePoint

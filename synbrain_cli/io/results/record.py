@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from synbrain_cli.io.files import sha256, versions
-from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.files import versions
 from synbrain_cli.io.records import read_record
 
 Number = float | None  # None: no finite value
@@ -71,7 +70,7 @@ class ModelProvenance(Provenance, frozen=True, kw_only=True):
     fingerprint : str
         Of the model.
     data : str
-        `data_checksum` of the subject.
+        `PreparedSubject.checksum` of the subject.
     """
 
     fingerprint: str
@@ -86,7 +85,7 @@ class ModelsProvenance(Provenance, frozen=True, kw_only=True):
     fingerprints : dict
         Of the models, by name.
     data : str
-        `data_checksum` of the subject.
+        `PreparedSubject.checksum` of the subject.
     """
 
     fingerprints: dict[str, str]
@@ -99,15 +98,10 @@ class SubjectsProvenance(Provenance, frozen=True, kw_only=True):
     Attributes
     ----------
     data : list of str
-        `data_checksum` of each subject.
+        `PreparedSubject.checksum` of each subject.
     """
 
     data: list[str]
-
-
-def data_checksum(subject: PreparedSubject) -> str:
-    """SHA-256 of a prepared subject's description, which lists checksums of its sources."""
-    return sha256(subject.folder / "dataset_description.json")
 
 
 def finite(record: R) -> R:

@@ -10,7 +10,6 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.evaluation.bootstrap import Bootstrap
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES
 from synbrain_cli.evaluation.test_set import TestSet, scored_regions
 from synbrain_cli.io.results.evaluation import RegionScores, ResponseScore, ResponseScores
@@ -24,7 +23,7 @@ from synbrain_cli.metrics.accuracy import (
     squared_errors_of_images,
     voxelwise_correlation,
 )
-from synbrain_cli.metrics.bootstrap import weighted_correlation, weighted_mean
+from synbrain_cli.metrics.bootstrap import Bootstrap, weighted_correlation, weighted_mean
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
 from synbrain_cli.metrics.similarity import linear_cka, rdm, rsa, weighted_cka, weighted_rsa
 from synbrain_cli.progress import Progress
@@ -95,11 +94,11 @@ class ResponseScorer:
         self._halves = _halves(test.trials, test.image_index)
 
     def notes(self) -> list[str]:
-        """Why a ceiling is missing."""
+        """Return why a ceiling is missing, where one is."""
         if not self.test.has_ceiling:
             return [
-                "no noise ceiling: neither the data nor repeats of images tell how reliable voxels "
-                "are; show images twice or more, or give ncsnr"
+                "no noise ceiling: the data come without ncsnr, and without repeats of images from "
+                "which it could be estimated; show images twice or more, or give ncsnr"
             ]
         if self._halves is None:
             return [

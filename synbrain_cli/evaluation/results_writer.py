@@ -1,4 +1,4 @@
-"""Writing of results: one folder, put in place at once, for all evaluation commands."""
+"""Writing of the results of all evaluation commands: one folder, put in place at once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from synbrain_cli.io.files import atomic
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.results.record import Result
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder
+from synbrain_cli.plotting.figure import save_figure
 
-# Cheap to compute again: a finished folder is replaced without being asked.
-# Results are cheap beside models: made again whenever they are asked for.
+# Cheap to compute: a finished folder is replaced without being asked.
 EVALUATION = FolderKind("an evaluation", "--output", remakes=True)
 
 
@@ -44,8 +44,6 @@ def write_results(work: WorkFolder, files: Mapping[str, Result | Table | Figure 
     files : mapping
         Name → a record (JSON), a table (TSV), a figure (by its suffix), or text.
     """
-    from synbrain_cli.plotting.figure import save_figure
-
     for name, content in files.items():
         path = work.partial / name
         if isinstance(content, Result):

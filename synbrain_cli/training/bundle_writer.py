@@ -1,4 +1,4 @@
-"""From trained parts to a sealed bundle (`synbrain_cli.io.bundle`)."""
+"""Writing of a bundle: trained parts → files, sealed (`synbrain_cli.io.bundle`)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class TrainedParts:
     subject : PreparedSubject
     store : TokenStore
     data : str
-        SHA-256 of the subject's description (`data_checksum`), when the training began.
+        SHA-256 of the subject's description (`PreparedSubject.checksum`), when the training began.
     sessions : list of int
         From which the examples come.
     examples : SubjectExamples
