@@ -1,7 +1,8 @@
 # Two commands do all the set-up: `make demo` and `make test`.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-# Tests start the command many times: it is to be compiled once, whatever the shell says.
+# Tests start the command many times: it is compiled once, whatever the shell says. A file of tests
+# stays on one worker, which makes what its tests share once; the longest come first (conftest.py).
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto \
   --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # Nothing is written outside this folder (but pip's cache).
@@ -26,12 +27,23 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-test: lint
-	$(PYTEST)
+# Linters work beside the tests, on what these leave free; what they found is printed last. Either
+# fails the target.
+define TEST
+@$(MAKE) --no-print-directory lint > .venv/lint.log 2>&1 & lint=$$!; \
+$(PYTEST) $(1); tests=$$?; \
+wait $$lint; linted=$$?; cat .venv/lint.log; \
+test $$linted -eq 0 || echo "make lint failed: see the lines above"; \
+exit $$((tests + linted))
+endef
 
-# The same, with the demo's models trained as long as users train them: fifteen minutes more.
-test-all: lint
-	$(PYTEST) --full-demo
+test: install
+	$(call TEST)
+
+# The same, with what takes fifteen minutes more: the demo's models trained as long as users train
+# them, and torch.compile to the end.
+test-all: install
+	$(call TEST,--full-demo)
 
 # Remove what `make demo` made, and nothing else.
 clean-demo:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
+from filelock import FileLock
 from preset import TEST_PRESET
 
 from synbrain_cli import cli
@@ -39,13 +42,18 @@ def pytest_addoption(parser):
     parser.addoption(
         "--full-demo",
         action="store_true",
-        help="the demo and the hour of a new person as users run them: fifteen minutes more",
+        help="the demo and `adapt --hours 1` as users run them: 15 minutes more",
     )
 
 
+# The longest files, which start first: what is left for the end is short on every worker.
+LONGEST = ("test_demo.py", "test_evaluate.py", "test_adapt.py", "test_interruption.py")
+
+
 def pytest_collection_modifyitems(items):
-    """The demo first: it takes longest, and other workers go on meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_demo.py")
+    """The longest files first, in the order of ``LONGEST``; all others as they are."""
+    order = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
@@ -64,20 +72,69 @@ def _test_preset():
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory) -> Workspace:
-    """Workspace with two simulated subjects, prepared; read-only for tests."""
-    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
-    prepare_simulated(Target(workspace, "simulated"), SMALL, RunContext(progress=QUIET))
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Workspace], object]], Workspace]:
+    """Function that makes a workspace once for all workers, and copies it for this one.
+
+    ``made_once(name, make)``: the first worker that asks calls ``make`` with an empty workspace,
+    the others wait for it (as in the documentation of pytest-xdist). A copy is a worker's own:
+    what its tests write there, those of the others never meet.
+    """
+    base = tmp_path_factory.getbasetemp()
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def workspace(name: str, make: Callable[[Workspace], object]) -> Workspace:
+        folder = common / f"made-{name}"
+        with FileLock(common / f"made-{name}.lock"):
+            if not folder.exists():
+                partial = common / f"partial-{name}"
+                shutil.rmtree(partial, ignore_errors=True)  # of a worker where it failed
+                partial.mkdir()
+                make(Workspace(partial))
+                partial.rename(folder)
+        own = tmp_path_factory.mktemp(name)
+        return Workspace(shutil.copytree(folder, own, symlinks=True, dirs_exist_ok=True))
+
     return workspace
 
 
+def train_linked(prepared: Workspace, label: str, settings: TrainSettings, name: str | None = None):
+    """Function that trains a model of a prepared subject in another workspace."""
+
+    def make(workspace: Workspace) -> None:
+        subject = prepared.find_subject(label, None, QUIET.info)
+        store = prepared.find_tokens("simulated", None, QUIET.info)
+        train(workspace, subject, store, settings, RunContext(progress=QUIET), name=name)
+
+    return make
+
+
 @pytest.fixture(scope="session")
-def trained(prepared) -> Workspace:
+def prepared(made_once) -> Workspace:
+    """Workspace with two simulated subjects, prepared; read-only for tests."""
+
+    def make(workspace: Workspace) -> None:
+        prepare_simulated(Target(workspace, "simulated"), SMALL, RunContext(progress=QUIET))
+
+    return made_once("workspace", make)
+
+
+@pytest.fixture(scope="session")
+def trained(prepared, made_once) -> Workspace:
     """The same workspace with a model of subject 1."""
-    subject = prepared.find_subject("1", None, QUIET.info)
-    store = prepared.find_tokens("simulated", None, QUIET.info)
-    train(prepared, subject, store, TrainSettings(preset="test"), RunContext(progress=QUIET))
+    made = made_once("trained", train_linked(prepared, "1", TrainSettings(preset="test")))
+    shutil.copytree(made.weights, prepared.weights, dirs_exist_ok=True)
     return prepared
+
+
+@pytest.fixture(scope="session")
+def linear_bundles(prepared, made_once) -> dict[str, Path]:
+    """Bundles without networks of subjects 1 and 2, by subject; to be linked or copied."""
+    linear = TrainSettings(model="linear")
+    return {
+        label: made_once(f"linear-{label}", train_linked(prepared, label, linear)).weights
+        / f"sub-0{label}_linear"
+        for label in "12"
+    }
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +155,14 @@ def unpainted(monkeypatch):
     import synbrain_cli.evaluation.results_writer as module
 
     monkeypatch.setattr(module, "save_figure", lambda figure, path: None)
+
+
+@pytest.fixture
+def coarse_report(monkeypatch):
+    """The report's figures with a fifth of their pixels: most of its time goes into pixels."""
+    from synbrain_cli.plotting.report import page
+
+    monkeypatch.setattr(page.figure_png, "__defaults__", (50,))
 
 
 @pytest.fixture

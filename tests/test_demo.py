@@ -1,8 +1,8 @@
 """`synbrain demo` as a newcomer runs it, and what its models must be worth.
 
-It trains two people's networks, and an hour of a third in every way there is. With ``--full-demo``
-so do these tests. Without, one person's networks learn for less than half the time, the other's
-model is linear, and `synbrain demo` goes on from there.
+It trains the networks of two subjects, and these tests adapt to an hour of a third in every way
+there is: with ``--full-demo``. Without, one subject's networks learn for less than half the time,
+the other's model is linear, and `synbrain demo` goes on from there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import chromium
@@ -20,8 +19,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from typer.testing import CliRunner
 
-from synbrain_cli import load_model
+from synbrain_cli import cli, load_model
 from synbrain_cli.config import PRESETS
 from synbrain_cli.datasets.nsd_design import image_id
 from synbrain_cli.datasets.nsd_files import NSD
@@ -37,9 +37,19 @@ browser, page_of = chromium.browser, chromium.page_of
 
 
 def synbrain(workspace: Path, *arguments: str) -> str:
-    """Run a command as typed in ``workspace``; its output."""
+    """Run a command as typed in ``workspace``, without a new interpreter; its output."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace)
+        patch.delenv("SYNBRAIN_WORKSPACE", raising=False)
+        done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.stdout
+
+
+def synbrain_demo(workspace: Path) -> str:
+    """Start the program as a newcomer does, in a folder of their own; its output."""
     done = subprocess.run(
-        [sys.executable, "-m", "synbrain_cli", *arguments],
+        [sys.executable, "-m", "synbrain_cli", "demo"],
         cwd=workspace,
         capture_output=True,
         text=True,
@@ -62,7 +72,7 @@ def demo(tmp_path_factory, full):
         synbrain(root, "prepare", "simulated")
         synbrain(root, "train", "--subject", "2", "--model", "linear", "--name", "sub-02")
         train_shortly(Workspace(root))
-    output = synbrain(root, "demo")
+    output = synbrain_demo(root)
     return Workspace(root), output
 
 
@@ -70,7 +80,8 @@ def train_shortly(workspace):
     """Subject 1, as in the demo but for fewer epochs."""
     tiny = PRESETS["tiny"]
     stages = {
-        name: replace(getattr(tiny, name), epochs=2) for name in ("vae_stage", "mapper_stage")
+        name: replace(getattr(tiny, name), epochs=epochs)
+        for name, epochs in (("vae_stage", 2), ("mapper_stage", 1))
     }
     subject = workspace.find_subject("1", None, print)
     store = workspace.find_tokens("simulated", None, print)
@@ -81,7 +92,7 @@ def train_shortly(workspace):
 
 @pytest.fixture(scope="module", params=["01", "02"])
 def person(request, demo):
-    """Model, test data and truth of a trained subject: (model, predictions, recorded, truth)."""
+    """Model, its predictions by name, recorded averages, and truth of a trained subject."""
     workspace, _ = demo
     model = load_model(workspace.weights / f"sub-{request.param}", "cpu")
     subject = workspace.find_subject(request.param, None, print)
@@ -91,24 +102,21 @@ def person(request, demo):
     rows = {image: row for row, image in enumerate(design.subject_images[int(model.subject) - 1])}
     with np.load(workspace.root / f"simulated/truth/subj{model.subject}.npz") as file:
         truth = file["mean"][[rows[image_id(name)] for name in test.images]]
-    return model, tokens, average_repeats(test.betas, test.image_index)[0], truth
+    predicted = {"mean": model.mean(tokens, unit="z")} | {
+        name: model.predict(name, tokens, unit="z") for name in model.predictors.names
+    }
+    return model, predicted, average_repeats(test.betas, test.image_index)[0], truth
 
 
 def reliable(model):
     return model.voxels["ncsnr"].to_numpy(float) > 0.2
 
 
-def predictions(model):
-    return {"mean": model.mean} | {
-        name: partial(model.predict, name) for name in model.predictors.names
-    }
-
-
 def test_the_mean_correlates_with_the_true_response(person, full):
-    model, tokens, _, truth = person
+    model, predicted, _, truth = person
     r = {
-        name: np.median(voxelwise_correlation(truth, predict(tokens, unit="z"))[reliable(model)])
-        for name, predict in predictions(model).items()
+        name: np.median(voxelwise_correlation(truth, values)[reliable(model)])
+        for name, values in predicted.items()
     }
     print(
         f"sub-{model.subject}: true-response r " + ", ".join(f"{k} {v:.3f}" for k, v in r.items())
@@ -119,10 +127,10 @@ def test_the_mean_correlates_with_the_true_response(person, full):
 
 
 def test_the_mean_is_no_worse_than_the_better_prediction(person):
-    model, tokens, recorded, _ = person
+    _, predicted, recorded, _ = person
     r = {
-        name: np.median(voxelwise_correlation(recorded, predict(tokens, unit="z")))
-        for name, predict in predictions(model).items()
+        name: np.median(voxelwise_correlation(recorded, values))
+        for name, values in predicted.items()
     }
     assert r["mean"] >= max(r.values()) - 0.005
 

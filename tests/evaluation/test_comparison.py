@@ -63,14 +63,12 @@ def by_name(result):
 
 
 @pytest.fixture(scope="module")
-def more(trained, subject, store, tmp_path_factory):
+def more(trained, linear_bundles, subject, store, tmp_path_factory):
     """A workspace with two more models of subject 1: of two hours, and without networks."""
     workspace = Workspace(tmp_path_factory.mktemp("compared"))
     workspace.prepared.symlink_to(trained.prepared)
-    linear = TrainSettings(model="linear")
-    train(workspace, subject, store, linear, RUN, name="sub-01_linear")
-    other = trained.find_subject("2", None, QUIET.info)
-    train(workspace, other, store, linear, RUN, name="sub-02")
+    shutil.copytree(linear_bundles["1"], workspace.weights / "sub-01_linear")
+    shutil.copytree(linear_bundles["2"], workspace.weights / "sub-02")
     settings = AdaptSettings([workspace.weights / "sub-02"], hours=2, strategy="source-map")
     adapt(workspace, subject, store, settings, RUN, name="sub-01_hours-2")
     return workspace

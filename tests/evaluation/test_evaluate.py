@@ -809,7 +809,7 @@ def test_published_scores_stand_beside_those_of_the_same_subject(scored, label, 
 # ----------------------------------------------------------------------------- the commands
 
 
-def test_paper_and_no_latent(trained, synbrain, tmp_path):
+def test_paper_and_no_latent(trained, synbrain, tmp_path, unpainted, coarse_report):
     code, output, error = synbrain(
         *("evaluate", "--subject", "1", "--paper", "--draws", "20", "--no-latent"),
         *("-w", trained.root, "-o", tmp_path / "paper", "--device", "cpu"),
@@ -945,7 +945,7 @@ def test_one_line_says_what_was_expected(own, trained, synbrain, tmp_path, argum
     assert not list(own.weights.glob("[!.]*"))
 
 
-def test_an_interrupted_evaluation_continues(trained, synbrain, tmp_path, monkeypatch):
+def test_an_interrupted_evaluation_continues(trained, synbrain, tmp_path, monkeypatch, unpainted):
     def stopped(*arguments, **options):
         raise KeyboardInterrupt
 

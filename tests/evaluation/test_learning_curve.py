@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,6 @@ from synbrain_cli.metrics.accuracy import voxelwise_correlation
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
 from synbrain_cli.pipeline.learning_curve import LearningCurveSettings, learning_curve
-from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
@@ -30,7 +30,7 @@ RUN = RunContext(progress=QUIET)
 
 
 @pytest.fixture(scope="module")
-def linear_models(prepared, tmp_path_factory) -> Workspace:
+def linear_models(prepared, linear_bundles, tmp_path_factory) -> Workspace:
     """Linear models of both subjects, and one hour of subject 2."""
     with pytest.MonkeyPatch.context() as patch:
         stage = StageConfig(2, 32, 4e-3, 0.0, clip_norm=0.0)
@@ -40,9 +40,8 @@ def linear_models(prepared, tmp_path_factory) -> Workspace:
         workspace = Workspace(root)
         store = workspace.find_tokens("simulated", None, QUIET.info)
         for label in "12":
-            subject = workspace.find_subject(label, None, QUIET.info)
-            settings = TrainSettings(model="linear")
-            train(workspace, subject, store, settings, RUN, name=f"sub-0{label}")
+            shutil.copytree(linear_bundles[label], workspace.weights / f"sub-0{label}")
+        subject = workspace.find_subject("2", None, QUIET.info)
         settings = AdaptSettings([workspace.weights / "sub-01"], hours=2, strategy="source-map")
         adapt(workspace, subject, store, settings, RUN)
         yield workspace

@@ -284,8 +284,19 @@ def test_what_differs_is_said_in_words(before, now, told):
 FORKING = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
-def write(target: Path, seed: int, overwrite: bool, kill_at: int) -> bool:
-    """Write a folder in a process of its own that ends before its Nth change to the disk.
+def write(target: Path, seed: int, overwrite: bool = False) -> None:
+    """Write a folder of two files, each of which is finished once."""
+    with work_folder(target, MODEL, {"seed": seed}, overwrite=overwrite) as work:
+        if not work.is_finished:
+            for name in "ab":
+                if not (work.recovery / name).exists():
+                    (work.partial / name).write_text(str(seed))
+                    (work.recovery / name).write_text(str(seed))
+            work.put_in_place()
+
+
+def write_killed(target: Path, seed: int, overwrite: bool, kill_at: int) -> bool:
+    """Write it in a process of its own that ends before its Nth change to the disk.
 
     Nothing is tidied up, as when the power goes. Whether it came to its end.
     """
@@ -293,13 +304,7 @@ def write(target: Path, seed: int, overwrite: bool, kill_at: int) -> bool:
     if child == 0:
         try:
             _die_before_change(kill_at)
-            with work_folder(target, MODEL, {"seed": seed}, overwrite=overwrite) as work:
-                if not work.is_finished:
-                    for name in "ab":
-                        if not (work.recovery / name).exists():
-                            (work.partial / name).write_text(str(seed))
-                            (work.recovery / name).write_text(str(seed))
-                    work.put_in_place()
+            write(target, seed, overwrite)
             os._exit(0)
         finally:
             os._exit(1)
@@ -335,11 +340,11 @@ def test_killed_at_any_step_the_same_command_finishes_it(tmp_path):
     expected = None
     for kill_at in range(1, 100):
         target = tmp_path / str(kill_at) / "sub-01"
-        if write(target, 0, False, kill_at):
+        if write_killed(target, 0, False, kill_at):
             break
         if target.exists():  # all of it
             assert names(target) == {"a", "b", "settings.json"}
-        assert write(target, 0, False, 0)
+        write(target, 0)
         expected = expected or content(target)
         assert content(target) == expected
         assert names(target.parent) == {"sub-01"}
@@ -351,16 +356,16 @@ def test_killed_at_any_step_a_replacement_mixes_nothing(tmp_path):
     """Two folders of other settings: what is there is the one or the other."""
     for kill_at in range(1, 100):
         target = tmp_path / str(kill_at) / "sub-01"
-        assert write(target, 0, False, 0)
+        write(target, 0)
         interrupt(target, settings={"seed": 0}, overwrite=True)
-        is_done = write(target, 1, True, kill_at)
+        is_done = write_killed(target, 1, True, kill_at)
         if target.exists():
             found = content(target)
             assert found["a"] == found["b"] in ("0", "1")
             assert f'"seed": {found["a"]}' in found["settings.json"]
         if is_done:
             break
-        assert write(target, 1, True, 0)
+        write(target, 1, overwrite=True)
         assert (content(target)["a"], content(target)["b"]) == ("1", "1")
         assert names(target) == {"a", "b", "settings.json"}
         assert names(target.parent) == {"sub-01"}

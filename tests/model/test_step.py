@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -149,8 +150,14 @@ def test_published_objective_decodes_nothing():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
-def test_compiled_is_the_same():
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_is_the_same(backend, request, monkeypatch):
+    """By graphs alone; to the end, through the C++ compiler, with ``--full-demo``."""
+    if backend == "inductor" and not request.config.getoption("--full-demo"):
+        pytest.skip("half a minute of g++: with --full-demo alone")
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler here")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     step, network, batch = mapper_step(response=0.0, depth=1)
     loss, plain = gradient(step, network, batch)
     step.compiled = True

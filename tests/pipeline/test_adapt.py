@@ -60,13 +60,12 @@ def person(prepared):
 
 
 @pytest.fixture(scope="module")
-def source(trained, store, tmp_path_factory) -> Path:
+def source(trained, linear_bundles, tmp_path_factory) -> Path:
     """Models of subject 1: sub-01, with networks, and sub-01_linear, beside it."""
     workspace = Workspace(tmp_path_factory.mktemp("sources"))
     workspace.prepared.symlink_to(trained.prepared)
     shutil.copytree(trained.weights / "sub-01", workspace.weights / "sub-01")
-    subject = trained.find_subject("1", None, QUIET.info)
-    train(workspace, subject, store, LINEAR, RUN, name="sub-01_linear")
+    shutil.copytree(linear_bundles["1"], workspace.weights / "sub-01_linear")
     return workspace.weights / "sub-01"
 
 
@@ -722,7 +721,7 @@ def test_nobody_to_start_from_or_to_adapt_to(own, source, models, prepared):
     (own.weights / "sub-01").symlink_to(source)
     # That of one hour does not make sub-02 a modelled person.
     assert choose_sources_and_subject(own, None, None, None, QUIET.info)[1].subject == "02"
-    with pytest.raises(MissingError, match="no trained model of anybody but sub-01"):
+    with pytest.raises(MissingError, match="no trained model of another subject than sub-01"):
         choose_sources_and_subject(own, None, "1", None, QUIET.info)
 
 
@@ -830,7 +829,7 @@ def test_interrupted_it_says_how_to_go_on(synbrain, place, monkeypatch, models):
             ["--from", "sub-01", "--subject", "1"],
             "--from sub-01: was trained on data of sub-01, the subject to adapt to",
         ),
-        (["--subject", "1"], "no trained model of anybody but sub-01"),
+        (["--subject", "1"], "no trained model of another subject than sub-01"),
         (["--subject", "7"], "no prepared sub-07"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

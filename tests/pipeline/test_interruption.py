@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import killing
 import nibabel as nib
 import numpy as np
 import pytest
@@ -16,15 +17,14 @@ from safetensors.numpy import load_file
 
 from synbrain_cli.io.token_store import TokenStore
 
-KILLING = Path(__file__).parents[1] / "killing.py"
+
+@pytest.fixture
+def run(tmp_path_factory):
+    """Run a command in a process of its own, killed when it names its ``kill_at``-th file."""
+    return partial(killing.run, tmp_path_factory.mktemp("output"))
 
 
-def run(*arguments, kill_at=0, timeout=120):
-    command = [sys.executable, str(KILLING), str(kill_at), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-
-
-def kill_then_finish(arguments, final, moments):
+def kill_then_finish(run, arguments, final, moments):
     """Kill at each moment in turn, never leaving ``final`` behind, then let it finish."""
     killed = 0
     for moment in moments:
@@ -49,7 +49,7 @@ def assert_same_files(one: Path, other: Path, patterns):
 
 
 @pytest.mark.slow
-def test_prepare(prepared, tmp_path, rng):
+def test_prepare(run, prepared, tmp_path, rng):
     moments = rng.integers(1, 9, 2)
     arguments = ["prepare", "nsd", "--root", prepared.root / "simulated", "--workspace", tmp_path]
     arguments += ["--subject", "1", "--device", "cpu"]
@@ -70,7 +70,7 @@ def test_prepare(prepared, tmp_path, rng):
 
 
 @pytest.mark.slow
-def test_prepare_with_a_second_pass(prepared, tmp_path):
+def test_prepare_with_a_second_pass(run, prepared, tmp_path):
     """Killed around the pass that leaves a voxel out and standardises by the training trials."""
     root = shutil.copytree(prepared.root / "simulated", tmp_path / "nsd")
     path = next(root.glob("nsddata_betas/ppdata/subj01/func1pt8mm/*/betas_session02.nii.gz"))
@@ -95,11 +95,11 @@ def test_prepare_with_a_second_pass(prepared, tmp_path):
 
 
 @pytest.mark.slow
-def test_train_gives_the_same_weights(trained, own, rng):
+def test_train_gives_the_same_weights(run, trained, own, rng):
     moments = [2, int(rng.integers(3, 6)), int(rng.integers(2, 4))]
     arguments = ["train", "--subject", "1", "--preset", "test", "--device", "cpu"]
     arguments += ["--workspace", own.root]
-    kill_then_finish(arguments, own.weights / "sub-01", moments)
+    kill_then_finish(run, arguments, own.weights / "sub-01", moments)
     expected = load_file(trained.weights / "sub-01/networks.safetensors")
     found = load_file(own.weights / "sub-01/networks.safetensors")
     assert expected.keys() == found.keys()
@@ -108,7 +108,7 @@ def test_train_gives_the_same_weights(trained, own, rng):
 
 
 @pytest.mark.slow
-def test_synthesize(trained, tmp_path, rng):
+def test_synthesize(run, trained, tmp_path, rng):
     images = tmp_path / "images"
     images.mkdir()
     from PIL import Image
@@ -120,22 +120,22 @@ def test_synthesize(trained, tmp_path, rng):
     common += ["--device", "cpu", "--workspace", tmp_path, "--output"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(*common, whole).returncode == 0
-    kill_then_finish([*common, broken], broken, rng.integers(5, 130, 3))
+    kill_then_finish(run, [*common, broken], broken, rng.integers(5, 130, 3))
     assert_same_files(whole, broken, ("*.npy", "*.tsv", "*.gii", "settings.json"))
     assert {p.name for p in whole.iterdir()} == {p.name for p in broken.iterdir()}
     assert not list(tmp_path.glob(".broken*"))
 
 
 @pytest.mark.slow
-def test_train_killed_at_random_times(trained, own, rng):
+def test_train_killed_at_random_times(run, trained, own, rng, tmp_path):
     """The same, by the clock: whatever it is doing."""
     arguments = ["train", "--subject", "1", "--preset", "test", "--device", "cpu"]
     arguments += ["--workspace", str(own.root), "--quiet"]
-    for delay in rng.uniform(2.0, 5.0, 2):
-        process = subprocess.Popen([sys.executable, str(KILLING), "0", *arguments])
+    for delay in rng.uniform(0.1, 1.5, 3):
+        started = killing.start(tmp_path, *arguments)
         time.sleep(delay)
-        process.kill()
-        process.wait()
+        started.process.kill()
+        started.finish()
     if not (own.weights / "sub-01").exists():
         assert run(*arguments).returncode == 0
     expected = load_file(trained.weights / "sub-01/networks.safetensors")
@@ -144,17 +144,15 @@ def test_train_killed_at_random_times(trained, own, rng):
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
-def test_ctrl_c_says_how_to_go_on(own):
+def test_ctrl_c_says_how_to_go_on(own, tmp_path):
     arguments = ["train", "--subject", "1", "--preset", "test", "--device", "cpu", "--quiet"]
     arguments += ["--workspace", str(own.root)]
-    process = subprocess.Popen(
-        [sys.executable, str(KILLING), "0", *arguments], stderr=subprocess.PIPE, text=True
-    )
+    started = killing.start(tmp_path, *arguments)
     settings = own.weights / ".sub-01.partial/settings.json"
-    while not settings.exists() and process.poll() is None:
+    while not settings.exists() and started.process.is_alive():
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the same command goes on where it stopped" in error
-    assert "Traceback" not in error
+    os.kill(started.process.pid, signal.SIGINT)
+    done = started.finish()
+    assert done.returncode == 130
+    assert "the same command goes on where it stopped" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import killing
 import numpy as np
 import pytest
 from PIL import Image
 
+<<<<<<< HEAD
+from synbrain_cli.io.files import read_json
+from synbrain_cli.io.workfolder import partial_folder
+
+KILLING = Path(killing.__file__)
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+LAUNCH += ["--num_processes", "2", "--main_process_port", "0"]
+LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+=======
 from synbrain_cli.io.workfolder import partial_folder
 
 TESTS = Path(__file__).parents[1]
@@ -24,20 +34,33 @@ from synbrain_cli.pipeline import tokens
 module.THREADS = tokens.BATCHES_PER_ROUND = 2  # a known amount of work at once, whatever the cores
 killing.main()
 """
+>>>>>>> main
 
 
-def run(folder, n_processes, *arguments, kill_at=0):
-    """A command by so many processes, each killed when it gives its Nth file its name."""
-    script = folder / "short_rounds.py"
-    script.write_text(SHORT_ROUNDS)
-    command = [sys.executable]
-    if n_processes > 1:
-        command += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-        command += ["--num_processes", str(n_processes), "--main_process_port", "0"]
-        command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += [str(script), str(TESTS), str(kill_at), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+def alone(folder, *arguments, kill_at=0):
+    """Run a command in one process, killed when it gives its Nth file its name."""
+    return killing.run(folder, *arguments, kill_at=kill_at, short_rounds=True)
+
+
+def together(folder, *arguments):
+    """Run a command in two processes that find each other as under a launcher; the main one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        killing.start(
+            folder,
+            *arguments,
+            short_rounds=True,
+            environment={**meeting, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]
+    main, other = (rank.finish() for rank in ranks)
+    assert other.returncode == 0, other.stderr
+    assert not other.stdout
+    return main
 
 
 def contents(folder):
@@ -64,6 +87,20 @@ def test_tokens_do_not_depend_on_the_number_of_processes(prepared, tmp_path):
             target = prepared.prepared / "simulated" / subject
             (tmp_path / name / "prepared/nsd" / subject).symlink_to(target)
     one, two = ([*arguments, "--workspace", tmp_path / name] for name in features)
+<<<<<<< HEAD
+    expected = alone(tmp_path, *one)
+    assert expected.returncode == 0, expected.stderr
+    # Names given: settings.json, tokens.npy, encoder.json, images.tsv, again after every round.
+    assert alone(tmp_path, *two, kill_at=6).returncode == -signal.SIGKILL
+    rows = (partial_folder(features["two"]) / "images.tsv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 16
+    found = together(tmp_path, *two)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == expected.stdout
+    files = contents(features["one"])
+    assert files.keys() == {"tokens.npy", "images.tsv", "encoder.json", "settings.json"}
+    assert contents(features["two"]) == files
+=======
     alone = run(tmp_path, 1, *one)
     assert alone.returncode == 0, alone.stderr
     # Names given: settings.json, tokens.npy, encoder.json, then images.tsv round by round, from 0.
@@ -76,6 +113,7 @@ def test_tokens_do_not_depend_on_the_number_of_processes(prepared, tmp_path):
     expected = contents(features["one"])
     assert expected.keys() == {"tokens.npy", "images.tsv", "encoder.json", "settings.json"}
     assert contents(features["two"]) == expected
+>>>>>>> main
 
 
 @pytest.mark.slow
@@ -84,23 +122,33 @@ def test_responses_do_not_depend_on_the_number_of_processes(trained, tmp_path, r
     images = random_images(tmp_path / "images", 70, rng)
     arguments = ["synthesize", images, "--model", trained.weights / "sub-01", "--samples", "2"]
     arguments += ["--device", "cpu", "--workspace", tmp_path, "--output"]
-    alone = run(tmp_path, 1, *arguments, tmp_path / "one")
-    assert alone.returncode == 0, alone.stderr
-    broken = run(tmp_path, 1, *arguments, tmp_path / "two", kill_at=300)  # of 7 names an image
+    expected = alone(tmp_path, *arguments, tmp_path / "one")
+    assert expected.returncode == 0, expected.stderr
+    broken = alone(tmp_path, *arguments, tmp_path / "two", kill_at=300)  # of 7 names an image
     assert broken.returncode == -signal.SIGKILL
+<<<<<<< HEAD
+    assert read_json(tmp_path / ".two.recovery/images_done.json")["n_done"] == 32
+    found = together(tmp_path, *arguments, tmp_path / "two")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == expected.stdout.replace(str(tmp_path / "one"), str(tmp_path / "two"))
+=======
     assert '"n_done": 32' in (tmp_path / ".two.recovery/images_done.json").read_text()
     together = run(tmp_path, 2, *arguments, tmp_path / "two")
     assert together.returncode == 0, together.stderr
     assert together.stdout == alone.stdout.replace(str(tmp_path / "one"), str(tmp_path / "two"))
+>>>>>>> main
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
 @pytest.mark.slow
 def test_an_error_of_one_process_ends_all(trained, tmp_path, rng):
+    """Under the launcher, which ends the others."""
     images = random_images(tmp_path / "images", 40, rng)
     (images / "image-20.png").write_text("not an image")  # of the second process
     arguments = ["synthesize", images, "--model", trained.weights / "sub-01", "--device", "cpu"]
-    done = run(tmp_path, 2, *arguments, "--workspace", tmp_path, "--output", tmp_path / "out")
+    arguments += ["--workspace", tmp_path, "--output", tmp_path / "out"]
+    command = [*LAUNCH, str(KILLING), "0", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=killing.PATIENCE)
     assert done.returncode != 0
     assert "image-20.png: expected a readable image" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -21,10 +21,19 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.report import report
 from synbrain_cli.pipeline.synthesize import synthesize
+from synbrain_cli.plotting.report.page import figure_png
 from synbrain_cli.plotting.sources.responses import Responses
 from synbrain_cli.run import RunContext
 
 browser, page_of = chromium.browser, chromium.page_of
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _coarse():
+    """Figures with a fifth of their pixels: most of the time goes into those."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figure_png, "__defaults__", (50,))
+        yield
 
 
 @pytest.fixture(scope="module")
