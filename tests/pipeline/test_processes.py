@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-<<<<<<< HEAD
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.workfolder import partial_folder
 
@@ -21,20 +20,6 @@ KILLING = Path(killing.__file__)
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
 LAUNCH += ["--num_processes", "2", "--main_process_port", "0"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-=======
-from synbrain_cli.io.workfolder import partial_folder
-
-TESTS = Path(__file__).parents[1]
-SHORT_ROUNDS = """
-import sys
-sys.path.insert(0, sys.argv.pop(1))
-import killing
-import synbrain_cli.prefetch as module
-from synbrain_cli.pipeline import tokens
-module.THREADS = tokens.BATCHES_PER_ROUND = 2  # a known amount of work at once, whatever the cores
-killing.main()
-"""
->>>>>>> main
 
 
 def alone(folder, *arguments, kill_at=0):
@@ -87,7 +72,6 @@ def test_tokens_do_not_depend_on_the_number_of_processes(prepared, tmp_path):
             target = prepared.prepared / "simulated" / subject
             (tmp_path / name / "prepared/nsd" / subject).symlink_to(target)
     one, two = ([*arguments, "--workspace", tmp_path / name] for name in features)
-<<<<<<< HEAD
     expected = alone(tmp_path, *one)
     assert expected.returncode == 0, expected.stderr
     # Names given: settings.json, tokens.npy, encoder.json, images.tsv, again after every round.
@@ -100,20 +84,6 @@ def test_tokens_do_not_depend_on_the_number_of_processes(prepared, tmp_path):
     files = contents(features["one"])
     assert files.keys() == {"tokens.npy", "images.tsv", "encoder.json", "settings.json"}
     assert contents(features["two"]) == files
-=======
-    alone = run(tmp_path, 1, *one)
-    assert alone.returncode == 0, alone.stderr
-    # Names given: settings.json, tokens.npy, encoder.json, then images.tsv round by round, from 0.
-    assert run(tmp_path, 1, *two, kill_at=6).returncode == -signal.SIGKILL
-    partial = partial_folder(features["two"])
-    assert len((partial / "images.tsv").read_text().splitlines()) == 1 + 2 * 16
-    together = run(tmp_path, 2, *two)
-    assert together.returncode == 0, together.stderr
-    assert together.stdout == alone.stdout
-    expected = contents(features["one"])
-    assert expected.keys() == {"tokens.npy", "images.tsv", "encoder.json", "settings.json"}
-    assert contents(features["two"]) == expected
->>>>>>> main
 
 
 @pytest.mark.slow
@@ -126,17 +96,10 @@ def test_responses_do_not_depend_on_the_number_of_processes(trained, tmp_path, r
     assert expected.returncode == 0, expected.stderr
     broken = alone(tmp_path, *arguments, tmp_path / "two", kill_at=300)  # of 7 names an image
     assert broken.returncode == -signal.SIGKILL
-<<<<<<< HEAD
     assert read_json(tmp_path / ".two.recovery/images_done.json")["n_done"] == 32
     found = together(tmp_path, *arguments, tmp_path / "two")
     assert found.returncode == 0, found.stderr
     assert found.stdout == expected.stdout.replace(str(tmp_path / "one"), str(tmp_path / "two"))
-=======
-    assert '"n_done": 32' in (tmp_path / ".two.recovery/images_done.json").read_text()
-    together = run(tmp_path, 2, *arguments, tmp_path / "two")
-    assert together.returncode == 0, together.stderr
-    assert together.stdout == alone.stdout.replace(str(tmp_path / "one"), str(tmp_path / "two"))
->>>>>>> main
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
