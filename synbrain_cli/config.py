@@ -1,8 +1,8 @@
-"""Settings: frozen validated records, named presets, to and from JSON.
+"""Settings: frozen, validated records and named presets, and their conversion to and from JSON.
 
-Every trained model carries these in its ``config.json``, so that nothing needs to be given again
-when it is loaded. Records are msgspec Structs: reading one checks the name and type of each
-setting, making one checks its values.
+Every bundle holds its settings in ``config.json``, so that they need not be repeated when it is
+loaded. Records are msgspec Structs: the name and the type of each setting are checked when a
+record is read, its values whenever a record is made.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from synbrain_cli.errors import InputError
 
 
 class JSONSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A frozen record of settings, and its conversion to and from what JSON holds.
+    """A frozen record of settings that can be converted to and from the types of JSON.
 
     Subclasses check their values in ``__post_init__``, which raises an `InputError`.
     """
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings by name, in the types that JSON has (tuples become lists)."""
+        """Return the settings by name, in the types of JSON (tuples become lists)."""
         settings: dict[str, Any] = msgspec.to_builtins(self)
         return settings
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``'s output, as read from JSON.
+        """Rebuild the record from the output of `to_dict`, as read from JSON.
 
         Raises
         ------
         InputError
-            When a setting is missing, unknown, of another type or out of range; it is named.
+            When a setting is missing, unknown, of another type or out of range. The message names
+            the setting.
         """
         found = set(values) if isinstance(values, dict) else set(cls.__struct_fields__)
         missing = sorted(set(cls.__struct_fields__) - found)
@@ -50,18 +51,19 @@ class JSONSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _check(valid: bool, expected: str, found: object) -> None:
-    """Raise an `InputError` that states what was expected and found, unless a value is valid."""
+    """Raise an `InputError` with what was expected and found, unless the value is valid."""
     if not valid:
         raise InputError(f"expected {expected}, found {found}")
 
 
 class VAEConfig(JSONSettings, frozen=True):
-    """Shape of a BrainVAE. The defaults are the published ones (Mai et al. 2025).
+    """Architecture of a BrainVAE. The defaults are those of Mai et al. (2025).
 
     Attributes
     ----------
     n_tokens, n_dims : int
-        Shape of the latent, that of the image tokens. The tokens are the convolution's channels.
+        Shape of the latent, equal to that of the image tokens. Tokens are channels of the
+        convolutions.
     channels : int
         Channels after the first convolution. GroupNorm has 32 groups, so every level's
         ``channels * multiplier`` is a multiple of 32.
@@ -70,11 +72,16 @@ class VAEConfig(JSONSettings, frozen=True):
     n_res_blocks : int
         Residual blocks per level of the encoder; the decoder has one more.
     n_scales : int
-        Levels after which the length is halved (encoder), and doubled (decoder).
+        Number of levels after which the length is halved (encoder) or doubled (decoder).
     ada_length : int
-        Length to which the voxels are max-pooled, whatever their number.
+        Length to which the voxels are max-pooled, independent of their number.
     projector_width : int
         Hidden width of the projectors between length and ``n_dims``.
+
+    Raises
+    ------
+    InputError
+        When channels, levels or lengths do not fit together.
     """
 
     n_tokens: int = 256
@@ -113,10 +120,26 @@ class VAEConfig(JSONSettings, frozen=True):
 
 
 class MapperConfig(JSONSettings, frozen=True):
-    """Shape of an S2N mapper. The defaults are the published ones.
+    """Architecture of an S2N mapper. The defaults are those of Mai et al. (2025).
 
-    ``prediction`` is ``"x"`` (the output is the latent) or ``"v"`` (the output is added to the
-    tokens). ``n_dims`` must be a multiple of ``n_heads``.
+    Attributes
+    ----------
+    n_tokens, n_dims : int
+        Shape of the image tokens and of the latent. ``n_dims`` is even and a multiple of
+        ``n_heads``.
+    depth : int
+        Number of transformer blocks.
+    n_heads : int
+        Attention heads per block.
+    mlp_ratio : float
+        Hidden width of the MLPs, in multiples of ``n_dims``.
+    prediction : {"x", "v"}
+        Whether the output of the transformer is the latent ("x"), or is added to the tokens ("v").
+
+    Raises
+    ------
+    InputError
+        When a setting is out of range, or ``n_dims`` does not fit ``n_heads``.
     """
 
     n_tokens: int = 256
@@ -137,24 +160,29 @@ class MapperConfig(JSONSettings, frozen=True):
 
 
 class CoreConfig(JSONSettings, frozen=True):
-    """Shape of an encoder shared by subjects (`synbrain_cli.model.core`), and how it is trained.
+    """Architecture and regularisation of an encoder that subjects share (`model.core`).
 
-    The defaults were chosen on the four-hour simulated subjects, test scores in view
-    (docs/adaptation.md); tokens lie on a square grid, ``side`` × ``side``.
+    The defaults are ours. They were chosen on the four-hour simulated subjects with knowledge of
+    the test scores (docs/adaptation.md). Tokens lie on a square grid.
 
     Attributes
     ----------
     side, n_dims : int
-        Of the tokens.
+        Tokens per side of the grid, and dimensions of a token.
     hidden, n_local : int
-        Width of the network each token goes through, and local features that leave it.
+        Hidden width of the network that is applied to each token, and number of local features.
     bottleneck, n_global : int
-        Dimensions through which regions become global features, and their number.
+        Width of the layer between regions and global features, and number of global features.
     dropout : float
-        Share of global features left out in a training step.
+        Share of global features that are left out in a training step.
     decay_core, decay_field, decay_own : float
-        AdamW's weight decay of the core, of the field over cortex, and of voxels' offsets from
-        the field: the strongest, as it sets how alike subjects are.
+        AdamW's weight decay of the core, of the field over cortex, and of the voxels' offsets from
+        the field. The last is the strongest, because it determines how similar subjects are.
+
+    Raises
+    ------
+    InputError
+        When the dropout is out of range.
     """
 
     side: int = 16
@@ -173,24 +201,30 @@ class CoreConfig(JSONSettings, frozen=True):
 
 
 class StageConfig(JSONSettings, frozen=True):
-    """How one of the two networks is trained.
+    """Schedule and optimiser of the training of one network.
 
     Attributes
     ----------
     epochs : int
-        Upper bound; early stopping usually ends sooner.
+        Largest number of epochs; early stopping usually ends the training before.
     batch_size : int
         Trials (BrainVAE) or images (mapper) per step.
     learning_rate, weight_decay, betas : float, float, (float, float)
-        AdamW's.
+        Settings of AdamW.
     warmup_steps : int
-        Linear warm-up, then a cosine to a tenth of ``learning_rate`` over the whole run.
+        Steps of linear warm-up, after which a cosine decreases to a tenth of ``learning_rate``
+        over the whole training.
     clip_norm : float
-        Largest gradient norm; 0 for none.
+        Largest norm of the gradient; 0 for no clipping.
     ema_decay : float
-        Decay per step of the averaged weights; 0 for none.
+        Decay per step of the averaged weights; 0 for no averaging.
     patience : int
-        Epochs without a better validation score before stopping.
+        Epochs without a better validation score after which training stops.
+
+    Raises
+    ------
+    InputError
+        When a setting is out of range.
     """
 
     epochs: int
@@ -213,8 +247,8 @@ class StageConfig(JSONSettings, frozen=True):
         _check(self.patience >= 1, "a patience of at least one epoch", self.patience)
 
 
-# Training of the shared core: epochs over the images of all source subjects, up to the number
-# that shows it CORE_IMAGES images, but at least CORE_EPOCHS.
+# Training of the shared core (ours): as many epochs over the images of all source subjects as
+# present CORE_IMAGES images, but at least CORE_EPOCHS.
 CORE_STAGE = StageConfig(30, 32, 4e-3, 0.0, warmup_steps=150, clip_norm=0.0, patience=8)
 CORE_IMAGES, CORE_EPOCHS = 60_000, 8
 
@@ -229,16 +263,32 @@ class LossConfig(JSONSettings, frozen=True):
 
         mean squared error / s² + 0.20 · KL per dimension + 0.47 · SoftCLIP,
 
-    which is what is minimised here: the paper's balance at the paper's size, the same balance at
-    any other. Published: KL weight 0.001, SoftCLIP weight 1000, temperature 0.125.
+    which is minimised here. It equals the published objective at the published number of voxels,
+    and keeps the same balance at any other. The published weights are 0.001 (KL) and 1000
+    (SoftCLIP), with a temperature of 0.125.
 
     The mapper minimises the squared error to the posterior mean, as a share of the variance of
     those means over images, plus (ours) ``response`` times the squared error of the decoded
     response, as a share of a voxel's variance. With the published objective alone
     (``response=0``) decoded amplitudes are those of single trials, noise included: the decoder's
     layer and group normalisation undo the shrinkage that makes a latent a conditional mean.
-    ``response_every`` = k decodes every k-th image of a batch alone: the same loss in expectation,
-    at a k-th of what decoding costs.
+
+    Attributes
+    ----------
+    kl, clip : float
+        Weights of the KL divergence and of SoftCLIP, as above.
+    temperature : float
+        Temperature of SoftCLIP.
+    response : float
+        Weight of the decoded response in the loss of the mapper.
+    response_every : int
+        Every ``response_every``-th image of a batch is decoded. The expected loss is the same, and
+        the cost of decoding is divided by this number.
+
+    Raises
+    ------
+    InputError
+        When the temperature or ``response_every`` is out of range.
     """
 
     kl: float = 0.20
@@ -253,16 +303,16 @@ class LossConfig(JSONSettings, frozen=True):
 
 
 class EncoderIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which image encoder tokens come from, and what it computed in.
+    """The image encoder that computed some tokens, and its numerical precision.
 
     Attributes
     ----------
     spec : str
-        The name it is loaded by: ``gabor``, ``openclip:ARCH/PRETRAINED``.
+        Name by which the encoder is loaded: ``gabor``, ``openclip:ARCH/PRETRAINED``.
     identity : dict
-        What makes two encoders the same one: see `synbrain_cli.features.encoder.Encoder`.
+        Properties by which encoders are compared (`synbrain_cli.features.encoder.Encoder`).
     precision : {"float32", "fp16", "bf16"}
-        Tokens that do not say it are of float32.
+        Precision of the computation; float32 for tokens that do not record it.
     """
 
     spec: str
@@ -274,18 +324,24 @@ PRECISIONS = ("auto", "float32", "bf16")
 
 
 class Speed(JSONSettings, frozen=True):
-    """How training steps are computed. Results are the same but for rounding.
+    """How training steps are computed. Results differ by rounding alone.
 
     Attributes
     ----------
     precision : {"float32", "bf16"}
-        Of matrix products and convolutions. Weights, losses and normalisation statistics are
-        float32 in both.
+        Precision of matrix products and convolutions. Weights, losses and normalisation statistics
+        are float32 in both cases.
     compiled : bool
-        Fuse operations by ``torch.compile``; where that fails, training goes on without.
+        Whether operations are fused by ``torch.compile``; where it fails, training continues
+        without it.
     micro_batch : int, optional
-        Trials or images of a batch that are in memory together: their gradients are added up, and
-        activations computed twice. None: as many as fit, found out on a GPU.
+        Trials or images of a batch that are in memory together. Their gradients are added, and
+        their activations are computed twice. None: as many as fit, which is determined on a GPU.
+
+    Raises
+    ------
+    InputError
+        When a setting is out of range.
     """
 
     precision: str = "float32"
@@ -299,20 +355,22 @@ class Speed(JSONSettings, frozen=True):
 
 
 class Preset(msgspec.Struct, frozen=True):
-    """Sizes and schedule of both networks; the latent's shape comes from the image encoder.
+    """Architecture and training schedule of both networks, for image tokens of any shape.
 
     Attributes
     ----------
     name : str
+        Name of the preset, for ``--preset``.
     vae, mapper : VAEConfig, MapperConfig
-        Templates: `networks` sets ``n_tokens``, ``n_dims`` and ``n_heads``.
+        Templates, in which `networks` sets ``n_tokens``, ``n_dims`` and ``n_heads``.
     head_size : int
         Smallest width of an attention head.
     vae_stage, mapper_stage : StageConfig
         Training of the two networks.
     adapt_vae_stage, adapt_mapper_stage : StageConfig
-        Their fine-tuning to a new subject.
+        Fine-tuning of the two networks to a new subject.
     loss : LossConfig
+        Weights of the losses.
     """
 
     name: str
@@ -352,8 +410,9 @@ def _stages(
 PRESETS = {
     preset.name: preset
     for preset in (
-        # For a laptop's CPU and simulated subjects (under 1,000 voxels). The response loss weighs
-        # most: with a minute to learn, amplitudes and V1's detail come from it.
+        # For the CPU of a laptop and simulated subjects (under 1,000 voxels); ours. The response
+        # loss has the largest weight, because a training of one minute learns the amplitudes and
+        # the detail of V1 from it.
         Preset(
             "tiny",
             vae=VAEConfig(
@@ -371,7 +430,7 @@ PRESETS = {
             adapt_mapper_stage=StageConfig(8, 24, 1e-3, 0.0, warmup_steps=20, ema_decay=0.99),
             loss=LossConfig(kl=0.5, clip=1.0, response=20.0),
         ),
-        # For one consumer GPU, or half an hour of a CPU.
+        # For one consumer GPU, or half an hour of training on a CPU; ours.
         Preset(
             "small",
             vae=VAEConfig(
@@ -386,15 +445,16 @@ PRESETS = {
             **_stages(vae_epochs=12, mapper_epochs=20, batch=16, rate=2e-3, ema=0.99),
             loss=LossConfig(kl=0.5, clip=1.0, response=20.0),
         ),
-        # Mai et al. 2025: learning rate 1e-4, batch 24, at most 15 epochs of BrainVAE; 50,000
-        # mapper steps are 133 epochs of 9,000 images. Few-shot: 40,000 steps on 750 trials' images.
+        # Mai et al. 2025: learning rate 1e-4, batches of 24, at most 15 epochs of BrainVAE; 50,000
+        # steps of the mapper are 133 epochs of 9,000 images. Adaptation: 40,000 steps on the images
+        # of 750 trials.
         Preset(
             "paper",
             vae=VAEConfig(),
             mapper=MapperConfig(depth=8),
             head_size=128,
             **_stages(vae_epochs=15, mapper_epochs=133, batch=24, rate=1e-4, ema=0.9999),
-            # Decoding every image would cost more than all the rest of the mapper's training.
+            # Decoding every image would cost more than the rest of the training of the mapper.
             loss=LossConfig(response_every=4),
         ),
     )

@@ -1,10 +1,10 @@
-"""Processes that do one command's work together, as ``accelerate launch`` starts them.
+"""Distributed execution: several processes that run one command together.
 
     accelerate launch --multi_gpu --num_processes 8 -m synbrain_cli train --subject 1
 
-Every process runs the whole command. What is long is shared out between them (a batch, images);
-what must happen once (files, messages) happens on the main one. `SINGLE_PROCESS`, the default
-everywhere, does the same without any communication.
+Every process runs the whole command. Long computations (a batch, a list of images) are divided
+between the processes; files and messages are written by the main process alone. `SINGLE_PROCESS`,
+the default everywhere, needs no communication.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from torch import Tensor, nn
 from synbrain_cli.errors import InputError
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=6)  # the others wait while the main process fits or writes
+TIMEOUT = timedelta(hours=6)  # how long processes wait while the main one fits or writes (ours)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes at work, as one of them sees them.
+    """The processes that run one command, and the rank of the present one.
 
     Attributes
     ----------
     rank : int
-        Of this process; 0 is the main one.
+        Rank of the present process; 0 is the main process.
     size : int
+        Number of processes.
     own_device : torch.device, optional
-        Given to this process; None: any.
+        Device assigned to the present process; None where it may use any.
     """
 
     rank: int = 0
@@ -46,13 +47,24 @@ class Processes:
 
     @classmethod
     def assemble(cls, device: str = "auto") -> Processes:
-        """Join the processes that were launched together; a single process if none were."""
+        """Connect the processes that were launched together.
+
+        Parameters
+        ----------
+        device : str
+            Device asked for: "cpu" keeps all processes on the CPU.
+
+        Returns
+        -------
+        Processes
+            A single process where none were launched together.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         from accelerate import PartialState
 
         on_gpu = device != "cpu" and torch.cuda.is_available()
-        state = PartialState(cpu=not on_gpu, timeout=PATIENCE)
+        state = PartialState(cpu=not on_gpu, timeout=TIMEOUT)
         # Threads of the communication that are alive when the interpreter ends abort the process.
         atexit.register(state.destroy_process_group)
         own = state.device if on_gpu else torch.device("cpu")
@@ -69,24 +81,24 @@ class Processes:
         Raises
         ------
         InputError
-            When one GPU is named for several processes.
+            When one device is named for several processes.
         """
         if self.own_device is None:
             return asked
         if asked not in ("auto", self.own_device.type):
             raise InputError(
-                f"--device {asked}: each of {self.size} processes is given one of its own: leave "
-                "it out"
+                f"--device {asked}: expected no device, because each of the {self.size} processes "
+                "is assigned one of its own: leave --device out"
             )
         return str(self.own_device)
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until all processes have reached this point."""
         if self.size > 1:
             torch.distributed.barrier()
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """Do work on the main process; return its result, or raise its error, on all of them."""
+        """Run a function on the main process; return its result, or raise its error, on all."""
         if self.size == 1:
             return work()
         answer: list = [None, None]
@@ -102,7 +114,7 @@ class Processes:
 
     @contextmanager
     def held(self, context: Callable[[], AbstractContextManager]) -> Iterator[None]:
-        """Hold a context (a lock) on the main process, for all of them."""
+        """Enter a context, such as a lock, on the main process on behalf of all processes."""
         held: list[AbstractContextManager] = []
 
         def enter() -> None:
@@ -117,33 +129,46 @@ class Processes:
                 held[0].__exit__(None, None, None)
 
     def part(self, n: int, what: str = "batch") -> slice:
-        """Return this process's part of n items, in equal, consecutive parts.
+        """Return the part of n items that belongs to this process.
+
+        Parameters
+        ----------
+        n : int
+            Number of items, which is divided into equal, consecutive parts.
+        what : str
+            Name of the items, for the message.
 
         Raises
         ------
         InputError
-            When they do not divide.
+            When n is not a multiple of the number of processes.
         """
         if n % self.size:
             raise InputError(
                 f"expected a {what} that {self.size} processes can share in equal parts, found "
-                f"{n}: launch a number of processes that divides it"
+                f"{n}: launch a number of processes that divides {n}"
             )
         own = n // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
 
     def deal(self, items: Sequence[T], n: int) -> Iterator[tuple[list[T], list[T]]]:
-        """Yield rounds of up to ``n`` items per process: all items of the round, and the own ones.
+        """Distribute items over the processes in rounds of up to ``n`` items per process.
 
-        A process that has done its own waits for the others (`wait`, `collect`); the round is then
-        whole, whatever number of processes goes on from there.
+        A process that has finished its items waits for the others (`wait`, `collect`) before the
+        next round. Completed rounds do not depend on the number of processes, so that an
+        interrupted command can be resumed with another number.
+
+        Yields
+        ------
+        list, list
+            All items of the round, and those of the present process.
         """
         for start in range(0, len(items), n * self.size):
             round_ = list(items[start : start + n * self.size])
             yield round_, round_[self.rank :: self.size]
 
     def collect(self, x: T) -> list[T]:
-        """Return what every process brings, by rank, to all of them, once all are here."""
+        """Return the objects of all processes, ordered by rank, on every process."""
         if self.size == 1:
             return [x]
         found: list = [None] * self.size
@@ -151,7 +176,10 @@ class Processes:
         return found
 
     def gather(self, x: Tensor) -> Tensor:
-        """Join the parts of all processes along the first axis; only the own part has gradients."""
+        """Concatenate the tensors of all processes along the first axis.
+
+        Only the part of the present process carries gradients.
+        """
         if self.size == 1:
             return x
         parts = [torch.empty_like(x) for _ in range(self.size)]
@@ -160,14 +188,14 @@ class Processes:
         return torch.cat(parts)
 
     def total(self, x: Tensor) -> Tensor:
-        """Return the sum over processes."""
+        """Return the sum of a tensor over all processes."""
         if self.size > 1:
             x = x.clone()
             torch.distributed.all_reduce(x)
         return x
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module with its gradients averaged over processes as they are computed."""
+        """Return the module, with gradients that are averaged over processes during training."""
         if self.size == 1:
             return module
         on_gpu = self.own_device is not None and self.own_device.type == "cuda"

@@ -1,8 +1,8 @@
-"""Faults that a user can mend.
+"""Errors that a user can correct.
 
-Raise one of these at the boundary and say what was expected, what was found, in which file, and
-what to do next. The command line prints the message on one line and exits with 1; any other
-exception is a bug and keeps its traceback.
+Each is raised where input enters the program, with a message that states what was expected, what
+was found, in which file, and what to do next. The command line prints the message on one line and
+exits with status 1; any other exception is a bug and keeps its traceback.
 """
 
 import pickle
@@ -12,9 +12,9 @@ import zipfile
 import zlib
 from xml.parsers.expat import ExpatError
 
-# What reading a file that is truncated, altered or of another kind raises, by whichever format:
-# streams and archives, headers, pickles, XML, and code that meets values it did not expect.
-# Readers add the exceptions of the library they read with, and let `SynbrainError` pass.
+# Exceptions that occur while a truncated, altered or unrelated file is read, in any format:
+# streams and archives, headers, pickles, XML, and code that meets unexpected values.
+# Readers add the exceptions of the library they use, and do not intercept `SynbrainError`.
 DAMAGED: tuple[type[Exception], ...] = (
     OSError,
     EOFError,
@@ -38,15 +38,15 @@ class SynbrainError(Exception):
 
 
 class InputError(SynbrainError, ValueError):
-    """A value, an array or the content of a file is not what it must be."""
+    """A value, an array or the content of a file is not as required."""
 
 
 class InputTypeError(SynbrainError, TypeError):
-    """An argument is of a kind that is not accepted."""
+    """An argument is of a type that is not accepted."""
 
 
 class MissingError(SynbrainError, FileNotFoundError):
-    """A file, folder, subject, session or model is not where it was looked for."""
+    """A file, folder, subject, session or model was not found."""
 
 
 class BusyError(SynbrainError, RuntimeError):

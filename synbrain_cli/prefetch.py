@@ -1,4 +1,4 @@
-"""Work that threads do before its results are asked for: reading, sampling, writing."""
+"""Prefetching: reading, sampling and writing in threads, before the results are needed."""
 
 from __future__ import annotations
 
@@ -11,30 +11,34 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-THREADS = min(16, os.cpu_count() or 1)  # decoding and compressing leave Python's lock to others
-MEMORY = 1 << 30  # bytes that they may hold together
+THREADS = min(16, os.cpu_count() or 1)  # decoding and compressing release the interpreter lock
+MEMORY = 1 << 30  # bytes that all threads may hold together (ours)
 
 
 def prefetch(work: Callable[[T], R], items: Iterable[T], n_bytes: int = 1 << 20) -> Iterator[R]:
-    """Yield results of work on items, in order, computed by threads before they are asked for.
+    """Yield the results of work on items, in order, computed in threads before they are needed.
 
-    With images read this way an encoder does not wait for the disk, and with responses written
-    this way the disk does not hold up sampling.
+    An encoder whose images are prefetched does not wait for the disk; responses that are written
+    in this way do not delay sampling.
 
     Parameters
     ----------
     work : callable
-        Of one item, in a thread.
+        Function of one item, which runs in a thread.
     items : iterable
-        Taken in the caller's own thread, no more than twice as many as there are threads ahead
-        of the results.
+        Read in the calling thread, in advance of the results by at most two items per thread.
     n_bytes : int
-        Memory that one item takes: there are as many threads as `MEMORY` allows.
+        Memory that one item takes; the number of threads is limited so that `MEMORY` suffices.
+
+    Yields
+    ------
+    object
+        What ``work`` returns for each item.
 
     Raises
     ------
     Exception
-        That of the first item whose work fails, after the results of those before it.
+        Of the first item on which ``work`` fails, after the results of the items before it.
     """
     threads = max(1, min(THREADS, MEMORY // (2 * n_bytes)))
     pool = ThreadPoolExecutor(threads)
@@ -46,5 +50,5 @@ def prefetch(work: Callable[[T], R], items: Iterable[T], n_bytes: int = 1 << 20)
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-    finally:  # also where the rest is not asked for
+    finally:  # also where the caller does not use the remaining results
         pool.shutdown(cancel_futures=True)

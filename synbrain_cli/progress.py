@@ -1,4 +1,4 @@
-"""The progress logger of a command: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a command while it works: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,19 +11,35 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Bar:
-    """One piece of long work. Calling it counts one more, `to` sets the count."""
+    """Progress of one long task. A call adds one to the count; `to` sets the count.
+
+    Attributes
+    ----------
+    title : str
+        Name of the task.
+    total : int, optional
+        Number of items; None while it is unknown.
+    done : int
+        Number of items finished.
+    quiet : bool
+        Whether nothing is printed.
+    unit : str
+        Unit of the count; "B" for bytes.
+    every : float
+        Seconds between two plain lines, at least.
+    """
 
     title: str
     total: int | None
     done: int
     quiet: bool
     unit: str = "it"
-    every: float = 10.0  # seconds between plain lines
+    every: float = 10.0
     _bar: object = None
     _printed: float = field(default_factory=time.monotonic)
 
     def __call__(self, message: str = "") -> None:
-        """Count one more."""
+        """Add one to the count, and show a message beside it."""
         self.to(self.done + 1, self.total, message)
 
     def to(self, done: int, total: int | None = None, message: str = "") -> None:
@@ -49,7 +65,13 @@ class Bar:
 
 @dataclass
 class Progress:
-    """Prints messages and progress on standard error: standard output holds results alone."""
+    """Messages and progress on standard error; standard output holds only results.
+
+    Attributes
+    ----------
+    quiet : bool
+        Whether nothing is printed.
+    """
 
     quiet: bool = False
 
@@ -62,7 +84,23 @@ class Progress:
     def bar(
         self, title: str, total: int | None = None, done: int = 0, unit: str = "it"
     ) -> Iterator[Bar]:
-        """Show progress while the block runs; ``unit`` "B" counts bytes."""
+        """Show progress while the block runs.
+
+        Parameters
+        ----------
+        title : str
+            Name of the task.
+        total : int, optional
+            Number of items, where it is known.
+        done : int
+            Number of items that were finished before.
+        unit : str
+            Unit of the count; "B" for bytes.
+
+        Yields
+        ------
+        Bar
+        """
         bar = Bar(title, total, done, self.quiet, unit)
         if sys.stderr.isatty() and not self.quiet:
             from tqdm import tqdm

@@ -88,9 +88,9 @@ def _forked(
     os.environ |= environment
     if short_rounds:
         import synbrain_cli.prefetch
-        from synbrain_cli.pipeline import tokens
+        from synbrain_cli.pipeline import extract_tokens
 
-        synbrain_cli.prefetch.THREADS = tokens.BATCHES_PER_ROUND = 2
+        synbrain_cli.prefetch.THREADS = extract_tokens.BATCHES_PER_ROUND = 2
     main(kill_at, command)
 
 

@@ -1,8 +1,8 @@
-"""The Algonauts 2023 challenge's folders → prepared subjects.
+"""Reading the folders of the Algonauts 2023 challenge into prepared subjects.
 
-Gifford et al. 2023 (arXiv 2301.03198): NSD's responses on fsaverage, z-scored within session and
-averaged over the repeats of each image. Its test responses were never published: the test images
-here are a share of the training images.
+The challenge (Gifford et al. 2023, arXiv 2301.03198) provides responses of NSD on fsaverage, which
+are z-scored within session and averaged over the repeats of each image. Responses to its test
+images were never published. The test images here are therefore a share of its training images.
 """
 
 from __future__ import annotations
@@ -37,18 +37,24 @@ _IMAGE = re.compile(r"train-(\d{4,})_(nsd-\d{5})$")
 
 @dataclass(frozen=True)
 class Challenge:
-    """The challenge's folder: ``subj01/``, …, or one of them."""
+    """The folder of the challenge.
+
+    Attributes
+    ----------
+    root : Path
+        Folder that holds ``subj01/``, …, or one of these folders.
+    """
 
     root: Path
 
     @cached_property
     def folders(self) -> dict[int, Path]:
-        """Subject → folder.
+        """Folder of each subject.
 
         Raises
         ------
         MissingError
-            When there is none.
+            When there is no folder of a subject.
         """
         candidates = [self.root, *sorted(self.root.glob("subj[0-9][0-9]"))]
         found = {
@@ -65,14 +71,14 @@ class Challenge:
         return found
 
     def image_files(self, subject: int) -> dict[str, Path]:
-        """Image → file, in the order of the responses' rows.
+        """Return the file of each image, in the order of the rows of the responses.
 
-        An image is named as in the challenge: ``nsd-00013`` is NSD's image 13, counted from 0.
+        Images are named as in the challenge: ``nsd-00013`` is image 13 of NSD, counted from 0.
 
         Raises
         ------
         MissingError, InputError
-            No image, a name of another form, or a number left out.
+            When there is no image, a name has another form, or an image is missing in between.
         """
         folder = self.folders[subject] / "training_split/training_images"
         files = sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() in SUFFIXES)
@@ -93,19 +99,25 @@ class Challenge:
     def _files(self) -> dict[str, Path]:
         """Image files of all subjects by name."""
         files: dict[str, Path] = {}
-        for folder in self.folders.values():  # of subjects not asked for, perhaps with gaps
+        for folder in self.folders.values():  # folders of other subjects may be incomplete
             for path in folder.glob("training_split/training_images/train-*"):
                 if match := _IMAGE.fullmatch(path.stem):
                     files[match[2]] = path
         return files
 
     def read_images(self, names: list[str]) -> Iterator[np.ndarray]:
-        """Yield pixels, uint8 (h, w, 3), of named images of any subject."""
+        """Yield the pixels of images of any subject, by name: uint8 (height, width, 3)."""
         for name in names:
             yield read_image(self._files[name])
 
     def responses(self, subject: int) -> dict[str, np.ndarray]:
-        """Memory-mapped (n_images, n_vertices) of each hemisphere, checked to fit together."""
+        """Return a memory map (n_images, n_vertices) for each hemisphere.
+
+        Raises
+        ------
+        MissingError, InputError
+            When a file is absent, damaged, or does not have one row per image.
+        """
         folder = self.folders[subject] / "training_split/training_fmri"
         paths = {h: folder / f"{short}_training_fmri.npy" for h, short in SHORT.items()}
         values = {h: read_array(path) for h, path in paths.items()}
@@ -119,7 +131,13 @@ class Challenge:
         return values
 
     def voxel_space(self, subject: int) -> Vertices:
-        """Which fsaverage vertices the columns are."""
+        """Return the vertices of fsaverage to which the columns of the responses belong.
+
+        Raises
+        ------
+        MissingError, InputError
+            When a file is absent, or the number of vertices is not that of the responses.
+        """
         spaces = {n: space for space, n in N_FSAVERAGE.items()}
         chosen, sizes = {}, {}
         for h, short in SHORT.items():
@@ -135,12 +153,18 @@ class Challenge:
             if len(chosen[h]) != n_columns:
                 raise InputError(
                     f"{path}: {len(chosen[h]):,} vertices, but the responses have {n_columns:,} "
-                    f"columns: are they of subject {subject}?"
+                    f"columns: check that all files are of subject {subject}"
                 )
         return Vertices(chosen["left"], chosen["right"], sizes, spaces[sizes["left"]])
 
     def voxel_table(self, subject: int) -> pd.DataFrame:
-        """Label of each vertex in every ROI class."""
+        """Return the label of each vertex in each ROI collection.
+
+        Raises
+        ------
+        MissingError, InputError
+            When a file is absent, damaged, or of another number of vertices.
+        """
         folder = self.folders[subject] / "roi_masks"
         n = {h: values.shape[1] for h, values in self.responses(subject).items()}
         table = pd.DataFrame(index=range(sum(n.values())))
@@ -171,9 +195,9 @@ class Challenge:
 
 
 class _Kept:
-    """In the place of numpy's arrays, dtypes and numbers: keeps what they are made of.
+    """Stands for a pickled array, dtype or number of numpy, and stores its content.
 
-    numpy itself trusts the state of a pickled dtype, by which memory can be read and written.
+    numpy trusts the state of a pickled dtype, so that a malicious file could access memory.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -183,13 +207,13 @@ class _Kept:
         self.state = state
 
     def number(self) -> int:
-        """Of a pickled scalar."""
+        """Return the value of a pickled scalar."""
         dtype, content = self.arguments
         return int(np.frombuffer(content, np.dtype(dtype.state[1] + dtype.arguments[0]))[0])
 
 
 class _Numbers(pickle.Unpickler):
-    """Unpickles plain values, and arrays' content; calls nothing of what a file names."""
+    """Unpickles plain values and the content of arrays, without calling what the file names."""
 
     _ALLOWED = frozenset(
         {
@@ -209,15 +233,15 @@ class _Numbers(pickle.Unpickler):
 
 
 def read_mapping(path: Path) -> dict[int, str]:
-    """Code → label from the challenge's ``mapping_*.npy``, a pickled dictionary.
+    """Read the labels of an ROI collection by code from the challenge's ``mapping_*.npy``.
 
-    Opened by an unpickler that makes numbers and text alone, so that a file from a stranger runs
-    no code.
+    The file is a pickled dictionary. Its unpickler accepts only numbers and text, so that a file of
+    unknown origin cannot run code.
 
     Raises
     ------
     InputError
-        Anything else in the file.
+        When the file holds anything else, or is damaged.
     """
     try:
         with path.open("rb") as file:
@@ -253,11 +277,11 @@ class Choice:
     Attributes
     ----------
     standardize : {"session", "train", "none"}
-        All rows count as one session: which were recorded when is not in the files.
+        All rows count as one session, because the files do not hold the sessions.
     test_share, validation_share : float
-        Of the images.
+        Shares of test and validation images (ours).
     seed : int
-        Draws test and validation images.
+        Seed of the random choice of test and validation images.
     """
 
     standardize: str = "train"
@@ -273,7 +297,7 @@ class Choice:
 def prepare_subject(
     challenge: Challenge, subject: int, folder: Path, choice: Choice | None = None
 ) -> PreparedSubject:
-    """Write a prepared subject: one trial per image, the average of its repeats.
+    """Read one subject into a prepared subject, with one trial per image (a repeat average).
 
     Parameters
     ----------
@@ -284,10 +308,14 @@ def prepare_subject(
         ``prepared/<dataset>/sub-01``.
     choice : Choice, optional
 
+    Returns
+    -------
+    PreparedSubject
+
     Raises
     ------
     MissingError, InputError
-        Unknown subject; files missing, damaged, or of different lengths.
+        When the subject or a file is absent, or files are damaged or of different lengths.
     """
     choice = choice or Choice()
     if subject not in challenge.folders:

@@ -1,8 +1,8 @@
-"""Objects of a bucket → the same files below a local folder, each of them whole or not there.
+"""Download of objects from a bucket to a local folder, where each file is complete or absent.
 
-An object comes in pieces, several at a time, into a hidden file beside the final one; a record
-beside that says which pieces are in, so that a download goes on where it was cut, stopped or
-killed. A file takes its name when its checksum is the bucket's.
+Pieces of an object are downloaded in parallel into a hidden file beside the final one. A record of
+the finished pieces allows an interrupted download to be resumed. The file takes its final name
+when its checksum equals that of the bucket.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from synbrain_cli.datasets.s3 import CONNECTIONS, Bucket, RemoteFile, is_transie
 from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.files import read_json, write_json
 
-PIECE = 16 << 20  # bytes of a request; each worker loses at most this much when it is stopped
-RETRIES = 5  # in a row, of a piece that does not get on at all
-BACKOFF = 1.0  # seconds before the first of them, twice as long before each that follows
-RECORD_EVERY, TELL_EVERY = 1.0, 0.1  # seconds, at least, between two records and two progresses
-STOPPING = 2.0  # seconds given to workers that wait for the network when the run ends early
-# Megabytes of a multipart upload's parts, as the usual tools choose them
+PIECE = 16 << 20  # bytes per request; a worker that is stopped loses at most this much
+RETRIES = 5  # consecutive attempts at a piece of which nothing arrives
+BACKOFF = 1.0  # seconds before the first of these attempts, doubled before each further one
+RECORD_EVERY, PROGRESS_EVERY = 1.0, 0.1  # seconds between two records, and two calls of progress
+STOPPING = 2.0  # seconds that workers have to end when the run ends early
+# Usual sizes of the parts of a multipart upload, in megabytes
 _PART_SIZES = (5, 8, 10, 15, 16, 25, 32, 50, 64, 100, 128, 256, 512, 1024)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _local_path(root: Path, key: str) -> Path:
-    """Local path of an object, which is never outside ``root``."""
+    """Return the local path of an object, which is never outside ``root``."""
     parts = PurePosixPath(key).parts
     if not parts or ".." in parts or key.startswith("/") or key.endswith("/"):
         raise InputError(f"{key!r}: expected the name of a file in the bucket")
@@ -45,12 +45,12 @@ def _local_path(root: Path, key: str) -> Path:
 
 
 def _beside(path: Path) -> tuple[Path, Path]:
-    """The unfinished file, and the record of what of it is there."""
+    """Return the paths of the unfinished file and of the record of its finished pieces."""
     return path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.part.json")
 
 
 def missing(files: Iterable[RemoteFile], root: Path) -> list[RemoteFile]:
-    """Those that are not whole below ``root``: absent, or of another size than in the bucket."""
+    """Return the files that are absent from ``root``, or of another size than in the bucket."""
     paths = {file: _local_path(root, file.key) for file in files}
     return [f for f, path in paths.items() if not path.is_file() or path.stat().st_size != f.size]
 
@@ -61,15 +61,17 @@ def check_space(files: Iterable[RemoteFile], root: Path, extra: int = 0) -> None
     Parameters
     ----------
     files : iterable of RemoteFile
-        Those whole below ``root`` need nothing more; an unfinished one, what it does not hold.
+        Files that are needed. Complete ones in ``root`` need no space, and unfinished ones only
+        that of their missing pieces.
     root : path
-        Need not exist.
+        Folder, which need not exist.
     extra : int
-        Bytes that are needed there besides.
+        Further bytes that are needed in the folder.
 
     Raises
     ------
     InputError
+        When the disk does not have enough free space.
     """
     needed = extra
     for file in missing(files, root):
@@ -95,27 +97,28 @@ def fetch(
     workers: int = 8,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Download files to ``root/key``, in parallel, resuming, verified before they take their names.
+    """Download files to ``root/key`` in parallel, and verify them. Earlier downloads are resumed.
 
-    One process at a time: hold a lock on ``root``.
+    The caller holds a lock on ``root``, so that only one process downloads at a time.
 
     Parameters
     ----------
     bucket : Bucket
     files : iterable of RemoteFile
-        In the order in which they are wanted. Those whole below ``root`` are left alone.
+        In order of priority. Files that are complete in ``root`` are skipped.
     root : path
     workers : int
-        Pieces downloaded at a time, of one file or of several.
+        Number of pieces, of one or several files, that are downloaded at a time.
     progress : callable
-        Told bytes that are here and their number in the end, at most about ten times a second and
-        at the end; one call at a time, from any thread. What an earlier run left counts.
+        Called with the number of bytes present and their final number, about ten times per second
+        and at the end, from one thread at a time. Bytes of earlier runs are counted.
 
     Raises
     ------
     InputError, MissingError, SynbrainError
-        The connection is lost for good, the bucket refuses, an object is gone or has changed,
-        the disk is full, or a checksum is wrong twice. What is here is kept for the next run.
+        When the connection is lost permanently, access is denied, an object was removed or
+        changed, the disk is full, or a checksum is wrong twice. Finished pieces are kept for the
+        next run.
     """
     stop = threading.Event()
     downloads = [_Download(bucket, file, root, stop) for file in missing(files, root)]
@@ -140,7 +143,7 @@ def fetch(
             # The fault on its way out matters more than one met here.
             with contextlib.suppress(SynbrainError):
                 download.save()
-    tally.tell()
+    tally.show()
 
 
 def _run(tasks: list[Callable[[], None]], workers: int, stop: threading.Event) -> None:
@@ -197,27 +200,27 @@ class _Stopped(Exception):
 
 
 class _Tally:
-    """Bytes that are here, told to ``progress``."""
+    """Number of bytes present, which is passed to ``progress``."""
 
     def __init__(self, done: int, total: int, progress: Callable[[int, int], None]) -> None:
         self._done, self._total, self._progress = done, total, progress
-        self._told = 0.0
+        self._shown = 0.0
         self._lock = threading.Lock()
 
     def add(self, n_bytes: int) -> None:
         with self._lock:
             self._done += n_bytes
-            if time.monotonic() - self._told >= TELL_EVERY:
-                self._told = time.monotonic()
+            if time.monotonic() - self._shown >= PROGRESS_EVERY:
+                self._shown = time.monotonic()
                 self._progress(self._done, self._total)
 
-    def tell(self) -> None:
+    def show(self) -> None:
         with self._lock:
             self._progress(self._done, self._total)
 
 
 class _Download:
-    """One file on its way.
+    """Download of one file.
 
     Attributes
     ----------
@@ -249,7 +252,7 @@ class _Download:
         return sum(end - start for start, end in map(self._bounds.__getitem__, self.finished))
 
     def tasks(self, tally: _Tally) -> list[Callable[[], None]]:
-        """What is left to do, in pieces that may be done in parallel; the last one finishes."""
+        """Return the remaining tasks, which may run in parallel; the last one finishes the file."""
         left = [piece for piece in range(len(self._bounds)) if piece not in self.finished]
         return [partial(self._fetch_piece, piece, tally) for piece in left] or [self._finish]
 
@@ -260,7 +263,7 @@ class _Download:
                 self._write_record()
 
     def _read_record(self) -> set[int]:
-        """Pieces that an earlier run left of the same object; none where there is any doubt."""
+        """Return the pieces of the same object from an earlier run; none in case of doubt."""
         try:
             record: Any = read_json(self.record)
             finished = set(record.pop("finished"))
@@ -276,11 +279,11 @@ class _Download:
 
     def _discard(self) -> None:
         self.finished = set()
-        self.record.unlink(missing_ok=True)  # first: a record without its file says nothing
+        self.record.unlink(missing_ok=True)  # first, as a record without its file is not valid
         self.part.unlink(missing_ok=True)
 
     def _prepare(self) -> None:
-        """Make the unfinished file with all the space it needs, so that a full disk is met now."""
+        """Create the unfinished file with all its space, so that a full disk is noticed early."""
         with self._lock, _writing(self.part):
             if self._ready:
                 return
@@ -333,7 +336,7 @@ class _Download:
             self._finish()
 
     def _finish(self) -> None:
-        """Verify the file and give it its name; spoiled, it is deleted."""
+        """Verify the file and give it its final name; delete it when the checksum is wrong."""
         self._prepare()
         with _writing(self.path):
             self.found = self._checksum()
@@ -348,10 +351,10 @@ class _Download:
                 self._ready = False
 
     def _checksum(self) -> str:
-        """ETag of what is on disk.
+        """Return the ETag of the file on disk.
 
-        Where the bucket's is no checksum, or one of parts of unknown size, there is only the
-        file's size to go by; then it is the bucket's own.
+        Where the ETag of the bucket is not a checksum, or one of parts of unknown size, only the
+        size is verified, and the ETag of the bucket is returned.
         """
         size, etag = self.part.stat().st_size, self.file.etag
         form = re.fullmatch(r"[0-9a-f]{32}(-\d+)?", etag)
@@ -370,9 +373,9 @@ class _Download:
         return found
 
     def _part_sizes(self, n_parts: int) -> list[int]:
-        """Bytes of a part, from the server; else those usual ones that give so many parts."""
-        told = self.bucket.part_size(self.file.key)
-        sizes = [told] if told else []
+        """Return candidates for the size of a part: the server's, else usual ones that fit."""
+        known = self.bucket.part_size(self.file.key)
+        sizes = [known] if known else []
         usual = sorted({n * unit for n in _PART_SIZES for unit in (1 << 20, 10**6)})
         fitting = [[s for s in of if -(-self.file.size // s) == n_parts] for of in (sizes, usual)]
         return fitting[0] or fitting[1]
@@ -409,5 +412,5 @@ def _writing(path: Path) -> Iterator[None]:
             raise
         raise SynbrainError(
             f"cannot write {path}: {error.strerror or error}; what was downloaded is kept: free "
-            "some space or choose a folder you may write to, then run the same command again"
+            "some space or choose a folder in which you may write, then run the same command again"
         ) from error

@@ -1,7 +1,7 @@
-"""The Natural Scenes Dataset in a local folder → prepared subjects.
+"""Reading the Natural Scenes Dataset from a local folder into prepared subjects.
 
-The folder is `nsd_files`, what is taken of it `nsd_choice`, the experiment `nsd_design`, a
-subject's voxels `nsd_voxels`, and the public bucket it can be fetched from `nsd_bucket`.
+The files are described in `nsd_files`, the choice among them in `nsd_choice`, the experiment in
+`nsd_design`, the voxels of a subject in `nsd_voxels`, and the public bucket in `nsd_bucket`.
 """
 
 from __future__ import annotations
@@ -30,19 +30,27 @@ BETA_SCALE = 300.0  # int16 = percent signal change × 300; float32 (fsaverage) 
 def choose_sessions(
     nsd: NSD, subject: int, choice: Choice, sessions: list[int] | None
 ) -> list[int]:
-    """Sessions to read: those asked for, or all that are here, which must have no gap.
+    """Return the sessions to read: those requested, or all in the local copy.
+
+    Parameters
+    ----------
+    nsd : NSD
+    subject : int
+    choice : Choice
+    sessions : list of int, optional
+        By default all sessions in the local copy, which must have no gap.
 
     Raises
     ------
     MissingError, InputError
-        One is not here, not in the design, or asked for twice.
+        When a session is not in the local copy, is not in the design, or is requested twice.
     """
     files = nsd.session_files(subject, choice)
     what = f"{choice.space}/{choice.preparation}"
     if not files:
         raise MissingError(
             f"{nsd.betas_folder(subject, choice)}: no betas of subject {subject} there: copy them, "
-            "let --download fetch them, or choose another --space or --preparation"
+            "fetch them with --download, or choose another --space or --preparation"
         )
     if sessions is None:
         here = sorted(files)
@@ -53,7 +61,7 @@ def choose_sessions(
             )
         sessions = here
     if len(set(sessions)) != len(sessions):
-        raise InputError(f"--sessions {sessions}: a session is named twice")
+        raise InputError(f"--sessions {sessions}: a session is named twice: name each one once")
     absent = sorted(set(sessions) - set(files))
     if absent:
         raise MissingError(
@@ -69,7 +77,7 @@ def choose_sessions(
 
 
 def split_design(design: Design, subject: int, sessions: list[int], choice: Choice) -> np.ndarray:
-    """Split of each trial of the sessions, as `Choice.split` has it."""
+    """Return the split of each trial of the sessions, as `Choice.split` defines it."""
     shown = design.shown(subject, sessions)
     shared = {image_name(i) for i in design.subject_images[subject - 1, : design.n_shared]}
     test, validation = shared, set()
@@ -91,9 +99,9 @@ def prepare_subject(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> PreparedSubject:
-    """Read one subject's sessions into a prepared subject.
+    """Read the sessions of one subject into a prepared subject.
 
-    Sessions are streamed, one a worker; memory does not depend on their number.
+    Each worker reads one session at a time; memory does not depend on the number of sessions.
 
     Parameters
     ----------
@@ -101,19 +109,25 @@ def prepare_subject(
     subject : int
         1-based, as in NSD.
     folder : path
-        ``prepared/<dataset>/sub-01``. An interrupted run goes on where it stopped.
-    choice : Choice
+        ``prepared/<dataset>/sub-01``. An interrupted run is resumed.
+    choice : Choice, optional
     sessions : list of int, optional
-        1-based; default: all that are here, which must be a first part of the experiment.
+        1-based sessions; by default all in the local copy, which must be the first ones of the
+        experiment, without a gap.
     workers : int, optional
-        Sessions read at once; default: one a core.
+        Number of sessions read at once; by default the number of cores.
     progress : Progress, optional
-        Shows the sessions done, and what was found.
+        Shows the number of finished sessions, and the reliability.
+
+    Returns
+    -------
+    PreparedSubject
 
     Raises
     ------
     MissingError, InputError
-        Unknown subject, missing session, wrong trial count, another grid, damaged files.
+        When the subject or a session is absent, the number of trials is wrong, grids differ, or a
+        file is damaged.
     """
     choice, progress = choice or Choice(), progress or Progress(quiet=True)
     if subject not in nsd.subjects:
@@ -137,7 +151,7 @@ def prepare_subject(
         for paths in files.values()
         for path in paths
     }
-    # Files of one format have one size: an altered one is known by its time.
+    # Files of one format have the same size, so that a change is noticed by the time stamp.
     times = [path.stat().st_mtime_ns for paths in files.values() for path in paths]
     with PreparedWriter(
         folder,
@@ -175,7 +189,27 @@ def prepare_subject(
 
 
 def read_session(paths: tuple[Path, ...], inside: np.ndarray, voxel_space: Geometry) -> np.ndarray:
-    """Betas of one session in percent signal change: float32 (n_trials, n_voxels)."""
+    """Read the betas of one session.
+
+    Parameters
+    ----------
+    paths : tuple of Path
+        File of the volume, or files of the left and the right hemisphere.
+    inside : bool array of shape (x, y, z), or (n_left + n_right,) on a surface
+        The mask.
+    voxel_space : Geometry
+        Volume or vertices of the mask.
+
+    Returns
+    -------
+    float32 array of shape (n_trials, n_voxels)
+        In percent signal change.
+
+    Raises
+    ------
+    MissingError, InputError
+        When a file is absent, damaged, or of another grid or dtype.
+    """
     if isinstance(voxel_space, Vertices):
         stored = np.concatenate(
             [
@@ -192,7 +226,7 @@ def read_session(paths: tuple[Path, ...], inside: np.ndarray, voxel_space: Geome
                 f"{stored.dtype}: is this an NSD betas file?"
             )
     betas = stored.astype(np.float32)
-    # What NSD keeps as integers is scaled (volumes, native surfaces); floats (fsaverage) are not.
+    # NSD scales betas stored as integers (volumes, native surfaces), but not floats (fsaverage).
     if stored.dtype.kind == "i":
         betas /= np.float32(BETA_SCALE)
     return betas

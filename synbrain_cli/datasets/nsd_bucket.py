@@ -1,4 +1,4 @@
-"""Which files of NSD's public bucket a choice of subjects, sessions and betas needs."""
+"""The files of NSD's public bucket that are needed for a choice of subjects, sessions and betas."""
 
 from __future__ import annotations
 
@@ -28,12 +28,19 @@ from synbrain_cli.io.files import read_json, write_json
 FORM = "https://forms.gle/xue2bCdM9LaFNMeb7"
 TERMS = "https://cvnlab.slite.page/p/IB6BSeW_7o/Terms-and-Conditions"
 UNFINISHED = ".synbrain_unfinished.json"
-_TEMPLATE_LABELS = ("MTL", "thalamus")  # their label tables are kept apart from the others
+_TEMPLATE_LABELS = ("MTL", "thalamus")  # collections with label tables in nsddata/templates
 
 
 @dataclass(frozen=True)
 class Need:
-    """A file that is needed, and what for: one line of the table shown before a download."""
+    """A file that is needed, and its group in the table that is shown before a download.
+
+    Attributes
+    ----------
+    group : str
+        Purpose of the file, such as "subj01: betas".
+    file : RemoteFile
+    """
 
     group: str
     file: RemoteFile
@@ -42,25 +49,26 @@ class Need:
 def files_needed(
     bucket: Bucket, subjects: Iterable[int], sessions: list[int] | None, choice: Choice
 ) -> list[Need]:
-    """List the bucket's files that a choice needs.
+    """List the files of the bucket that a choice needs.
 
     Parameters
     ----------
     bucket : Bucket
     subjects : iterable of int
     sessions : list of int, optional
-        Default: all that the bucket has.
+        All sessions in the bucket by default.
     choice : Choice
+        Space, preparation and ROIs.
 
     Returns
     -------
     list of Need
-        Small files first; sessions in order.
+        Small files first, then the betas in the order of the sessions.
 
     Raises
     ------
     MissingError
-        A subject, session or file is not in the bucket; the message says what is.
+        When a subject, session or file is not in the bucket. The message names what is.
     """
     needs = [Need("images", _one(bucket, key)) for key in (DESIGN, STIMULI)]
     table = bucket.find(STIMULUS_TABLE)
@@ -106,9 +114,15 @@ def files_needed(
 
 
 def session_keys(betas: Mapping[str, RemoteFile], choice: Choice) -> dict[int, tuple[str, ...]]:
-    """Session → keys of its betas.
+    """Return the keys of the betas of each session.
 
-    Of a volume the compressed file is fetched, half as long as its HDF5 twin.
+    For volumes these are the compressed NIfTI files, which are half as large as the HDF5 files.
+
+    Parameters
+    ----------
+    betas : mapping of str to RemoteFile
+        Files in the folder of the betas, by key.
+    choice : Choice
     """
     by_name = {Path(key).name: key for key in betas}
     found = {}
@@ -127,8 +141,8 @@ def _one(bucket: Bucket, key: str) -> RemoteFile:
     file = bucket.find(key)
     if file is None:
         raise MissingError(
-            f"s3://{bucket.name}/{key}: not in the bucket: has NSD moved it? Use a local copy with "
-            "--root, and tell us"
+            f"s3://{bucket.name}/{key}: not in the bucket, so that NSD may have moved it: use a "
+            "local copy with --root, and open an issue of synbrain"
         )
     return file
 
@@ -150,7 +164,7 @@ def _grid_files(bucket: Bucket, subject: int, choice: Choice) -> dict[str, Remot
         wanted |= {f"{h}.{stem}-to-layerB{d}.mgz" for h in ("lh", "rh") for d in (1, 2, 3)}
         wanted.add(f"{stem}-to-MNI.nii.gz")
     else:
-        # Maps lie beside the ROIs: an ROI collection is one that has a label table.
+        # The folder also holds maps; ROI collections are those with a label table.
         collections = {Path(key).name.removesuffix(".mgz.ctab") for key in tables} | {"nsdgeneral"}
         rois = {
             key: file
@@ -162,7 +176,14 @@ def _grid_files(bucket: Bucket, subject: int, choice: Choice) -> dict[str, Remot
 
 
 def fetch_table(needs: list[Need], root: Path) -> pd.DataFrame:
-    """What would be fetched, by kind: columns what, files, GB, and GB still to fetch."""
+    """Summarise the files that are needed, by group.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``what``, ``files``, ``GB``, and ``GB to fetch`` for files that are not in ``root``;
+        the last row is the sum.
+    """
     to_fetch = {file.key for file in missing([need.file for need in needs], root)}
     rows: dict[str, list[float]] = {}
     for need in needs:
@@ -180,9 +201,9 @@ def fetch_table(needs: list[Need], root: Path) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def unfinished(root: Path, subjects: Iterable[int], choice: Choice) -> Iterator[None]:
-    """Note, while they are fetched, of which subjects the betas are not all there yet.
+    """Record, during a download, for which subjects it is incomplete.
 
-    An interrupted download looks like an older copy that ends early; the note tells them apart.
+    By this record an interrupted download is distinguished from an older copy with fewer sessions.
     """
     path = root / UNFINISHED
     folders = {betas_prefix(subject, choice) for subject in subjects}
@@ -198,9 +219,10 @@ def unfinished(root: Path, subjects: Iterable[int], choice: Choice) -> Iterator[
 def lacks(
     root: Path, subjects: list[int] | None, sessions: list[int] | None, choice: Choice
 ) -> str | None:
-    """What a local copy lacks for a choice, in words; None where nothing must be fetched.
+    """Describe what a local copy lacks for a choice; None where nothing must be fetched.
 
-    Sessions that nobody asked for are not lacking: older copies end earlier.
+    Without a choice of sessions, a copy that ends before the last session is accepted, because
+    older copies have fewer sessions.
     """
     if not (root / "nsddata").is_dir():
         return f"{root} holds no nsddata/"

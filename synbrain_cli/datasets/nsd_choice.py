@@ -1,4 +1,4 @@
-"""What is taken of the Natural Scenes Dataset, and how it is prepared."""
+"""The choice of data from the Natural Scenes Dataset, and of their preparation."""
 
 from __future__ import annotations
 
@@ -18,27 +18,33 @@ SPLIT_RULES = ("shared1000", "shared515")
 
 @dataclass(frozen=True)
 class Choice:
-    """What is taken of NSD, and how it is prepared.
+    """A choice of data from NSD, and of their preparation.
 
     Attributes
     ----------
     space : str
-        Of `SPACES`.
+        One of `SPACES`.
     preparation : str
-        Of `PREPARATIONS` (NSD's b3, b2, b1).
+        One of `PREPARATIONS` (NSD's b3, b2, b1).
     rois : tuple of str
-        Their union is the mask. Each is a collection ("nsdgeneral", "streams": all its labels), a
-        label ("V1v", "FFA-1"; "V1" joins V1v and V1d), both ("streams:ventral"), or a mask file
-        on the subject's grid.
+        ROIs, the union of which is the mask. Each is a collection ("nsdgeneral", "streams": all of
+        its labels), a label ("V1v", "FFA-1"; "V1" is the union of V1v and V1d), both
+        ("streams:ventral"), or a mask file on the grid of the subject.
     standardize : {"session", "train", "none"}
+        Standardisation, as in `synbrain_cli.io.prepared_writer.PreparedWriter`.
     split : str
-        "shared1000": test images are the 1,000 shared ones. "shared515": the 515 of them that
-        every subject saw three times; the others are for validation (calibration). Or a table
-        (`read_split_list`).
+        "shared1000": test images are the 1,000 shared ones. "shared515": test images are the 515
+        of them that every subject saw three times; the others are validation images. Otherwise
+        the path of a table (`synbrain_cli.datasets.splits.read_split_list`).
     validation_share : float
-        Of the training images, where the split names no validation images.
+        Share of validation images among training images, where the split names none (ours).
     seed : int
-        Draws the validation images.
+        Seed of the random choice of validation images.
+
+    Raises
+    ------
+    InputError
+        When an option is unknown, or NSD does not have this combination.
     """
 
     space: str = SPACES[0]
@@ -73,7 +79,7 @@ class Choice:
         return self.space.startswith("func")
 
     def to_dict(self) -> dict[str, Any]:
-        """Options for the record; a split list and mask files by their content."""
+        """Return the options for the record, with checksums of a split list and of mask files."""
         options = json.loads(json.dumps(asdict(self)))
         options["rois"] = [
             f"{Path(roi).name} (sha256 {sha256(roi)})" if Path(roi).is_file() else roi

@@ -22,11 +22,12 @@ class Design:
     Attributes
     ----------
     ordering : int array of shape (n_trials,)
-        0-based position of each trial's image in a subject's list; the same for all subjects.
+        0-based position of the image of each trial in the list of the subject; the same for all
+        subjects.
     subject_images : int array of shape (n_subjects, n_images)
-        0-based 73k ids.
+        List of images of each subject, as 0-based 73k ids.
     n_shared : int
-        The first ``n_shared`` positions are the images all subjects saw.
+        The first ``n_shared`` images of each list were shown to all subjects.
     trials_per_session : int
     """
 
@@ -39,11 +40,12 @@ class Design:
     def read(cls, path: Path) -> Design:
         """Read ``nsd_expdesign.mat``.
 
-        The file's integers are of several dtypes and 1-based; here they are int64 and 0-based.
+        Indices in the file are 1-based and of several dtypes; here they are 0-based int64.
 
         Raises
         ------
         MissingError, InputError
+            When the file is absent, damaged, or not NSD's design.
         """
         if not path.exists():
             raise MissingError(
@@ -75,23 +77,28 @@ class Design:
         return cls(ordering, subject_images, n_shared, n_trials // n_sessions)
 
     def images(self, subject: int) -> np.ndarray:
-        """0-based 73k id of every trial of a subject (1-based number)."""
+        """Return the 0-based 73k id of the image of every trial of a subject (counted from 1)."""
         return self.subject_images[subject - 1, self.ordering]
 
     def is_shared(self) -> np.ndarray:
-        """Whether each trial shows an image that every subject saw."""
+        """Return whether the image of each trial was shown to all subjects: bool (n_trials,)."""
         return self.ordering < self.n_shared
 
     @property
     def n_sessions(self) -> int:
-        """Sessions of the longest experiment: NSD's 40."""
+        """Number of sessions of the longest experiment, 40 in NSD."""
         return len(self.ordering) // self.trials_per_session
 
     def complete_images(self) -> np.ndarray:
-        """0-based 73k ids of the shared images that every subject saw three times: NSD's 515.
+        """Return the shared images that every subject saw three times, 515 in NSD.
 
-        The order of trials is the same for all subjects, so these are the shared images whose
-        repeats lie in the sessions of the shortest experiment.
+        The order of trials is the same for all subjects. These are therefore the shared images
+        with three repeats in the sessions of the shortest experiment.
+
+        Returns
+        -------
+        int array of shape (n_complete,)
+            0-based 73k ids.
         """
         n_sessions = min(min(SESSIONS), self.n_sessions)
         seen = self.ordering[: n_sessions * self.trials_per_session]
@@ -99,14 +106,14 @@ class Design:
         return self.subject_images[0, : self.n_shared][counts >= 3]
 
     def trials(self, subject: int, sessions: list[int], split: np.ndarray) -> pd.DataFrame:
-        """``trials.tsv`` of a subject's sessions: see `synbrain_cli.io.prepared`.
+        """Return ``trials.tsv`` of the sessions of a subject: see `synbrain_cli.io.prepared`.
 
         Parameters
         ----------
         subject : int
         sessions : list of int
-        split : array of str
-            Of each of the trials (`shown`).
+        split : array of str of shape (n_trials,)
+            Split of each trial, in the order of `shown`.
         """
         rows = self.rows(sessions)
         table = pd.DataFrame(
@@ -121,20 +128,20 @@ class Design:
         return table
 
     def rows(self, sessions: list[int]) -> np.ndarray:
-        """Which trials of the experiment the sessions hold."""
+        """Return the trials of the sessions, as 0-based rows of the experiment."""
         n = self.trials_per_session
         return np.concatenate([np.arange((s - 1) * n, s * n) for s in sessions])
 
     def shown(self, subject: int, sessions: list[int]) -> np.ndarray:
-        """Name of the image that each trial of the sessions shows."""
+        """Return the name of the image of each trial of the sessions."""
         return np.array([image_name(i) for i in self.images(subject)[self.rows(sessions)]])
 
 
 def image_name(index: int) -> str:
-    """Name of an image from its 0-based 73k id: 1-based with five digits, as in NSD's files."""
+    """Return the name of an image from its 0-based 73k id; names count from 1, as in NSD."""
     return f"nsd{index + 1:05d}"
 
 
 def image_id(name: str) -> int:
-    """0-based 73k id of a named image."""
+    """Return the 0-based 73k id of an image from its name."""
     return int(name.removeprefix("nsd")) - 1

@@ -1,6 +1,7 @@
-"""A local copy of the Natural Scenes Dataset: where its files are, its images and its captions.
+"""A local copy of the Natural Scenes Dataset: paths of its files, images and captions.
 
-File names, index bases and scales: the NSD data manual (Allen et al. 2022, Nat. Neurosci. 25:116).
+File names, index bases and scales are those of the NSD data manual (Allen et al. 2022, Nat.
+Neurosci. 25:116).
 """
 
 from __future__ import annotations
@@ -30,7 +31,18 @@ TRANSFORM_NAMES = {"func1pt8mm": "func1pt8", "func1mm": "func1pt0"}
 
 @dataclass(frozen=True)
 class NSD:
-    """A local copy of NSD, whole or partial."""
+    """A complete or partial local copy of NSD.
+
+    Attributes
+    ----------
+    root : Path
+        Folder that holds ``nsddata/``, ``nsddata_betas/`` and ``nsddata_stimuli/``.
+
+    Raises
+    ------
+    MissingError
+        When the folder holds no ``nsddata/``.
+    """
 
     root: Path
 
@@ -53,7 +65,7 @@ class NSD:
 
     @property
     def subjects(self) -> list[int]:
-        """Subjects with betas here."""
+        """Subjects with betas in this copy."""
         folders = sorted((self.root / "nsddata_betas/ppdata").glob("subj[0-9][0-9]"))
         return [int(folder.name[4:]) for folder in folders]
 
@@ -78,9 +90,10 @@ class NSD:
         return self.label_folder(subject)
 
     def session_files(self, subject: int, choice: Choice) -> dict[int, tuple[Path, ...]]:
-        """Session → its betas file, or the two hemispheres' files: those that are here.
+        """Return the files of betas of each session in this copy.
 
-        Of a volume's two formats, the HDF5 file is taken: of it the mask alone is read.
+        A volume has one file per session, a surface one per hemisphere. Where a volume is there as
+        HDF5 and as NIfTI, the HDF5 file is used, because it allows to read only the mask.
         """
         folder = self.betas_folder(subject, choice)
         files: dict[int, tuple[Path, ...]] = {}
@@ -98,15 +111,23 @@ class NSD:
     # --------------------------------------------------------------------------- images
 
     def read_images(self, images: list[str]) -> Iterator[np.ndarray]:
-        """Yield uint8 (425, 425, 3) pixels of images named as in ``trials.tsv``, one at a time.
+        """Yield the pixels of images: uint8 (425, 425, 3).
+
+        Parameters
+        ----------
+        images : list of str
+            Names as in ``trials.tsv``.
 
         Raises
         ------
         MissingError, InputError
+            When the file is absent or damaged, or does not hold an image.
         """
         path = self.root / STIMULI
         if not path.exists():
-            raise MissingError(f"{path} does not exist: the images are needed for their tokens")
+            raise MissingError(
+                f"{path} does not exist, but the images are needed for their tokens: copy the file"
+            )
         try:
             with h5py.File(path, "r") as file:
                 bricks = file["imgBrick"]
@@ -123,15 +144,26 @@ class NSD:
             raise InputError(f"{path}: truncated or damaged ({error}): copy it again") from error
 
     def stimuli(self, images: list[str]) -> pd.DataFrame | None:
-        """What is known of images: NSD's stimulus table, and captions; None where nothing is.
+        """Read NSD's table of stimuli, and captions of the images.
 
-        Captions are read from COCO's ``captions_train2017.json`` and ``captions_val2017.json``
-        (not part of NSD) where they lie in ``nsddata_stimuli``.
+        Captions come from ``captions_train2017.json`` and ``captions_val2017.json`` of COCO, which
+        are not part of NSD, where these files are in ``nsddata_stimuli``.
+
+        Parameters
+        ----------
+        images : list of str
+            Names as in ``trials.tsv``.
 
         Returns
         -------
-        DataFrame
-            ``image``, NSD's columns, and ``captions`` (a JSON list).
+        DataFrame or None
+            ``image``, the columns of NSD, and ``captions`` (a JSON list); None where this copy has
+            no table.
+
+        Raises
+        ------
+        InputError
+            When the table lacks a column or an image.
         """
         path = self.root / STIMULUS_TABLE
         if not path.exists():
@@ -145,7 +177,8 @@ class NSD:
         absent = sorted(set(images) - set(table.index))
         if absent:
             raise InputError(
-                f"{path}: no row of {absent[0]}, which the design shows: copy it again"
+                f"{path}: expected a row of {absent[0]}, which is in the design, found none: copy "
+                "the table again"
             )
         table = table.loc[images].rename_axis("image").reset_index()
         captions = self._captions()
@@ -168,5 +201,5 @@ class NSD:
 
 
 def betas_prefix(subject: int, choice: Choice) -> str:
-    """Folder of a subject's betas, below the root and in the bucket alike."""
+    """Return the folder of a subject's betas, relative to the root or the bucket."""
     return f"nsddata_betas/ppdata/subj{subject:02d}/{choice.space}/{choice.preparation}"

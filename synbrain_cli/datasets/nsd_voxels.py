@@ -1,4 +1,4 @@
-"""Voxels of one NSD subject: ROIs, mask, what is known of each voxel, and ways to other spaces."""
+"""Voxels of one subject of NSD: ROIs, mask, properties of voxels, and transforms."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class SubjectVoxels:
     choice: Choice
 
     def collections(self) -> list[str]:
-        """ROI collections that are here, both hemispheres in one."""
+        """Return the names of the ROI collections in this copy, which cover both hemispheres."""
         folder = self.nsd.roi_folder(self.subject, self.choice)
         if self.choice.volume:
             names = {path.name.removesuffix(".nii.gz") for path in folder.glob("*.nii.gz")}
@@ -69,15 +69,20 @@ class SubjectVoxels:
             {path.name[3:].removesuffix(".mgz") for path in folder.glob(f"{short}.*.mgz")}
             for short in SHORT.values()
         )
-        # Maps (prfangle, R2, …) lie in the same folder: collections are those with a label table.
+        # The folder also holds maps (prfangle, R2, …); collections have a label table.
         return sorted(
             name for name in left & right if name == "nsdgeneral" or self._label_names(name)
         )
 
     def labels(self, collection: str) -> Labels:
-        """Read one ROI collection on the subject's grid.
+        """Read one ROI collection on the grid of the subject.
 
-        On fsaverage, a vertex has the label of the native vertex nearest to it.
+        On fsaverage, a vertex has the label of the nearest vertex of the native surface.
+
+        Raises
+        ------
+        MissingError, InputError
+            When the file is absent, damaged, or on another grid.
         """
         names = self._label_names(collection)
         folder = self.nsd.roi_folder(self.subject, self.choice)
@@ -95,21 +100,21 @@ class SubjectVoxels:
         return Labels(np.concatenate(parts), names)
 
     def grid(self) -> tuple[Path, Any]:
-        """The volume whose grid all others of a subject must have: nsdgeneral, or the first ROI."""
+        """Return path and image of the volume with the grid: nsdgeneral, or the first ROI."""
         folder = self.nsd.roi_folder(self.subject, self.choice)
         paths = [folder / "nsdgeneral.nii.gz", *sorted(folder.glob("[!lr]*.nii.gz"))]
         path = next((path for path in paths if path.exists()), paths[0])
         return path, load_image(path)
 
     def _to_fsaverage(self, hemisphere: str) -> np.ndarray:
-        """1-based native vertex nearest to each fsaverage vertex."""
+        """Return the 1-based vertex of the native surface nearest to each vertex of fsaverage."""
         path = (
             self.nsd.transforms_folder(self.subject) / f"{SHORT[hemisphere]}.white-to-fsaverage.mgz"
         )
         return read_mgh_vertices(path)[:, 0].astype(np.int64)
 
     def _label_names(self, collection: str) -> dict[int, str]:
-        """Code → label, of the collection's colour table: one line a label, "code name"."""
+        """Read the labels of a collection by code from its colour table (lines "code name")."""
         tables = (
             self.nsd.label_folder(self.subject) / f"{collection}.mgz.ctab",
             self.nsd.root / f"nsddata/freesurfer/fsaverage/label/{collection}.mgz.ctab",
@@ -127,18 +132,27 @@ class SubjectVoxels:
             ) from error
 
     def mask(self) -> tuple[np.ndarray, Geometry]:
-        """Voxels in any of the chosen ROIs: boolean array on the grid, and their voxel_space.
+        """Return the voxels that are in any of the chosen ROIs.
+
+        Returns
+        -------
+        bool array of shape (x, y, z), or (n_left + n_right,) on a surface
+        Volume or Vertices
+            The same voxels as a geometry.
 
         Raises
         ------
         MissingError, InputError
-            No such collection, label or file; on another grid; no voxel in it.
+            When a collection, label or file does not exist, is on another grid, or has no voxels.
         """
         inside: np.ndarray | None = None
         for roi in self.choice.rois:
             found = self._roi(roi)
             if not found.any():
-                raise InputError(f"--roi {roi}: no voxel of subject {self.subject} is in it")
+                raise InputError(
+                    f"--roi {roi}: expected voxels of subject {self.subject} in it, found none: "
+                    "choose another ROI"
+                )
             inside = found if inside is None else inside | found
         if inside is None:
             raise InputError("expected at least one ROI, found none")
@@ -160,7 +174,7 @@ class SubjectVoxels:
         return len(read_mgh_vertices(self.nsd.label_folder(self.subject) / f"lh.{collection}.mgz"))
 
     def _roi(self, roi: str) -> np.ndarray:
-        """Boolean array on the grid: voxels of one ROI of `Choice.rois`."""
+        """Return the voxels of one ROI of `Choice.rois` as a boolean array on the grid."""
         if self.choice.volume and roi.endswith((".nii", ".nii.gz")):
             values, image = read_volume(roi)
             check_same_grid(roi, image, *self.grid())
@@ -174,7 +188,7 @@ class SubjectVoxels:
                 else f"{folder}: no ROI file such as lh.nsdgeneral.mgz"
             )
         if roi in collections:
-            return self.labels(roi).values > 0  # not != -1: that is the whole slab
+            return self.labels(roi).values > 0  # 0 is unlabelled, −1 outside the volume covered
         wanted, _, label = roi.partition(":")
         searched = [wanted] if label else collections
         label = label or roi
@@ -201,7 +215,13 @@ class SubjectVoxels:
         return found
 
     def voxel_table(self, inside: np.ndarray) -> pd.DataFrame:
-        """One row a voxel of the mask: NSD's ncsnr, and its label in every ROI collection."""
+        """Return one row per voxel of the mask: NSD's ncsnr, and the label in each ROI collection.
+
+        Parameters
+        ----------
+        inside : bool array
+            The mask, from `mask`.
+        """
         table = pd.DataFrame({"ncsnr": self._ncsnr(inside)})
         for collection in self.collections():
             labels = self.labels(collection)
@@ -215,7 +235,7 @@ class SubjectVoxels:
         return table
 
     def _ncsnr(self, inside: np.ndarray) -> np.ndarray:
-        """NSD's own ncsnr of the masked voxels; NaN where the file is not here."""
+        """Read NSD's ncsnr of the masked voxels; NaN where the file is not in this copy."""
         folder = self.nsd.betas_folder(self.subject, self.choice)
         if self.choice.volume:
             path = folder / "ncsnr.nii.gz"
@@ -234,7 +254,25 @@ class SubjectVoxels:
     def resamplings(
         self, inside: np.ndarray, voxel_space: Geometry
     ) -> dict[str, SurfaceResampling | VolumeResampling]:
-        """How the masked voxels reach cortical surfaces and MNI, as far as transforms are here."""
+        """Return the resampling to cortical surfaces and to MNI, where this copy has transforms.
+
+        Parameters
+        ----------
+        inside : bool array
+            The mask, from `mask`.
+        voxel_space : Volume or Vertices
+            The same voxels as a geometry.
+
+        Returns
+        -------
+        dict
+            File name → resampling.
+
+        Raises
+        ------
+        InputError
+            When a transform does not fit the mask.
+        """
         folder = self.nsd.transforms_folder(self.subject)
         found: dict[str, SurfaceResampling | VolumeResampling] = {}
         tables = [folder / f"{short}.white-to-fsaverage.mgz" for short in SHORT.values()]
@@ -261,7 +299,7 @@ class SubjectVoxels:
             try:
                 found[SURFACE_RESAMPLING] = SurfaceResampling.from_layers(inside, depths, nearest)
             except NothingReached:
-                # A mask of subcortical voxels reaches no surface, and needs none; cortex must.
+                # Only a mask of subcortical voxels, chosen by the user, may miss the surface.
                 if self.choice.rois == Choice.rois:
                     raise
         mni = folder / f"{stem}-to-MNI.nii.gz"

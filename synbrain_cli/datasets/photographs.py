@@ -1,4 +1,4 @@
-"""Real photographs that installed packages ship: stimuli that need no download."""
+"""Photographs from installed packages, which serve as stimuli without a download."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# Eleven photographs for the simulated subjects to look at, and how often: scenes twice as often as
-# textures. Four more (coffee, flower, rocket, chelsea) are in examples/images and shown to no
-# simulated subject.
+# Eleven photographs that are shown to simulated subjects, with their relative frequency: scenes
+# twice as often as textures. Four others (coffee, flower, rocket, chelsea) are in examples/images
+# and are not shown to any simulated subject.
 _SHOWN = (
     ("skimage", "astronaut.png", 2),
     ("skimage", "camera.png", 2),
@@ -26,7 +26,14 @@ _SHOWN = (
 
 
 def load_photographs() -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the photographs, each uint8 (height, width, 3), and how often each is shown."""
+    """Load the photographs.
+
+    Returns
+    -------
+    list of uint8 arrays of shape (height, width, 3)
+    float array of shape (n_photographs,)
+        Probability with which each is shown.
+    """
     import matplotlib
     import skimage
     import sklearn
@@ -52,15 +59,25 @@ def crop_photographs(
     part: str,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Cut square views: position, scale, a slight rotation, mirror image and exposure at random.
+    """Cut random square views from photographs.
+
+    Position, scale, rotation (slight), reflection and exposure are random (ours).
 
     Parameters
     ----------
+    photographs : list of uint8 arrays of shape (height, width, 3)
+    weight : float array of shape (n_photographs,)
+        Probability of each photograph.
+    n_images : int
+        Number of views.
+    size : int
+        Side of a view in pixels.
     part : {"unique", "shared"}
-        The left seven tenths of each photograph, or the right three tenths. Images that a model
-        is tested on so have no pixel in common with those it was trained on. Views of both are
-        of one range of sizes, that of the smaller part: zoomed in further, test images would have
-        less contrast than training images, which those of a random sample have not.
+        The left seven tenths of each photograph, or the right three tenths. Test images therefore
+        have no pixel in common with training images. The views of both parts have the same range
+        of sizes, limited by the smaller part: if test images were smaller cuts than training
+        images, they would have less contrast.
+    generator : numpy Generator
 
     Returns
     -------
@@ -88,7 +105,7 @@ def crop_photographs(
         matrix = (c * mirror, -s, x - half * (c * mirror - s), s * mirror, c, 0.0)
         matrix = (*matrix[:5], y - half * (s * mirror + c))
         box = Image.fromarray(photograph)
-        if side > 2 * size:  # shrink first: affine sampling alone would alias
+        if side > 2 * size:  # reduced first, as the affine transform alone would alias
             factor = int(side // size)
             box = box.reduce(factor)
             matrix = tuple(m / factor for m in matrix)

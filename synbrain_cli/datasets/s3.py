@@ -1,4 +1,4 @@
-"""A public S3 bucket: its objects, ranges of their bytes, and what its faults mean."""
+"""Access to a public S3 bucket: its objects, ranges of their bytes, and its errors."""
 
 from __future__ import annotations
 
@@ -37,19 +37,29 @@ class RemoteFile:
 
 
 class Bucket:
-    """Anonymous access to one bucket; may be used from several threads.
+    """Anonymous access to one bucket, from any number of threads.
 
-    Credentials on this machine are not used. boto3's own variables apply, such as
+    Credentials on this machine are not used. Environment variables of boto3 apply, such as
     ``AWS_ENDPOINT_URL_S3`` for another server.
+
+    Parameters
+    ----------
+    name : str
+        Name of the bucket.
 
     Attributes
     ----------
     faults : tuple of exception types
-        What the network and the server may raise; see `explain`.
+        Exceptions of the network and the server; see `explain`.
+
+    Raises
+    ------
+    InputError
+        When the AWS configuration of this machine is not valid.
     """
 
     def __init__(self, name: str = BUCKET) -> None:
-        # Imported here: `synbrain --help` is to be immediate.
+        # Imported here, so that `synbrain --help` is immediate.
         from boto3.session import Session
         from botocore import UNSIGNED
         from botocore.config import Config
@@ -87,12 +97,12 @@ class Bucket:
             ) from error
 
     def list(self, prefix: str) -> dict[str, RemoteFile]:
-        """Every object below ``prefix`` by its key; empty when there is none.
+        """Return all objects below a prefix, by key.
 
         Raises
         ------
         SynbrainError
-            When the bucket cannot be reached, does not exist or refuses.
+            When the bucket cannot be reached, does not exist, or denies access.
         """
         listing = self._client.get_paginator("list_objects_v2")
         try:
@@ -107,12 +117,12 @@ class Bucket:
         }
 
     def find(self, key: str) -> RemoteFile | None:
-        """One object, or None where there is none.
+        """Return an object by key; None where it does not exist.
 
         Raises
         ------
         SynbrainError
-            When the bucket cannot be reached or refuses.
+            When the bucket cannot be reached, or denies access.
         """
         try:
             head = self._client.head_object(Bucket=self.name, Key=key)
@@ -123,7 +133,10 @@ class Bucket:
         return RemoteFile(key, head["ContentLength"], head.get("ETag", "").strip('"'))
 
     def part_size(self, key: str) -> int | None:
-        """Bytes of the first part of an object uploaded in parts; None if the server won't say."""
+        """Return the size in bytes of the first part of an object that was uploaded in parts.
+
+        None where the server does not provide it.
+        """
         try:
             head = self._client.head_object(Bucket=self.name, Key=key, PartNumber=1)
         except self.faults as error:
@@ -138,9 +151,9 @@ class Bucket:
         Raises
         ------
         InputError
-            When the server sends others than those asked for.
+            When the server sends another range than was requested.
         one of ``faults``
-            Whatever befalls the connection; a body that ends early too.
+            When the connection fails, or the answer ends early.
         """
         from botocore.exceptions import IncompleteReadError
 
@@ -167,11 +180,20 @@ class Bucket:
                 yield chunk
 
     def explain(self, key: str, error: Exception, after: str = "") -> SynbrainError:
-        """Log what one of ``faults`` means and what to do; ``after`` is how far it had come."""
+        """Return the error for one of `faults`, with what the user can do.
+
+        Parameters
+        ----------
+        key : str
+            Key of the object, or prefix.
+        error : Exception
+        after : str
+            How much had been downloaded, for the message.
+        """
         from botocore.exceptions import ConnectionError
 
         where = f"s3://{self.name}/{key}"
-        again = "run the same command again: it goes on where it stopped"
+        again = "run the same command again, which continues where it stopped"
         status, code = _answer(error)
         if code == "NoSuchBucket":
             return MissingError(
@@ -202,14 +224,14 @@ class Bucket:
 
 
 def _answer(error: Exception) -> tuple[int, str]:
-    """HTTP status and S3's code of an answer that is an error; 0 when there was no answer."""
+    """Return HTTP status and S3 code of an error; status 0 where the server did not answer."""
     answer = getattr(error, "response", None) or {}
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return status, answer.get("Error", {}).get("Code", "")
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether one of a bucket's ``faults`` may be gone at the next try."""
+    """Return whether one of a bucket's ``faults`` may not occur at the next attempt."""
     status, code = _answer(error)
     return status in (0, 429) or status >= 500 or code == "RequestTimeout"
 

@@ -1,4 +1,4 @@
-"""What every reader does with the sessions of a subject."""
+"""Processing of the sessions of a subject that is common to all readers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from synbrain_cli.io.prepared_writer import PreparedWriter
 from synbrain_cli.metrics.noise_ceiling import ncsnr_of_stream
 
-AGREEING = 0.8  # correlation over voxels below which two estimates of ncsnr are said to disagree
+AGREEING = 0.8  # correlation over voxels below which estimates of ncsnr count as different (ours)
 
 
 def in_parallel(
@@ -23,19 +23,20 @@ def in_parallel(
     workers: int | None,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Do ``work`` for each session not done, some at once; a fault stops those not yet begun.
+    """Process the remaining sessions in threads. After an error no further session is begun.
 
     Parameters
     ----------
     work : callable
-        Told the session; run in threads (decompression and numpy release the interpreter).
+        Function of a session, which runs in a thread. Decompression and numpy release the lock of
+        the interpreter.
     sessions : iterable of int
     done : collection of int
-        Sessions that an interrupted run finished.
+        Sessions that an interrupted run has finished.
     workers : int, optional
-        Default: as many as there are cores.
+        Number of threads; by default the number of cores.
     progress : callable
-        Told sessions done and their number.
+        Called with the number of finished sessions and the number of all sessions.
     """
     sessions = list(sessions)
     left = [session for session in sessions if session not in done]
@@ -57,7 +58,7 @@ def in_parallel(
 
 
 def n_cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -66,22 +67,23 @@ def n_cores() -> int:
 def add_ncsnr(
     voxels: pd.DataFrame, writer: PreparedWriter
 ) -> tuple[pd.DataFrame, dict[str, float | None]]:
-    """Compute ncsnr from the repeats, beside the one that came with the data.
+    """Compute ncsnr from repeats, and compare it with the ncsnr that was supplied with the data.
 
-    Of betas z-scored within session, whatever the standardisation, as NSD defines it; over all
-    trials, test trials included: it bounds scores and trains nothing.
+    As NSD defines it, ncsnr is computed from betas that are z-scored within session, independent
+    of the chosen standardisation. All trials are used, including test trials, because ncsnr limits
+    scores and is not used for training.
 
     Parameters
     ----------
     voxels : DataFrame
-        Perhaps with ``ncsnr``.
+        Table of the voxels, with the column ``ncsnr`` where it was supplied.
     writer : PreparedWriter
-        With all its sessions written.
+        Writer that has written all sessions.
 
     Returns
     -------
     voxels : DataFrame
-        With ``ncsnr`` (the one computed, where none was given) and ``ncsnr_recomputed``.
+        With the columns ``ncsnr`` (supplied, else computed) and ``ncsnr_recomputed``.
     found : dict
         ``median_given``, ``median_recomputed``, and ``correlation`` of the two over voxels; None
         where unknown.
@@ -116,7 +118,13 @@ def _median(values: np.ndarray) -> float | None:
 
 
 def describe_ncsnr(found: dict[str, float | None]) -> str:
-    """One line on the reliability found, with a warning where the two estimates disagree."""
+    """Describe the reliability in one line, with a warning where the two estimates disagree.
+
+    Parameters
+    ----------
+    found : dict
+        From `add_ncsnr`.
+    """
     given, recomputed, r = found["median_given"], found["median_recomputed"], found["correlation"]
     if recomputed is None and given is None:
         return "no image was repeated: ncsnr and noise ceilings are unknown"

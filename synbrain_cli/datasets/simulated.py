@@ -1,24 +1,27 @@
-"""Simulated subjects: a known response distribution, written in NSD's own files.
+"""Simulated subjects with a known response distribution, written in the file formats of NSD.
 
-Their visual cortex lies on the fsaverage5 geometry that nilearn ships. They look at real
-photographs (`photographs`), and respond, in trial k of image i at voxel v, with
+Their visual cortex lies on the fsaverage5 geometry of nilearn. Their stimuli are real photographs
+(`photographs`). The response in trial k of image i at voxel v is
 
     y_ikv = a_v + g_v · [ s_iv + c_iv · n_ikv + d_kv ]      (percent signal change)
 
     s_iv = sqrt(1 − q_v) · f_v(image i) + sqrt(q_v) · h_iv   the noise-free response (unit variance)
-    f_v    V1, V2, V3, hV4: contrast energy in the voxel's receptive field; higher areas: pooled
-           rectified projections of log energies. Neither uses an encoder of ours
-    h_iv   low-rank response that no feature of the image explains, the same on every repeat
-    n_ikv  trial noise: low-rank and shared by voxels, plus private
-    c_iv   signal-dependent: sd_v · (1 + 0.25 tanh s_iv)
-    d_kv   slow drift within and between sessions, low-rank
+    f_v    in V1, V2, V3 and hV4 the contrast energy in the receptive field of the voxel; in higher
+           areas pooled, rectified projections of log energies. Neither uses an image encoder of
+           this package
+    h_iv   low-rank response that no feature of the image explains, identical on every repeat
+    n_ikv  trial noise: a low-rank part shared by voxels, plus a part private to each voxel
+    c_iv   signal-dependent scale of the noise: sd_v · (1 + 0.25 tanh s_iv)
+    d_kv   slow low-rank drift within and between sessions
 
-All functional properties are smooth functions of fsaverage5 position common to the subjects, to
-which each adds variations of its own; brains differ in size, pose and voxel grid. fsaverage's
-coordinates stand for MNI's (the two differ by a few millimetres). The truth is kept in ``truth/``
-for tests and the documentation; no command reads it.
+The model is ours. Functional properties are smooth functions of the position on fsaverage5. Most
+of their variation is common to all subjects, and the rest is individual. Brains differ in size,
+pose and voxel grid. The coordinates of fsaverage are taken for MNI coordinates (the two differ by a
+few millimetres). The true distribution is stored in ``truth/`` for tests and the documentation; no
+command reads it.
 
-Cortex is `simulated_cortex`, the responses `simulated_responses`, NSD's files `simulated_files`.
+The cortex is in `simulated_cortex`, the responses in `simulated_responses`, and the files of NSD in
+`simulated_files`.
 """
 
 from __future__ import annotations
@@ -46,22 +49,24 @@ from synbrain_cli.io.surface import HEMISPHERES
 
 
 class SimulationConfig(JSONSettings, frozen=True):
-    """What is simulated. The defaults are the demo's.
+    """Settings of a simulation. The defaults are those of `synbrain demo` (ours).
 
     Attributes
     ----------
     n_subjects : int
     n_shared, n_unique : int
-        Images every subject sees (the test set), and images of each subject's own.
+        Number of images shown to every subject (the test set), and to one subject alone.
     n_repeats : int
+        Number of repeats of each image.
     n_sessions : int
-        Trials (images × repeats) are dealt evenly to sessions.
+        Number of sessions, over which trials (images × repeats) are distributed evenly.
     image_size : int
-        Pixels, a multiple of 64 (NSD: 425).
+        Side of the images in pixels, a multiple of 64 (NSD: 425).
     voxel_size : float
-        Millimetres (NSD: 1.8; coarser here, so that a whole visual cortex is a small problem).
+        Side of the voxels in mm (NSD: 1.8). The default is coarser, so that the whole visual
+        cortex has few voxels.
     unexplained : float
-        Mean share of a voxel's response that no image feature explains.
+        Share of the variance of a response that no image feature explains, mean over voxels.
     seed : int
     """
 
@@ -77,19 +82,22 @@ class SimulationConfig(JSONSettings, frozen=True):
 
     @classmethod
     def of_sessions(cls, n_sessions: int, seed: int = 0) -> SimulationConfig:
-        """Sessions of 750 trials, as NSD's: more of them are more images of each subject's own."""
+        """Return settings for sessions of 750 trials, as in NSD.
+
+        Additional sessions show additional images that are unique to each subject.
+        """
         default = cls(n_sessions=n_sessions, seed=seed)
         n_images = n_sessions * 750 // default.n_repeats
         return msgspec.structs.replace(default, n_unique=n_images - default.n_shared)
 
     @property
     def n_images(self) -> int:
-        """Images of one subject."""
+        """Number of images per subject."""
         return self.n_shared + self.n_unique
 
     @property
     def n_trials(self) -> int:
-        """Trials of one subject."""
+        """Number of trials per subject."""
         return self.n_images * self.n_repeats
 
 
@@ -98,29 +106,34 @@ def simulate(
     config: SimulationConfig | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Path:
-    """Write simulated subjects as an NSD folder.
+    """Write simulated subjects in a folder with the layout of NSD.
 
     Parameters
     ----------
     root : path
-        Folder to make. Nothing is done when it holds the same simulation already.
-    config : SimulationConfig
+        Folder to create.
+    config : SimulationConfig, optional
     progress : callable
-        Told what is being done.
+        Called with a description of each step.
 
     Returns
     -------
     path
-        ``root``, with ``nsddata/``, ``nsddata_betas/``, ``nsddata_stimuli/``, ``truth/`` (one
-        ``.npz`` a subject: ``mean``, ``scale``, ``loadings``, ``private``, ``explained``; see
-        `Responses`) and, written last,
-        ``dataset_description.json``.
+        ``root``, with ``nsddata/``, ``nsddata_betas/``, ``nsddata_stimuli/`` and ``truth/`` (one
+        ``.npz`` per subject: ``mean``, ``scale``, ``loadings``, ``private``, ``explained``; see
+        `synbrain_cli.datasets.simulated_responses.Responses`). ``dataset_description.json`` is
+        written last.
+
+    Raises
+    ------
+    InputError
+        When the image size is not supported, or trials do not divide into sessions.
     """
     config = config or SimulationConfig()
     if config.image_size % 64 or config.image_size < 128 or config.n_trials % config.n_sessions:
         raise InputError(
-            "expected an image size in multiples of 64, 128 at least, and images × repeats that "
-            f"divide into the sessions; found {config}"
+            "expected an image size in multiples of 64, at least 128, and a number of trials "
+            f"(images × repeats) that is a multiple of the number of sessions; found {config}"
         )
     root = Path(root)
     seeds = np.random.SeedSequence(config.seed).spawn(3 + config.n_subjects)
@@ -166,14 +179,14 @@ def _show_photographs(
     image_seed: np.random.SeedSequence,
     design_seed: np.random.SeedSequence,
 ) -> tuple[np.ndarray, Design]:
-    """Images, uint8 (n_images, size, size, 3), and which of them every subject sees when."""
+    """Return the images, uint8 (n_images, size, size, 3), and the design of the experiment."""
     n_all = config.n_shared + config.n_subjects * config.n_unique
     generator = np.random.default_rng(image_seed)
     photographs = load_photographs()
     size = config.image_size
     shared = crop_photographs(*photographs, config.n_shared, size, "shared", generator)
     unique = crop_photographs(*photographs, n_all - config.n_shared, size, "unique", generator)
-    # NSD's shared images are scattered among the 73,000: so here, from the design's generator.
+    # As in NSD, shared images are scattered among all images; the generator is that of the design.
     generator = np.random.default_rng(design_seed)
     scatter = generator.permutation(n_all)
     stimuli = np.empty((n_all, *shared.shape[1:]), np.uint8)

@@ -1,7 +1,7 @@
-"""Cortex of the simulated subjects: functional layout on fsaverage5, and a head of one's own.
+"""Cortex of the simulated subjects: functional layout on fsaverage5, and individual anatomy.
 
 The functional layout is schematic (log-polar V1, mirror-reversed V2 and V3, discs for higher
-areas): good enough to look like a visual cortex, no atlas.
+areas). It resembles visual cortex, but is not an atlas.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 
 VISUAL_ROIS = ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4")  # NSD's labels 1 to 7
 STREAMS = ("early", "midventral", "midlateral", "midparietal", "ventral", "lateral", "parietal")
-# Centres in fsaverage's white-surface millimetres (|x|, y, z), radius, NSD collection and label,
-# stream. Approximate peaks as printed in reviews of category-selective cortex.
+# Centre on the white surface of fsaverage in mm (|x|, y, z), radius in mm, NSD collection and
+# label, stream. Centres are approximate peaks from reviews of category-selective cortex.
 HIGHER_AREAS = {
     "OFA": ((40, -78, -10), 11, ("floc-faces", 1), "midventral"),
     "FFA-1": ((40, -56, -18), 10, ("floc-faces", 2), "ventral"),
@@ -33,11 +33,15 @@ HIGHER_AREAS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Functional properties of the vertices of one fsaverage5 hemisphere (10,242 each).
+    """Functional properties of the vertices of one hemisphere of fsaverage5.
 
-    ``x, y`` are receptive-field centres and ``size`` their radii in image half-widths (the image
-    spans −1 to 1, y up); ``visual`` codes `VISUAL_ROIS` (1 to 7), ``higher`` `HIGHER_AREAS`
-    (1, 2, …), 0 elsewhere.
+    Attributes
+    ----------
+    visual, higher : int16 arrays of shape (10,242,)
+        Code of `VISUAL_ROIS` (1 to 7) and of `HIGHER_AREAS` (1, 2, …); 0 elsewhere.
+    x, y, size : float arrays of shape (10,242,)
+        Centre and radius of the receptive field in half-widths of the image, which spans −1 to 1
+        with y upwards.
     """
 
     visual: np.ndarray
@@ -48,16 +52,20 @@ class Layout:
 
     @property
     def responsive(self) -> np.ndarray:
-        """Vertices of any area: bool (n_vertices,)."""
+        """Vertices that belong to any area: bool (n_vertices,)."""
         return (self.visual > 0) | (self.higher > 0)
 
 
 def functional_layout(hemisphere: str) -> Layout:
-    """Lay retinotopic and higher areas on one hemisphere of fsaverage5.
+    """Define retinotopic and higher areas on one hemisphere of fsaverage5.
 
-    V1 follows the calcarine sulcus from the occipital pole (fovea); eccentricity E at distance d
-    is 0.75 (exp(d / 17.3 mm) − 1) degrees (Horton & Hoyt 1991); polar angle runs across it,
-    reversing in V2 and again in V3. The image spans 8.4 degrees, as in NSD.
+    V1 follows the calcarine sulcus from the occipital pole (fovea). The eccentricity at distance d
+    is 0.75 (exp(d / 17.3 mm) − 1) degrees (Horton & Hoyt 1991). The polar angle varies across the
+    sulcus, and reverses in V2 and again in V3. The image spans 8.4 degrees, as in NSD.
+
+    Parameters
+    ----------
+    hemisphere : {"left", "right"}
     """
     white = fsaverage("white")[hemisphere][0]
     sphere = fsaverage("sphere")[hemisphere][0].astype(float)
@@ -68,8 +76,8 @@ def functional_layout(hemisphere: str) -> Layout:
         target = np.array(point) * (side, 1, 1)
         return sphere[np.argmin(((white - target) ** 2).sum(1))]
 
-    # Plane tangent to the sphere at the fovea: `along` the calcarine sulcus, `across` it (dorsal
-    # positive). 100 sphere units are some 75 mm of cortex.
+    # Coordinates in the plane that touches the sphere at the fovea: `along` the calcarine sulcus
+    # and `across` it (dorsal positive). 100 units of the sphere are about 75 mm of cortex.
     fovea, anterior, dorsal = nearest((12, -99, -2)), nearest((16, -62, 7)), nearest((10, -88, 28))
     e1 = anterior - fovea * (anterior @ fovea)
     e1 /= np.linalg.norm(e1)
@@ -105,12 +113,12 @@ def functional_layout(hemisphere: str) -> Layout:
     eccentricity = 0.75 * (np.exp(np.clip(along, 0, None) / 17.3) - 1) + 0.15
     x = -side * eccentricity * np.cos(vertical) / 4.2  # the left hemisphere sees the right field
     y = eccentricity * np.sin(vertical) / 4.2
-    growth = np.select([visual <= 2, visual <= 4, visual <= 6], [1.0, 1.5, 2.0], 3.0)
-    size = growth * (0.08 + 0.10 * eccentricity / 4.2)
+    relative_size = np.select([visual <= 2, visual <= 4, visual <= 6], [1.0, 1.5, 2.0], 3.0)
+    size = relative_size * (0.08 + 0.10 * eccentricity / 4.2)
 
     higher = np.zeros(len(white), np.int16)
     for code, (centre, radius, _, _) in enumerate(HIGHER_AREAS.values(), start=1):
-        # Distance over the sphere, so that a disc does not jump across a sulcus.
+        # The distance is that on the sphere, so that a disc does not extend across a sulcus.
         distance = 75 * np.arccos(np.clip(sphere @ nearest(centre), -1, 1))
         higher[(distance < radius) & (visual == 0) & (higher == 0)] = code
     return Layout(visual, higher, x, y, size)
@@ -119,13 +127,16 @@ def functional_layout(hemisphere: str) -> Layout:
 def smooth_fields(
     positions: np.ndarray, n_fields: int, length: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """Gaussian random fields over points in space, unit variance (random Fourier features).
+    """Sample Gaussian random fields of unit variance at points, by random Fourier features.
 
     Parameters
     ----------
     positions : array of shape (n_points, 3)
+    n_fields : int
+        Number of independent fields.
     length : float
-        Length scale of the squared-exponential covariance, in the positions' unit.
+        Length scale of the squared-exponential covariance, in the unit of the positions.
+    generator : numpy Generator
 
     Returns
     -------
@@ -137,7 +148,12 @@ def smooth_fields(
 def random_fields(
     n_fields: int, length: float, generator: np.random.Generator
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Draw the fields of `smooth_fields` once, to be evaluated at any positions.
+    """Sample the fields of `smooth_fields` as functions that can be evaluated at any position.
+
+    Parameters
+    ----------
+    n_fields, length, generator
+        As in `smooth_fields`.
 
     Returns
     -------
@@ -158,12 +174,21 @@ def random_fields(
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One simulated brain: its voxel grid, and where fsaverage5's vertices lie in it.
+    """One simulated brain: its voxel grid, and the positions of fsaverage5's vertices in it.
 
-    ``layers[hemisphere]`` is (3 depths, 10,242, 3), 1-based voxel coordinates, 9999 outside;
-    ``owner`` (n_voxels,) is the vertex each voxel of the mask takes its function from, counted
-    through the left hemisphere, then the right. ``deform`` takes fsaverage's positions (n, 3) in mm
-    to this brain's in the scanner, in mm; ``affine`` leads there from 0-based voxels.
+    Attributes
+    ----------
+    affine : array of shape (4, 4)
+        Maps 0-based voxel coordinates to scanner coordinates in mm.
+    mask : bool array of shape (x, y, z)
+        Voxels of responsive cortex.
+    layers : dict of arrays of shape (3, 10,242, 3)
+        Per hemisphere, 1-based voxel coordinates of the vertices at three depths.
+    owner : int array of shape (n_voxels,)
+        Vertex that determines the function of each voxel of the mask, counted over the left and
+        then the right hemisphere.
+    deform : callable
+        Maps positions (n, 3) on fsaverage to scanner coordinates of this brain, in mm.
     """
 
     affine: np.ndarray
@@ -176,16 +201,17 @@ class Anatomy:
 def build_anatomy(
     layouts: Mapping[str, Layout], voxel_size: float, seed: np.random.SeedSequence
 ) -> Anatomy:
-    """Resize, turn and bend fsaverage5 into a head of its own, and lay a voxel grid over it.
+    """Scale, rotate and deform fsaverage5 into an individual brain, with a voxel grid.
 
     Parameters
     ----------
     layouts : dict of Layout
-        Of each hemisphere: voxels that responsive cortex passes through make up the mask.
+        Functional layout of each hemisphere. The mask holds the voxels that contain responsive
+        cortex.
     voxel_size : float
-        Millimetres.
+        Side of a voxel in mm.
     seed : SeedSequence
-        Of this subject's size, pose and shape.
+        Seed of the size, the pose and the shape of the brain.
     """
     generator = np.random.default_rng(seed)
     scale = 1 + generator.uniform(-0.07, 0.07, 3)
@@ -208,7 +234,7 @@ def build_anatomy(
         h: coordinates[k * 3 * n : (k + 1) * 3 * n].reshape(3, n, 3)
         for k, h in enumerate(HEMISPHERES)
     }
-    # Each voxel that responsive cortex passes through belongs to its nearest vertex.
+    # Each voxel that contains responsive cortex belongs to its nearest vertex.
     mask = np.zeros(shape, bool)
     owners, where = [], []
     for k, h in enumerate(HEMISPHERES):
@@ -236,7 +262,7 @@ def _cortex() -> dict[str, np.ndarray]:
 # FSL's MNI152 grid of 2 mm: its first axis runs from right to left, as NSD stores it.
 MNI_SHAPE = (91, 109, 91)
 MNI_AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
-OUTSIDE = 9999  # NSD's coordinate of what has none
+OUTSIDE = 9999  # NSD's code for points without a coordinate
 
 
 @functools.cache
@@ -250,17 +276,17 @@ def _near_cortex() -> np.ndarray:
 
 
 def mni_coordinates(anatomy: Anatomy) -> np.ndarray:
-    """Where the voxels of the MNI grid lie in a simulated brain, as NSD tells it.
+    """Return the voxel coordinates of the MNI grid in a simulated brain, in NSD's format.
 
     Returns
     -------
     float32 array of shape (91, 109, 91, 3)
-        1-based voxel coordinates of ``anatomy``, 9999 farther than 8 mm from cortex and off its
-        grid. The first axis runs from right to left.
+        1-based voxel coordinates of ``anatomy``; 9999 at more than 8 mm from cortex and outside the
+        voxel grid. The first axis runs from right to left.
     """
     near = _near_cortex()
     positions = nib.affines.apply_affine(MNI_AFFINE, near).astype(np.float32)
-    # In float32 (good to 1e-4 mm) and in pieces: there are 200,000.
+    # Computed in float32 (accurate to 1e-4 mm) and in pieces, as there are 200,000 points.
     points = np.concatenate(
         [anatomy.deform(part) for part in np.array_split(positions, len(positions) // 8192 + 1)]
     )

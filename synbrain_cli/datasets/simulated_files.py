@@ -1,4 +1,4 @@
-"""Writing simulated subjects as NSD's own files, with their names, index bases and scales."""
+"""Writing simulated subjects in files of NSD, with the same names, index bases and scales."""
 
 from __future__ import annotations
 
@@ -32,9 +32,16 @@ from synbrain_cli.metrics.noise_ceiling import ncsnr as recorded_ncsnr
 
 @dataclass(frozen=True)
 class SimulatedSubject:
-    """One subject: its number (from 1), its cortex and its responses.
+    """One simulated subject.
 
-    ``layouts`` are those of the hemispheres, the same for all subjects.
+    Attributes
+    ----------
+    number : int
+        From 1.
+    layouts : dict of Layout
+        Functional layout of each hemisphere, the same for all subjects.
+    anatomy : Anatomy
+    responses : Responses
     """
 
     number: int
@@ -44,7 +51,7 @@ class SimulatedSubject:
 
     @property
     def name(self) -> str:
-        """As in NSD's folders."""
+        """Name of the subject in the folders of NSD."""
         return f"subj{self.number:02d}"
 
 
@@ -55,7 +62,7 @@ def write_stimuli(root: Path, stimuli: np.ndarray) -> None:
 
 
 def write_design(root: Path, design: Design) -> None:
-    """Write the experimental design; what is 0-based in memory is 1-based in the file."""
+    """Write the experimental design, with 1-based indices as in NSD."""
     ordering, per_session = design.ordering, design.trials_per_session
     pattern = np.zeros((design.n_sessions, 12, 75), np.uint8)
     for session in pattern:  # NSD's runs hold 62 or 63 trials
@@ -81,7 +88,7 @@ def write_design(root: Path, design: Design) -> None:
 def write_subject(
     root: Path, subject: SimulatedSubject, design: Design, seed: np.random.SeedSequence
 ) -> None:
-    """Write a subject's ROIs, transforms, betas and truth.
+    """Write ROIs, transforms, betas and the true response distribution of a subject.
 
     Parameters
     ----------
@@ -90,7 +97,7 @@ def write_subject(
     subject : SimulatedSubject
     design : Design
     seed : SeedSequence
-        Of the noise of the single trials.
+        Seed of the noise of single trials.
     """
     _write_rois(root, subject)
     _write_transforms(root / "nsddata/ppdata" / subject.name / "transforms", subject.anatomy)
@@ -102,7 +109,7 @@ def write_subject(
 
 
 def _write_rois(root: Path, subject: SimulatedSubject) -> None:
-    """Masks and ROIs with their label tables: NSD's collections, −1 outside the region covered."""
+    """Write NSD's ROI collections with their label tables; values are −1 outside visual cortex."""
     visual, higher = (
         np.concatenate([getattr(subject.layouts[h], key) for h in HEMISPHERES])[
             subject.anatomy.owner
@@ -141,7 +148,7 @@ def _write_rois(root: Path, subject: SimulatedSubject) -> None:
 
 
 def _write_transforms(folder: Path, anatomy: Anatomy) -> None:
-    """Transforms to cortical surfaces and MNI: 1-based coordinates and indices, as NSD's."""
+    """Write transforms to cortical surfaces and MNI, with 1-based coordinates and indices."""
     for hemisphere, short in zip(HEMISPHERES, ("lh", "rh"), strict=True):
         layers = anatomy.layers[hemisphere].astype(np.float32)
         for depth, values in enumerate(layers, start=1):
@@ -149,7 +156,7 @@ def _write_transforms(folder: Path, anatomy: Anatomy) -> None:
         # The native surface has fsaverage5's vertices, so this is the identity.
         nearest = np.arange(1, layers.shape[1] + 1, dtype=np.int32)
         _write_mgh(folder / f"{short}.white-to-fsaverage.mgz", nearest[:, None])
-    # As in NSD, the header does not say how the grid lies.
+    # As in NSD, the header does not describe the orientation of the grid.
     image = nib.Nifti1Image(mni_coordinates(anatomy), np.eye(4))
     save_image(image, folder / "func1pt8-to-MNI.nii.gz")
 
@@ -157,7 +164,7 @@ def _write_transforms(folder: Path, anatomy: Anatomy) -> None:
 def _write_betas(
     root: Path, subject: SimulatedSubject, design: Design, generator: np.random.Generator
 ) -> None:
-    """Single trials of every session, int16, percent signal change × 300; and their ncsnr."""
+    """Write the single trials of every session (int16, percent signal change × 300) and ncsnr."""
     anatomy = subject.anatomy
     folder = root / f"nsddata_betas/ppdata/{subject.name}/func1pt8mm/{PREPARATIONS[0]}"
     voxel_size = anatomy.affine[0, 0]

@@ -11,17 +11,18 @@ from scipy.ndimage import gaussian_filter1d
 from synbrain_cli.datasets.simulated_cortex import Anatomy, Layout, smooth_fields
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 
-# Of the Gaussian derivatives, in pixels of the finest scale (half the image's resolution): they
-# prefer some 13, 6 and 3 cycles per image.
+# SD of the Gaussian derivatives in pixels of the finest scale (half the resolution of the image),
+# which prefer about 13, 6 and 3 cycles per image.
 SIGMA = 0.8
 
 
 def contrast_energy(images: np.ndarray) -> np.ndarray:
-    """Local energies that drive the simulated early areas.
+    """Compute the local energies to which the simulated early areas respond.
 
-    Gaussian-derivative quadrature pairs (first and second derivative; Freeman & Adelson 1991) of
-    luminance at three scales (from half the image's resolution on) and four
-    orientations, and the squares of two opponent colours, averaged in a 16 × 16 grid of cells.
+    These are energies of quadrature pairs of Gaussian derivatives of luminance (first and second
+    derivative; Freeman & Adelson 1991) at three scales, from half the resolution of the image on,
+    and four orientations, and the squares of two opponent colours. They are averaged in a 16 × 16
+    grid of cells.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def _derivatives(luminance: np.ndarray) -> list[np.ndarray]:
 
 
 def zscore(values: np.ndarray) -> np.ndarray:
-    """Each column shifted and scaled to mean 0 and standard deviation 1; constants to 0."""
+    """Scale each column to mean 0 and standard deviation 1; constant columns become 0."""
     return (values - values.mean(0)) / (values.std(0) + 1e-9)
 
 
@@ -88,7 +89,7 @@ class Responses:
     mean : array of shape (n_images, n_voxels)
         Noise-free response.
     scale : array of shape (n_images, n_voxels)
-        Multiplies noise of covariance ``loadings @ loadings.T + diag(private²)``.
+        Factor of the noise, which has the covariance ``loadings @ loadings.T + diag(private²)``.
     loadings : array of shape (n_voxels, n_factors)
     private : array of shape (n_voxels,)
     explained : array of shape (n_voxels,)
@@ -108,14 +109,15 @@ class Responses:
 
 @dataclass(frozen=True)
 class _CorticalFields:
-    """Smooth fields over a subject's voxels, drawn from common generators and the subject's own.
+    """Smooth random fields over the voxels of a subject, with a common and an individual part.
 
     Attributes
     ----------
     positions : array of shape (n_voxels, 3)
-        On fsaverage5's sphere, whose hemispheres lie 400 units apart.
+        Positions on the sphere of fsaverage5, with the hemispheres 400 units apart.
     common, own : Generator
-        In the same state for all subjects, and of this subject alone.
+        Generators of the common part, which is the same for all subjects, and of the individual
+        part.
     """
 
     positions: np.ndarray
@@ -123,7 +125,7 @@ class _CorticalFields:
     own: np.random.Generator
 
     def draw(self, n_fields: int, length: float, individual: float) -> np.ndarray:
-        """Fields (n_voxels, n_fields) shared by the subjects, with a share of the subject's own."""
+        """Sample fields (n_voxels, n_fields), in which ``individual`` is a share of variance."""
         shared = smooth_fields(self.positions, n_fields, length, self.common)
         private = smooth_fields(self.positions, n_fields, length, self.own)
         return np.sqrt(1 - individual) * shared + np.sqrt(individual) * private
@@ -137,18 +139,19 @@ def build_responses(
     unexplained: float,
     seeds: tuple[np.random.SeedSequence, np.random.SeedSequence],
 ) -> Responses:
-    """Give every voxel its tuning, its unexplained response and its noise.
+    """Generate the tuning, the unexplained response and the noise of every voxel.
 
-    The formula is that of `synbrain_cli.datasets.simulated`.
+    The formula is given in `synbrain_cli.datasets.simulated`.
 
     Parameters
     ----------
     energy : array of shape (n_all_images, 16, 16, n_channels)
-        Of every stimulus: scales are set by all of them, alike for every subject.
+        Energies of all stimuli, from `contrast_energy`. Scales are computed over all stimuli, so
+        that they are the same for every subject.
     rows : int array of shape (n_images,)
-        The images of this subject, in the order of ``subjectim``.
+        Stimuli that are shown to this subject, in the order of ``subjectim``.
     layouts : dict of Layout
-        Of each hemisphere.
+        Functional layout of each hemisphere.
     anatomy : Anatomy
     unexplained : float
         Mean share of a voxel's response that no image feature explains.
@@ -170,7 +173,7 @@ def build_responses(
     f[:, ~early] = _higher_responses(normal, rows, fields, ~early)
     f = zscore(f)
 
-    # What no image feature explains: random per image, low-rank over voxels.
+    # Response that no image feature explains, random over images and low-rank over voxels.
     rank = 8
     hidden = own.normal(0, 1, (n_images, rank))
     h = zscore(hidden @ fields.draw(rank, 25.0, 0.5).T)
@@ -250,10 +253,11 @@ def draw_session(
     drift_fields: np.ndarray,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Draw the single trials of one session, with its drift.
+    """Draw the single trials of one session, including its drift.
 
     Parameters
     ----------
+    responses : Responses
     images : int array of shape (n_trials,)
         Rows of ``responses.mean``.
     drift_fields : array of shape (n_voxels, n_fields)

@@ -1,4 +1,4 @@
-"""Splits: which images train a model, choose its weights, and test it. Always by image."""
+"""Splits of trials into training, validation and test trials, always by image."""
 
 from __future__ import annotations
 
@@ -16,18 +16,31 @@ from synbrain_cli.io.prepared import SPLITS
 
 
 def draw_images(images: Collection[str], share: float, seed: int, what: str = "") -> set[str]:
-    """Draw a share of images.
+    """Select a random share of images (ours).
 
-    Each image's lot is a hash of its name and the seed: adding images or sessions never moves an
-    image that is already there from one side to the other. ``what`` they are drawn for makes draws
-    independent of one another.
+    An image is selected when the hash of its name and the seed, a number between 0 and 1, is below
+    the share. Additional images or sessions therefore never change the selection of other images.
+
+    Parameters
+    ----------
+    images : collection of str
+        Names.
+    share : float
+        Between 0 and 1.
+    seed : int
+    what : str
+        Purpose of the selection. Selections for different purposes are independent.
+
+    Returns
+    -------
+    set of str
     """
     key = f"{what}{seed}"
-    lots = {
+    hashes = {
         image: int.from_bytes(hashlib.sha256(f"{key}/{image}".encode()).digest()[:8]) / 2**64
         for image in images
     }
-    return {image for image, lot in lots.items() if lot < share}
+    return {image for image, value in hashes.items() if value < share}
 
 
 def split_trials(
@@ -38,14 +51,19 @@ def split_trials(
     share: float = 0.1,
     seed: int = 0,
 ) -> np.ndarray:
-    """Split of each trial, by the image it shows.
+    """Assign each trial to a split by the image that was shown.
 
     Parameters
     ----------
     shown : array of str of shape (n_trials,)
         Image of each trial.
     test, validation : collections of str
-        Images. Without validation images, ``share`` of those that are not test is drawn.
+        Test and validation images. Without validation images, a share of the images that are not
+        test images is selected at random.
+    share : float
+        Share of validation images among those that are not test images (default ours).
+    seed : int
+        Seed of that selection.
 
     Returns
     -------
@@ -61,15 +79,15 @@ def split_trials(
 
 
 def read_split_list(path: Path, shown: np.ndarray) -> tuple[set[str], set[str]]:
-    """Test and validation images of a user's list.
+    """Read the test and validation images from a list of the user.
 
     Parameters
     ----------
     path : path
-        A table (.tsv, .csv) with the columns ``image``, with or without folder and suffix, and
-        ``split`` (train, val or test). Images that it does not name are training images.
+        Table (.tsv, .csv) with the columns ``image`` (with or without folder and suffix) and
+        ``split`` (train, val or test). Images that are not listed are training images.
     shown : array of str
-        Images that there are.
+        Images that were shown to the subject.
 
     Returns
     -------
@@ -78,8 +96,8 @@ def read_split_list(path: Path, shown: np.ndarray) -> tuple[set[str], set[str]]:
     Raises
     ------
     MissingError, InputError
-        No such file; a column is missing; another split; an image twice with two splits; no test
-        image among those shown.
+        When the file is absent, a column is missing, a split is unknown, an image is in two
+        splits, or no test image was shown to the subject.
     """
     table = read_table(path, ("image", "split"))[["image", "split"]]
     table = table.assign(
@@ -108,13 +126,26 @@ def read_split_list(path: Path, shown: np.ndarray) -> tuple[set[str], set[str]]:
 
 
 def _without_suffix(image: str) -> str:
-    """Name without folder and suffix; a dot within a name ("face.03") is no suffix."""
+    """Return the name without folder and suffix; "face.03" has no suffix of an image file."""
     path = Path(image)
     return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 
 def check_splits(split: np.ndarray, shown: np.ndarray, advice: str) -> None:
-    """Raise `InputError` where training, validation or test images are missing."""
+    """Check that there are training, validation and test images.
+
+    Parameters
+    ----------
+    split, shown : arrays of str of shape (n_trials,)
+        Split and image of each trial.
+    advice : str
+        What the user can do otherwise, for the message.
+
+    Raises
+    ------
+    InputError
+        When a split has no images.
+    """
     counts = pd.Series(split).groupby(split).size()
     for part in SPLITS:
         if not counts.get(part, 0):

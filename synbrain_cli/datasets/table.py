@@ -1,8 +1,8 @@
-"""Any experiment → a prepared subject: a table of trials, responses, and a folder of images.
+"""Reading any experiment into a prepared subject: a table of trials, responses, and images.
 
 Responses are an array (neurons, voxels of a mask), volumes (single-trial betas of GLMsingle or
-of another program) or surface maps; one file, or several whose trials follow one another. What
-the user names is `table_experiment`, the table and the images `table_trials`, the responses
+of another program) or surface maps, in one file or in several with consecutive trials. Files and
+options are in `table_experiment`, the table and the images in `table_trials`, and the responses in
 `table_responses`.
 """
 
@@ -39,16 +39,20 @@ def prepare_experiment(
     ----------
     experiment : Experiment
     subject : str
-        Label.
+        Label of the subject.
     folder : path
-        ``prepared/<dataset>/sub-01``. An interrupted run goes on where it stopped.
+        ``prepared/<dataset>/sub-01``. An interrupted run is resumed.
     progress : Progress, optional
-        Shows the files done, and what was chosen and found.
+        Shows the number of finished files, the choice of test images, and the reliability.
+
+    Returns
+    -------
+    PreparedSubject
 
     Raises
     ------
     MissingError, InputError
-        What is wrong with the table, the images, the responses or the mask.
+        When the table, the images, the responses or the mask are absent or not valid.
     """
     progress = progress or Progress(quiet=True)
     table, responses = TrialTable(experiment), ResponseFiles(experiment)
@@ -97,9 +101,9 @@ def prepare_experiment(
 def _write_sessions(
     table: TrialTable, responses: ResponseFiles, writer: PreparedWriter, counts: list[int]
 ) -> Iterator[int]:
-    """Read file after file; write each session once its last trial has been read.
+    """Read the files in order, and write each session when its last trial has been read.
 
-    Yields the number of files done, from 0 on; ``counts`` are the trials of each file.
+    Yields the number of finished files, from 0; ``counts`` are the numbers of trials per file.
     """
     order = writer.trials["trial"].to_numpy()
     row_of = np.empty(len(order), int)  # row of the table → row among the sorted trials
@@ -136,7 +140,7 @@ def _write_sessions(
 
 
 def _check_finite(values: np.ndarray, source: Path, table: TrialTable, above: int) -> None:
-    """Raise `InputError` where a trial has no value; ``above`` rows of the table come before."""
+    """Raise an `InputError` for trials without values; the file begins at row ``above``."""
     empty = np.flatnonzero(~np.isfinite(values).any(1))
     if len(empty) == len(values):
         raise InputError(

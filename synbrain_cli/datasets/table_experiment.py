@@ -1,4 +1,4 @@
-"""Files and options of one subject of any experiment: what `synbrain prepare table` is told."""
+"""Files and options of one subject of any experiment, for `synbrain prepare table`."""
 
 from __future__ import annotations
 
@@ -18,49 +18,56 @@ from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 SURFACES = (*N_FSAVERAGE, "fsnative")
 VOLUMES = (".npy", ".nii", ".nii.gz", ".hdf5", ".h5")
 MAPS = (".npy", ".mgh", ".mgz", ".gii", ".gii.gz")
-OWN_COLUMNS = [*POSITION_COLUMNS, "ncsnr_recomputed"]  # that a prepared voxels.tsv has of its own
-PIECES, PIECE = 64, 4096  # of a file, in bytes, by which it is known again
+OWN_COLUMNS = [*POSITION_COLUMNS, "ncsnr_recomputed"]  # written to voxels.tsv by synbrain itself
+PIECES, PIECE = 64, 4096  # number and size (bytes) of the pieces that identify a file
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Files of one subject.
+    """Files and options of one subject.
 
     Attributes
     ----------
     trials : path, or tuple of paths
-        Table (.tsv, .csv), or several to be joined, one row a trial in the order of the
-        responses: ``image``, and optionally ``session`` (whole numbers from 1), ``repeat`` and
-        ``split`` (train, val, test). Other columns are ignored.
+        Table (.tsv, .csv), or several tables that are concatenated, with one row per trial in the
+        order of the responses. Columns are ``image``, and optionally ``session`` (whole numbers
+        from 1), ``repeat`` and ``split`` (train, val, test); others are ignored.
     images : path
-        Folder of the images; the table names them with or without their suffix.
+        Folder of the images, which the table names with or without their suffix.
     responses : tuple of paths
         ``.npy`` (n_trials, n_voxels) or (x, y, z, n_trials), 4-D NIfTI, or HDF5 with ``betas`` or
         ``betasmd``. Empty for surfaces.
     left, right : tuples of paths
-        Surface maps of the hemispheres: ``.npy`` (n_trials, n_vertices), MGH, GIFTI.
+        Surface maps of the hemispheres: ``.npy`` (n_trials, n_vertices), MGH or GIFTI.
     mask : tuple of paths
-        One volume, above 0 inside; or one map a hemisphere.
+        One volume with values above 0 inside, or one map per hemisphere.
     voxels : path, optional
-        Table, one row a voxel in the responses' order: ``ncsnr`` and columns of labels.
+        Table with one row per voxel, in the order of the responses: ``ncsnr`` and columns of
+        labels.
     rois : tuple of (name, path)
-        Volumes on the mask's grid, above 0 inside the ROI.
+        Volumes on the grid of the mask, with values above 0 inside the ROI.
     image_column : str, optional
-        Where it is not ``image`` or ``stim_file``.
+        Column with the images, where it is not ``image`` or ``stim_file``.
     space : str
-        Of `SURFACES` for surfaces; of volumes a name for the record ("T1w"; one that begins with
-        MNI lets maps be plotted on fsaverage).
+        One of `SURFACES` for surfaces. For volumes a name for the record ("T1w"); if it begins with
+        MNI, maps can be plotted on fsaverage.
     unit : str
-        Of the responses (after the division), for records and colour bars.
+        Unit of the responses after the division, for records and colour bars.
     divide_by : float
-        Of the responses: 300 for NSD's integers.
+        Number by which responses are divided: 300 for the integers of NSD.
     standardize : {"session", "train", "none"}
+        Standardisation, as in `synbrain_cli.io.prepared_writer.PreparedWriter`.
     split : path, optional
-        See `synbrain_cli.datasets.splits.read_split_list`.
+        List of splits (`synbrain_cli.datasets.splits.read_split_list`).
     test_share, validation_share : float
-        Of the images, where nothing else says which are for what.
+        Shares of test and validation images, where neither table nor list defines them (ours).
     seed : int
-        Draws them.
+        Seed of the random choice of these images.
+
+    Raises
+    ------
+    MissingError, InputError
+        When options do not go together, or a file is absent or of another kind.
     """
 
     trials: Path | tuple[Path, ...]
@@ -87,10 +94,12 @@ class Experiment:
         names = [name for name, _ in self.rois]
         for name in names:
             if names.count(name) > 1 or name in (*OWN_COLUMNS, "ncsnr"):
-                raise InputError(f"--roi {name}: the name is taken: give each region its own")
+                raise InputError(
+                    f"--roi {name}: the name is taken: give each region a name of its own"
+                )
 
     def _check_options(self) -> None:
-        """Raise `InputError` where options do not go together."""
+        """Raise an `InputError` when options do not go together."""
         if bool(self.responses) == bool(self.left or self.right):
             raise InputError("expected either --responses, or --left and --right for surfaces")
         if len(self.left) != len(self.right):
@@ -110,7 +119,7 @@ class Experiment:
             raise InputError(f"--divide-by {self.divide_by}: expected a number other than 0")
 
     def _check_files(self) -> None:
-        """Raise `MissingError` or `InputError` where a file is not there, or not what is read."""
+        """Raise a `MissingError` or `InputError` for files that are absent or of another kind."""
         lists = [path for path in (self.voxels, self.split) if path is not None]
         regions = [path for _, path in self.rois]
         for path in (*self.tables, *lists, *self.files, *self.mask, *regions):
@@ -128,11 +137,11 @@ class Experiment:
         files = [path.resolve() for path in self.files]
         twice = [path for path in files if files.count(path) > 1]
         if twice:
-            raise InputError(f"{twice[0]} is given twice: each file holds other responses")
+            raise InputError(f"{twice[0]} is given twice: name each file of responses once")
 
     @property
     def tables(self) -> tuple[Path, ...]:
-        """Tables of trials, in their order."""
+        """Tables of trials, in the order given."""
         return self.trials if isinstance(self.trials, tuple) else (self.trials,)
 
     @property
@@ -147,11 +156,11 @@ class Experiment:
 
     @property
     def table_names(self) -> str:
-        """Of the tables of trials, for messages."""
+        """Names of the tables of trials, for messages."""
         return ", ".join(map(str, self.tables))
 
     def options(self) -> dict[str, Any]:
-        """For the record: what the content depends on; files by their content."""
+        """Return the options on which the content depends, with checksums of files."""
         options = {k: v for k, v in asdict(self).items() if k not in ("responses", "left", "right")}
         for name in ("voxels", "split"):
             if options[name] is not None:
@@ -166,10 +175,10 @@ class Experiment:
 
 
 def fingerprint(path: Path) -> str:
-    """Text by which a file of responses is known again, without reading all of it.
+    """Return a text that identifies a file of responses, without reading all of the file.
 
-    Name, size, and a checksum of pieces from its beginning to its end: betas of another fit have
-    the same size.
+    It holds the name, the size, and a checksum of pieces from the beginning to the end of the
+    file, because the betas of another fit have the same size.
     """
     size = path.stat().st_size
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Responses of an experiment: where the voxels are, what is known of them, and their values."""
+"""Responses of an experiment: their files, and the positions and properties of the voxels."""
 
 from __future__ import annotations
 
@@ -26,27 +26,32 @@ from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
 from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Geometry, Vertices, Volume
 
-NO_VALUE = ("", "n/a", "na", "nan")  # in a table's cell; the second is BIDS's
+NO_VALUE = ("", "n/a", "na", "nan")  # cells without a value; BIDS uses "n/a"
 
 
 @dataclass(frozen=True)
 class ResponseFiles:
-    """The responses of an experiment: one file, or several whose trials follow one another."""
+    """The responses of an experiment, in one file or in several with consecutive trials.
+
+    Attributes
+    ----------
+    experiment : Experiment
+    """
 
     experiment: Experiment
 
     def rows_of_files(self, n_trials: int) -> list[int]:
-        """Trials in each file of responses (or of the left hemisphere), checked to be the table's.
+        """Return the number of trials of each file of responses (of the left hemisphere).
 
         Parameters
         ----------
         n_trials : int
-            Rows of the table.
+            Number of rows of the table.
 
         Raises
         ------
         InputError
-            Another number than the table has rows; hemispheres that differ.
+            When the table has another number of rows, or the hemispheres differ.
         """
         experiment = self.experiment
         files = experiment.responses or experiment.left
@@ -55,8 +60,8 @@ class ResponseFiles:
         for left, right, n in zip(experiment.left, experiment.right, counts, strict=False):
             if n_trials_of(right, None) != n:
                 raise InputError(
-                    f"{right}: {n_trials_of(right, None)} trials, but {left} has {n}: expected the "
-                    "two hemispheres of the same trials"
+                    f"{right}: expected {n} trials, as in {left}, found "
+                    f"{n_trials_of(right, None)}: pass both hemispheres of the same trials"
                 )
         if sum(counts) != n_trials:
             pairs = list(zip(files, counts, strict=True))
@@ -72,13 +77,19 @@ class ResponseFiles:
 
     @cached_property
     def voxel_space(self) -> Geometry | None:
-        """Where the voxels are: the mask's volume, the surface's vertices, or nowhere."""
+        """Voxels of the mask or vertices of the surface; None where positions are unknown.
+
+        Raises
+        ------
+        MissingError, InputError
+            When responses and mask do not fit together.
+        """
         experiment = self.experiment
         if experiment.on_surface:
             return self._vertices()
         for path in experiment.responses:
             shape = read_array(path).shape if path.suffix == ".npy" else ()
-            if len(shape) == 4 and shape[1:3] == (1, 1):  # GLMsingle's of voxels without a grid
+            if len(shape) == 4 and shape[1:3] == (1, 1):  # GLMsingle's output without a grid
                 raise InputError(
                     f"{path}: expected (n_trials, n_voxels), found {shape}: save betas[:, 0, 0].T"
                 )
@@ -125,11 +136,27 @@ class ResponseFiles:
         return Vertices(chosen["left"], chosen["right"], sizes, experiment.space)
 
     def source(self, index: int) -> Path:
-        """The file (that of the left hemisphere), for messages."""
+        """Return the path of a file of responses (of the left hemisphere), for messages."""
         return (self.experiment.responses or self.experiment.left)[index]
 
     def read(self, index: int) -> np.ndarray:
-        """Responses of one file (of both hemispheres): float32 (n_trials, n_voxels)."""
+        """Read the responses of one file, or of the files of both hemispheres.
+
+        Parameters
+        ----------
+        index : int
+            Number of the file, from 0.
+
+        Returns
+        -------
+        float32 array of shape (n_trials, n_voxels)
+            After the division by ``divide_by``.
+
+        Raises
+        ------
+        MissingError, InputError
+            When a file is absent or damaged, or has another number of voxels.
+        """
         experiment = self.experiment
         values = self._stored(index)
         return values if experiment.divide_by == 1 else values / np.float32(experiment.divide_by)
@@ -158,13 +185,19 @@ class ResponseFiles:
 
     @property
     def n_voxels(self) -> int:
-        """Voxels, vertices or neurons of a trial."""
+        """Number of voxels, vertices or neurons."""
         if self.voxel_space is None:
             return read_array(self.experiment.responses[0]).shape[1]
         return self.voxel_space.n_voxels
 
     def voxel_table(self) -> pd.DataFrame:
-        """What is known of each voxel: the user's table, and ROI volumes."""
+        """Return the table of voxels: columns of the user's table, and one per ROI volume.
+
+        Raises
+        ------
+        MissingError, InputError
+            When the table has another number of rows, or an ROI does not fit the mask.
+        """
         experiment = self.experiment
         table = pd.DataFrame(index=range(self.n_voxels))
         if experiment.voxels is not None:
@@ -179,11 +212,13 @@ class ResponseFiles:
         for name, path in experiment.rois:
             if not isinstance(self.voxel_space, Volume):
                 raise InputError(
-                    f"--roi {name}: only with a volume --mask; otherwise put labels into --voxels"
+                    f"--roi {name}: only with a volume --mask: add the labels to the "
+                    "table of --voxels instead"
                 )
             if name in table:
                 raise InputError(
-                    f"--roi {name}: the name is taken: {experiment.voxels} has that column"
+                    f"--roi {name}: the name is taken, because {experiment.voxels} has a column of "
+                    "this name: choose another"
                 )
             values, image = read_3d(path)
             check_same_grid(path, image, experiment.mask[0], self.voxel_space.mask)
@@ -191,9 +226,10 @@ class ResponseFiles:
         return table
 
     def _numbers_or_labels(self, given: pd.Series) -> pd.Series:
-        """Numbers where every cell that holds something is one, else text; ncsnr must be numbers.
+        """Convert a column to numbers if all its values are numbers, else keep it as text.
 
-        One label that looks like a number ("4" beside "V4") leaves the others as they are.
+        A column of labels therefore stays text where one label looks like a number ("4" beside
+        "V4"). The column ncsnr must hold numbers.
         """
         text = given.str.strip()
         text = text.where(~text.str.lower().isin(NO_VALUE), "")
@@ -207,7 +243,10 @@ class ResponseFiles:
         return numbers if given.name == "ncsnr" or (not len(other) and (text != "").any()) else text
 
     def resamplings(self) -> dict[str, SurfaceResampling]:
-        """How voxels reach fsaverage: of surfaces in fsaverage, and of volumes in MNI."""
+        """Return the resampling to fsaverage, by file name.
+
+        It exists for surfaces in fsaverage and for volumes in MNI space.
+        """
         voxel_space = self.voxel_space
         if isinstance(voxel_space, Vertices) and voxel_space.space != "fsnative":
             vertices = {h: getattr(voxel_space, h) for h in HEMISPHERES}
@@ -222,11 +261,28 @@ class ResponseFiles:
 
 
 def read_3d(path: Path) -> tuple[np.ndarray, nib.spatialimages.SpatialImage]:
-    """Values and image of a mask or region: one volume, with the affine that says where it is."""
+    """Read a mask or an ROI.
+
+    Parameters
+    ----------
+    path : path
+        A 3-D image.
+
+    Returns
+    -------
+    array of shape (x, y, z)
+    nibabel.spatialimages.SpatialImage
+        The image, with its affine.
+
+    Raises
+    ------
+    MissingError, InputError
+        When the file is absent, damaged, or not a 3-D volume with an affine.
+    """
     if path.suffix in (".npy", ".npz", ".mat"):
         raise InputError(
-            f"{path}: expected a volume whose header says where its voxels are (NIfTI): save it "
-            "with nibabel, with the affine of an image on the same grid"
+            f"{path}: expected a volume with an affine in its header (NIfTI), found an array: save "
+            "it with nibabel, with the affine of an image on the same grid"
         )
     values, image = read_volume(path)
     if values.ndim != 3:
@@ -235,10 +291,16 @@ def read_3d(path: Path) -> tuple[np.ndarray, nib.spatialimages.SpatialImage]:
 
 
 def mni_to_fsaverage(volume: Volume) -> SurfaceResampling:
-    """Resample a volume in MNI at fsaverage5's vertices, between white and pial surface.
+    """Return the resampling of a volume in MNI space to fsaverage5.
 
-    As nilearn's ``vol_to_surf`` does with fsaverage: an average brain's surface in an average
-    brain's volume, good for pictures and not for measurements.
+    Values are sampled at three depths between the white and the pial surface of fsaverage, as by
+    ``vol_to_surf`` of nilearn. The surface of one average brain is placed in the volume of another,
+    which suffices for figures but not for measurements.
+
+    Raises
+    ------
+    NothingReached
+        When no vertex lies in the mask.
     """
     inverse = np.linalg.inv(volume.mask.affine)
     white, pial = fsaverage("white"), fsaverage("pial")

@@ -1,4 +1,4 @@
-"""A table of trials and a folder of images: which image each trial shows, in which split."""
+"""The table of trials and the folder of images of an experiment: image and split of each trial."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ from synbrain_cli.features.images import SUFFIXES, read_image
 from synbrain_cli.io.files import read_table
 from synbrain_cli.io.prepared import SPLITS
 
-IMAGE_COLUMNS = ("image", "stim_file")  # the second is BIDS's
-OFTEN = 3  # images shown this many times as often as the median image are the test images …
-N_OFTEN = 20  # … where there are so many of them
+IMAGE_COLUMNS = ("image", "stim_file")  # the second is the name in BIDS
+# Images that are shown at least OFTEN times as often as the median image are taken as test images,
+# if there are at least N_OFTEN of them (ours).
+OFTEN = 3
+N_OFTEN = 20
 
 
 @dataclass(frozen=True)
 class TrialTable:
-    """The trials of an experiment, read and checked."""
+    """The trials of an experiment, read and checked.
+
+    Attributes
+    ----------
+    experiment : Experiment
+    """
 
     experiment: Experiment
 
@@ -34,11 +41,11 @@ class TrialTable:
 
     @cached_property
     def _joined(self) -> pd.DataFrame:
-        """The tables one after the other, as they are."""
+        """The tables, concatenated without changes."""
         return pd.concat(self._parts, ignore_index=True).fillna("")
 
     def row(self, index: int) -> str:
-        """File and line of a row of the joined table, for messages."""
+        """Return file and line of a row of the concatenated tables, for messages."""
         for path, part in zip(self.experiment.tables, self._parts, strict=True):
             if index < len(part):
                 return f"{path}: row {index + 2}"
@@ -47,7 +54,16 @@ class TrialTable:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The table as it is, checked: ``image`` (a name), ``session``, ``file`` of the image."""
+        """The checked table, in its own order: ``image``, ``session``, ``repeat`` and ``split``.
+
+        Images are named without folder and suffix. ``repeat`` is 0, and ``split`` empty, where the
+        table does not have the column.
+
+        Raises
+        ------
+        MissingError, InputError
+            When a column or an image is missing, or a value is not valid.
+        """
         experiment = self.experiment
         table = self._joined
         column = experiment.image_column or next((c for c in IMAGE_COLUMNS if c in table), None)
@@ -55,19 +71,19 @@ class TrialTable:
             named, found = experiment.image_column or "image", list(map(str, table.columns[:10]))
             raise InputError(
                 f"{experiment.table_names}: expected the column {named}, found "
-                f"{', '.join(found)}: rename the one that names each trial's image, or pass "
+                f"{', '.join(found)}: rename the column with the image of each trial, or pass "
                 "--image-column (columns are separated by commas in a .csv, by tabs in any other "
                 "file)"
             )
         if not len(table):
-            raise InputError(f"{experiment.table_names}: expected one row a trial, found no row")
+            raise InputError(f"{experiment.table_names}: expected one row per trial, found no row")
         empty = np.flatnonzero(table[column].str.strip().isin(["", "n/a"]).to_numpy())
         if len(empty):
             raise InputError(
                 f"{self.row(empty[0])} names no image: leave trials without an image "
                 "out of the table and of the responses"
             )
-        # Several tables are those of several days, unless they say which.
+        # Without a column session, each table is one session.
         lengths = [len(part) for part in self._parts]
         session = np.repeat(np.arange(1, len(lengths) + 1), lengths)
         if "session" in table:
@@ -100,7 +116,7 @@ class TrialTable:
         return values.to_numpy().astype(int)
 
     def _find_images(self, values: pd.Series) -> dict[str, Path]:
-        """Value in the table → image file, each image under one name of its own."""
+        """Return the image file of each value in the table; every image has a name of its own."""
         folder = self.experiment.images
         if not folder.is_dir():
             raise MissingError(f"--images {folder}: no such folder")
@@ -126,7 +142,7 @@ class TrialTable:
         return found
 
     def _find_image(self, value: str, by_stem: dict[str, list[Path]]) -> Path | None:
-        """The image file that a value in the table names, with or without folder and suffix."""
+        """Return the image file of a value in the table, with or without folder and suffix."""
         experiment = self.experiment
         folder, name = experiment.images, Path(value)
         paths = [path for path in (folder / value, folder / name.name) if path.is_file()][:1]
@@ -134,12 +150,12 @@ class TrialTable:
         if len(paths) > 1:
             raise InputError(
                 f"{experiment.table_names}: {value} is {paths[0].name} or {paths[1].name} in "
-                f"{folder}: write the suffix into the table, or take one of them out"
+                f"{folder}: add the suffix in the table, or remove one of the files"
             )
         return paths[0] if paths else None
 
     def _check_names(self, found: dict[str, Path]) -> None:
-        """Raise `InputError` where two values name one image, or two images have one name."""
+        """Check that no two values name one image, and that no two images have the same name."""
         names: dict[str, Path] = {}
         value_of: dict[Path, str] = {}
         for value, path in found.items():
@@ -151,8 +167,8 @@ class TrialTable:
                 )
             if names.setdefault(path.stem, path) != path:
                 raise InputError(
-                    f"{path}: the same name as {names[path.stem]}: images are known by their name "
-                    "without folder and suffix; rename one of them"
+                    f"{path}: the same name as {names[path.stem]}: images are identified by their "
+                    "name without folder and suffix, so rename one of them"
                 )
 
     @cached_property
@@ -162,17 +178,23 @@ class TrialTable:
         return {path.stem: path for path in self._find_images(self._joined[column]).values()}
 
     def read_images(self, names: list[str]) -> Iterator[np.ndarray]:
-        """Yield pixels, uint8 (h, w, 3), of named images."""
+        """Yield the pixels of images: uint8 (height, width, 3).
+
+        Parameters
+        ----------
+        names : list of str
+            Names as in `table`.
+        """
         for name in names:
             yield read_image(self.image_files[name])
 
     def repeats(self) -> np.ndarray:
-        """Repeat of each trial, as the table has it or counted in its order.
+        """Return the number of the repeat of each trial, from the table or counted in its order.
 
         Raises
         ------
         InputError
-            When the table says of two trials that they are the same repeat of an image.
+            When two trials are the same repeat of an image.
         """
         table = self.table
         counted = table.groupby("image").cumcount().to_numpy() + 1
@@ -182,16 +204,31 @@ class TrialTable:
         if len(twice):
             row = table.iloc[twice[0]]
             raise InputError(
-                f"{self.row(twice[0])}: repeat {row['repeat']} of {row['image']} is "
-                "there already: number the repeats of an image 1, 2, …, or leave the column out"
+                f"{self.row(twice[0])}: repeat {row['repeat']} of {row['image']} occurs "
+                "twice: number the repeats of an image 1, 2, …, or remove the column"
             )
         return table["repeat"].to_numpy()
 
     def splits(self, log: Callable[[str], None]) -> np.ndarray:
-        """Split of each trial: from the table, a list, or drawn.
+        """Return the split of each trial: from a list, from the table, or chosen here.
 
-        Test images drawn are those shown far more often than the others, where there are such
-        (they were meant for it), else a share of all.
+        The test images chosen here are those shown far more often than the others (`OFTEN`), which
+        were probably meant for this purpose; without such images, a random share of all.
+
+        Parameters
+        ----------
+        log : callable
+            Called with a line that describes the choice.
+
+        Returns
+        -------
+        array of str of shape (n_trials,)
+            "train", "val" or "test".
+
+        Raises
+        ------
+        MissingError, InputError
+            When a split is unknown, or an image is in two splits.
         """
         experiment = self.experiment
         table = self.table
@@ -209,7 +246,7 @@ class TrialTable:
                 log(f"test images: the {len(test)} shown {often.min()} times or more (--split)")
             else:
                 test = draw_images(set(shown), experiment.test_share, experiment.seed, "test")
-                log(f"test images: {len(test)} of {len(counts)}, drawn (--test, --split)")
+                log(f"test images: {len(test)} of {len(counts)}, random (--test, --split)")
         return split_trials(
             shown,
             test,

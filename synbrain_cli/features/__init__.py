@@ -1,4 +1,5 @@
-"""Pictures → tokens: ``images`` reads them, ``loading`` makes an encoder by name.
+"""Image encoders: ``images`` reads image files, ``loading`` loads an encoder by its name.
 
-Encoders (``encoder``) are ``gabor``, which needs no weights, and ``openclip``'s vision towers.
+The encoders (base class in ``encoder``) are ``gabor``, which needs no weights, and the vision
+towers of ``openclip``.
 """

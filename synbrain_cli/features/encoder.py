@@ -1,7 +1,7 @@
-"""What every image encoder has: pictures → tokens, its identity, and its precision.
+"""Base class of image encoders: computation of tokens, identity, and precision.
 
-Importing this module does not import torch; making an encoder does
-(`synbrain_cli.features.loading`).
+Importing this module does not import torch; loading an encoder
+(`synbrain_cli.features.loading`) does.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ PRECISIONS = ("float32", "fp16", "bf16")
 
 
 class Encoder(ABC):
-    """What every encoder has. Call it on images to get their tokens.
+    """Base class of image encoders. An encoder is called on images and returns their tokens.
 
     Attributes
     ----------
     spec : str
-        The name it was loaded by.
+        Name by which the encoder was loaded.
     slug : str
         Name for a folder, unique to `identity`.
     identity : dict
         ``name``, ``version``, ``image_size``, ``n_tokens``, ``n_dims`` and ``weights`` (SHA-256
-        or None). JSON-able. A model and its data agree when their identities are equal: the
-        precision is no part of it.
+        or None), in types of JSON. Tokens of equal identity can be exchanged. The precision is not
+        part of the identity.
     device : torch.device
-    precision : str
-        "float32", "fp16" or "bf16": what the tower computes in.
+    precision : {"float32", "fp16", "bf16"}
+        Precision of the computation.
     batch_size : int
-        Images computed at once. It bounds memory; on a GPU it is halved where that is not enough.
+        Number of images computed at once. On a GPU it is halved while memory does not suffice.
     """
 
     spec: str
@@ -51,31 +51,31 @@ class Encoder(ABC):
 
         self.device = torch.device(device)
         self.precision = precision
-        # For a GPU more than a small one holds: where memory is short, it is halved.
+        # On a small GPU this is too large, and is halved then.
         self.batch_size = 256 if self.on_gpu else 16
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it computes on a GPU."""
+        """Whether the device is a GPU."""
         return self.device.type == "cuda"
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of an image."""
+        """Number of tokens per image."""
         return self.identity["n_tokens"]
 
     @property
     def n_dims(self) -> int:
-        """Dimensions of a token."""
+        """Number of dimensions of a token."""
         return self.identity["n_dims"]
 
     def __call__(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        """Tokens of some images. But for rounding, an image's do not depend on the others.
+        """Compute the tokens of images. Apart from rounding, images do not affect one another.
 
         Parameters
         ----------
         images : sequence of uint8 arrays (h, w, 3), uint8 array of shape (n, h, w, 3), or ImageSet
-            Of any size; the largest centred square is seen.
+            Images of any size, of which the largest centred square is used.
 
         Returns
         -------
@@ -85,7 +85,7 @@ class Encoder(ABC):
         Raises
         ------
         InputTypeError
-            Of what is no image.
+            When an element is not an image.
         InputError
             When tokens are not finite.
         """
@@ -102,15 +102,15 @@ class Encoder(ABC):
     def stream(
         self, batches: Iterable[tuple[T, Sequence[np.ndarray]]]
     ) -> Iterator[tuple[T, np.ndarray]]:
-        """Tokens of batches of images, in order, with one batch in work ahead.
+        """Yield the tokens of batches of images, in order, while the next batch is computed.
 
-        On a GPU, the tokens of one batch are copied, handed over and written while the next is
-        computed; images are best read by `synbrain_cli.prefetch.prefetch`.
+        On a GPU, the tokens of one batch are copied and written while those of the next are
+        computed. Images should be read with `synbrain_cli.prefetch.prefetch`.
 
         Parameters
         ----------
         batches : iterable of (key, images)
-            By what the caller knows the batch, and uint8 arrays (h, w, 3).
+            A key that identifies the batch for the caller, and uint8 arrays (h, w, 3).
 
         Yields
         ------
@@ -131,7 +131,7 @@ class Encoder(ABC):
             yield before[0], before[1]()
 
     def _start(self, images: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
-        """Start computing the tokens of some images; the call that waits for them."""
+        """Start to compute the tokens of images; return a function that waits for them."""
         import torch
 
         while True:
@@ -140,7 +140,7 @@ class Encoder(ABC):
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
-            # Only here has the error let go of the tensors that did fit.
+            # Outside the handler the error no longer holds tensors in memory.
             self.batch_size //= 2
             torch.cuda.empty_cache()
 
@@ -171,16 +171,16 @@ class Encoder(ABC):
         return wait
 
     def _not_finite(self, n: int, of: int) -> str:
-        # Not computed again by stealth: tokens of one store are all made the same way, and the
-        # weights of full precision were given up to save their memory.
+        # They are not computed again in another precision, because all tokens of a store have the
+        # same precision, and the float32 weights are no longer in memory.
         found = f"{self.spec}: tokens of {n} images of a batch of {of} are not finite"
         if self.precision == "fp16":
-            return f"{found} in fp16, which ends at 65,504: use --precision bf16, or float32"
+            return f"{found} in fp16, which ends at 65,504: use --precision bf16 or float32"
         return f"{found}: its weights are damaged; copy or download them again"
 
     @abstractmethod
     def _tokens(self, images: torch.Tensor) -> torch.Tensor:
-        """Tokens (n, n_tokens, n_dims) of images (n, 3, size, size), float32 in [0, 1]."""
+        """Compute tokens (n, n_tokens, n_dims) of images (n, 3, size, size), float32 in [0, 1]."""
 
 
 def _checked(image: Any, i: int) -> np.ndarray:
@@ -199,9 +199,15 @@ def _checked(image: Any, i: int) -> np.ndarray:
 
 
 def same_encoder(wanted: dict[str, Any], found: dict[str, Any]) -> bool:
-    """Whether two identities agree; of ``wanted``, weights that are None may be any.
+    """Return whether two identities agree.
 
-    Published models do not say which bytes their encoder's weights were.
+    Any weights agree with ``wanted`` where its entry ``weights`` is None: published models do not
+    record the checksum of the weights of their encoder.
+
+    Parameters
+    ----------
+    wanted, found : dict
+        Identities, as `Encoder.identity`.
     """
     if wanted.get("weights") is None:
         found = {**found, "weights": None}
@@ -209,19 +215,25 @@ def same_encoder(wanted: dict[str, Any], found: dict[str, Any]) -> bool:
 
 
 def precision_here(recorded: str, device: str | torch.device) -> str:
-    """What an encoder computes in on a device, to go with tokens of the ``recorded`` precision.
+    """Return the precision in which an encoder computes on a device.
 
-    Half precision only on a GPU: most CPUs but emulate it, and float32 tokens differ from those
-    by no more than they do by their own rounding.
+    Half precision is used on a GPU only. Most CPUs merely emulate it, and float32 tokens differ
+    from half-precision tokens by no more than the rounding error of the latter.
+
+    Parameters
+    ----------
+    recorded : str
+        Precision of the tokens with which a model was trained.
+    device : str or torch.device
     """
     return recorded if str(device).startswith("cuda") else "float32"
 
 
 def kept_dtype(precision: str) -> np.dtype:
-    """Of tokens as they are kept: float32, or float16 where they were computed in half precision.
+    """Return the dtype in which tokens are stored: float16 for half precision, else float32.
 
-    That loses nothing of fp16, which is the same format; and of bf16 nothing either from 6e-5 to
-    65,504: it has 8 significant bits, float16 has 11. Smaller tokens move by 3e-8 at most, where
-    most are near 1 (they come out of a LayerNorm).
+    This is exact for fp16, which is the same format, and for bf16 between 6e-5 and 65,504, because
+    bf16 has 8 significant bits and float16 has 11. Smaller values change by at most 3e-8; most
+    tokens are near 1, as they are outputs of a LayerNorm.
     """
     return np.dtype(np.float32 if precision == "float32" else np.float16)

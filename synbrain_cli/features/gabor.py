@@ -29,7 +29,7 @@ COLOUR_ORIENTATIONS = 3
 POOLING = SIZE / GRID  # standard deviation, in pixels, of the window of one token: its own width
 RADIAL = 0.283  # a filter's SD along its frequency, in units of it: 1 octave at half height
 THRESHOLD = 0.003  # contrast at which compression sets in, near the human threshold
-NEGLIGIBLE = 1e-6  # smaller weights are nil: as subnormal numbers they would be very slow
+NEGLIGIBLE = 1e-6  # smaller weights are set to 0, because subnormal numbers are slow
 
 # Luma (ITU-R BT.601), red − green, blue − yellow; of R, G, B.
 OPPONENT = ((0.299, 0.587, 0.114), (1.0, -1.0, 0.0), (-0.5, -0.5, 1.0))
@@ -110,16 +110,16 @@ class Gabor(Encoder):
 def _bank(frequency: float, n_orientations: int, device: str | torch.device) -> tuple[Tensor, ...]:
     """Gabor filters of one scale, as windows of the spectrum around their own frequency.
 
-    A Gabor pair in quadrature is a complex filter: a Gaussian on one side of the spectrum. The
-    modulus of its response does not change when that Gaussian is moved to the origin, and then
-    few samples hold it: this is what makes the coarse scales cheap.
+    A Gabor pair in quadrature is a complex filter, a Gaussian on one side of the spectrum. When
+    this Gaussian is moved to the origin, the modulus of the response does not change, and few
+    samples suffice to represent it. This reduces the cost of the coarse scales.
 
     Returns
     -------
     index : tensor of shape (n_orientations, m * m), int64
-        Where the window lies in the flattened spectrum.
+        Indices of the window in the flattened spectrum.
     gain : tensor of shape (n_orientations, m, m), complex64
-        Such that a grating of amplitude a gives the response a.
+        Filter, scaled so that the response to a grating of amplitude a is a.
     pool : tensor of shape (16, m), float32
         Window of each token over the m samples.
     """
@@ -138,7 +138,7 @@ def _bank(frequency: float, n_orientations: int, device: str | torch.device) -> 
     gain = torch.exp(
         -0.5 * ((along / peak - 1) / RADIAL) ** 2 - 0.5 * (across / (peak * tangential)) ** 2
     )
-    gain[(kx == 0) & (ky == 0) | (gain < NEGLIGIBLE)] = 0  # blind to the mean
+    gain[(kx == 0) & (ky == 0) | (gain < NEGLIGIBLE)] = 0  # no response to the mean
     gain[:, m // 2], gain[:, :, m // 2] = 0, 0  # frequencies without a mirror image in the window
     shift = (step - 1) / 2 / PADDED * 2 * math.pi  # samples at the centres of their cells
     gain = gain * torch.exp(1j * shift * (q + q[:, None])) * 2 * (m / PADDED) ** 2

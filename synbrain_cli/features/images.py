@@ -1,4 +1,4 @@
-"""Pictures in, 8-bit RGB pixels out: the one place where images are read and converted.
+"""Reading image files and converting them to 8-bit RGB pixels.
 
 >>> import numpy as np
 >>> images = ImageSet.of(np.zeros((2, 8, 8, 3), np.uint8))
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     import torch
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
-GREY = 128  # what lies behind transparent pixels
+GREY = 128  # background of transparent pixels
 
 ACCEPTED = (
     "a folder, a path, a list of paths, PIL images, a uint8 array (n, h, w, 3) "
     "or (h, w, 3), or a list of uint8 arrays (h, w, 3)"
 )
 
-# What Pillow raises on files that are truncated, altered or absurdly large.
+# Exceptions of Pillow for files that are truncated, altered or implausibly large.
 _UNREADABLE = (*DAMAGED, SyntaxError, Image.DecompressionBombError)
 
 
 def read_image(path: str | Path) -> np.ndarray:
     """Read one image file as 8-bit RGB.
 
-    Every kind of file has one defined conversion:
+    Conversions are defined as follows (ours):
 
     - grey, palette, CMYK, YCbCr, Lab → RGB by Pillow's formulas; embedded ICC profiles are ignored
       (pixels are taken as sRGB, as stimulus software does);
@@ -60,9 +60,9 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises
     ------
     MissingError
-        No such file.
+        When there is no such file.
     InputError
-        Unreadable, truncated, or animated: the file, what was found and what to do are named.
+        When the file is unreadable, truncated, or animated.
     """
     path = Path(path)
     if not path.exists():
@@ -79,7 +79,7 @@ def read_image(path: str | Path) -> np.ndarray:
         what = "an empty file" if size == 0 else f"{size} bytes that do not decode ({error})"
         raise InputError(
             f"{path}: expected a readable image, found {what}: copy or export it again, "
-            "or take it out"
+            "or remove it"
         ) from error
 
 
@@ -109,7 +109,7 @@ def _rgb(image: Image.Image, name: str) -> np.ndarray:
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Image files of a folder, sorted by name; subfolders, hidden and other files are ignored.
+    """Return the image files of a folder, by name; subfolders and hidden files are ignored.
 
     Parameters
     ----------
@@ -122,9 +122,10 @@ def list_images(folder: str | Path) -> list[Path]:
     Raises
     ------
     MissingError
-        No such folder, or no image in it.
+        When there is no such folder, or no image in it.
     InputError
-        Not a folder, or two images with the same stem: outputs are named by stem.
+        When the path is not a folder, or two images have the same name without suffix, by which
+        outputs are named.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -146,7 +147,7 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def _unique_names(names: Sequence[str], sources: Sequence[str]) -> list[str]:
-    """The names made safe for files, or an error where two are the same."""
+    """Return names that are valid in file names; raise an `InputError` where two are equal."""
     if len(names) != len(sources):
         raise InputError(f"expected {len(sources)} names, one per image, found {len(names)}")
     safe = [re.sub(r"[^\w.-]+", "-", str(name)) for name in names]
@@ -163,9 +164,9 @@ def _unique_names(names: Sequence[str], sources: Sequence[str]) -> list[str]:
 
 
 class ImageSet(Sequence):
-    """Images of any accepted kind, read one at a time when asked for.
+    """Images of any accepted kind, which are read one at a time when they are used.
 
-    Build it with `ImageSet.of`. Thousands of files take no more memory than one.
+    It is made with `ImageSet.of`. Memory does not depend on the number of files.
 
     Attributes
     ----------
@@ -188,7 +189,7 @@ class ImageSet(Sequence):
 
     @classmethod
     def of(cls, images: Any, names: Sequence[str] | None = None) -> ImageSet:
-        """Take images in any accepted form.
+        """Make an image set from images in any accepted form.
 
         Parameters
         ----------
@@ -196,12 +197,14 @@ class ImageSet(Sequence):
 list of uint8 arrays (h, w, 3), or ImageSet
             Arrays may be memory maps or HDF5 datasets: they are read one image at a time.
         names : sequence of str, optional
-            Names to use instead, one per image.
+            Names of the images, instead of those of the files.
 
         Raises
         ------
         InputTypeError
-            Anything else; floating-point arrays among them.
+            When images have another form, such as floating-point arrays.
+        InputError, MissingError
+            When an image does not exist, there is no image, or two have the same name.
         """
         if isinstance(images, ImageSet):
             return images if names is None else cls(images._items, names)
@@ -222,7 +225,7 @@ list of uint8 arrays (h, w, 3), or ImageSet
         return len(self._items)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """Pixels of image `i`: uint8 (h, w, 3)."""
+        """Return the pixels of image ``i``: uint8 (height, width, 3)."""
         i = range(len(self))[i]
         item = self._items[i]
         if isinstance(item, Path):
@@ -245,14 +248,14 @@ list of uint8 arrays (h, w, 3), or ImageSet
         return f"ImageSet({len(self)} images: {', '.join(self.names[:3])}{', …' * (len(self) > 3)})"
 
     def digest(self, i: int) -> str:
-        """`image_digest` of image `i`."""
+        """Return the `image_digest` of image ``i``."""
         return image_digest(self[i])
 
 
 def image_digest(image: np.ndarray) -> str:
-    """SHA-256, in hex, of decoded pixels uint8 (h, w, 3) and their shape.
+    """Return the SHA-256 (hexadecimal) of decoded pixels, uint8 (h, w, 3), and of their shape.
 
-    The same pixels have the same digest from a PNG, a PIL image or an array.
+    The digest of the same pixels is the same for a PNG, a PIL image and an array.
     """
     image = np.ascontiguousarray(image)
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
@@ -299,24 +302,24 @@ def _describe(x: Any) -> str:
 def resize(
     images: Sequence[np.ndarray] | np.ndarray, size: int, device: str | torch.device = "cpu"
 ) -> torch.Tensor:
-    """Square images of one size, in [0, 1].
+    """Crop and resize images to squares of one size, with values in [0, 1].
 
-    The largest centred square is cut out (NSD's images are square already), then resized by
-    bicubic interpolation with antialiasing and clipped to [0, 1].
+    The largest centred square is cropped (NSD's images are square), resized by bicubic
+    interpolation with antialiasing, and clipped to [0, 1].
 
     Parameters
     ----------
     images : sequence of uint8 arrays (h, w, 3), or uint8 array of shape (n, h, w, 3)
-        Neighbours of equal size are copied and resized together.
+        Consecutive images of equal size are copied and resized together.
     size : int
         Side of the result, in pixels.
     device : str or torch.device
-        Where to compute.
+        Device of the computation.
 
     Returns
     -------
     tensor of shape (n, 3, size, size), float32
-        The same, on a CPU to the last bit, whatever the other images.
+        Images do not affect one another; on a CPU results are identical to the last bit.
     """
     import torch
     from torch.nn.functional import interpolate

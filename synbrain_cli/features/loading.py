@@ -33,16 +33,21 @@ def load_encoder(spec: str, device: str | torch.device = "cpu", precision: str =
         ``gabor``, or ``openclip:ARCH/PRETRAINED-or-file``: what follows the first slash is a
         pretrained tag of open_clip or a local ``.pt``/``.safetensors`` file.
     device : str or torch.device
-        Where to compute; tokens come back as numpy arrays.
+        Device of the computation; tokens are returned as numpy arrays.
     precision : {"auto", "float32", "fp16", "bf16"}
-        Of open_clip's towers; resizing and standardising their images is float32 always. "auto"
-        is fp16 on a GPU, and float32 elsewhere (`precision_here`). Of the two halves, fp16 rounds
-        8 times more finely, and bf16 has float32's range. ``gabor`` is float32.
+        Precision of the towers of open_clip. Their images are resized and standardised in float32
+        in any case. "auto" is fp16 on a GPU, and float32 elsewhere (`precision_here`). fp16 has 8
+        times smaller rounding errors than bf16, which has the range of float32. ``gabor`` is
+        always computed in float32.
+
+    Returns
+    -------
+    Encoder
 
     Raises
     ------
     InputError
-        Unknown encoder, or a precision that it does not know.
+        When the encoder is unknown, or does not support the precision.
     """
     if precision not in ("auto", *PRECISIONS):
         raise InputError(
@@ -53,7 +58,9 @@ def load_encoder(spec: str, device: str | torch.device = "cpu", precision: str =
         from synbrain_cli.features.gabor import Gabor
 
         if precision not in ("auto", "float32"):
-            raise InputError(f"gabor is computed in float32, not in {precision}: leave that out")
+            raise InputError(
+                f"gabor is computed in float32, not in {precision}: leave --precision out"
+            )
         return Gabor(device)
     if name == "openclip":
         from synbrain_cli.features.openclip import OpenCLIP

@@ -29,7 +29,7 @@ PUBLISHED = "openclip:ViT-bigG-14/laion2b_s39b_b160k"
 
 
 def published_identity() -> dict[str, Any]:
-    """Identity of the published model's encoder, without its weights: they are not looked for."""
+    """Return the identity of the encoder of the published model, with unknown weights."""
     arch, _, tag = PUBLISHED.removeprefix("openclip:").partition("/")
     vision = open_clip.get_model_config(arch)["vision_cfg"]
     weights = open_clip.get_pretrained_cfg(arch, tag)
@@ -93,7 +93,10 @@ class OpenCLIP(Encoder):
         size = tower.image_size
         height, width = size if isinstance(size, tuple | list) else (size, size)
         if height != width:
-            raise InputError(f"openclip:{arch}: expected square input, it takes {height} × {width}")
+            raise InputError(
+                f"openclip:{arch}: expected an architecture with square input, found {height} × "
+                f"{width}: choose another"
+            )
         checksum = _checksum(tower)
         self._dtype = _DTYPES[precision]
         self._tower = tower.to(device, self._dtype).eval().requires_grad_(False)
@@ -132,7 +135,7 @@ class OpenCLIP(Encoder):
 def _find_weights(
     arch: str, source: str, config: dict[str, Any]
 ) -> tuple[Path, tuple[float, ...], tuple[float, ...]]:
-    """The weights' file, and the mean and standard deviation of its inputs per colour."""
+    """Return the file of the weights, and mean and standard deviation of its inputs by colour."""
     tags = open_clip.list_pretrained_tags_by_model(arch)
     choices = f"{', '.join(tags) or 'none'}; or a .pt or .safetensors file"
     if not source:
@@ -216,7 +219,7 @@ def _shape(state: dict[str, Tensor], key: str) -> str:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors of the vision tower in a file. Nothing in it is executed."""
+    """Read the tensors of the vision tower from a file, without running code in it."""
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -242,7 +245,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _checksum(module: nn.Module) -> str:
-    """SHA-256 over names, shapes and values (as float32) of a module's tensors."""
+    """Return the SHA-256 of the names, shapes and values (as float32) of a module's tensors."""
     digest = hashlib.sha256()
     for key, x in sorted(module.state_dict().items()):
         digest.update(f"{key} {tuple(x.shape)}".encode())

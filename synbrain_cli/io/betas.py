@@ -1,4 +1,4 @@
-"""Single-trial betas of NIfTI, HDF5, MGH and GIFTI files: of the voxels asked for alone."""
+"""Reading single-trial betas of selected voxels from NIfTI, HDF5, MGH, GIFTI and NumPy files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.surface import read_mgh_vertices
 from synbrain_cli.io.volume import DAMAGED_IMAGE, damaged, load_image
 
-_CHUNKS = 512  # HDF5 chunks gathered before they are transposed into place
-_REST = 1 << 20  # bytes read at once of what follows the betas
+_CHUNKS = 512  # HDF5 chunks that are read before they are transposed into the output
+_REST = 1 << 20  # bytes read at once after the betas, up to the end of the file
 _HDF5 = (".hdf5", ".h5")
 
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """Tell every fault of a file as such."""
+    """Convert the errors of an absent or damaged file to `MissingError` or `InputError`."""
     if not path.exists():
-        raise MissingError(f"{path} does not exist")
+        raise MissingError(f"{path} does not exist: check the path")
     try:
         yield
     except SynbrainError:
@@ -35,26 +35,27 @@ def _whole(path: Path) -> Iterator[None]:
 
 
 def read_masked(path: Path | str, mask: np.ndarray) -> np.ndarray:
-    """Read the masked voxels of a 4-D volume, one time point in memory at once.
+    """Read the masked voxels of a 4-D volume, with one trial in memory at a time.
 
     Parameters
     ----------
     path : path
-        NIfTI, compressed or not, where 3-D is one trial; or HDF5 with the dataset ``betas``
-        (NSD's twin of each NIfTI file; GLMsingle's ``betasmd``), of which the masked voxels alone
-        are read where its chunks allow.
+        NIfTI, compressed or not (a 3-D image is one trial); or HDF5 with the dataset ``betas``
+        (NSD provides one for each NIfTI file) or ``betasmd`` (GLMsingle). Only the masked voxels
+        of an HDF5 file are read where its chunks allow it.
     mask : bool array of shape (x, y, z)
+        The voxels to read.
 
     Returns
     -------
     array of shape (n_trials, n_voxels)
-        Voxels in C order of the mask, in the file's own dtype; float32 where its header has a
+        Voxels in C order of the mask, in the dtype of the file; float32 where the header holds a
         scaling, which is applied.
 
     Raises
     ------
     MissingError, InputError
-        Absent, truncated, or of another grid.
+        When the file is absent, truncated, or not on the grid of the mask.
     """
     path = Path(path)
     with _whole(path):
@@ -68,7 +69,7 @@ def read_masked(path: Path | str, mask: np.ndarray) -> np.ndarray:
                 f"{path}: expected a 4-D volume on the mask's grid {mask.shape}, found "
                 f"{image.shape}"
             )
-        # NIfTI is stored first axis fastest: index a flat volume in that order.
+        # In a NIfTI file the first axis varies fastest.
         index = np.ravel_multi_index(np.nonzero(mask), mask.shape, order="F")
         return _read_trials(path, image, index)
 
@@ -76,7 +77,7 @@ def read_masked(path: Path | str, mask: np.ndarray) -> np.ndarray:
 def _read_trials(
     path: Path, image: nib.Nifti1Image | nib.MGHImage, index: np.ndarray
 ) -> np.ndarray:
-    """Some places of every trial, which follow one another in the file: (n_trials, n_places)."""
+    """Read the values at ``index`` of every trial: (n_trials, n_indices). Trials are contiguous."""
     dtype = image.get_data_dtype()
     n_trials = (*image.shape, 1)[3]
     piece = np.empty(int(np.prod(image.shape[:3])), dtype)
@@ -85,9 +86,9 @@ def _read_trials(
         file.read(image.dataobj.offset)
         for trial in range(n_trials):
             if file.readinto(piece.data) != piece.nbytes:
-                raise EOFError(f"{trial} of {n_trials} volumes are whole")
+                raise EOFError(f"only {trial} of {n_trials} volumes are complete")
             out[trial] = piece[index]
-        while file.read(_REST):  # at its end a gzip stream compares its checksum
+        while file.read(_REST):  # the checksum of a gzip stream is verified at its end
             pass
     slope, intercept = image.dataobj.slope, image.dataobj.inter
     if slope != 1 or intercept != 0:
@@ -100,10 +101,11 @@ def _open_stream(path: Path) -> io.BufferedIOBase:
 
 
 def _read_masked_hdf5(path: Path, mask: np.ndarray) -> np.ndarray:
-    """Masked voxels of the dataset ``betas``: (x, y, z, trial), or as MATLAB leaves it, reversed.
+    """Read the masked voxels of the betas of an HDF5 file.
 
-    NSD's chunks hold all trials of one voxel, uncompressed: those of the mask are read as they
-    lie in the file, in its order. Other chunks are read slice by slice.
+    The axes are (x, y, z, trial), or the reverse in files that MATLAB wrote. Each chunk of NSD's
+    files holds all trials of one voxel without compression, so that the chunks of the mask can be
+    read directly. Other files are read slice by slice.
     """
     with h5py.File(path, "r") as file:
         betas = _betas(path, file)
@@ -129,44 +131,46 @@ def _read_masked_hdf5(path: Path, mask: np.ndarray) -> np.ndarray:
 
 
 def _axes(path: Path, shape: tuple[int, ...], mask: np.ndarray) -> tuple[int, bool]:
-    """Trials of an HDF5 dataset, and whether its axes are (x, y, z, trial) or the reverse."""
+    """Return the number of trials, and whether axes are (x, y, z, trial) or the reverse."""
     forward = len(shape) == 4 and shape[:3] == mask.shape
     backward = len(shape) == 4 and shape[:0:-1] == mask.shape
     if not (forward or backward):
         raise InputError(
-            f"{path}: expected a 4-D dataset on the mask's grid {mask.shape}, found {shape}"
+            f"{path}: expected a 4-D dataset on the mask's grid {mask.shape}, found {shape}: "
+            "pass the mask of these betas"
         )
     if forward and backward:
         raise InputError(
-            f"{path}: {shape} is the mask's grid {mask.shape} read forwards and, as MATLAB "
-            "writes it, backwards: save the betas as .npy (x, y, z, n_trials)"
+            f"{path}: the order of the axes is ambiguous, because {shape} fits the mask's grid "
+            f"{mask.shape} both forwards and, as MATLAB writes it, backwards: save the betas as "
+            ".npy (x, y, z, n_trials)"
         )
     return shape[3 if forward else 0], forward
 
 
 def read_at_vertices(path: Path | str, vertices: np.ndarray, n_vertices: int) -> np.ndarray:
-    """Read some vertices of one hemisphere's betas.
+    """Read the betas of selected vertices of one hemisphere.
 
     Parameters
     ----------
     path : path
         ``.mgh`` or ``.mgz`` of shape (n_vertices, 1, 1, n_trials); ``.hdf5`` with the dataset
-        ``betas`` (n_trials, n_vertices), as NSD's native surfaces; GIFTI, one array a trial; or
-        ``.npy`` (n_trials, n_vertices).
-    vertices : int array
-        0-based, ascending.
+        ``betas`` (n_trials, n_vertices), as for NSD's native surfaces; GIFTI with one array per
+        trial; or ``.npy`` (n_trials, n_vertices).
+    vertices : int array of shape (n_chosen,)
+        0-based vertices to read, ascending.
     n_vertices : int
-        Of the whole hemisphere.
+        Number of vertices of the whole hemisphere.
 
     Returns
     -------
-    array of shape (n_trials, len(vertices))
-        In the file's own dtype and the machine's byte order.
+    array of shape (n_trials, n_chosen)
+        In the dtype of the file and the byte order of the machine.
 
     Raises
     ------
     MissingError, InputError
-        Absent, truncated, or of another surface.
+        When the file is absent, truncated, or of another surface.
     """
     path = Path(path)
     with _whole(path):
@@ -190,12 +194,12 @@ def read_at_vertices(path: Path | str, vertices: np.ndarray, n_vertices: int) ->
 
 
 def read_array(path: Path | str) -> np.ndarray:
-    """Open a ``.npy`` of numbers, memory-mapped.
+    """Open a ``.npy`` file of numbers as a memory map.
 
     Raises
     ------
     MissingError, InputError
-        Absent, truncated, or a pickled object (GLMsingle's TYPED… file).
+        When the file is absent, truncated, or holds a pickled object (GLMsingle's TYPED… file).
     """
     path = Path(path)
     with _whole(path):
@@ -213,9 +217,10 @@ def read_array(path: Path | str) -> np.ndarray:
             if "object" not in str(error).lower():
                 raise
             raise InputError(
-                f"{path}: expected an array of numbers (.npy): it holds a Python object, which is "
-                "not opened because it could run any code; of GLMsingle's file save the betas "
-                "alone: np.save('betas.npy', np.load(FILE, allow_pickle=True).item()['betasmd'])"
+                f"{path}: expected an array of numbers (.npy), found a Python object, which is "
+                "not opened because it could run any code: save the betas of GLMsingle's file "
+                "alone with np.save('betas.npy', "
+                "np.load(FILE, allow_pickle=True).item()['betasmd'])"
             ) from error
     if values.dtype.kind not in "biuf" or values.ndim == 0:
         raise InputError(
@@ -226,7 +231,22 @@ def read_array(path: Path | str) -> np.ndarray:
 
 
 def read_map(path: Path | str) -> np.ndarray:
-    """Read a whole surface file: (n_vertices,) or (n_vertices, n_maps)."""
+    """Read all values of a surface file.
+
+    Parameters
+    ----------
+    path : path
+        ``.npy``, GIFTI, ``.mgh`` or ``.mgz``.
+
+    Returns
+    -------
+    array of shape (n_vertices,) or (n_vertices, n_maps)
+
+    Raises
+    ------
+    MissingError, InputError
+        When the file is absent, truncated, or of another shape.
+    """
     path = Path(path)
     with _whole(path):
         if path.suffix == ".npy":
@@ -242,19 +262,31 @@ def _is_gifti(path: Path) -> bool:
 
 
 def _gifti(path: Path) -> np.ndarray:
-    """Arrays of a GIFTI file, one a map: (n_maps, n_vertices)."""
+    """Return the arrays of a GIFTI file, one per map: (n_maps, n_vertices)."""
     image = load_image(path)
     shapes = {array.data.shape for array in image.darrays}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
         found = ", ".join(map(str, sorted(shapes))) or "none"
         raise InputError(
-            f"{path}: expected arrays of one value a vertex, found {found}: is it a mesh?"
+            f"{path}: expected arrays with one value per vertex, found shapes {found}: check that "
+            "the file holds responses, and not a mesh"
         )
     return np.stack([array.data for array in image.darrays])
 
 
 def n_vertices_of(path: Path | str) -> int:
-    """Vertices of a hemisphere's betas (as for `read_at_vertices`), from the header alone."""
+    """Return the number of vertices of a file of betas, from its header alone.
+
+    Parameters
+    ----------
+    path : path
+        As in `read_at_vertices`.
+
+    Raises
+    ------
+    MissingError, InputError
+        When the file is absent or damaged.
+    """
     path = Path(path)
     with _whole(path):
         if path.suffix == ".npy":
@@ -268,14 +300,19 @@ def n_vertices_of(path: Path | str) -> int:
 
 
 def n_trials_of(path: Path | str, inside: np.ndarray | None) -> int:
-    """Trials that a file of responses holds, from its header alone.
+    """Return the number of trials of a file of responses, from its header alone.
 
     Parameters
     ----------
     path : path
-        As for `read_masked` or `read_at_vertices`.
-    inside : bool array, optional
-        Mask of a volume, to tell the trials' axis from the others; None for surfaces and arrays.
+        As in `read_masked` or `read_at_vertices`.
+    inside : bool array of shape (x, y, z), optional
+        Mask of a volume, which identifies the axis of the trials; None for surfaces and arrays.
+
+    Raises
+    ------
+    MissingError, InputError
+        When the file is absent, damaged, or of another shape.
     """
     path = Path(path)
     with _whole(path):
@@ -284,8 +321,11 @@ def n_trials_of(path: Path | str, inside: np.ndarray | None) -> int:
             if len(shape) == 4 and inside is not None and shape[:3] == inside.shape:
                 return shape[3]
             if len(shape) != 2:
-                grid = "" if inside is None else f", or {(*inside.shape, 'n_trials')} as the mask"
-                raise InputError(f"{path}: expected (n_trials, n_voxels){grid}; found {shape}")
+                grid = "" if inside is None else f" or {(*inside.shape, 'n_trials')}"
+                raise InputError(
+                    f"{path}: expected shape (n_trials, n_voxels){grid}, found shape {shape}: save "
+                    "the array in this shape"
+                )
             return shape[0]
         if path.suffix in _HDF5:
             with h5py.File(path, "r") as file:
@@ -295,22 +335,26 @@ def n_trials_of(path: Path | str, inside: np.ndarray | None) -> int:
             return len(_gifti(path))
         shape = load_image(path).shape
         if len(shape) not in (3, 4):
-            raise InputError(f"{path}: expected a 4-D image, one volume a trial; found {shape}")
+            raise InputError(
+                f"{path}: expected a 4-D image with one volume per trial, found shape {shape}"
+            )
         return (*shape, 1)[3]
 
 
 def _betas(path: Path, file: h5py.File) -> h5py.Dataset:
-    """The dataset of betas: NSD's name, or GLMsingle's."""
+    """Return the dataset of betas, under NSD's name or GLMsingle's."""
     for name in ("betas", "betasmd"):
         if isinstance(file.get(name), h5py.Dataset) and file[name].ndim:
             return file[name]
-    raise InputError(f"{path}: expected the dataset betas, found {', '.join(file) or 'none'}")
+    raise InputError(
+        f"{path}: expected the dataset betas or betasmd, found {', '.join(file) or 'none'}"
+    )
 
 
 def _other_surface(path: Path, found: tuple[int, ...], n_vertices: int) -> InputError:
     return InputError(
         f"{path}: expected the {n_vertices:,} vertices of this hemisphere in each trial, found "
-        f"{found}: is it of the same subject, hemisphere and surface?"
+        f"{found}: check that the file is of the same subject, hemisphere and surface"
     )
 
 
@@ -331,7 +375,7 @@ def _at_vertices_hdf5(
 
 
 def _as_stored(betas: h5py.Dataset, chunks: tuple[int, ...]) -> bool:
-    """Whether these are the chunks, and their bytes the values: no compression, no checksum."""
+    """Whether chunks have this shape and no filter, so that their bytes are the values."""
     return betas.chunks == chunks and betas.id.get_create_plist().get_nfilters() == 0
 
 
@@ -341,15 +385,15 @@ def _blocks(n: int) -> Iterator[slice]:
 
 
 def _direct_chunks(betas: h5py.Dataset, chunks: list[tuple[int, ...]]) -> np.ndarray:
-    """Uncompressed chunks that each hold all trials of one voxel: (n_trials, n_chunks).
+    """Read uncompressed chunks that each hold all trials of one voxel: (n_trials, n_chunks).
 
-    HDF5's own selection of scattered voxels is slower than reading the whole file.
+    Selecting scattered voxels through HDF5 itself is slower than reading the whole file.
     """
     columns = []
     for at in chunks:
         try:
             column = np.frombuffer(betas.id.read_direct_chunk(at)[1], betas.dtype)
-        except RuntimeError:  # a chunk never written is not in the file: its values are known
+        except RuntimeError:  # a chunk that was never written holds the fill value
             span = tuple(slice(i, i + n) for i, n in zip(at, betas.chunks, strict=True))
             column = betas[span].ravel()
         columns.append(column)

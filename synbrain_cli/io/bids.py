@@ -1,4 +1,4 @@
-"""Names and descriptions after BIDS, the Brain Imaging Data Structure."""
+"""Names and descriptions that follow the Brain Imaging Data Structure (BIDS)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from synbrain_cli.io.files import versions
 
 
 def bids_label(name: str) -> str:
-    """Return a BIDS label, which is alphanumeric, of any name.
+    """Return an alphanumeric BIDS label for any name.
 
-    Other characters are dropped; four hexadecimal digits of the name's SHA-256 are appended where
-    that happens, so that names which differ only in dropped characters get different labels.
+    Other characters are removed. In that case four hexadecimal digits of the SHA-256 of the name
+    are appended (ours), so that names which differ in removed characters alone have different
+    labels.
 
     Examples
     --------

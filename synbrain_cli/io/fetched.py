@@ -1,4 +1,4 @@
-"""Record of files fetched from the Hugging Face hub, ``fetched.json`` beside them."""
+"""Record of files that were fetched from the Hugging Face hub: ``fetched.json`` beside them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,31 @@ RECORD = "fetched.json"
 
 
 class FetchedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file was when it came."""
+    """Checksum and size of a file when it was fetched.
+
+    Attributes
+    ----------
+    sha256 : str
+    bytes : int
+    """
 
     sha256: str
     bytes: int
 
 
 class FetchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Files of one repository at one commit.
+    """Record of the files that were fetched from one repository at one commit.
 
     Attributes
     ----------
     repository : str
         ``OWNER/REPO``.
     revision : str, optional
-        Branch, tag or commit that was asked for.
+        Branch, tag or commit that the user requested.
     commit : str, optional
-        None before anything came.
+        Commit of the files; None before the first file was fetched.
     files : dict
-        Name in the repository → what the file was.
+        Name in the repository → `FetchedFile`.
     """
 
     repository: str
@@ -42,36 +48,54 @@ class FetchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def open_record(folder: Path, repository: str, revision: str | None) -> FetchRecord:
-    """Read the record of a folder, or begin one.
+    """Read the record of a folder, or begin a new one.
+
+    Parameters
+    ----------
+    folder : Path
+    repository : str
+        ``OWNER/REPO``.
+    revision : str, optional
+        Branch, tag or commit.
+
+    Returns
+    -------
+    FetchRecord
 
     Raises
     ------
     InputError
-        When the folder holds other files, another repository or another revision.
+        When the folder holds other files, or files of another repository or revision.
     """
     path = folder / RECORD
     if not path.exists():
         if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
-            raise InputError(f"{folder}: holds files that were not fetched: name another --output")
+            raise InputError(
+                f"{folder}: expected an empty folder, found files that were not fetched: name "
+                "another --output"
+            )
         return FetchRecord(repository)
     record = read_record(path, FetchRecord, "remove it, and fetch the files again")
     if record.repository != repository:
-        raise InputError(f"{folder}: holds files of {record.repository}: name another --output")
+        raise InputError(
+            f"{folder}: expected files of {repository}, found files of {record.repository}: name "
+            "another --output"
+        )
     if revision not in (None, record.revision, record.commit):
         raise InputError(
-            f"{folder}: holds revision {record.revision} (commit {record.commit}), not "
-            f"{revision}: name another --output, or leave --revision out"
+            f"{folder}: expected revision {revision}, found {record.revision} (commit "
+            f"{record.commit}): name another --output, or leave --revision out"
         )
     return record
 
 
 def is_here(folder: Path, name: str, record: FetchRecord) -> bool:
-    """Whether a file was fetched and is what it was.
+    """Return whether a file was fetched and is unchanged.
 
     Raises
     ------
     InputError
-        When it has changed since.
+        When the file was changed, or was not fetched.
     """
     known, path = record.files.get(name), folder / name
     if not path.exists():
@@ -84,14 +108,21 @@ def is_here(folder: Path, name: str, record: FetchRecord) -> bool:
     found = sha256(path)
     if found != known.sha256:
         raise InputError(
-            f"{path}: expected SHA-256 {known.sha256} ({RECORD}), found {found}: changed since; "
-            "remove it and run the same command again"
+            f"{path}: expected SHA-256 {known.sha256} ({RECORD}), found {found}, so the file was "
+            "changed: remove it and run the same command again"
         )
     return True
 
 
 def origin_of(path: Path, checksum: str) -> str | None:
-    """``OWNER/REPO@commit`` of a file that was fetched and is unchanged; else None."""
+    """Return ``OWNER/REPO@commit`` for a file that was fetched and is unchanged; else None.
+
+    Parameters
+    ----------
+    path : Path
+    checksum : str
+        SHA-256 of the file.
+    """
     path = path.resolve()
     for folder in path.parents[:4]:
         if (folder / RECORD).is_file():

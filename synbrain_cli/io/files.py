@@ -1,4 +1,4 @@
-"""Writing that never leaves half a file under a final name, locks, and checksums."""
+"""Atomic writing of files, JSON and tables, locks on folders, and checksums."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _CHUNK = 1 << 20
 
 @contextlib.contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its name when the block succeeds.
+    """Yield a temporary path beside ``path`` that is renamed to ``path`` when the block succeeds.
 
-    The temporary name keeps every suffix of ``path`` (writers choose their format by it). On any
-    failure, the temporary file is removed and ``path`` is as it was.
+    The temporary name keeps every suffix of ``path``, by which writers choose their format. On any
+    failure the temporary file is removed and ``path`` is unchanged.
 
     Raises
     ------
@@ -44,8 +44,9 @@ def atomic(path: Path | str) -> Iterator[Path]:
         if isinstance(error, SynbrainError):
             raise
         raise SynbrainError(
-            f"cannot write {path}: {error.strerror or error}; what was there before is unchanged: "
-            "free some space or choose a folder you may write to, then run the command again"
+            f"cannot write {path}: {error.strerror or error}; an earlier version of it is "
+            "unchanged: free some space or choose a folder in which you may write, then run the "
+            "command again"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -59,7 +60,7 @@ def write_json(path: Path | str, content: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read JSON.
+    """Read a JSON file.
 
     Raises
     ------
@@ -73,30 +74,34 @@ def read_json(path: Path | str) -> Any:
         raise MissingError(f"{path} does not exist") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path}: expected JSON, found something else ({error}): make it again, or move it away"
+            f"{path}: expected JSON, found something else ({error}): create the file again, or "
+            "move it away"
         ) from error
 
 
 def read_table(path: Path | str, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """Read a table with a header: tab-separated, or comma-separated where it is named .csv.
-
-    All values are text; empty cells are empty text.
+    """Read a table with a header row: comma-separated in a .csv file, else tab-separated.
 
     Parameters
     ----------
     path : path
     columns : iterable of str
-        Columns that must be there.
+        Columns that are required.
+
+    Returns
+    -------
+    DataFrame
+        All values are text; empty cells are empty text.
 
     Raises
     ------
     MissingError, InputError
-        No such file; not a table; a column is missing.
+        When the file is absent, is not a table, or lacks a column.
     """
     path = Path(path)
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
-        # index_col: a separator at the end of every row would otherwise shift the columns.
+        # Without index_col, a separator at the end of every row would shift the columns.
         table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, index_col=False)
     except FileNotFoundError as error:
         raise MissingError(f"{path} does not exist") from error
@@ -109,28 +114,34 @@ def read_table(path: Path | str, columns: Iterable[str] = ()) -> pd.DataFrame:
     if missing:
         found = ", ".join(map(str, table.columns[:10]))
         raise InputError(
-            f"{path}: expected the column {missing[0]}, found {found}: rename the column that "
-            "holds it, and check that the table is "
+            f"{path}: expected the column {missing[0]}, found {found}: rename the column with "
+            "these values, and check that the table is "
             f"{'comma' if separator == ',' else 'tab'}-separated"
         )
     return table
 
 
 def create_array(path: Path | str, dtype: Any, shape: tuple[int, ...]) -> int:
-    """Make a ``.npy`` of zeros with its room on the disk taken at once.
+    """Create a ``.npy`` file of zeros and allocate all of its space on the disk.
 
-    A full disk is so found before the work, not in the middle of it, and never by the signal that
-    ends a process which writes to a memory map of a file that cannot grow.
+    A full disk is therefore noticed before the work begins. Without allocation, the system may end
+    a process that writes to a memory map of a file that cannot grow.
+
+    Parameters
+    ----------
+    path : path
+    dtype : dtype
+    shape : tuple of int
 
     Returns
     -------
     int
-        Where the values begin, in bytes.
+        Byte at which the values begin.
 
     Raises
     ------
     SynbrainError
-        The disk has not room enough, or may not be written.
+        When the disk lacks space, or the folder cannot be written.
     """
     path, dtype = Path(path), np.dtype(dtype)
     n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
@@ -139,18 +150,18 @@ def create_array(path: Path | str, dtype: Any, shape: tuple[int, ...]) -> int:
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             start = file.tell()
-            _take_room(file.fileno(), start + n_bytes)
+            _allocate(file.fileno(), start + n_bytes)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise SynbrainError(
-            f"cannot write {path}: {n_bytes / 1e9:.3g} GB are needed: {error.strerror}: free some "
-            "space or choose a folder you may write to, then run the command again"
+            f"cannot write {path}, which needs {n_bytes / 1e9:.3g} GB ({error.strerror}): free "
+            "some space or choose a folder in which you may write, then run the command again"
         ) from error
     return start
 
 
-def _take_room(file: int, n_bytes: int) -> None:
-    """Give a new file its length and, where the file system can, its blocks."""
+def _allocate(file: int, n_bytes: int) -> None:
+    """Set the length of a new file and, where the file system supports it, allocate its blocks."""
     os.ftruncate(file, n_bytes)
     if hasattr(os, "posix_fallocate"):  # not on macOS
         try:
@@ -161,7 +172,17 @@ def _take_room(file: int, n_bytes: int) -> None:
 
 
 def write_at(file: int, values: np.ndarray, offset: int) -> None:
-    """Write a whole contiguous array at an offset of an open file."""
+    """Write an array at an offset of an open file.
+
+    Parameters
+    ----------
+    file : int
+        File descriptor.
+    values : array
+        Written in C order.
+    offset : int
+        In bytes.
+    """
     view = np.ascontiguousarray(values).data.cast("B")
     while view:
         n = os.pwrite(file, view, offset)
@@ -169,13 +190,13 @@ def write_at(file: int, values: np.ndarray, offset: int) -> None:
 
 
 def is_simulated(folder: Path | str) -> bool:
-    """Whether a folder of data says that it is simulated (``dataset_description.json``)."""
+    """Return whether the ``dataset_description.json`` of a folder marks its data as simulated."""
     path = Path(folder) / "dataset_description.json"
     return path.exists() and bool(read_json(path).get("Simulated", False))
 
 
 def sha256(path: Path | str) -> str:
-    """Checksum of a file's content, read in pieces."""
+    """Return the SHA-256 of a file in hexadecimal digits; the file is read in pieces."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while piece := file.read(_CHUNK):
@@ -185,12 +206,20 @@ def sha256(path: Path | str) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path | str, what: str) -> Iterator[None]:
-    """Hold ``folder`` for one writing process; the lock goes with the process, however it ends.
+    """Lock a folder for one writing process. The lock ends with the process in any case.
+
+    Parameters
+    ----------
+    folder : path
+    what : str
+        What is written, for the message.
 
     Raises
     ------
     BusyError
-        When another process holds it.
+        When another process holds the lock.
+    SynbrainError
+        When the lock cannot be written.
     """
     folder = Path(folder)
     path = folder.with_name(f".{folder.name}.lock")
@@ -199,7 +228,8 @@ def locked(folder: Path | str, what: str) -> Iterator[None]:
         file = path.open("w")
     except OSError as error:
         raise SynbrainError(
-            f"cannot write in {path.parent}: {error.strerror}: choose a folder you may write to"
+            f"cannot write in {path.parent}: {error.strerror}: choose a folder in which you may "
+            "write"
         ) from error
     with file:
         try:
@@ -216,7 +246,7 @@ def locked(folder: Path | str, what: str) -> Iterator[None]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Give the finished folder ``source`` the name ``target``, in place of what was there."""
+    """Rename the finished folder ``source`` to ``target``, which is replaced if it exists."""
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -226,6 +256,6 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of synbrain and of what its numbers depend on, for records and sidecars."""
+    """Return the versions of synbrain and of the packages on which its results depend."""
     names = ("synbrain", "torch", "numpy", "nibabel", "nilearn", "open_clip_torch", "himalaya")
     return {name: metadata.version(name) for name in names}

@@ -1,22 +1,23 @@
-"""The prepared subject: one format that every reader writes and everything else reads.
+"""The prepared subject: the one format that all readers write and all other code reads.
 
 ``prepared/<dataset>/sub-01/``
 
 ``betas.npy``               float32 (n_trials, n_voxels), standardised; memory-mapped
 ``trials.tsv``              trial, session, image, repeat, split
 ``voxels.tsv``              position (i, j, k in a volume; hemisphere, vertex on a surface), ncsnr
-                            (given, or from the repeats), ncsnr_recomputed, then one column of
-                            labels per ROI collection
-``mask.nii.gz``             the voxels, in C order; or ``vertices.npz``, on a surface; or neither
-``surface_resampling.npz``  how voxels reach cortical surfaces, where known
-``mni_resampling.npz``      how voxels reach MNI, where known
-``standardization.npz``     sessions (n_sessions,), mean and sd (n_sessions, n_voxels): session
-                            s's betas in the unit they came in are ``betas * sd[s] + mean[s]``
-``dataset_description.json``  `PreparedDescription`: unit, sources, versions, options, simulated
-                            or not
+                            (supplied with the data, or computed from repeats), ncsnr_recomputed,
+                            then one column of labels per ROI collection
+``mask.nii.gz``             the voxels of a volume, in C order; on a surface ``vertices.npz``;
+                            neither where positions are unknown
+``surface_resampling.npz``  weights for resampling to cortical surfaces, where transforms are known
+``mni_resampling.npz``      weights for resampling to MNI space, where the transform is known
+``standardization.npz``     sessions (n_sessions,), mean and sd (n_sessions, n_voxels): the betas
+                            of session s in the recorded unit are ``betas * sd[s] + mean[s]``
+``dataset_description.json``  `PreparedDescription`: unit, sources, versions, options, and whether
+                            the data are simulated
 
-Beside the subjects: ``features/<encoder>/``, image tokens (`synbrain_cli.io.token_store`); and
-``stimuli.tsv``, what is known of the images.
+The folder of the dataset also holds image tokens in ``features/<encoder>/``
+(`synbrain_cli.io.token_store`), and information about the images in ``stimuli.tsv``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from synbrain_cli.io.voxel_space import POSITION_COLUMNS, VoxelSpace
 
 SPLITS = ("train", "val", "test")
 TRIAL_COLUMNS = ("trial", "session", "image", "repeat", "split")
-# How betas are standardised, and what one then is.
+# Standardisation of betas → their unit.
 STANDARDIZATIONS = {
     "session": "z-score within session (over all its trials, test trials included)",
     "train": "z-score by the training trials of all sessions",
@@ -50,23 +51,25 @@ DESCRIPTION = "dataset_description.json"
 class Origin(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="pascal"
 ):
-    """What a reader knows of the data that it prepares.
+    """Origin of the data of a prepared subject, as its reader records it.
 
     Attributes
     ----------
     name : str
-        One line that tells a reader of the folder what it holds.
+        Description of the content of the folder, in one line.
     simulated : bool
+        Whether the data are simulated.
     space : str
-        Of the voxels: NSD's names, fsaverage and its densities, or the user's own.
+        Space of the voxels: a name of NSD's, fsaverage in one of its densities, or a name that the
+        user chose.
     unit_before_standardization : str
-        Unit the betas came in.
+        Unit in which the betas were recorded.
     options : dict
-        What was asked for; the entries differ from reader to reader.
+        Options of the reader; the entries differ between readers.
     sources : dict
         File → ``{"bytes": size}``.
     noise_ceiling_snr : dict
-        ``median_given``, ``median_recomputed``, ``correlation``; None where unknown.
+        ``median_given``, ``median_recomputed`` and ``correlation``; None where unknown.
     """
 
     name: str
@@ -84,19 +87,20 @@ class PreparedDescription(Origin, frozen=True, kw_only=True):
     Attributes
     ----------
     unit : str
-        Of ``betas.npy``, in words.
+        Unit of ``betas.npy``, in words.
     standardization : {"session", "train", "none"}
+        Key of `STANDARDIZATIONS`.
     betas_blake2b : dict
-        Session → checksum of the betas read.
+        Session → checksum of the recorded betas.
     voxels_left_out : int
-        Voxels that were constant or not finite in some session.
+        Number of voxels that were constant or not finite in at least one session.
     voxels_left_out_by_session : dict
-        Session → the number of such voxels in it, where there are any.
+        Session → number of such voxels in it, for sessions that have any.
     versions : dict
         Package → version.
     generated_by : list of dict
     bids_version, dataset_type : str
-        As the Brain Imaging Data Structure wants them.
+        As the Brain Imaging Data Structure (BIDS) requires.
     """
 
     unit: str
@@ -112,16 +116,18 @@ class PreparedDescription(Origin, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Trials:
-    """Some trials of one subject.
+    """Trials of one subject, such as those of one split.
 
     Attributes
     ----------
     betas : float32 array of shape (n_trials, n_voxels)
+        Single-trial responses, in the unit of the prepared subject.
     image_index : int array of shape (n_trials,)
-        Row of ``images`` that each trial shows.
+        Row of ``images`` that was shown in each trial.
     images : array of str of shape (n_images,)
-        Sorted.
+        Names of the images, sorted.
     session : int array of shape (n_trials,)
+        Session of each trial.
     """
 
     betas: np.ndarray
@@ -132,7 +138,13 @@ class Trials:
 
 @dataclass(frozen=True)
 class PreparedSubject:
-    """A prepared subject, opened; betas stay on disk until asked for."""
+    """A prepared subject on disk. Betas are memory-mapped and not read until they are used.
+
+    Attributes
+    ----------
+    folder : Path
+        ``prepared/<dataset>/sub-01``.
+    """
 
     folder: Path
 
@@ -195,14 +207,14 @@ class PreparedSubject:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """``trials.tsv``: one row a trial, with `TRIAL_COLUMNS`.
+        """``trials.tsv``: one row per trial, with the columns `TRIAL_COLUMNS`.
 
         Raises
         ------
         InputError
-            Other columns, or another number of rows than there are betas.
+            When the columns are others, or the number of rows is not that of the betas.
         """
-        # An image may be called NA.
+        # "NA" is a valid name of an image.
         table = pd.read_csv(
             self.folder / "trials.tsv", sep="\t", dtype={"image": str}, keep_default_na=False
         )
@@ -221,7 +233,7 @@ class PreparedSubject:
 
     @cached_property
     def voxel_space(self) -> VoxelSpace:
-        """Mask or vertices, and resampling to other spaces."""
+        """Mask or vertices of the voxels, and their resampling to other spaces."""
         return VoxelSpace(self.folder)
 
     @property
@@ -231,38 +243,48 @@ class PreparedSubject:
 
     @cached_property
     def sessions(self) -> list[int]:
-        """Sessions in the order recorded."""
+        """Sessions, in the order in which they were recorded."""
         return sorted(int(s) for s in self.trials["session"].unique())
 
     def standardization(self, sessions: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and SD (n_voxels,), in the unit betas came in, averaged over ``sessions``."""
+        """Return the mean and the SD of each voxel, averaged over sessions.
+
+        Parameters
+        ----------
+        sessions : iterable of int
+
+        Returns
+        -------
+        mean, sd : arrays of shape (n_voxels,)
+            In the recorded unit. Variances, not SDs, are averaged.
+        """
         with np.load(self.folder / "standardization.npz", allow_pickle=False) as file:
             rows = np.isin(file["sessions"], list(sessions))
             return file["mean"][rows].mean(0), np.sqrt((file["sd"][rows] ** 2).mean(0))
 
     def first_hours(self, hours: float) -> np.ndarray:
-        """The first hours of scanning: an hour is a session, in recorded order.
+        """Select the trials of the first hours of scanning; a session counts as one hour.
 
         Parameters
         ----------
         hours : float
-            1 is the first session, 3 the first three; of 1.5 the last half hour is the first half
-            of the second session's trials.
+            1 selects the first session and 3 the first three; 1.5 selects the first session and
+            the first half of the trials of the second.
 
         Returns
         -------
         bool array of shape (n_trials,)
-            Which trials were recorded then, those of the test split among them.
+            True for the trials of these hours, including those of the test split.
 
         Raises
         ------
         InputError
-            When there are fewer sessions.
+            When ``hours`` is not above 0, or exceeds the number of sessions.
         """
         if not 0 < hours <= len(self.sessions):
             raise InputError(
-                f"--hours {hours:g}: an hour is a session, and sub-{self.subject} has "
-                f"{len(self.sessions)}: expected more than 0 and at most {len(self.sessions)}"
+                f"--hours {hours:g}: expected more than 0 and at most {len(self.sessions)}, the "
+                f"number of sessions of sub-{self.subject} (a session counts as one hour)"
             )
         whole = int(hours)
         session = self.trials["session"].to_numpy()
@@ -273,18 +295,22 @@ class PreparedSubject:
         return chosen
 
     def select(self, split: str, within: np.ndarray | None = None) -> Trials:
-        """Load the trials of one split, in recorded order.
+        """Load the trials of one split, in the order in which they were recorded.
 
         Parameters
         ----------
         split : {"train", "val", "test"}
         within : bool array of shape (n_trials,), optional
-            Trials to choose from, as `first_hours` gives; default all.
+            Trials from which to select, as returned by `first_hours`; all by default.
+
+        Returns
+        -------
+        Trials
 
         Raises
         ------
         InputError
-            When there are none.
+            When the split holds no such trial.
         """
         table = self.trials
         chosen = (table["split"] == split).to_numpy()
@@ -302,7 +328,17 @@ class PreparedSubject:
         )
 
     def recorded(self, trials: Trials) -> np.ndarray:
-        """Betas in the unit they came in: float32 (n_trials, n_voxels)."""
+        """Convert standardised betas back to the recorded unit.
+
+        Parameters
+        ----------
+        trials : Trials
+            From `select`.
+
+        Returns
+        -------
+        float32 array of shape (n_trials, n_voxels)
+        """
         if self.description.standardization == "none":
             return trials.betas
         with np.load(self.folder / "standardization.npz", allow_pickle=False) as file:
@@ -310,15 +346,16 @@ class PreparedSubject:
             return np.asarray(trials.betas * file["sd"][row] + file["mean"][row], np.float32)
 
     def rois(self) -> dict[str, np.ndarray]:
-        """Boolean array (n_voxels,) per ROI; V1, V2 and V3 join their ventral and dorsal parts.
+        """Return a boolean array (n_voxels,) for each ROI.
 
-        Columns are collections; a label found in two of them is listed once, joined.
+        V1, V2 and V3 are the unions of their ventral and dorsal parts. A label that occurs in two
+        collections is listed once, as the union of both.
         """
         return roi_masks(self.voxels)
 
 
 def read_voxels(path: Path) -> pd.DataFrame:
-    """Read ``voxels.tsv``: labels are text, empty where there is none; ncsnr NaN where unknown."""
+    """Read ``voxels.tsv``: labels are text, empty for voxels without a label; ncsnr may be NaN."""
     table = pd.read_csv(path, sep="\t", keep_default_na=False)
     for column in ("ncsnr", "ncsnr_recomputed"):
         if column in table:
@@ -327,7 +364,7 @@ def read_voxels(path: Path) -> pd.DataFrame:
 
 
 def roi_collections(voxels: pd.DataFrame) -> list[str]:
-    """Columns of a ``voxels.tsv`` table that hold labels: text, not numbers."""
+    """Return the columns of a ``voxels.tsv`` table that hold ROI labels (text, not numbers)."""
     return [
         column
         for column in voxels.columns
@@ -339,7 +376,18 @@ def roi_collections(voxels: pd.DataFrame) -> list[str]:
 def roi_masks(
     voxels: pd.DataFrame, collections: Iterable[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """ROIs of a ``voxels.tsv`` table, of all or some collections: see `PreparedSubject.rois`."""
+    """Return the ROIs of a ``voxels.tsv`` table as masks: see `PreparedSubject.rois`.
+
+    Parameters
+    ----------
+    voxels : DataFrame
+    collections : iterable of str, optional
+        Collections to use; all by default.
+
+    Returns
+    -------
+    dict of bool arrays of shape (n_voxels,)
+    """
     masks: dict[str, np.ndarray] = {}
     for collection in roi_collections(voxels) if collections is None else collections:
         labels = voxels[collection].astype(str).to_numpy()
@@ -350,12 +398,12 @@ def roi_masks(
 
 
 def roi_name(label: str) -> str:
-    """V1 for V1v and V1d, likewise V2 and V3; other labels as they are."""
+    """Return the ROI to which a label belongs: V1 for V1v and V1d, likewise V2 and V3."""
     return label[:-1] if label in ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d") else label
 
 
 def find_prepared(root: Path) -> list[PreparedSubject]:
-    """Prepared subjects below ``root`` (a workspace's ``prepared/``), sorted."""
+    """Return the prepared subjects in ``root`` (``prepared/`` of a workspace), sorted by path."""
     return [
         PreparedSubject(path.parent) for path in sorted(Path(root).glob(f"*/sub-*/{DESCRIPTION}"))
     ]

@@ -1,4 +1,4 @@
-"""Writing a prepared subject session by session: standardisation in bounded memory."""
+"""Writing a prepared subject session by session, with standardisation in bounded memory."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from synbrain_cli.io.voxel_space import Geometry
 from synbrain_cli.io.workfolder import FolderKind, work_folder
 from synbrain_cli.progress import Progress
 
-# Whether a finished subject is kept is decided before its files are read: see `prepare`.
+# `synbrain prepare` decides whether a finished subject is kept before its files are read.
 PREPARED = FolderKind("a prepared subject", "--dataset", remakes=True)
 STARTED = "betas.json"  # record in the work folder's recovery
 
 
 class SessionsDone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an interrupted run has written.
+    """Sessions that an interrupted run has written.
 
     Attributes
     ----------
     start : int
         Byte at which the values of the unfinished array begin.
     done : dict
-        Session → checksum of its betas as they came.
+        Session → checksum of its recorded betas.
     """
 
     start: int
@@ -50,34 +50,39 @@ class SessionsDone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PreparedWriter:
-    """Writes a prepared subject session by session; a stopped run continues where it stopped.
+    """Writes a prepared subject session by session; an interrupted run can be resumed.
 
-    A context manager: the work folder (`synbrain_cli.io.workfolder`) is open inside the block, and
-    takes its final name when `finish` is called. Sessions may be written in any order, by several
-    threads; memory does not grow with their number.
+    It is a context manager: the work folder (`synbrain_cli.io.workfolder`) is open inside the
+    block, and takes its final name when `finish` is called. Sessions may be written in any order
+    and by several threads; memory does not increase with their number.
 
     Parameters
     ----------
     folder : Path
         Final folder.
     options : dict
-        What the content depends on (sources, options).
+        Sources and options on which the content depends.
     trials : DataFrame
-        ``trials.tsv``; the trials of a session follow one another.
+        Content of ``trials.tsv``, in which the trials of a session are consecutive.
     n_voxels : int
     standardize : {"session", "train", "none"}
-        z-score each voxel within session, over all its trials (usual for NSD; it uses the test
-        trials' responses, though not their images); or by the mean and the standard deviation
-        of the training trials of all sessions; or leave betas as they come.
+        "session" z-scores each voxel over all trials of a session, as is usual for NSD; this uses
+        the responses of test trials, but not their images. "train" uses the mean and the standard
+        deviation of the training trials of all sessions. "none" leaves betas unchanged.
     progress : Progress, optional
-        Shows what differs where an interrupted run of other options is dropped.
+        Shows which options differ when an interrupted run with other options is discarded.
 
     Attributes
     ----------
     rows : dict
         Session → slice of its trials.
     done : dict
-        Session → checksum, of the sessions written.
+        Session → checksum of its betas, for the sessions written so far.
+
+    Raises
+    ------
+    InputError
+        When the standardisation is unknown, or the trials of a session are not consecutive.
     """
 
     def __init__(
@@ -113,7 +118,7 @@ class PreparedWriter:
             for start, stop in zip(starts, [*starts[1:], len(session)], strict=True)
         }
         if len(self.rows) != len(starts):
-            raise InputError("trials: expected the trials of a session to follow one another")
+            raise InputError("trials: expected the trials of a session in consecutive rows")
         self._lock = threading.Lock()
         self._context = ExitStack()
 
@@ -142,23 +147,25 @@ class PreparedWriter:
     # --------------------------------------------------------------------------- sessions
 
     def write_session(self, session: int, betas: np.ndarray, source: str = "") -> None:
-        """Standardise one session's betas (in the unit they came in) and keep them.
+        """Standardise the betas of one session and write them.
 
-        Voxels that are constant or not finite are marked, and left out by `finish`.
+        Voxels that are constant or not finite are marked here and left out by `finish`.
 
         Parameters
         ----------
         session : int
-        betas : array of shape (n_trials of the session, n_voxels)
-            In the unit they came in; unchanged.
+        betas : array of shape (n_trials, n_voxels)
+            Betas of the session in the recorded unit. The array is not changed.
         source : str
-            The file, for messages.
+            Name of the file, for messages.
 
         Raises
         ------
         InputError
-            Another shape; a trial without a single finite value; the same betas as another
-            session's.
+            When the shape is another, a trial has no finite value, or the betas equal those of
+            another session.
+        SynbrainError
+            When the file cannot be written.
         """
         rows = self.rows[session]
         expected = (rows.stop - rows.start, self.n_voxels)
@@ -189,15 +196,15 @@ class PreparedWriter:
                 write_at(file.fileno(), betas, self._start + rows.start * 4 * self.n_voxels)
         except OSError as error:
             raise SynbrainError(
-                f"cannot write {self._betas}: {error.strerror or error}: sessions done stay; free "
-                "some space, then the same command goes on"
+                f"cannot write {self._betas}: {error.strerror or error}: free some space and run "
+                "the same command again; finished sessions are kept"
             ) from error
         with atomic(self._moments_file(session)) as path, path.open("wb") as file:
             np.savez(file, **arrays)
         with self._lock:
             for other, known in self.done.items():
                 if known == digest and other != session:
-                    # Which of the two is the copy is not known: both are read again.
+                    # Either of the two may be the copy, so both are read again.
                     del self.done[other]
                     self._note_sessions()
                     raise InputError(
@@ -214,9 +221,18 @@ class PreparedWriter:
         return {s: dict(np.load(self._moments_file(s), allow_pickle=False)) for s in self.rows}
 
     def read_standardized(self, rows: np.ndarray) -> np.ndarray:
-        """Some trials, z-scored within session whatever the standardisation: float32 (n, n_voxels).
+        """Read trials z-scored within session, independent of the chosen standardisation.
 
-        For what must be computed over all sessions (ncsnr), before `finish`.
+        It serves statistics over all sessions (ncsnr) that are needed before `finish`.
+
+        Parameters
+        ----------
+        rows : int array of shape (n,)
+            Rows of the table of trials.
+
+        Returns
+        -------
+        float32 array of shape (n, n_voxels)
         """
         out = np.empty((len(rows), self.n_voxels), np.float32)
         with self._betas.open("rb") as file:
@@ -227,12 +243,18 @@ class PreparedWriter:
                 span = self.rows[session]
                 inside = (rows >= span.start) & (rows < span.stop)
                 scale = np.where(moments["usable"], moments["sd"], 1)
-                with np.errstate(invalid="ignore", over="ignore"):  # voxels that are left out
+                with np.errstate(invalid="ignore", over="ignore"):  # unusable voxels
                     out[inside] = (out[inside] - moments["mean"]) / scale
         return out
 
     def usable(self) -> np.ndarray:
-        """Boolean (n_voxels,): finite and not constant in every session."""
+        """Return which voxels are finite and not constant in every session: bool (n_voxels,).
+
+        Raises
+        ------
+        InputError
+            When there is no such voxel.
+        """
         usable = np.all([m["usable"] for m in self._load_moments().values()], axis=0)
         if not usable.any():
             raise InputError(
@@ -250,23 +272,28 @@ class PreparedWriter:
         resamplings: Mapping[str, SurfaceResampling | VolumeResampling],
         origin: Origin,
     ) -> int:
-        """Drop unusable voxels, write the tables, and give the folder its name.
+        """Leave out unusable voxels, write the tables, and give the folder its final name.
 
         Parameters
         ----------
         voxels : DataFrame
-            One row a voxel: what is known of it beside its position.
+            One row per voxel with its properties other than its position (ncsnr, ROI labels).
         voxel_space : Geometry, optional
-            Of as many voxels.
+            Mask or vertices of these voxels, where they are known.
         resamplings : dict
-            File name → how voxels reach another space.
+            File name → resampling to another space.
         origin : Origin
-            What the reader knows of the data.
+            Origin of the data.
 
         Returns
         -------
         int
-            Voxels left out because they were constant or not finite in some session.
+            Number of voxels left out because they were constant or not finite in a session.
+
+        Raises
+        ------
+        InputError
+            When no voxel is usable, or there is no training trial by which to standardise.
         """
         moments = self._load_moments()
         usable = self.usable()
@@ -274,7 +301,7 @@ class PreparedWriter:
         sd = np.stack([m["sd"] for m in moments.values()])
         if self.standardize == "train":
             pooled = _pool([m for m in moments.values() if m["n_train"] > 0])
-            # A voxel that training trials alone leave constant cannot be standardised by them.
+            # A voxel that is constant over the training trials cannot be standardised by them.
             usable &= np.isfinite(pooled[1]) & (pooled[1] > 0)
             mean, sd = (np.broadcast_to(x, mean.shape) for x in pooled)
         elif self.standardize == "none":
@@ -314,7 +341,7 @@ class PreparedWriter:
         return n_dropped
 
     def _write_betas(self, usable: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> None:
-        """Write ``betas.npy``: as it came, or in a second pass where voxels or scale change."""
+        """Move ``betas.npy`` into place; rewrite it where voxels or scale change."""
         if usable.all() and self.standardize != "train":
             self._betas.replace(self._work.partial / "betas.npy")
             return
@@ -336,7 +363,7 @@ class PreparedWriter:
 
 
 def _moments(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over trials (n_voxels,), in float64 and bounded memory."""
+    """Mean and standard deviation over trials, float64 (n_voxels,) each, in bounded memory."""
     mean, sd = np.empty(betas.shape[1]), np.empty(betas.shape[1])
     for some in _columns(betas):
         mean[some] = betas[:, some].mean(0, dtype=np.float64)
@@ -347,7 +374,7 @@ def _moments(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _standardize(betas: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """z-scores in float32, computed in float64; 0 where the standard deviation is 0."""
+    """Return float32 z-scores, computed in float64; 0 where the standard deviation is 0."""
     out = np.zeros_like(betas)
     usable = np.isfinite(sd) & (sd > 0)
     for some in _columns(betas):
@@ -357,7 +384,7 @@ def _standardize(betas: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndar
 
 
 def _columns(betas: np.ndarray) -> Iterator[slice]:
-    """Voxels, so many at a time that float64 copies of them take 8 MB."""
+    """Yield slices of voxels, each of a size that a float64 copy takes 8 MB."""
     step = max(1, (1 << 20) // len(betas))
     for start in range(0, betas.shape[1], step):
         yield slice(start, start + step)
@@ -367,18 +394,19 @@ def _pool(parts: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and SD of the training trials of all sessions together (Chan et al. 1979)."""
     if not parts:
         raise InputError(
-            "no training trial to take mean and standard deviation from: check the splits"
+            "expected training trials for the mean and the standard deviation, found none: check "
+            "the splits"
         )
     n = np.array([float(part["n_train"]) for part in parts])[:, None]
     means = np.stack([part["train_mean"] for part in parts])
     variances = np.stack([part["train_sd"] for part in parts]) ** 2
-    with np.errstate(invalid="ignore", over="ignore"):  # voxels that are left out
+    with np.errstate(invalid="ignore", over="ignore"):  # unusable voxels are left out later
         mean = (n * means).sum(0) / n.sum()
         return mean, np.sqrt((n * (variances + (means - mean) ** 2)).sum(0) / n.sum())
 
 
 def _check_trials(betas: np.ndarray, first: int, source: str) -> None:
-    """A trial that lacks all its values would cost every voxel: name it instead."""
+    """Raise an `InputError` for trials without values, which would make all voxels unusable."""
     empty = np.flatnonzero(~np.isfinite(betas).any(1))
     if len(empty) and np.isfinite(betas).any():
         raise InputError(

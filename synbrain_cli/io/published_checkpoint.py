@@ -1,4 +1,4 @@
-"""PyTorch checkpoints of other programs, read as data: nothing in them is run."""
+"""Reading PyTorch checkpoints of other programs as data, without running any code in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import torch
 
 from synbrain_cli.errors import DAMAGED, InputError, MissingError
 
-# Beside tensors and plain containers: command lines, and the numbers of lists of losses.
+# Allowed beside tensors and plain containers: parsed command lines, and NumPy scalars in lists of
+# losses.
 _SCALAR = np.float64(0).__reduce__()[0]
 _ALLOWED: list[Any] = [
     argparse.Namespace,
@@ -26,34 +27,40 @@ _ALLOWED: list[Any] = [
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Read what ``torch.save`` wrote: a dictionary of tensors, numbers, text and containers.
+    """Read a file of ``torch.save``: a dictionary of tensors, numbers, text and containers.
 
-    Anything else is refused before it is made, by PyTorch's restricted unpickler. Tensors of the
+    PyTorch's restricted unpickler refuses any other object before it is created. Tensors of the
     current file format stay on disk until they are used.
 
     Parameters
     ----------
     path : path
 
+    Returns
+    -------
+    dict
+        Entries of the checkpoint by name.
+
     Raises
     ------
     MissingError
-        No such file.
+        When there is no such file.
     InputError
-        Truncated, no checkpoint, or with objects of other kinds, which are named.
+        When the file is truncated, is not a checkpoint, or holds objects of other types, which the
+        message names.
     """
     path = Path(path)
     if not path.is_file():
         raise MissingError(f"{path}: no such file: name a checkpoint of the authors' release")
     try:
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # on files that are refused anyway
+            warnings.simplefilter("ignore", UserWarning)  # concerns files that are refused
             content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
     except DAMAGED as error:
         if isinstance(error, pickle.UnpicklingError):
-            # PyTorch's own message offers to run the file all the same.
+            # PyTorch's own message suggests to run the file nevertheless.
             named = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.\w+)", str(error))
             raise InputError(
                 f"{path}: expected a PyTorch checkpoint of tensors, numbers and text alone, found "

@@ -1,4 +1,4 @@
-"""Typed records in JSON files, checked field by field where they are read."""
+"""Typed records in JSON files, which are checked field by field when they are read."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ def read_record(
 ) -> T:
     """Read a JSON file as a record of one type.
 
-    Values are not converted: a number in quotes is no number. An integer may stand for a float.
+    Values are not converted: a number in quotes is not a number. An integer is accepted for a
+    float.
 
     Parameters
     ----------
     path : path
     kind : type
-        What the file must hold: a `msgspec.Struct`, a dataclass, or a container of them.
+        Type of the record: a `msgspec.Struct`, a dataclass, or a container of them.
     advice : str
-        What the user can do about a file that holds something else.
+        What the user can do when the file holds something else, for the message.
 
     Returns
     -------
@@ -38,8 +39,8 @@ def read_record(
     MissingError
         When the file is absent.
     InputError
-        When it is no JSON; when a field is missing, of another type, or (of types that forbid it)
-        unknown. The message names the file and the field.
+        When the file is not JSON, or a field is missing, of another type, or unknown (for types
+        that forbid unknown fields). The message names the file and the field.
 
     Examples
     --------
@@ -55,20 +56,25 @@ def read_record(
 
 
 def convert_record(content: Any, kind: type[T], name: str, advice: str) -> T:
-    """A record of one type from what `json.loads` returned: see `read_record`.
+    """Convert what `json.loads` returned to a record of one type: see `read_record`.
 
     Parameters
     ----------
     content : object
-        Dictionaries, lists, text, numbers, booleans, None.
+        Dictionaries, lists, text, numbers, booleans and None.
     kind : type
+        Type of the record.
     name, advice : str
-        Where the content comes from, and what the user can do, for the message.
+        Origin of the content, and what the user can do, for the message.
+
+    Returns
+    -------
+    kind
 
     Raises
     ------
     InputError
-        As `read_record`.
+        As in `read_record`.
     """
     try:
         return msgspec.convert(content, kind, strict=True, str_keys=True)
@@ -82,7 +88,7 @@ def write_record(path: Path | str, record: Any) -> None:
 
 
 def _explain(message: str) -> str:
-    """What was expected and what was found, from the message of msgspec."""
+    """State what was expected and found, given the message of msgspec."""
     fault, _, where = message.partition(" - at ")
     position = f" at {where}" if where else ""
     if match := re.fullmatch(r"Object missing required field (.+)", fault):

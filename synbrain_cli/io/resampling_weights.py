@@ -1,11 +1,12 @@
-"""Sparse weights that carry the values of a mask's voxels to other points, and their files.
+"""Sparse weights for resampling the values of masked voxels at other points, and their files.
 
-Values of a mask's voxels are interpolated linearly in three dimensions at each vertex or target
-voxel. The weights are a sparse matrix (n_points, n_voxels) whose rows sum to 1, or are empty
-where a point lies outside the mask.
+Values are interpolated linearly in three dimensions at each vertex or target voxel. The weights
+are a sparse matrix (n_points, n_voxels). Its rows sum to 1, and are empty for points outside the
+mask.
 
-NSD's own maps (nsdcode, ``nsd_mapdata``) are cubic interpolations of the whole volume. Here only
-the voxels of the mask are known, and cubic weights reach two voxels beyond them.
+NSD's own code (nsdcode, ``nsd_mapdata``) interpolates the whole volume with cubic weights. Here
+only the voxels of the mask are known, and cubic weights would need values up to two voxels outside
+it.
 """
 
 from __future__ import annotations
@@ -22,39 +23,40 @@ from scipy.sparse import csr_array
 from synbrain_cli.errors import DAMAGED, InputError, MissingError
 from synbrain_cli.io.files import atomic
 
-_ROUNDING = 1e-6  # of a sum of weights in float32
+_ROUNDING = 1e-6  # rounding error of a sum of float32 weights
 _BLOCK = 1 << 16  # points interpolated at once
-_CORNERS = np.array(list(itertools.product((False, True), repeat=3)))  # of a cell, in C order
+_CORNERS = np.array(list(itertools.product((False, True), repeat=3)))  # of a cell, C order
 _T = TypeVar("_T")
 
 
 class NothingReached(InputError):
-    """No point of the other space lies in the mask.
+    """No point of the target space lies in the mask.
 
-    The transform is of another subject or resolution, or the mask holds no cortex.
+    Either the transform belongs to another subject or resolution, or the mask contains no cortex.
     """
 
 
 def interpolation(mask: ArrayLike, coordinates: ArrayLike) -> csr_array:
-    """Weights that interpolate masked values at points of the voxel grid.
+    """Compute weights for trilinear interpolation of masked values at points of the voxel grid.
 
-    Trilinear, over the up to eight voxels around a point. Voxels off the mask have no value: where
-    less than half of a point's weight lies in the mask, it is outside; otherwise the weights in
-    the mask are scaled to sum to 1, which keeps zeros from being blended in at the mask's edge
-    (ours).
+    A point receives weights of up to eight surrounding voxels. Voxels outside the mask have no
+    value. A point is outside where less than half of its weight lies in the mask; otherwise the
+    weights in the mask are scaled to sum to 1, so that no zeros are averaged in at the edge of the
+    mask (ours).
 
     Parameters
     ----------
     mask : bool array of shape (x, y, z)
         The voxels in use.
     coordinates : array of shape (n_points, 3)
-        *0-based* voxel coordinates; integers are voxel centres. NaN, and what is not on the grid
-        (below −0.5, or the axis' length − 0.5 and above, so NSD's 9999 too), is outside.
+        *0-based* voxel coordinates; integers are voxel centres. Points outside are NaN or not on
+        the grid, that is below −0.5 or from the length of the axis − 0.5 on; this includes NSD's
+        code 9999.
 
     Returns
     -------
     csr_array of shape (n_points, n_voxels), float32
-        Voxels in C order of the mask. Rows outside are empty.
+        Voxels in C order of the mask. Rows of points outside are empty.
 
     Raises
     ------
@@ -80,7 +82,7 @@ def interpolation(mask: ArrayLike, coordinates: ArrayLike) -> csr_array:
     occupied = np.argwhere(mask)
     low = np.maximum(occupied.min(0) - 1, -0.5)
     high = np.minimum(occupied.max(0) + 1, np.array(mask.shape) - 0.5)
-    # A border of −1 around the grid answers for what is beside it.
+    # A border of −1 stands for neighbours outside the grid.
     order = np.full(tuple(n + 2 for n in mask.shape), -1, dtype=np.int32)
     order[1:-1, 1:-1, 1:-1][mask] = np.arange(len(occupied), dtype=np.int32)
     _, n_y, n_z = order.shape
@@ -108,9 +110,9 @@ def interpolation(mask: ArrayLike, coordinates: ArrayLike) -> csr_array:
 
 
 def rescaled(weights: csr_array) -> csr_array:
-    """Rows scaled to sum to 1, in float32; rows with less than half of a weight are emptied.
+    """Scale the rows of weights to sum to 1, in float32; empty rows that sum to less than ½.
 
-    Rows that sum to 1 but for float32's rounding stay as they are.
+    Rows that sum to 1 within the rounding error of float32 are unchanged.
     """
     total = weights.sum(axis=1, dtype=np.float64)
     scale = np.divide(1, total, out=np.zeros_like(total), where=total >= 0.5 - _ROUNDING)
@@ -122,14 +124,27 @@ def rescaled(weights: csr_array) -> csr_array:
 
 
 def weighted_sums(weights: csr_array, values: NDArray[Any]) -> NDArray[Any]:
-    """Weighted sums: values (..., n_voxels) → (..., n_rows)."""
+    """Return the weighted sums of values: (..., n_voxels) → (..., n_rows)."""
     columns = values.reshape(-1, values.shape[-1]).T
     sums = weights @ columns.astype(np.result_type(values, np.float32), copy=False)
     return sums.T.reshape(*values.shape[:-1], weights.shape[0])
 
 
 def checked_weights(weights: Any, name: str) -> csr_array:
-    """The weights as float32, or an `InputError` where they are none."""
+    """Return the weights as float32.
+
+    Parameters
+    ----------
+    weights : object
+        What should be weights: a csr_array of shape (n_points, n_voxels).
+    name : str
+        Name of the weights, for messages.
+
+    Raises
+    ------
+    InputError
+        When they are not interpolation weights.
+    """
     if not isinstance(weights, csr_array) or weights.ndim != 2 or 0 in weights.shape:
         raise InputError(
             f"{name}: expected a csr_array (n_points, n_voxels), found {type(weights).__name__} "
@@ -139,37 +154,54 @@ def checked_weights(weights: Any, name: str) -> csr_array:
     if indices.size and (indices.min() < 0 or indices.max() >= n_voxels):
         raise InputError(
             f"{name}: expected voxels 0 to {n_voxels - 1}, found {indices.min()} to "
-            f"{indices.max()}: it belongs to another mask, or is damaged; prepare the subject again"
+            f"{indices.max()}: the weights belong to another mask or are damaged; prepare the "
+            "subject again"
         )
     if (np.diff(weights.indptr) < 0).any():
-        raise InputError(f"{name}: its rows are damaged: prepare the subject again")
+        raise InputError(
+            f"{name}: expected row pointers that ascend, found others: the weights are damaged; "
+            "prepare the subject again"
+        )
     total = weights.sum(axis=1, dtype=np.float64)[np.diff(weights.indptr) > 0]
     if not (weights.data > 0).all() or not np.allclose(total, 1, rtol=0, atol=1e-3):
         raise InputError(
             f"{name}: expected weights above 0 that sum to 1 at each point inside, found other "
-            "values: it is damaged; prepare the subject again"
+            "values: the weights are damaged; prepare the subject again"
         )
     return weights.astype(np.float32, copy=False)
 
 
 def check_values(values: ArrayLike, n_voxels: int) -> NDArray[Any]:
-    """The values as an array (..., n_voxels), or an `InputError` where they are of another mask."""
+    """Return the values as an array (..., n_voxels).
+
+    Raises
+    ------
+    InputError
+        When the last axis has another number of voxels.
+    """
     values = np.asarray(values)
     if values.ndim == 0 or values.shape[-1] != n_voxels:
         raise InputError(
             f"values: expected {n_voxels} voxels on the last axis, found shape "
-            f"{values.shape}: pass values of the mask this resampling was made for"
+            f"{values.shape}: pass values of the mask for which this resampling was made"
         )
     return values
 
 
 def check_choice(voxels: ArrayLike, n_voxels: int) -> NDArray[np.bool_]:
-    """Which voxels stay, bool (n_voxels,), or an `InputError` where it is no such choice."""
+    """Return which voxels are kept: bool (n_voxels,).
+
+    Raises
+    ------
+    InputError
+        When it is not a boolean array of this shape, or no voxel is kept.
+    """
     voxels = np.asarray(voxels)
     if voxels.dtype != bool or voxels.shape != (n_voxels,) or not voxels.any():
         raise InputError(
-            f"voxels: expected one boolean for each of {n_voxels} voxels, and some that stay; "
-            f"found {voxels.dtype} of shape {voxels.shape}, {np.count_nonzero(voxels)} staying"
+            f"voxels: expected one boolean for each of {n_voxels} voxels, at least one of them "
+            f"True; found {voxels.dtype} of shape {voxels.shape} with "
+            f"{np.count_nonzero(voxels)} True"
         )
     return voxels
 
@@ -178,7 +210,7 @@ def check_choice(voxels: ArrayLike, n_voxels: int) -> NDArray[np.bool_]:
 
 
 def arrays_of(**matrices: csr_array) -> dict[str, NDArray[Any]]:
-    """What is stored of sparse matrices, by name; `matrix_of` puts one together again."""
+    """Return the arrays, by name, by which sparse matrices are stored; `matrix_of` reads them."""
     arrays: dict[str, NDArray[Any]] = {}
     for name, matrix in matrices.items():
         arrays["n_voxels"] = np.array(matrix.shape[1], np.int64)
@@ -189,12 +221,18 @@ def arrays_of(**matrices: csr_array) -> dict[str, NDArray[Any]]:
 
 
 def matrix_of(stored: Mapping[str, NDArray[Any]], name: str) -> csr_array:
-    """One sparse matrix of those that `arrays_of` took apart.
+    """Rebuild a sparse matrix from the arrays that `arrays_of` returned.
+
+    Parameters
+    ----------
+    stored : mapping of str to array
+    name : str
+        Name of the matrix.
 
     Raises
     ------
     InputError
-        When the parts are not those of a sparse matrix.
+        When the arrays do not describe a sparse matrix.
     """
     parts = [stored[f"{name}_{part}"] for part in ("weights", "voxels", "counts")]
     weights, voxels, counts = parts
@@ -222,15 +260,20 @@ def save_weights(path: Path | str, arrays: Mapping[str, Any]) -> None:
 def load_weights(
     path: Path | str, build: Callable[[Mapping[str, NDArray[Any]]], _T], expected: str
 ) -> _T:
-    """What ``build`` makes of a file's arrays.
+    """Build an object from the arrays of a file.
 
     Parameters
     ----------
     path : path
     build : callable
-        Arrays by name → the object they describe.
+        Function from arrays by name to the object that they describe.
     expected : str
         Content of the file, for messages.
+
+    Returns
+    -------
+    object
+        What ``build`` returns.
 
     Raises
     ------
@@ -246,7 +289,7 @@ def load_weights(
         ) from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    # np.load takes a file that is no archive for a single array, or for a refused pickle.
+    # np.load takes a file that is not an archive for a single array or for a pickle.
     except DAMAGED as error:
         raise InputError(
             f"{path}: expected {expected}, found something else or a damaged file ({error}): "

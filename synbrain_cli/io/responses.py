@@ -1,4 +1,4 @@
-"""Records beside synthesized responses: which model, how it drew, and which images."""
+"""Records beside synthesized responses: model, settings of the sampling, and images."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ AXES = ("image (rows of images.tsv)", "draw", "voxel (rows of the model's voxels
 
 
 class ResponseImage(msgspec.Struct, frozen=True):
-    """An image to which responses were synthesized.
+    """An image for which responses were synthesized.
 
     Attributes
     ----------
     name : str
+        Name of the image.
     sha256 : str
-        Of the file.
+        Checksum of the file.
     source : str, optional
-        Its path.
+        Path of the file.
     """
 
     name: str
@@ -27,18 +28,19 @@ class ResponseImage(msgspec.Struct, frozen=True):
 
 
 class ResponseSettings(msgspec.Struct, frozen=True):
-    """How responses were synthesized.
+    """Settings with which responses were synthesized.
 
     Attributes
     ----------
     model, model_folder, model_fingerprint : str
-        Name and path of the bundle, and its fingerprint when it drew.
+        Name and path of the bundle, and its fingerprint at the time.
     n_draws, seed : int
+        Number of draws per image, and seed of the sampling.
     sampling, signal, noise_factor, unit
         As in `synbrain_cli.brain.Brain.draw`.
     images : list of ResponseImage
     spaces : list of str
-        To which means and standard deviations were resampled.
+        Spaces to which means and standard deviations were resampled.
     """
 
     model: str
@@ -55,28 +57,44 @@ class ResponseSettings(msgspec.Struct, frozen=True):
 
 
 class ResponseProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many images, from the first on, are finished."""
+    """Progress of an interrupted synthesis.
+
+    Attributes
+    ----------
+    n_done : int
+        Number of finished images, counted from the first.
+    """
 
     n_done: int
 
 
 class ResponseSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
-    """JSON sidecar of an array of draws, as BIDS names its fields.
+    """JSON sidecar of an array of draws, with field names in the style of BIDS.
 
     Attributes
     ----------
+    description : str
+    axes : tuple of str
+        Meaning of the axes of the array.
     unit : str
+        Unit of the draws.
     simulated : bool
+        Whether the model was trained on a simulated subject.
     subject, dataset, space : str
     encoder : EncoderIdentity
+        Image encoder of the model.
     model, model_fingerprint : str
+        Name and fingerprint of the bundle.
     sampling : str
+        Method of sampling, as in `synbrain_cli.brain.Brain.draw`.
     signal : str, optional
-        Of calibrated draws.
+        Setting of calibrated draws; None for other draws.
     noise_factor : float or str, optional
-        Of latent draws.
+        Setting of latent draws; None for other draws.
     number_of_draws, seed : int
+        Number of draws per image, and seed of the sampling.
     versions : dict
+        Package → version.
     """
 
     description: str = "Synthesized single-trial responses"

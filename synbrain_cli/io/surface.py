@@ -1,7 +1,6 @@
-"""The cortical surface: fsaverage geometry, per-vertex values, and GIFTI files.
+"""The cortical surface: geometry of fsaverage, values at vertices, and GIFTI files.
 
-Everything on the surface is a dict with the keys ``left`` and ``right``; nothing is ever
-concatenated over hemispheres without them.
+All data on a surface are dictionaries with the keys ``left`` and ``right``.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from synbrain_cli.io.files import atomic
 from synbrain_cli.io.volume import read_volume
 
 HEMISPHERES = ("left", "right")
-# Vertices per hemisphere: 10 · 4⁵ + 2, and so on. Those of one are the first of the next.
+# Vertices per hemisphere: 10 · 4ⁿ + 2 for n = 5, 6, 7. The vertices of a coarser density are the
+# first of those of a finer one.
 N_FSAVERAGE = {"fsaverage5": 10242, "fsaverage6": 40962, "fsaverage": 163842}
 _MESHES = {"flat": "flat", "inflated": "infl", "pial": "pial", "sphere": "sphere", "white": "white"}
 _MAPS = {"area": "area", "curvature": "curv", "sulcal": "sulc", "thickness": "thick"}
@@ -34,7 +34,7 @@ class Mesh(NamedTuple):
     coordinates : float32 array of shape (n_vertices, 3)
         Positions in mm.
     faces : int32 array of shape (n_faces, 3)
-        Vertices of each triangle. ``flat`` leaves out the medial wall and the cuts.
+        Vertices of each triangle. The surface ``flat`` has none at the medial wall and the cuts.
     """
 
     coordinates: NDArray[np.float32]
@@ -42,20 +42,20 @@ class Mesh(NamedTuple):
 
 
 def fsaverage(surface: str = "flat", density: str = "fsaverage5") -> dict[str, Mesh]:
-    """Geometry of FreeSurfer's average brain (Fischl et al. 1999), as nilearn has it.
+    """Return the geometry of FreeSurfer's average brain (Fischl et al. 1999) from nilearn.
 
     Parameters
     ----------
     surface : {"flat", "inflated", "pial", "sphere", "white"}
-        Which surface. Vertices correspond between surfaces.
+        Name of the surface. Vertices correspond between surfaces.
     density : str
-        ``fsaverage5`` comes with nilearn. Others are used where nilearn has already fetched them;
-        nothing is downloaded here.
+        ``fsaverage5`` is part of nilearn. Others can be used where nilearn has downloaded them
+        before; nothing is downloaded here.
 
     Returns
     -------
     dict of Mesh
-        Keys ``left`` and ``right``; 10,242 vertices each in fsaverage5.
+        For ``left`` and ``right``; 10,242 vertices each in fsaverage5.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def fsaverage(surface: str = "flat", density: str = "fsaverage5") -> dict[str, M
 
 
 def fsaverage_map(name: str = "sulcal", density: str = "fsaverage5") -> dict[str, NDArray[Any]]:
-    """Anatomy of the average brain, one float32 value per vertex.
+    """Return an anatomical map of the average brain, with one value per vertex.
 
     Parameters
     ----------
@@ -87,6 +87,12 @@ def fsaverage_map(name: str = "sulcal", density: str = "fsaverage5") -> dict[str
     Returns
     -------
     dict of float32 arrays of shape (n_vertices,)
+        For ``left`` and ``right``.
+
+    Raises
+    ------
+    InputError, MissingError
+        When the map is unknown, or the density is not on this machine.
     """
     return {
         hemisphere: image.darrays[0].data
@@ -95,20 +101,19 @@ def fsaverage_map(name: str = "sulcal", density: str = "fsaverage5") -> dict[str
 
 
 def read_mgh_vertices(path: Path | str) -> NDArray[Any]:
-    """Read per-vertex values from ``.mgh`` or ``.mgz``.
+    """Read values at vertices from a ``.mgh`` or ``.mgz`` file.
 
-    NSD stores them as (n, 1, 1, k), (n, 3) or (n, 1, 1); the longest axis is taken for the
-    vertices and at most one other may be longer than 1.
+    NSD stores them as (n, 1, 1, k), (n, 3) or (n, 1, 1). The longest axis is taken as that of the
+    vertices; at most one other axis may be longer than 1.
 
     Parameters
     ----------
     path : path
-        The file.
 
     Returns
     -------
     array of shape (n_vertices, k)
-        In the file's dtype and the machine's byte order.
+        In the dtype of the file and the byte order of the machine.
 
     Raises
     ------
@@ -118,8 +123,8 @@ def read_mgh_vertices(path: Path | str) -> NDArray[Any]:
     values, _ = read_volume(path)
     if values.ndim == 0 or sum(n > 1 for n in values.shape) > 2:
         raise InputError(
-            f"{path}: expected per-vertex values, shape (n_vertices, 1, 1, k), found "
-            f"{values.shape}: is it a volume?"
+            f"{path}: expected values at vertices, shape (n_vertices, 1, 1, k), found "
+            f"{values.shape}: check that the file is not a volume"
         )
     values = np.moveaxis(values, int(np.argmax(values.shape)), 0)
     values = values.reshape(len(values), -1)
@@ -129,21 +134,26 @@ def read_mgh_vertices(path: Path | str) -> NDArray[Any]:
 def to_gifti(
     values: ArrayLike, hemisphere: str, meta: Mapping[str, Any] | None = None
 ) -> nib.gifti.GiftiImage:
-    """Surface maps of one hemisphere as a GIFTI image.
+    """Return surface maps of one hemisphere as a GIFTI image.
 
     Parameters
     ----------
     values : array of shape (n_vertices,) or (n_maps, n_vertices)
-        One map or several; stored as float32.
+        One map or several, which are stored as float32.
     hemisphere : {"left", "right"}
-        Written as ``AnatomicalStructurePrimary``, by which viewers choose the mesh.
+        Stored as ``AnatomicalStructurePrimary``, by which viewers choose the mesh.
     meta : dict, optional
-        More metadata, stored as text.
+        Further metadata, which are stored as text.
 
     Returns
     -------
     nibabel.gifti.GiftiImage
         One data array per map.
+
+    Raises
+    ------
+    InputError
+        When the hemisphere is unknown, or the array has another shape.
     """
     if hemisphere not in _STRUCTURES:
         raise InputError(f"hemisphere: expected one of {HEMISPHERES}, found {hemisphere!r}")
@@ -172,7 +182,19 @@ def write_gifti(
     hemisphere: str,
     meta: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``to_gifti(values, hemisphere, meta)`` atomically; ``path`` ends in ``.gii``.
+    """Write surface maps of one hemisphere to a GIFTI file, atomically.
+
+    Parameters
+    ----------
+    path : path
+        Ends in ``.gii``.
+    values, hemisphere, meta
+        As in `to_gifti`.
+
+    Raises
+    ------
+    InputError
+        As in `to_gifti`, and when the path has another suffix.
 
     Examples
     --------
@@ -193,22 +215,22 @@ def write_gifti(
 def _fsaverage_images(
     name: str, names: Mapping[str, str], density: str
 ) -> dict[str, nib.gifti.GiftiImage]:
-    """The two hemispheres' files, without letting nilearn download."""
+    """Load the files of both hemispheres, without a download by nilearn."""
     from nilearn.datasets import fetch_surf_fsaverage, get_data_dirs
 
     if name not in names:
         raise InputError(f"fsaverage: expected one of {', '.join(names)}; found {name!r}")
     attributes = {hemisphere: f"{names[name]}_{hemisphere}" for hemisphere in HEMISPHERES}
     if density == "fsaverage5":
-        files = fetch_surf_fsaverage("fsaverage5")  # inside the package: fetches nothing
+        files = fetch_surf_fsaverage("fsaverage5")  # part of the package, no download
         return {h: nib.load(files[attribute]) for h, attribute in attributes.items()}
     for folder in map(Path, get_data_dirs()):
         paths = {h: folder / density / f"{a}.gii.gz" for h, a in attributes.items()}
         if all(path.is_file() for path in paths.values()):
             return {h: nib.load(path) for h, path in paths.items()}
     raise MissingError(
-        f"fsaverage: expected fsaverage5, which comes with nilearn; {density!r} is not on this "
-        "machine and is not downloaded here: fetch it once with "
+        f"fsaverage: expected fsaverage5, which is part of nilearn, or a density on this machine; "
+        f"{density!r} was not found and is not downloaded here: fetch it once with "
         f"nilearn.datasets.fetch_surf_fsaverage({density!r})"
     )
 

@@ -1,4 +1,4 @@
-"""Voxels → cortical surfaces, with NSD's transforms: `surface_resampling.npz`."""
+"""Resampling from voxels to cortical surfaces with NSD's transforms: `surface_resampling.npz`."""
 
 from __future__ import annotations
 
@@ -33,22 +33,24 @@ _SIZES = ", ".join(map(str, N_FSAVERAGE.values()))
 
 @dataclass(frozen=True, eq=False)
 class SurfaceResampling:
-    """How the voxels of a mask reach cortical surfaces.
+    """Resampling of the voxels of a mask to cortical surfaces.
 
     Attributes
     ----------
     left, right : csr_array of shape (n_vertices, n_voxels), float32
-        Weights of the masked voxels (C order of the mask) at each vertex of the subject's own
-        surface; rows sum to 1, or are empty outside the mask. The hemispheres of a native surface
-        differ in their number of vertices.
+        Weights of the masked voxels (C order of the mask) at each vertex of the native surface of
+        the subject. Rows sum to 1, and are empty outside the mask. The hemispheres of a native
+        surface differ in their number of vertices.
     to_fsaverage : dict of int32 arrays of shape (n_fsaverage,), or None
-        For ``left`` and ``right``, the 0-based vertex of the own surface nearest to each vertex
-        of fsaverage. None where the own surface is fsaverage itself, in any density.
+        For ``left`` and ``right``, the 0-based vertex of the native surface that is nearest to
+        each vertex of fsaverage. None where ``left`` and ``right`` are already on fsaverage, in
+        any density.
 
     Raises
     ------
     InputError
-        When shapes disagree, indices are out of range, or weights are no weights.
+        When shapes disagree, indices are out of range, or a matrix does not hold interpolation
+        weights.
     """
 
     left: csr_array
@@ -82,15 +84,16 @@ class SurfaceResampling:
         for hemisphere, vertices in nearest.items():
             if vertices.ndim != 1 or len(vertices) not in N_FSAVERAGE.values():
                 raise InputError(
-                    f"{hemisphere} to_fsaverage: expected one of {_SIZES} vertices, one number "
-                    f"each; found shape {vertices.shape}"
+                    f"{hemisphere} to_fsaverage: expected one of {_SIZES} vertices, with one "
+                    f"number each, found shape {vertices.shape}"
                 )
             n = sizes[hemisphere]
             if vertices.dtype.kind not in "iu" or vertices.min() < 0 or vertices.max() >= n:
                 raise InputError(
                     f"{hemisphere} to_fsaverage: expected whole vertices 1 to {n} in NSD's "
                     f"1-based count, found {vertices.min() + 1} to {vertices.max() + 1} "
-                    f"({vertices.dtype}): are the hemispheres swapped, or the subject another?"
+                    f"({vertices.dtype}): check that the hemispheres are not swapped and that the "
+                    "file belongs to this subject"
                 )
             nearest[hemisphere] = vertices.astype(np.int32)
         object.__setattr__(self, "to_fsaverage", nearest)
@@ -102,29 +105,29 @@ class SurfaceResampling:
         layers: Mapping[str, ArrayLike],
         to_fsaverage: Mapping[str, ArrayLike] | None,
     ) -> Self:
-        """Chain NSD's two transforms: voxels → native surface → fsaverage.
+        """Combine NSD's two transforms: voxels → native surface → fsaverage.
 
-        At each vertex the values interpolated at the depths inside the mask are averaged.
+        The values at a vertex are averaged over those cortical depths that lie inside the mask.
 
         Parameters
         ----------
         mask : bool array of shape (x, y, z)
             The voxels in use.
         layers : dict of arrays of shape (n_depths, n_native, 3)
-            For ``left`` and ``right``, per depth and vertex of the subject's own surface, the
-            *1-based* voxel coordinate (``{lh,rh}.func1pt8-to-layerB{1,2,3}.mgz``). 9999, NaN and
-            coordinates off the grid are outside.
+            For ``left`` and ``right``, the *1-based* voxel coordinate of each vertex of the native
+            surface at each depth (``{lh,rh}.func1pt8-to-layerB{1,2,3}.mgz``). 9999, NaN and
+            coordinates outside the grid mark vertices outside.
         to_fsaverage : dict of arrays of shape (n_fsaverage,), or None
-            For each fsaverage vertex the *1-based* nearest native vertex
+            For each vertex of fsaverage, the *1-based* nearest vertex of the native surface
             (``{lh,rh}.white-to-fsaverage.mgz``); n_fsaverage is 163842, 40962 or 10242. None
-            where ``layers`` are of fsaverage's own vertices.
+            where ``layers`` hold the vertices of fsaverage.
 
         Raises
         ------
         InputError
-            When shapes or hemispheres disagree, or an index is no vertex of the native surface.
+            When shapes or hemispheres disagree, or an index is not a vertex of the native surface.
         NothingReached
-            When no vertex at all lands in the mask.
+            When no vertex lies in the mask.
         """
         layers = _hemispheres(layers, "layers")
         for hemisphere, layer in layers.items():
@@ -144,7 +147,7 @@ class SurfaceResampling:
             weights[hemisphere] = rescaled(sum(depths[1:], depths[0]))
         if not any(matrix.nnz for matrix in weights.values()):
             raise NothingReached(
-                f"surface resampling: no vertex lands in the mask of shape {np.shape(mask)}: "
+                f"surface resampling: no vertex lies in the mask of shape {np.shape(mask)}: "
                 "expected 1-based voxel coordinates of the same subject and resolution as the mask"
             )
         return cls(**weights, to_fsaverage=_zero_based(to_fsaverage))
@@ -156,15 +159,15 @@ class SurfaceResampling:
         n_vertices: Mapping[str, int],
         to_fsaverage: Mapping[str, ArrayLike] | None = None,
     ) -> Self:
-        """Resampling of a subject recorded on a surface, whose "voxels" are vertices.
+        """Make the resampling of a subject with data on a surface, where "voxels" are vertices.
 
         Parameters
         ----------
         vertices : dict of int arrays
-            For ``left`` and ``right``, the *0-based* vertices whose values make up the masked
-            vector, the left hemisphere's first.
+            For ``left`` and ``right``, the *0-based* vertices that have data. Values are ordered
+            in this way, with the left hemisphere first.
         n_vertices : dict of int
-            Vertices of the whole surface.
+            Number of vertices of each whole hemisphere.
         to_fsaverage : dict of arrays of shape (n_fsaverage,), optional
             As in `from_layers`, *1-based*; None where the surface is fsaverage.
 
@@ -199,12 +202,12 @@ class SurfaceResampling:
 
     @property
     def n_voxels(self) -> int:
-        """Length of the masked vector."""
+        """Number of voxels in the mask."""
         return self.left.shape[1]
 
     @property
     def spaces(self) -> tuple[str, ...]:
-        """Those of `SURFACE_SPACES` that values can be brought to."""
+        """Spaces of `SURFACE_SPACES` to which values can be resampled."""
         nearest = self.to_fsaverage
         densest = self.left.shape[0] if nearest is None else len(nearest["left"])
         available = tuple(space for space, n in N_FSAVERAGE.items() if n <= densest)
@@ -213,15 +216,16 @@ class SurfaceResampling:
     def project(
         self, values: ArrayLike, space: str = "fsaverage5"
     ) -> dict[str, NDArray[np.float32]]:
-        """Carry voxel values to a surface.
+        """Resample voxel values to a surface.
 
         Parameters
         ----------
         values : array of shape (..., n_voxels)
-            Any real values, any leading axes. A NaN voxel makes the vertices that read it NaN.
+            Real values with any leading axes. Vertices that depend on a NaN voxel are NaN.
         space : str
-            One of `spaces`. fsaverage5 and fsaverage6 are the first 10,242 and 40,962 vertices of
-            fsaverage, an icosahedron subdivided again and again, each time appending vertices.
+            One of `spaces`. fsaverage is an icosahedron that was subdivided repeatedly, each time
+            with new vertices appended; fsaverage5 and fsaverage6 are its first 10,242 and 40,962
+            vertices.
 
         Returns
         -------
@@ -231,7 +235,7 @@ class SurfaceResampling:
         Raises
         ------
         InputError
-            When the values are of another mask, or the space is not available.
+            When the number of voxels is another, or the space is not available.
         """
         values = check_values(values, self.n_voxels)
         maps = {}
@@ -245,7 +249,7 @@ class SurfaceResampling:
     def project_labels(
         self, labels: ArrayLike, outside: int = -1, space: str = "fsaverage5"
     ) -> dict[str, NDArray[np.int32]]:
-        """Carry voxel labels (ROIs) to a surface, where they cannot be averaged.
+        """Resample voxel labels (ROIs), which cannot be averaged, to a surface by majority.
 
         Parameters
         ----------
@@ -259,13 +263,13 @@ class SurfaceResampling:
         Returns
         -------
         dict of int32 arrays of shape (n_vertices,)
-            For ``left`` and ``right``, the label with the largest sum of weights; of equals, the
-            smallest.
+            For ``left`` and ``right``, the label with the largest sum of weights (ours); the
+            smallest label in case of a tie.
 
         Raises
         ------
         InputError
-            As `project`, and when the labels are no integers.
+            As in `project`, and when the labels are not integers.
         """
         labels = check_values(labels, self.n_voxels)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
@@ -282,7 +286,7 @@ class SurfaceResampling:
         for hemisphere, weights in self.weights_to(space).items():
             votes = weights @ belongs  # (n_vertices, n_kinds)
             n_kinds = np.diff(votes.indptr)
-            # Row by row, the most votes last; of equals, the smallest label.
+            # Sorted within each row by votes; in case of a tie the smallest label is last.
             row = np.repeat(np.arange(len(n_kinds)), n_kinds)
             ranked = votes.indices[np.lexsort((-votes.indices, votes.data, row))]
             reached = n_kinds > 0
@@ -292,20 +296,25 @@ class SurfaceResampling:
         return maps
 
     def keep(self, voxels: ArrayLike) -> Self:
-        """Resampling for a mask with fewer voxels.
+        """Return the resampling for a mask with fewer voxels.
 
         Parameters
         ----------
         voxels : bool array of shape (n_voxels,)
-            Voxels that stay. A vertex that loses more than half of its weight is outside from now
-            on; the weights of the others are scaled to sum to 1 again.
+            True for voxels that are kept. A vertex that loses more than half of its weight is
+            outside the new mask; the weights of other vertices are scaled to sum to 1 again.
+
+        Raises
+        ------
+        InputError
+            When it is not a boolean array of this shape, or no voxel is kept.
         """
         voxels = check_choice(voxels, self.n_voxels)
         weights = {h: rescaled(getattr(self, h)[:, voxels]) for h in HEMISPHERES}
         return type(self)(**weights, to_fsaverage=self.to_fsaverage)
 
     def save(self, path: Path | str) -> None:
-        """Write as ``.npz``, atomically. ``load`` reads it back.
+        """Write a ``.npz`` file atomically; `load` reads it.
 
         Examples
         --------
@@ -325,7 +334,7 @@ class SurfaceResampling:
 
     @staticmethod
     def load(path: Path | str) -> SurfaceResampling:
-        """Read what ``save`` wrote.
+        """Read a file that `save` wrote.
 
         Raises
         ------
@@ -345,11 +354,26 @@ class SurfaceResampling:
         )
 
     def weights_to(self, space: str) -> dict[str, csr_array]:
-        """Weights of each hemisphere's vertices in a space."""
+        """Return the weights of voxels at the vertices of a space, for each hemisphere.
+
+        Parameters
+        ----------
+        space : str
+            One of `spaces`.
+
+        Returns
+        -------
+        dict of csr_array of shape (n_vertices, n_voxels)
+
+        Raises
+        ------
+        InputError
+            When the space is not available.
+        """
         if space not in self.spaces:
             raise InputError(
                 f"surface space: expected {', '.join(self.spaces)}, found {space!r}"
-                + (": this subject's transforms do not go there" * (space in SURFACE_SPACES))
+                + (": this subject has no transform to it" * (space in SURFACE_SPACES))
             )
         weights = {h: getattr(self, h) for h in HEMISPHERES}
         if space == "fsnative":
@@ -367,7 +391,7 @@ def _hemispheres(values: Mapping[str, ArrayLike], name: str) -> dict[str, NDArra
 
 
 def _zero_based(nearest: Mapping[str, ArrayLike] | None) -> dict[str, NDArray[np.int64]] | None:
-    """NSD's 1-based vertices, which may be stored as floats, counted from 0."""
+    """Convert NSD's 1-based vertices, which may be stored as floats, to 0-based ones."""
     if nearest is None:
         return None
     arrays = _hemispheres(nearest, "to_fsaverage")

@@ -1,7 +1,7 @@
 """Image tokens of a dataset under one encoder: ``prepared/<dataset>/features/<encoder>/``.
 
 ``tokens.npy``    (n_images, n_tokens, n_dims), float32 or float16; memory-mapped
-``images.tsv``    image of each row, and a checksum of the pixels where names alone will not do
+``images.tsv``    image of each row, and a checksum of its pixels (empty for NSD's images)
 ``encoder.json``  `synbrain_cli.config.EncoderIdentity`
 """
 
@@ -25,7 +25,13 @@ ENCODER = "encoder.json"
 
 @dataclass(frozen=True)
 class TokenStore:
-    """Image tokens of a dataset under one encoder: ``prepared/<dataset>/features/<encoder>/``."""
+    """Image tokens of a dataset under one encoder.
+
+    Attributes
+    ----------
+    folder : Path
+        ``prepared/<dataset>/features/<encoder>/``.
+    """
 
     folder: Path
 
@@ -51,48 +57,58 @@ class TokenStore:
 
     @property
     def precision(self) -> str:
-        """What the tokens were computed in: "float32" (of older stores, too), "fp16", "bf16"."""
+        """Precision in which the tokens were computed: "float32", "fp16" or "bf16"."""
         return self.identity.precision
 
     @property
     def images(self) -> list[str]:
-        """Name of each row."""
+        """Name of the image of each row."""
         return self._table["image"].tolist()
 
     @property
     def digests(self) -> list[str]:
-        """Checksum of the pixels that each row came from; empty where names are NSD's."""
+        """Checksum of the pixels of each row's image; empty where names are NSD's."""
         return self._table["pixels"].tolist()
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """Memory-mapped (n_images, n_tokens, n_dims): float32, or float16 of half `precision`."""
+        """Memory map (n_images, n_tokens, n_dims): float32, or float16 for half `precision`."""
         return np.load(self.folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
 
     def take(self, images: Iterable[str]) -> np.ndarray:
-        """Tokens of the named images, in their order: float32 (n_images, n_tokens, n_dims).
+        """Return the tokens of images, in the order given: float32 (n_images, n_tokens, n_dims).
+
+        Parameters
+        ----------
+        images : iterable of str
+            Names of the images.
 
         Raises
         ------
         MissingError
-            When some have not been extracted.
+            When the tokens of an image have not been extracted.
         """
         return np.asarray(self.tokens[self.rows_of(images)], np.float32)
 
     def rows_of(self, images: Iterable[str]) -> np.ndarray:
-        """Which row of ``tokens`` each named image is: int64 (n_images,).
+        """Return the row of ``tokens`` of each image: int64 (n_images,).
+
+        Parameters
+        ----------
+        images : iterable of str
+            Names of the images.
 
         Raises
         ------
         MissingError
-            When some have not been extracted.
+            When the tokens of an image have not been extracted.
         """
         row = {image: i for i, image in enumerate(self.images)}
         images = list(images)
         missing = [image for image in images if image not in row]
         if missing:
             raise MissingError(
-                f"{self.folder}: no tokens of {len(missing)} images (first: {missing[0]}): "
+                f"{self.folder}: no tokens for {len(missing)} images (first: {missing[0]}): "
                 "run `synbrain prepare` again with this encoder"
             )
         return np.array([row[image] for image in images], np.int64)

@@ -1,4 +1,4 @@
-"""Volumes: masks, ROIs, maps. ``unmask`` is the pair of `synbrain_cli.io.betas.read_masked`."""
+"""Volumes: masks, ROIs and maps. `unmask` is the inverse of `synbrain_cli.io.betas.read_masked`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from nibabel.spatialimages import HeaderDataError
 from synbrain_cli.errors import DAMAGED, InputError, MissingError
 from synbrain_cli.io.files import atomic
 
-# What nibabel raises on an image that is truncated or altered.
+# Exceptions of nibabel for an image that is truncated or altered.
 DAMAGED_IMAGE = (*DAMAGED, isal_zlib.error, HeaderDataError, ImageFileError)
 
 
 def load_image(path: Path | str) -> nib.spatialimages.SpatialImage:
-    """Open a volume with nibabel; data stay on disk until asked for.
+    """Open an image with nibabel; its data stay on disk until they are used.
 
     Raises
     ------
     MissingError, InputError
-        When the file is absent or is no image.
+        When the file is absent or is not an image.
     """
     try:
         return nib.load(path)
     except FileNotFoundError as error:
-        raise MissingError(f"{path} does not exist") from error
+        raise MissingError(f"{path} does not exist: check the path") from error
     except DAMAGED_IMAGE as error:
         raise InputError(
             f"{path}: expected a NIfTI or MGH image, found something that cannot be read "
@@ -37,7 +37,20 @@ def load_image(path: Path | str) -> nib.spatialimages.SpatialImage:
 
 
 def read_volume(path: Path | str) -> tuple[np.ndarray, nib.spatialimages.SpatialImage]:
-    """Read a whole volume (a mask, ROIs, ncsnr) with its image."""
+    """Read all values of a volume (a mask, ROIs, ncsnr).
+
+    Returns
+    -------
+    array of shape (x, y, z) or (x, y, z, n)
+        Values, with the scaling of the header applied.
+    nibabel.spatialimages.SpatialImage
+        The image, with affine and header.
+
+    Raises
+    ------
+    MissingError, InputError
+        When the file is absent, damaged, or not an image.
+    """
     image = load_image(path)
     try:
         return np.asarray(image.dataobj), image
@@ -46,7 +59,7 @@ def read_volume(path: Path | str) -> tuple[np.ndarray, nib.spatialimages.Spatial
 
 
 def damaged(path: Path | str, error: Exception) -> InputError:
-    """The error to raise for a file that cannot be read to its end."""
+    """Return the error for a file that cannot be read to its end."""
     return InputError(f"{path}: truncated or damaged ({error}): copy or download the file again")
 
 
@@ -56,7 +69,13 @@ def check_same_grid(
     mask_path: Path | str,
     mask_image: nib.spatialimages.SpatialImage,
 ) -> None:
-    """Raise `InputError` unless the first three axes and the affine are those of the mask."""
+    """Check that an image has the grid of a mask: its first three axes and its affine.
+
+    Raises
+    ------
+    InputError
+        When shape or affine differ (affines by more than 0.001).
+    """
     if image.shape[:3] != mask_image.shape[:3]:
         raise InputError(
             f"{path}: expected the grid {mask_image.shape[:3]} of {mask_path}, "
@@ -76,30 +95,37 @@ def unmask(
     description: str = "",
     fill: float = 0.0,
 ) -> nib.Nifti1Image:
-    """Put masked values back on their grid.
+    """Place masked values on their grid.
 
     Parameters
     ----------
     values : array of shape (n_voxels,) or (n_maps, n_voxels)
+        Values in C order of the mask, in any unit.
     mask_image : Nifti1Image
-        The subject's mask; its affine and header codes are kept.
+        Mask of the subject, whose affine and header codes are kept.
     description : str
-        For the header's ``descrip`` (80 bytes).
+        Text for ``descrip`` in the header (80 bytes).
     fill : float
-        Outside the mask.
+        Value outside the mask.
 
     Returns
     -------
     Nifti1Image
-        float32, 3-D or 4-D, no scaling.
+        float32, 3-D or 4-D, without scaling.
+
+    Raises
+    ------
+    InputError
+        When the values do not fit the mask.
     """
     mask = np.asarray(mask_image.dataobj) > 0
     values = np.asarray(values, np.float32)
     if values.shape[-1] != mask.sum() or values.ndim > 2:
         raise InputError(
-            f"expected (n_maps, {mask.sum()}) values for this mask, found {values.shape}"
+            f"values: expected shape (n_maps, {mask.sum()}) for this mask, found {values.shape}: "
+            "pass values of the masked voxels"
         )
-    # In the order of the file, first axis fastest: writing need not transpose.
+    # The first axis varies fastest, as in the file, so that writing needs no transposition.
     volume = np.full(mask.shape + values.shape[:-1], fill, np.float32, order="F")
     volume[mask] = values.T
     header = mask_image.header.copy()
@@ -111,13 +137,14 @@ def unmask(
 
 
 def save_image(image: nib.spatialimages.SpatialImage, path: Path | str) -> None:
-    """Save a volume atomically; the format follows the suffix.
+    """Save a volume atomically, in the format of the suffix.
 
-    The same values give the same bytes on one machine: ``.nii.gz`` carries no time and no name.
+    The same values always give the same bytes on one machine, because ``.nii.gz`` files are
+    written without time and name.
     """
     with atomic(path) as temporary:
         if isinstance(image, nib.Nifti1Image) and temporary.name.endswith(".nii.gz"):
-            # Nine tenths of the time went to zlib, which isal's fastest level beats 10 : 1.
+            # zlib would take nine tenths of the time; isal's fastest level is ten times faster.
             with temporary.open("wb") as raw, igzip.IGzipFile("", "wb", 1, raw, mtime=0) as file:
                 image.to_stream(file)
         else:

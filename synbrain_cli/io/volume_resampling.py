@@ -1,4 +1,4 @@
-"""Voxels → MNI space, with NSD's transforms: `mni_resampling.npz`."""
+"""Resampling from voxels to MNI space with NSD's transforms: `mni_resampling.npz`."""
 
 from __future__ import annotations
 
@@ -27,32 +27,33 @@ from synbrain_cli.io.resampling_weights import (
     weighted_sums,
 )
 
-# Voxel size in mm of FSL's MNI152 grids, by their shape. Both have voxel (0, 0, 0) at
-# (90, −126, −72) mm and the first axis from right to left.
+# Voxel size in mm of FSL's MNI152 grids, by their shape. In both grids voxel (0, 0, 0) is at
+# (90, −126, −72) mm, and the first axis runs from right to left.
 _MNI_GRIDS = {(182, 218, 182): 1.0, (91, 109, 91): 2.0}
 _MNI_ORIGIN = (90.0, -126.0, -72.0)
 
 
 @dataclass(frozen=True, eq=False)
 class VolumeResampling:
-    """How the voxels of a mask reach another volume, MNI's.
+    """Resampling of the voxels of a mask to another volume, in MNI space.
 
     Attributes
     ----------
     weights : csr_array of shape (n_inside, n_voxels), float32
-        Weights of the masked voxels (C order of the mask) at the target voxels inside; rows sum
-        to 1.
+        Weights of the masked voxels (C order of the mask) at the target voxels inside the mask.
+        Rows sum to 1.
     index : int64 array of shape (n_inside,)
-        Where these lie in the target grid, flat in C order, ascending.
+        Flat indices (C order) of these target voxels in the target grid, ascending.
     shape : tuple of int
-        Target grid (x, y, z).
+        Shape (x, y, z) of the target grid.
     affine : float64 array of shape (4, 4)
-        Its 0-based voxel indices → mm.
+        Maps 0-based voxel indices of the target grid to mm.
 
     Raises
     ------
     InputError
-        When shapes disagree, indices are out of range, or weights are no weights.
+        When shapes disagree, indices are out of range, or the matrix does not hold interpolation
+        weights.
     """
 
     weights: csr_array
@@ -91,64 +92,64 @@ class VolumeResampling:
 
     @classmethod
     def from_mni(cls, mask: ArrayLike, coordinates: ArrayLike) -> Self:
-        """Turn NSD's transform to MNI space into weights.
+        """Compute weights from NSD's transform to MNI space.
 
-        NSD stores the array of FSL's MNI152 grid, whose first axis runs from right to left, with
-        a header that is not to be trusted: the grid is known by its shape. The target grid here
-        is that array flipped, so that x grows with the first index, as ``nsd_mapdata`` writes
-        (nsdcode: origin ``[183-91 127 73]``, 1-based).
+        NSD stores the transform on FSL's MNI152 grid, the first axis of which runs from right to
+        left. The header of the file is not reliable, so that the grid is identified by its shape.
+        The target grid here is flipped, so that x increases with the first index, as in files of
+        ``nsd_mapdata`` (nsdcode: origin ``[183-91 127 73]``, 1-based).
 
         Parameters
         ----------
         mask : bool array of shape (x, y, z)
             The voxels in use.
         coordinates : array of shape (182, 218, 182, 3) or (91, 109, 91, 3)
-            For each voxel of the 1 mm or 2 mm grid the *1-based* voxel coordinate in the mask's
-            volume (``func1pt8-to-MNI.nii.gz``); 9999, NaN and coordinates off the grid are
-            outside.
+            For each voxel of the 1 mm or 2 mm grid, the *1-based* voxel coordinate in the volume
+            of the mask (``func1pt8-to-MNI.nii.gz``). 9999, NaN and coordinates outside the grid
+            mark voxels outside.
 
         Raises
         ------
         InputError
-            When it is another grid.
+            When the grid is another.
         NothingReached
-            When no target voxel at all lands in the mask.
+            When no target voxel lies in the mask.
         """
         coordinates = np.asarray(coordinates)
         shape = coordinates.shape[:3]
         if shape not in _MNI_GRIDS or coordinates.shape[3:] != (3,):
             grids = " or ".join(str((*grid, 3)) for grid in _MNI_GRIDS)
             raise InputError(
-                f"coordinates: expected {grids}, NSD's transform to FSL's MNI152 grid of 1 or "
-                f"2 mm; found {coordinates.shape}"
+                f"coordinates: expected shape {grids}, as in NSD's transform to FSL's MNI152 grid "
+                f"of 1 or 2 mm, found {coordinates.shape}"
             )
         size = _MNI_GRIDS[shape]
         affine = np.diag([size, size, size, 1.0])
         affine[:3, 3] = _MNI_ORIGIN
         affine[0, 3] -= size * (shape[0] - 1)
-        # The one copy that is made: 87 MB at 1 mm.
+        # The only copy of the array, 87 MB at 1 mm.
         flipped = np.subtract(coordinates[::-1], 1, order="C")
         weights = interpolation(mask, flipped.reshape(-1, 3))
         index = np.flatnonzero(np.diff(weights.indptr))
         if not len(index):
             raise NothingReached(
-                f"volume resampling: no MNI voxel lands in the mask of shape {np.shape(mask)}: "
+                f"volume resampling: no MNI voxel lies in the mask of shape {np.shape(mask)}: "
                 "expected 1-based voxel coordinates of the same subject and resolution as the mask"
             )
         return cls(weights[index], index, shape, affine)
 
     @property
     def n_voxels(self) -> int:
-        """Length of the masked vector."""
+        """Number of voxels in the mask."""
         return self.weights.shape[1]
 
     def project(self, values: ArrayLike) -> nib.Nifti1Image:
-        """Carry voxel values to the target grid.
+        """Resample voxel values to the target grid.
 
         Parameters
         ----------
         values : array of shape (n_voxels,) or (n_maps, n_voxels)
-            Any real values. A NaN voxel makes the target voxels that read it NaN.
+            Real values. Target voxels that depend on a NaN voxel are NaN.
 
         Returns
         -------
@@ -158,7 +159,7 @@ class VolumeResampling:
         Raises
         ------
         InputError
-            When the values are of another mask, or have more axes.
+            When the number of voxels is another, or the array has more than two axes.
         """
         values = check_values(values, self.n_voxels)
         if values.ndim > 2:
@@ -175,26 +176,31 @@ class VolumeResampling:
         return image
 
     def keep(self, voxels: ArrayLike) -> Self:
-        """Resampling for a mask with fewer voxels.
+        """Return the resampling for a mask with fewer voxels.
 
         Parameters
         ----------
         voxels : bool array of shape (n_voxels,)
-            Voxels that stay. A target voxel that loses more than half of its weight is outside
-            from now on; the weights of the others are scaled to sum to 1 again.
+            True for voxels that are kept. A target voxel that loses more than half of its weight
+            is outside the new mask; the weights of other voxels are scaled to sum to 1 again.
+
+        Raises
+        ------
+        InputError
+            When it is not a boolean array of this shape, or no voxel is kept.
         """
         weights = rescaled(self.weights[:, check_choice(voxels, self.n_voxels)])
         inside = np.diff(weights.indptr) > 0
         return type(self)(weights[inside], self.index[inside], self.shape, self.affine)
 
     def save(self, path: Path | str) -> None:
-        """Write as ``.npz``, atomically. ``load`` reads it back."""
+        """Write a ``.npz`` file atomically; `load` reads it."""
         arrays = {"index": self.index, "shape": np.array(self.shape), "affine": self.affine}
         save_weights(path, arrays_of(mni=self.weights) | arrays)
 
     @staticmethod
     def load(path: Path | str) -> VolumeResampling:
-        """Read what ``save`` wrote.
+        """Read a file that `save` wrote.
 
         Raises
         ------

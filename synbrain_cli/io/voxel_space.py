@@ -1,7 +1,8 @@
-"""Voxel spaces: where a subject's voxels lie, and how values of them reach other spaces.
+"""Voxel spaces: positions of the voxels of a subject, and their resampling to other spaces.
 
-A prepared subject and a bundle keep theirs in the same files: ``mask.nii.gz`` or ``vertices.npz``,
-``voxels.tsv``, and the resampling to cortical surfaces and to MNI where transforms are known.
+Prepared subjects and bundles store the voxel space in the same files: ``mask.nii.gz`` or
+``vertices.npz``, ``voxels.tsv``, and the weights for resampling to cortical surfaces and to MNI
+where transforms are known.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from synbrain_cli.io.volume import read_volume, save_image, unmask
 from synbrain_cli.io.volume_resampling import VolumeResampling
 
 SURFACE_RESAMPLING, MNI_RESAMPLING = "surface_resampling.npz", "mni_resampling.npz"
-# What a bundle takes over from the prepared subject.
+# Files that a bundle copies from the prepared subject.
 VOXEL_SPACE_FILES = (
     "mask.nii.gz",
     "vertices.npz",
@@ -40,34 +41,34 @@ class Volume:
     Attributes
     ----------
     mask : Nifti1Image
-        uint8, 1 inside.
+        uint8, 1 for voxels in use.
     """
 
     mask: nib.Nifti1Image
 
     @classmethod
     def of(cls, inside: np.ndarray, like: nib.spatialimages.SpatialImage) -> Volume:
-        """From a boolean array (x, y, z) on the grid of an image."""
+        """Make it from a boolean array (x, y, z) on the grid of an image."""
         image = nib.Nifti1Image(inside.astype(np.uint8), like.affine)
         image.header.set_xyzt_units("mm", "sec")
         return cls(image)
 
     @cached_property
     def inside(self) -> np.ndarray:
-        """Boolean array (x, y, z)."""
+        """Mask as a boolean array (x, y, z)."""
         return np.asarray(self.mask.dataobj) > 0
 
     @property
     def n_voxels(self) -> int:
-        """Number of voxels."""
+        """Number of voxels in use."""
         return int(self.inside.sum())
 
     def table(self) -> pd.DataFrame:
-        """Columns ``i``, ``j``, ``k``: 0-based grid position of each voxel."""
+        """Return the 0-based position of each voxel: columns ``i``, ``j``, ``k``."""
         return pd.DataFrame(np.argwhere(self.inside), columns=["i", "j", "k"])
 
     def keep(self, voxels: np.ndarray) -> Volume:
-        """Some of the voxels: boolean array (n_voxels,)."""
+        """Return the volume with the voxels that a boolean array (n_voxels,) selects."""
         inside = self.inside.copy()
         inside[inside] = voxels
         return Volume(nib.Nifti1Image(inside.astype(np.uint8), self.mask.affine, self.mask.header))
@@ -77,22 +78,27 @@ class Volume:
         save_image(self.mask, folder / "mask.nii.gz")
 
     def to_nifti(self, values: np.ndarray, description: str = "") -> nib.Nifti1Image:
-        """Values (n_voxels,) or (n_maps, n_voxels) on their grid, 0 outside."""
+        """Place values (n_voxels,) or (n_maps, n_voxels) on the grid, with 0 outside the mask."""
         return unmask(values, self.mask, description=description)
 
 
 @dataclass(frozen=True, eq=False)
 class Vertices:
-    """Vertices of a cortical surface: those of the left hemisphere first, then of the right.
+    """Vertices of a cortical surface, ordered with the left hemisphere before the right one.
 
     Attributes
     ----------
-    left, right : int64 arrays
+    left, right : int64 arrays of shape (n_left,) and (n_right,)
         0-based vertices in use, ascending.
     n_vertices : dict
-        Vertices of each whole hemisphere.
+        Number of vertices of each whole hemisphere.
     space : str
         ``fsaverage``, ``fsaverage6``, ``fsaverage5`` or ``fsnative``.
+
+    Raises
+    ------
+    InputError
+        When the vertices are not ascending, or do not exist.
     """
 
     left: np.ndarray
@@ -115,7 +121,7 @@ class Vertices:
         return len(self.left) + len(self.right)
 
     def table(self) -> pd.DataFrame:
-        """Columns ``hemisphere``, ``vertex`` (0-based)."""
+        """Return the columns ``hemisphere`` and ``vertex`` (0-based)."""
         return pd.DataFrame(
             {
                 "hemisphere": np.repeat(HEMISPHERES, [len(self.left), len(self.right)]),
@@ -124,7 +130,7 @@ class Vertices:
         )
 
     def keep(self, voxels: np.ndarray) -> Vertices:
-        """Some of the vertices: boolean array (n_voxels,)."""
+        """Return the vertices that a boolean array (n_voxels,) selects."""
         left, right = np.split(voxels, [len(self.left)])
         return Vertices(self.left[left], self.right[right], self.n_vertices, self.space)
 
@@ -155,14 +161,28 @@ class Vertices:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         except DAMAGED as error:
-            raise InputError(f"{path}: truncated or damaged ({error}): prepare again") from error
+            raise InputError(
+                f"{path}: truncated or damaged ({error}): prepare the subject again"
+            ) from error
 
     def to_full(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        """Values (..., n_voxels) on whole hemispheres, (..., n_vertices) float32, NaN elsewhere."""
+        """Place values (..., n_voxels) on whole hemispheres.
+
+        Returns
+        -------
+        dict of float32 arrays of shape (..., n_vertices)
+            For ``left`` and ``right``; NaN at vertices that are not in use.
+
+        Raises
+        ------
+        InputError
+            When the number of values is not that of the vertices.
+        """
         values = np.asarray(values)
         if values.shape[-1] != self.n_voxels:
             raise InputError(
-                f"expected (..., {self.n_voxels}) values for these vertices, found {values.shape}"
+                f"values: expected shape (..., {self.n_voxels}), one per vertex in use, found "
+                f"{values.shape}"
             )
         maps = {}
         for hemisphere, part in zip(
@@ -179,10 +199,10 @@ POSITION_COLUMNS = ("i", "j", "k", "hemisphere", "vertex")
 
 
 def load_geometry(folder: Path) -> Geometry | None:
-    """Read the mask or the vertices of a prepared subject or bundle; None without either."""
+    """Read the mask or the vertices of a prepared subject or bundle; None where neither exists."""
     path = folder / "mask.nii.gz"
     if path.exists():
-        return Volume(read_volume(path)[1])  # to its end, here where a fault can be told
+        return Volume(read_volume(path)[1])  # reads to the end, so that damage is noticed here
     if (folder / "vertices.npz").exists():
         return Vertices.load(folder / "vertices.npz")
     return None
@@ -190,19 +210,20 @@ def load_geometry(folder: Path) -> Geometry | None:
 
 @dataclass(frozen=True, eq=False)
 class VoxelSpace:
-    """Where the voxels of a prepared subject or a bundle lie, and how they reach other spaces.
+    """Positions of the voxels of a prepared subject or bundle, and resampling to other spaces.
 
     Attributes
     ----------
     folder : Path
-        Holds ``mask.nii.gz`` or ``vertices.npz``, and the resampling files where there are any.
+        Folder with ``mask.nii.gz`` or ``vertices.npz``, and with the files of resampling weights
+        where transforms are known.
     """
 
     folder: Path
 
     @cached_property
     def geometry(self) -> Geometry | None:
-        """A mask in a volume, vertices of a surface, or None where nothing is known."""
+        """Mask of a volume or vertices of a surface; None where positions are unknown."""
         return load_geometry(self.folder)
 
     @cached_property
@@ -219,23 +240,23 @@ class VoxelSpace:
 
     @property
     def is_volume(self) -> bool:
-        """Whether responses can be put on a grid of their own."""
+        """Whether the voxels are those of a volume."""
         return isinstance(self.geometry, Volume)
 
     @property
     def other_spaces(self) -> tuple[str, ...]:
-        """Spaces that responses can be resampled to, beside their own."""
+        """Spaces to which responses can be resampled."""
         surfaces = self.surface_resampling.spaces if self.surface_resampling is not None else ()
         return (*surfaces, "MNI") if self.mni_resampling is not None else surfaces
 
     def to_nifti(self, values: np.ndarray, description: str = "") -> nib.Nifti1Image:
-        """Put values on the subject's own grid.
+        """Place values on the grid of the subject's own volume.
 
         Parameters
         ----------
         values : array of shape (n_voxels,) or (n_maps, n_voxels)
         description : str
-            For the header.
+            Text for the header.
 
         Returns
         -------
@@ -249,8 +270,8 @@ class VoxelSpace:
         """
         if not isinstance(self.geometry, Volume):
             raise InputError(
-                f"{self.folder}: its voxels are not those of a volume, so there is no NIfTI of "
-                "them: use the array, or to_surface where the subject is on a surface"
+                f"{self.folder}: expected voxels of a volume for a NIfTI image, found none: use "
+                "the array, or to_surface for a subject on a surface"
             )
         return self.geometry.to_nifti(values, description=description)
 
@@ -261,27 +282,27 @@ class VoxelSpace:
         ----------
         values : array of shape (..., n_voxels)
         space : str
-            One of `other_spaces`: fsaverage5, fsaverage6, fsaverage, or the subject's fsnative.
+            One of `other_spaces`: fsaverage5, fsaverage6, fsaverage or fsnative.
 
         Returns
         -------
-        dict
-            "left" and "right": float32 (..., n_vertices), NaN where no voxel is.
+        dict of float32 arrays of shape (..., n_vertices)
+            For ``left`` and ``right``; NaN at vertices without voxels.
 
         Raises
         ------
         InputError
-            When the subject has no transforms to that surface.
+            When the subject has no transform to that surface.
         """
         if self.surface_resampling is None:
             raise InputError(
                 f"{self.folder}: this subject was prepared without transforms to fsaverage, so "
-                "nothing can be shown on a cortical surface: look at the arrays or volumes"
+                "that nothing can be shown on a cortical surface: use the arrays or volumes"
             )
         return self.surface_resampling.project(values, space)
 
     def to_mni(self, values: np.ndarray) -> nib.Nifti1Image:
-        """Resample values (n_voxels,) or (n_maps, n_voxels) to MNI152; 0 outside.
+        """Resample values (n_voxels,) or (n_maps, n_voxels) to MNI152, with 0 outside the mask.
 
         Raises
         ------
@@ -289,11 +310,14 @@ class VoxelSpace:
             When the subject has no transform to MNI.
         """
         if self.mni_resampling is None:
-            raise InputError(f"{self.folder}: this subject was prepared without a transform to MNI")
+            raise InputError(
+                f"{self.folder}: this subject was prepared without a transform to MNI: use "
+                "another space"
+            )
         return self.mni_resampling.project(values)
 
     def copy_to(self, folder: Path) -> None:
-        """Copy its files, as a bundle takes them over from the prepared subject."""
+        """Copy the files of the voxel space to another folder, such as that of a bundle."""
         for name in VOXEL_SPACE_FILES:
             if (self.folder / name).exists():
                 shutil.copyfile(self.folder / name, folder / name)

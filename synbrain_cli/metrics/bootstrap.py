@@ -1,7 +1,6 @@
 """The bootstrap over test images, and scores of resampled images as matrix products.
 
-`Bootstrap` gives every evaluation its intervals. A resample of images is given as counts,
-(n_draws, n_images): how often each image was drawn.
+A bootstrap sample of images is given as counts, (n_boot, n_images): how often it holds each image.
 """
 
 from __future__ import annotations
@@ -110,29 +109,35 @@ def bootstrap_ci(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Percentile bootstrap interval over images (Efron 1979).
 
-    Images, not trials, are drawn with replacement: repeats of one image share its signal. A draw is
-    handed over as counts per image, so that a statistic made of sums over images is one matrix
-    product for many draws (``weighted_mean``, ``weighted_correlation``, ``weighted_skill``).
+    Images, not trials, are resampled with replacement, because repeats of one image share its
+    signal. Samples are passed as counts per image, so that a statistic of sums over images is one
+    matrix product for many samples (``weighted_mean``, ``weighted_correlation``,
+    ``weighted_skill``).
 
     Parameters
     ----------
     statistic : callable
-        Takes counts of shape (n_draws, n_images), float64, each row summing to ``n_images``;
-        returns an array of shape (n_draws, ...).
+        Takes counts of shape (n_samples, n_images), float64, in rows that sum to ``n_images``, for
+        some of the samples; returns an array of shape (n_samples, ...).
     n_images : int
-        Images in the set, two or more.
+        Number of images, two or more.
     generator : numpy.random.Generator
-        Source of the draws.
+        Source of the samples.
     n_boot : int
-        Number of draws.
+        Number of bootstrap samples.
     level : float
-        Probability inside the interval, between 0 and 1.
+        Probability of the interval, between 0 and 1.
 
     Returns
     -------
     low, high : float64 arrays of shape (...)
-        Limits, of the shape of one value of the statistic. Draws where it is NaN are left out;
-        where all are NaN the limits are.
+        Limits, of the shape of one value of the statistic. Samples in which it is NaN are left
+        out; the limits are NaN where all are.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        When an argument is out of range, or the statistic returns another number of values.
 
     Examples
     --------
@@ -170,7 +175,7 @@ def bootstrap_ci(
     )
     if values.shape[0] != n_boot:
         raise InputError(
-            f"statistic: expected one value per draw ({n_boot}), found {values.shape[0]}: "
+            f"statistic: expected one value per sample ({n_boot}), found {values.shape[0]}: "
             "reduce over images and voxels only"
         )
     tails = [(1 - level) / 2, (1 + level) / 2]
@@ -186,18 +191,18 @@ def bootstrap_ci(
 
 
 def weighted_mean(values: ArrayLike, counts: ArrayLike) -> NDArray[np.float64]:
-    """Mean over images for each draw of images; for scores that are one number per image.
+    """Return the mean over images for each bootstrap sample, for scores with one value per image.
 
     Parameters
     ----------
     values : array of shape (n_images, ...)
-        One value, or several, per image.
-    counts : array of shape (n_draws, n_images)
-        Times each image was drawn.
+        One or several values per image.
+    counts : array of shape (n_boot, n_images)
+        How often each sample holds each image.
 
     Returns
     -------
-    float64 array of shape (n_draws, ...)
+    float64 array of shape (n_boot, ...)
     """
     values = np.asarray(values, dtype=np.float64)
     return np.tensordot(shares_of_counts(counts, len(values)), values, axes=1)
@@ -206,19 +211,19 @@ def weighted_mean(values: ArrayLike, counts: ArrayLike) -> NDArray[np.float64]:
 def weighted_correlation(
     y_true: ArrayLike, y_pred: ArrayLike, counts: ArrayLike
 ) -> NDArray[np.float64]:
-    """``voxelwise_correlation`` for each draw of images, by matrix products.
+    """Return ``voxelwise_correlation`` for each bootstrap sample, by matrix products.
 
     Parameters
     ----------
     y_true, y_pred : arrays of shape (n_images, n_voxels)
         Measured and predicted responses.
-    counts : array of shape (n_draws, n_images)
-        Times each image was drawn.
+    counts : array of shape (n_boot, n_images)
+        How often each sample holds each image.
 
     Returns
     -------
-    float64 array of shape (n_draws, n_voxels)
-        As ``voxelwise_correlation`` of the images drawn: NaN where the data drawn do not vary, 0
+    float64 array of shape (n_boot, n_voxels)
+        As ``voxelwise_correlation`` of the images in the sample: NaN where the data do not vary, 0
         where only the prediction does not.
     """
     y_true, y_pred, _ = as_pair(y_true, y_pred)
@@ -242,18 +247,18 @@ def weighted_correlation(
 def weighted_skill(
     y_true: ArrayLike, y_pred: ArrayLike, baseline: ArrayLike, counts: ArrayLike
 ) -> NDArray[np.float64]:
-    """``skill`` for each draw of images.
+    """Return ``skill`` for each bootstrap sample.
 
     Parameters
     ----------
     y_true, y_pred, baseline : arrays
         As in ``skill``.
-    counts : array of shape (n_draws, n_images)
-        Times each image was drawn.
+    counts : array of shape (n_boot, n_images)
+        How often each sample holds each image.
 
     Returns
     -------
-    float64 array of shape (n_draws, n_voxels)
+    float64 array of shape (n_boot, n_voxels)
     """
     model, base, _ = squared_errors(y_true, y_pred, baseline, counts)
     return one_minus_ratio(model, base)

@@ -1,10 +1,10 @@
-r"""Whether draws of single-trial responses are distributed as recorded single trials are.
+r"""Calibration: agreement of the distribution of draws with that of recorded single trials.
 
-The draws of a calibrated model cannot be told from recorded trials: each recorded trial is as
-likely to lie anywhere among the draws (``pit``, ``coverage``), and draws vary as much as trials
-(``variance_ratio``). Whether voxels vary together in the same way is measured in
-`synbrain_cli.metrics.noise_correlation`. ``crps`` and ``energy_score`` are proper: no other model
-can expect a better score than the true one.
+The draws of a calibrated model cannot be distinguished from recorded trials. The rank of a recorded
+trial among the draws is uniform (``pit``, ``coverage``), and draws have the same variance as trials
+(``variance_ratio``). Noise correlations between voxels are compared in
+`synbrain_cli.metrics.noise_correlation`. ``crps`` and ``energy_score`` are proper scores: the true
+distribution has the best expected score.
 
 ``pit``, ``crps`` and ``energy_score`` take the recorded trials of one image, (n_trials, n_voxels),
 and the draws for that image, (n_draws, n_voxels). They return one row per trial, to be joined

@@ -1,4 +1,4 @@
-r"""Identification: how often a pattern is more like its match than like other candidates.
+r"""Identification: how often a pattern is more similar to its match than to other candidates.
 
 Similarities are ``(n_queries, n_candidates)``. In a square one, row i's match is column i, and the
 scores are one number per row, so that ``accuracy.weighted_mean`` gives their bootstrap over images
@@ -44,7 +44,7 @@ def pattern_similarity(queries: ArrayLike, candidates: ArrayLike) -> NDArray[np.
     -------
     float64 array of shape (n_queries, n_candidates)
         Between −1 and 1, rounded to 12 decimals so that equal patterns tie. 0 where a pattern is
-        the same in all features: a constant says nothing, is tied with all and counts one half.
+        the same in all features: a constant pattern is tied with all others and counts one half.
         NaN where either pattern misses a value.
     """
     queries, candidates = as_matrix(queries, "queries"), as_matrix(candidates, "candidates")

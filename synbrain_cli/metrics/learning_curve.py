@@ -26,7 +26,7 @@ from scipy import stats
 
 from synbrain_cli.errors import InputError, InputTypeError
 
-_MIN_RESAMPLED = 3  # subjects, below which drawing them anew says next to nothing of others
+_MIN_RESAMPLED = 3  # number of subjects from which they are resampled (ours)
 
 
 class Draws(NamedTuple):
@@ -99,7 +99,7 @@ class LearningCurveFit:
 
     @property
     def interval(self) -> str:
-        """What intervals rest on: "residuals", "images", or "images and subjects"."""
+        """Source of the intervals: "residuals", "images", or "images and subjects"."""
         if self.draws is None:
             return "residuals"
         return "images and subjects" if len(self.intercepts) >= _MIN_RESAMPLED else "images"
@@ -155,8 +155,8 @@ class LearningCurveFit:
 
         .. math:: x = 10^{(s - \bar a) / b}
 
-        An extrapolation where it lies outside ``amounts``: nothing measured says that the law holds
-        there. A target the line has passed before the smallest amount gives a small number.
+        The result is an extrapolation where it lies outside ``amounts``, without evidence that the
+        law holds there. For a target below the line at the smallest amount it is smaller than this.
 
         Parameters
         ----------

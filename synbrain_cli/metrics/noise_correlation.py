@@ -92,7 +92,7 @@ def noise_correlation_agreement(
         ``correlation``: Pearson over pairs of voxels between the two matrices.
         ``reliability``: of the recorded matrix, all images.
         ``ceiling``: √reliability; NaN where reliability is not positive.
-        ``share``: correlation / ceiling; may exceed 1 by chance, and says nothing where the
+        ``share``: correlation / ceiling; may exceed 1 by chance, and is not informative where the
         ceiling is near 0.
         A drawn voxel that never deviates, or has a missing value, makes correlation and share NaN;
         a recorded one, in any half, makes reliability, ceiling and share NaN.

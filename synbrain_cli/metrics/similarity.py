@@ -1,4 +1,4 @@
-r"""Whether two sets of patterns have the same geometry over images.
+r"""Similarity of the geometry of two sets of patterns over images.
 
 Representational similarity analysis (Kriegeskorte et al. 2008, *Front. Syst. Neurosci.* 2:4)
 compares the distances between images; centred kernel alignment (Kornblith et al. 2019, *ICML*)
@@ -186,8 +186,8 @@ def weighted_cka(y_true: ArrayLike, y_pred: ArrayLike, counts: ArrayLike) -> NDA
     Returns
     -------
     float64 array of shape (n_draws,)
-        ``linear_cka`` where all counts are 1. NaN where the data drawn do not vary (a single image,
-        log), 0 where only the prediction does not.
+        ``linear_cka`` where all counts are 1. NaN where the resampled data do not vary (for example
+        a single image), 0 where only the prediction does not.
     """
     t, p, verdict = _kernels(y_true, y_pred)
     shares = shares_of_counts(counts, len(t))
@@ -212,7 +212,7 @@ def _quadratic(matrix: np.ndarray, shares: np.ndarray) -> NDArray[np.float64]:
 def _ranks_of_pair(
     rdm_true: ArrayLike, rdm_pred: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, float | None]:
-    """Ranks of both, of mean 0 and variance 1; and the score where it is known without them."""
+    """Return ranks of mean 0 and variance 1, and the score where it follows without ranks."""
     rdm_true, rdm_pred = _condensed(rdm_true, "rdm_true"), _condensed(rdm_pred, "rdm_pred")
     if rdm_true.shape != rdm_pred.shape:
         raise InputError(
@@ -252,7 +252,7 @@ def _n_images(distances: np.ndarray) -> int:
 
 
 def _kernels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray, float | None]:
-    """U-centred kernels of both, of norm 1; and the score where it is known without them."""
+    """Return U-centred kernels of norm 1, and the score where it follows without kernels."""
     y_true, y_pred = as_matrix(y_true, "y_true"), as_matrix(y_pred, "y_pred")
     if len(y_true) != len(y_pred):
         raise InputError(

@@ -1,6 +1,6 @@
-"""An encoder shared by several subjects, and how a new subject's voxels are read from it.
+"""An encoder that is shared by several subjects, and the readout of the voxels of a new subject.
 
-Two ideas of the literature, brought together:
+It combines two ideas:
 
 - **A core and readouts** (Klindt et al. 2017, NeurIPS; Lurz et al. 2021, ICLR): one nonlinear core
   turns image tokens into features and is trained on the responses of all subjects at once; a
@@ -34,7 +34,7 @@ from synbrain_cli.model.tokens import TokenScaler
 VOXEL_PARTS = ("field", "local", "whole", "offset")
 REGIONS = 4  # a side: the global features see local ones averaged in 4 × 4 regions
 FLOOR = 0.1  # under the logarithm of those averages
-OWN = 0.3  # scale of a voxel's offset from the field: smaller is a stronger prior
+OWN = 0.3  # scale of a voxel's offset from the field (ours); smaller is a stronger prior
 SMOOTHNESS = 8.0  # mm on fsaverage's sphere (radius 100): SD of the field's Gaussian kernel
 NEAR = 8.0  # mm: nodes farther from all voxels are left out
 _WIDTHS = (0.1, 0.16, 0.25, 0.4)  # receptive fields tried first: SDs in image sides

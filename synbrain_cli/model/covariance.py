@@ -1,7 +1,7 @@
-"""Covariances of thousands of voxels: a few shared factors, and a private variance of each voxel.
+"""Covariance of thousands of voxels as shared factors plus a private variance of each voxel.
 
-``Σ = loadings @ loadings.T + diag(private²)``: a matrix of voxels × voxels is needed neither to
-estimate it nor to draw.
+With ``Σ = loadings @ loadings.T + diag(private²)``, no matrix of voxels × voxels is needed to
+estimate the covariance or to draw from it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 MAX_RANK = 64
 N_FOLDS = 5
-DENSE = 2_048  # voxels up to which voxels × voxels is formed after all: it is faster
+DENSE = 2_048  # number of voxels up to which the matrix voxels × voxels is formed, which is faster
 _POWER_STEPS = 12
 _OVERSAMPLING = 8
 _ROUNDS = 3  # of principal factors: the variance that factors share, then factors, then …
@@ -31,7 +31,7 @@ class LowRank:
     ----------
     loadings : float32 array of shape (n_voxels, rank)
     private : float32 array of shape (n_voxels,)
-        Standard deviation of what a voxel shares with no other.
+        Standard deviation of the part that is independent of all other voxels.
     """
 
     loadings: np.ndarray
@@ -71,7 +71,7 @@ def fit_low_rank(
     generator: np.random.Generator,
     max_rank: int = MAX_RANK,
 ) -> LowRank:
-    r"""Fit shared factors, and give each voxel the rest of its variance.
+    r"""Fit shared factors, with the remaining variance of each voxel as its private variance.
 
     The covariance is estimated by :math:`M = \sum_t \pm X_t^\top X_t / \sum_i w_i`, whose rows and
     weights belong to images. Its factors are principal factors (Harman 1976, *Modern Factor
@@ -109,7 +109,7 @@ def fit_low_rank(
     rank = int(min(max_rank, n_voxels // 2, len(used) // N_FOLDS))
     if rank < 1:
         return LowRank.independent(variance)
-    from sklearn.model_selection import KFold  # a second to import, which draws do without
+    from sklearn.model_selection import KFold  # import takes a second and is not needed for draws
 
     start = generator.standard_normal((n_voxels, rank + _OVERSAMPLING))
     deal = KFold(N_FOLDS, shuffle=True, random_state=int(generator.integers(2**31)))

@@ -1,7 +1,7 @@
-"""Batches of training data, on the device that computes with them.
+"""Batches of training data on the device of the computation.
 
-Arrays that fit on the device stay on it. Of larger ones, mostly memory maps, the next batch is read
-and sent while the present one is computed.
+Arrays that fit into the memory of the device stay there. For larger arrays, mostly memory maps, the
+next batch is read and transferred while the present one is computed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 from synbrain_cli.prefetch import prefetch
 
-ROOM = 0.25  # of the memory that is free, for one array: the rest is for what is computed
+ROOM = 0.25  # largest share of the free memory for one array (ours); the rest is for computing
 
 
 class Rows:

@@ -149,7 +149,8 @@ class Stepper:
         As in `Stage`. The network is changed in place.
     run : RunContext
         Its speed sets how a `TrainingStep` is computed. Its processes hold parts of the batch: each
-        then has the gradient of the whole. Its progress shows what had to be changed to go on.
+        then has the gradient of the whole. Its progress shows changes that were necessary to
+        continue, such as smaller parts of a batch.
 
     Attributes
     ----------
@@ -204,7 +205,7 @@ class Stepper:
         return loss
 
     def _differentiate(self, batch: Batch) -> Tensor:
-        """Loss and gradient; in smaller parts, or uncompiled, where it does not work otherwise."""
+        """Compute loss and gradient, in smaller parts or without compilation where necessary."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
@@ -217,7 +218,9 @@ class Stepper:
                 if not (isinstance(self.step, TrainingStep) and self.step.compiled):
                     raise
                 self.step.compiled = False
-                self.run.progress.info(f"torch.compile: {_first_line(error)}: going on without")
+                self.run.progress.info(
+                    f"torch.compile failed ({_first_line(error)}): training continues without it"
+                )
                 continue
             # Outside the handler: the traceback holds on to what filled the memory.
             self._halve(len(batch[0]), failure)
@@ -246,7 +249,7 @@ class Stepper:
             state["average"] = self.average.state_dict()
 
     def resume(self, state: State, n_done: int) -> None:
-        """Go on from a state after so many steps."""
+        """Restore a state that was saved after ``n_done`` steps."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule.ema_decay:

@@ -1,6 +1,6 @@
 """Linear encoder: ridge from image tokens to voxels, one penalty per voxel.
 
-It is the baseline of every result, and part of every bundle.
+The linear encoder is the baseline of every result, and part of every bundle.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def fit_linear(
     generator: np.random.Generator,
     n_folds: int = 5,
 ) -> tuple[LinearEncoder, np.ndarray]:
-    """Fit the linear encoder, and predict each image by a fit that never saw it.
+    """Fit the linear encoder, and predict each image by a fit without this image.
 
     Memory is that of the pooled features (`MAX_FEATURES` an image) and of an image × image matrix:
     9,000 images of 256 × 1664 tokens take 0.6 + 0.3 GB. One band holds all features: penalties of

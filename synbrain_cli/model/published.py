@@ -1,8 +1,8 @@
-"""Weights of the authors' release → weights of our networks, exactly.
+"""Exact conversion of the weights of the authors' release to weights of the networks here.
 
-The functions take the state dictionaries found in a release's files (BrainVAE's ``model``, the
-mapper's ``ema``), read the architecture from names and shapes, and account for every key: nothing
-is ignored and nothing is left at its initial value.
+The functions take the state dictionaries in the files of a release (``model`` of BrainVAE, ``ema``
+of the mapper) and read the architecture from names and shapes. Every key is used: no weight is
+ignored, and none is left at its initial value.
 """
 
 from __future__ import annotations

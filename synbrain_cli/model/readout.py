@@ -1,4 +1,4 @@
-r"""From predictions of the mean to draws of single trials: the response distribution.
+r"""The response distribution: draws of single trials around predictions of the mean.
 
 Trial k of image i, over voxels:
 
@@ -36,7 +36,7 @@ from synbrain_cli.model.covariance import LowRank, fit_low_rank
 NODES = np.linspace(-2.6, 2.6, 27).astype(np.float32)
 MAX_SIGNAL_DEPENDENCE = 0.7
 CURVE_TRIALS = 300  # trials that count as much as all other voxels for a voxel's Q
-MIN_REPEATED = 20  # images with repeats below which u and e are not told apart
+MIN_REPEATED = 20  # number of images with repeats below which u and e are not separated (ours)
 _SHRINKAGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)
 
 
@@ -96,7 +96,8 @@ class Readout:
         mean : float32 array of shape (n_voxels,)
             m.
         signals, noises : sequences of numpy Generators
-            Of u and of e of every draw. One of u for all: draws that are repeats of one image.
+            Generators of u and of e for every draw. Draws with the same generator state of u are
+        repeats of one image.
 
         Returns
         -------
@@ -168,8 +169,8 @@ def fit_readout(
       Efron & Morris 1975, JASA 70:311);
     - curve: the quantiles of r / s, shrunk towards those of all voxels.
 
-    Where fewer than `MIN_REPEATED` images have repeats, u and e cannot be told apart: all is
-    taken as e, and u is 0.
+    Where fewer than `MIN_REPEATED` images have repeats, u and e cannot be separated: all residual
+    variance is assigned to e, and u is 0.
 
     Parameters
     ----------
@@ -232,7 +233,7 @@ def fit_readout(
 
 
 def has_repeats(image_index: np.ndarray) -> bool:
-    """Whether enough images were shown twice to tell signal from noise."""
+    """Return whether enough images were repeated to separate signal from noise."""
     return int((np.bincount(image_index) > 1).sum()) >= MIN_REPEATED
 
 

@@ -1,7 +1,7 @@
-"""The computation of one training step: a batch and its noise → the loss, for each network.
+"""Training steps of the two networks: from a batch and its noise to the loss.
 
-Both steps take everything random as an argument, so that a loss is a function of its inputs: a
-batch may be cut into parts, computed twice or shared between processes and stays the same loss.
+Random numbers are arguments of a step. Its loss is therefore a function of its inputs, and is the
+same when a batch is divided into parts, computed twice, or distributed over processes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TrainingStep(nn.Module):
     precision : {"float32", "bf16"}
         Inside the networks. Losses are computed outside, in float32.
     micro_batch : int or None
-        So many of a batch go through a network together; None: all of them.
+        Number of items of a batch that pass through a network together; None for all.
     compiled : bool
     """
 

@@ -1,4 +1,4 @@
-"""Image tokens, standardised."""
+"""Standardisation of image tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TokenScaler:
     ----------
     mean : float32 array of shape (n_tokens, n_dims)
     sd : float32 array of shape (n_dims,)
-        Over images and tokens, after the mean is taken away.
+        Standard deviation over images and tokens, after subtraction of the mean.
     """
 
     mean: np.ndarray
@@ -29,14 +29,14 @@ class TokenScaler:
 
     @classmethod
     def fit(cls, store: np.ndarray, rows: np.ndarray | None = None) -> TokenScaler:
-        """Standardise by some rows of a store of tokens, read a few at a time.
+        """Compute mean and SD over rows of a store of tokens, which are read in batches.
 
         Parameters
         ----------
         store : float array of shape (n_stored, n_tokens, n_dims)
             May be a memory map.
         rows : int array of shape (n_images,), optional
-            Default: all.
+            Rows of the images; all by default.
         """
         rows = np.arange(len(store)) if rows is None else rows
         parts = [rows[first : first + BATCH] for first in range(0, len(rows), BATCH)]
@@ -52,14 +52,16 @@ class TokenScaler:
 
 @dataclass(frozen=True)
 class StandardTokens:
-    """Tokens of some images, standardised as they are read: 9,000 of 256 × 1664 are 15 GB.
+    """Tokens of images that are standardised when they are read.
+
+    Tokens of 9,000 images (256 × 1664) take 15 GB, and are therefore not held in memory.
 
     Attributes
     ----------
     store : float16 or float32 array of shape (n_stored, n_tokens, n_dims)
-        As the encoder gave them; a memory map.
+        Tokens as computed by the encoder; a memory map.
     rows : int array of shape (n_images,)
-        Those of the images.
+        Rows of the images in the store.
     scaler : TokenScaler
     """
 

@@ -1,11 +1,12 @@
-"""A new subject's voxels, from models of other subjects: one ridge regression.
+"""Prediction of the voxels of a new subject from models of other subjects by ridge regression.
 
     prediction = gain · prior + ridge(evidence)
 
-The evidence are the responses that models of other subjects predict for an image: they stand for
-what visual cortex computes, and a new voxel is a weighted sum of them (functional alignment as in
-Haxby et al. 2011, *Neuron* 72:404, but of models). The prior mean is the prediction of a shared
-core for the voxel's position on the cortical sheet, if there is one (`synbrain_cli.model.core`).
+The evidence is the vector of responses that models of other subjects predict for an image. A voxel
+of the new subject is a weighted sum of these responses (functional alignment as in Haxby et al.
+2011, *Neuron* 72:404, but of models instead of recordings). The prior mean is the prediction of a
+shared core for the position of the voxel on the cortical sheet (`synbrain_cli.model.core`), where
+there is a shared core.
 """
 
 from __future__ import annotations

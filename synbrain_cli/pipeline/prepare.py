@@ -25,12 +25,15 @@ from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.datasets.table_trials import TrialTable
 from synbrain_cli.distributed import Processes
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.files import atomic, is_simulated, locked, read_json, write_json
+from synbrain_cli.io.files import atomic, is_simulated, locked, write_json
 from synbrain_cli.io.prepared import DESCRIPTION, PreparedSubject
+from synbrain_cli.io.workfolder import FolderKind, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.extract_tokens import ReadImages, TokenRequest, extract_tokens
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
+
+SIMULATION = FolderKind("a simulation", "--workspace")
 
 
 @dataclass(frozen=True)
@@ -328,19 +331,16 @@ def _with_tokens(
 
 
 def _simulate(root: Path, config: SimulationConfig, overwrite: bool, progress: Progress) -> None:
-    record = root / DESCRIPTION
-    with locked(root, "a simulation"):
-        if record.exists() and read_json(record)["Simulation"] == config.to_dict():
+    """Simulate an NSD folder, or keep the one that is there."""
+    with work_folder(
+        root, SIMULATION, config.to_dict(), overwrite=overwrite, progress=progress
+    ) as work:
+        if work.is_finished:
             progress.info(f"simulated subjects: already in {root}")
-        elif record.exists() and not overwrite:
-            raise InputError(
-                f"{root} holds a simulation with other settings: pass --overwrite to replace it, "
-                "or use another --workspace"
-            )
-        else:
-            record.unlink(missing_ok=True)
-            with progress.bar("simulating", 1 + config.n_subjects) as bar:
-                simulate(root, config, lambda message: bar(message))
+            return
+        with progress.bar("simulating", 1 + config.n_subjects) as bar:
+            simulate(work.partial, config, lambda message: bar(message))
+        work.put_in_place()
 
 
 # ---------------------------------------------------------------------------- NSD's own files

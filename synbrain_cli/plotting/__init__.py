@@ -6,14 +6,14 @@
 >>> maps = brain.to_surface(brain.mean("coffee.png")[0])                    # doctest: +SKIP
 >>> plot_flatmap(maps, subject_labels(brain, "coffee"))                     # doctest: +SKIP
 
-`Labels` hold what a figure says beside the values (title, unit, ROI outlines, stimulus, note), and
-`subject_labels` fills them in for a model. `ColourScale` holds how values become colours. A figure
-shows itself as the last line of a notebook's cell; `save_figure` writes it.
+`Labels` hold title, unit, ROI outlines, stimulus and note of a figure, and `subject_labels` returns
+those of a model. `ColourScale` maps values to colours. In a notebook, a figure is shown when it is
+the last line of a cell; `save_figure` writes it to a file.
 
 ===================  ==============================================================
 `plot_flatmap`       map on the flattened cortex of fsaverage
 `plot_surface`       map on the folded or inflated cortex, four views
-`view_surface`       the same as an HTML page that turns it
+`view_surface`       the same as an HTML page with a rotatable cortex
 `plot_with_pycortex` flatmap by pycortex
 `plot_slices`        map on slices of the subject's own volume
 `plot_draws`         draws of one image beside recorded trials, as small flatmaps

@@ -1,4 +1,4 @@
-"""How well test images are predicted, voxel by voxel and region by region: one figure."""
+"""Prediction accuracy on test images by voxel and by region: one figure."""
 
 from __future__ import annotations
 
@@ -50,8 +50,7 @@ def plot_accuracy(
     title : str
         Any length: wrapped.
     note : str, optional
-        A label that must not be overlooked; by default "simulated subject"
-        where the metrics are those of one.
+        Highlighted text; by default "simulated subject" where the metrics are those of one.
 
     Returns
     -------
@@ -168,7 +167,7 @@ def _against_linear(axes: Axes, values: NDArray, score: str) -> None:
 
 
 def _plot_voxels(axes: Axes, x: NDArray, y: NDArray) -> None:
-    """Plot points where they can be told apart, else their density."""
+    """Plot single points for few voxels, and their density for many."""
     if len(x) <= _MOST_POINTS:
         axes.plot(
             x, y, ".", color=COLOURS["model"], alpha=0.4, markeredgewidth=0,

@@ -31,7 +31,7 @@ PREDICTOR_COLOURS = {
 
 @dataclass(frozen=True)
 class ColourScale:
-    """How the values of a map become colours; what is left out is chosen from the values.
+    """Mapping of values to colours; settings that are not given are chosen from the values.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class ColourScale:
         Values nearer to 0 than this (below it, when not ``symmetric``) are left transparent.
     vmax : float, optional
         Upper end of the colours; by default the 99th percentile of the values (of their
-        magnitude, when ``symmetric``). Arrows on the colour bar tell that values lie beyond.
+        magnitude, when ``symmetric``). Arrows on the colour bar show that values lie beyond.
     vmin : float, optional
         Lower end when not ``symmetric``; by default 0, or the 1st percentile if that is negative.
     cmap : str, optional
@@ -173,7 +173,7 @@ class Colours:
         return np.where(self.scale.hides(values), np.nan, values)
 
     def caption(self, unit: str) -> str:
-        """Return the unit, and what the threshold leaves to be seen."""
+        """Return the unit, and the range of values that the threshold leaves visible."""
         if not self.scale.threshold:
             return unit
         value = "|value|" if self.scale.symmetric else "value"
@@ -189,7 +189,7 @@ def add_colour_bar(
     ----------
     framed : Frame
     colours : Colours
-        Arrows tell that values lie beyond the ends.
+        Arrows at its ends show that values lie beyond.
     unit : str
     centre, width : float
         As shares of the figure's width.

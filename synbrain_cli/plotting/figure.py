@@ -1,4 +1,4 @@
-"""What all figures share: the frame around the plot, with title, stimulus and note, and files."""
+"""The frame of all figures, with title, stimulus and note, and writing figures to files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMATS = ("png", "svg", "pdf")
 WIDTH = 11.0  # inches
 SIDE = 0.25  # inches left free on the left and on the right
 FOOTER = 1.0  # inches, for the colour bar
-NOTE_BACKGROUND = "#ffd54d"  # of what must not be overlooked
+NOTE_BACKGROUND = "#ffd54d"  # background colour of highlighted notes
 
 
 # Frame --------------------------------------------------------------------------------------------

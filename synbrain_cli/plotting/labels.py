@@ -1,4 +1,4 @@
-"""What figures say beside the values: title, unit, ROI outlines, stimulus and note."""
+"""Labels of figures: title, unit, ROI outlines, stimulus and note."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EARLY_AREAS = ("V1", "V2", "V3", "hV4")  # plotted first, in the order of the vi
 
 @dataclass(frozen=True)
 class Labels:
-    """What a figure says beside the values.
+    """Labels of a figure.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Labels:
     stimulus : uint8 array of shape (height, width, 3), optional
         Shown in the upper left corner.
     note : str, optional
-        What must not be overlooked, such as "simulated subject".
+        Highlighted text that must be noticed, such as "simulated subject".
     """
 
     title: str

@@ -98,8 +98,9 @@ class Levels:
     references : dict
         Name → score, such as "full data".
     target : float, optional
-        The legend tells at which amount each fitted line reaches it, and whether that is an
-        extrapolation; a hollow star marks it where that is up to ten times the largest amount.
+        Score of interest. The legend gives the amount at which each fitted line reaches it, and
+        whether this is an extrapolation. A hollow star marks amounts of up to ten times the
+        largest one.
     """
 
     ceiling: float | None = None
@@ -135,7 +136,7 @@ def plot_learning_curve(
     curves : dict
         Name of a model → its scores.
     ylabel : str
-        What the score is.
+        Name of the score.
     unit : str
         Of the amounts.
     levels : Levels, optional

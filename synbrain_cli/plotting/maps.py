@@ -20,7 +20,7 @@ ACCURACY_UNIT = "correlation over images (r)"
 
 @dataclass(frozen=True)
 class BrainMap:
-    """One value per voxel, and what a figure says about it.
+    """A map with one value per voxel, with title and unit.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ def response_maps(
     ----------
     responses : Responses
     brain : Brain
-        That drew them.
+        Model that drew the responses.
     what : {"mean", "std", "draw"}
         Mean over draws, standard deviation over draws (n − 1 in its denominator), or one draw.
     image : str, optional
@@ -66,7 +66,7 @@ def response_maps(
     Raises
     ------
     InputError, MissingError
-        When there is no such image or draw, or one draw only has no standard deviation.
+        When there is no such image or draw, or a standard deviation of a single draw is requested.
     """
     rows = responses.rows(image)
     n_draws = responses.n_draws
@@ -106,12 +106,12 @@ def difference_map(responses: Responses, brain: Brain, image: str | None, minus:
     ----------
     responses : Responses
     brain : Brain
-        That drew them.
+        Model that drew the responses.
     image : str, optional
         One of their images; default the mean over all.
     minus : str
-        What is subtracted: another image of the same responses, or the folder of other responses
-        by the same model, over all of whose images the mean is taken.
+        Subtracted responses: another image of the same folder, or another folder of responses of
+        the same model, of which the mean over all images is used.
 
     Raises
     ------
@@ -214,8 +214,8 @@ def evaluation_map(evaluation: Evaluation, what: str, brain: Brain) -> BrainMap:
     }[what]
     if not evaluation.voxels[column].notna().any():
         raise InputError(
-            f"{evaluation.folder / 'voxels.tsv'}: the {what} is not known: no image was shown "
-            "twice, and the data came without ncsnr"
+            f"{evaluation.folder / 'voxels.tsv'}: the {what} is not known, because no image was "
+            "repeated and the data were supplied without ncsnr"
         )
     return BrainMap(
         f"{brain.name}_{what}",

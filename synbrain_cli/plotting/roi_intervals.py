@@ -63,7 +63,7 @@ def plot_rois(
         of shape (n_repeats, n_rois) in the same unit. They lie right of their draws, in the order
         given.
     note : str, optional
-        A label that must not be overlooked, such as "simulated".
+        Highlighted text, such as "simulated".
 
     Returns
     -------
@@ -297,7 +297,7 @@ def _short(name: str) -> str:
 
 
 def _add_legend(framed: Frame, axes: Axes, layout: _Layout, title: str | None) -> None:
-    """Write below the panels what bars and points are."""
+    """Add the legend of bars and points below the panels."""
     handles, labels = axes.get_legend_handles_labels()
     most = max(1, int(framed.width / (0.073 * max(map(len, labels)) + 0.45)))  # in a line
     legend = framed.figure.legend(

@@ -1,4 +1,4 @@
-"""Maps on the folded or inflated cortex of fsaverage: four views, or a page that turns it."""
+"""Maps on the folded or inflated cortex of fsaverage: four views, or a rotatable HTML page."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 SURFACES = ("inflated", "pial", "white")
 _RIGHT, _ANTERIOR, _UP = np.eye(3)  # RAS
-# What is to the right and what is up on the picture. The ventral view is that of a brain whose
-# occipital poles are tipped up, so that the left hemisphere stays on the left.
+# Directions to the right and upwards in each view. In the ventral view the occipital poles are up,
+# so that the left hemisphere remains on the left.
 _VIEWS = {
     "lateral": {"left": (-_ANTERIOR, _UP), "right": (_ANTERIOR, _UP)},
     "medial": {"left": (_ANTERIOR, _UP), "right": (-_ANTERIOR, _UP)},
@@ -147,7 +147,7 @@ def view_surface(
     *,
     surface: str = "inflated",
 ) -> str:
-    """Return an HTML page on which the cortex can be turned, made by nilearn's ``view_surf``.
+    """Return an HTML page with a rotatable cortex, made by nilearn's ``view_surf``.
 
     Parameters
     ----------

@@ -48,8 +48,8 @@ class TrialDraws:
     ----------
     n_draws, seed : int
     signal : {"shared", "fresh"}
-        "shared" for draws that vary as repeats of one image do, "fresh" for draws among which a
-        recorded trial should lie anywhere: they draw anew the signal that no feature explains.
+        "shared" for draws that vary as repeats of one image do. "fresh" also draws the signal that
+        no feature explains, so that the rank of a recorded trial among the draws is uniform.
     """
 
     n_draws: int = N_DRAWS

@@ -1,4 +1,4 @@
-"""Checks of what figures are given: maps and ROIs of both hemispheres, and stimuli."""
+"""Checks of the arguments of figures: maps and ROIs of both hemispheres, and stimuli."""
 
 from __future__ import annotations
 

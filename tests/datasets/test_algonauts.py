@@ -405,7 +405,7 @@ FAULTS = {
     "vertices": (
         change(ALL, lambda x: np.roll(x, 1) | x),
         r"lh.all-vertices_fsaverage_space.npy: \d+ vertices, but the responses have 191 columns: "
-        "are they of subject 1",
+        "check that all files are of subject 1",
     ),
     "a space": (
         change(ALL, lambda x: x[:-1]),
@@ -424,7 +424,7 @@ FAULTS = {
         lambda folder: shutil.copytree(
             folder.with_name("subj02") / "roi_masks", folder / "roi_masks", dirs_exist_ok=True
         ),
-        "192 vertices, but the responses have 191 columns: are they of subject 1",
+        "192 vertices, but the responses have 191 columns: check that all files are of subject 1",
     ),
     "a mapping": (cut("roi_masks/mapping_streams.npy"), "mapping_streams.npy: expected the chal"),
 }

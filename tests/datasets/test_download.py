@@ -256,7 +256,7 @@ def proxy(servers, monkeypatch):
         "PIECE": PIECE,
         "BACKOFF": 0,
         "RECORD_EVERY": 0,
-        "TELL_EVERY": 0,
+        "PROGRESS_EVERY": 0,
         "STOPPING": 1.0,
     }.items():
         monkeypatch.setattr(download, name, value)
@@ -424,7 +424,7 @@ def test_progress_grows_to_the_total(bucket, proxy, tmp_path):
 
 
 def test_progress_is_told_seldom(bucket, session, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "TELL_EVERY", 1000)
+    monkeypatch.setattr(download, "PROGRESS_EVERY", 1000)
     told = []
     fetch(bucket, [session], tmp_path, progress=lambda *numbers: told.append(numbers))
     assert len(told) <= 2
@@ -595,7 +595,7 @@ def test_lost_connection_keeps_what_is_there(bucket, proxy, session, tmp_path, a
     proxy.on(SESSION, action, after=4)
     with pytest.raises(SynbrainError, match=rf"session01.* lost after {4 * PIECE} of") as fault:
         fetch(bucket, [session], tmp_path, workers=1)
-    assert "run the same command again: it goes on where it stopped" in str(fault.value)
+    assert "run the same command again, which continues where it stopped" in str(fault.value)
     assert len(proxy.gets(SESSION)) == 4 + 1 + download.RETRIES
     proxy.reset()
     assert_goes_on(bucket, proxy, session, tmp_path, 4)

@@ -440,7 +440,7 @@ def test_gzip_trailer_is_not_needed_to_notice_truncation(copy):
     raw = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(raw[:-100]))
     mask = np.asarray(nib.load(copy.root / ROI / "nsdgeneral.nii.gz").dataobj) > 0
-    with pytest.raises(InputError, match="of 125 volumes are whole"):
+    with pytest.raises(InputError, match="of 125 volumes are complete"):
         read_masked(path, mask)
 
 
@@ -750,7 +750,7 @@ def test_a_full_disk_is_found_before_the_work(prepared, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", no_room)
-    with pytest.raises(SynbrainError, match=r"GB are needed: No space left"):
+    with pytest.raises(SynbrainError, match=r"GB \(No space left"):
         prepare_subject(NSD(prepared.root / "simulated"), 1, tmp_path / "sub-01")
     assert not read
     assert not list(tmp_path.rglob("*.npy"))

@@ -515,7 +515,7 @@ def test_shares_are_drawn_where_nothing_says(made):
     test = draw_images(NAMES, 0.3, 2, "test")
     assert set(shown[split == "test"]) == test
     assert set(shown[split == "val"]) == draw_images(set(NAMES) - test, 0.3, 2)
-    assert said == [f"test images: {len(test)} of 24, drawn (--test, --split)"]
+    assert said == [f"test images: {len(test)} of 24, random (--test, --split)"]
 
 
 @pytest.mark.parametrize(("n_often", "chosen"), [(20, True), (19, False)])
@@ -1222,7 +1222,7 @@ BAD = {
     ),
     "semicolons": (semicolons, "trials.csv: .* found onset;image;session: .* by commas"),
     "Excel": (excel, "trials.xlsx: expected a table with a header row, tab-separated"),
-    "no rows": (no_rows, "trials.tsv: expected one row a trial, found no row"),
+    "no rows": (no_rows, "trials.tsv: expected one row per trial, found no row"),
     "an empty cell": (put("image", ""), "trials.tsv: row 6 names no image: leave trials without"),
     "BIDS's n/a": (put("image", "n/a"), "trials.tsv: row 6 names no image"),
     "session not a number": (
@@ -1238,7 +1238,7 @@ BAD = {
         sessions_of_one_trial,
         r"trials.tsv: session 1 has one trial: expected sessions \(days of recording\)",
     ),
-    "a repeat twice": (repeat_twice, r"row \d+: repeat 2 of img02 is there already: number"),
+    "a repeat twice": (repeat_twice, r"row \d+: repeat 2 of img02 occurs twice: number"),
     "unknown split": (
         put("split", "training", 0),
         "row 2: expected train, val, test in the column split, found 'training'",
@@ -1258,10 +1258,10 @@ BAD = {
         r"stimuli\d*: 2 of 24 images of .*trials.tsv are not in this folder \(first: [xy].png\)",
     ),
     "paths of Windows": (windows_paths, r"24 of 24 images .*first: C:\\stimuli\\img\d\d.png"),
-    "two formats": (two_formats, "trials.tsv: img05 is img05.jpg or img05.png in .*images: write"),
+    "two formats": (two_formats, "trials.tsv: img05 is img05.jpg or img05.png in .*images: add"),
     "one name in two folders": (
         same_name_in_folders,
-        "1.png: the same name as .*1.png: images are known by their name without folder",
+        "1.png: the same name as .*1.png: images are identified by their name without folder",
     ),
     "sub-folders flattened": (
         folders_flattened,
@@ -1285,17 +1285,17 @@ BAD = {
         transposed,
         r"trials.tsv has 72 rows, but .* have \d+ trials .* first axis: save the transpose",
     ),
-    "a file twice": (given_twice, "responses.npy is given twice: each file holds other"),
+    "a file twice": (given_twice, "responses.npy is given twice: name each file"),
     "a missing file": (one_missing, "run2.npy does not exist"),
     "a folder": (a_folder, "expected a file, found a folder"),
     "a csv": (saved_as("betas.csv"), r"betas.csv: expected responses in one of .npy .* as .npy"),
     "a mat": (saved_as("betas.mat"), r"betas.mat: expected responses in one of .npy"),
     "an npz": (saved_as("betas.npz"), r"betas.npz: expected responses in one of .npy"),
     "no npy": (saved_as("betas.npy"), "betas.npy: expected an array of numbers .* with np.save"),
-    "pickled": (pickled, r"TYPED.npy: .* could run any code; of GLMsingle's file save the betas"),
+    "pickled": (pickled, r"TYPED.npy: .* could run any code: save the betas of GLMsingle's file"),
     "one axis": (
         lambda made: {"responses": (made.save(values=made.responses[:, 0]),)},
-        r"responses.npy: expected \(n_trials, n_voxels\); found \(72,\)",
+        r"responses.npy: expected shape \(n_trials, n_voxels\), found shape \(72,\)",
     ),
     "other voxels in the second file": (
         second_file_narrower,
@@ -1336,7 +1336,7 @@ BAD = {
     ),
     "another grid (array)": (
         mask_of_another_grid(glmsingle_array),
-        r"b.npy: expected \(n_trials, n_voxels\), or \(6, 4, 3, 'n_trials'\) as the mask; found "
+        r"b.npy: expected shape \(n_trials, n_voxels\) or \(6, 4, 3, 'n_trials'\), found shape "
         r"\(5, 4, 3, 72\)",
     ),
     "another affine": (mask_moved, "betas.nii.gz: its affine is not that of .*mask.nii.gz: resam"),
@@ -1348,7 +1348,10 @@ BAD = {
         with_mask(inside=lambda made: np.stack([made.mask] * 2, axis=-1)),
         r"mask.nii.gz: expected one 3-D volume, found \(5, 4, 3, 2\)",
     ),
-    "a mask without a header": (mask_as_array, r"mask.npy: expected a volume whose header .* save"),
+    "a mask without a header": (
+        mask_as_array,
+        r"mask.npy: expected a volume with an affine in its header .* save",
+    ),
     "a missing mask": (
         lambda made: {"mask": (made.path("m.nii.gz"),)},
         "m.nii.gz does not exist",
@@ -1399,11 +1402,11 @@ BAD = {
     "one hemisphere twice": (same_hemisphere, "left.betas.npy is given twice"),
     "maps transposed": (
         transposed_maps,
-        r"left.betas.npy 31\): expected one row a trial.*save the transpose|right.betas.npy: 27 tr",
+        r"left.betas.npy 31\): expected one row a.*save the transpose|right.betas.npy: expected 31",
     ),
     "hemispheres of other trials": (
         hemispheres_of_other_trials,
-        "right.betas.npy: 71 trials, but .*left.betas.npy has 72: expected the two hemispheres",
+        "right.betas.npy: expected 72 trials, as in .*left.betas.npy, found 71: pass both hemisp",
     ),
     "a second run of another surface": (
         second_run_of_another_surface,

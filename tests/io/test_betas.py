@@ -340,7 +340,7 @@ def test_a_cut_between_two_volumes_is_noticed(tmp_path, rng, mask):
     path = nifti(tmp_path / "betas.nii.gz", values)
     raw = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(raw[: -values[..., 0].nbytes]))
-    with pytest.raises(InputError, match="5 of 6 volumes are whole"):
+    with pytest.raises(InputError, match="5 of 6 volumes are complete"):
         read_masked(path, mask)
 
 
@@ -365,7 +365,12 @@ OTHER = [
     ("forward.hdf5", {}, (8, 5, 4, 6), r"grid \(7, 5, 4\), found \(8, 5, 4, 6\)"),
     ("forward.hdf5", {}, (7, 5, 4), r"4-D dataset.*found \(7, 5, 4\)"),
     ("forward.hdf5", {}, (480, 56), r"4-D dataset.*found \(480, 56\)"),
-    ("forward.hdf5", {"name": "data"}, (7, 5, 4, 6), "expected the dataset betas, found data"),
+    (
+        "forward.hdf5",
+        {"name": "data"},
+        (7, 5, 4, 6),
+        "expected the dataset betas or betasmd, found data",
+    ),
 ]
 
 
@@ -386,10 +391,12 @@ def test_hdf5_without_a_dataset_says_what_it_has(tmp_path, mask):
     with h5py.File(tmp_path / "betas.hdf5", "w") as file:
         file.create_group("betas")
         file.create_group("meta")
-    with pytest.raises(InputError, match="expected the dataset betas, found betas, meta"):
+    with pytest.raises(
+        InputError, match="expected the dataset betas or betasmd, found betas, meta"
+    ):
         read_masked(tmp_path / "betas.hdf5", mask)
     h5py.File(tmp_path / "empty.hdf5", "w").close()
-    with pytest.raises(InputError, match="expected the dataset betas, found none"):
+    with pytest.raises(InputError, match="expected the dataset betas or betasmd, found none"):
         n_trials_of(tmp_path / "empty.hdf5", mask)
 
 
@@ -413,7 +420,9 @@ def test_trials_of_arrays(tmp_path, shape, inside, expected):
 @pytest.mark.parametrize("shape", [(30,), (7, 5, 5, 12), (2, 3, 4)])
 def test_arrays_of_other_axes_are_refused(tmp_path, shape):
     np.save(tmp_path / "a.npy", np.zeros(shape, np.float32))
-    with pytest.raises(InputError, match=r"a\.npy: expected \(n_trials, n_voxels\)") as raised:
+    with pytest.raises(
+        InputError, match=r"a\.npy: expected shape \(n_trials, n_voxels\)"
+    ) as raised:
         n_trials_of(tmp_path / "a.npy", np.ones(GRID, bool))
     assert str(shape) in str(raised.value)
     assert "(7, 5, 4, 'n_trials')" in str(raised.value)
@@ -426,7 +435,7 @@ def test_a_mesh_is_no_map(tmp_path):
     ]
     nib.save(nib.gifti.GiftiImage(darrays=mesh), tmp_path / "lh.pial.gii")
     for read in (read_map, n_vertices_of, lambda path: n_trials_of(path, None)):
-        with pytest.raises(InputError, match=r"lh\.pial\.gii.*is it a mesh"):
+        with pytest.raises(InputError, match=r"lh\.pial\.gii.*not a mesh"):
             read(tmp_path / "lh.pial.gii")
 
 
@@ -523,7 +532,7 @@ def test_vertices_return_from_their_file_and_keep_their_order(tmp_path, rng):
 
 @pytest.mark.parametrize("n", [4, 6])
 def test_values_of_other_vertices_are_not_stretched(n):
-    with pytest.raises(InputError, match=r"expected \(\.\.\., 5\) values"):
+    with pytest.raises(InputError, match=r"values: expected shape \(\.\.\., 5\)"):
         surfaces().to_full(np.zeros(n))
 
 

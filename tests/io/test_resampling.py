@@ -400,7 +400,7 @@ def test_densities_of_fsaverage(transforms):
         for space in spaces[:-1]:
             found = resampling.project(values, space)["left"]
             np.testing.assert_array_equal(found, whole[: N_FSAVERAGE[space]])
-        with pytest.raises(InputError, match=r"expected fsaverage5.*do not go there"):
+        with pytest.raises(InputError, match=r"expected fsaverage5.*has no transform to it"):
             resampling.project(values, "fsaverage")
     with pytest.raises(InputError, match=r"found 'fsaverage4'$"):
         dense.project(values, "fsaverage4")
@@ -599,7 +599,7 @@ def test_other_grids_are_refused(rng):
     for shape in ((193, 229, 193, 3), (91, 109, 91), (91, 109, 91, 4), (109, 91, 91, 3)):
         with pytest.raises(InputError, match=r"\(182, 218, 182, 3\) or \(91, 109, 91, 3\)"):
             VolumeResampling.from_mni(mask, np.zeros(shape, np.int8))
-    with pytest.raises(InputError, match="no MNI voxel lands"):
+    with pytest.raises(InputError, match="no MNI voxel lies"):
         VolumeResampling.from_mni(mask, np.full((91, 109, 91, 3), 9999, np.float32))
     _, resampling = volume_resampling(rng)
     parts = resampling.weights, resampling.index, resampling.shape, resampling.affine
@@ -781,15 +781,21 @@ def test_bad_transforms_are_refused(transforms):
     refused("disagree", layers=layers | {"right": layers["right"][:2]})
     refused("disagree", to_fsaverage=to_fsaverage | {"right": to_fsaverage["right"][:10242]})
     refused("n_depths, n_native, 3", layers={h: a[..., :2] for h, a in layers.items()})
-    refused("vertices, one number", to_fsaverage={h: a[:5000] for h, a in to_fsaverage.items()})
-    refused("vertices, one number", to_fsaverage={h: a[:, None] for h, a in to_fsaverage.items()})
+    refused(
+        "vertices, with one number each",
+        to_fsaverage={h: a[:5000] for h, a in to_fsaverage.items()},
+    )
+    refused(
+        "vertices, with one number each",
+        to_fsaverage={h: a[:, None] for h, a in to_fsaverage.items()},
+    )
     refused("1-based", to_fsaverage={h: a - 1 for h, a in to_fsaverage.items()})
     refused("1-based", to_fsaverage={h: a + 1 for h, a in to_fsaverage.items()})
     refused("1-based", to_fsaverage={h: a + 0.5 for h, a in to_fsaverage.items()})
     refused("1-based", to_fsaverage={h: a * np.nan for h, a in to_fsaverage.items()})
     swapped = dict(zip(HEMISPHERES, (to_fsaverage["right"], to_fsaverage["left"]), strict=True))
     refused("swapped", to_fsaverage=swapped)
-    refused("no vertex lands", layers={h: a * 0 + 9999 for h, a in layers.items()})
+    refused("no vertex lies", layers={h: a * 0 + 9999 for h, a in layers.items()})
 
 
 def test_bad_weights_and_values_are_refused():

@@ -78,7 +78,7 @@ def test_mgh_that_is_no_surface_is_refused(tmp_path):
     with pytest.raises(MissingError):
         read_mgh_vertices(tmp_path / "lh.absent.mgh")
     nib.MGHImage(np.ones((4, 5, 6), np.float32), np.eye(4)).to_filename(tmp_path / "volume.mgz")
-    with pytest.raises(InputError, match="is it a volume"):
+    with pytest.raises(InputError, match="not a volume"):
         read_mgh_vertices(tmp_path / "volume.mgz")
     (tmp_path / "broken.mgh").write_bytes((tmp_path / "volume.mgz").read_bytes()[:100])
     with pytest.raises(InputError, match="broken"):

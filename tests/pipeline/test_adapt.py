@@ -819,8 +819,11 @@ def test_interrupted_it_says_how_to_go_on(synbrain, place, monkeypatch, models):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--hours", "0"], "--hours 0: an hour is a session, and sub-02 has 3"),
-        (["--hours", "-1"], "--hours -1: an hour is a session"),
+        (
+            ["--hours", "0"],
+            "--hours 0: expected more than 0 and at most 3, the number of sessions of sub-02",
+        ),
+        (["--hours", "-1"], "--hours -1: expected more than 0 and at most 3"),
         (["--hours", "3.5"], "expected more than 0 and at most 3"),
         (["--from", "sub-09"], "no model sub-09"),
         (["--from", "sub-01,sub-01"], "--from sub-01,sub-01: expected names of different models"),

@@ -115,7 +115,7 @@ def test_a_subject_without_a_place(nowhere, pictures):
     assert not list(made.folder.rglob("*.gii"))
     assert "nifti" not in made.images
     assert '"Unit": "spikes"' in (made.folder / "sub-01_desc-draws_betas.json").read_text()
-    with pytest.raises(InputError, match="not those of a volume"):
+    with pytest.raises(InputError, match="expected voxels of a volume"):
         brain.to_nifti(draws[0])
     with pytest.raises(InputError, match="the position of its voxels is not known"):
         brain_maps(

@@ -715,13 +715,13 @@ def test_a_changed_file_is_refused(hub, tmp_path, synbrain):
     path.write_bytes(b"other")
     code, _, error = synbrain(*command)
     assert code == 1
-    assert "changed since" in error
+    assert "so the file was changed" in error
     assert path.read_bytes() == b"other"
     path.unlink()
     assert synbrain(*command)[0] == 0
     code, _, error = synbrain(*command, "--revision", LATER)
     assert code == 1
-    assert f"holds revision main (commit {COMMIT})" in error
+    assert f"found main (commit {COMMIT})" in error
 
 
 def test_what_is_not_what_the_hub_says_is_refused(hub, tmp_path, synbrain):

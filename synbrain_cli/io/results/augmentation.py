@@ -1,4 +1,4 @@
-"""Results of `synbrain augment`: decoders fitted to real and synthesized trials."""
+"""Results of `synbrain augment`: decoders that were fitted to real and synthesized trials."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from synbrain_cli.io.results.record import Interval, ModelProvenance, Result
 
 
 class GainedScore(Result, frozen=True):
-    """A score of test images, and its gain over real trials alone.
+    """A score on test images, and its gain over training on real trials alone.
 
     Attributes
     ----------
     value : float
         Mean over test images.
     ci : tuple of float
+        95 % interval of ``value`` over images.
     gain : float
-        Difference to the same score without synthesized trials.
+        Difference from the same score without synthesized trials.
     gain_ci : tuple of float
+        95 % interval of ``gain`` over images.
     """
 
     value: float
@@ -25,22 +27,22 @@ class GainedScore(Result, frozen=True):
 
 
 class AugmentedDecoder(Result, frozen=True):
-    """A decoder with some amount of synthesized trials.
+    """A decoder that was trained with some amount of synthesized trials.
 
     Attributes
     ----------
     amount : float
-        Synthesized trials, in multiples of the real ones.
+        Number of synthesized trials, in multiples of the number of real ones.
     n_synthesized, n_images : int
-        Synthesized trials, and the new images that they are of.
+        Number of synthesized trials, and of the new images that they respond to.
     weight : float, optional
-        Of a synthesized trial, where a real one has 1; None without synthesized trials.
+        Weight of a synthesized trial relative to a real one; None without synthesized trials.
     penalty : float
-        Of ridge, relative to the mean squared norm of a response.
+        Penalty of the ridge regression, relative to the mean squared norm of a response.
     validation_r2 : float
-        Share of the variance of validation images' components.
+        Share of the variance of the components of validation images that is predicted.
     scores : dict of GainedScore
-        Of test images.
+        Scores on test images by name.
     """
 
     amount: float
@@ -53,7 +55,15 @@ class AugmentedDecoder(Result, frozen=True):
 
 
 class BestOnTest(Result, frozen=True):
-    """The amount with the highest value of a score on test images: optimistic."""
+    """The amount with the highest score on test images, which is therefore optimistic.
+
+    Attributes
+    ----------
+    amount : float
+    value, gain : float
+    ci, gain_ci : tuple of float
+        As in `GainedScore`.
+    """
 
     amount: float
     value: float
@@ -63,33 +73,34 @@ class BestOnTest(Result, frozen=True):
 
 
 class Augmentation(Result, frozen=True):
-    """``augmentation.json``.
+    """Content of ``augmentation.json``.
 
     Attributes
     ----------
     model, subject : str
     simulated : bool
     n_real_trials, n_real_images : int
-        Of training and validation images.
+        Real trials and images of the training and validation splits together.
     n_validation_trials, n_validation_images : int
     n_new_images : int
-        Images to which responses can be synthesized.
+        Number of images for which responses can be synthesized.
     n_test_trials, n_test_images : int
     n_components : int
-        Of image tokens, which decoders predict.
+        Number of principal components of image tokens, which decoders predict.
     n_candidates : int
-        Of retrieval.
+        Number of candidates of the retrieval.
     chance : dict
-        Level of each score.
+        Chance level of each score.
     amounts : list of float
+        Amounts of synthesized trials, in multiples of the real ones.
     conditions : dict
-        One decoder per amount: "draws", one synthesized trial per image; "mean", the responses
-        expected to the same images, without noise; "shuffled", the draws, each with another of
-        these images.
+        Condition → one decoder per amount. "draws": one synthesized trial per image. "mean":
+        expected responses to the same images, without noise. "shuffled": the draws, each paired
+        with another of these images.
     chosen : dict
-        Decoder of the amount that validation images choose, per condition.
+        Condition → decoder of the amount with the best score on validation images.
     best_on_test : dict
-        Per condition and score, the amount that test images would choose.
+        Condition and score → the amount with the best score on test images.
     notes : list of str
     provenance : ModelProvenance
     """

@@ -11,14 +11,21 @@ RowKind = Literal["mean_pattern", "linear", "model", "shuffled", "ceiling"]
 
 
 class Estimate(Result, frozen=True):
-    """A score and its 95 % interval, None where it has no limits."""
+    """A score and its 95 % interval.
+
+    Attributes
+    ----------
+    value : float
+    ci : tuple of float, optional
+        None where an interval cannot be computed.
+    """
 
     value: float
     ci: tuple[float, float] | None
 
 
 class RowTraining(Result, frozen=True):
-    """Training and validation data of a row, of its own subject.
+    """Data of the subject on which a model was trained and validated.
 
     Attributes
     ----------
@@ -26,9 +33,9 @@ class RowTraining(Result, frozen=True):
         None where unknown.
     n_trials : int
     sources : list of str
-        Models of other subjects that it started from.
+        Models of other subjects from which it was adapted.
     strategy : str, optional
-        Of adaptation.
+        Strategy of the adaptation.
     """
 
     hours: float | None
@@ -43,26 +50,26 @@ class ComparedRow(Result, frozen=True):
     Attributes
     ----------
     row : str
-        Its name.
+        Name of the row.
     kind : {"mean_pattern", "linear", "model", "shuffled", "ceiling"}
     models : list of str
-        Models that hold it.
+        Models that this row belongs to; a baseline may belong to several.
     training : RowTraining, optional
-        None of controls.
+        None for controls.
     voxelwise_correlation : Estimate
         Median over all voxels.
     noise_normalised_correlation : Estimate
-        Divided by the noise ceiling, the median over reliable voxels.
+        Correlation divided by the noise ceiling, median over reliable voxels.
     skill : Estimate
         Share of the squared error of the mean pattern that is removed.
     coverage_90 : Estimate
         Share of recorded trials within the central 90 % of draws.
     difference_to_reference, ratio_to_reference, ratio_to_linear : Estimate
-        Of the score that rows are compared by.
+        Difference and ratios of the score by which rows are compared.
     share_of_full : Estimate
-        The ratio to the reference, where that was trained on all data.
+        Ratio to the reference, where the reference was trained on all data of the subject.
     roi : dict of Estimate
-        The score that rows are compared by, in each region.
+        Score by which rows are compared, in each region.
     """
 
     row: str
@@ -80,42 +87,49 @@ class ComparedRow(Result, frozen=True):
     roi: dict[str, Estimate | None]
 
     def score(self, name: ScoreName) -> Estimate | None:
-        """Return the score that rows are compared by."""
+        """Return the score of this name, by which rows are compared; None where it has no value."""
         if name == "noise_normalised_correlation":
             return self.noise_normalised_correlation
         return self.voxelwise_correlation
 
 
 class RegionSize(Result, frozen=True):
-    """Voxels of a region."""
+    """Number of voxels of a region.
+
+    Attributes
+    ----------
+    n_voxels, n_reliable_voxels : int
+    """
 
     n_voxels: int
     n_reliable_voxels: int
 
 
 class Comparison(Result, frozen=True):
-    """``comparison.json``.
+    """Content of ``comparison.json``.
 
     Attributes
     ----------
     subject : str
-        "nsd/sub-01".
+        Dataset and label, such as "nsd/sub-01".
     simulated : bool
     models : list of str
     reference : str
-        Model that others are compared with.
+        Model with which the others are compared.
     reference_has_all_data : bool
-        Whether it was trained on all of the subject's data.
+        Whether the reference was trained on all data of the subject.
     compared_by : {"noise_normalised_correlation", "voxelwise_correlation"}
+        Score by which rows are compared.
     n_test_images, n_test_trials : int
     repeats_per_image : Repeats
     n_voxels, n_reliable_voxels : int
     n_draws : int
-        Per image, of the coverage; 0 without.
+        Number of draws per image for the coverage; 0 where it was not computed.
     units : dict
         Scores → unit of the responses.
     rows : list of ComparedRow
     roi : dict of RegionSize
+        Region → number of its voxels.
     notes : list of str
     provenance : ModelsProvenance
     """
@@ -140,5 +154,5 @@ class Comparison(Result, frozen=True):
 
     @property
     def is_normalised(self) -> bool:
-        """Whether scores that rows are compared by are divided by the noise ceiling."""
+        """Whether the score by which rows are compared is divided by the noise ceiling."""
         return self.compared_by == "noise_normalised_correlation"

@@ -1,9 +1,10 @@
 """Results of `synbrain evaluate`: ``metrics.json``.
 
-Scores of responses stand beside those of the baselines and controls: ``deep`` (the networks
-alone), ``transfer`` (what an adapted model takes from other subjects), ``linear`` (linear encoder),
-``mean_pattern`` (average response to training images) and ``shuffled`` (the model's predictions for
-other images). Scores of draws stand beside those of simpler distributions.
+Each score of predicted responses is given with those of other predictors, baselines and controls:
+``deep`` (the networks alone), ``transfer`` (in an adapted model, the part learned from other
+subjects), ``linear`` (linear encoder), ``mean_pattern`` (average response to training images) and
+``shuffled`` (predictions of the model for other images). Each score of draws is given with those of
+simpler distributions.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ class ResponseScore(Result, frozen=True, kw_only=True):
     ----------
     model, linear, mean_pattern, shuffled : float or None
     deep, transfer : float or None
-        Absent where the model has no networks; where it was not adapted.
+        ``deep`` is absent where the model has no networks, ``transfer`` where it was not adapted.
     ceiling : float or None
-        Best expected value; None where there is none, or it is unknown.
+        Best expected value; None where no ceiling is defined or known.
     ci : pair of float or None
         95 % interval of ``model`` over images.
     n_candidates : int
-        Of n-way identification alone.
+        Number of candidates; only for n-way identification.
     """
 
     model: Number
@@ -53,7 +54,7 @@ class ResponseScore(Result, frozen=True, kw_only=True):
 
 
 class ResponseScores(Result, frozen=True, kw_only=True):
-    """All scores of predicted responses within some voxels.
+    """All scores of predicted responses in a set of voxels.
 
     Attributes
     ----------
@@ -62,7 +63,7 @@ class ResponseScores(Result, frozen=True, kw_only=True):
         Absent where no ncsnr is known.
     pattern_correlation, mse, cosine, two_way_identification, n_way_identification, rsa, cka :
         ResponseScore
-        Absent of one or two voxels.
+        Absent for sets of one or two voxels.
     """
 
     voxelwise_correlation: ResponseScore
@@ -78,7 +79,7 @@ class ResponseScores(Result, frozen=True, kw_only=True):
 
 
 class RegionScores(ResponseScores, frozen=True, kw_only=True):
-    """All scores of predicted responses within a region.
+    """All scores of predicted responses in a region.
 
     Attributes
     ----------
@@ -89,7 +90,7 @@ class RegionScores(ResponseScores, frozen=True, kw_only=True):
 
 
 class DrawScore(Result, frozen=True, kw_only=True):
-    """One score of draws, beside the same score of simpler distributions.
+    """One score of draws, and the same score of simpler distributions.
 
     Attributes
     ----------
@@ -98,16 +99,16 @@ class DrawScore(Result, frozen=True, kw_only=True):
         Independent normal noise of constant variance around the linear encoder's predictions and
         around the mean pattern.
     latent_nf1, latent_best : float or None
-        The published sampling with a noise factor of 1, and with the best one. Absent where it was
+        Published sampling with a noise factor of 1, and with the best one. Absent where it was
         not scored.
     shuffled : float or None
-        The model's draws for another image.
+        Draws of the model for another image.
     nominal : float
-        Value of a calibrated distribution.
+        Value that a calibrated distribution has.
     ci : pair of float or None
         95 % interval of ``model`` over images.
     roi : dict
-        ``model`` within regions.
+        Region → value of ``model`` in it.
     gain_ci : dict
         95 % interval of the difference between each other distribution and ``model``.
     """
@@ -125,21 +126,31 @@ class DrawScore(Result, frozen=True, kw_only=True):
 
 
 class ReliabilityScore(Result, frozen=True, kw_only=True):
-    """Agreement of the ncsnr of draws, and of the recorded test trials, with that of the data."""
+    """Agreement over voxels with the ncsnr of the data.
+
+    Attributes
+    ----------
+    model : float or None
+        For the ncsnr of draws.
+    test_trials : float or None
+        For the ncsnr of the recorded test trials.
+    """
 
     model: Number
     test_trials: Number
 
 
 class NoiseCorrelationScore(Result, frozen=True, kw_only=True):
-    """Agreement of the noise correlations of draws with recorded ones.
+    """Agreement of the noise correlations of draws with those of recorded trials.
 
     Attributes
     ----------
     model : float or None
+        Correlation over pairs of voxels.
     ceiling : float or None
-        √ of the split-half reliability of the recorded ones.
+        Square root of the split-half reliability of the recorded noise correlations.
     share_of_ceiling : float or None
+        ``model`` / ``ceiling``.
     """
 
     model: Number
@@ -148,14 +159,14 @@ class NoiseCorrelationScore(Result, frozen=True, kw_only=True):
 
 
 class LatentNoiseFactor(Result, frozen=True, kw_only=True):
-    """Scores of the published sampling by noise factor.
+    """Scores of the published sampling as a function of the noise factor.
 
     Attributes
     ----------
     best : float
-        Noise factor of the least energy score on the test trials.
+        Noise factor with the lowest energy score on test trials.
     energy_score, crps : dict
-        By noise factor.
+        Noise factor → score.
     """
 
     best: float
@@ -169,15 +180,15 @@ class DrawScores(Result, frozen=True, kw_only=True):
     Attributes
     ----------
     coverage_50, coverage_80, coverage_90, coverage_95 : DrawScore
-        Share of trials within the central interval.
+        Share of recorded trials within the central interval of draws.
     coverage_90_region_means : DrawScore
-        The same of means over regions; absent where there are none.
+        The same for means over regions; absent where there are no regions.
     crps, energy_score : DrawScore
-        Less is better.
+        Lower is better.
     variance_ratio, variance_ratio_median_voxel : DrawScore
-        Total variance of draws over that of trials.
+        Total variance of draws divided by that of recorded trials.
     pit_histogram : dict
-        Per distribution: 20 bins, 1 where calibrated.
+        Distribution → density in 20 bins, which is 1 where draws are calibrated.
     latent_noise_factor : LatentNoiseFactor
         Absent where the published sampling was not scored.
     ncsnr_correlation, ncsnr_slope, ncsnr_median_ratio : ReliabilityScore
@@ -204,15 +215,16 @@ class DrawScores(Result, frozen=True, kw_only=True):
 
 
 class RetrievalScore(Result, frozen=True, kw_only=True):
-    """Share of test images found by one decoder, with 95 % intervals.
+    """Share of test images that one decoder retrieves from responses, with 95 % intervals.
 
     Attributes
     ----------
     raw, syn, draw : float or None
-        In recorded single trials, predicted means, single draws.
+        From recorded single trials, from predicted means, and from single draws.
     mean_pattern, shuffled : float or None
-        In the mean pattern, and in the means predicted for other images.
+        From the mean pattern, and from the means predicted for other images.
     raw_ci, syn_ci, draw_ci, mean_pattern_ci, shuffled_ci : pairs of float or None
+        Intervals over images.
     """
 
     raw: Number
@@ -233,7 +245,9 @@ class RetrievalScores(Result, frozen=True, kw_only=True):
     Attributes
     ----------
     n_candidates : int
+        Number of images among which one is retrieved.
     chance : float
+        Chance level.
     linear_decoder : RetrievalScore
     brainvae : RetrievalScore
         Absent where the model has no networks.
@@ -246,7 +260,7 @@ class RetrievalScores(Result, frozen=True, kw_only=True):
 
 
 class EvaluationRecord(Result, frozen=True, kw_only=True):
-    """``metrics.json``.
+    """Content of ``metrics.json``.
 
     Attributes
     ----------
@@ -258,14 +272,15 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
     n_test_images, n_test_trials : int
     repeats_per_image : Repeats
     n_voxels, n_reliable_voxels, n_draws : int
-        Reliable: with an ncsnr above 0.2. Draws: per image.
+        Number of voxels, of voxels with an ncsnr above 0.2, and of draws per image.
     units : dict
-        Unit of each group of scores.
+        Group of scores → unit of the responses.
     recorded_unit : str
+        Unit in which the responses were recorded.
     overall : ResponseScores
-        Over all voxels.
+        Scores over all voxels.
     roi : dict
-        By region of 10 voxels or more.
+        Region of 10 voxels or more → its scores.
     retrieval : RetrievalScores
     draws : DrawScores
     notes : list of str
@@ -292,11 +307,11 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
 
 
 def read_evaluation(folder: Path) -> EvaluationRecord:
-    """Read ``metrics.json`` of a folder that `synbrain evaluate` wrote.
+    """Read ``metrics.json`` from a folder that `synbrain evaluate` wrote.
 
     Raises
     ------
     MissingError, InputError
-        No such file; a field is missing, unknown or of another type.
+        When the file is absent, or a field is missing, unknown or of another type.
     """
     return read_result(folder / METRICS, EvaluationRecord, "synbrain evaluate")

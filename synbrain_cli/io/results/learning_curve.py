@@ -10,19 +10,21 @@ Over = Literal["hours", "sources"]
 
 
 class CurvePoint(Result, frozen=True):
-    """The score of one model.
+    """Score of one model, a point of a learning curve.
 
     Attributes
     ----------
     over : {"hours", "sources"}
-        What grows along the curve.
+        Quantity that varies along the curve: hours of data, or number of source subjects.
     amount : float
-        Of it.
+        Value of this quantity.
     subject : str
-        "nsd/sub-01".
+        Dataset and label, such as "nsd/sub-01".
     strategy : str
+        Strategy of the adaptation.
     score : float
     ci_low, ci_high : float
+        Limits of the interval of the score.
     """
 
     over: Over
@@ -35,13 +37,16 @@ class CurvePoint(Result, frozen=True):
 
 
 class CurveFit(Result, frozen=True):
-    """The line fitted to one curve (`synbrain_cli.metrics.learning_curve.LearningCurveFit`).
+    """Line fitted to one curve (`synbrain_cli.metrics.learning_curve.LearningCurveFit`).
 
     Attributes
     ----------
     over : {"hours", "sources"}
+        Quantity that varies along the curve.
     strategy : str
+        Strategy of the adaptation.
     amounts : list of float
+        Amounts to which the line was fitted.
     slope : float
         Score gained per tenfold amount.
     slope_ci : tuple of float
@@ -49,10 +54,11 @@ class CurveFit(Result, frozen=True):
         Score of each subject at amount 1.
     r2 : float
     level : float
-        Probability inside every interval.
+        Probability of every interval.
     interval : str
-        What intervals rest on.
+        Source of the intervals: "residuals", "images", or "images and subjects".
     n_boot : int, optional
+        Number of bootstrap samples; None where intervals come from residuals.
     to_reach : float
         Amount at which the line reaches the target; None where there is none.
     to_reach_ci : tuple of float
@@ -73,22 +79,22 @@ class CurveFit(Result, frozen=True):
 
 
 class LearningCurve(Result, frozen=True):
-    """``learning_curve.json``.
+    """Content of ``learning_curve.json``.
 
     Attributes
     ----------
     score : str
-        What it is.
+        Name of the score.
     subjects : list of str
     simulated : bool
     sources : dict
-        Per subject, the models of other subjects.
+        Subject → models of other subjects from which it is adapted.
     hours_of_sources_curve : float
-        At which the number of sources grows.
+        Hours of data of the subject in the curve over the number of sources.
     target : float, optional
-        Score for which the amounts of data are estimated.
+        Score for which the necessary amount of data is estimated.
     full_data : dict
-        Per subject, the score of the model of all its data.
+        Subject → score of the model that was trained on all of its data.
     points : list of CurvePoint
     fits : list of CurveFit
     provenance : SubjectsProvenance

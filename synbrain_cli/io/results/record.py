@@ -1,8 +1,8 @@
-"""What the records of all evaluation commands share: base class, provenance, reading.
+"""Base class, provenance and reading of the records of all evaluation commands.
 
-A field that belongs to some results alone (the score of the networks, where a model has none) is
-absent from the file, and `msgspec.UNSET` in the record. A field that is always there, and has no
-value (NaN or infinite), is null in the file and None in the record.
+A field that does not apply to some results (such as the score of the networks for a model without
+networks) is absent from the file, and `msgspec.UNSET` in the record. A field that applies but has
+no finite value is null in the file, and None in the record.
 """
 
 from __future__ import annotations
@@ -24,37 +24,42 @@ R = TypeVar("R", bound="Result")
 
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the records of results: a missing or unknown field is an error."""
+    """Base of all records of results. A missing or unknown field is an error."""
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """Name and value of every field that is not absent."""
+        """Yield the name and the value of every field that is not absent."""
         for name in self.__struct_fields__:
             value = getattr(self, name)
             if value is not msgspec.UNSET:
                 yield name, value
 
     def get(self, name: str) -> Any:
-        """Value of a field; None where it is absent, or there is no such field."""
+        """Return the value of a field; None where it is absent, or there is no such field."""
         return dict(self.items()).get(name)
 
 
 class Repeats(Result, frozen=True, kw_only=True):
-    """Least and greatest number of repeats of a test image."""
+    """Smallest and largest number of repeats of a test image.
+
+    Attributes
+    ----------
+    min, max : int
+    """
 
     min: int
     max: int
 
 
 class Provenance(Result, frozen=True, kw_only=True):
-    """What the numbers depend on.
+    """Settings and versions on which results depend.
 
     Attributes
     ----------
     seed : int
     n_boot : int
-        Bootstrap draws of the test images.
+        Number of bootstrap samples of the test images.
     versions : dict
-        Of synbrain and the libraries.
+        Package → version, for synbrain and the libraries.
     """
 
     seed: int
@@ -68,7 +73,7 @@ class ModelProvenance(Provenance, frozen=True, kw_only=True):
     Attributes
     ----------
     fingerprint : str
-        Of the model.
+        Fingerprint of the bundle.
     data : str
         `PreparedSubject.checksum` of the subject.
     """
@@ -83,7 +88,7 @@ class ModelsProvenance(Provenance, frozen=True, kw_only=True):
     Attributes
     ----------
     fingerprints : dict
-        Of the models, by name.
+        Name of each model → fingerprint of its bundle.
     data : str
         `PreparedSubject.checksum` of the subject.
     """
@@ -105,17 +110,17 @@ class SubjectsProvenance(Provenance, frozen=True, kw_only=True):
 
 
 def finite(record: R) -> R:
-    """Return the record with None in place of NaN and infinity, which JSON does not have.
+    """Return a record with None instead of NaN and infinite values, which JSON does not have.
 
     Parameters
     ----------
     record : Result
-        Its fields may hold NumPy's numbers and lists in place of tuples.
+        Its fields may hold NumPy numbers, and lists instead of tuples.
 
     Returns
     -------
     Result
-        As `read_result` would read it from its file.
+        Equal to the record that `read_result` reads from its file.
     """
     content = _finite(msgspec.to_builtins(record, str_keys=True, enc_hook=_number))
     return msgspec.convert(content, type(record), strict=True, str_keys=True)
@@ -124,7 +129,7 @@ def finite(record: R) -> R:
 def _number(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
-    raise NotImplementedError(f"{type(value).__name__} has no place in a result")
+    raise NotImplementedError(f"{type(value).__name__} cannot be stored in a result")
 
 
 def _finite(values: Any) -> Any:
@@ -142,13 +147,17 @@ def read_result(path: Path, kind: type[R], command: str) -> R:
     ----------
     path : path
     kind : type
-        A `Result`.
+        Subclass of `Result`.
     command : str
-        That writes such a file, for messages: "synbrain evaluate".
+        Command that writes such a file, for messages: "synbrain evaluate".
+
+    Returns
+    -------
+    Result
 
     Raises
     ------
     MissingError, InputError
-        No such file; a field is missing, unknown or of another type.
+        When the file is absent, or a field is missing, unknown or of another type.
     """
     return read_record(path, kind, f"run `{command}` again")

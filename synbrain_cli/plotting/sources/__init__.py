@@ -1,1 +1,1 @@
-"""What figures are made from: synthesized responses, recorded trials and evaluations on disk."""
+"""Sources of figures: synthesized responses, recorded trials and evaluations on disk."""

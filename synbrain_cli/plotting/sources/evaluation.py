@@ -16,7 +16,7 @@ from synbrain_cli.io.workspace import Workspace
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `synbrain evaluate` wrote.
+    """A folder that `synbrain evaluate` wrote.
 
     Attributes
     ----------

@@ -49,12 +49,12 @@ class Recordings:
 
     @classmethod
     def of(cls, workspace: Workspace, brain: Brain, log: Log) -> Recordings:
-        """Open those of the model's subject, where it is prepared in the workspace.
+        """Open the recordings of the subject of a model, where it is prepared in the workspace.
 
         Raises
         ------
         MissingError, InputError
-            When subject or tokens are not in the workspace, or are others than the model's.
+            When subject or tokens are not in the workspace, or do not belong to the model.
         """
         config = brain.config
         subject = workspace.find_subject(config.subject, config.dataset, log)
