@@ -23,7 +23,7 @@ def test_the_device_and_its_speed_are_resolved():
 def test_each_process_has_a_device_of_its_own():
     processes = Processes(1, 2, CPU)
     assert RunContext.create(processes=processes).device == CPU
-    with pytest.raises(InputError, match="each of 2 processes"):
+    with pytest.raises(InputError, match="each of the 2 processes"):
         RunContext.create(device="cuda:1", processes=processes)
 
 
