@@ -66,7 +66,7 @@ def test_what_cannot_be_shared_is_refused():
     assert [Processes(rank, 4).part(24) for rank in range(4)][-1] == slice(18, 24)
     with pytest.raises(InputError, match=r"batch that 5 processes.*found 24"):
         Processes(0, 5).part(24)
-    with pytest.raises(InputError, match=r"--device cuda:1.*each of 2 processes"):
+    with pytest.raises(InputError, match=r"--device cuda:1.*each of the 2 processes"):
         Processes(0, 2, torch.device("cuda", 0)).device("cuda:1")
     assert Processes(1, 2, torch.device("cuda", 1)).device("auto") == "cuda:1"
     assert Processes(1, 2, torch.device("cpu")).device("cpu") == "cpu"

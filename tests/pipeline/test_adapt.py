@@ -574,7 +574,7 @@ def refused(workspace, sources, person, store, match, **options):
 
 def test_what_cannot_be_is_refused_before_anything_is_written(own, source, linear, person, store):
     refused(own, source, person, store, "--strategy guess: expected auto or", strategy="guess")
-    refused(own, source, person, store, "--hours 4: .* sub-02 has 3", hours=4)
+    refused(own, source, person, store, "--hours 4: .* at most 3, .* sub-02", hours=4)
     refused(own, source, person, store, "--hours 0: ", hours=0)
     refused(
         own,
