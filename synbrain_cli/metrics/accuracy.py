@@ -210,7 +210,7 @@ def average_repeats(
 def squared_errors(
     y_true: ArrayLike, y_pred: ArrayLike, baseline: ArrayLike, counts: ArrayLike | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.dtype]:
-    """Mean squared errors over images of model and baseline: (n_voxels,) or (n_draws, n_voxels)."""
+    """Mean squared errors over images of model and baseline: (n_voxels,) or (n_boot, n_voxels)."""
     y_true, y_pred, dtype = as_pair(y_true, y_pred)
     baseline = np.asarray(baseline)
     if baseline.shape != y_true.shape[1:]:
@@ -222,7 +222,7 @@ def squared_errors(
     def errors(t: np.ndarray, p: np.ndarray, b: np.ndarray) -> np.ndarray:
         both = ((t - p) ** 2, (t - b) ** 2)
         means = [x.mean(0) if shares is None else shares @ x for x in both]
-        return np.stack(means).T  # (n_voxels, [n_draws,] 2)
+        return np.stack(means).T  # (n_voxels, [n_boot,] 2)
 
     model, base = blockwise(errors, y_true, y_pred, baseline[None], keep=1).T
     return model, base, dtype

@@ -188,7 +188,7 @@ def column_sd(x: np.ndarray) -> np.ndarray:
 
 
 def shares_of_counts(counts: ArrayLike, n_images: int) -> NDArray[np.float64]:
-    """Return the counts (n_draws, n_images) of resampled images as shares that sum to 1 per draw.
+    """Return the counts (n_boot, n_images) of resampled images as shares that sum to 1 per sample.
 
     Raises
     ------

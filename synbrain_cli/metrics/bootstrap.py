@@ -21,7 +21,7 @@ from synbrain_cli.metrics.arrays import (
     shares_of_counts,
 )
 
-TOGETHER = 128  # bootstrap draws that are computed together, at most
+TOGETHER = 128  # bootstrap samples that are computed together, at most
 Statistic = Callable[[NDArray[np.float64]], ArrayLike]
 
 
@@ -30,12 +30,12 @@ class Bootstrap:
     """Percentile bootstrap over test images: one way for all scores.
 
     Every interval begins with the same generator: intervals of sets of equally many images rest on
-    the same draws of images, so that a difference of two scores has an interval of its own.
+    the same samples of images, so that a difference of two scores has an interval of its own.
 
     Attributes
     ----------
     n_boot : int
-        Bootstrap draws of the test images.
+        Bootstrap samples of the test images.
     seed : int
     stream : int, optional
         Tells this generator from others of the same seed.
@@ -56,7 +56,7 @@ class Bootstrap:
         Parameters
         ----------
         statistic : callable
-            Counts of images (n_draws, n_images) → values (n_draws, ...).
+            Counts of images (n_boot, n_images) → values (n_boot, ...).
         n_images : int
 
         Returns
@@ -81,12 +81,12 @@ class Bootstrap:
         return self.interval(lambda counts: weighted_mean(values, counts), len(values))
 
     def values(self, statistic: Statistic, n_images: int) -> NDArray[np.float64]:
-        """Statistic of every bootstrap draw, for those that are combined into another statistic.
+        """Statistic of every bootstrap sample, for those that are combined into another statistic.
 
         Parameters
         ----------
         statistic : callable
-            Counts of images (n_draws, n_images) → values (n_draws, ...).
+            Counts of images (n_boot, n_images) → values (n_boot, ...).
         n_images : int
 
         Returns

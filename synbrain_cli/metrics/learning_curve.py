@@ -29,13 +29,13 @@ from synbrain_cli.errors import InputError, InputTypeError
 _MIN_RESAMPLED = 3  # number of subjects from which they are resampled (ours)
 
 
-class Draws(NamedTuple):
-    """The line refitted to every bootstrap draw.
+class Refits(NamedTuple):
+    """The line refitted to every bootstrap sample of images.
 
     Attributes
     ----------
     slopes : float64 array of shape (n_boot,)
-        NaN where a draw holds no subject with scores at two different amounts.
+        NaN where a sample holds no subject with scores at two different amounts.
     intercepts : float64 array of shape (n_boot, n_subjects)
         Where subjects were resampled, those of the subjects drawn, in the order drawn.
     """
@@ -82,7 +82,7 @@ class LearningCurveFit:
         score varies.
     level : float
         Probability inside every interval.
-    draws : Draws, optional
+    refits : Refits, optional
         The refits, if intervals come from a bootstrap.
     error : NormalError, optional
         Standard errors, if intervals come from the residuals.
@@ -94,13 +94,13 @@ class LearningCurveFit:
     intercepts: NDArray[np.float64]
     r2: float
     level: float
-    draws: Draws | None = None
+    refits: Refits | None = None
     error: NormalError | None = None
 
     @property
     def interval(self) -> str:
         """Source of the intervals: "residuals", "images", or "images and subjects"."""
-        if self.draws is None:
+        if self.refits is None:
             return "residuals"
         return "images and subjects" if len(self.intercepts) >= _MIN_RESAMPLED else "images"
 
@@ -141,9 +141,9 @@ class LearningCurveFit:
         low, high : float64 arrays of the shape of ``amounts``
         """
         x = np.log10(_positive(amounts))
-        if self.draws is not None:
-            lines = self.draws.intercepts.mean(1).reshape(-1, *[1] * x.ndim)
-            return _interval(lines + np.multiply.outer(self.draws.slopes, x), self.level)
+        if self.refits is not None:
+            lines = self.refits.intercepts.mean(1).reshape(-1, *[1] * x.ndim)
+            return _interval(lines + np.multiply.outer(self.refits.slopes, x), self.level)
         error = self._residual_error
         t = _student(error.n_degrees, self.level)
         half = t * np.hypot(error.height, error.slope * (x - error.centre))
@@ -168,7 +168,7 @@ class LearningCurveFit:
         estimate : float
             In the unit of ``amounts``; infinite where the slope is not above 0.
         low, high : tuple of float
-            Percentiles over the refitted lines, infinite where a line does not rise; no two draws
+            Percentiles over the refitted lines, infinite where a line does not rise; no two refits
             are averaged, so limits may be infinite too. Without a bootstrap, the amounts at which
             the target is inside `band` (Fieller 1954, *J. R. Stat. Soc. B* 16). If the interval of
             the slope contains 0, so that the line may never reach it, ``high`` is infinite, and
@@ -178,14 +178,14 @@ class LearningCurveFit:
         if not math.isfinite(target):
             raise InputError(f"target: expected a finite score, found {target}")
         estimate = float(_crossing(self.intercepts.mean(), self.slope, target))
-        if self.draws is not None:
-            amounts = _crossing(self.draws.intercepts.mean(1), self.draws.slopes, target)
+        if self.refits is not None:
+            amounts = _crossing(self.refits.intercepts.mean(1), self.refits.slopes, target)
             low, high = _outer_interval(amounts, self.level)
             return estimate, (float(low), float(high))
         return estimate, self._fieller(target)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fit without its draws, ready for JSON: what is not finite is None."""
+        """Return the fit without its refits, ready for JSON: what is not finite is None."""
         return {
             "amounts": self.amounts.tolist(),
             "slope": _finite(self.slope),
@@ -194,13 +194,13 @@ class LearningCurveFit:
             "r2": _finite(self.r2),
             "level": self.level,
             "interval": self.interval,
-            "n_boot": None if self.draws is None else len(self.draws.slopes),
+            "n_boot": None if self.refits is None else len(self.refits.slopes),
         }
 
     @property
     def _residual_error(self) -> NormalError:
         """The error of a fit without a bootstrap."""
-        assert self.error is not None  # one of `draws` and `error` is there
+        assert self.error is not None  # one of `refits` and `error` is there
         return self.error
 
     def _fieller(self, target: float) -> tuple[float, float]:
@@ -326,15 +326,15 @@ def fit_learning_curve(
         boot = np.take_along_axis(boot, drawn[:, :, None], axis=1)
     refit = _fit(x, boot)
     low, high = _interval(refit.slope, level)
-    draws = Draws(refit.slope, refit.intercepts)
-    return common(slope_ci=(float(low), float(high)), draws=draws)
+    refits = Refits(refit.slope, refit.intercepts)
+    return common(slope_ci=(float(low), float(high)), refits=refits)
 
 
 # Helpers ------------------------------------------------------------------------------------------
 
 
 class _Line(NamedTuple):
-    """Least squares over the last two axes, (n_subjects, n_amounts); leading ones are draws."""
+    """Least squares over the last two axes, (n_subjects, n_amounts); leading ones are samples."""
 
     slope: NDArray[np.float64]  # (...)
     intercepts: NDArray[np.float64]  # (..., n_subjects)
@@ -388,7 +388,7 @@ def _crossing(intercept: ArrayLike, slope: ArrayLike, target: float) -> NDArray[
 
 
 def _interval(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Percentiles over draws (axis 0), leaving out those without a line."""
+    """Percentiles over samples (axis 0), leaving out those without a line."""
     values = values[~np.isnan(values).reshape(len(values), -1).any(1)]
     if len(values) == 0:
         return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
@@ -397,7 +397,7 @@ def _interval(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def _outer_interval(values: np.ndarray, level: float) -> tuple[float, float]:
-    """As `_interval`, of values that may be infinite: the draws just outside, not between two."""
+    """As `_interval`, of values that may be infinite: the samples just outside, not between two."""
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return math.nan, math.nan
@@ -432,7 +432,7 @@ def _real(values: ArrayLike, name: str) -> NDArray[np.float64]:
 def _check(
     amounts: ArrayLike, scores: ArrayLike, boot: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """As float64, scores of shape (n_subjects, n_amounts) and boot with draws before that."""
+    """As float64, scores of shape (n_subjects, n_amounts) and boot with samples before that."""
     amounts, scores = _real(amounts, "amounts"), _real(scores, "scores")
     if amounts.ndim != 1 or len(np.unique(_positive(amounts))) < 2:
         raise InputError(

@@ -90,24 +90,24 @@ def rsa(rdm_true: ArrayLike, rdm_pred: ArrayLike) -> float:
 def weighted_rsa(
     rdm_true: ArrayLike, rdm_pred: ArrayLike, counts: ArrayLike
 ) -> NDArray[np.float64]:
-    r"""``rsa`` for each draw of images, with the ranks of the full sample.
+    r"""``rsa`` for each bootstrap sample of images, with the ranks of the full sample.
 
     Pair (i, j) weighs :math:`c_i c_j`; the score is the Pearson correlation, with these weights, of
-    the ranks a and b. Ranks are not taken anew in each draw. This keeps every sum a quadratic form
+    the ranks a and b. Ranks are not taken anew in each sample, so every sum is a quadratic form
     in the counts, :math:`\sum_{i<j} c_i c_j a_{ij} b_{ij} = \frac12 c^\top (A \circ B)\, c`, and so
-    one matrix product for all draws.
+    one matrix product for all samples.
 
     Parameters
     ----------
     rdm_true, rdm_pred : arrays of shape (n_images · (n_images − 1) / 2,)
         As in ``rsa``.
-    counts : array of shape (n_draws, n_images)
-        Times each image was drawn.
+    counts : array of shape (n_boot, n_images)
+        How often the sample holds each image.
 
     Returns
     -------
-    float64 array of shape (n_draws,)
-        ``rsa`` where all counts are 1. In a draw, NaN where the true ranks drawn do not vary, 0
+    float64 array of shape (n_boot,)
+        ``rsa`` where all counts are 1. In a sample, NaN where its true ranks do not vary, 0
         where only the predicted ones do not.
     """
     t, p, verdict = _ranks_of_pair(rdm_true, rdm_pred)
@@ -122,7 +122,7 @@ def weighted_rsa(
         mean_t, mean_p, square_t, square_p, product = (form / weight for form in forms)
         var_t, var_p = square_t - mean_t**2, square_p - mean_p**2
         r = (product - mean_t * mean_p) / np.sqrt(var_t * var_p)
-    # Ranks have variance 1, so that a variance of 1e-12 in a draw is rounding: constant
+    # Ranks have variance 1, so that a variance of 1e-12 in a sample is rounding: constant
     r[var_p <= 1e-12] = 0
     r[~(var_t > 1e-12)] = np.nan
     return r
@@ -168,24 +168,24 @@ def linear_cka(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 def weighted_cka(y_true: ArrayLike, y_pred: ArrayLike, counts: ArrayLike) -> NDArray[np.float64]:
-    r"""``linear_cka`` for each draw of images, with the U-centred kernels of the full sample.
+    r"""``linear_cka`` for each bootstrap sample of images, from the kernels of all the images.
 
     .. math:: \frac{\sum_{i \neq j} c_i c_j \tilde K_{ij} \tilde L_{ij}}
         {\sqrt{\sum_{i \neq j} c_i c_j \tilde K_{ij}^2 \; \sum_{i \neq j} c_i c_j \tilde L_{ij}^2}}
 
-    Kernels are not centred anew in each draw: quadratic forms in the counts, as in
+    Kernels are not centred anew in each sample: quadratic forms in the counts, as in
     ``weighted_rsa``.
 
     Parameters
     ----------
     y_true, y_pred : arrays of shape (n_images, n_voxels)
         As in ``linear_cka``.
-    counts : array of shape (n_draws, n_images)
-        Times each image was drawn.
+    counts : array of shape (n_boot, n_images)
+        How often the sample holds each image.
 
     Returns
     -------
-    float64 array of shape (n_draws,)
+    float64 array of shape (n_boot,)
         ``linear_cka`` where all counts are 1. NaN where the resampled data do not vary (for example
         a single image), 0 where only the prediction does not.
     """

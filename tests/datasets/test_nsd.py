@@ -734,7 +734,9 @@ def test_a_disk_full_in_the_middle_keeps_what_is_done(prepared, tmp_path, monkey
         return write(*arguments)
 
     monkeypatch.setattr(os, "pwrite", pwrite)
-    with pytest.raises(SynbrainError, match=r"No space left.*same command again; finished sessions are kept"):
+    with pytest.raises(
+        SynbrainError, match=r"No space left.*same command again; finished sessions are kept"
+    ):
         prepare_subject(nsd, 1, target, workers=1)
     assert not target.exists()
     left[0] = 1  # room for the one session that is missing, and for no other

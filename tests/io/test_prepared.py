@@ -99,7 +99,9 @@ def test_more_hours_hold_those_of_fewer(subject):
 
 @pytest.mark.parametrize("hours", [0, -1, 3.001, 4, 99, float("nan"), float("inf")])
 def test_hours_that_were_not_recorded(subject, hours):
-    with pytest.raises(InputError, match=r"--hours .*: expected more than 0 and at most 3, .* of sub-01"):
+    with pytest.raises(
+        InputError, match=r"--hours .*: expected more than 0 and at most 3, .* of sub-01"
+    ):
         subject.first_hours(hours)
 
 

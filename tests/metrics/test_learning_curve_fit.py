@@ -165,14 +165,14 @@ def test_bootstrap_refits_every_draw():
     scores, boot, _ = on_images(rng, n_subjects=2)
     scores[0, 3:] = np.nan
     fit = fit_learning_curve(AMOUNTS, scores, boot)  # two subjects: nothing to draw
-    assert fit.draws.slopes.shape == (200,)
-    assert fit.draws.intercepts.shape == (200, 2)
+    assert fit.refits.slopes.shape == (200,)
+    assert fit.refits.intercepts.shape == (200, 2)
     for draw in (0, 17, 199):
         alone = fit_learning_curve(AMOUNTS, np.where(np.isnan(scores), np.nan, boot[draw]))
-        assert fit.draws.slopes[draw] == pytest.approx(alone.slope)
-        np.testing.assert_allclose(fit.draws.intercepts[draw], alone.intercepts)
-    np.testing.assert_allclose(fit.slope_ci, np.quantile(fit.draws.slopes, [0.025, 0.975]))
-    lines = fit.draws.intercepts.mean(1) + fit.draws.slopes * np.log10(7)
+        assert fit.refits.slopes[draw] == pytest.approx(alone.slope)
+        np.testing.assert_allclose(fit.refits.intercepts[draw], alone.intercepts)
+    np.testing.assert_allclose(fit.slope_ci, np.quantile(fit.refits.slopes, [0.025, 0.975]))
+    lines = fit.refits.intercepts.mean(1) + fit.refits.slopes * np.log10(7)
     np.testing.assert_allclose(fit.band(7), np.quantile(lines, [0.025, 0.975]))
     assert fit_learning_curve(AMOUNTS, scores, boot).slope_ci == fit.slope_ci
 
@@ -210,7 +210,7 @@ def test_draws_without_a_line_are_left_out():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit = fit_learning_curve(AMOUNTS, scores, boot, generator=rng)
-        assert 50 < np.isnan(fit.draws.slopes).sum() < 130
+        assert 50 < np.isnan(fit.refits.slopes).sum() < 130
         assert fit.slope_ci == pytest.approx((SLOPE, SLOPE))
         assert np.isfinite(fit.band(AMOUNTS)).all()
         assert np.isfinite(fit.amount_to_reach(0.4)[1]).all()
@@ -285,7 +285,7 @@ def test_draws_that_do_not_rise_make_the_limit_infinite():
         warnings.simplefilter("error")
         fit = fit_learning_curve(AMOUNTS, scores, boot)
         estimate, (low, high) = fit.amount_to_reach(0.5)
-        assert (fit.draws.slopes <= 0).mean() > 0.025
+        assert (fit.refits.slopes <= 0).mean() > 0.025
         assert 0 < low < estimate < high
         assert high == np.inf
         downward = fit_learning_curve(AMOUNTS, scores, scores[None, ::-1] * np.ones((9, 1)))
