@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from typer.testing import CliRunner
 
 from synbrain_cli import cli
 from synbrain_cli.cli.sections import SECTIONS
+from synbrain_cli.cli.tables import amount, cell, interval
 from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.files import locked
 
@@ -536,3 +538,17 @@ def test_every_error_is_a_synbrain_error():
     for name, kind in vars(errors).items():
         if getattr(kind, "__module__", None) == errors.__name__ and name.endswith("Error"):
             assert issubclass(kind, SynbrainError)
+
+
+@pytest.mark.parametrize(
+    ("ends", "write", "expected"),
+    [
+        ((0.1024, 0.1456), cell, "0.102–0.146"),
+        ((-0.0001, 0.05), cell, "0.000–0.050"),
+        ((2.5, 4000.0), amount, "2.50–>1,000"),
+        ((None, None), cell, "-"),
+        ((math.nan, math.nan), amount, "-"),
+    ],
+)
+def test_an_interval_that_is_missing_is_one_dash(ends, write, expected):
+    assert interval(*ends, write) == expected

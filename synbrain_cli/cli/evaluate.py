@@ -334,7 +334,7 @@ def _print_learning_curve(result: LearningCurveResult) -> None:
                 interval(row["slope_low"], row["slope_high"]),
                 cell(row["target"]),
                 amount(row["to_reach"]),
-                f"{amount(row['to_reach_low'])}–{amount(row['to_reach_high'])}",
+                interval(row["to_reach_low"], row["to_reach_high"], amount),
             )
         )
     print_columns(fits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -50,9 +50,11 @@ def amount(value: float | None) -> str:
     return ">1,000" if value is not None and value > 1000 else cell(value, 2)
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """The two ends of an interval; "-" where it is missing."""
-    return "-" if cell(low) == "-" else f"{cell(low)}–{cell(high)}"
+def interval(
+    low: float | None, high: float | None, write: Callable[[float | None], str] = cell
+) -> str:
+    """The two ends of an interval, each as ``write`` writes it; "-" where it is missing."""
+    return "-" if write(low) == "-" else f"{write(low)}–{write(high)}"
 
 
 def bars(heights: Iterable[float]) -> str:
