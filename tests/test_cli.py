@@ -297,6 +297,7 @@ def test_one_line_says_what_to_do(trained, synbrain, arguments, message):
         (["prepare", "nsd", "--preparation", "b4"], "'b4' is not one of 'betas_fithrf_GLM"),
         (["prepare", "nsd", "--precision", "int8"], "'int8' is not one of 'auto', 'float32'"),
         (["prepare", "algonauts", "--root", "r", "--standardize", "z"], "'z' is not one of"),
+        (["train", "--seed", "-1"], "Invalid value for '--seed'"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
 )

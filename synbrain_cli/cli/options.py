@@ -150,7 +150,7 @@ DpiOption = Annotated[int, typer.Option(min=20, max=1200, help="Resolution, dots
 
 # -------------------------------------------------------------------------------- all commands
 
-SeedOption = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, …")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Output folder.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]

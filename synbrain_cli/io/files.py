@@ -216,12 +216,19 @@ def locked(folder: Path | str, what: str) -> Iterator[None]:
 
     Raises
     ------
+    InputError
+        When the path does not end in a name (``.``, ``..``): a folder is put in place by renaming.
     BusyError
         When another process holds the lock.
     SynbrainError
         When the lock cannot be written.
     """
     folder = Path(folder)
+    if folder.name in ("", ".."):
+        raise InputError(
+            f"{folder}: expected a path that ends in the name of the folder to be written: name a "
+            f"new folder in it, such as {folder / 'NEW'}"
+        )
     path = folder.with_name(f".{folder.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -197,6 +197,17 @@ def test_a_folder_that_the_command_did_not_write_is_never_touched(tmp_path, kind
     assert (target / "thesis.txt").read_text() == "years"
 
 
+@pytest.mark.parametrize("name", [".", "..", "/", "folder/.."])
+def test_a_path_without_a_name_of_its_own_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(InputError, match=r"name a new folder in it, such as .*NEW"),
+        work_folder(Path(name), MODEL, SETTINGS),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "empty").mkdir()
     finish(tmp_path / "empty")
