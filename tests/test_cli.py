@@ -26,7 +26,7 @@ from synbrain_cli import cli
 from synbrain_cli.cli.sections import SECTIONS
 from synbrain_cli.cli.tables import amount, cell, interval
 from synbrain_cli.errors import InputError, SynbrainError
-from synbrain_cli.io.files import locked
+from synbrain_cli.io.locks import locked
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 

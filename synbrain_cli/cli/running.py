@@ -23,8 +23,20 @@ if TYPE_CHECKING:
 
 # Commands whose work several processes share under `accelerate launch`.
 DISTRIBUTED = ("prepare", "train", "synthesize")
-# What a disk can refuse: full, over quota, not permitted, read-only.
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+# What to do about what the system refuses.
+REMEDIES = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
+        "free some space or choose a folder you may write to, then run the command again",
+    ),
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE),
+        "allow more open files (`ulimit -n 1024`), then run the command again",
+    ),
+    errno.ENOENT: "it was removed or renamed while the command ran: run it again",
+    errno.ENOMEM: "close other programs, or use a machine with more memory",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 def open_workspace(folder: Path, quiet: bool) -> tuple[Workspace, Progress]:
@@ -98,14 +110,31 @@ def run(app: Callable[[], object]) -> None:
         app()
     except SynbrainError as error:
         stop(str(error))
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except (OSError, MemoryError, ImportError, RuntimeError) as error:
+        refused = _refused(error)
+        if refused is None:
             raise
-        file = f"{error.filename}: " if error.filename else ""
-        stop(
-            f"{file}{error.strerror}: no incomplete file was left under a final name; free some "
-            "space or choose a folder you may write to, then run the command again"
-        )
+        stop(refused)
+
+
+def _refused(error: BaseException) -> str | None:
+    """Say what the system refused, and what to do; None where an exception is a bug.
+
+    Nothing incomplete is left under a final name: every writer sees to that.
+    """
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's own
+        return f"not enough memory: {REMEDIES[errno.ENOMEM]}"
+    if isinstance(error, ImportError):  # of a library that could not be opened, say
+        cause = error.__cause__ or error.__context__
+        if cause is not None:
+            return _refused(cause)
+        return REMEDIES[errno.EMFILE] if "Too many open files" in str(error) else None
+    if not isinstance(error, OSError):
+        return None
+    file = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    remedy = REMEDIES.get(error.errno or 0, "see that this file and its disk can be used")
+    return f"{file}{reason}: {remedy}"
 
 
 def stop(message: str, code: int = 1) -> NoReturn:

@@ -36,8 +36,6 @@ class Table:
 def write_results(work: WorkFolder, files: Mapping[str, Result | Table | Figure | str]) -> None:
     """Write the files of a result and put its folder in place.
 
-    Files that others put into a folder of that name (figures, a report) stay.
-
     Parameters
     ----------
     work : WorkFolder
@@ -56,4 +54,4 @@ def write_results(work: WorkFolder, files: Mapping[str, Result | Table | Figure 
                 temporary.write_text(content, "utf-8")
         else:
             save_figure(content, path)
-    work.put_in_place(keep_others=True)
+    work.put_in_place()

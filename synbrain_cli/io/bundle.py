@@ -29,6 +29,7 @@ from synbrain_cli.config import CoreConfig, EncoderIdentity, MapperConfig, VAECo
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic, read_json, sha256
 from synbrain_cli.io.records import convert_record, write_record
+from synbrain_cli.io.workfolder import restore_interrupted
 
 FORMAT = 4
 CONFIG, CARD = "config.json", "card.md"
@@ -417,4 +418,5 @@ def find_faults(folder: Path, checksums: bool = True) -> list[str]:
 
 def find_bundles(root: Path) -> list[Path]:
     """Bundles below ``root`` (a workspace's ``weights/``), sorted by name."""
+    restore_interrupted(Path(root))
     return [path.parent for path in sorted(Path(root).glob(f"[!.]*/{CONFIG}"))]

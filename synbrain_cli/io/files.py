@@ -1,14 +1,16 @@
-"""Atomic writing of files, JSON and tables, locks on folders, and checksums."""
+"""Atomic writing of files, JSON and tables, and checksums."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -16,41 +18,127 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 
-from synbrain_cli.errors import BusyError, InputError, MissingError, SynbrainError
+from synbrain_cli.errors import InputError, MissingError, SynbrainError
 
 _CHUNK = 1 << 20
+HALF_WRITTEN = ".half-"  # begins the name of every file and folder that is not yet whole
+WORK_FOLDERS = (".partial", ".recovery")  # end the names of what `workfolder` keeps while it writes
+# What the writers of other libraries raise where the disk is at fault, beside OSError.
+_DISK_FAULT = re.compile(
+    r"I/O error|No space left|File too large|PytorchStreamWriter|inline_container|iostream|"
+    r"unexpected pos|os error"
+)
 
 
 @contextlib.contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that is renamed to ``path`` when the block succeeds.
 
-    The temporary name keeps every suffix of ``path``, by which writers choose their format. On any
-    failure the temporary file is removed and ``path`` is unchanged.
+    The temporary name keeps the suffixes of ``path``, by which writers choose their format. On any
+    failure the temporary file is removed and ``path`` is unchanged; that of a process that was
+    killed is removed when ``path`` is next written. Where ``path`` is a symbolic link, the file to
+    which it leads is written.
 
     Raises
     ------
     SynbrainError
         When the folder cannot be written (no permission, disk full).
     """
-    path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    path = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
+    temporary = half_written(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(temporary)
         yield temporary
         temporary.replace(path)
-    except OSError as error:
-        if isinstance(error, SynbrainError):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, SynbrainError) or not (reason := disk_fault(error)):
             raise
         raise SynbrainError(
-            f"cannot write {path}: {error.strerror or error}; an earlier version of it is "
+            f"cannot write {path}: {reason}; an earlier version of it is "
             "unchanged: free some space or choose a folder in which you may write, then run the "
             "command again"
         ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def half_written(path: Path) -> Path:
+    """Return the name under which this process writes what will be ``path``: see `HALF_WRITTEN`."""
+    suffixes = "".join(path.suffixes[-2:])
+    name = path.name
+    if len(os.fsencode(name)) > 200:  # of 255 bytes that a name may have
+        name = hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest() + suffixes[-32:]
+    return path.with_name(f"{HALF_WRITTEN}{_host()}-{os.getpid()}.{name}")
+
+
+@functools.cache
+def _host() -> str:
+    """Six digits that tell this machine from others that see the same disk."""
+    return hashlib.blake2b(socket.gethostname().encode(), digest_size=3).hexdigest()
+
+
+def _remove_abandoned(temporary: Path) -> None:
+    """Remove temporary files of the same final name whose processes ended on this machine.
+
+    Work folders are tidied when they are opened, and may hold too many files to be listed here.
+    """
+    if any(folder.name.endswith(WORK_FOLDERS) for folder in temporary.parents):
+        return
+    name = temporary.name.split(".", 2)[2]
+    known = re.compile(rf"{re.escape(HALF_WRITTEN)}{_host()}-(\d+)\.{re.escape(name)}")
+    for entry in os.scandir(temporary.parent):
+        match = known.fullmatch(entry.name)
+        if match and int(match[1]) != os.getpid() and not _is_running(int(match[1])):
+            with contextlib.suppress(OSError):
+                Path(entry.path).unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """Return why the system refused to write, given an error of any writer; None for others.
+
+    safetensors, torch and shutil raise exceptions of their own where a write fails.
+    """
+    if isinstance(error, shutil.Error):  # a list of (source, target, reason)
+        return str(error.args[0][0][-1]) if error.args and error.args[0] else str(error)
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    text = " ".join(str(error).split())
+    if isinstance(error, (RuntimeError, SafetensorError)) and _DISK_FAULT.search(text):
+        return text[:200]
+    return None
+
+
+def copy_at_once(source: Path, target: Path) -> None:
+    """Copy a file or a folder under a temporary name, and then give the copy its name.
+
+    Raises
+    ------
+    SynbrainError
+        When it cannot be written.
+    """
+    with atomic(target) as temporary:
+        if source.is_dir() and not source.is_symlink():
+            try:
+                shutil.copytree(source, temporary, symlinks=True)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        else:
+            shutil.copy2(source, temporary, follow_symlinks=False)
 
 
 def write_json(path: Path | str, content: Any) -> None:
@@ -202,64 +290,6 @@ def sha256(path: Path | str) -> str:
         while piece := file.read(_CHUNK):
             digest.update(piece)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def locked(folder: Path | str, what: str) -> Iterator[None]:
-    """Lock a folder for one writing process. The lock ends with the process in any case.
-
-    Parameters
-    ----------
-    folder : path
-    what : str
-        What is written, for the message.
-
-    Raises
-    ------
-    InputError
-        When the path does not end in a name (``.``, ``..``): a folder is put in place by renaming.
-    BusyError
-        When another process holds the lock.
-    SynbrainError
-        When the lock cannot be written.
-    """
-    folder = Path(folder)
-    if folder.name in ("", ".."):
-        raise InputError(
-            f"{folder}: expected a path that ends in the name of the folder to be written: name a "
-            f"new folder in it, such as {folder / 'NEW'}"
-        )
-    path = folder.with_name(f".{folder.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise SynbrainError(
-            f"cannot write in {path.parent}: {error.strerror}: choose a folder in which you may "
-            "write"
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BusyError(
-                f"{folder}: another synbrain process is writing {what} there: "
-                "wait for it to end, or choose another folder"
-            ) from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def replace_folder(source: Path, target: Path) -> None:
-    """Rename the finished folder ``source`` to ``target``, which is replaced if it exists."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.replace(old)
-    source.replace(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def versions() -> dict[str, str]:

@@ -36,6 +36,7 @@ from synbrain_cli.errors import DAMAGED, InputError, MissingError
 from synbrain_cli.io.files import sha256
 from synbrain_cli.io.records import read_record
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS, VoxelSpace
+from synbrain_cli.io.workfolder import restore_interrupted
 
 SPLITS = ("train", "val", "test")
 TRIAL_COLUMNS = ("trial", "session", "image", "repeat", "split")
@@ -404,6 +405,8 @@ def roi_name(label: str) -> str:
 
 def find_prepared(root: Path) -> list[PreparedSubject]:
     """Return the prepared subjects in ``root`` (``prepared/`` of a workspace), sorted by path."""
+    for dataset in Path(root).glob("[!.]*"):
+        restore_interrupted(dataset)
     return [
         PreparedSubject(path.parent) for path in sorted(Path(root).glob(f"*/sub-*/{DESCRIPTION}"))
     ]

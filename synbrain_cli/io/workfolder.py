@@ -10,10 +10,15 @@
 same command continues where it stopped if its settings are the same; if they are not, it says what
 differs. While the partial folder has no ``settings.json``, nothing in it or in the recovery folder
 counts: it is the first thing written and the first thing removed.
+
+A finished folder that is replaced has its name until the new one takes it, in one step
+(`synbrain_cli.io.replacing`). ``.files.json`` lists the files that the command wrote; all others in
+the folder are the user's, or another command's, and are kept in the new one.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,13 +29,18 @@ from typing import Any, TypeVar
 import msgspec
 
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
-from synbrain_cli.errors import InputError
-from synbrain_cli.io.files import locked, read_json, replace_folder, write_json
+from synbrain_cli.errors import InputError, SynbrainError
+from synbrain_cli.io import replacing
+from synbrain_cli.io.files import HALF_WRITTEN, copy_at_once, read_json, write_json
+from synbrain_cli.io.locks import is_locked, locked
 from synbrain_cli.io.records import read_record, write_record
 from synbrain_cli.progress import Progress
 
-SETTINGS = "settings.json"
-REPLACING = "overwrite"  # marks, in recovery, a run that was begun with --overwrite
+SETTINGS, FILES = "settings.json", ".files.json"
+# In recovery:
+REPLACING = "overwrite"  # marks a run that was begun with --overwrite
+WHOLE = "whole.json"  # identifies the partial folder once it is whole
+FORMER = "former"  # the folder that is replaced, where names cannot be exchanged in one step
 R = TypeVar("R")
 
 
@@ -102,25 +112,26 @@ class WorkFolder:
         write_record(path, record)
         return record
 
-    def put_in_place(self, *, keep_others: bool = False) -> None:
+    def put_in_place(self) -> None:
         """Give the finished folder its name, then remove what was there for recovery.
 
-        Parameters
-        ----------
-        keep_others : bool
-            Of a folder that is replaced, keep the entries that the new one does not have (figures
-            plotted into it, the user's own files).
+        Of a folder that is replaced, files that its command did not write are kept.
+
+        Raises
+        ------
+        InputError
+            When the partial folder was removed while it was written.
         """
         if not (self.partial / SETTINGS).exists():
             raise InputError(
                 f"{self.partial} was removed or changed while it was written: nothing was put in "
                 "place; run the command again"
             )
-        if keep_others and self.target.is_dir():
-            for entry in self.target.iterdir():
-                if not (self.partial / entry.name).exists():
-                    _copy_at_once(entry, self.partial / entry.name)
-        replace_folder(self.partial, self.target)
+        write_json(self.partial / FILES, _list_files(self.partial))
+        if self.target.is_dir():
+            _keep_others(self.target, self.partial)
+        write_json(self.recovery / WHOLE, self.partial.stat().st_ino)
+        replacing.put_in_place(self.partial, self.target, self.recovery / FORMER)
         shutil.rmtree(self.recovery, ignore_errors=True)
 
 
@@ -142,7 +153,7 @@ def work_folder(
     Parameters
     ----------
     target : path
-        Final name.
+        Final name. Where it is a symbolic link, the folder to which it leads is written.
     kind : FolderKind
     settings : mapping
         What the content depends on, convertible to JSON; recorded in ``settings.json``.
@@ -165,10 +176,27 @@ def work_folder(
     BusyError
         Another process is writing it.
     """
-    target = Path(target)
+    target = _follow(Path(target))
     recorded = msgspec.json.decode(msgspec.json.encode(dict(settings)))  # as it is read back
     with processes.held(lambda: locked(target, kind.what)):
         yield processes.on_main(lambda: _open(target, kind, recorded, overwrite, progress))
+
+
+def restore_interrupted(parent: Path) -> None:
+    """Take back finished folders whose replacement was killed between its two steps.
+
+    Only file systems that cannot exchange names in one step need this. What a running command
+    replaces is left to it.
+
+    Parameters
+    ----------
+    parent : path
+        Folder that holds finished folders.
+    """
+    for aside in parent.glob(f".*.recovery/{FORMER}"):
+        name = aside.parent.name.removeprefix(".").removesuffix(".recovery")
+        if not is_locked(parent / name):
+            replacing.restore(parent / name, aside)
 
 
 def partial_folder(target: Path) -> Path:
@@ -184,6 +212,7 @@ def _open(
     progress: Progress | None,
 ) -> WorkFolder:
     partial, recovery = partial_folder(target), target.with_name(f".{target.name}.recovery")
+    _settle(target, partial, recovery)
     if target.exists() and not _is_written_by_us(target):
         raise InputError(f"{target} exists and was not written by this command: {kind.advice}")
     finished, interrupted = _read_settings(target), _read_settings(partial)
@@ -192,8 +221,7 @@ def _open(
         return WorkFolder(target, partial, recovery, is_finished=True, is_resumed=False)
     # Begun with --overwrite, it is continued with it: the same command goes on where it stopped.
     if interrupted == settings and (not overwrite or (recovery / REPLACING).exists()):
-        for half_written in (*partial.glob(".*"), *recovery.glob(".*")):
-            _remove_entry(half_written)
+        _tidy(partial, recovery)
         recovery.mkdir(exist_ok=True)
         if progress is not None:
             progress.info(f"continuing the interrupted run in {partial}")
@@ -253,21 +281,78 @@ def _remove(partial: Path, recovery: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _remove_entry(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+def _tidy(partial: Path, recovery: Path) -> None:
+    """Remove what a run that was killed had not finished writing, or had taken over from others."""
+    if (partial / FILES).exists():
+        written = {*read_record(partial / FILES, list[str]), FILES}
+        for name in set(_list_files(partial)) - written:
+            (partial / name).unlink()
+        (partial / FILES).unlink()
+    for folder in (partial, recovery):
+        for half_written in list(folder.rglob(f"{HALF_WRITTEN}*")):
+            if half_written.is_dir() and not half_written.is_symlink():
+                shutil.rmtree(half_written, ignore_errors=True)
+            else:
+                half_written.unlink(missing_ok=True)
 
 
-def _copy_at_once(source: Path, target: Path) -> None:
-    """Copy a file or folder under a hidden name, and then give the copy its name."""
-    hidden = target.with_name(f".{target.name}")
-    if source.is_dir():
-        shutil.copytree(source, hidden, symlinks=True)
-    else:
-        shutil.copy2(source, hidden)
-    hidden.replace(target)
+def _follow(target: Path) -> Path:
+    """Return where a symbolic link leads; other paths as they are.
+
+    Raises
+    ------
+    InputError
+        When it leads nowhere.
+    """
+    if not target.is_symlink():
+        return target
+    try:
+        leads_to = Path(os.path.realpath(target, strict=target.exists()))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be followed: {error.strerror}") from error
+    if leads_to.is_symlink() or not leads_to.parent.is_dir():
+        raise InputError(
+            f"{target}: a symbolic link to {leads_to}, which is not there: make that folder, or "
+            "remove the link"
+        )
+    return leads_to
+
+
+def _settle(target: Path, partial: Path, recovery: Path) -> None:
+    """Finish what a run that was killed while it put its folder in place had begun."""
+    replacing.restore(target, recovery / FORMER)
+    whole = recovery / WHOLE
+    if whole.exists() and target.exists() and read_json(whole) == target.stat().st_ino:
+        _remove(partial, recovery)  # the former folder now has the name of the partial one
+
+
+def _list_files(folder: Path) -> list[str]:
+    """Return the files below a folder, sorted, relative to it."""
+    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _keep_others(former: Path, new: Path) -> None:
+    """Take over the files of a folder that its command did not write and the new one does not have.
+
+    They are linked where the file system can do so, and copied elsewhere.
+    """
+    written = set(read_record(former / FILES, list[str])) if (former / FILES).exists() else set()
+    for name in _list_files(former):
+        source, target = former / name, new / name
+        if name in written or name == FILES or os.path.lexists(target):
+            continue
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(source, target, follow_symlinks=False)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise SynbrainError(
+                f"{source} was not written by synbrain, and its replacement has a file in place of "
+                "that folder: move it away and run the command again, which goes on where it "
+                "stopped"
+            ) from error
+        except OSError:
+            copy_at_once(source, target)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

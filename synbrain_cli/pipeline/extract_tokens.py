@@ -20,7 +20,7 @@ from synbrain_cli.config import EncoderIdentity
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.encoder import Encoder, kept_dtype, precision_here
 from synbrain_cli.features.loading import load_encoder
-from synbrain_cli.io.files import atomic, create_array, write_at
+from synbrain_cli.io.files import atomic, create_array, half_written, write_at
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.token_store import ENCODER, TokenStore
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, partial_folder, work_folder
@@ -244,7 +244,7 @@ def _grow(
         here = np.load(path, mmap_mode="r", allow_pickle=False)
         if here.shape == shape and here.dtype == dtype:
             return
-    grown = path.with_name(".tokens.npy")
+    grown = half_written(path)
     create_array(grown, dtype, shape)
     if old is not None:
         new = np.load(grown, mmap_mode="r+")

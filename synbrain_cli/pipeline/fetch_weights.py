@@ -19,7 +19,8 @@ import msgspec
 
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.fetched import RECORD, FetchedFile, FetchRecord, is_here, open_record
-from synbrain_cli.io.files import locked, sha256
+from synbrain_cli.io.files import sha256
+from synbrain_cli.io.locks import locked
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.progress import Progress

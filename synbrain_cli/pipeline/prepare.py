@@ -25,8 +25,10 @@ from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.datasets.table_trials import TrialTable
 from synbrain_cli.distributed import Processes
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.files import atomic, is_simulated, locked, write_json
+from synbrain_cli.io.files import atomic, is_simulated, write_json
+from synbrain_cli.io.locks import locked
 from synbrain_cli.io.prepared import DESCRIPTION, PreparedSubject
+from synbrain_cli.io.prepared_writer import PREPARED
 from synbrain_cli.io.workfolder import FolderKind, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.extract_tokens import ReadImages, TokenRequest, extract_tokens
@@ -290,6 +292,18 @@ def _prepare_one(
 ) -> PreparedSubject:
     """Prepare one subject, unless it is there already with the options wanted."""
     folder = target.folder / f"sub-{label}"
+    # From the question whether it is there: another process may be about to finish it.
+    with locked(folder, PREPARED.what, "prepare"):
+        return _prepare_or_keep(target, folder, wanted, prepare, progress)
+
+
+def _prepare_or_keep(
+    target: Target,
+    folder: Path,
+    wanted: dict[str, Any],
+    prepare: Callable[[Path], PreparedSubject],
+    progress: Progress,
+) -> PreparedSubject:
     if (folder / DESCRIPTION).exists() and not target.overwrite:
         options = PreparedSubject(folder).description.options
         other = [f"{k} {options.get(k)!r}" for k, v in wanted.items() if options.get(k) != v]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from synbrain_cli.errors import InputError, SynbrainError
+from synbrain_cli.errors import InputError
+from synbrain_cli.io.files import atomic
 from synbrain_cli.plotting.validation import check_stimulus
 
 if TYPE_CHECKING:
@@ -149,21 +149,11 @@ def save_figure(figure: Figure, path: Path | str, dpi: int = 200) -> None:
     }
     if path.suffix not in metadata:
         raise InputError(f"{path}: expected a name that ends in .png, .svg or .pdf")
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with rc_context({"svg.hashsalt": "synbrain", "pdf.fonttype": 42}):
-            # Half the time that zlib's default takes, for files a fifth larger
-            fast = {"pil_kwargs": {"compress_level": 3}} if path.suffix == ".png" else {}
-            figure.savefig(temporary, dpi=dpi, metadata=metadata[path.suffix], **fast)
-        temporary.replace(path)
-    except OSError as error:
-        raise SynbrainError(
-            f"cannot write {path}: {error.strerror or error}: free some space or choose a folder "
-            "you may write to"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    style = rc_context({"svg.hashsalt": "synbrain", "pdf.fonttype": 42})
+    with atomic(path) as temporary, style:
+        # Half the time that zlib's default takes, for files a fifth larger
+        fast = {"pil_kwargs": {"compress_level": 3}} if path.suffix == ".png" else {}
+        figure.savefig(temporary, dpi=dpi, metadata=metadata[path.suffix], **fast)
 
 
 # Text ---------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from synbrain_cli.io.bundle import (
     save_arrays,
     seal,
 )
-from synbrain_cli.io.files import versions
+from synbrain_cli.io.files import copy_at_once, versions
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder
@@ -172,8 +172,8 @@ def _save_predictors(folder: Path, parts: TrainedParts, fitted: FittedDistributi
         save_arrays(folder / "transfer.safetensors", transfer.arrays)
         for bundle in transfer.bundles:
             into = folder / "sources" / bundle.name
-            shutil.rmtree(into, ignore_errors=True)  # half-written by an interrupted run
-            shutil.copytree(bundle, into)
+            shutil.rmtree(into, ignore_errors=True)  # by an interrupted run
+            copy_at_once(bundle, into)
     save_arrays(folder / "arrays.safetensors", arrays)
     save_arrays(folder / "linear.safetensors", vars(fitted.linear))
     baselines = baseline_variances(examples, parts.held_out["linear"])

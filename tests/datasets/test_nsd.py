@@ -35,7 +35,7 @@ from synbrain_cli.datasets.nsd_files import NSD, STIMULI
 from synbrain_cli.datasets.nsd_voxels import SubjectVoxels
 from synbrain_cli.errors import BusyError, InputError, MissingError, SynbrainError
 from synbrain_cli.io.betas import read_masked
-from synbrain_cli.io.files import locked
+from synbrain_cli.io.locks import locked
 from synbrain_cli.metrics.noise_ceiling import ncsnr, ncsnr_of_stream
 from synbrain_cli.pipeline.prepare import NSDSource, Target, prepare_nsd
 

@@ -794,7 +794,7 @@ def table_of(made, **options):
 def test_a_second_process_is_told_to_wait(made):
     folder = made.path("prepared/made/sub-01")
     code = (
-        "import sys; from synbrain_cli.io.files import locked\n"
+        "import sys; from synbrain_cli.io.locks import locked\n"
         "with locked(sys.argv[1], 'a prepared subject'): print('held', flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(folder)]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 
 from synbrain_cli.distributed import Processes
-from synbrain_cli.errors import BusyError, InputError
+from synbrain_cli.errors import BusyError, InputError, SynbrainError
+from synbrain_cli.io import replacing
 from synbrain_cli.io.files import read_json
-from synbrain_cli.io.workfolder import FolderKind, differences, work_folder
+from synbrain_cli.io.workfolder import FolderKind, differences, restore_interrupted, work_folder
 
 MODEL = FolderKind("a model", "--name")
 SCORES = FolderKind("scores", "--output", remakes=True)
@@ -27,7 +30,8 @@ class Interrupted(Exception):
 
 
 def names(folder):
-    return {path.name for path in folder.iterdir()}
+    """What is in a folder, but for the list of what its command wrote."""
+    return {path.name for path in folder.iterdir()} - {".files.json"}
 
 
 def interrupt(target, kind=MODEL, settings=SETTINGS, **options):
@@ -68,11 +72,13 @@ def test_an_interrupted_run_is_continued_with_the_same_settings(tmp_path):
     target = tmp_path / "sub-01"
     interrupt(target)
     assert names(tmp_path) == {".sub-01.partial", ".sub-01.recovery"}
-    (tmp_path / ".sub-01.partial/.12.half").write_text("half-written")
-    (tmp_path / ".sub-01.recovery/.folder").mkdir()
+    (tmp_path / ".sub-01.partial/maps").mkdir()
+    (tmp_path / ".sub-01.partial/maps/.half-0a-12.map.nii").write_text("half-written")
+    (tmp_path / ".sub-01.recovery/.half-0a-12.folder").mkdir()
     with work_folder(target, MODEL, SETTINGS) as work:
         assert work.is_resumed
-        assert names(work.partial) == {"half", "settings.json"}
+        assert names(work.partial) == {"half", "maps", "settings.json"}
+        assert names(work.partial / "maps") == set()
         assert names(work.recovery) == {"checkpoint"}
         work.put_in_place()
     assert names(tmp_path) == {"sub-01"}
@@ -167,19 +173,80 @@ def test_cheap_results_are_made_again(tmp_path):
         assert names(work.partial) == {"settings.json"}
 
 
-def test_others_files_are_kept_where_asked(tmp_path):
-    target = tmp_path / "scores"
-    finish(target, SCORES, content="first")
+@pytest.mark.parametrize("kind", [MODEL, SCORES])
+@pytest.mark.parametrize("can_link", [True, False])
+def test_files_that_the_command_did_not_write_are_kept(tmp_path, monkeypatch, kind, can_link):
+    """And those that it wrote before and does not write now are not."""
+    if not can_link:
+        monkeypatch.setattr(os, "link", Mock(side_effect=OSError(errno.EPERM, "not here")))
+    target, old = tmp_path / "sub-01", tmp_path / ".sub-01.old"
+    with work_folder(target, kind, SETTINGS) as work:
+        (work.partial / "file").write_text("first")
+        (work.partial / "only-before").write_text("first")
+        work.put_in_place()
+    old.mkdir()
+    (old / "thesis.txt").write_text("years")
     (target / "figure.png").write_text("plotted")
-    (target / "notes").mkdir()
-    (target / "notes/mine").write_text("written")
-    with work_folder(target, SCORES, OTHER) as work:
-        (work.partial / "file").write_text("second")
-        work.put_in_place(keep_others=True)
-    assert names(target) == {"file", "settings.json", "figure.png", "notes"}
+    (target / "notes/deep").mkdir(parents=True)
+    (target / "notes/deep/mine").write_text("written")
+    (target / "data").symlink_to("/elsewhere")
+    for _ in range(2):
+        with work_folder(target, kind, OTHER, overwrite=True) as work:
+            (work.partial / "file").write_text("second")
+            work.put_in_place()
+    assert names(target) == {"file", "settings.json", "figure.png", "notes", "data"}
     assert (target / "file").read_text() == "second"
     assert read_json(target / "settings.json")["seed"] == 1
-    assert (target / "notes/mine").read_text() == "written"
+    assert (target / "notes/deep/mine").read_text() == "written"
+    assert (target / "data").readlink() == Path("/elsewhere")
+    assert (old / "thesis.txt").read_text() == "years"
+    assert names(tmp_path) == {"sub-01", ".sub-01.old"}
+
+
+def test_a_file_of_the_users_where_the_new_folder_has_a_folder(tmp_path):
+    """Neither is lost: the run goes on once it is out of the way."""
+    target = tmp_path / "sub-01"
+    finish(target)
+    (target / "maps").mkdir()
+    (target / "maps/mine").write_text("written")
+    for _ in range(2):
+        with work_folder(target, MODEL, OTHER, overwrite=True) as work:
+            (work.partial / "maps").write_text("a file of this name")
+            with pytest.raises(SynbrainError, match="maps/mine was not written by synbrain"):
+                work.put_in_place()
+    (target / "maps").rename(tmp_path / "away")
+    with work_folder(target, MODEL, OTHER, overwrite=True) as work:
+        assert work.is_resumed
+        work.put_in_place()
+    assert names(target) == {"maps", "settings.json"}
+    assert (tmp_path / "away/mine").read_text() == "written"
+
+
+def test_a_link_is_followed(tmp_path):
+    """Twice in a row: the folder to which it leads is replaced, and the link stays."""
+    real, link = tmp_path / "disk/real", tmp_path / "link"
+    finish(real, content="first")
+    link.symlink_to(real)
+    assert finish(link).is_finished
+    for seed in (1, 2):
+        finish(link, settings={"seed": seed}, content=str(seed), overwrite=True)
+        assert link.is_symlink()
+        assert (real / "file").read_text() == str(seed)
+    assert names(tmp_path) == {"disk", "link"}
+    assert names(tmp_path / "disk") == {"real"}
+
+
+def test_a_link_to_a_folder_that_is_not_there_yet(tmp_path):
+    link, real = tmp_path / "link", tmp_path / "disk/real"
+    link.symlink_to(real)
+    with pytest.raises(InputError, match=r"a symbolic link to .*real, which is not there"):
+        finish(link)
+    real.parent.mkdir()
+    finish(link)
+    assert names(real) == {"file", "settings.json"}
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(InputError, match="loop"):
+        finish(tmp_path / "loop")
 
 
 @pytest.mark.parametrize("kind", [MODEL, SCORES, FolderKind("a shared core")])
@@ -337,12 +404,13 @@ def _die_before_change(n: int) -> None:
 
         return call
 
-    for name in ("replace", "mkdir", "unlink", "rmdir"):
+    for name in ("replace", "mkdir", "unlink", "rmdir", "link"):
         setattr(os, name, dying(getattr(os, name)))
+    replacing.exchange = dying(replacing.exchange)
 
 
 def content(target: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in target.iterdir()}
+    return {path.name: path.read_text() for path in target.iterdir() if path.is_file()}
 
 
 @FORKING
@@ -363,21 +431,65 @@ def test_killed_at_any_step_the_same_command_finishes_it(tmp_path):
 
 
 @FORKING
-def test_killed_at_any_step_a_replacement_mixes_nothing(tmp_path):
-    """Two folders of other settings: what is there is the one or the other."""
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_killed_at_any_step_a_replacement_mixes_and_loses_nothing(
+    tmp_path, monkeypatch, can_exchange
+):
+    """The one or the other folder is there at every moment, with the user's own files."""
+    if not can_exchange:
+        monkeypatch.setattr(replacing, "exchange", lambda one, other: False)
     for kill_at in range(1, 100):
         target = tmp_path / str(kill_at) / "sub-01"
         write(target, 0)
+        (target / "mine").write_text("written")
         interrupt(target, settings={"seed": 0}, overwrite=True)
         is_done = write_killed(target, 1, True, kill_at)
-        if target.exists():
-            found = content(target)
-            assert found["a"] == found["b"] in ("0", "1")
-            assert f'"seed": {found["a"]}' in found["settings.json"]
+        if not can_exchange:
+            restore_interrupted(target.parent)  # as every command does that looks for a model
+        found = content(target)
+        assert found["a"] == found["b"] in ("0", "1")
+        assert f'"seed": {found["a"]}' in found["settings.json"]
+        assert found["mine"] == "written"
         if is_done:
             break
         write(target, 1, overwrite=True)
         assert (content(target)["a"], content(target)["b"]) == ("1", "1")
-        assert names(target) == {"a", "b", "settings.json"}
+        assert content(target)["mine"] == "written"
+        assert names(target) == {"a", "b", "settings.json", "mine"}
         assert names(target.parent) == {"sub-01"}
+        (target / "mine").unlink()
+        write(target, 2, overwrite=True)
+        assert names(target) == {"a", "b", "settings.json"}
     assert kill_at > 8
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_folders_are_exchanged(tmp_path, monkeypatch, can_exchange):
+    """In one step, on this system; or in two."""
+    steps = []
+    if can_exchange:
+        monkeypatch.setattr(Path, "replace", lambda one, other: steps.append((one, other)))
+    else:
+        monkeypatch.setattr(replacing, "exchange", lambda one, other: False)
+    for name in ("new", "target"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    if can_exchange and not replacing.exchange(tmp_path / "new", tmp_path / "target"):
+        pytest.skip("this file system cannot exchange names in one step")
+    if can_exchange:
+        replacing.exchange(tmp_path / "new", tmp_path / "target")
+    replacing.put_in_place(tmp_path / "new", tmp_path / "target", tmp_path / "aside")
+    assert (tmp_path / "target/file").read_text() == "new"
+    assert names(tmp_path) == {"target"}
+    assert not steps
+
+
+def test_a_running_replacement_is_left_alone(tmp_path):
+    target, aside = tmp_path / "sub-01", tmp_path / ".sub-01.recovery/former"
+    with work_folder(target, MODEL, SETTINGS):
+        aside.mkdir()
+        restore_interrupted(tmp_path)
+        assert aside.exists()
+    restore_interrupted(tmp_path)
+    assert not aside.exists()
+    assert target.is_dir()

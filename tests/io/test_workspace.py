@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from synbrain_cli.errors import BusyError, InputError, MissingError, SynbrainError
-from synbrain_cli.io.files import atomic, locked, read_json, write_json
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.files import read_json, write_json
 from synbrain_cli.io.workspace import Workspace, subject_label
 
 
@@ -37,38 +37,6 @@ def test_choices_are_said(prepared):
 def test_dataset_that_is_not_there(prepared):
     with pytest.raises(MissingError, match="prepared: simulated/sub-01"):
         prepared.find_subject("1", "nsd", print)
-
-
-def test_atomic_keeps_the_old_file_on_failure(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def fail():
-        with atomic(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_atomic_says_why_it_cannot_write(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SynbrainError, match="cannot write"), atomic(tmp_path / "file/below"):
-        pass
-
-
-def test_one_writer_at_a_time(tmp_path):
-    with (
-        locked(tmp_path / "a", "a model"),
-        pytest.raises(BusyError, match="another synbrain process"),
-        locked(tmp_path / "a", "a model"),
-    ):
-        pass
-    with locked(tmp_path / "a", "a model"):
-        pass
 
 
 def test_json_that_is_none(tmp_path):

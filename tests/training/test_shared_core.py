@@ -18,7 +18,8 @@ from listening import Listening
 from synbrain_cli.config import CoreConfig, StageConfig
 from synbrain_cli.errors import BusyError, InputError
 from synbrain_cli.io.bundle import load_arrays
-from synbrain_cli.io.files import locked, read_json, sha256
+from synbrain_cli.io.files import read_json, sha256
+from synbrain_cli.io.locks import locked
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 from synbrain_cli.io.token_store import TokenStore
