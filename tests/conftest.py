@@ -44,6 +44,12 @@ def pytest_addoption(parser):
         action="store_true",
         help="the demo and `adapt --hours 1` as users run them: 15 minutes more",
     )
+    parser.addoption(
+        "--every-kill",
+        action="store_true",
+        help="kill every command at each of its changes of names, and run every pair at once: "
+        "an hour more",
+    )
 
 
 # The longest files, which start first: what is left for the end is short on every worker.
