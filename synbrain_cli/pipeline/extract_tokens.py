@@ -183,7 +183,8 @@ def _fill(
     offset, row_bytes, dtype = store.tokens.offset, store.tokens[0].nbytes, store.tokens.dtype
     size = encoder.batch_size
     edges = [n_done, *range((n_done // size + 1) * size, len(rows), size), len(rows)]
-    batches = [slice(*edge) for edge in pairwise(edges)]
+    # None where an interrupted run had finished all rows.
+    batches = [slice(start, stop) for start, stop in pairwise(edges) if start < stop]
     rounds = list(processes.deal(batches, BATCHES_PER_ROUND))
     own = [batch for _, part in rounds for batch in part]
     own_rows = [row for batch in own for row in range(batch.start, batch.stop)]

@@ -15,7 +15,6 @@ import pytest
 import tiny
 
 pytestmark = pytest.mark.slow
-FEW = 3
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +38,11 @@ def workspace(stages, tmp_path):
     return make
 
 
-def moments(name: str, n_changes: int, all_of_them: bool) -> list[int]:
+def moments(name: str, n_changes: int, few: int) -> list[int]:
     """Which changes to be killed at: other ones for every command, the same in every run."""
     every = range(1, n_changes + 1)
-    if all_of_them:
-        return list(every)
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    return sorted(map(int, rng.choice(every, min(FEW, n_changes), replace=False)))
+    return sorted(map(int, rng.choice(every, min(few, n_changes), replace=False)))
 
 
 @pytest.mark.parametrize("name", tiny.SCENARIOS)
@@ -60,7 +57,8 @@ def test_the_same_command_finishes_it(name, workspace, tmp_path, request):
     if scenario.replaces:
         note = f"{scenario.replaces}/{tiny.NOTE}"
         assert expected[note] == before[note]
-    for moment in moments(name, n_changes, request.config.getoption("--every-kill")):
+    few = n_changes if request.config.getoption("--every-kill") else scenario.few
+    for moment in moments(name, n_changes, few):
         workspace(scenario)
         done = killing.run(tmp_path, *arguments, kill_at=moment, changes=killing.CHANGES)
         assert done.returncode == -signal.SIGKILL, moment

@@ -1,4 +1,4 @@
-"""A workspace of two subjects so small that every command takes about a second."""
+"""A workspace of two subjects so small that most commands take about a second."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ class Scenario:
         Split at spaces.
     replaces : str, optional
         Folder that it replaces; the user has put a file into it.
+    few : int
+        Changes of names at which it is killed in every run of the tests.
     """
 
     stage: str
     command: str
     replaces: str | None = None
+    few: int = 3
 
     @property
     def arguments(self) -> list[str]:
@@ -47,14 +50,18 @@ def prepare(subject: int) -> str:
     )
 
 
-TRAIN, EVALUATE = "train --device cpu --seed 0 --subject", "evaluate --draws 20 --no-latent"
+TRAIN, EVALUATE = (
+    "train --device cpu --seed 0 --subject",
+    "evaluate --draws 20 --no-latent --no-report",
+)
+ADAPT = "adapt --no-report --strategy source-map"
 SYNTHESIZE = "synthesize raw/some --device cpu --samples 3 --model"
 SCENARIOS = {
     "prepare": Scenario("raw", prepare(1)),
     "prepare_again": Scenario(
         "prepared", f"{prepare(1)} --standardize train --overwrite", "prepared/tiny/sub-01"
     ),
-    "prepare_another": Scenario("trained", prepare(3)),  # more image tokens
+    "prepare_another": Scenario("trained", prepare(4)),  # more image tokens
     "train": Scenario("prepared", f"{TRAIN} 1 --preset test"),
     "train_linear": Scenario("prepared", f"{TRAIN} 1 --model linear"),
     "train_again": Scenario(
@@ -62,9 +69,7 @@ SCENARIOS = {
         "train --device cpu --seed 1 --subject 1 --model linear --name one --overwrite",
         "weights/one",
     ),
-    "adapt": Scenario(
-        "trained", "adapt --subject 2 --hours 1 --strategy source-map --from one --device cpu"
-    ),
+    "adapt": Scenario("trained", f"{ADAPT} --subject 2 --hours 1 --from one --device cpu"),
     "synthesize": Scenario("trained", f"{SYNTHESIZE} one --output outputs/more"),
     "synthesize_again": Scenario(
         "trained", f"{SYNTHESIZE} one --seed 1 --overwrite --output outputs/drawn", "outputs/drawn"
@@ -76,19 +81,19 @@ SCENARIOS = {
     "compare": Scenario("trained", "compare one other --draws 20 --device cpu"),
     "learning_curve": Scenario("trained", "learning-curve --subject 1 --hours 1,2 --from two"),
     "augment": Scenario("trained", "augment --model one --amounts 1 --device cpu"),
-    "report": Scenario("trained", "plot report --model one"),
-    "draws": Scenario("trained", "plot draws --model one --output outputs/draws.png"),
+    "report": Scenario("trained", "plot report --model one", few=1),
+    "accuracy": Scenario("trained", "plot accuracy --model one --output outputs/accuracy.png"),
 }
 # What makes each stage from the one before.
 STAGES = {
     "raw": [],
-    "prepared": [prepare(1), prepare(2)],
+    "prepared": [prepare(1), prepare(2), prepare(3)],
     "trained": [
         f"{TRAIN} 1 --model linear --name one",
         f"{TRAIN} 1 --preset test --name other",
         f"{TRAIN} 2 --model linear --name two",
         f"{SYNTHESIZE} one --output outputs/drawn",
-        f"{EVALUATE} --model one --no-report --device cpu",
+        f"{EVALUATE} --model one --device cpu",
     ],
 }
 
@@ -120,11 +125,11 @@ def located(workspace: Path, arguments: list[str]) -> list[str]:
 
 
 def write_raw(folder: Path) -> None:
-    """Write images, and trials and responses of three subjects."""
+    """Write images, and trials and responses of four subjects."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     (folder / "some").mkdir()
-    n_images = N_IMAGES + 8  # the last ones are subject 3's alone
+    n_images = N_IMAGES + 16  # the last ones are those of subjects 3 and 4 alone
     for k in range(n_images):
         pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
         picture = Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC)
@@ -135,9 +140,9 @@ def write_raw(folder: Path) -> None:
     mask.ravel()[:N_VOXELS] = 1
     nib.save(nib.Nifti1Image(mask, np.diag([2.0, 2, 2, 1])), folder / "mask.nii.gz")
     signal = rng.normal(size=(n_images, N_VOXELS))
-    for subject in (1, 2, 3):
+    for subject in (1, 2, 3, 4):
         shown = rng.permutation(np.repeat(np.arange(N_IMAGES), N_TRIALS // N_IMAGES))
-        shown += 8 * (subject == 3)
+        shown += 8 * max(0, subject - 2)
         noise = rng.normal(size=(N_TRIALS, N_VOXELS))
         np.save(folder / f"r{subject}.npy", (signal[shown] + noise).astype(np.float32))
         rows = [f"im{k:02d}\t{1 + 2 * i // N_TRIALS}\n" for i, k in enumerate(shown)]
