@@ -15,6 +15,7 @@ import itertools
 import multiprocessing
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -67,19 +68,21 @@ def start(
     changes: tuple[str, ...] = ("replace",),
     short_rounds=False,
     environment=None,
+    limits: Mapping[int, int] | None = None,
 ) -> Started:
     """Start ``synbrain ARGUMENTS…``; its output is kept in ``folder``.
 
     It is killed when it gives its ``kill_at``-th file or folder a name (0: it is not), or before
     that change among ``changes``. ``short_rounds``: what is written together is a known amount,
-    whatever the cores.
+    whatever the cores. ``limits``: of the `resource` module, such as the size of files.
     """
     command = list(map(str, arguments))
     number = next(_numbers)
     paths = [Path(folder) / f"command-{number}.{name}" for name in ("out", "err", "changes")]
     killing = (kill_at, changes, paths[2])
     process = _FORKS.Process(
-        target=_forked, args=(command, killing, short_rounds, environment or {}, *paths[:2])
+        target=_forked,
+        args=(command, killing, short_rounds, environment or {}, limits or {}, *paths[:2]),
     )
     process.start()
     return Started(process, command, *paths)
@@ -103,6 +106,7 @@ def _forked(
     killing: tuple[int, tuple[str, ...], Path],
     short_rounds: bool,
     environment: Mapping[str, str],
+    limits: Mapping[int, int],
     output: Path,
     error: Path,
 ) -> None:
@@ -110,6 +114,8 @@ def _forked(
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
     os.environ |= environment
+    for limit, value in limits.items():
+        resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
     if short_rounds:
         import synbrain_cli.prefetch
         from synbrain_cli.pipeline import extract_tokens

@@ -128,7 +128,9 @@ def _refused(error: BaseException) -> str | None:
         cause = error.__cause__ or error.__context__
         if cause is not None:
             return _refused(cause)
-        return REMEDIES[errno.EMFILE] if "Too many open files" in str(error) else None
+        reasons = {"Too many open files": errno.EMFILE, "map segment": errno.ENOMEM}
+        known = next((number for text, number in reasons.items() if text in str(error)), None)
+        return None if known is None else f"{error}: {REMEDIES[known]}"
     if not isinstance(error, OSError):
         return None
     file = f"{error.filename}: " if error.filename else ""
