@@ -1,0 +1,30 @@
+r"""Text from files and from users, made safe to print.
+
+>>> printable("red: \x1b[31m")
+'red: \\x1b[31m'
+"""
+
+from __future__ import annotations
+
+import re
+
+# Control characters (terminals act on them), separators of lines, characters that turn the
+# direction of the text, and halves of file names that are not text. Newline and tab are layout.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_LAYOUT = re.compile("[\n\t]")
+
+
+def printable(text: str) -> str:
+    """Return text with what a terminal would act on shown as escapes; newlines and tabs stay."""
+    return _HIDDEN.sub(_escape, text)
+
+
+def one_line(text: str) -> str:
+    """Return text as `printable` does, newlines and tabs shown as escapes, too."""
+    return _LAYOUT.sub(_escape, printable(text))
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
