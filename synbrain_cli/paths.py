@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.text import is_text, one_line
 
-_OTHER_KINDS = (
+MAX_OUTPUT = 240  # bytes: `.NAME.recovery` lies beside it, and file systems take 255
+_KINDS = (
+    (stat.S_ISREG, "a file"),
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -38,14 +42,13 @@ def require_regular_file(
     MissingError
         When there is no such file.
     InputError
-        When it is a folder, a pipe or a device; when it cannot be read; when no file can have that
-        name.
+        When it is a folder, a pipe or a device; when it cannot be read; when its path is not text,
+        or is one that no file can have.
     """
     path = Path(path)
     mode = _mode(path, expected, advice)
     if not stat.S_ISREG(mode):
-        kind = next((name for is_kind, name in _OTHER_KINDS if is_kind(mode)), "something else")
-        raise InputError(f"{path}: expected {expected}, found {kind}: {advice}")
+        raise InputError(f"{path}: expected {expected}, found {_kind(mode)}: {advice}")
     if not os.access(path, os.R_OK):
         raise InputError(
             f"{path}: expected {expected}, found a file that you may not read: change its "
@@ -73,8 +76,9 @@ def require_folder(
         When it is something else; when it cannot be read; when no folder can have that name.
     """
     path = Path(path)
-    if not stat.S_ISDIR(_mode(path, expected, advice)):
-        raise InputError(f"{path}: expected {expected}, found something else: {advice}")
+    mode = _mode(path, expected, advice)
+    if not stat.S_ISDIR(mode):
+        raise InputError(f"{path}: expected {expected}, found {_kind(mode)}: {advice}")
     if not os.access(path, os.R_OK | os.X_OK):
         raise InputError(
             f"{path}: expected {expected}, found a folder that you may not read: change its "
@@ -83,8 +87,80 @@ def require_folder(
     return path
 
 
+def require_output(path: str | Path) -> Path:
+    """Return the path of a folder to be written, absent, a folder, or a link to one.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    InputError
+        When it does not end in a name (``.``, ``..``, ``/``), or in one that is too long for the
+        hidden names beside it; when something else is there.
+    """
+    path = Path(path)
+    if path.name in ("", ".."):
+        raise InputError(
+            f"{path}: expected a path that ends in the name of the folder to be written: name a "
+            f"new folder in it, such as {path / 'NEW'}"
+        )
+    require_text(path)
+    if len(os.fsencode(path.name)) > MAX_OUTPUT:
+        raise InputError(
+            f"{path}: expected a name of at most {MAX_OUTPUT} bytes for the folder to be written, "
+            f"found {len(os.fsencode(path.name))}: choose a shorter one"
+        )
+    if one_line(str(path)) != str(path):
+        raise InputError(
+            f"{path}: expected a name without control characters for the folder to be written: "
+            "choose another"
+        )
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise InputError(
+                f"{path}: expected a folder to be written, found a link to nothing: remove the "
+                "link, or choose another folder"
+            ) from error
+        return path
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected a folder to be written, which is not possible ({error.strerror}): "
+            "choose another"
+        ) from error
+    if not stat.S_ISDIR(mode):
+        raise InputError(
+            f"{path}: expected a folder to be written, found {_kind(mode)}: choose another, or "
+            "move it away"
+        )
+    return path
+
+
+def require_text(path: str | Path) -> None:
+    """Refuse a path that is not text, which no record or table could hold.
+
+    Raises
+    ------
+    InputError
+    """
+    path = Path(path)
+    if not is_text(str(path.absolute())):
+        raise InputError(
+            f"{path}: the path is not text in {sys.getfilesystemencoding()}, this shell's encoding "
+            "of names: rename what is escaped here, or choose a UTF-8 locale"
+        )
+
+
+def _kind(mode: int) -> str:
+    return next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
+
+
 def _mode(path: Path, expected: str, advice: str) -> int:
     """Kind and permissions of what is there."""
+    require_text(path)
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from synbrain_cli.text import one_line
+
 
 @dataclass
 class Bar:
@@ -49,15 +51,13 @@ class Bar:
             return
         if self._bar is not None:
             self._bar.total = self.total
-            self._bar.set_postfix_str(message, refresh=False)
+            self._bar.set_postfix_str(one_line(message), refresh=False)
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._printed > self.every:
             self._printed = time.monotonic()
             of = f" of {self._count(self.total)}" if self.total else ""
-            print(
-                f"{self.title}: {self._count(done)}{of}{'  ' + message if message else ''}",
-                file=sys.stderr,
-            )
+            line = f"{self.title}: {self._count(done)}{of}{'  ' + message if message else ''}"
+            print(one_line(line), file=sys.stderr)
 
     def _count(self, n: int) -> str:
         return f"{n / 1e9:.2f} GB" if self.unit == "B" else str(n)
@@ -78,7 +78,7 @@ class Progress:
     def info(self, message: str) -> None:
         """Print one line."""
         if not self.quiet:
-            print(message, file=sys.stderr, flush=True)
+            print(one_line(message), file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def bar(
@@ -108,7 +108,7 @@ class Progress:
             with tqdm(
                 total=total,
                 initial=done,
-                desc=title,
+                desc=one_line(title),
                 file=sys.stderr,
                 leave=False,
                 unit=unit,

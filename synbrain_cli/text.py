@@ -26,5 +26,10 @@ def one_line(text: str) -> str:
     return _LAYOUT.sub(_escape, printable(text))
 
 
+def is_text(text: str) -> bool:
+    """Return whether text can be written in UTF-8: not so where a file's name could not be read."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")

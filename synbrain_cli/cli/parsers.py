@@ -70,7 +70,7 @@ def parse_subject_numbers(subjects: list[str] | None) -> list[int] | None:
     ------
     InputError
     """
-    from synbrain_cli.io.workspace import subject_label
+    from synbrain_cli.labels import subject_label
 
     if not subjects:
         return None

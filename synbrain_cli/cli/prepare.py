@@ -304,7 +304,6 @@ def table(
     --dataset v4 --subject 1
     """
     from synbrain_cli.datasets.table_experiment import Experiment
-    from synbrain_cli.io.workspace import subject_label
     from synbrain_cli.pipeline.prepare import Target, describe, prepare_table
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
@@ -329,7 +328,7 @@ def table(
             validation_share=validation,
             seed=seed,
         )
-        result = prepare_table(target, experiment, subject_label(subject), run)
+        result = prepare_table(target, experiment, subject, run)
     if run.processes.is_main:
         print_records(describe(result))
 

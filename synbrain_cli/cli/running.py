@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from synbrain_cli.cli.streams import safe_streams, write_out
 from synbrain_cli.errors import SynbrainError
+from synbrain_cli.text import is_text, one_line
 
 if TYPE_CHECKING:
     from synbrain_cli.io.workspace import Workspace
@@ -44,15 +46,14 @@ def open_workspace(folder: Path, quiet: bool) -> tuple[Workspace, Progress]:
 
     Raises
     ------
-    MissingError
-        When there is no such folder.
+    MissingError, InputError
+        When there is no such folder, or it cannot be read.
     """
-    from synbrain_cli.errors import MissingError
     from synbrain_cli.io.workspace import Workspace
+    from synbrain_cli.paths import require_folder
     from synbrain_cli.progress import Progress
 
-    if not folder.is_dir():
-        raise MissingError(f"--workspace {folder}: no such folder: make it first")
+    require_folder(folder, "the folder of a workspace (--workspace)", "make it first")
     return Workspace(folder.resolve()), Progress(quiet)
 
 
@@ -100,16 +101,33 @@ def run(app: Callable[[], object]) -> None:
         # change our figures.
         os.environ.setdefault("MPLCONFIGDIR", str(Path(sys.prefix) / "cache" / "matplotlib"))
     os.environ["MPLBACKEND"] = "Agg"  # no display is needed, whatever the user set up
+    with safe_streams():
+        _run(app)
+
+
+def _run(app: Callable[[], object]) -> None:
     command = next(iter(sys.argv[1:]), "")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command not in DISTRIBUTED:
         if _rank() > 0:
             return
         print(f"synbrain: {command} runs in one process only", file=sys.stderr)
         os.environ["WORLD_SIZE"] = "1"
+    for argument in sys.argv[1:]:
+        if not is_text(argument):
+            stop(
+                f"{argument}: not text in {sys.getfilesystemencoding()}, this shell's encoding: "
+                "rename what is escaped here, or choose a UTF-8 locale",
+                2,
+            )
     try:
-        app()
+        try:
+            app()
+        finally:
+            write_out()
     except SynbrainError as error:
         stop(str(error))
+    except BrokenPipeError:  # the reader has what it wants (`| head`)
+        sys.exit(1)
     except (OSError, MemoryError, ImportError, RuntimeError) as error:
         refused = _refused(error)
         if refused is None:
@@ -142,7 +160,7 @@ def _refused(error: BaseException) -> str | None:
 def stop(message: str, code: int = 1) -> NoReturn:
     """Print one line on stderr and exit."""
     program = f"synbrain, process {_rank()}" if _rank() else "synbrain"
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{program}: {one_line(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from synbrain_cli.text import one_line
+
 
 def print_columns(
     rows: Sequence[tuple[str, ...]], n_left: int = 2, file: TextIO | None = None
 ) -> None:
     """Print a table, the first ``n_left`` columns flush left, the others flush right."""
+    rows = [tuple(map(one_line, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         first = [
@@ -30,13 +33,13 @@ def print_records(records: Sequence[dict[str, object]]) -> None:
 def print_notes(notes: Iterable[str]) -> None:
     """Print what a reader of the scores above should know."""
     for note in notes:
-        print(f"note: {note}")
+        print(f"note: {one_line(note)}")
 
 
 def print_files(files: Iterable[Path]) -> None:
     """Print the files that were written, one a line."""
     for file in files:
-        print(file)
+        print(one_line(str(file)))
 
 
 def cell(value: float | None, digits: int = 3) -> str:

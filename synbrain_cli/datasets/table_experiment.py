@@ -14,6 +14,7 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import sha256
 from synbrain_cli.io.surface import N_FSAVERAGE
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
+from synbrain_cli.labels import roi_label
 
 SURFACES = (*N_FSAVERAGE, "fsnative")
 VOLUMES = (".npy", ".nii", ".nii.gz", ".hdf5", ".h5")
@@ -92,7 +93,7 @@ class Experiment:
         self._check_options()
         self._check_files()
         names = [name for name, _ in self.rois]
-        for name in names:
+        for name in map(roi_label, names):
             if names.count(name) > 1 or name in (*OWN_COLUMNS, "ncsnr"):
                 raise InputError(
                     f"--roi {name}: the name is taken: give each region a name of its own"

@@ -25,6 +25,7 @@ from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
 from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Geometry, Vertices, Volume
+from synbrain_cli.labels import column_name, roi_label
 
 NO_VALUE = ("", "n/a", "na", "nan")  # cells without a value; BIDS uses "n/a"
 
@@ -208,7 +209,7 @@ class ResponseFiles:
                     f"voxels, found {len(given):,}"
                 )
             for column in given.columns.drop(OWN_COLUMNS, errors="ignore"):
-                table[column] = self._numbers_or_labels(given[column])
+                table[column_name(column)] = self._numbers_or_labels(given[column])
         for name, path in experiment.rois:
             if not isinstance(self.voxel_space, Volume):
                 raise InputError(
@@ -240,7 +241,11 @@ class ResponseFiles:
                 f"{self.experiment.voxels}: row {other[0] + 2}: expected a number in the column "
                 f"ncsnr (n/a where it is not known), found {given[other[0]]!r}"
             )
-        return numbers if given.name == "ncsnr" or (not len(other) and (text != "").any()) else text
+        if given.name == "ncsnr" or (not len(other) and (text != "").any()):
+            return numbers
+        for label in text[text != ""].unique():
+            roi_label(label)
+        return text
 
     def resamplings(self) -> dict[str, SurfaceResampling]:
         """Return the resampling to fsaverage, by file name.

@@ -10,20 +10,30 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from synbrain_cli.errors import DAMAGED, InputError, InputTypeError, MissingError
+from synbrain_cli.features.grey import ADVICE, LEAST_16_BIT, grey_to_8_bits
+from synbrain_cli.paths import require_folder, require_regular_file
 
 if TYPE_CHECKING:
     import torch
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".ppm", ".pgm"),
+    *((".avif",) if features.check("avif") else ()),  # not in every build of Pillow
+)
+MAX_PIXELS = 100_000_000  # 300 MB decoded; a small file can claim far more
+# What Pillow warns of is refused here, or of no consequence for the pixels.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 GREY = 128  # background of transparent pixels
 
 ACCEPTED = (
@@ -31,8 +41,8 @@ ACCEPTED = (
     "or (h, w, 3), or a list of uint8 arrays (h, w, 3)"
 )
 
-# Exceptions of Pillow for files that are truncated, altered or implausibly large.
-_UNREADABLE = (*DAMAGED, SyntaxError, Image.DecompressionBombError)
+# Exceptions of Pillow for files that are truncated or altered.
+_UNREADABLE = (*DAMAGED, SyntaxError)
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -42,9 +52,8 @@ def read_image(path: str | Path) -> np.ndarray:
 
     - grey, palette, CMYK, YCbCr, Lab → RGB by Pillow's formulas; embedded ICC profiles are ignored
       (pixels are taken as sRGB, as stimulus software does);
-    - 16-bit grey → 8 bits by dividing by 257 (so that 65535 becomes 255) and rounding; 16-bit
+    - grey of 16 or 32 bits → 8 bits as its values say (`synbrain_cli.features.grey`); 16-bit
       colour is reduced by Pillow itself, which keeps the high byte;
-    - floating-point grey → times 255, values must lie in [0, 1];
     - transparency → composited on mid-grey (128): scanner and monkey experiments show images on a
       grey screen, and neither a black nor a white background would be neutral;
     - EXIF orientation → applied.
@@ -62,18 +71,17 @@ def read_image(path: str | Path) -> np.ndarray:
     MissingError
         When there is no such file.
     InputError
-        When the file is unreadable, truncated, or animated.
+        When the file is unreadable, truncated, animated, or of more than `MAX_PIXELS`; when it is
+        no file but a folder, a pipe or a device.
     """
-    path = Path(path)
-    if not path.exists():
-        raise MissingError(f"{path}: no such image: check the path")
-    if path.is_dir():
-        raise InputError(f"{path}: expected an image file, found a folder: pass one image in it")
+    path = _require_image(path)
     try:
         with Image.open(path) as image:
             return _rgb(image, str(path))
     except InputError:
         raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(str(path), "far more") from error
     except _UNREADABLE as error:
         size = path.stat().st_size
         what = "an empty file" if size == 0 else f"{size} bytes that do not decode ({error})"
@@ -83,29 +91,71 @@ def read_image(path: str | Path) -> np.ndarray:
         ) from error
 
 
+def _require_image(path: str | Path) -> Path:
+    return require_regular_file(path, "an image file", "pass image files, or one folder of them")
+
+
+def _too_large(name: str, found: str) -> InputError:
+    return InputError(
+        f"{name}: expected at most {MAX_PIXELS:,} pixels, found {found}: save it smaller"
+    )
+
+
 def _rgb(image: Image.Image, name: str) -> np.ndarray:
     """Convert a PIL image as `read_image` documents. Returns uint8 (h, w, 3)."""
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(name, f"{image.width:,} × {image.height:,}")
     n_frames = getattr(image, "n_frames", 1)
     if n_frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview behind it
         raise InputError(
             f"{name}: expected a still image, found {image.format} with {n_frames} frames: "
             "save the frame you want as PNG"
         )
+    has_16_bits = ";16" in str(getattr(image, "tile", ""))
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image, np.float64)
-        scale, top = (255.0, 1.0) if image.mode == "F" else (1 / 257, 65535)
-        if not (np.isfinite(grey).all() and grey.min() >= 0 and grey.max() <= top):
-            raise InputError(
-                f"{name}: expected values from 0 to {top} in mode {image.mode}, found "
-                f"{grey.min():g} to {grey.max():g}: rescale it, or save it as 8-bit PNG"
-            )
-        return np.repeat(np.rint(grey * scale).astype(np.uint8)[..., None], 3, axis=2)
+        grey = grey_to_8_bits(np.asarray(image), image.mode, name)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if has_16_bits:
+        _check_high_bytes(image, name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         behind = Image.new("RGBA", image.size, (GREY, GREY, GREY, 255))
         image = Image.alpha_composite(behind, image)
     return np.array(image.convert("RGB"))
+
+
+def _check_high_bytes(image: Image.Image, name: str) -> None:
+    """Refuse colours of 16 bits of which Pillow's 8 are nearly black: their range is another."""
+    colours = image.convert("RGB") if image.mode != "RGB" else image
+    if max(high for _, high in colours.getextrema()) < LEAST_16_BIT >> 8:
+        raise InputError(
+            f"{name}: expected colours of 16 bits, found values that do not reach {LEAST_16_BIT}, "
+            f"which may be of 8, 10, 12, 14 or 16 bits: {ADVICE}"
+        )
+
+
+def passed_over(folder: str | Path) -> str:
+    """Say in a line which entries of a folder `list_images` leaves out; empty where none is.
+
+    Hidden files are not mentioned.
+    """
+    others = sorted(p for p in Path(folder).iterdir() if not p.name.startswith("."))
+    folders = [p for p in others if p.is_dir()]
+    files = [p.name for p in others if not p.is_dir() and not _is_image(p)]
+    parts = []
+    if files:
+        listed = ", ".join(files[:5]) + (", …" if len(files) > 5 else "")
+        parts.append(f"{len(files)} {'file' if len(files) == 1 else 'files'} not read ({listed})")
+    if folders:
+        parts.append(
+            f"{len(folders)} {'folder' if len(folders) == 1 else 'folders'} in it not searched"
+        )
+    return f"{folder}: {', '.join(parts)}" if parts else ""
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -127,21 +177,15 @@ def list_images(folder: str | Path) -> list[Path]:
         When the path is not a folder, or two images have the same name without suffix, by which
         outputs are named.
     """
-    folder = Path(folder)
-    if not folder.exists():
-        raise MissingError(f"{folder}: no such folder of images: check the path")
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of images, found a file")
-    paths = sorted(
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
+    folder = require_folder(folder, "a folder of images")
+    paths = sorted(path for path in folder.iterdir() if _is_image(path))
     if not paths:
         raise MissingError(
             f"{folder}: expected images ({' '.join(SUFFIXES)}), found none: "
             "subfolders are not searched"
         )
+    for path in paths:
+        _require_image(path)
     _unique_names([p.stem for p in paths], [str(p) for p in paths])
     return paths
 
@@ -210,7 +254,7 @@ list of uint8 arrays (h, w, 3), or ImageSet
             return images if names is None else cls(images._items, names)
         if isinstance(images, str | Path):
             path = Path(images)
-            return cls(list_images(path) if path.is_dir() else [_existing(path)], names)
+            return cls(list_images(path) if path.is_dir() else [_require_image(path)], names)
         if isinstance(images, Image.Image):
             return cls([images], names)
         if hasattr(images, "shape") and hasattr(images, "dtype"):
@@ -261,16 +305,10 @@ def image_digest(image: np.ndarray) -> str:
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise MissingError(f"{path}: no such image or folder: check the path")
-    return path
-
-
 def _item(item: Any, i: int) -> Path | Image.Image | np.ndarray:
     """One element of a list of images, checked."""
     if isinstance(item, str | Path):
-        return _existing(Path(item))
+        return _require_image(item)
     if isinstance(item, Image.Image):
         return item
     if isinstance(item, np.ndarray) and item.ndim == 3:

@@ -30,6 +30,12 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic, read_json, sha256
 from synbrain_cli.io.records import convert_record, write_record
 from synbrain_cli.io.workfolder import restore_interrupted
+from synbrain_cli.labels import (
+    dataset_name,
+    model_name,
+    require_subject_label,
+    require_subject_of_dataset,
+)
 
 FORMAT = 4
 CONFIG, CARD = "config.json", "card.md"
@@ -133,6 +139,12 @@ class Adaptation(Record, frozen=True):
     strategy: str
     strategies: dict[str, float]
 
+    def __post_init__(self) -> None:
+        for name in self.sources:
+            model_name(name)
+        for label in self.subjects:
+            require_subject_of_dataset(label)
+
 
 class OriginFile(Record, frozen=True):
     """A checkpoint that was imported."""
@@ -225,6 +237,10 @@ class TransferConfig(Record, frozen=True):
     sources: list[str] = []
     fingerprints: list[str] = []
 
+    def __post_init__(self) -> None:
+        for name in self.sources:
+            model_name(name)
+
 
 class BundleConfig(Record, frozen=True):
     """``config.json`` of a bundle.
@@ -278,6 +294,10 @@ class BundleConfig(Record, frozen=True):
     has_readout: bool = True
     checksums: dict[str, str] = {}
     format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        require_subject_label(self.subject)
+        dataset_name(self.dataset)
 
     @property
     def label(self) -> str:

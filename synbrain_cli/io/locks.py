@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from synbrain_cli.errors import BusyError, InputError, SynbrainError
+from synbrain_cli.errors import BusyError, SynbrainError
+from synbrain_cli.paths import require_output
 
 
 @contextlib.contextmanager
@@ -29,18 +30,13 @@ def locked(folder: Path | str, what: str, step: str = "") -> Iterator[None]:
     Raises
     ------
     InputError
-        When the path does not end in a name (``.``, ``..``): a folder is put in place by renaming.
+        When no folder of that name can be written: see `require_output`.
     BusyError
         When another process holds the lock.
     SynbrainError
         When the lock cannot be written.
     """
-    folder = Path(folder)
-    if folder.name in ("", ".."):
-        raise InputError(
-            f"{folder}: expected a path that ends in the name of the folder to be written: name a "
-            f"new folder in it, such as {folder / 'NEW'}"
-        )
+    folder = require_output(folder)
     path = folder.with_name(f".{folder.name}.{step}{'.' if step else ''}lock")
     file = _acquire(path, folder, what)
     try:

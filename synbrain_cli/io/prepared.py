@@ -37,6 +37,7 @@ from synbrain_cli.io.files import sha256
 from synbrain_cli.io.records import read_record
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS, VoxelSpace
 from synbrain_cli.io.workfolder import restore_interrupted
+from synbrain_cli.labels import names_subject
 
 SPLITS = ("train", "val", "test")
 TRIAL_COLUMNS = ("trial", "session", "image", "repeat", "split")
@@ -404,9 +405,15 @@ def roi_name(label: str) -> str:
 
 
 def find_prepared(root: Path) -> list[PreparedSubject]:
-    """Return the prepared subjects in ``root`` (``prepared/`` of a workspace), sorted by path."""
+    """Return the prepared subjects in ``root`` (``prepared/`` of a workspace), sorted by path.
+
+    Folders whose names this program does not give (a copy of one, "sub-01 (copy)") are left out.
+    """
     for dataset in Path(root).glob("[!.]*"):
         restore_interrupted(dataset)
+    folders = [path.parent for path in sorted(Path(root).glob(f"*/sub-*/{DESCRIPTION}"))]
     return [
-        PreparedSubject(path.parent) for path in sorted(Path(root).glob(f"*/sub-*/{DESCRIPTION}"))
+        PreparedSubject(folder)
+        for folder in folders
+        if names_subject(folder.parent.name, folder.name)
     ]

@@ -34,6 +34,7 @@ from synbrain_cli.io import replacing
 from synbrain_cli.io.files import HALF_WRITTEN, copy_at_once, read_json, write_json
 from synbrain_cli.io.locks import is_locked, locked
 from synbrain_cli.io.records import read_record, write_record
+from synbrain_cli.paths import require_output
 from synbrain_cli.progress import Progress
 
 SETTINGS, FILES = "settings.json", ".files.json"
@@ -176,7 +177,9 @@ def work_folder(
     BusyError
         Another process is writing it.
     """
-    target = _follow(Path(target))
+    target = require_output(target)
+    if target.is_symlink():
+        target = target.resolve()
     recorded = msgspec.json.decode(msgspec.json.encode(dict(settings)))  # as it is read back
     with processes.held(lambda: locked(target, kind.what)):
         yield processes.on_main(lambda: _open(target, kind, recorded, overwrite, progress))
@@ -294,28 +297,6 @@ def _tidy(partial: Path, recovery: Path) -> None:
                 shutil.rmtree(half_written, ignore_errors=True)
             else:
                 half_written.unlink(missing_ok=True)
-
-
-def _follow(target: Path) -> Path:
-    """Return where a symbolic link leads; other paths as they are.
-
-    Raises
-    ------
-    InputError
-        When it leads nowhere.
-    """
-    if not target.is_symlink():
-        return target
-    try:
-        leads_to = Path(os.path.realpath(target, strict=target.exists()))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be followed: {error.strerror}") from error
-    if leads_to.is_symlink() or not leads_to.parent.is_dir():
-        raise InputError(
-            f"{target}: a symbolic link to {leads_to}, which is not there: make that folder, or "
-            "remove the link"
-        )
-    return leads_to
 
 
 def _settle(target: Path, partial: Path, recovery: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +12,9 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.bundle import BundleConfig, find_bundles, read_config
 from synbrain_cli.io.prepared import PreparedSubject, find_prepared
 from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.labels import dataset_name, derived_name, subject_label
 
 Log = Callable[[str], None]
-
-
-def subject_label(subject: str | int) -> str:
-    """Two-digit label from 2, 02, sub-02 or subj02; other labels (``sub-CSI1``) stay as they are.
-
-    Raises
-    ------
-    InputError
-        When it is no label.
-    """
-    label = re.sub(r"^(subj?-?)", "", str(subject).strip(), flags=re.IGNORECASE)
-    if not re.fullmatch(r"[A-Za-z0-9]+", label):
-        raise InputError(f"--subject {subject}: expected a label such as 2, 02, sub-02 or subj02")
-    return f"{int(label):02d}" if label.isdigit() else label
 
 
 @dataclass(frozen=True)
@@ -50,6 +37,10 @@ class Workspace:
     def outputs(self) -> Path:
         """Folder of responses, scores, figures."""
         return self.root / "outputs"
+
+    def output_of(self, name: str, what: str) -> Path:
+        """Path in ``outputs/`` for a result of a model or subject: ``NAME_WHAT``."""
+        return self.outputs / f"{derived_name(name)}_{what}"
 
     def find_subject(
         self, subject: str | None, dataset: str | None, log: Log, among: list[Any] | None = None
@@ -106,15 +97,21 @@ class Workspace:
             When there is none; the message lists what there is.
         """
         found = find_bundles(self.weights)
-        listing = ", ".join(p.name for p in found) or "none"
         if model is not None:
-            for path in (self.weights / model, Path(model)):
+            # Names are looked up and not joined to the folder: "../x" is a path from here.
+            named = [path for path in found if path.name == unicodedata.normalize("NFC", model)]
+            for path in (*named, Path(model)):
                 if (path / "config.json").exists():
-                    return path
+                    return path.resolve() if path.name in ("", "..") else path
+            listing = ", ".join(path.name for path in found) or "none"
             raise MissingError(f"no model {model}; in {self.weights}: {listing}")
         if subject is not None:
             label = subject_label(subject)
-            found = [p for p in found if read_config(p).subject == label]
+            subjects = {path: read_config(path).subject for path in found}
+            listing = (
+                ", ".join(f"{path.name} (sub-{of})" for path, of in subjects.items()) or "none"
+            )
+            found = [path for path, of in subjects.items() if of == label]
             if not found:
                 raise MissingError(
                     f"{self.weights}: no model of sub-{label}; models: {listing}. "
@@ -226,16 +223,16 @@ class Workspace:
         MissingError
             When there are none; the message lists what there is.
         """
+        folder = self.prepared / dataset_name(dataset)
         stores = [
-            TokenStore(path.parent)
-            for path in sorted((self.prepared / dataset / "features").glob("*/encoder.json"))
+            TokenStore(path.parent) for path in sorted(folder.glob("features/*/encoder.json"))
         ]
         names = ", ".join(s.identity.spec for s in stores) or "none"
         if encoder is not None:
             stores = [s for s in stores if s.identity.spec == encoder]
         if not stores:
             raise MissingError(
-                f"{self.prepared / dataset}: no image tokens"
+                f"{folder}: no image tokens"
                 f"{f' of {encoder}' if encoder else ''} (there are: {names}): run `synbrain "
                 f"prepare` with --encoder {encoder or 'gabor'}"
             )

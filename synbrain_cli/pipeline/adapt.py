@@ -22,6 +22,7 @@ from synbrain_cli.io.prepared import PreparedSubject, find_prepared
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Log, Workspace
+from synbrain_cli.labels import model_name, require_subject_of_dataset
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.bundle_writer import (
@@ -119,12 +120,13 @@ def adapt(
         When another process is making it.
     """
     # Set up
+    require_subject_of_dataset(subject.label)
     within = subject.first_hours(settings.hours)
     sources = _load_sources(workspace, settings.sources, subject, store)
     strategies = _choose_strategies(settings.strategy, sources, store, run.progress)
     recorded = _recorded(settings, strategies, sources, subject, store, run)
     suffix = "" if settings.strategy == "auto" else f"_{settings.strategy}"
-    name = name or f"sub-{subject.subject}_hours-{settings.hours:g}{suffix}"
+    name = model_name(name or f"sub-{subject.subject}_hours-{settings.hours:g}{suffix}")
 
     # Load examples, before anything is written: the hours may be too few
     examples = _load_hours(subject, store, within, settings, sources)
@@ -257,6 +259,7 @@ def _load_sources(
     """Load the source models; refuse those that cannot serve the new subject."""
     brains = [load_model(path, "cpu") for path in paths]
     for brain in brains:
+        model_name(brain.name)  # the new model keeps it under this name
         if not same_encoder(brain.config.encoder.identity, store.identity.identity):
             raise InputError(
                 f"{store.folder}: tokens of {store.identity.spec}, but {brain.name} was trained "

@@ -144,7 +144,7 @@ def augment(
     # Set up
     settings, run = settings or AugmentSettings(), run or RunContext()
     brain.require_readout("augmentation")
-    folder = Path(output) if output else workspace.outputs / f"{brain.name}_augmentation"
+    folder = Path(output) if output else workspace.output_of(brain.name, "augmentation")
     provenance = ModelProvenance(
         fingerprint=brain.config.fingerprint,
         data=subject.checksum,

@@ -110,7 +110,7 @@ def evaluate(
     settings, run = settings or EvaluateSettings(), run or RunContext()
     brain.require_readout("an evaluation")
     check_draws(settings.n_draws)
-    folder = Path(output) if output else workspace.outputs / f"{brain.name}_evaluation"
+    folder = Path(output) if output else workspace.output_of(brain.name, "evaluation")
     recorded = _recorded(brain, subject, settings, run)
 
     # Load the test images

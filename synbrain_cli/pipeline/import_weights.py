@@ -41,7 +41,8 @@ from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.volume import check_same_grid, read_volume
 from synbrain_cli.io.voxel_space import Geometry, Volume
 from synbrain_cli.io.workfolder import work_folder
-from synbrain_cli.io.workspace import Workspace, subject_label
+from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.labels import dataset_name, model_name, subject_label
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.bundle_writer import MODEL, TrainResult
@@ -171,7 +172,7 @@ def import_published(
     # Set up
     run = run or RunContext()
     voxels = _find_voxels(workspace, settings, run.progress)
-    name = name or f"sub-{voxels.subject}_published"
+    name = model_name(name or f"sub-{voxels.subject}_published")
 
     # Read the networks, before anything is written: the files may be faulty
     networks = read_published_networks(settings.brainvae, settings.s2n, run.progress)
@@ -244,7 +245,7 @@ def _find_voxels(
     """Find subject and mask, and a prepared subject or copy of NSD with transforms and ROIs."""
     volume = _read_mask(settings.mask) if settings.mask is not None else None
     prepared = _named_subject(settings)
-    dataset = prepared.dataset if prepared is not None else settings.dataset
+    dataset = dataset_name(prepared.dataset if prepared is not None else settings.dataset)
     label = prepared.subject if prepared else _find_label(settings, volume, progress)
     if prepared is None:
         usual = PreparedSubject(workspace.prepared / dataset / f"sub-{label}")

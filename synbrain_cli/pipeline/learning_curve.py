@@ -143,7 +143,7 @@ def learning_curve(
     run = RunContext(run.seed, torch.device("cpu"), progress=run.progress)
     settings = replace(settings, hours=_amounts(settings.hours, subjects))
     names = "+".join(f"sub-{one.subject.subject}" for one in subjects)
-    folder = Path(output) if output else workspace.outputs / f"{names}_learning-curve"
+    folder = Path(output) if output else workspace.output_of(names, "learning-curve")
     provenance = SubjectsProvenance(
         data=[one.subject.checksum for one in subjects],
         seed=run.seed,

@@ -250,7 +250,7 @@ def _recorded_maps(
     recordings = Recordings.of(workspace, brain, progress.info)
     maps = recorded_maps(recordings, choice.what, selection.image)
     n_maps = len(recordings.choose(selection.image, 1))
-    return _Maps(brain, maps, n_maps, workspace.outputs / f"{brain.name}_figures", look)
+    return _Maps(brain, maps, n_maps, workspace.output_of(brain.name, "figures"), look)
 
 
 def _evaluated_maps(
@@ -371,7 +371,7 @@ def _trials(
                 "name their folder with --responses"
             ) from error
         trials = recorded_trials(recordings, selection.image, n_images, drawn)
-        return _Trials(brain, trials, workspace.outputs / f"{brain.name}_figures")
+        return _Trials(brain, trials, workspace.output_of(brain.name, "figures"))
     made = selection.find_responses(workspace, progress)
     brain = made.brain(workspace, progress.info)
     if made.settings.unit != "recorded":

@@ -31,6 +31,7 @@ from synbrain_cli.io.prepared import DESCRIPTION, PreparedSubject
 from synbrain_cli.io.prepared_writer import PREPARED
 from synbrain_cli.io.workfolder import FolderKind, work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.labels import dataset_name, subject_label
 from synbrain_cli.pipeline.extract_tokens import ReadImages, TokenRequest, extract_tokens
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
@@ -53,6 +54,11 @@ class Target:
         Of the encoder (`synbrain_cli.features.loading.load_encoder`).
     overwrite : bool
         Prepare again what is there already.
+
+    Raises
+    ------
+    InputError
+        When the dataset has a name that no folder in ``prepared/`` can have.
     """
 
     workspace: Workspace
@@ -60,6 +66,9 @@ class Target:
     encoder: str = "gabor"
     precision: str = "auto"
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dataset", dataset_name(self.dataset))
 
     @property
     def folder(self) -> Path:
@@ -265,7 +274,7 @@ def prepare_table(
     ------
     SynbrainError
     """
-    run = run or RunContext()
+    run, subject = run or RunContext(), subject_label(subject)
 
     def prepare(folder: Path) -> PreparedSubject:
         return prepare_experiment(experiment, subject, folder, progress=run.progress)

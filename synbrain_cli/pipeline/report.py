@@ -85,7 +85,7 @@ def report(
         bar()
         sections.append(provenance_section(brain, responses, evaluated))
         bar()
-    file = Path(output) if output else workspace.outputs / f"{brain.name}_report.html"
+    file = Path(output) if output else workspace.output_of(brain.name, "report.html")
     with atomic(file) as temporary:
         temporary.write_text(render(_page(brain, sections)), encoding="utf-8")
     return file

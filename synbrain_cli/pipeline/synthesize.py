@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.prediction import BATCH
 from synbrain_cli.errors import InputError
-from synbrain_cli.features.images import ImageSet
-from synbrain_cli.io.bids import bids_label, derivative_description
+from synbrain_cli.features.images import ImageSet, passed_over
+from synbrain_cli.io.bids import bids_labels, derivative_description
 from synbrain_cli.io.files import create_array, sha256, versions, write_at, write_json
 from synbrain_cli.io.records import read_record, write_record
 from synbrain_cli.io.responses import (
@@ -34,7 +34,9 @@ from synbrain_cli.io.volume import save_image
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.labels import derived_name
 from synbrain_cli.prefetch import prefetch
+from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
 FOLDER = FolderKind("responses", "--output")
@@ -120,12 +122,13 @@ def synthesize(
     # Set up
     output, run = output or Output(), run or RunContext()
     pictures = ImageSet.of(images)
+    if isinstance(images, (str, Path)) and Path(images).is_dir():
+        _log_passed_over(Path(images), run.progress)
     brain = Brain(Path(model), run.device)
     drawing = brain.settle(drawing or Drawing())
     spaces = _choose_spaces(brain, output.spaces)
     settings = run.processes.on_main(lambda: _recorded(brain, drawing, pictures, spaces))
-    stem = Path(images).resolve().name if isinstance(images, (str, Path)) else "images"
-    folder = output.folder or workspace.outputs / f"{brain.name}_{Path(stem).stem}"
+    folder = output.folder or workspace.output_of(brain.name, derived_name(_called(images)))
     writer = ResponseWriter(brain, pictures, settings)
     with work_folder(
         folder,
@@ -148,6 +151,20 @@ def synthesize(
     shape = writer.shape
     run.progress.info(f"wrote {folder}: {shape[0]} images × {shape[1]} draws × {shape[2]:,} voxels")
     return writer.result(folder)
+
+
+def _log_passed_over(folder: Path, progress: Progress) -> None:
+    left_out = passed_over(folder)
+    if left_out:
+        progress.info(left_out)
+
+
+def _called(images: Any) -> str:
+    """Name of a folder of images, or of one image file without its suffix."""
+    if not isinstance(images, (str, Path)):
+        return "images"
+    path = Path(images).resolve()
+    return path.name if path.is_dir() else path.stem
 
 
 def _draw(
@@ -243,6 +260,11 @@ class ResponseWriter:
         """BIDS entity of the subject."""
         return f"sub-{self.brain.subject}"
 
+    @cached_property
+    def stimuli(self) -> list[str]:
+        """BIDS label of each image."""
+        return bids_labels(self.pictures.names)
+
     @property
     def array(self) -> str:
         """Name of the array of draws."""
@@ -292,7 +314,7 @@ class ResponseWriter:
         draws : float32 array of shape (n_draws, n_voxels)
         """
         brain, geometry = self.brain, self.brain.voxel_space.geometry
-        base = folder / f"{self.prefix}_stim-{bids_label(self.pictures.names[row])}"
+        base = folder / f"{self.prefix}_stim-{self.stimuli[row]}"
         if isinstance(geometry, Volume):
             save_image(brain.to_nifti(draws), Path(f"{base}_desc-draws_betas.nii.gz"))
         elif isinstance(geometry, Vertices):
@@ -333,7 +355,7 @@ class ResponseWriter:
         )
         if self.brain.voxel_space.is_volume:
             table["nifti"] = [
-                f"{self.prefix}_stim-{bids_label(name)}_desc-draws_betas.nii.gz" for name in names
+                f"{self.prefix}_stim-{label}_desc-draws_betas.nii.gz" for label in self.stimuli
             ]
         table.to_csv(folder / "images.tsv", sep="\t", index=False)
         write_record(folder / f"{self.prefix}_desc-draws_betas.json", self._sidecar())

@@ -20,6 +20,7 @@ from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.labels import model_name, require_subject_of_dataset
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.run import RunContext
@@ -128,7 +129,10 @@ def train(
         voxel_order = default_order(subject)
     order = torch.from_numpy(subject_order(subject, voxel_order))
     preset = PRESETS[settings.preset]
-    name = name or f"sub-{subject.subject}" + ("" if settings.has_networks else "_linear")
+    require_subject_of_dataset(subject.label)
+    name = model_name(
+        name or f"sub-{subject.subject}" + ("" if settings.has_networks else "_linear")
+    )
     recorded = _recorded(settings, voxel_order, subject, store, run)
     with work_folder(
         workspace.weights / name,

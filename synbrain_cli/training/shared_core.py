@@ -30,6 +30,7 @@ from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.labels import derived_name
 from synbrain_cli.model.core import (
     VOXEL_PARTS,
     Core,
@@ -156,7 +157,7 @@ def train_core(
     settings = core_settings(subjects, run.seed)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     label = "+".join(f"sub-{subject.subject}" for subject, _ in subjects)
-    folder = workspace.weights / "cores" / f"{label}_{key}"
+    folder = workspace.weights / "cores" / f"{derived_name(label)}_{key}"
     with work_folder(folder, CORE, settings, progress=run.progress) as work:
         if not work.is_finished:
             # Load examples

@@ -91,7 +91,7 @@ UNREADABLE = [
     ("a.jpg", truncated, "do not decode"),
     ("a.jpg", lambda p: p.write_bytes(b""), "empty file"),
     ("a.jpg", lambda p: p.write_text("not an image"), "do not decode"),
-    ("a.tif", lambda p: Image.fromarray(np.full((2, 2), 3.0, np.float32)).save(p), "0 to 1"),
+    ("a.tif", lambda p: Image.fromarray(np.full((2, 2), 3.5, np.float32)).save(p), "0 to 1"),
     ("a.jpg", lambda p: p.mkdir(), "folder"),
 ]
 

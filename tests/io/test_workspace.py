@@ -6,7 +6,8 @@ import pytest
 
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import read_json, write_json
-from synbrain_cli.io.workspace import Workspace, subject_label
+from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.labels import subject_label
 
 
 @pytest.mark.parametrize(

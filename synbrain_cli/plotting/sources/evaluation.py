@@ -63,7 +63,7 @@ class Evaluation:
         MissingError, InputError
             As `read`.
         """
-        return cls.read(workspace.outputs / f"{brain.name}_evaluation", brain)
+        return cls.read(workspace.output_of(brain.name, "evaluation"), brain)
 
     @property
     def vmax(self) -> float:

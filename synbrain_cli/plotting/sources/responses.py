@@ -15,7 +15,8 @@ from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.records import convert_record, read_record
 from synbrain_cli.io.responses import ResponseSettings
-from synbrain_cli.io.workspace import Log, Workspace, subject_label
+from synbrain_cli.io.workspace import Log, Workspace
+from synbrain_cli.labels import subject_label
 
 _AGAIN = "synthesize again with --overwrite"
 
