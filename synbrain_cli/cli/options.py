@@ -7,6 +7,7 @@ would load numpy or torch here; ``tests/test_cli.py`` compares the two.
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -47,6 +48,20 @@ def _check_preset(name: str) -> str:
     if name not in PRESETS:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, PRESETS))}.")
     return name
+
+
+def check_finite(number: float | None) -> float | None:
+    """Refuse infinity and what is no number."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"{number} is not a finite number.")
+    return number
+
+
+def check_positive(number: float | None) -> float | None:
+    """Refuse what is not above 0."""
+    if check_finite(number) is not None and number <= 0:
+        raise typer.BadParameter(f"{number:g} is not above 0.")
+    return number
 
 
 # ------------------------------------------------------------------- workspace and selection
@@ -150,7 +165,8 @@ DpiOption = Annotated[int, typer.Option(min=20, max=1200, help="Resolution, dots
 
 # -------------------------------------------------------------------------------- all commands
 
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
+# Libraries take 32 bits, and stages of a training add to the seed.
+SeedOption = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of all random numbers.")]
 DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, …")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Output folder.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from synbrain_cli.errors import InputError
+
+MAX_SESSION = 9999  # far more than any subject has
 
 
 def parse_sessions(text: str | None) -> list[int] | None:
@@ -17,25 +20,26 @@ def parse_sessions(text: str | None) -> list[int] | None:
     if text is None:
         return None
     try:
+        ranges = []
+        for part in text.split(","):
+            first, _, last = part.strip().partition("-")
+            ranges.append((int(first), int(last or first)))
         if text.strip().isdigit():
-            chosen = list(range(1, int(text) + 1))
-        else:
-            chosen = []
-            for part in text.split(","):
-                first, _, last = part.strip().partition("-")
-                chosen += range(int(first), int(last or first) + 1)
+            ranges = [(1, int(text))]
+        within = all(first >= 1 and last <= MAX_SESSION for first, last in ranges)
+        chosen = [n for first, last in ranges for n in range(first, last + 1)] if within else []
     except ValueError:
         chosen = []
-    if not chosen or min(chosen) < 1:
+    if not chosen:
         raise InputError(
             f"--sessions {text}: expected a number (that many, from the first) or a list such as "
-            "3-5,8"
+            f"3-5,8, of sessions from 1 to {MAX_SESSION}"
         )
     return chosen
 
 
 def parse_numbers(option: str, text: str | None) -> list[float] | None:
-    """Numbers of "0.5,1,2"; None where nothing was given.
+    """Numbers of "0.5,1,2", all of 0 or more; None where nothing was given.
 
     Raises
     ------
@@ -45,9 +49,12 @@ def parse_numbers(option: str, text: str | None) -> list[float] | None:
     if text is None:
         return None
     try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"{option} {text}: expected numbers, such as 0.5,1,2") from error
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise InputError(f"{option} {text}: expected numbers of 0 or more, such as 0.5,1,2")
+    return numbers
 
 
 def parse_named_file(text: str) -> tuple[str, Path]:

@@ -49,11 +49,15 @@ def open_workspace(folder: Path, quiet: bool) -> tuple[Workspace, Progress]:
     MissingError, InputError
         When there is no such folder, or it cannot be read.
     """
+    from synbrain_cli.errors import MissingError
     from synbrain_cli.io.workspace import Workspace
     from synbrain_cli.paths import require_folder
     from synbrain_cli.progress import Progress
 
-    require_folder(folder, "the folder of a workspace (--workspace)", "make it first")
+    try:
+        require_folder(folder, "the folder of a workspace")
+    except MissingError as error:
+        raise MissingError(f"--workspace {folder}: no such folder: make it first") from error
     return Workspace(folder.resolve()), Progress(quiet)
 
 

@@ -126,4 +126,4 @@ def _fill_closed() -> None:
     """Open streams that the shell closed on nothing, lest files be opened under their numbers."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import sha256
 from synbrain_cli.io.surface import N_FSAVERAGE
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.labels import roi_label
+from synbrain_cli.paths import require_regular_file
 
 SURFACES = (*N_FSAVERAGE, "fsnative")
 VOLUMES = (".npy", ".nii", ".nii.gz", ".hdf5", ".h5")
@@ -124,10 +125,7 @@ class Experiment:
         lists = [path for path in (self.voxels, self.split) if path is not None]
         regions = [path for _, path in self.rois]
         for path in (*self.tables, *lists, *self.files, *self.mask, *regions):
-            if not path.exists():
-                raise MissingError(f"{path} does not exist")
-            if not path.is_file():
-                raise InputError(f"{path}: expected a file, found a folder")
+            require_regular_file(path)
         known = MAPS if self.on_surface else VOLUMES
         for path in self.files:
             if not path.name.endswith(known):

@@ -16,6 +16,7 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.images import SUFFIXES, read_image
 from synbrain_cli.io.files import read_table
 from synbrain_cli.io.prepared import SPLITS
+from synbrain_cli.paths import require_folder
 
 IMAGE_COLUMNS = ("image", "stim_file")  # the second is the name in BIDS
 # Images that are shown at least OFTEN times as often as the median image are taken as test images,
@@ -118,8 +119,9 @@ class TrialTable:
     def _find_images(self, values: pd.Series) -> dict[str, Path]:
         """Return the image file of each value in the table; every image has a name of its own."""
         folder = self.experiment.images
-        if not folder.is_dir():
+        if not folder.exists():
             raise MissingError(f"--images {folder}: no such folder")
+        require_folder(folder, "the folder of images (--images)")
         by_stem: dict[str, list[Path]] = {}
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
@@ -133,9 +135,10 @@ class TrialTable:
             else:
                 found[value] = path
         if missing:
+            first = missing[0][:100]
             raise MissingError(
                 f"{folder}: {len(missing)} of {values.nunique()} images of "
-                f"{self.experiment.table_names} are not in this folder (first: {missing[0]}): "
+                f"{self.experiment.table_names} are not in this folder (first: {first}): "
                 f"expected files of those names, with or without one of {' '.join(SUFFIXES)}"
             )
         self._check_names(found)
@@ -145,7 +148,10 @@ class TrialTable:
         """Return the image file of a value in the table, with or without folder and suffix."""
         experiment = self.experiment
         folder, name = experiment.images, Path(value)
-        paths = [path for path in (folder / value, folder / name.name) if path.is_file()][:1]
+        # A table cannot name files outside the folder of images.
+        inside = not name.is_absolute() and ".." not in name.parts
+        candidates = [folder / name] * inside + [folder / name.name]
+        paths = [path for path in candidates if name.name and _is_file(path)][:1]
         paths = paths or by_stem.get(name.name) or by_stem.get(name.stem) or []
         if len(paths) > 1:
             raise InputError(
@@ -281,3 +287,11 @@ class TrialTable:
                 "val"
             )
         return split
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether there is a file; not so where no file can have the name."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

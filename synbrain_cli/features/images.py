@@ -190,11 +190,16 @@ def list_images(folder: str | Path) -> list[Path]:
     return paths
 
 
+def image_name(name: str) -> str:
+    """Return the name of an image as outputs have it: "my-cat-0-" for "my cat (0)"."""
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
 def _unique_names(names: Sequence[str], sources: Sequence[str]) -> list[str]:
     """Return names that are valid in file names; raise an `InputError` where two are equal."""
     if len(names) != len(sources):
         raise InputError(f"expected {len(sources)} names, one per image, found {len(names)}")
-    safe = [re.sub(r"[^\w.-]+", "-", str(name)) for name in names]
+    safe = [image_name(str(name)) for name in names]
     first: dict[str, int] = {}
     for i, name in enumerate(safe):
         other = first.setdefault(name.casefold(), i)  # some file systems ignore case

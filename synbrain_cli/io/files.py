@@ -21,6 +21,7 @@ import pandas as pd
 from safetensors import SafetensorError
 
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
+from synbrain_cli.paths import require_regular_file
 
 _CHUNK = 1 << 20
 HALF_WRITTEN = ".half-"  # begins the name of every file and folder that is not yet whole
@@ -284,9 +285,15 @@ def is_simulated(folder: Path | str) -> bool:
 
 
 def sha256(path: Path | str) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits; the file is read in pieces."""
+    """Return the SHA-256 of a file in hexadecimal digits; the file is read in pieces.
+
+    Raises
+    ------
+    MissingError, InputError
+        As `synbrain_cli.paths.require_regular_file`.
+    """
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
+    with require_regular_file(path).open("rb") as file:
         while piece := file.read(_CHUNK):
             digest.update(piece)
     return digest.hexdigest()

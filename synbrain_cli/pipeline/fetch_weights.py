@@ -94,7 +94,7 @@ def _check_names(repository: str, files: Sequence[str]) -> None:
     ------
     InputError
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository) or ".." in repository:
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
         raise InputError(f"{repository}: expected a repository as OWNER/REPO")
     if not files:
         raise InputError(f"{repository}: name the files to fetch")

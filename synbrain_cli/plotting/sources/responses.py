@@ -10,7 +10,7 @@ import pandas as pd
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.images import read_image
+from synbrain_cli.features.images import image_name, read_image
 from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.records import convert_record, read_record
@@ -104,7 +104,7 @@ class Responses:
         """
         if image is None:
             return list(range(len(self.names)))
-        for name in (image, Path(image).stem):
+        for name in map(image_name, (image, Path(image).stem)):
             if name in self.names:
                 return [self.names.index(name)]
         raise MissingError(f"{self.folder}: no image {image}; there are {', '.join(self.names)}")
