@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -1662,3 +1663,64 @@ def test_several_tables_are_joined_and_are_sessions(made):
     np.testing.assert_allclose(
         ResponseFiles(divided).read(1), ResponseFiles(experiment).read(1) / 300, rtol=1e-6
     )
+
+
+# ------------------------------------------------------------------------- names in the table
+
+
+@pytest.mark.parametrize("name", ["{outside}/secret.png", "../{folder}/secret.png", "x/../../y"])
+def test_a_table_names_no_image_outside_its_folder(made, tmp_path_factory, name):
+    outside = tmp_path_factory.mktemp("outside")
+    Image.new("RGB", (8, 8)).save(outside / "secret.png")
+    made.table.loc[0, "image"] = name.format(outside=outside, folder=outside.name)
+    with pytest.raises(MissingError, match="not in this folder"):
+        _ = TrialTable(made.experiment()).table
+
+
+def test_the_folder_before_an_images_name_may_be_that_of_another_computer(made):
+    made.table["image"] = [f"/home/lab/../stimuli/{name}" for name in made.table["image"]]
+    assert set(TrialTable(made.experiment()).table["image"]) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".png", "..", ".", "/"])
+def test_names_that_no_image_can_have(made, name):
+    made.table.loc[0, "image"] = name
+    with pytest.raises(MissingError, match="not in this folder"):
+        _ = TrialTable(made.experiment()).table
+
+
+@pytest.mark.parametrize("name", ["all", "a\nb", "", "\x1b[31mred", "x" * 100])
+def test_names_that_no_roi_can_have(made, name):
+    mask = made.write_mask()
+    with pytest.raises(InputError, match="expected the name of an ROI"):
+        made.experiment(mask=(mask,), rois=((name, mask),))
+
+
+@pytest.mark.parametrize(
+    ("column", "label"),
+    [("x" * 100, "V1"), ("roi\x1b[31m", "V1"), ("roi", "all"), ("roi", "\x1b[2J")],
+)
+def test_names_of_collections_and_labels_are_checked(made, column, label):
+    table = pd.DataFrame({column: [label] * made.mask.sum()})
+    table.to_csv(made.path("voxels.tsv"), sep="\t", index=False)
+    experiment = made.experiment(voxels=made.path("voxels.tsv"))
+    with pytest.raises(InputError, match="expected the name of"):
+        ResponseFiles(experiment).voxel_table()
+
+
+@pytest.mark.parametrize("option", ["trials", "voxels", "split", "responses", "mask"])
+def test_a_pipe_is_no_file_of_an_experiment(made, option):
+    os.mkfifo(made.path("pipe.npy"))
+    value = made.path("pipe.npy") if option in ("voxels", "split") else (made.path("pipe.npy"),)
+    with pytest.raises(InputError, match="found a pipe"):
+        made.experiment(**{option: value})
+
+
+def test_subjects_and_datasets_are_named_inside_the_workspace(made):
+    workspace = Workspace(made.folder)
+    with pytest.raises(InputError, match="expected a label"):
+        prepare_table(Target(workspace, "d"), made.experiment(), "../../01")
+    result = prepare_table(
+        Target(workspace, "d"), made.experiment(), "subject01", RunContext(progress=QUIET)
+    )
+    assert result.subjects[0].folder == made.path("prepared", "d", "sub-01")

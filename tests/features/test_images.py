@@ -1,16 +1,22 @@
 """Every kind of image file has one defined conversion; everything else a clear error."""
 
 import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from synbrain_cli.errors import InputError, InputTypeError, MissingError
 from synbrain_cli.features.images import (
     ImageSet,
     image_digest,
     list_images,
+    passed_over,
     read_image,
     resize,
 )
@@ -48,6 +54,14 @@ CONVERSIONS = [
     ("sixteen.tif", Image.fromarray(GREY.astype(np.uint16) * 257), GREY3),
     ("thirtytwo.tif", Image.fromarray(GREY.astype(np.int32) * 257), GREY3),
     ("float.tif", Image.fromarray(GREY.astype(np.float32) / 255), GREY3),
+    ("eight_in_sixteen.png", Image.fromarray(GREY.astype(np.uint16)), GREY3),
+    ("eight_in_thirtytwo.tif", Image.fromarray(GREY.astype(np.int32)), GREY3),
+    ("eight_in_float.tif", Image.fromarray(GREY.astype(np.float32)), GREY3),
+    ("dim_sixteen.png", Image.fromarray(GREY.astype(np.uint16) // 8 * 257), GREY3 // 8),
+    ("shifted_sixteen.png", Image.fromarray(GREY.astype(np.uint16) // 8 * 256), GREY3 // 8),
+    ("black_sixteen.png", Image.fromarray(GREY.astype(np.uint16) * 0), GREY3 * 0),
+    ("photo.jfif", Image.fromarray(np.full_like(RGB, 90)), np.full_like(RGB, 90)),
+    ("photo.jpe", Image.fromarray(np.full_like(RGB, 90)), np.full_like(RGB, 90)),
     ("rgba.png", Image.fromarray(np.dstack([RGB, ALPHA])), over_grey(RGB, ALPHA)),
     ("la.png", Image.fromarray(np.dstack([GREY, ALPHA]), "LA"), over_grey(GREY3, ALPHA)),
     ("single.gif", PALETTE, np.asarray(PALETTE.convert("RGB"))),
@@ -84,6 +98,25 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:600])
 
 
+def grey(dtype, factor):
+    values = np.arange(54).reshape(6, 9) * 5 * factor
+    return lambda path: Image.fromarray(values.astype(dtype)).save(path)
+
+
+def colour_of_16_bits(values):
+    """A PNG: Pillow writes none."""
+
+    def chunk(kind, data):
+        content = kind + data
+        return struct.pack(">I", len(data)) + content + struct.pack(">I", zlib.crc32(content))
+
+    height, width, _ = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 UNREADABLE = [
     ("a.gif", animation, "3 frames"),
     ("a.png", animation, "3 frames"),
@@ -93,6 +126,18 @@ UNREADABLE = [
     ("a.jpg", lambda p: p.write_text("not an image"), "do not decode"),
     ("a.tif", lambda p: Image.fromarray(np.full((2, 2), 3.5, np.float32)).save(p), "0 to 1"),
     ("a.jpg", lambda p: p.mkdir(), "folder"),
+    ("a.png", os.mkfifo, "a pipe"),
+    ("a.png", lambda p: p.symlink_to("/dev/zero"), "a device"),
+    ("a.png", grey(np.uint16, 1 << 4), "10, 12, 14 or 16 bits"),
+    ("a.tif", grey(np.int32, 1 << 5), "10, 12, 14 or 16 bits"),
+    ("a.tif", grey(np.int32, -1), "0 to 65535"),
+    ("a.tif", grey(np.int32, 300), "0 to 65535"),
+    ("a.tif", grey(np.float32, 0.01), "0 to 1"),
+    ("a.tif", grey(np.float32, np.nan), "0 to 1"),
+    ("a.png", lambda p: p.write_bytes(colour_of_16_bits(RGB.astype(">u2"))), "16 bits"),
+    ("a.png", lambda p: p.write_bytes(colour_of_16_bits(RGB.astype(">u2") * 16)), "16 bits"),
+    ("a.png", lambda p: Image.new("1", (10001, 10000)).save(p), "at most 100,000,000 pixels"),
+    ("a.png", lambda p: Image.new("1", (20000, 10000)).save(p), "at most 100,000,000 pixels"),
 ]
 
 
@@ -102,6 +147,47 @@ def test_unreadable(tmp_path, name, write, message):
     with pytest.raises(InputError, match=message) as caught:
         read_image(tmp_path / name)
     assert name in str(caught.value)
+
+
+def test_colour_of_16_bits(tmp_path):
+    (tmp_path / "a.png").write_bytes(colour_of_16_bits(RGB.astype(">u2") * 257))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), RGB)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="not in this build of Pillow")
+def test_avif(tmp_path):
+    Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(tmp_path / "a.avif")
+    np.testing.assert_allclose(read_image(list_images(tmp_path)[0]), 90, atol=2)
+
+
+def test_large_images_warn_of_nothing(tmp_path):
+    Image.new("1", (10000, 10000)).save(tmp_path / "a.png")
+    code = "import sys; from synbrain_cli.features.images import read_image as r; r(sys.argv[1])"
+    command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "a.png")]
+    done = subprocess.run(command, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_a_folder_holds_beside_its_images_is_said(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    assert passed_over(tmp_path) == ""
+    for name in ("b.heic", "c.svg", ".DS_Store"):
+        (tmp_path / name).write_text("x")
+    os.mkfifo(tmp_path / "d.png")
+    (tmp_path / "e.png").symlink_to("nowhere")
+    (tmp_path / "more").mkdir()
+    assert passed_over(tmp_path) == (
+        f"{tmp_path}: 4 files not read (b.heic, c.svg, d.png, e.png), 1 folder in it not searched"
+    )
+    assert [p.name for p in list_images(tmp_path)] == ["a.png"]
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.png")
+    Image.fromarray(RGB).save(path)
+    for images in (path, tmp_path, [path]):
+        with pytest.raises(InputError, match="not text in"):
+            ImageSet.of(images)
 
 
 def test_missing(tmp_path):
