@@ -88,7 +88,7 @@ def require_folder(
 
 
 def require_output(path: str | Path) -> Path:
-    """Return the path of a folder to be written, absent, a folder, or a link to one.
+    """Return the path of a folder to be written: absent, a folder, or a link to one.
 
     Parameters
     ----------
@@ -100,43 +100,73 @@ def require_output(path: str | Path) -> Path:
         When it does not end in a name (``.``, ``..``, ``/``), or in one that is too long for the
         hidden names beside it; when something else is there.
     """
-    path = Path(path)
+    path, expected = Path(path), "a folder to be written"
     if path.name in ("", ".."):
         raise InputError(
             f"{path}: expected a path that ends in the name of the folder to be written: name a "
             f"new folder in it, such as {path / 'NEW'}"
         )
-    require_text(path)
-    if len(os.fsencode(path.name)) > MAX_OUTPUT:
+    mode = _mode_of_output(path, expected)
+    if mode is not None and not stat.S_ISDIR(mode):
         raise InputError(
-            f"{path}: expected a name of at most {MAX_OUTPUT} bytes for the folder to be written, "
-            f"found {len(os.fsencode(path.name))}: choose a shorter one"
+            f"{path}: expected {expected}, found {_kind(mode)}: choose another, or move it away"
+        )
+    return path
+
+
+def require_output_file(path: str | Path) -> Path:
+    """Return the path of a file to be written: absent, a file, or a link to one.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    InputError
+        As `require_output`.
+    """
+    path, expected = Path(path), "a file to be written"
+    mode = stat.S_IFDIR if path.name in ("", "..") else _mode_of_output(path, expected)
+    if mode is not None and not stat.S_ISREG(mode):
+        raise InputError(f"{path}: expected {expected}, found {_kind(mode)}: name a file")
+    return path
+
+
+def _mode_of_output(path: Path, expected: str) -> int | None:
+    """Kind and permissions of what is there; None where nothing is."""
+    require_text(path)
+    n_bytes = len(os.fsencode(path.name))
+    if n_bytes > MAX_OUTPUT:
+        raise InputError(
+            f"{path}: expected {expected} with a name of at most {MAX_OUTPUT} bytes, found "
+            f"{n_bytes}: choose a shorter one"
         )
     if one_line(str(path)) != str(path):
         raise InputError(
-            f"{path}: expected a name without control characters for the folder to be written: "
-            "choose another"
+            f"{path}: expected {expected} with a name without control characters: choose another"
         )
     try:
-        mode = path.stat().st_mode
+        return path.stat().st_mode
     except FileNotFoundError as error:
         if path.is_symlink():
             raise InputError(
-                f"{path}: expected a folder to be written, found a link to nothing: remove the "
-                "link, or choose another folder"
+                f"{path}: expected {expected}, found a link to nothing: remove the link, or choose "
+                "another"
             ) from error
-        return path
+        return None
     except OSError as error:
         raise InputError(
-            f"{path}: expected a folder to be written, which is not possible ({error.strerror}): "
-            "choose another"
+            f"{path}: expected {expected}, which is not possible ({error.strerror}): choose another"
         ) from error
-    if not stat.S_ISDIR(mode):
-        raise InputError(
-            f"{path}: expected a folder to be written, found {_kind(mode)}: choose another, or "
-            "move it away"
-        )
-    return path
+
+
+def is_there(path: str | Path) -> bool:
+    """Return whether there is something; not so where nothing can have the name."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def require_text(path: str | Path) -> None:

@@ -11,7 +11,13 @@ import pytest
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import sha256
 from synbrain_cli.io.workfolder import FolderKind, work_folder
-from synbrain_cli.paths import require_folder, require_output, require_regular_file
+from synbrain_cli.paths import (
+    is_there,
+    require_folder,
+    require_output,
+    require_output_file,
+    require_regular_file,
+)
 
 KIND = FolderKind("a test", "--output")
 
@@ -120,6 +126,23 @@ def test_what_names_no_output(tmp_path, monkeypatch, path):
     with pytest.raises(InputError), work_folder(path, KIND, {}):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", "..", "folder", "x" * 250, "a\nb", "link", "pipe"])
+def test_what_names_no_file_to_be_written(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="expected a file to be written"):
+        require_output_file(path)
+    assert require_output_file("report.html").name == "report.html"
+
+
+def test_asking_whether_something_is_there(tmp_path):
+    assert is_there(tmp_path)
+    for name in ("absent", "x" * 300, "a\0b"):
+        assert not is_there(tmp_path / name)
 
 
 def test_outputs_may_be_new_or_folders_or_links_to_them(tmp_path):

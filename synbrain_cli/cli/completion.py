@@ -8,6 +8,8 @@ from pathlib import Path
 
 import typer
 
+from synbrain_cli.text import one_line
+
 
 def complete_preset() -> list[str]:
     """Names of training presets."""
@@ -45,7 +47,8 @@ def _names(ctx: typer.Context, pattern: str, level: int) -> list[str]:
     """Names of the folders that hold the files of a pattern, ``level`` folders further up."""
     workspace = ctx.params.get("folder") or os.environ.get("SYNBRAIN_WORKSPACE") or "."
     names = {path.parents[level].name for path in Path(workspace).glob(pattern)}
-    return sorted(name for name in names if not name.startswith("."))
+    # Names with codes that a terminal acts on are not offered.
+    return sorted(name for name in names if name == one_line(name) and not name.startswith("."))
 
 
 def _after_commas(names: Iterable[str], incomplete: str) -> list[str]:

@@ -38,6 +38,7 @@ REMEDIES = {
     errno.ENOENT: "it was removed or renamed while the command ran: run it again",
     errno.ENOMEM: "close other programs, or use a machine with more memory",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "choose another name",
 }
 
 

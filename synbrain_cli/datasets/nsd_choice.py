@@ -10,6 +10,7 @@ from typing import Any
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import sha256
 from synbrain_cli.io.prepared import STANDARDIZATIONS
+from synbrain_cli.paths import is_there
 
 SPACES = ("func1pt8mm", "func1mm", "fsaverage", "nativesurface")
 PREPARATIONS = ("betas_fithrf_GLMdenoise_RR", "betas_fithrf", "betas_assumehrf")
@@ -67,7 +68,7 @@ class Choice:
             raise InputError(
                 "--preparation betas_assumehrf: NSD has it for func1pt8mm, not func1mm"
             )
-        if self.split not in SPLIT_RULES and not Path(self.split).exists():
+        if self.split not in SPLIT_RULES and not is_there(self.split):
             raise InputError(
                 f"--split {self.split}: expected {', '.join(SPLIT_RULES)} or a table with the "
                 "columns image and split"

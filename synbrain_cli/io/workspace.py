@@ -13,6 +13,7 @@ from synbrain_cli.io.bundle import BundleConfig, find_bundles, read_config
 from synbrain_cli.io.prepared import PreparedSubject, find_prepared
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.labels import dataset_name, derived_name, subject_label
+from synbrain_cli.paths import is_there
 
 Log = Callable[[str], None]
 
@@ -101,7 +102,7 @@ class Workspace:
             # Names are looked up and not joined to the folder: "../x" is a path from here.
             named = [path for path in found if path.name == unicodedata.normalize("NFC", model)]
             for path in (*named, Path(model)):
-                if (path / "config.json").exists():
+                if is_there(path / "config.json"):
                     return path.resolve() if path.name in ("", "..") else path
             listing = ", ".join(path.name for path in found) or "none"
             raise MissingError(f"no model {model}; in {self.weights}: {listing}")

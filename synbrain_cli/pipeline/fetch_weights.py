@@ -23,6 +23,7 @@ from synbrain_cli.io.files import sha256
 from synbrain_cli.io.locks import locked
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.paths import require_output
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
@@ -73,7 +74,7 @@ def fetch(
     """
     run = run or RunContext()
     _check_names(repository, files)
-    folder = Path(output) if output else workspace.root / "checkpoints" / repository
+    folder = require_output(output or workspace.root / "checkpoints" / repository)
     with locked(folder, "fetched files"):
         record = open_record(folder, repository, revision)
         here = [name for name in files if is_here(folder, name, record)]

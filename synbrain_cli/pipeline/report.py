@@ -8,6 +8,7 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic, versions
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.paths import require_output_file
 from synbrain_cli.plotting.report.map_pictures import MapPictures
 from synbrain_cli.plotting.report.model import (
     adaptation_section,
@@ -58,9 +59,12 @@ def report(
     Raises
     ------
     InputError
-        When the responses or the evaluation are another model's.
+        When the responses or the evaluation are another model's; when the output is no file.
     """
     run = run or RunContext()
+    file = workspace.output_of(brain.name, "report.html")
+    if output is not None:
+        file = require_output_file(output)
     responses = responses or _latest(workspace, brain)
     if responses and not responses.is_by(brain):
         raise InputError(f"{responses.folder}: was not drawn by {brain.folder}")
@@ -85,7 +89,6 @@ def report(
         bar()
         sections.append(provenance_section(brain, responses, evaluated))
         bar()
-    file = Path(output) if output else workspace.output_of(brain.name, "report.html")
     with atomic(file) as temporary:
         temporary.write_text(render(_page(brain, sections)), encoding="utf-8")
     return file

@@ -7,6 +7,7 @@ import pandas as pd
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.bundle import TrainingRecord, find_bundles, find_faults, read_config
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.paths import require_regular_file
 
 
 def list_bundles(workspace: Workspace) -> pd.DataFrame:
@@ -86,6 +87,5 @@ def read_card(workspace: Workspace, name: str) -> str:
     MissingError
     """
     path = workspace.find_model(name, None, str) / "card.md"
-    if not path.exists():
-        raise MissingError(f"{path} does not exist: copy the model's folder again")
-    return path.read_text("utf-8")
+    require_regular_file(path, "the model's card", "copy the model's folder again")
+    return path.read_text("utf-8", errors="backslashreplace")

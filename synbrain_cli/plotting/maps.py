@@ -11,6 +11,7 @@ import numpy as np
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bids import bids_label
+from synbrain_cli.paths import is_there
 from synbrain_cli.plotting.sources.evaluation import Evaluation
 from synbrain_cli.plotting.sources.recordings import Recordings
 from synbrain_cli.plotting.sources.responses import Responses
@@ -119,7 +120,7 @@ def difference_map(responses: Responses, brain: Brain, image: str | None, minus:
         When the two were drawn by different models, or in different units.
     """
     rows = responses.rows(image)
-    if minus in responses.names or not Path(minus).exists():
+    if minus in responses.names or not is_there(minus):
         other, other_rows = responses, responses.rows(minus)
         if other_rows == rows:
             raise InputError(f"--minus {minus}: expected another image than --image {image}")
