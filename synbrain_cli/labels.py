@@ -125,8 +125,8 @@ def subject_label(subject: str | int) -> str:
     label = _PREFIX.sub("", text, count=1) if _PREFIX.match(text) else text
     if not _SUBJECT.fullmatch(label) or len(label) > MAX_SUBJECT:
         raise InputError(
-            f"--subject {_shown(text)}: expected a label of at most {MAX_SUBJECT} letters (a to z) "
-            "and digits, such as 2, 02, sub-02 or subj02"
+            f"--subject {_shown(text)}: expected a label such as 2, 02, sub-02, subj02 or CSI1: "
+            f"letters (a to z) and digits, at most {MAX_SUBJECT}"
         )
     return label.zfill(2) if label.isdigit() else label
 

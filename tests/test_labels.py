@@ -119,7 +119,7 @@ def test_labels_of_images_fit_into_file_names_and_differ():
     names = [f"{'x' * 250}{i}" for i in range(3)] + ["日本", "日本語", "a b", "ab"]
     labels = bids_labels(names)
     assert len(set(labels)) == len(names)
-    assert max(map(len, labels)) <= 100
+    assert max(map(len, labels)) <= 80
     same = bids_label("日本")
     with pytest.raises(InputError, match="rename one"):
         bids_labels(["日本", same])

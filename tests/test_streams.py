@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from synbrain_cli.cli import streams
+from synbrain_cli.cli.parsers import parse_numbers, parse_sessions
 from synbrain_cli.cli.running import run
 from synbrain_cli.cli.tables import print_columns, print_files
 from synbrain_cli.errors import InputError
+from synbrain_cli.pipeline.learning_curve import LearningCurveSettings
+from synbrain_cli.plotting.map_plotter import Look
 from synbrain_cli.progress import Progress
 from synbrain_cli.text import is_text, one_line, printable
 
@@ -151,3 +156,73 @@ def test_streams_are_put_back(program):
     with streams.safe_streams():
         assert isinstance(sys.stdout, streams.Results)
     assert (sys.stdout, sys.stderr) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["synthesize", "x", "--samples", "0"], "--samples"),
+        (["synthesize", "x", "--seed", "-1"], "--seed"),
+        (["synthesize", "x", "--seed", "99999999999999999999"], "--seed"),
+        (["synthesize"], "Missing argument"),
+        (["train", "--bogus"], "--bogus"),
+        (["nothing\x1b[31m"], r"nothing\x1b[31m"),
+        (["plot", "flatmap", "--dpi", "nan"], "--dpi"),
+    ],
+)
+def test_a_mistake_in_the_command_line_is_one_line(synbrain, arguments, message):
+    code, out, err = synbrain(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("synbrain: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        *((partial(parse_numbers, "--hours"), text) for text in ("nan", "1,inf", "-1", "", "1,,2")),
+        *((parse_sessions, text) for text in ("0", "-3", "2-1", "99999999999", "1-99999999", "x")),
+    ],
+)
+def test_numbers_that_make_no_sense(parse, text):
+    with pytest.raises(InputError, match="expected"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        *((Look, "vmax", value) for value in (0.0, -1.0, float("nan"), float("inf"))),
+        *((Look, "threshold", value) for value in (-1.0, float("nan"), float("inf"))),
+        *((LearningCurveSettings, "target", value) for value in (float("nan"), float("inf"))),
+    ],
+)
+def test_settings_that_make_no_sense(kind, field, value):
+    with pytest.raises(InputError, match=f"--{field} "):
+        kind(**{field: value})
+
+
+def test_numbers_that_do():
+    assert parse_sessions("3") == [1, 2, 3]
+    assert parse_sessions("3-5,8") == [3, 4, 5, 8]
+    assert parse_numbers("--hours", "0.5,1") == [0.5, 1.0]
+
+
+def test_help_of_a_group_is_whole(synbrain):
+    code, out, err = synbrain("weights")
+    assert code == 2
+    assert "verify" in out + err
+    assert len((out + err).splitlines()) > 5
+
+
+@pytest.mark.parametrize("error", [errno.ENAMETOOLONG, errno.ELOOP])
+def test_a_name_that_the_system_refuses_is_one_line(program, error):
+    def work():
+        raise OSError(error, os.strerror(error), "long")
+
+    code, _, err = program(work)
+    assert code == 1
+    assert err.decode().splitlines() == [
+        f"synbrain: long: {os.strerror(error)}: choose another name"
+    ]

@@ -6,6 +6,7 @@ the commands: ``synbrain --help`` answers at once.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -63,4 +64,4 @@ app.add_typer(weights.app, name="weights")
 
 def main() -> None:
     """Entry point of the program."""
-    run(app)
+    run(partial(app, standalone_mode=False))

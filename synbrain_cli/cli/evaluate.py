@@ -17,7 +17,6 @@ from synbrain_cli.cli.options import (
     SeedOption,
     SubjectOption,
     WorkspaceOption,
-    check_finite,
 )
 from synbrain_cli.cli.parsers import parse_numbers
 from synbrain_cli.cli.running import interruptible, open_run
@@ -283,10 +282,7 @@ def learning_curve(
     ] = None,
     target: Annotated[
         float | None,
-        typer.Option(
-            help="Score for which hours are estimated; default: that of all data.",
-            callback=check_finite,
-        ),
+        typer.Option(help="Score for which hours are estimated; default: that of all data."),
     ] = None,
     seed: SeedOption = 0,
     output: OutputOption = None,

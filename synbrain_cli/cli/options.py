@@ -7,7 +7,6 @@ would load numpy or torch here; ``tests/test_cli.py`` compares the two.
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -48,20 +47,6 @@ def _check_preset(name: str) -> str:
     if name not in PRESETS:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, PRESETS))}.")
     return name
-
-
-def check_finite(number: float | None) -> float | None:
-    """Refuse infinity and what is no number."""
-    if number is not None and not math.isfinite(number):
-        raise typer.BadParameter(f"{number} is not a finite number.")
-    return number
-
-
-def check_positive(number: float | None) -> float | None:
-    """Refuse what is not above 0."""
-    if check_finite(number) is not None and number <= 0:
-        raise typer.BadParameter(f"{number:g} is not above 0.")
-    return number
 
 
 # ------------------------------------------------------------------- workspace and selection

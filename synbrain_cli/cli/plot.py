@@ -18,8 +18,6 @@ from synbrain_cli.cli.options import (
     SeedOption,
     SubjectOption,
     WorkspaceOption,
-    check_finite,
-    check_positive,
 )
 from synbrain_cli.cli.running import open_run
 from synbrain_cli.cli.sections import PlainGroup
@@ -45,12 +43,8 @@ MinusOption = Annotated[
     typer.Option(help="Image, or folder of other responses, whose mean is subtracted."),
 ]
 DrawOption = Annotated[int, typer.Option(min=0, help="Number of the draw, with --what draw.")]
-ThresholdOption = Annotated[
-    float | None, typer.Option(help="Hide smaller absolute values.", callback=check_finite)
-]
-VmaxOption = Annotated[
-    float | None, typer.Option(help="Limit of the colour scale.", callback=check_positive)
-]
+ThresholdOption = Annotated[float | None, typer.Option(help="Hide smaller absolute values.")]
+VmaxOption = Annotated[float | None, typer.Option(help="Limit of the colour scale.")]
 SpaceOption = Annotated[
     FigureSpace,
     typer.Option(help="Surface; fsaverage6 and fsaverage where nilearn has them."),

@@ -1,7 +1,7 @@
 """What surrounds the work of a command: its workspace, interruption, exit codes.
 
 Exit codes: 0 done; 1 a fault that the user can mend, said in one line; 2 a mistake in the command
-line (by click); 130 interrupted. Anything else is a bug and keeps its traceback.
+line, likewise; 130 interrupted. Anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
 
 from synbrain_cli.cli.streams import safe_streams, write_out
 from synbrain_cli.errors import SynbrainError
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from synbrain_cli.progress import Progress
     from synbrain_cli.run import RunContext
 
+# Base of all mistakes in the command line; typer has no public name for it.
+UsageError: Any = typer.BadParameter.__base__
 # Commands whose work several processes share under `accelerate launch`.
 DISTRIBUTED = ("prepare", "train", "synthesize")
 # What to do about what the system refuses.
@@ -99,8 +103,14 @@ def interruptible() -> Iterator[None]:
         stop("interrupted: the same command goes on where it stopped", 130)
 
 
-def run(app: Callable[[], object]) -> None:
-    """Run the program: one line on stderr and exit 1 for a fault the user can mend."""
+def run(app: Callable[[], int | None]) -> None:
+    """Run the program: one line on stderr and exit 1 for a fault the user can mend.
+
+    Parameters
+    ----------
+    app : callable
+        The program; it returns its exit code, and leaves its errors to this function.
+    """
     if sys.prefix != sys.base_prefix:
         # Matplotlib would keep its font list in the home folder, and settings found there would
         # change our figures.
@@ -110,34 +120,52 @@ def run(app: Callable[[], object]) -> None:
         _run(app)
 
 
-def _run(app: Callable[[], object]) -> None:
+def _run(app: Callable[[], int | None]) -> None:
     command = next(iter(sys.argv[1:]), "")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command not in DISTRIBUTED:
         if _rank() > 0:
             return
         print(f"synbrain: {command} runs in one process only", file=sys.stderr)
         os.environ["WORLD_SIZE"] = "1"
-    for argument in sys.argv[1:]:
+    try:
+        _require_text(sys.argv[1:])
+        code = _call(app)
+        write_out()
+    except SynbrainError as error:
+        stop(str(error))
+    except typer.Abort:
+        stop("nothing was chosen: stopped")
+    except BrokenPipeError:  # the reader has what it wants (`| head`)
+        code = 1
+    except (OSError, MemoryError, ImportError, RuntimeError) as error:
+        refused = _refused(error)
+        if refused is None:
+            raise
+        stop(refused)
+    sys.exit(code)
+
+
+def _call(app: Callable[[], int | None]) -> int:
+    """Call the program; say a mistake in the command line in one line, and return its code."""
+    try:
+        return app() or 0
+    except UsageError as error:
+        if type(error).show is not UsageError.show:  # help, of a group without a command
+            error.show()
+            return error.exit_code
+        command = error.ctx.command_path if error.ctx else "synbrain"
+        stop(f"{error.format_message()} (`{command} --help` says more)", error.exit_code)
+
+
+def _require_text(arguments: list[str]) -> None:
+    """Stop at an argument that no record could hold: a file's name in another encoding."""
+    for argument in arguments:
         if not is_text(argument):
             stop(
                 f"{argument}: not text in {sys.getfilesystemencoding()}, this shell's encoding: "
                 "rename what is escaped here, or choose a UTF-8 locale",
                 2,
             )
-    try:
-        try:
-            app()
-        finally:
-            write_out()
-    except SynbrainError as error:
-        stop(str(error))
-    except BrokenPipeError:  # the reader has what it wants (`| head`)
-        sys.exit(1)
-    except (OSError, MemoryError, ImportError, RuntimeError) as error:
-        refused = _refused(error)
-        if refused is None:
-            raise
-        stop(refused)
 
 
 def _refused(error: BaseException) -> str | None:

@@ -102,10 +102,11 @@ def safe_streams() -> Iterator[None]:
     finally:
         sys.stderr.flush()
         sys.stdout, sys.stderr = streams
+        _drop_unwritten(streams[0])
 
 
 def write_out() -> None:
-    """Write what standard output holds back, or drop it: the interpreter tries again as it ends.
+    """Write what standard output holds back.
 
     Raises
     ------
@@ -114,12 +115,16 @@ def write_out() -> None:
     BrokenPipeError
         When its reader has gone.
     """
+    sys.stdout.flush()
+
+
+def _drop_unwritten(stream: TextIO) -> None:
+    """Send what could not be written nowhere: the interpreter would try again as it ends."""
     try:
-        sys.stdout.flush()
-    except (StreamError, BrokenPipeError):
+        stream.flush()
+    except OSError:
         with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _fill_closed() -> None:

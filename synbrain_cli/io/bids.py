@@ -9,7 +9,7 @@ from typing import Any
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import versions
 
-MAX_LABEL = 100  # file names of `synbrain synthesize` add some 90 characters; 255 are possible
+MAX_LABEL = 80  # a file's name may hold two, and some 90 characters beside; 255 are possible
 
 
 def bids_label(name: str) -> str:

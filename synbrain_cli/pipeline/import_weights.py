@@ -42,7 +42,7 @@ from synbrain_cli.io.volume import check_same_grid, read_volume
 from synbrain_cli.io.voxel_space import Geometry, Volume
 from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.labels import dataset_name, model_name, subject_label
+from synbrain_cli.labels import dataset_name, model_name, require_subject_label, subject_label
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.bundle_writer import MODEL, TrainResult
@@ -246,7 +246,9 @@ def _find_voxels(
     volume = _read_mask(settings.mask) if settings.mask is not None else None
     prepared = _named_subject(settings)
     dataset = dataset_name(prepared.dataset if prepared is not None else settings.dataset)
-    label = prepared.subject if prepared else _find_label(settings, volume, progress)
+    label = require_subject_label(
+        prepared.subject if prepared else _find_label(settings, volume, progress)
+    )
     if prepared is None:
         usual = PreparedSubject(workspace.prepared / dataset / f"sub-{label}")
         prepared = usual if (usual.folder / "dataset_description.json").exists() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -57,12 +58,21 @@ class LearningCurveSettings:
         scores of their full-data models, where there are any.
     n_boot : int
         Bootstrap draws of the test images, the same at every point of a subject.
+
+    Raises
+    ------
+    InputError
+        When the target is not finite.
     """
 
     hours: tuple[float, ...] = HOURS
     strategies: tuple[str, ...] = CURVE_STRATEGIES
     target: float | None = None
     n_boot: int = 500
+
+    def __post_init__(self) -> None:
+        if self.target is not None and not math.isfinite(self.target):
+            raise InputError(f"--target {self.target}: expected a finite number")
 
 
 @dataclass(frozen=True)

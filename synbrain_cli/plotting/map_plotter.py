@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ class Look:
     Raises
     ------
     InputError
-        When there is no such format or space, or the limit is not above 0.
+        When there is no such format or space, or a limit is not above 0, or not finite.
     """
 
     space: str = "fsaverage5"
@@ -57,8 +58,10 @@ class Look:
         ):
             if value not in choices:
                 raise InputError(f"{option} {value}: expected one of {', '.join(choices)}")
-        if self.vmax is not None and not self.vmax > 0:
-            raise InputError(f"--vmax {self.vmax:g}: expected more than 0")
+        if self.vmax is not None and not 0 < self.vmax < math.inf:
+            raise InputError(f"--vmax {self.vmax:g}: expected more than 0, and a finite number")
+        if self.threshold is not None and not 0 <= self.threshold < math.inf:
+            raise InputError(f"--threshold {self.threshold:g}: expected 0 or more, and finite")
 
 
 class MapPlotter:
