@@ -95,7 +95,7 @@ def test_synthesize_writes_what_it_says(made, trained):
     assert sidecar["Simulated"] is True
     assert sidecar["Unit"] == "percent signal change"
     assert json.loads((folder / "dataset_description.json").read_text())["GeneratedBy"]
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [".files.json"]
 
 
 def test_synthesize_again_changes_nothing(made, trained, synbrain):
