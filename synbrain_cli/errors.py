@@ -5,6 +5,8 @@ was found, in which file, and what to do next. The command line prints the messa
 exits with status 1; any other exception is a bug and keeps its traceback.
 """
 
+import csv
+import lzma
 import pickle
 import struct
 import tokenize
@@ -13,22 +15,32 @@ import zlib
 from xml.parsers.expat import ExpatError
 
 # Exceptions that occur while a truncated, altered or unrelated file is read, in any format:
-# streams and archives, headers, pickles, XML, and code that meets unexpected values.
-# Readers add the exceptions of the library they use, and do not intercept `SynbrainError`.
+# streams and archives, headers (sizes that overflow, or that no memory can hold), pickles, XML,
+# tables, literals, and code that meets unexpected values. Warnings are among them where Python is
+# told to raise them. Readers add the exceptions of the library they use, and do not intercept
+# `SynbrainError`.
 DAMAGED: tuple[type[Exception], ...] = (
     OSError,
     EOFError,
     ValueError,
+    ArithmeticError,
     LookupError,
     TypeError,
     AttributeError,
     RuntimeError,
     AssertionError,
+    MemoryError,
+    BufferError,
+    SyntaxError,
+    SystemError,
+    Warning,
     zlib.error,
+    lzma.LZMAError,
     zipfile.BadZipFile,
     struct.error,
     pickle.UnpicklingError,
     tokenize.TokenError,
+    csv.Error,
     ExpatError,
 )
 

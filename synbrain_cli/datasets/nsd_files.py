@@ -18,9 +18,11 @@ import pandas as pd
 
 from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.datasets.nsd_design import SESSIONS, Design, image_id, image_name
-from synbrain_cli.errors import DAMAGED, InputError, MissingError
+from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import is_simulated, read_json
+from synbrain_cli.io.reading import reading
 from synbrain_cli.io.surface import HEMISPHERES
+from synbrain_cli.io.tables import read_table, row_in, whole_numbers
 
 DESIGN = "nsddata/experiments/nsd/nsd_expdesign.mat"
 STIMULI = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
@@ -128,20 +130,20 @@ class NSD:
             raise MissingError(
                 f"{path} does not exist, but the images are needed for their tokens: copy the file"
             )
-        try:
-            with h5py.File(path, "r") as file:
-                bricks = file["imgBrick"]
-                for image in images:
-                    if image_id(image) >= len(bricks):
-                        raise InputError(
-                            f"{path}: expected {image} among its images, found {len(bricks)}: is "
-                            "it of the same experiment as the design?"
-                        )
-                    yield bricks[image_id(image)]
-        except InputError:
-            raise
-        except DAMAGED as error:
-            raise InputError(f"{path}: truncated or damaged ({error}): copy it again") from error
+        with reading(path, "NSD's images"), h5py.File(path, "r") as file:
+            bricks = file["imgBrick"]
+            if bricks.dtype != np.uint8 or bricks.ndim != 4 or bricks.shape[3] != 3:
+                raise InputError(
+                    f"{path}: expected images as uint8 (n_images, height, width, 3) in imgBrick, "
+                    f"found {bricks.dtype} of shape {bricks.shape}: copy the file again"
+                )
+            for image in images:
+                if image_id(image) >= len(bricks):
+                    raise InputError(
+                        f"{path}: expected {image} among its images, found {len(bricks)}: is "
+                        "it of the same experiment as the design?"
+                    )
+                yield bricks[image_id(image)]
 
     def stimuli(self, images: list[str]) -> pd.DataFrame | None:
         """Read NSD's table of stimuli, and captions of the images.
@@ -168,12 +170,15 @@ class NSD:
         path = self.root / STIMULUS_TABLE
         if not path.exists():
             return None
-        table = pd.read_csv(path, index_col=0)
-        if "nsdId" not in table or "cocoId" not in table:
+        table = read_table(path, ("nsdId", "cocoId"))
+        ids = whole_numbers(table["nsdId"], row_in(path), lowest=0)
+        table.index = pd.Index([image_name(i) for i in ids.tolist()], dtype=str)
+        if table.index.has_duplicates:
+            twice = int(np.flatnonzero(table.index.duplicated())[0])
             raise InputError(
-                f"{path}: expected the columns nsdId and cocoId, found {list(table.columns[:6])}"
+                f"{row_in(path)(twice)}: {table.index[twice]} has a row above: copy the table again"
             )
-        table = table.set_index(table["nsdId"].map(image_name))
+        coco_ids = pd.Series(whole_numbers(table["cocoId"], row_in(path), lowest=0), table.index)
         absent = sorted(set(images) - set(table.index))
         if absent:
             raise InputError(
@@ -184,8 +189,8 @@ class NSD:
         captions = self._captions()
         if captions:
             table["captions"] = [
-                json.dumps(captions.get(int(coco), []), ensure_ascii=False)
-                for coco in table["cocoId"]
+                json.dumps(captions.get(coco, []), ensure_ascii=False)
+                for coco in coco_ids.loc[images].tolist()
             ]
         return table
 
@@ -193,10 +198,11 @@ class NSD:
         """COCO image id → its captions."""
         captions: dict[int, list[str]] = {}
         for path in sorted((self.root / "nsddata_stimuli").rglob("captions_*2017.json")):
-            for annotation in read_json(path)["annotations"]:
-                captions.setdefault(annotation["image_id"], []).append(
-                    annotation["caption"].strip()
-                )
+            with reading(path, "the captions of COCO"):
+                for annotation in read_json(path)["annotations"]:
+                    captions.setdefault(int(annotation["image_id"]), []).append(
+                        annotation["caption"].strip()
+                    )
         return captions
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import SUFFIXES
-from synbrain_cli.io.files import read_table
 from synbrain_cli.io.prepared import SPLITS
+from synbrain_cli.io.tables import read_table, row_in
 
 
 def draw_images(images: Collection[str], share: float, seed: int, what: str = "") -> set[str]:
@@ -104,14 +104,18 @@ def read_split_list(path: Path, shown: np.ndarray) -> tuple[set[str], set[str]]:
         image=table["image"].map(_without_suffix),
         split=table["split"].replace({"validation": "val"}),
     )
-    unknown = sorted(set(table["split"]) - set(SPLITS))
-    if unknown:
+    unknown = np.flatnonzero(~table["split"].isin(SPLITS))
+    if len(unknown):
         raise InputError(
-            f"{path}: expected the splits {', '.join(SPLITS)}, found {', '.join(unknown[:5])}"
+            f"{row_in(path)(unknown[0])}: expected {', '.join(SPLITS)} in the column split, found "
+            f"{table['split'].iloc[unknown[0]]!r}"
         )
     twice = table.drop_duplicates().groupby("image").size()
     if (twice > 1).any():
-        raise InputError(f"{path}: {twice.index[twice > 1][0]} is in two splits: keep one of them")
+        raise InputError(
+            f"{path}: the column split puts {twice.index[twice > 1][0]} in two splits: keep one of "
+            "them"
+        )
     parts = {
         split: set(table.loc[table["split"] == split, "image"]) & {str(i) for i in shown}
         for split in SPLITS
@@ -119,8 +123,8 @@ def read_split_list(path: Path, shown: np.ndarray) -> tuple[set[str], set[str]]:
     if not parts["test"]:
         example = next(iter(sorted({str(i) for i in shown})), "")
         raise InputError(
-            f"{path}: none of its test images was shown to this subject: expected names such as "
-            f"{example}"
+            f"{path}: none of the images with test in the column split was shown to this subject: "
+            f"expected names such as {example}"
         )
     return parts["test"], parts["val"]
 

@@ -59,7 +59,7 @@ def prepare_experiment(
     counts = responses.rows_of_files(len(table.table))
     split = table.splits(progress.info)
     shown = table.table["image"].to_numpy(str)
-    check_splits(split, shown, "draw more with --test and --validation, or name them with --split")
+    check_splits(split, shown, table.split_advice)
     voxels, resamplings = responses.voxel_table(), responses.resamplings()
     session = table.table["session"].to_numpy()
     order = np.argsort(session, kind="stable")

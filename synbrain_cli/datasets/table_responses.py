@@ -20,14 +20,12 @@ from synbrain_cli.io.betas import (
     read_map,
     read_masked,
 )
-from synbrain_cli.io.files import read_table
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
 from synbrain_cli.io.surface_resampling import SurfaceResampling
+from synbrain_cli.io.tables import has_no_value, numbers, read_table, row_in
 from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
 from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Geometry, Vertices, Volume
 from synbrain_cli.labels import column_name, roi_label
-
-NO_VALUE = ("", "n/a", "na", "nan")  # cells without a value; BIDS uses "n/a"
 
 
 @dataclass(frozen=True)
@@ -230,19 +228,16 @@ class ResponseFiles:
         """Convert a column to numbers if all its values are numbers, else keep it as text.
 
         A column of labels therefore stays text where one label looks like a number ("4" beside
-        "V4"). The column ncsnr must hold numbers.
+        "V4"). The column ncsnr must hold numbers from 0.
         """
-        text = given.str.strip()
-        text = text.where(~text.str.lower().isin(NO_VALUE), "")
-        numbers = pd.to_numeric(text, errors="coerce")
-        other = np.flatnonzero((numbers.isna() & (text != "")).to_numpy())
-        if given.name == "ncsnr" and len(other):
-            raise InputError(
-                f"{self.experiment.voxels}: row {other[0] + 2}: expected a number in the column "
-                f"ncsnr (n/a where it is not known), found {given[other[0]]!r}"
-            )
-        if given.name == "ncsnr" or (not len(other) and (text != "").any()):
-            return numbers
+        if given.name == "ncsnr":
+            row = row_in(self.experiment.voxels)
+            return pd.Series(numbers(given, row, lowest=0), given.index, name="ncsnr")
+        text = given.where(~has_no_value(given), "")
+        found = pd.to_numeric(text, errors="coerce")
+        given_as_text = (found.isna() & (text != "")).any() or (text == "").all()
+        if not given_as_text:
+            return found
         for label in text[text != ""].unique():
             roi_label(label)
         return text

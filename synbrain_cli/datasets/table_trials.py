@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +16,8 @@ from synbrain_cli.datasets.splits import draw_images, read_split_list, split_tri
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.images import SUFFIXES, read_image
-from synbrain_cli.io.files import read_table
 from synbrain_cli.io.prepared import SPLITS
+from synbrain_cli.io.tables import has_no_value, missing_column, read_table, row_in, whole_numbers
 from synbrain_cli.paths import require_folder
 
 IMAGE_COLUMNS = ("image", "stim_file")  # the second is the name in BIDS
@@ -49,7 +51,7 @@ class TrialTable:
         """Return file and line of a row of the concatenated tables, for messages."""
         for path, part in zip(self.experiment.tables, self._parts, strict=True):
             if index < len(part):
-                return f"{path}: row {index + 2}"
+                return row_in(path)(index)
             index -= len(part)
         raise IndexError(index)
 
@@ -69,16 +71,13 @@ class TrialTable:
         table = self._joined
         column = experiment.image_column or next((c for c in IMAGE_COLUMNS if c in table), None)
         if column is None or column not in table:
-            named, found = experiment.image_column or "image", list(map(str, table.columns[:10]))
-            raise InputError(
-                f"{experiment.table_names}: expected the column {named}, found "
-                f"{', '.join(found)}: rename the column with the image of each trial, or pass "
-                "--image-column (columns are separated by commas in a .csv, by tabs in any other "
-                "file)"
+            error = missing_column(
+                experiment.table_names, experiment.image_column or "image", list(table.columns)
             )
+            raise InputError(f"{error}; or name the column of the images with --image-column")
         if not len(table):
             raise InputError(f"{experiment.table_names}: expected one row per trial, found no row")
-        empty = np.flatnonzero(table[column].str.strip().isin(["", "n/a"]).to_numpy())
+        empty = np.flatnonzero(table[column].isin(["", "n/a"]).to_numpy())
         if len(empty):
             raise InputError(
                 f"{self.row(empty[0])} names no image: leave trials without an image "
@@ -87,8 +86,8 @@ class TrialTable:
         # Without a column session, each table is one session.
         lengths = [len(part) for part in self._parts]
         session = np.repeat(np.arange(1, len(lengths) + 1), lengths)
-        if "session" in table:
-            session = self._whole_numbers(table, "session")
+        if _is_given(table, "session"):
+            session = whole_numbers(table["session"], self.row, prefix="ses-")
             numbers, counts = np.unique(session, return_counts=True)
             if counts.min() == 1:
                 raise InputError(
@@ -97,24 +96,17 @@ class TrialTable:
                     "from 1"
                 )
         files = self._find_images(table[column])
+        repeat: Any = 0
+        if _is_given(table, "repeat"):
+            repeat = whole_numbers(table["repeat"], self.row)
         return pd.DataFrame(
             {
                 "image": [files[value].stem for value in table[column]],
                 "session": session,
-                "repeat": self._whole_numbers(table, "repeat") if "repeat" in table else 0,
-                "split": table.get("split", ""),
+                "repeat": repeat,
+                "split": table["split"] if _is_given(table, "split") else "",
             }
         )
-
-    def _whole_numbers(self, table: pd.DataFrame, column: str) -> np.ndarray:
-        values = pd.to_numeric(table[column].str.replace(r"^ses-", "", regex=True), errors="coerce")
-        bad = np.flatnonzero(~(values >= 1) | (values % 1 != 0))
-        if len(bad):
-            raise InputError(
-                f"{self.row(bad[0])}: expected a whole number from 1 in the column "
-                f"{column}, found {table[column][bad[0]]!r}"
-            )
-        return values.to_numpy().astype(int)
 
     def _find_images(self, values: pd.Series) -> dict[str, Path]:
         """Return the image file of each value in the table; every image has a name of its own."""
@@ -140,18 +132,35 @@ class TrialTable:
                 f"{folder}: {len(missing)} of {values.nunique()} images of "
                 f"{self.experiment.table_names} are not in this folder (first: {first}): "
                 f"expected files of those names, with or without one of {' '.join(SUFFIXES)}"
+                + self._advice(missing[0], by_stem)
             )
         self._check_names(found)
         return found
 
+    def _advice(self, value: str, by_stem: dict[str, list[Path]]) -> str:
+        """Say so where a spreadsheet took the zeros from names such as 007."""
+        with contextlib.suppress(ValueError, OverflowError):
+            same = [stem for stem in by_stem if stem.isdecimal() and int(stem) == float(value)]
+            if same:
+                return (
+                    f"; {same[0]} is there: a spreadsheet may have taken the zeros from the names"
+                )
+        if "\\" in value:
+            return "; folders in names are separated by /"
+        return ""
+
     def _find_image(self, value: str, by_stem: dict[str, list[Path]]) -> Path | None:
-        """Return the image file of a value in the table, with or without folder and suffix."""
+        """Return the image file of a value in the table, with or without folder and suffix.
+
+        Only files of the image folder are found, whatever folder the value names.
+        """
         experiment = self.experiment
         folder, name = experiment.images, Path(value)
-        # A table cannot name files outside the folder of images.
-        inside = not name.is_absolute() and ".." not in name.parts
-        candidates = [folder / name] * inside + [folder / name.name]
-        paths = [path for path in candidates if name.name and _is_file(path)][:1]
+        candidates = [folder / name.name]
+        root = folder.absolute()
+        if ".." not in name.parts and (root / name).is_relative_to(root):
+            candidates.insert(0, folder / name)
+        paths = [path for path in candidates if _is_file(path)][:1]
         paths = paths or by_stem.get(name.name) or by_stem.get(name.stem) or []
         if len(paths) > 1:
             raise InputError(
@@ -239,7 +248,7 @@ class TrialTable:
         experiment = self.experiment
         table = self.table
         shown = table["image"].to_numpy(str)
-        if (table["split"] != "").any() and experiment.split is None:
+        if self._splits_are_given:
             return self._given_splits()
         if experiment.split is not None:
             test, validation = read_split_list(experiment.split, shown)
@@ -261,6 +270,23 @@ class TrialTable:
             seed=experiment.seed,
         )
 
+    @property
+    def _splits_are_given(self) -> bool:
+        """Whether the table itself says which split each trial belongs to."""
+        return self.experiment.split is None and bool((self.table["split"] != "").any())
+
+    @property
+    def split_advice(self) -> str:
+        """What the user can do where a split has no image, for messages."""
+        if self._splits_are_given:
+            return (
+                f"give them the column split of {self.experiment.table_names}, or leave it out to "
+                "have them drawn"
+            )
+        if self.experiment.split is not None:
+            return f"name some in the column split of {self.experiment.split}"
+        return "draw more with --test and --validation, or name them with --split"
+
     def _given_splits(self) -> np.ndarray:
         experiment = self.experiment
         split = self.table["split"].replace({"validation": "val"}).to_numpy(str)
@@ -274,8 +300,9 @@ class TrialTable:
         twice = pairs["image"][pairs["image"].duplicated()]
         if len(twice):
             raise InputError(
-                f"{experiment.table_names}: {twice.iloc[0]} is in two splits: a model would be "
-                "tested on an image it was trained on; give all trials of an image one split"
+                f"{experiment.table_names}: the column split puts {twice.iloc[0]} in two splits: a "
+                "model would be tested on an image it was trained on; give all trials of an image "
+                "one split"
             )
         if not (split == "val").any():
             chosen = draw_images(
@@ -289,8 +316,13 @@ class TrialTable:
         return split
 
 
+def _is_given(table: pd.DataFrame, column: str) -> bool:
+    """Whether a column exists and has a value in any row."""
+    return column in table and not has_no_value(table[column]).all()
+
+
 def _is_file(path: Path) -> bool:
-    """Return whether there is a file; not so where no file can have the name."""
+    """Whether there is a regular file of this name; no file can have a name that is too long."""
     try:
         return path.is_file()
     except OSError:

@@ -1,4 +1,4 @@
-"""Atomic writing of files, JSON and tables, and checksums."""
+"""Atomic writing of files and JSON, and checksums."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from safetensors import SafetensorError
 
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
@@ -166,48 +165,6 @@ def read_json(path: Path | str) -> Any:
             f"{path}: expected JSON, found something else ({error}): create the file again, or "
             "move it away"
         ) from error
-
-
-def read_table(path: Path | str, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """Read a table with a header row: comma-separated in a .csv file, else tab-separated.
-
-    Parameters
-    ----------
-    path : path
-    columns : iterable of str
-        Columns that are required.
-
-    Returns
-    -------
-    DataFrame
-        All values are text; empty cells are empty text.
-
-    Raises
-    ------
-    MissingError, InputError
-        When the file is absent, is not a table, or lacks a column.
-    """
-    path = Path(path)
-    separator = "," if path.suffix.lower() == ".csv" else "\t"
-    try:
-        # Without index_col, a separator at the end of every row would shift the columns.
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, index_col=False)
-    except FileNotFoundError as error:
-        raise MissingError(f"{path} does not exist") from error
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise InputError(
-            f"{path}: expected a table with a header row, {'comma' if separator == ',' else 'tab'}-"
-            f"separated, found something else ({error})"
-        ) from error
-    missing = [column for column in columns if column not in table]
-    if missing:
-        found = ", ".join(map(str, table.columns[:10]))
-        raise InputError(
-            f"{path}: expected the column {missing[0]}, found {found}: rename the column with "
-            "these values, and check that the table is "
-            f"{'comma' if separator == ',' else 'tab'}-separated"
-        )
-    return table
 
 
 def create_array(path: Path | str, dtype: Any, shape: tuple[int, ...]) -> int:

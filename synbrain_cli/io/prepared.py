@@ -35,6 +35,7 @@ import pandas as pd
 from synbrain_cli.errors import DAMAGED, InputError, MissingError
 from synbrain_cli.io.files import sha256
 from synbrain_cli.io.records import read_record
+from synbrain_cli.io.tables import numbers, numbers_or_text, read_table, row_in, whole_numbers
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS, VoxelSpace
 from synbrain_cli.io.workfolder import restore_interrupted
 from synbrain_cli.labels import names_subject
@@ -216,16 +217,16 @@ class PreparedSubject:
         InputError
             When the columns are others, or the number of rows is not that of the betas.
         """
-        # "NA" is a valid name of an image.
-        table = pd.read_csv(
-            self.folder / "trials.tsv", sep="\t", dtype={"image": str}, keep_default_na=False
-        )
+        path = self.folder / "trials.tsv"
+        table = read_table(path, written_here=True)
         if tuple(table.columns) != TRIAL_COLUMNS or len(table) != len(self.betas):
             raise InputError(
-                f"{self.folder / 'trials.tsv'}: expected {len(self.betas)} rows and the columns "
+                f"{path}: expected {len(self.betas)} rows and the columns "
                 f"{TRIAL_COLUMNS}, found {len(table)} rows and {tuple(table.columns)}: "
                 "run `synbrain prepare --overwrite`"
             )
+        for column in ("trial", "session", "repeat"):
+            table[column] = whole_numbers(table[column], row_in(path), lowest=0)
         return table
 
     @cached_property
@@ -358,10 +359,12 @@ class PreparedSubject:
 
 def read_voxels(path: Path) -> pd.DataFrame:
     """Read ``voxels.tsv``: labels are text, empty for voxels without a label; ncsnr may be NaN."""
-    table = pd.read_csv(path, sep="\t", keep_default_na=False)
-    for column in ("ncsnr", "ncsnr_recomputed"):
-        if column in table:
-            table[column] = pd.to_numeric(table[column], errors="coerce")
+    table = read_table(path, written_here=True)
+    for column in table:
+        if column in ("ncsnr", "ncsnr_recomputed"):
+            table[column] = numbers(table[column], row_in(path), infinite=True)
+        else:
+            table[column] = numbers_or_text(table[column])
     return table
 
 

@@ -17,8 +17,8 @@ import pandas as pd
 
 from synbrain_cli.config import EncoderIdentity
 from synbrain_cli.errors import MissingError
-from synbrain_cli.io.files import read_table
 from synbrain_cli.io.records import read_record
+from synbrain_cli.io.tables import read_table
 
 ENCODER = "encoder.json"
 
@@ -53,7 +53,7 @@ class TokenStore:
         path = self.folder / "images.tsv"
         if not path.exists():
             return pd.DataFrame({"image": [], "pixels": []}, dtype=str)
-        return read_table(path, ("image", "pixels"))
+        return read_table(path, ("image", "pixels"), written_here=True)
 
     @property
     def precision(self) -> str:

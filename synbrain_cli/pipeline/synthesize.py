@@ -30,6 +30,7 @@ from synbrain_cli.io.responses import (
     ResponseSidecar,
 )
 from synbrain_cli.io.surface import write_gifti
+from synbrain_cli.io.tables import read_table, row_in, whole_numbers
 from synbrain_cli.io.volume import save_image
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
@@ -393,5 +394,7 @@ class ResponseWriter:
 
     def result(self, folder: Path) -> SynthesizeResult:
         """Return what a finished folder holds."""
-        table = pd.read_csv(folder / "images.tsv", sep="\t")
+        path = folder / "images.tsv"
+        table = read_table(path, ("index", "image", "source"), written_here=True)
+        table["index"] = whole_numbers(table["index"], row_in(path), lowest=0)
         return SynthesizeResult(folder, folder / self.array, table)

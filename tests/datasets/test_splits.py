@@ -141,13 +141,22 @@ def test_a_dot_in_a_name_is_no_suffix(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image\tset\na\ttest\n", "expected the column split, found image, set: rename"),
-        ("image,split\na,test\n", "expected the column image, found image,split.*tab-separated"),
-        ("image\tsplit\na\ttset\nb\ttraining\n", "expected the splits train, val, test, found tr"),
-        ("image\tsplit\na\ttest\na\ttrain\n", "a is in two splits: keep one"),
-        ("image\tsplit\na.png\ttest\nimages/a\tval\n", "a is in two splits"),
-        ("image\tsplit\nx\ttest\na\tval\n", "none of its test images was shown .* such as a"),
-        ("image\tsplit\n", "none of its test images was shown"),
+        (
+            "image\tset\na\ttest\n",
+            r"expected the column split, found image, set .separated by tabs.: rename",
+        ),
+        ("image|split\na|test\n", r"expected the column image, found image\|split.*by tabs"),
+        (
+            "image\tsplit\na\ttset\nb\ttraining\n",
+            "row 2: expected train, val, test in the column split, found 'tset'",
+        ),
+        ("image\tsplit\na\ttest\na\ttrain\n", "the column split puts a in two splits: keep one"),
+        ("image\tsplit\na.png\ttest\nimages/a\tval\n", "the column split puts a in two splits"),
+        (
+            "image\tsplit\nx\ttest\na\tval\n",
+            "none of the images with test .* was shown .* such as a",
+        ),
+        ("image\tsplit\n", "none of the images with test in the column split was shown"),
         ("", "expected a table"),
     ],
 )

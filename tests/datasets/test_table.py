@@ -353,6 +353,49 @@ def test_a_table_without_sessions_is_one_session(made):
     assert subject.trials["trial"].tolist() == list(range(N_TRIALS))
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("commas.txt", {"sep": ","}),
+        ("semicolons.csv", {"sep": ";"}),
+        ("tabs.csv", {"sep": "\t"}),
+        ("bom.csv", {"encoding": "utf-8-sig"}),
+        ("utf16.tsv", {"sep": "\t", "encoding": "utf-16"}),
+        ("mac.tsv", {"sep": "\t", "lineterminator": "\r"}),
+        ("windows.tsv", {"sep": "\t", "lineterminator": "\r\n"}),
+        ("numbered.csv", {"index": True}),
+    ],
+)
+def test_tables_of_spreadsheets_and_of_r_are_read_too(made, name, options):
+    made.table["note"] = "für"
+    made.table.to_csv(made.path(name), **{"index": False, **options})
+    assert_is(made.prepare(trials=made.path(name)), made)
+
+
+def test_spaces_around_names_are_not_part_of_them(made):
+    spaced = made.table.astype(str) + " "
+    spaced.columns = [f"{name} " for name in spaced.columns]
+    spaced.to_csv(made.path("spaced.tsv"), sep="\t", index=False)
+    assert_is(made.prepare(trials=made.path("spaced.tsv")), made)
+
+
+@pytest.mark.parametrize("column", ["session", "repeat", "split"])
+def test_a_column_without_any_value_is_as_none(made, column):
+    made.table.drop(columns=column, errors="ignore").to_csv(
+        made.path("bare.tsv"), sep="\t", index=False
+    )
+    made.table[column] = "n/a"
+    given = TrialTable(made.experiment()).table
+    bare = TrialTable(made.experiment(trials=made.path("bare.tsv"))).table
+    pd.testing.assert_frame_equal(given, bare)
+
+
+def test_an_absolute_name_within_the_folder_is_found(made):
+    names = made.table["image"].tolist()
+    made.table["image"] = [str(made.images / name) for name in names]
+    assert TrialTable(made.experiment()).table["image"].tolist() == [n[:-4] for n in names]
+
+
 def test_a_csv_and_bids_labels_are_read_too(made):
     made.table["session"] = [f"ses-{s:02d}" for s in made.table["session"]]
     subject = made.prepare(trials=made.write_table("trials.csv"))
@@ -867,9 +910,9 @@ def drop(column):
     return change
 
 
-def put(column, value, row=4):
+def put(column, value, row=4, start=""):
     def change(made):
-        values = [*made.table[column]] if column in made.table else [""] * N_TRIALS
+        values = [*made.table[column]] if column in made.table else [start] * N_TRIALS
         values[row] = value
         made.table[column] = values
 
@@ -880,14 +923,25 @@ def no_rows(made):
     made.table = made.table[:0]
 
 
-def semicolons(made):
-    made.table.to_csv(made.path("trials.csv"), sep=";", index=False)
-    return {"trials": made.path("trials.csv")}
+def outside(made):
+    shutil.copy(made.images / "img00.png", made.path("other.png"))
+    made.table.loc[4, "image"] = str(made.path("other.png"))
 
 
-def commas_in_tsv(made):
-    made.table.to_csv(made.path("trials.txt"), index=False)
-    return {"trials": made.path("trials.txt")}
+def outside_relative(made):
+    shutil.copytree(made.images, made.path("stimuli"))
+    shutil.copy(made.images / "img00.png", made.path("other.png"))
+    made.table.loc[4, "image"] = "../other.png"
+    return {"images": made.path("stimuli")}
+
+
+def without_zeros(made):
+    made.path("numbered").mkdir()
+    for i, name in enumerate(NAMES):
+        shutil.copy(made.images / f"{name}.png", made.path("numbered", f"{i:03d}.png"))
+    made.table["image"] = [str(NAMES.index(n.removesuffix(".png"))) for n in made.table["image"]]
+    made.table = made.table.sort_values("image", ignore_index=True)
+    return {"images": made.path("numbered")}
 
 
 def excel(made):
@@ -1217,12 +1271,31 @@ BAD = {
         lambda made: {"image_column": "stim"},
         "trials.tsv: expected the column stim, found onset, image, session",
     ),
-    "commas in a .txt": (
-        commas_in_tsv,
-        r"trials.txt: expected the column image, found onset,image,session: .*commas in a .csv",
+    "Excel": (excel, "trials.xlsx: expected a table as text, found a workbook: .* CSV UTF-8"),
+    "a session beyond whole numbers": (
+        put("session", "1e30"),
+        "trials.tsv: row 6: expected a whole number from 1 in the column session, found '1e30'",
     ),
-    "semicolons": (semicolons, "trials.csv: .* found onset;image;session: .* by commas"),
-    "Excel": (excel, "trials.xlsx: expected a table with a header row, tab-separated"),
+    "some repeats not given": (
+        put("repeat", "n/a", start="1"),
+        "trials.tsv: row 6: expected a whole number from 1 in the column repeat, found 'n/a'",
+    ),
+    "an image with a long name": (
+        put("image", "a" * 300),
+        "stimuli0?: 1 of 25 images of .*trials.tsv are not in this folder .first: aaa",
+    ),
+    "an image outside": (
+        outside,
+        "stimuli0?: 1 of 25 images of .*trials.tsv are not in this folder .first: .*other.png",
+    ),
+    "an image outside, relative": (
+        outside_relative,
+        r"stimuli0?: 1 of 25 images of .*trials.tsv are not in this folder .first: \.\./other",
+    ),
+    "names without their zeros": (
+        without_zeros,
+        "numbered: .* .first: 0.: .*; 000 is there: a spreadsheet may have taken the zeros",
+    ),
     "no rows": (no_rows, "trials.tsv: expected one row per trial, found no row"),
     "an empty cell": (put("image", ""), "trials.tsv: row 6 names no image: leave trials without"),
     "BIDS's n/a": (put("image", "n/a"), "trials.tsv: row 6 names no image"),
@@ -1247,9 +1320,12 @@ BAD = {
     "split left out": (put("split", "test"), "row 2: expected train, val, test .* found ''"),
     "an image in two splits": (
         in_two_splits,
-        r"trials.tsv: img\d\d is in two splits: a model would be tested on .* trained on",
+        r"trials.tsv: the column split puts img\d\d in two splits: a model would be tested on",
     ),
-    "no test image": (no_test_image, "no test image among the 24 images shown: .* --split"),
+    "no test image": (
+        no_test_image,
+        "no test image among the 24 images .* the column split of .*tsv",
+    ),
     "only test images": (only_test, "no train image among the 24 images shown"),
     "no list of splits": (missing("split"), "nothing.tsv does not exist"),
     # images

@@ -11,6 +11,8 @@ import pandas as pd
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.results.evaluation import VOXELS, EvaluationRecord, read_evaluation
+from synbrain_cli.io.tables import numbers, numbers_or_text, read_table, row_in
+from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workspace import Workspace
 
 
@@ -52,7 +54,7 @@ class Evaluation:
                 f"{folder} is of another training of {brain.name}: run "
                 f"`synbrain evaluate --model {brain.name}` again"
             )
-        return cls(folder, metrics, pd.read_csv(folder / VOXELS, sep="\t"))
+        return cls(folder, metrics, _read_scores(folder / VOXELS))
 
     @classmethod
     def of(cls, workspace: Workspace, brain: Brain) -> Evaluation:
@@ -75,3 +77,14 @@ class Evaluation:
         known = self.voxels["ceiling"].notna().any()
         values = self.voxels["ceiling"] if known else self.voxels["model"].abs()
         return float(np.nanquantile(values, 0.99))
+
+
+def _read_scores(path: Path) -> pd.DataFrame:
+    """Read ``voxels.tsv``: positions as they were written, scores as numbers, NaN where empty."""
+    table = read_table(path, ("model", "ceiling"), written_here=True)
+    for column in table:
+        if column in POSITION_COLUMNS:
+            table[column] = numbers_or_text(table[column])
+        else:
+            table[column] = numbers(table[column], row_in(path), infinite=True)
+    return table

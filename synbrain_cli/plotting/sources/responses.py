@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.errors import InputError, MissingError
@@ -15,6 +14,7 @@ from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.records import convert_record, read_record
 from synbrain_cli.io.responses import ResponseSettings
+from synbrain_cli.io.tables import read_table
 from synbrain_cli.io.workspace import Log, Workspace
 from synbrain_cli.labels import subject_label
 
@@ -53,9 +53,7 @@ class Responses:
                 f"`synbrain synthesize {folder}` first, if these are images"
             )
         self.settings = read_record(self.folder / "settings.json", ResponseSettings, _AGAIN)
-        self._table = pd.read_csv(
-            self.folder / "images.tsv", sep="\t", dtype={"image": str}, keep_default_na=False
-        )
+        self._table = read_table(self.folder / "images.tsv", ("image", "source"), written_here=True)
         self.names: list[str] = self._table["image"].tolist()
         found = list(self.folder.glob("*_desc-draws_betas.npy"))
         if not found:
