@@ -178,7 +178,8 @@ class NSD:
             raise InputError(
                 f"{row_in(path)(twice)}: {table.index[twice]} has a row above: copy the table again"
             )
-        coco_ids = pd.Series(whole_numbers(table["cocoId"], row_in(path), lowest=0), table.index)
+        table["nsdId"] = ids
+        table["cocoId"] = whole_numbers(table["cocoId"], row_in(path), lowest=0)
         absent = sorted(set(images) - set(table.index))
         if absent:
             raise InputError(
@@ -190,7 +191,7 @@ class NSD:
         if captions:
             table["captions"] = [
                 json.dumps(captions.get(coco, []), ensure_ascii=False)
-                for coco in coco_ids.loc[images].tolist()
+                for coco in table["cocoId"].tolist()
             ]
         return table
 

@@ -266,7 +266,7 @@ def read_3d(path: Path) -> tuple[np.ndarray, nib.spatialimages.SpatialImage]:
     Parameters
     ----------
     path : path
-        A 3-D image.
+        A 3-D image, or one of several axes that holds one volume.
 
     Returns
     -------
@@ -285,9 +285,9 @@ def read_3d(path: Path) -> tuple[np.ndarray, nib.spatialimages.SpatialImage]:
             "it with nibabel, with the affine of an image on the same grid"
         )
     values, image = read_volume(path)
-    if values.ndim != 3:
+    if values.ndim < 3 or values.size != np.prod(values.shape[:3]):
         raise InputError(f"{path}: expected one 3-D volume, found {values.shape}")
-    return values, image
+    return values.reshape(values.shape[:3]), image
 
 
 def mni_to_fsaverage(volume: Volume) -> SurfaceResampling:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import nibabel as nib
 import numpy as np
-from isal import igzip
 
-from synbrain_cli.errors import InputError, MissingError, SynbrainError
+from synbrain_cli.errors import InputError
+from synbrain_cli.io.reading import AGAIN, reading
 from synbrain_cli.io.surface import read_mgh_vertices
-from synbrain_cli.io.volume import DAMAGED_IMAGE, damaged, load_image
+from synbrain_cli.io.volume import load_image, open_stream, read_to_end
 
 _CHUNKS = 512  # HDF5 chunks that are read before they are transposed into the output
-_REST = 1 << 20  # bytes read at once after the betas, up to the end of the file
 _HDF5 = (".hdf5", ".h5")
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Convert the errors of an absent or damaged file to `MissingError` or `InputError`."""
-    if not path.exists():
-        raise MissingError(f"{path} does not exist: check the path")
-    try:
-        yield
-    except SynbrainError:
-        raise
-    except DAMAGED_IMAGE as error:
-        raise damaged(path, error) from error
 
 
 def read_masked(path: Path | str, mask: np.ndarray) -> np.ndarray:
@@ -58,7 +42,7 @@ def read_masked(path: Path | str, mask: np.ndarray) -> np.ndarray:
         When the file is absent, truncated, or not on the grid of the mask.
     """
     path = Path(path)
-    with _whole(path):
+    with reading(path, "a file of responses or of a map"):
         if path.suffix in _HDF5:
             return _read_masked_hdf5(path, mask)
         image = load_image(path)
@@ -82,22 +66,18 @@ def _read_trials(
     n_trials = (*image.shape, 1)[3]
     piece = np.empty(int(np.prod(image.shape[:3])), dtype)
     out = np.empty((n_trials, index.size), dtype.newbyteorder("="))
-    with _open_stream(path) as file:
+    with open_stream(path) as file:
         file.read(image.dataobj.offset)
         for trial in range(n_trials):
             if file.readinto(piece.data) != piece.nbytes:
                 raise EOFError(f"only {trial} of {n_trials} volumes are complete")
             out[trial] = piece[index]
-        while file.read(_REST):  # the checksum of a gzip stream is verified at its end
-            pass
+        read_to_end(path, file, image)
     slope, intercept = image.dataobj.slope, image.dataobj.inter
     if slope != 1 or intercept != 0:
-        return out.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        with np.errstate(all="ignore"):  # numbers that overflow become infinite: see as_float32
+            return out.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     return out
-
-
-def _open_stream(path: Path) -> io.BufferedIOBase:
-    return igzip.open(path, "rb") if path.suffix in (".gz", ".mgz") else path.open("rb")
 
 
 def _read_masked_hdf5(path: Path, mask: np.ndarray) -> np.ndarray:
@@ -173,7 +153,7 @@ def read_at_vertices(path: Path | str, vertices: np.ndarray, n_vertices: int) ->
         When the file is absent, truncated, or of another surface.
     """
     path = Path(path)
-    with _whole(path):
+    with reading(path, "a file of responses or of a map"):
         if path.suffix in _HDF5:
             with h5py.File(path, "r") as file:
                 return _at_vertices_hdf5(path, _betas(path, file), vertices, n_vertices)
@@ -202,13 +182,13 @@ def read_array(path: Path | str) -> np.ndarray:
         When the file is absent, truncated, or holds a pickled object (GLMsingle's TYPED… file).
     """
     path = Path(path)
-    with _whole(path):
+    with reading(path, "a file of responses or of a map"):
         with path.open("rb") as file:
             start = file.read(6)
         if start != b"\x93NUMPY":
-            found = "an archive of arrays (.npz)" if start[:2] == b"PK" else "something else"
+            content = "an archive of arrays (.npz)" if start[:2] == b"PK" else "something else"
             raise InputError(
-                f"{path}: expected an array of numbers (.npy), found {found}: save the array "
+                f"{path}: expected an array of numbers (.npy), found {content}: save the array "
                 "alone, with np.save"
             )
         try:
@@ -222,10 +202,16 @@ def read_array(path: Path | str) -> np.ndarray:
                 "alone with np.save('betas.npy', "
                 "np.load(FILE, allow_pickle=True).item()['betasmd'])"
             ) from error
-    if values.dtype.kind not in "biuf" or values.ndim == 0:
+    if values.dtype.kind not in "biuf" or values.ndim == 0 or not values.size:
         raise InputError(
             f"{path}: expected an array of numbers (.npy), found {values.dtype} of shape "
             f"{values.shape}"
+        )
+    expected, found = values.offset + values.nbytes, path.stat().st_size
+    if expected != found:
+        raise InputError(
+            f"{path}: expected {expected:,} bytes for {values.dtype} of shape {values.shape}, as "
+            f"its header says, found {found:,}: truncated or damaged: {AGAIN}"
         )
     return values
 
@@ -248,7 +234,7 @@ def read_map(path: Path | str) -> np.ndarray:
         When the file is absent, truncated, or of another shape.
     """
     path = Path(path)
-    with _whole(path):
+    with reading(path, "a file of responses or of a map"):
         if path.suffix == ".npy":
             values = read_array(path)
             return values.T if values.ndim == 2 else values
@@ -263,7 +249,9 @@ def _is_gifti(path: Path) -> bool:
 
 def _gifti(path: Path) -> np.ndarray:
     """Return the arrays of a GIFTI file, one per map: (n_maps, n_vertices)."""
-    image = load_image(path)
+    image = nib.load(path)
+    if not isinstance(image, nib.GiftiImage):
+        raise InputError(f"{path}: expected GIFTI, found {type(image).__name__}")
     shapes = {array.data.shape for array in image.darrays}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
         found = ", ".join(map(str, sorted(shapes))) or "none"
@@ -271,6 +259,8 @@ def _gifti(path: Path) -> np.ndarray:
             f"{path}: expected arrays with one value per vertex, found shapes {found}: check that "
             "the file holds responses, and not a mesh"
         )
+    if {array.data.dtype.kind for array in image.darrays} - set("iuf"):
+        raise InputError(f"{path}: expected real numbers, found {image.darrays[0].data.dtype}")
     return np.stack([array.data for array in image.darrays])
 
 
@@ -288,7 +278,7 @@ def n_vertices_of(path: Path | str) -> int:
         When the file is absent or damaged.
     """
     path = Path(path)
-    with _whole(path):
+    with reading(path, "a file of responses or of a map"):
         if path.suffix == ".npy":
             return read_array(path).shape[-1]
         if _is_gifti(path):
@@ -315,7 +305,7 @@ def n_trials_of(path: Path | str, inside: np.ndarray | None) -> int:
         When the file is absent, damaged, or of another shape.
     """
     path = Path(path)
-    with _whole(path):
+    with reading(path, "a file of responses or of a map"):
         if path.suffix == ".npy":
             shape = read_array(path).shape
             if len(shape) == 4 and inside is not None and shape[:3] == inside.shape:
@@ -344,8 +334,17 @@ def n_trials_of(path: Path | str, inside: np.ndarray | None) -> int:
 def _betas(path: Path, file: h5py.File) -> h5py.Dataset:
     """Return the dataset of betas, under NSD's name or GLMsingle's."""
     for name in ("betas", "betasmd"):
-        if isinstance(file.get(name), h5py.Dataset) and file[name].ndim:
-            return file[name]
+        if not isinstance(file.get(name), h5py.Dataset) or not file[name].shape:
+            continue
+        betas = file[name]
+        if betas.dtype.kind not in "biuf" or not betas.size:
+            what = {"O": "text or references", "S": "text", "V": "records of several values"}
+            raise InputError(
+                f"{path}: expected numbers in the dataset {name}, found "
+                f"{what.get(betas.dtype.kind, betas.dtype)} of shape {betas.shape}: save the betas "
+                "as float32"
+            )
+        return betas
     raise InputError(
         f"{path}: expected the dataset betas or betasmd, found {', '.join(file) or 'none'}"
     )

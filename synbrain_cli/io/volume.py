@@ -1,20 +1,26 @@
-"""Volumes: masks, ROIs and maps. `unmask` is the inverse of `synbrain_cli.io.betas.read_masked`."""
+"""Volumes: masks, ROIs and maps. `unmask` is the inverse of `synbrain_cli.io.betas.read_masked`.
+
+nibabel reads the files. It repairs or passes over much of what a header may say wrongly, and stops
+reading at the last voxel. Headers are therefore checked here before, and streams read to their end,
+where gzip keeps its checksum.
+"""
 
 from __future__ import annotations
 
+import io
+import math
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
+from isal import igzip
 
-from synbrain_cli.errors import DAMAGED, InputError, MissingError
+from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic
+from synbrain_cli.io.reading import AGAIN, reading
 
-# Exceptions of nibabel for an image that is truncated or altered.
-DAMAGED_IMAGE = (*DAMAGED, isal_zlib.error, HeaderDataError, ImageFileError)
+_PIECE = 1 << 20  # bytes of a stream that are read at once
+_SAVE_AGAIN = "save the image again with the program that made it, or copy the file again"
 
 
 def load_image(path: Path | str) -> nib.spatialimages.SpatialImage:
@@ -23,17 +29,132 @@ def load_image(path: Path | str) -> nib.spatialimages.SpatialImage:
     Raises
     ------
     MissingError, InputError
-        When the file is absent or is not an image.
+        When the file is absent or is no NIfTI or MGH image of real numbers; when its header
+        contradicts itself or the length of the file.
     """
-    try:
-        return nib.load(path)
-    except FileNotFoundError as error:
-        raise MissingError(f"{path} does not exist: check the path") from error
-    except DAMAGED_IMAGE as error:
+    path = Path(path)
+    with reading(path, "a NIfTI or MGH image"), np.errstate(all="ignore"):
+        header = _nifti_header(path)
+        if header is not None:
+            _check_nifti(path, header)
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Pair | nib.MGHImage):
+            raise InputError(
+                f"{path}: expected a NIfTI or MGH image, found {type(image).__name__}: convert it "
+                "to NIfTI"
+            )
+        _check_numbers(path, image.get_data_dtype(), image.shape)
+        if isinstance(image, nib.Nifti1Pair):
+            _check_affine(path, image.affine)
+        data = Path(image.file_map["image"].filename)
+        if not _is_compressed(data):
+            _check_length(data, data.stat().st_size, image)
+    return image
+
+
+def _nifti_header(path: Path) -> nib.Nifti1Header | None:
+    """Return a NIfTI header as it is in the file, before nibabel repairs it; None for others."""
+    with open_stream(path.with_suffix(".hdr") if path.suffix == ".img" else path) as file:
+        start = file.read(nib.Nifti2Header.sizeof_hdr)
+    for kind in (nib.Nifti2Header, nib.Nifti1Header):
+        if kind.may_contain_header(start):
+            return kind(start[: kind.sizeof_hdr], check=False)
+    return None
+
+
+def _check_nifti(path: Path, header: nib.Nifti1Header) -> None:
+    """Check fields of a NIfTI header that nibabel repairs, or takes as they are."""
+    n_axes = int(header["dim"][0])
+    axes = [int(n) for n in header["dim"][1 : max(n_axes, 0) + 1]]
+    if not 1 <= n_axes <= 7 or min(axes) < 1:
         raise InputError(
-            f"{path}: expected a NIfTI or MGH image, found something that cannot be read "
-            f"({error}): copy or download the file again"
-        ) from error
+            f"{path}: expected 1 to 7 axes of 1 or more in dim of its header, found {n_axes} axes "
+            f"{axes}: {_SAVE_AGAIN}"
+        )
+    dtype = header.get_data_dtype()
+    _check_numbers(path, dtype, tuple(axes))
+    if int(header["bitpix"]) != 8 * dtype.itemsize:
+        raise InputError(
+            f"{path}: its header contradicts itself: datatype is {dtype.name}, bitpix "
+            f"{int(header['bitpix'])}: {_SAVE_AGAIN}"
+        )
+    scaling = np.array([float(header["scl_slope"]), float(header["scl_inter"])])
+    if not (np.isfinite(scaling).all() or np.isnan(scaling).all()):  # nibabel: NaN is no scaling
+        raise InputError(
+            f"{path}: expected finite numbers as scl_slope and scl_inter of its header, found "
+            f"{scaling[0]} and {scaling[1]}: {_SAVE_AGAIN}"
+        )
+    offset = float(header["vox_offset"])
+    one_file = path.suffix not in (".hdr", ".img")
+    least = header.single_vox_offset if one_file else 0
+    if not (np.isfinite(offset) and offset >= least and offset % 1 == 0):
+        raise InputError(
+            f"{path}: expected the data from byte {least} on, found vox_offset {offset:g} in its "
+            f"header: {_SAVE_AGAIN}"
+        )
+
+
+def _check_numbers(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Check that an image holds real numbers, and at least one."""
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        found = {"V": "colours", "c": "complex numbers"}.get(dtype.kind, str(dtype))
+        raise InputError(
+            f"{path}: expected real numbers of up to 64 bits, found {found}: save the values that "
+            "are meant as float32"
+        )
+    if not shape or min(shape) < 1:
+        raise InputError(f"{path}: expected an image with values, found shape {shape}: {AGAIN}")
+
+
+def _check_affine(path: Path, affine: np.ndarray) -> None:
+    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+        raise InputError(
+            f"{path}: its affine cannot place voxels, because it is not finite or has an axis of "
+            "length 0: save the image with the affine of an image on the same grid"
+        )
+
+
+def _check_length(path: Path, found: int, image: nib.spatialimages.SpatialImage) -> None:
+    """Check the length of the data, decompressed; FreeSurfer writes tags after those of MGH."""
+    size = math.prod(image.shape) * image.get_data_dtype().itemsize
+    expected = int(image.dataobj.offset) + size
+    if found < expected or (found > expected and isinstance(image, nib.Nifti1Pair)):
+        raise InputError(
+            f"{path}: expected {expected:,} bytes for the shape {image.shape} and the type "
+            f"{image.get_data_dtype().name} of its header, found {found:,}: truncated or damaged: "
+            f"{AGAIN}"
+        )
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.suffix.lower() in (".gz", ".mgz")
+
+
+def open_stream(path: Path) -> io.BufferedIOBase:
+    """Open a file of bytes, which are decompressed where its suffix is .gz or .mgz."""
+    return igzip.open(path, "rb") if _is_compressed(path) else path.open("rb")
+
+
+def read_to_end(path: Path, file: io.BufferedIOBase, image: nib.spatialimages.SpatialImage) -> None:
+    """Read what follows the values in a stream, up to the checksum of gzip, which is verified.
+
+    Parameters
+    ----------
+    path : path
+        For messages.
+    file : file
+        The stream, read so far in any way.
+    image : SpatialImage
+        Says how long the stream should be.
+
+    Raises
+    ------
+    InputError
+        When the stream is longer or shorter.
+    """
+    while file.read(_PIECE):
+        pass
+    _check_length(path, file.tell(), image)
 
 
 def read_volume(path: Path | str) -> tuple[np.ndarray, nib.spatialimages.SpatialImage]:
@@ -51,16 +172,14 @@ def read_volume(path: Path | str) -> tuple[np.ndarray, nib.spatialimages.Spatial
     MissingError, InputError
         When the file is absent, damaged, or not an image.
     """
+    path = Path(path)
     image = load_image(path)
-    try:
+    with reading(path, "a NIfTI or MGH image"), np.errstate(all="ignore"):
+        data = Path(image.file_map["image"].filename)
+        if _is_compressed(data):
+            with open_stream(data) as file:
+                read_to_end(path, file, image)
         return np.asarray(image.dataobj), image
-    except DAMAGED_IMAGE as error:
-        raise damaged(path, error) from error
-
-
-def damaged(path: Path | str, error: Exception) -> InputError:
-    """Return the error for a file that cannot be read to its end."""
-    return InputError(f"{path}: truncated or damaged ({error}): copy or download the file again")
 
 
 def check_same_grid(
@@ -81,11 +200,36 @@ def check_same_grid(
             f"{path}: expected the grid {mask_image.shape[:3]} of {mask_path}, "
             f"found {image.shape[:3]}: is it of the same subject and space?"
         )
-    if not np.allclose(image.affine, mask_image.affine, atol=1e-3):
-        raise InputError(
-            f"{path}: its affine is not that of {mask_path}: resample one of them, "
-            "or use files of the same subject and space"
-        )
+    if np.allclose(image.affine, mask_image.affine, atol=1e-3):
+        return
+    for one, found in ((path, image), (mask_path, mask_image)):
+        if fault := _no_position(found):
+            other = mask_path if one is path else path
+            raise InputError(
+                f"{one}: {fault}, so that it cannot be told whether its voxels are those of "
+                f"{other}: if they are, save it with the affine of {other}"
+            )
+    axes, expected = ("".join(nib.aff2axcodes(i.affine)) for i in (image, mask_image))
+    differ = (
+        f"its axes run to {axes}, those of the mask to {expected}"
+        if axes != expected
+        else f"they differ by up to {np.abs(image.affine - mask_image.affine).max():.3g}"
+    )
+    raise InputError(
+        f"{path}: its affine is not that of {mask_path} ({differ}): resample one of them, "
+        "or use files of the same subject and space"
+    )
+
+
+def _no_position(image: nib.spatialimages.SpatialImage) -> str:
+    """Say why an affine does not place the voxels; empty where it does."""
+    if isinstance(image, nib.Nifti1Pair) and not (
+        int(image.header["qform_code"]) or int(image.header["sform_code"])
+    ):
+        return "its header holds no affine (the codes of qform and sform are 0)"
+    if np.array_equal(image.affine, np.eye(4)):
+        return "its affine is the identity"
+    return ""
 
 
 def unmask(

@@ -374,7 +374,7 @@ SESSION = f"nsddata_betas/ppdata/subj01/func1pt8mm/{BETAS}/betas_session02.nii.g
 FAULTS = [
     (SESSION, truncate, "truncated or damaged"),
     (SESSION, lambda p: p.write_bytes(p.with_name("betas_session03.nii.gz").read_bytes()), "copy"),
-    (SESSION, replace_with_text, "cannot be read"),
+    (SESSION, replace_with_text, "not a NIfTI or MGH image"),
     (SESSION, drop_trials, "expected 125 trials"),
     (SESSION, crop, "mask's grid"),
     (SESSION, lambda p: p.unlink(), "without a gap"),
