@@ -21,14 +21,16 @@ import pandas as pd
 
 from synbrain_cli.datasets.sessions import add_ncsnr
 from synbrain_cli.datasets.splits import check_splits, draw_images, split_trials
-from synbrain_cli.errors import DAMAGED, InputError, MissingError
+from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.images import SUFFIXES, read_image
 from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import is_simulated
 from synbrain_cli.io.prepared import Origin, PreparedSubject
 from synbrain_cli.io.prepared_writer import PreparedWriter
+from synbrain_cli.io.reading import reading
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
 from synbrain_cli.io.surface_resampling import SurfaceResampling
+from synbrain_cli.io.values import as_float32, whole_codes
 from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Vertices
 
 SHORT = dict(zip(HEMISPHERES, ("lh", "rh"), strict=True))
@@ -155,6 +157,11 @@ class Challenge:
                     f"{path}: {len(chosen[h]):,} vertices, but the responses have {n_columns:,} "
                     f"columns: check that all files are of subject {subject}"
                 )
+        if sizes["left"] != sizes["right"]:
+            raise InputError(
+                f"{path}: {sizes['right']:,} vertices, but the left hemisphere has "
+                f"{sizes['left']:,}: copy the challenge's roi_masks folder"
+            )
         return Vertices(chosen["left"], chosen["right"], sizes, spaces[sizes["left"]])
 
     def voxel_table(self, subject: int) -> pd.DataFrame:
@@ -180,10 +187,10 @@ class Challenge:
                         f"{file}: expected one code for each of {n[h]:,} vertices, found "
                         f"{values.shape}"
                     )
-                codes.append(values)
+                codes.append(whole_codes(values, file))
             table[collection] = [
                 names.get(code, f"{collection}-{code}") if code > 0 else ""
-                for code in np.concatenate(codes).astype(int).tolist()
+                for code in np.concatenate(codes).tolist()
             ]
         return table
 
@@ -243,7 +250,7 @@ def read_mapping(path: Path) -> dict[int, str]:
     InputError
         When the file holds anything else, or is damaged.
     """
-    try:
+    with reading(path, "the challenge's dictionary of codes and labels"):
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
             read_header = {
@@ -257,11 +264,6 @@ def read_mapping(path: Path) -> dict[int, str]:
             code.number() if isinstance(code, _Kept) else int(code): _text(name)
             for code, name in mapping.items()
         }
-    except DAMAGED as e:
-        raise InputError(
-            f"{path}: expected the challenge's dictionary of codes and labels, found something "
-            f"else ({e}): copy the file again"
-        ) from e
 
 
 def _text(name: Any) -> str:
@@ -351,8 +353,8 @@ def prepare_subject(
     ) as writer:
         if 1 not in writer.done:
             betas = np.empty((len(shown), voxel_space.n_voxels), np.float32)
-            betas[:, : len(voxel_space.left)] = responses["left"]
-            betas[:, len(voxel_space.left) :] = responses["right"]
+            betas[:, : len(voxel_space.left)] = as_float32(responses["left"], source)
+            betas[:, len(voxel_space.left) :] = as_float32(responses["right"], source)
             writer.write_session(1, betas, str(source))
         voxels, reliability = add_ncsnr(voxels, writer)
         vertices = {h: getattr(voxel_space, h) for h in HEMISPHERES}

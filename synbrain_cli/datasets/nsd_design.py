@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import scipy.io
+from scipy.io.matlab import MatReadError
 
-from synbrain_cli.errors import DAMAGED, InputError, MissingError
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.reading import reading
+from synbrain_cli.io.tables import LARGEST
 
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)  # of subjects 1 to 8, all released
 N_IMAGES = 73_000
@@ -51,18 +55,22 @@ class Design:
             raise MissingError(
                 f"{path} does not exist: --root must be the folder that holds nsddata/"
             )
-        try:
-            mat = scipy.io.loadmat(path)
-            ordering = mat["masterordering"].astype(np.int64).ravel() - 1
-            subject_images = mat["subjectim"].astype(np.int64) - 1
+        with reading(path, "a .mat file of numbers", "copy it again", also=(MatReadError,)):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                mat = scipy.io.loadmat(path)
+            for variable in ("masterordering", "subjectim", "sharedix", "stimpattern"):
+                if variable not in mat or not np.size(mat[variable]):
+                    raise InputError(f"{path}: expected the variable {variable} of NSD's design")
+            ordering = _indices(mat["masterordering"]).ravel()
+            subject_images = _indices(mat["subjectim"])
             n_shared, n_sessions = mat["sharedix"].size, len(mat["stimpattern"])
-        except KeyError as error:
-            raise InputError(f"{path}: expected the variable {error} of NSD's design") from error
-        except DAMAGED as error:
-            raise InputError(
-                f"{path}: not a readable .mat file ({error}): copy it again"
-            ) from error
         n_trials = len(ordering)
+        if subject_images.ndim != 2 or not 0 < n_shared <= subject_images.shape[1]:
+            raise InputError(
+                f"{path}: expected one list of images per subject in subjectim, of which the first "
+                f"are shared, found {subject_images.shape} with {n_shared} shared: copy it again"
+            )
         if n_trials % n_sessions or ordering.min() < 0 or ordering.max() >= subject_images.shape[1]:
             raise InputError(
                 f"{path}: expected {n_sessions} sessions of equal length that show the images 1 to "
@@ -77,7 +85,18 @@ class Design:
         return cls(ordering, subject_images, n_shared, n_trials // n_sessions)
 
     def images(self, subject: int) -> np.ndarray:
-        """Return the 0-based 73k id of the image of every trial of a subject (counted from 1)."""
+        """Return the 0-based 73k id of the image of every trial of a subject (counted from 1).
+
+        Raises
+        ------
+        InputError
+            When the design does not have the subject.
+        """
+        if subject > len(self.subject_images):
+            raise InputError(
+                f"subject {subject}: the design (nsd_expdesign.mat) has {len(self.subject_images)} "
+                "subjects: is it of the same experiment as the betas?"
+            )
         return self.subject_images[subject - 1, self.ordering]
 
     def is_shared(self) -> np.ndarray:
@@ -135,6 +154,13 @@ class Design:
     def shown(self, subject: int, sessions: list[int]) -> np.ndarray:
         """Return the name of the image of each trial of the sessions."""
         return np.array([image_name(i) for i in self.images(subject)[self.rows(sessions)]])
+
+
+def _indices(values: np.ndarray) -> np.ndarray:
+    """Convert 1-based whole numbers of any dtype to 0-based int64."""
+    if np.any(values != np.floor(values)) or np.abs(values).max() > LARGEST:
+        raise ValueError("indices that are not whole numbers")
+    return values.astype(np.int64) - 1
 
 
 def image_name(index: int) -> str:

@@ -13,9 +13,11 @@ from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.datasets.nsd_files import NSD, SHORT, TRANSFORM_NAMES
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.prepared import roi_name
+from synbrain_cli.io.reading import reading
 from synbrain_cli.io.resampling_weights import NothingReached
 from synbrain_cli.io.surface import HEMISPHERES, read_mgh_vertices
 from synbrain_cli.io.surface_resampling import SurfaceResampling
+from synbrain_cli.io.values import signal_to_noise, whole_codes
 from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
 from synbrain_cli.io.volume_resampling import VolumeResampling
 from synbrain_cli.io.voxel_space import (
@@ -87,15 +89,22 @@ class SubjectVoxels:
         names = self._label_names(collection)
         folder = self.nsd.roi_folder(self.subject, self.choice)
         if self.choice.volume:
-            values, image = read_volume(folder / f"{collection}.nii.gz")
-            reference = self.grid()
-            check_same_grid(folder / f"{collection}.nii.gz", image, *reference)
-            return Labels(values, names)
+            path = folder / f"{collection}.nii.gz"
+            values, image = read_volume(path)
+            check_same_grid(path, image, *self.grid())
+            return Labels(whole_codes(values, path), names)
         parts = []
         for hemisphere, short in SHORT.items():
-            values = read_mgh_vertices(folder / f"{short}.{collection}.mgz")[:, 0]
+            path = folder / f"{short}.{collection}.mgz"
+            values = whole_codes(read_mgh_vertices(path)[:, 0], path)
             if self.choice.space == "fsaverage":
-                values = values[self._to_fsaverage(hemisphere) - 1]
+                values = self._at_fsaverage(hemisphere, values, path)
+            n = self._n_vertices(hemisphere)
+            if len(values) != n:
+                raise InputError(
+                    f"{path}: expected one code for each of {n:,} vertices, as in the other files "
+                    f"of subject {self.subject}, found {len(values):,}: copy it again"
+                )
             parts.append(values)
         return Labels(np.concatenate(parts), names)
 
@@ -111,7 +120,17 @@ class SubjectVoxels:
         path = (
             self.nsd.transforms_folder(self.subject) / f"{SHORT[hemisphere]}.white-to-fsaverage.mgz"
         )
-        return read_mgh_vertices(path)[:, 0].astype(np.int64)
+        return whole_codes(read_mgh_vertices(path)[:, 0], path)
+
+    def _at_fsaverage(self, hemisphere: str, values: np.ndarray, path: Path) -> np.ndarray:
+        """Return values of the native surface at the vertices of fsaverage."""
+        nearest = self._to_fsaverage(hemisphere)
+        if nearest.min() < 1 or nearest.max() > len(values):
+            raise InputError(
+                f"{path}: {len(values):,} vertices, but the transform to fsaverage names the "
+                f"vertices {nearest.min()} to {nearest.max()}: copy both files of the subject again"
+            )
+        return values[nearest - 1]
 
     def _label_names(self, collection: str) -> dict[int, str]:
         """Read the labels of a collection by code from its colour table (lines "code name")."""
@@ -123,13 +142,12 @@ class SubjectVoxels:
         path = next((path for path in tables if path.exists()), None)
         if path is None:
             return {}
-        rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
-        try:
-            return {int(row[0]): row[1] for row in rows if int(row[0]) > 0}
-        except (ValueError, IndexError) as error:
-            raise InputError(
-                f"{path}: expected lines of a code and a label, found {error}: copy it again"
-            ) from error
+        with reading(path, "lines of a code and a label", "copy it again"):
+            rows = [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
+            names = {int(row[0]): row[1] for row in rows if int(row[0]) > 0}
+        if len(names) < sum(int(row[0]) > 0 for row in rows):
+            raise InputError(f"{path}: a code has two labels: copy it again")
+        return names
 
     def mask(self) -> tuple[np.ndarray, Geometry]:
         """Return the voxels that are in any of the chosen ROIs.
@@ -158,7 +176,7 @@ class SubjectVoxels:
             raise InputError("expected at least one ROI, found none")
         if self.choice.volume:
             return inside, Volume.of(inside, self.grid()[1])
-        n_left = self._n_left()
+        n_left = self._n_vertices("left")
         space = "fsnative" if self.choice.space == "nativesurface" else _fsaverage_name(n_left)
         return inside, Vertices(
             np.flatnonzero(inside[:n_left]),
@@ -167,11 +185,12 @@ class SubjectVoxels:
             space,
         )
 
-    def _n_left(self) -> int:
+    def _n_vertices(self, hemisphere: str) -> int:
+        """Return the number of vertices of a hemisphere, from the first ROI collection."""
         if self.choice.space == "fsaverage":
-            return len(self._to_fsaverage("left"))
-        collection = self.collections()[0]
-        return len(read_mgh_vertices(self.nsd.label_folder(self.subject) / f"lh.{collection}.mgz"))
+            return len(self._to_fsaverage(hemisphere))
+        name = f"{SHORT[hemisphere]}.{self.collections()[0]}.mgz"
+        return len(read_mgh_vertices(self.nsd.label_folder(self.subject) / name))
 
     def _roi(self, roi: str) -> np.ndarray:
         """Return the voxels of one ROI of `Choice.rois` as a boolean array on the grid."""
@@ -194,13 +213,13 @@ class SubjectVoxels:
         label = label or roi
         found: np.ndarray | None = None
         for collection in sorted(set(searched) & set(collections)):
-            codes = [
+            named = [
                 code
                 for code, name in self._label_names(collection).items()
                 if label in (name, roi_name(name))
             ]
-            if codes:
-                inside = np.isin(self.labels(collection).values, codes)
+            if named:
+                inside = np.isin(self.labels(collection).values, named)
                 found = inside if found is None else found | inside
         if found is None:
             listing = []
@@ -225,12 +244,12 @@ class SubjectVoxels:
         table = pd.DataFrame({"ncsnr": self._ncsnr(inside)})
         for collection in self.collections():
             labels = self.labels(collection)
-            codes = np.nan_to_num(labels.values[inside], nan=-1).astype(int)
-            if collection == "nsdgeneral" or not (codes > 0).any():
+            inner = labels.values[inside]
+            if collection == "nsdgeneral" or not (inner > 0).any():
                 continue
             table[collection] = [
                 labels.names.get(code, f"{collection}-{code}") if code > 0 else ""
-                for code in codes.tolist()
+                for code in inner.tolist()
             ]
         return table
 
@@ -243,11 +262,20 @@ class SubjectVoxels:
                 return np.full(int(inside.sum()), np.nan)
             values, image = read_volume(path)
             check_same_grid(path, image, *self.grid())
-            return values[inside]
+            if values.shape != inside.shape:
+                raise InputError(f"{path}: expected one volume, found shape {values.shape}")
+            return signal_to_noise(values[inside], path)
         paths = [folder / f"{short}.ncsnr.mgh" for short in SHORT.values()]
         if not all(path.exists() for path in paths):
             return np.full(int(inside.sum()), np.nan)
-        return np.concatenate([read_mgh_vertices(path)[:, 0] for path in paths])[inside]
+        parts = [read_mgh_vertices(path)[:, 0] for path in paths]
+        for hemisphere, path, part in zip(HEMISPHERES, paths, parts, strict=True):
+            n = self._n_vertices(hemisphere)
+            if len(part) != n:
+                raise InputError(
+                    f"{path}: expected one value for each of {n:,} vertices, found {len(part):,}"
+                )
+        return signal_to_noise(np.concatenate(parts)[inside], folder)
 
     # --------------------------------------------------------------------------- spaces
 

@@ -117,8 +117,13 @@ class Experiment:
                 f"--mask: expected {'one a hemisphere, left first' if self.on_surface else 'one'}, "
                 f"found {len(self.mask)}"
             )
-        if not np.isfinite(self.divide_by) or self.divide_by == 0:
-            raise InputError(f"--divide-by {self.divide_by}: expected a number other than 0")
+        with np.errstate(all="ignore"):
+            divisor = np.float32(self.divide_by)
+        if not np.isfinite(divisor) or divisor == 0:
+            raise InputError(
+                f"--divide-by {self.divide_by}: expected a number other than 0, within the range "
+                "of float32"
+            )
 
     def _check_files(self) -> None:
         """Raise a `MissingError` or `InputError` for files that are absent or of another kind."""

@@ -23,6 +23,7 @@ from synbrain_cli.io.betas import (
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.tables import has_no_value, numbers, read_table, row_in
+from synbrain_cli.io.values import as_float32, check_finite_as
 from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
 from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Geometry, Vertices, Volume
 from synbrain_cli.labels import column_name, roi_label
@@ -158,7 +159,12 @@ class ResponseFiles:
         """
         experiment = self.experiment
         values = self._stored(index)
-        return values if experiment.divide_by == 1 else values / np.float32(experiment.divide_by)
+        if experiment.divide_by == 1:
+            return values
+        with np.errstate(all="ignore"):
+            divided = values / np.float32(experiment.divide_by)
+        check_finite_as(values, divided, self.source(index))
+        return divided
 
     def _stored(self, index: int) -> np.ndarray:
         experiment = self.experiment
@@ -168,19 +174,19 @@ class ResponseFiles:
                 read_at_vertices(files[index], getattr(voxel_space, h), voxel_space.n_vertices[h])
                 for h, files in zip(HEMISPHERES, (experiment.left, experiment.right), strict=True)
             ]
-            return np.concatenate(parts, axis=1).astype(np.float32)
+            return as_float32(np.concatenate(parts, axis=1), self.source(index))
         path = experiment.responses[index]
         if path.suffix == ".npy":
             values = read_array(path)
             if values.ndim == 4 and isinstance(voxel_space, Volume):
-                return np.ascontiguousarray(values[voxel_space.inside].T, np.float32)
+                return as_float32(values[voxel_space.inside].T, path)
             if voxel_space is not None and values.shape[1] != voxel_space.n_voxels:
                 raise InputError(
                     f"{path}: expected the {voxel_space.n_voxels:,} voxels of {experiment.mask[0]} "
                     f"on the second axis, found {values.shape}: is it the mask of another subject?"
                 )
-            return np.array(values, np.float32)
-        return read_masked(path, voxel_space.inside).astype(np.float32, copy=False)
+            return np.array(as_float32(values, path))  # a copy, and no memory map
+        return as_float32(read_masked(path, voxel_space.inside), path)
 
     @property
     def n_voxels(self) -> int:

@@ -32,6 +32,11 @@ from synbrain_cli.progress import Progress
 # `synbrain prepare` decides whether a finished subject is kept before its files are read.
 PREPARED = FolderKind("a prepared subject", "--dataset", remakes=True)
 STARTED = "betas.json"  # record in the work folder's recovery
+# A value is impossible if it is IMPOSSIBLE times as far from the median of its voxel as the
+# typical trial of that session (ours). float32 has 24 bits: beside such a value, once the voxel is
+# z-scored, less than one bit is left for the differences between other trials. Values of
+# heavy-tailed noise, at most some thousand times as far, are kept.
+IMPOSSIBLE = 2.0**23
 
 
 class SessionsDone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -176,6 +181,8 @@ class PreparedWriter:
             )
         digest = hashlib.blake2b(np.ascontiguousarray(betas).data, digest_size=16).hexdigest()
         betas = np.asarray(betas, np.float32)
+        trials = self.trials["trial"].to_numpy()[rows]
+        _check_magnitudes(betas, trials, source or f"session {session}", session)
         with np.errstate(invalid="ignore", over="ignore"):
             mean, sd = _moments(betas)
         usable = np.isfinite(sd) & (sd > 0)
@@ -413,3 +420,34 @@ def _check_trials(betas: np.ndarray, first: int, source: str) -> None:
             f"{source}: {len(empty)} trials have no finite value (first: trial {first + empty[0]}, "
             "counted from 0): leave those trials out of the table and of the responses"
         )
+
+
+def _check_magnitudes(betas: np.ndarray, trials: np.ndarray, source: str, session: int) -> None:
+    """Raise an `InputError` for a value that is `IMPOSSIBLE` beside the rest of its voxel.
+
+    The typical distance from the median is first estimated from some trials, and computed for the
+    voxels that may be at fault. It is the median of distances other than 0, because counts are
+    0 in most trials. Voxels that are not finite are left out later, and not looked at.
+    """
+    some = betas[:: max(1, len(betas) // 64)]
+    with np.errstate(all="ignore"):
+        for span in _columns(betas):
+            typical = np.median(np.abs(some[:, span] - np.median(some[:, span], axis=0)), axis=0)
+            reach = np.ptp(betas[:, span], axis=0)
+            suspects = np.flatnonzero(np.isfinite(reach) & (reach > IMPOSSIBLE / 4 * typical))
+            values = betas[:, suspects + span.start].astype(np.float64)
+            distance = np.abs(values - np.median(values, axis=0))
+            least = np.where(distance > 0, distance, np.inf).min(0, initial=np.inf)
+            for column in np.flatnonzero(distance.max(0, initial=0) > IMPOSSIBLE * least):
+                far = distance[:, column]
+                usual = np.median(far[far > 0])
+                if far.max() <= IMPOSSIBLE * usual:
+                    continue
+                trial, voxel = far.argmax(), suspects[column] + span.start
+                raise InputError(
+                    f"{source}: the value {values[trial, column]:.3g} of trial {trials[trial]} and "
+                    f"voxel {voxel} (counted from 0) in session {session} is impossible beside the "
+                    f"other trials, which differ by {usual:.3g} from the voxel's median: set it to "
+                    "NaN, so that the voxel is left out, or leave the trial out of the table and "
+                    "of the responses"
+                )

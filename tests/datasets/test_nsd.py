@@ -381,7 +381,7 @@ FAULTS = [
     (f"{ROI}/prf-visualrois.nii.gz", move_mask, "affine"),
     (f"{ROI}/streams.nii.gz", crop, "expected the grid"),
     (f"{ROI}/nsdgeneral.nii.gz", lambda p: p.unlink(), r"nsdgeneral: no such .*\(V1v"),
-    ("nsddata/experiments/nsd/nsd_expdesign.mat", truncate, "not a readable .mat"),
+    ("nsddata/experiments/nsd/nsd_expdesign.mat", truncate, "not a .mat file of numbers"),
     ("nsddata/experiments/nsd/nsd_expdesign.mat", lambda p: p.unlink(), "does not exist"),
     ("nsddata/ppdata/subj01/transforms/lh.func1pt8-to-layerB1.mgz", truncate, "layerB1"),
 ]

@@ -1378,7 +1378,7 @@ BAD = {
         second_file_narrower,
         r"b.npy: expected \d+ voxels as in the first file, found \d+",
     ),
-    "a damaged volume": (damaged_nifti, "betas.nii.gz: truncated or damaged .*: copy or download"),
+    "a damaged volume": (damaged_nifti, "betas.nii.gz: truncated or damaged.*: copy or download"),
     "a web page": (text_as_nifti, "betas.nii.gz: .* not a NIfTI or MGH image .Not a gz"),
     "a trial without values": (
         a_trial_without_values,

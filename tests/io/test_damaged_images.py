@@ -55,7 +55,7 @@ HEADERS = {
     "many axes": (40, "<h", 9, "1 to 7 axes"),
     "an axis of length 0": (44, "<h", 0, r"found 4 axes \[3, 0, 5, 6\]"),
     "a negative axis": (44, "<h", -4, r"found 4 axes \[3, -4, 5, 6\]"),
-    "another length": (48, "<h", 7, "expected 2,032 bytes .* found 1,792"),
+    "another length": (48, "<h", 7, "expected 2,032 bytes .* found 1,792|only 6 of 7 volumes"),
     "fewer volumes": (48, "<h", 4, "expected 1,312 bytes .*, found 1,792"),
     "affine": (280, "<f", np.nan, "its affine cannot place voxels"),
     "affine of rank 2": (280, "<f", 0, "its affine cannot place voxels"),
@@ -161,6 +161,7 @@ def test_one_volume_of_several_axes_is_a_mask(tmp_path):
 def test_an_affine_that_is_not_the_masks_says_why(affine, codes, message):
     mask = nib.Nifti1Image(MASK.astype(np.uint8), AFFINE)
     image = nib.Nifti1Image(MASK.astype(np.uint8), affine if codes else None)
+    image = nib.Nifti1Image.from_bytes(image.to_bytes())
     with pytest.raises(InputError, match=message):
         check_same_grid("a.nii", image, "b.nii", mask)
     if "a.nii" in message:
