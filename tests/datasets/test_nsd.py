@@ -369,7 +369,43 @@ def replace_with_text(path):
     path.write_text("not an image")
 
 
+def spoil_checksum(path):
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(content)
+
+
+def put_code(code):
+    """Put a value into every voxel of an image that has one above 0."""
+
+    def damage(path):
+        image = nib.load(path)
+        values = np.asarray(image.dataobj, np.float32).copy()
+        values[values > 0] = code
+        nib.save(nib.Nifti1Image(values, image.affine), path)
+
+    return damage
+
+
+def put_variable(name, value):
+    """Replace the first value of a variable of the design, or all of it."""
+
+    def damage(path):
+        content = {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
+        if isinstance(value, float):
+            content[name] = content[name].astype(float)
+            content[name].flat[0] = value
+        else:
+            content[name] = np.zeros((0, 0)) if value is None else value
+        scipy.io.savemat(path, content)
+
+    return damage
+
+
 ROI = "nsddata/ppdata/subj01/func1pt8mm/roi"
+CTAB = "nsddata/freesurfer/subj01/label/prf-visualrois.mgz.ctab"
+DESIGN = "nsddata/experiments/nsd/nsd_expdesign.mat"
+NCSNR = f"nsddata_betas/ppdata/subj01/func1pt8mm/{BETAS}/ncsnr.nii.gz"
 SESSION = f"nsddata_betas/ppdata/subj01/func1pt8mm/{BETAS}/betas_session02.nii.gz"
 FAULTS = [
     (SESSION, truncate, "truncated or damaged"),
@@ -381,6 +417,19 @@ FAULTS = [
     (f"{ROI}/prf-visualrois.nii.gz", move_mask, "affine"),
     (f"{ROI}/streams.nii.gz", crop, "expected the grid"),
     (f"{ROI}/nsdgeneral.nii.gz", lambda p: p.unlink(), r"nsdgeneral: no such .*\(V1v"),
+    (f"{ROI}/prf-visualrois.nii.gz", put_code(2.5), "expected whole numbers, found 2.5"),
+    (f"{ROI}/prf-visualrois.nii.gz", put_code(1e30), "expected whole numbers, found 1e.30"),
+    (f"{ROI}/prf-visualrois.nii.gz", spoil_checksum, "truncated or damaged"),
+    (CTAB, lambda p: p.write_bytes(b"1 V1v\n2 V\xff\n"), "not lines of a code and a label"),
+    (CTAB, lambda p: p.write_text("1 V1v\n1 V1d\n"), "a code has two labels"),
+    (CTAB, lambda p: p.write_text("1 V1v\n2\n"), "not lines of a code and a label"),
+    (NCSNR, put_code(-1), "expected ncsnr from 0, found -1"),
+    (NCSNR, put_code(np.inf), "expected ncsnr from 0, found inf"),
+    (DESIGN, put_variable("masterordering", 1.5), "indices that are not whole numbers"),
+    (DESIGN, put_variable("masterordering", np.nan), "indices that are not whole numbers"),
+    (DESIGN, put_variable("subjectim", np.inf), "indices that are not whole numbers"),
+    (DESIGN, put_variable("stimpattern", None), "expected the variable stimpattern"),
+    (DESIGN, put_variable("subjectim", "text"), "not a .mat file of numbers"),
     ("nsddata/experiments/nsd/nsd_expdesign.mat", truncate, "not a .mat file of numbers"),
     ("nsddata/experiments/nsd/nsd_expdesign.mat", lambda p: p.unlink(), "does not exist"),
     ("nsddata/ppdata/subj01/transforms/lh.func1pt8-to-layerB1.mgz", truncate, "layerB1"),
@@ -401,6 +450,17 @@ def test_damaged_stimuli_are_named(copy):
     path = copy.root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
     truncate(path)
     with pytest.raises(InputError, match="nsd_stimuli"):
+        list(copy.read_images(["nsd00001"]))
+
+
+@pytest.mark.parametrize(
+    "bricks", [np.zeros((3, 8, 8), np.uint8), np.zeros((3, 8, 8, 3), np.float32), np.array(b"x")]
+)
+def test_stimuli_of_another_kind_are_named(copy, bricks):
+    path = copy.root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
+    with h5py.File(path, "w") as file:
+        file["imgBrick"] = bricks
+    with pytest.raises(InputError, match=r"nsd_stimuli\.hdf5: expected images as uint8"):
         list(copy.read_images(["nsd00001"]))
 
 

@@ -672,6 +672,33 @@ def test_regions_are_labels(made):
 
 
 @pytest.mark.parametrize("standardize", ["session", "train", "none"])
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e12])
+def test_the_unit_of_responses_does_not_matter(made, standardize, unit):
+    reference = made.prepare(standardize=standardize)
+    made.responses = (made.responses.astype(np.float64) * unit).astype(np.float32)
+    subject = made.prepare("prepared/unit/sub-01", standardize=standardize)
+    scale = unit if standardize == "none" else 1
+    np.testing.assert_allclose(subject.betas, reference.betas * scale, atol=1e-5 * scale)
+    np.testing.assert_allclose(subject.voxels["ncsnr"], reference.voxels["ncsnr"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["bool", "counts", "heavy tails"])
+def test_values_of_any_distribution_are_good_data(made, kind):
+    shape = made.responses.shape
+    if kind == "bool":
+        made.responses = made.responses > 7
+    elif kind == "counts":
+        made.responses = made.rng.poisson(0.2, shape).astype(np.int64)
+    else:
+        made.responses = made.rng.standard_cauchy(shape).astype(np.float32)
+    values = made.responses.astype(np.float32)
+    subject = made.prepare(standardize="none", responses=(made.save(),))
+    assert subject.n_voxels > 3
+    if subject.n_voxels == shape[1]:
+        np.testing.assert_array_equal(subject.betas, values[subject.trials["trial"]])
+
+
+@pytest.mark.parametrize("standardize", ["session", "train", "none"])
 def test_voxels_without_values_are_left_out_of_everything(made, standardize):
     n = made.responses.shape[1]
     rows = (made.table["session"] == 2).to_numpy()
@@ -1111,6 +1138,30 @@ def a_trial_without_values(made):
     return arrays(made)
 
 
+def impossible(value):
+    def change(made):
+        made.responses[60, 3] = value
+
+    return change
+
+
+def in_double(change):
+    def save(made):
+        values = change(made.responses.astype(np.float64))
+        return {"responses": (made.save(values=values),)}
+
+    return save
+
+
+def voxel_ncsnr(first):
+    def write(made):
+        cells = [first] + ["0.5"] * (made.responses.shape[1] - 1)
+        made.path("voxels.tsv").write_text("\n".join(["ncsnr", *cells]) + "\n")
+        return {"voxels": made.path("voxels.tsv")}
+
+    return write
+
+
 def no_values(made):
     made.responses[:] = np.nan
 
@@ -1383,6 +1434,32 @@ BAD = {
     "a trial without values": (
         a_trial_without_values,
         r"run2.npy: 1 trials have no finite value \(first: .*trials.tsv: row 62\): leave them out",
+    ),
+    "an impossible value": (
+        impossible(1e30),
+        r"responses.npy: the value 1e\+30 of trial 60 and voxel 3 .* in session \d is "
+        "impossible beside the other trials",
+    ),
+    "an impossible value below": (impossible(-1e12), "the value -1e.12 of trial 60 and voxel 3 "),
+    "beyond float32": (
+        in_double(lambda values: np.where(np.arange(len(values))[:, None] == 60, 1e300, values)),
+        r"responses.npy: the value 1e\+300 of trial 60 and voxel 0 .* beyond the range of float32",
+    ),
+    "far from 0": (
+        in_double(lambda values: values + 1e9),
+        r"responses.npy: the responses vary by .* around 1e\+09, which float32 does not hold",
+    ),
+    "near to 0": (
+        in_double(lambda values: values * 1e-50),
+        "responses.npy: the responses vary by .*e-50 .* which float32 does not hold",
+    ),
+    "a negative ncsnr": (
+        voxel_ncsnr("-0.1"),
+        "voxels.tsv: row 2: expected a number from 0 in the column ncsnr .* found '-0.1'",
+    ),
+    "an infinite ncsnr": (
+        voxel_ncsnr("inf"),
+        "voxels.tsv: row 2: expected a number from 0 in the column ncsnr .* found 'inf'",
     ),
     "no value at all": (no_values, "responses.npy: no voxel has a finite value in any of the 72"),
     "no value in one file": (no_values_in_one_file, "run2.npy: no voxel .* any of the 47 trials"),
