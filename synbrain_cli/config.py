@@ -7,12 +7,18 @@ record is read, its values whenever a record is made.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from msgspec.structs import replace
 
 from synbrain_cli.errors import InputError
+
+# Bounds of what is read from files, far beyond any use: a size out of them is a damaged file, and
+# would fill the memory.
+Size = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Layers = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 class JSONSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,14 +90,18 @@ class VAEConfig(JSONSettings, frozen=True):
         When channels, levels or lengths do not fit together.
     """
 
-    n_tokens: int = 256
-    n_dims: int = 1664
-    channels: int = 128
-    multipliers: tuple[int, ...] = (2, 4, 4)
-    n_res_blocks: int = 2
-    n_scales: int = 1
-    ada_length: int = 8192
-    projector_width: int = 2048
+    n_tokens: Size = 256
+    n_dims: Size = 1664
+    channels: Size = 128
+    multipliers: Annotated[tuple[Layers, ...], msgspec.Meta(min_length=1, max_length=30)] = (
+        2,
+        4,
+        4,
+    )
+    n_res_blocks: Layers = 2
+    n_scales: Annotated[int, msgspec.Meta(ge=0, le=30)] = 1
+    ada_length: Size = 8192
+    projector_width: Size = 2048
 
     def __post_init__(self) -> None:
         widths = [self.channels * m for m in (1, *self.multipliers)]
@@ -142,11 +152,11 @@ class MapperConfig(JSONSettings, frozen=True):
         When a setting is out of range, or ``n_dims`` does not fit ``n_heads``.
     """
 
-    n_tokens: int = 256
-    n_dims: int = 1664
-    depth: int = 8
-    n_heads: int = 13
-    mlp_ratio: float = 4.0
+    n_tokens: Size = 256
+    n_dims: Size = 1664
+    depth: Layers = 8
+    n_heads: Size = 13
+    mlp_ratio: Annotated[float, msgspec.Meta(gt=0, le=1_000)] = 4.0
     prediction: Literal["x", "v"] = "x"
 
     def __post_init__(self) -> None:
@@ -185,16 +195,16 @@ class CoreConfig(JSONSettings, frozen=True):
         When the dropout is out of range.
     """
 
-    side: int = 16
-    n_dims: int = 48
-    hidden: int = 48
-    n_local: int = 24
-    bottleneck: int = 32
-    n_global: int = 128
+    side: Size = 16
+    n_dims: Size = 48
+    hidden: Size = 48
+    n_local: Size = 24
+    bottleneck: Size = 32
+    n_global: Size = 128
     dropout: float = 0.5
-    decay_core: float = 0.3
-    decay_field: float = 0.03
-    decay_own: float = 3.0
+    decay_core: Amount = 0.3
+    decay_field: Amount = 0.03
+    decay_own: Amount = 3.0
 
     def __post_init__(self) -> None:
         _check(0 <= self.dropout < 1, "a dropout from 0 to below 1", self.dropout)
@@ -313,11 +323,30 @@ class EncoderIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Properties by which encoders are compared (`synbrain_cli.features.encoder.Encoder`).
     precision : {"float32", "fp16", "bf16"}
         Precision of the computation; float32 for tokens that do not record it.
+
+    Raises
+    ------
+    InputError
+        When the identity lacks the shape of the tokens.
     """
 
     spec: str
     identity: dict[str, Any]
-    precision: str = "float32"
+    precision: Literal["float32", "fp16", "bf16"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("n_tokens", "n_dims", "image_size"):
+            size = self.identity.get(name)
+            _check(
+                type(size) is int and 1 <= size <= 1_000_000,
+                f"{name} of the encoder's identity to be a number from 1 to 1,000,000",
+                repr(size)[:80],
+            )
+
+    @property
+    def token_shape(self) -> tuple[int, int]:
+        """Shape (n_tokens, n_dims) of the tokens of an image."""
+        return self.identity["n_tokens"], self.identity["n_dims"]
 
 
 PRECISIONS = ("auto", "float32", "bf16")

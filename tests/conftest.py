@@ -179,6 +179,22 @@ def own(prepared, tmp_path) -> Workspace:
 
 
 @pytest.fixture
+def unsealed(monkeypatch):
+    """Prepared files that a test changes are read as they are, without a look at checksums."""
+    from synbrain_cli.io.prepared import PreparedSubject
+    from synbrain_cli.io.voxel_space import VoxelSpace
+
+    def found(space, name):
+        path = space.folder / name
+        return path if path.exists() else None
+
+    monkeypatch.setattr(VoxelSpace, "_file", found)
+    monkeypatch.setattr(PreparedSubject, "file", lambda self, name: self.folder / name)
+    place = property(lambda self: VoxelSpace(self.folder, {}))
+    monkeypatch.setattr(PreparedSubject, "voxel_space", place)
+
+
+@pytest.fixture
 def synbrain(capsys, monkeypatch):
     """Run a command line; (exit code, output, error)."""
 

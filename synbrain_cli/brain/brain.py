@@ -81,12 +81,13 @@ class Brain:
         self.folder = folder
         self.device = device
         self.config: BundleConfig = read_verified_config(folder)
-        weights = load_weights(folder, self.config, device, partial(Brain, device=device))
+        self.voxels: pd.DataFrame = read_voxels(folder / "voxels.tsv")
+        source = partial(Brain, device=device)
+        weights = load_weights(folder, self.config, len(self.voxels), device, source)
         self.predictors = weights.predictors
         self.response_mean, self.response_sd = weights.response_mean, weights.response_sd
         self._distribution = weights.distribution
-        self.voxel_space = VoxelSpace(folder)
-        self.voxels: pd.DataFrame = read_voxels(folder / "voxels.tsv")
+        self.voxel_space = VoxelSpace(folder, self.config.checksums)
 
     @property
     def name(self) -> str:

@@ -10,9 +10,18 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from synbrain_cli.brain.layouts import (
+    ORDER,
+    PUBLISHED_SCALE,
+    main_arrays,
+    network_arrays,
+    readout_arrays,
+    transfer_arrays,
+)
 from synbrain_cli.brain.prediction import Networks, Predictors, PredictsMean, SourcePredictions
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.bundle import BundleConfig, load_arrays
+from synbrain_cli.io.arrays import COPY_AGAIN, load_expected
+from synbrain_cli.io.bundle import BundleConfig, source_folder
 from synbrain_cli.model.core import CoreEvidence
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import LatentReadout, Readout
@@ -66,10 +75,15 @@ class SourceModel(PredictsMean, Protocol):
 
     config: BundleConfig
 
+    @property
+    def n_voxels(self) -> int:
+        """Number of voxels."""
+
 
 def load_weights(
     folder: Path,
     config: BundleConfig,
+    n_voxels: int,
     device: torch.device,
     load_source: Callable[[Path], SourceModel],
 ) -> Weights:
@@ -79,6 +93,8 @@ def load_weights(
     ----------
     folder : path
     config : BundleConfig
+    n_voxels : int
+        Rows of ``voxels.tsv``.
     device : torch.device
     load_source : callable
         Loads the bundles that an adapted model holds.
@@ -88,11 +104,11 @@ def load_weights(
     MissingError, InputError
         A file is absent or damaged, or its tensors are not those that the configuration describes.
     """
-    arrays = load_arrays(folder / "arrays.safetensors")
-    n_voxels = len(arrays["response_mean"])
+    arrays = load_expected(folder / "arrays.safetensors", main_arrays(config, n_voxels))
     stack, distribution = np.ones((1, n_voxels), np.float32), None
     if config.has_readout:
-        named = load_arrays(folder / "readout.safetensors")
+        path = folder / "readout.safetensors"
+        named = load_expected(path, readout_arrays(len(config.predictors), n_voxels))
         stack = named["stack"]
         distribution = Distribution(
             Readout.from_arrays(named),
@@ -103,8 +119,8 @@ def load_weights(
     predictors = Predictors(
         TokenScaler(arrays["token_mean"], arrays["token_sd"]),
         folder / "linear.safetensors" if config.has_readout else None,
-        _load_networks(folder, config, arrays.get("latent_sd"), device),
-        _load_transfer(folder, config, load_source),
+        _load_networks(folder, config, arrays, device),
+        _load_transfer(folder, config, n_voxels, load_source),
         config.predictors,
         stack,
     )
@@ -112,14 +128,21 @@ def load_weights(
 
 
 def _load_networks(
-    folder: Path, config: BundleConfig, latent_sd: np.ndarray | None, device: torch.device
+    folder: Path, config: BundleConfig, arrays: dict[str, np.ndarray], device: torch.device
 ) -> Networks | None:
+    """Load BrainVAE and mapper; ``arrays`` are those of ``arrays.safetensors``."""
     if config.vae is None or config.mapper is None:
         return None
-    state = load_arrays(folder / "networks.safetensors")
+    path, n_voxels = folder / "networks.safetensors", len(arrays["response_mean"])
+    layout = network_arrays(n_voxels) | {"mapper.positions": config.encoder.token_shape}
+    state = load_expected(
+        path, layout, optional=PUBLISHED_SCALE, integers=(ORDER,), others=("vae.", "mapper.")
+    )
+    if not np.array_equal(np.sort(state[ORDER]), np.arange(n_voxels)):
+        raise InputError(f"{path}: expected every voxel once in {ORDER}: {COPY_AGAIN}")
     # Copies: fine-tuning writes to them.
     tensors = {name: torch.from_numpy(value.copy()) for name, value in state.items()}
-    order, gain, offset = (tensors.pop(f"vae.{name}", None) for name in ("order", "gain", "offset"))
+    order, gain, offset = (tensors.pop(name, None) for name in (ORDER, *PUBLISHED_SCALE))
     with torch.device("meta"):
         vae, mapper = BrainVAE(config.vae), Mapper(config.mapper)
     try:
@@ -128,31 +151,54 @@ def _load_networks(
             network.load_state_dict(own, assign=True)
     except RuntimeError as error:
         raise InputError(
-            f"{folder / 'networks.safetensors'}: its tensors are not those that config.json "
+            f"{path}: its tensors are not those that config.json "
             f"describes ({str(error).splitlines()[0]}): train the model again"
         ) from error
     vae.lay_out(order)
     vae.measure(gain, offset)
+    latent_sd = arrays.get("latent_sd")
     if latent_sd is None:  # published weights do not record it
         latent_sd = np.ones(mapper.positions.shape, np.float32)
     return Networks(vae.to(device).eval(), mapper.to(device).eval(), LatentReadout(latent_sd))
 
 
 def _load_transfer(
-    folder: Path, config: BundleConfig, load_source: Callable[[Path], SourceModel]
+    folder: Path,
+    config: BundleConfig,
+    n_voxels: int,
+    load_source: Callable[[Path], SourceModel],
 ) -> Transfer | None:
     """Load what an adapted model takes from other subjects."""
-    if config.transfer is None:
+    transfer = config.transfer
+    if transfer is None:
         return None
-    named = load_arrays(folder / "transfer.safetensors")
-    adapter = Adapter.from_arrays(named)
-    if config.transfer.core is not None:
-        return Transfer(CoreEvidence.from_arrays(config.transfer.core, named), adapter)
-    sources = [load_source(folder / "sources" / name) for name in config.transfer.sources]
+    path, core = folder / "transfer.safetensors", transfer.core
+    if core is not None:
+        layout = transfer_arrays(core, n_voxels, None)
+        named = load_expected(path, layout, integers=("n_sources",), others=("core.",))
+        n_evidence = len(named["ridge.feature_mean"])
+        n_sources = named["n_sources"].item()
+        if (n_evidence, n_evidence + n_voxels) != (n_sources, len(named["voxels.offset"])):
+            raise InputError(
+                f"{path}: expected the voxels of the source subjects ({n_evidence:,}) and of this "
+                f"one ({n_voxels:,}), found {len(named['voxels.offset']):,}, {n_sources:,} of them "
+                f"of source subjects: {COPY_AGAIN}"
+            )
+        try:
+            evidence = CoreEvidence.from_arrays(core, named)
+        except RuntimeError as error:
+            raise InputError(
+                f"{path}: its tensors are not those of the core that config.json describes "
+                f"({str(error).splitlines()[0]}): {COPY_AGAIN}"
+            ) from error
+        return Transfer(evidence, Adapter.from_arrays(named))
+    sources = [load_source(source_folder(folder, name)) for name in transfer.sources]
     found = [source.config.fingerprint for source in sources]
-    if found != config.transfer.fingerprints:
+    if found != transfer.fingerprints:
         raise InputError(
-            f"{folder / 'sources'}: expected the models {config.transfer.fingerprints}, found "
+            f"{folder / 'sources'}: expected the models {transfer.fingerprints}, found "
             f"{found}: copy the model's folder again, or adapt again"
         )
-    return Transfer(SourcePredictions(sources), adapter)
+    n_evidence = sum(source.n_voxels for source in sources)
+    named = load_expected(path, transfer_arrays(None, n_voxels, n_evidence))
+    return Transfer(SourcePredictions(sources), Adapter.from_arrays(named))

@@ -11,8 +11,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from synbrain_cli.brain.layouts import ridge_arrays
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.bundle import load_arrays
+from synbrain_cli.io.arrays import load_expected
 from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import LatentReadout
@@ -132,7 +133,8 @@ class Predictors:
         """
         if self.linear_file is None:
             raise InputError("published weights come without a linear encoder")
-        return LinearEncoder(**load_arrays(self.linear_file))
+        layout = ridge_arrays(self.stack.shape[1])
+        return LinearEncoder(**load_expected(self.linear_file, layout))
 
     def predict(self, name: str, tokens: np.ndarray) -> np.ndarray:
         """Predict with one of them.

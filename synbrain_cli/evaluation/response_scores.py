@@ -288,10 +288,7 @@ def _recorded_scale(brain: Brain, test: TestSet) -> tuple[Array, Array]:
         return np.broadcast_to(brain.response_mean, shape), np.broadcast_to(
             brain.response_sd, shape
         )
-    path = test.subject.folder / "standardization.npz"
-    with np.load(path, allow_pickle=False) as file:
-        row = np.searchsorted(file["sessions"], test.session)
-        return file["mean"][row], file["sd"][row]
+    return test.subject.session_scale(test.session)
 
 
 def _repeat_ceiling(

@@ -1,7 +1,8 @@
 """Model bundles: ``weights/<name>/``, everything a model needs, and nothing that is unpickled.
 
 ``config.json``           `BundleConfig`: subject, dataset, encoder, networks, unit, voxel order,
-                          training record, and a checksum of every other file but the card
+                          training record, and a checksum of every other file but the card; sealed
+                          by one of its own content
 ``networks.safetensors``  BrainVAE (with its voxel order) and mapper; absent from linear models
 ``linear.safetensors``    linear encoder; absent from published weights
 ``readout.safetensors``   stack, signal, noise: what turns predictions into draws; likewise
@@ -17,18 +18,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from synbrain_cli.config import CoreConfig, EncoderIdentity, MapperConfig, VAEConfig
-from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.files import atomic, read_json, sha256
-from synbrain_cli.io.records import convert_record, write_record
+from synbrain_cli.errors import InputError, MissingError, SynbrainError
+from synbrain_cli.io.arrays import COPY_AGAIN
+from synbrain_cli.io.files import read_json
+from synbrain_cli.io.records import convert_sealed, write_sealed
+from synbrain_cli.io.seal import (
+    Checksums,
+    checked_member,
+    checksums_of,
+    find_file_faults,
+    list_files,
+)
+from synbrain_cli.io.voxel_space import VOXEL_SPACE_FILES
 from synbrain_cli.io.workfolder import restore_interrupted
 from synbrain_cli.labels import (
     dataset_name,
@@ -36,12 +45,18 @@ from synbrain_cli.labels import (
     require_subject_label,
     require_subject_of_dataset,
 )
+from synbrain_cli.paths import require_folder
 
-FORMAT = 4
+FORMAT = 5
 CONFIG, CARD = "config.json", "card.md"
 # What draws depend on: the weights, in this order.
 WEIGHTS = ("arrays", "linear", "networks", "readout", "transfer")
-COPY_AGAIN = "copy the model's folder again, or train it again"
+_PIECE = 1 << 20
+# A plain name of a folder: no path, nothing hidden, no control character.
+Name = Annotated[
+    str, msgspec.Meta(pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$", max_length=200)
+]
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 Predictor = Literal["linear", "deep", "transfer"]
 
 
@@ -52,8 +67,8 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class SplitSizes(Record, frozen=True):
     """Trials or images of the training and the validation split."""
 
-    train: int = 0
-    val: int = 0
+    train: Count = 0
+    val: Count = 0
 
     @property
     def total(self) -> int:
@@ -132,8 +147,8 @@ class Adaptation(Record, frozen=True):
         Validation score of each strategy tried, and of the linear encoder.
     """
 
-    hours: float
-    trials: list[int]
+    hours: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+    trials: list[Count]
     sources: list[str]
     subjects: list[str]
     strategy: str
@@ -234,12 +249,21 @@ class TransferConfig(Record, frozen=True):
     kind: Literal["shared-core", "source-map"]
     core: CoreConfig | None = None
     subjects: list[str] = []
-    sources: list[str] = []
+    sources: list[Name] = []
     fingerprints: list[str] = []
 
     def __post_init__(self) -> None:
         for name in self.sources:
             model_name(name)
+        if (self.core is None) is (self.kind == "shared-core"):
+            raise InputError(f"expected a core in a shared-core transfer alone, found {self.kind}")
+        if self.kind == "source-map" and (
+            not self.sources or len(set(self.sources)) != len(self.fingerprints)
+        ):
+            raise InputError(
+                f"expected models to predict with, and a fingerprint of each, found "
+                f"{len(self.sources)} and {len(self.fingerprints)}"
+            )
 
 
 class BundleConfig(Record, frozen=True):
@@ -276,8 +300,8 @@ class BundleConfig(Record, frozen=True):
     format : int
     """
 
-    subject: str
-    dataset: str
+    subject: Name
+    dataset: Name
     simulated: bool
     space: str
     unit: str
@@ -285,19 +309,46 @@ class BundleConfig(Record, frozen=True):
     standardization: Literal["session", "train", "none"]
     encoder: EncoderIdentity
     predictors: tuple[Predictor, ...]
-    fingerprint: str
+    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]
     training: TrainingRecord
     voxel_order: str | None = None
     vae: VAEConfig | None = None
     mapper: MapperConfig | None = None
     transfer: TransferConfig | None = None
     has_readout: bool = True
-    checksums: dict[str, str] = {}
+    checksums: Checksums = {}
     format: int = FORMAT
 
     def __post_init__(self) -> None:
         require_subject_label(self.subject)
         dataset_name(self.dataset)
+        has = {
+            "linear": self.has_readout,
+            "deep": self.vae is not None and self.mapper is not None,
+            "transfer": self.transfer is not None,
+        }
+        expected = [name for name, present in has.items() if present]
+        if sorted(self.predictors) != sorted(expected):
+            raise InputError(
+                f"expected the predictors {', '.join(expected) or 'of some kind'}, of which it has "
+                f"the parts, found {', '.join(self.predictors) or 'none'}"
+            )
+        shapes = {
+            "the encoder": self.encoder.token_shape,
+            **{
+                name: (part.n_tokens, part.n_dims)
+                for name, part in (("vae", self.vae), ("mapper", self.mapper))
+                if part is not None
+            },
+        }
+        core = self.transfer.core if self.transfer else None
+        if core is not None:
+            shapes["the core"] = core.side**2, core.n_dims
+        if (self.vae is None) is not (self.mapper is None) or len(set(shapes.values())) > 1:
+            raise InputError(
+                "expected networks for tokens of one shape (n_tokens, n_dims), found "
+                + ", ".join(f"{shape} of {name}" for name, shape in shapes.items())
+            )
 
     @property
     def label(self) -> str:
@@ -310,52 +361,29 @@ class BundleConfig(Record, frozen=True):
         return self.vae is not None
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Save named arrays as safetensors, atomically."""
-    with atomic(path) as temporary:
-        temporary.touch()  # as the umask says: safetensors lets its owner alone read the file
-        mode = temporary.stat().st_mode
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
-        temporary.chmod(mode)
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Load named arrays.
-
-    Raises
-    ------
-    MissingError, InputError
-        Absent; truncated or not safetensors.
-    """
-    if not path.exists():
-        raise MissingError(f"{path} does not exist: the model is incomplete; train it again")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: truncated or not a safetensors file ({error}): {COPY_AGAIN}"
-        ) from error
-
-
 def fingerprint(folder: Path) -> str:
     """Fingerprint of everything that draws depend on: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name in WEIGHTS:
         path = folder / f"{name}.safetensors"
         if path.exists():
-            digest.update(path.read_bytes())
+            with path.open("rb") as file:
+                while piece := file.read(_PIECE):
+                    digest.update(piece)
     return digest.hexdigest()[:16]
 
 
 def seal(folder: Path, config: BundleConfig) -> None:
-    """Write ``config.json`` with the checksums of the files beside it."""
-    names = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.is_file() and path.name not in (CONFIG, CARD) and not path.name.startswith(".")
-    )
-    checksums = {name: sha256(folder / name) for name in names}
-    write_record(folder / CONFIG, msgspec.structs.replace(config, checksums=checksums))
+    """Write ``config.json`` with the checksums of the files beside it, and read it back.
+
+    Raises
+    ------
+    InputError
+        When what was written could not be read again.
+    """
+    sealed = msgspec.structs.replace(config, checksums=checksums_of(folder, but=(CONFIG, CARD)))
+    write_sealed(folder / CONFIG, sealed)
+    read_config(folder)
 
 
 def read_config(folder: Path) -> BundleConfig:
@@ -366,43 +394,74 @@ def read_config(folder: Path) -> BundleConfig:
     MissingError
         When the folder is no bundle.
     InputError
-        When it is of another format; when a field is missing, unknown or of another type.
+        When it is of another format; when a field is missing, unknown, of another type or out of
+        range; when the content is not what was written.
     """
     path = folder / CONFIG
-    if not path.exists():
+    if not os.path.lexists(path):
         raise MissingError(
             f"{folder}: expected a model bundle (a folder with config.json), found none: "
             "`synbrain train` makes one in weights/"
         )
     content = read_json(path)
     if isinstance(content, dict) and content.get("format") != FORMAT:
+        found = str(content.get("format"))[:20]
         raise InputError(
-            f"{path}: expected bundle format {FORMAT}, found {content.get('format')}: "
+            f"{path}: expected bundle format {FORMAT}, found {found}: "
             "use the version of synbrain that wrote it, or train the model again"
         )
-    return convert_record(content, BundleConfig, str(path), COPY_AGAIN)
+    return convert_sealed(content, BundleConfig, str(path), COPY_AGAIN)
 
 
 def read_verified_config(folder: Path) -> BundleConfig:
-    """Read ``config.json`` and compare every file that it lists with its checksum.
+    """Read ``config.json`` and compare every file with its checksum, and all with each other.
 
     Raises
     ------
     MissingError
         When the folder or a file of it is absent.
     InputError
-        As `read_config`; when a file is not what was written (truncated, changed).
+        As `read_config`; when a file is not what was written (truncated, changed), is none, or does
+        not belong there; when the fingerprint is not that of the weights.
     """
     config = read_config(folder)
-    for name, checksum in config.checksums.items():
-        if not (folder / name).exists():
-            raise MissingError(f"{folder / name} does not exist: copy the model's folder again")
-        if sha256(folder / name) != checksum:
-            raise InputError(
-                f"{folder / name}: its checksum is not the one in config.json: truncated or "
-                f"changed since it was written; {COPY_AGAIN}"
-            )
+    for name in config.checksums:
+        checked_member(folder, name, config.checksums, COPY_AGAIN)
+    for name in _unlisted(folder, config):
+        raise InputError(_not_listed(folder / name))
+    for fault in _contradictions(folder, config):
+        raise InputError(fault)
     return config
+
+
+def _unlisted(folder: Path, config: BundleConfig) -> list[str]:
+    """Files that a model of this configuration needs, or that would be read, and are not listed."""
+    needed = {
+        "arrays.safetensors": True,
+        "voxels.tsv": True,
+        "linear.safetensors": config.has_readout,
+        "readout.safetensors": config.has_readout,
+        "networks.safetensors": config.has_networks,
+        "transfer.safetensors": config.transfer is not None,
+    }
+    here = set(list_files(folder)).intersection((*needed, *VOXEL_SPACE_FILES))
+    wanted = {name for name, is_needed in needed.items() if is_needed} | here
+    return sorted(wanted - set(config.checksums))
+
+
+def _not_listed(path: Path) -> str:
+    return f"{path}: config.json does not list it, with a checksum: {COPY_AGAIN}"
+
+
+def _contradictions(folder: Path, config: BundleConfig) -> list[str]:
+    """What config.json says of the files, and they do not; they have been read."""
+    found = fingerprint(folder)
+    if found == config.fingerprint:
+        return []
+    return [
+        f"{folder / CONFIG}: expected the fingerprint of the weights beside it, {found}, found "
+        f"{config.fingerprint}: {COPY_AGAIN}"
+    ]
 
 
 def find_faults(folder: Path, checksums: bool = True) -> list[str]:
@@ -418,25 +477,63 @@ def find_faults(folder: Path, checksums: bool = True) -> list[str]:
         config = read_config(folder)
     except (InputError, MissingError) as error:
         return [str(error)]
-    faults = []
-    for name, checksum in config.checksums.items():
-        path = folder / name
-        if not path.is_file():
-            faults.append(f"{path}: missing")
-        elif checksums and sha256(path) != checksum:
-            faults.append(f"{path}: its checksum is not the one in config.json")
+    known = (CONFIG, CARD)
+    faults = [
+        *find_file_faults(folder, config.checksums, known, COPY_AGAIN, read=checksums),
+        *(
+            _not_listed(folder / name)
+            for name in _unlisted(folder, config)
+            if not (folder / name).exists()  # or it was named above
+        ),
+    ]
+    if checksums and not faults:
+        faults += _contradictions(folder, config)
     if not (folder / CARD).is_file():
         faults.append(f"{folder / CARD}: missing")
-    known = {*config.checksums, CONFIG, CARD}
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name not in known and not path.name.startswith("."):
-            faults.append(f"{path}: not part of the model (config.json does not list it)")
     for name in config.transfer.sources if config.transfer else ():
-        faults += find_faults(folder / "sources" / name, checksums)
+        try:
+            faults += find_faults(source_folder(folder, name), checksums)
+        except (InputError, MissingError) as error:
+            faults.append(str(error))
     return faults
+
+
+def source_folder(folder: Path, name: str) -> Path:
+    """Return the folder of a model that a bundle holds: in it, and not by a link.
+
+    Raises
+    ------
+    MissingError, InputError
+        There is none; a link leads to it.
+    """
+    path = folder / "sources" / name
+    require_folder(path, "the folder of a model", COPY_AGAIN)
+    if path.resolve() != folder.resolve() / "sources" / name:
+        raise InputError(
+            f"{path}: expected the folder of a model, found a link to another: {COPY_AGAIN}"
+        )
+    return path
 
 
 def find_bundles(root: Path) -> list[Path]:
     """Bundles below ``root`` (a workspace's ``weights/``), sorted by name."""
     restore_interrupted(Path(root))
     return [path.parent for path in sorted(Path(root).glob(f"[!.]*/{CONFIG}"))]
+
+
+def readable_bundles(root: Path, log: Callable[[str], None]) -> Iterator[tuple[Path, BundleConfig]]:
+    """Yield the bundles below ``root`` and their configurations, sorted by name.
+
+    One that cannot be read is passed over, which is logged: it is no fault of the others.
+
+    Parameters
+    ----------
+    root : path
+    log : callable
+        Takes messages.
+    """
+    for folder in find_bundles(root):
+        try:
+            yield folder, read_config(folder)
+        except SynbrainError as error:
+            log(f"passed over: {error}")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from synbrain_cli.errors import InputError, MissingError, SynbrainError
+from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.paths import require_regular_file
 
 _CHUNK = 1 << 20
@@ -155,12 +155,11 @@ def read_json(path: Path | str) -> Any:
     MissingError, InputError
         When the file is absent, or is not JSON.
     """
-    path = Path(path)
+    path = require_regular_file(path, "a JSON file", "create the file again, or move it away")
     try:
         return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise MissingError(f"{path} does not exist") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    # Beside what is no JSON or no UTF-8: thousands of nested lists, thousands of digits.
+    except (ValueError, RecursionError, OSError) as error:
         raise InputError(
             f"{path}: expected JSON, found something else ({error}): create the file again, or "
             "move it away"
@@ -238,7 +237,8 @@ def write_at(file: int, values: np.ndarray, offset: int) -> None:
 def is_simulated(folder: Path | str) -> bool:
     """Return whether the ``dataset_description.json`` of a folder marks its data as simulated."""
     path = Path(folder) / "dataset_description.json"
-    return path.exists() and bool(read_json(path).get("Simulated", False))
+    content = read_json(path) if path.exists() else {}
+    return isinstance(content, dict) and bool(content.get("Simulated", False))
 
 
 def sha256(path: Path | str) -> str:

@@ -13,8 +13,11 @@
 ``mni_resampling.npz``      weights for resampling to MNI space, where the transform is known
 ``standardization.npz``     sessions (n_sessions,), mean and sd (n_sessions, n_voxels): the betas
                             of session s in the recorded unit are ``betas * sd[s] + mean[s]``
-``dataset_description.json``  `PreparedDescription`: unit, sources, versions, options, and whether
-                            the data are simulated
+``dataset_description.json``  `PreparedDescription`: unit, sources, versions, options, whether the
+                            data are simulated, and the checksum of every other file; sealed
+                            (`synbrain_cli.io.records.write_sealed`)
+
+Every file is compared with its checksum before it is used.
 
 The folder of the dataset also holds image tokens in ``features/<encoder>/``
 (`synbrain_cli.io.token_store`), and information about the images in ``stimuli.tsv``.
@@ -26,15 +29,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.errors import DAMAGED, InputError, MissingError
+from synbrain_cli.errors import DAMAGED, InputError, MissingError, SynbrainError
 from synbrain_cli.io.files import sha256
-from synbrain_cli.io.records import read_record
+from synbrain_cli.io.records import read_sealed
+from synbrain_cli.io.seal import Checksums, checked_member, find_file_faults, member
 from synbrain_cli.io.tables import numbers, numbers_or_text, read_table, row_in, whole_numbers
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS, VoxelSpace
 from synbrain_cli.io.workfolder import restore_interrupted
@@ -48,7 +52,12 @@ STANDARDIZATIONS = {
     "train": "z-score by the training trials of all sessions",
     "none": "as recorded",
 }
-DESCRIPTION = "dataset_description.json"
+DESCRIPTION, BETAS, STANDARDIZATION = (
+    "dataset_description.json",
+    "betas.npy",
+    "standardization.npz",
+)
+PREPARE_AGAIN = "run `synbrain prepare --overwrite`"
 
 
 class Origin(
@@ -102,17 +111,20 @@ class PreparedDescription(Origin, frozen=True, kw_only=True):
     versions : dict
         Package → version.
     generated_by : list of dict
+    checksums : dict
+        SHA-256 of every other file of the folder.
     bids_version, dataset_type : str
         As the Brain Imaging Data Structure (BIDS) requires.
     """
 
     unit: str
-    standardization: str
+    standardization: Literal["session", "train", "none"]
     betas_blake2b: dict[int, str] = msgspec.field(name="BetasBLAKE2b")
     voxels_left_out: int
     voxels_left_out_by_session: dict[int, int]
     versions: dict[str, str]
     generated_by: list[dict[str, str]]
+    checksums: Checksums
     bids_version: str = msgspec.field(name="BIDSVersion", default="1.9.0")
     dataset_type: str = "derivative"
 
@@ -158,11 +170,38 @@ class PreparedSubject:
         Raises
         ------
         MissingError, InputError
-            The file is absent; a field is missing, unknown or of another type.
+            The file is absent; a field is missing, unknown or of another type; it was changed.
         """
-        return read_record(
-            self.folder / DESCRIPTION, PreparedDescription, "run `synbrain prepare --overwrite`"
-        )
+        return read_sealed(self.folder / DESCRIPTION, PreparedDescription, PREPARE_AGAIN)
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file of the folder, once it is known to be what was written.
+
+        Raises
+        ------
+        MissingError, InputError
+            The file is absent; it is truncated, or was changed.
+        """
+        return checked_member(self.folder, name, self.description.checksums, PREPARE_AGAIN)
+
+    def find_faults(self) -> list[str]:
+        """Compare every file with its checksum and with the others; return a line per fault."""
+        try:
+            checksums = self.description.checksums
+        except (InputError, MissingError) as error:
+            return [str(error)]
+        faults = [
+            f"{self.folder / name}: has no checksum in {DESCRIPTION}: {PREPARE_AGAIN}"
+            for name in (BETAS, "trials.tsv", "voxels.tsv", STANDARDIZATION)
+            if name not in checksums
+        ]
+        faults += find_file_faults(self.folder, checksums, (DESCRIPTION,), PREPARE_AGAIN, read=True)
+        if not faults:
+            try:
+                _ = self.trials, self.voxels, self._scales, self.voxel_space.geometry
+            except SynbrainError as error:
+                return [str(error)]
+        return faults
 
     @property
     def dataset(self) -> str:
@@ -181,7 +220,8 @@ class PreparedSubject:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of ``dataset_description.json``, which lists checksums of the sources."""
+        """SHA-256 of ``dataset_description.json``, which lists the checksum of every file."""
+        _ = self.description  # is what was written
         return sha256(self.folder / DESCRIPTION)
 
     @property
@@ -196,17 +236,25 @@ class PreparedSubject:
         Raises
         ------
         MissingError, InputError
-            The file is absent, truncated or damaged.
+            The file is absent; it is truncated, or was changed.
         """
-        path = self.folder / "betas.npy"
+        self.file(BETAS)
+        return self._mapped_betas
+
+    @cached_property
+    def _mapped_betas(self) -> np.ndarray:
+        """The same, not compared with its checksum: for its shape."""
+        path = member(self.folder, BETAS, PREPARE_AGAIN)
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError as error:
-            raise MissingError(f"{path} does not exist: run `synbrain prepare` again") from error
+            betas = np.load(path, mmap_mode="r", allow_pickle=False)
         except DAMAGED as error:
+            raise InputError(f"{path}: truncated or damaged ({error}): {PREPARE_AGAIN}") from error
+        if betas.dtype != np.float32 or betas.ndim != 2 or not betas.size:
             raise InputError(
-                f"{path}: truncated or damaged ({error}): run `synbrain prepare --overwrite`"
-            ) from error
+                f"{path}: expected float32 of shape (n_trials, n_voxels), found {betas.dtype} of "
+                f"shape {betas.shape}: {PREPARE_AGAIN}"
+            )
+        return betas
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -214,35 +262,26 @@ class PreparedSubject:
 
         Raises
         ------
-        InputError
-            When the columns are others, or the number of rows is not that of the betas.
+        MissingError, InputError
+            The file is absent, or was changed; the columns are others, or the number of rows is
+            not that of the betas.
         """
-        path = self.folder / "trials.tsv"
-        table = read_table(path, written_here=True)
-        if tuple(table.columns) != TRIAL_COLUMNS or len(table) != len(self.betas):
-            raise InputError(
-                f"{path}: expected {len(self.betas)} rows and the columns "
-                f"{TRIAL_COLUMNS}, found {len(table)} rows and {tuple(table.columns)}: "
-                "run `synbrain prepare --overwrite`"
-            )
-        for column in ("trial", "session", "repeat"):
-            table[column] = whole_numbers(table[column], row_in(path), lowest=0)
-        return table
+        return read_trials(self.file("trials.tsv"), len(self._mapped_betas))
 
     @cached_property
     def voxels(self) -> pd.DataFrame:
         """``voxels.tsv``: see `read_voxels`."""
-        return read_voxels(self.folder / "voxels.tsv")
+        return read_voxels(self.file("voxels.tsv"), self.n_voxels)
 
     @cached_property
     def voxel_space(self) -> VoxelSpace:
         """Mask or vertices of the voxels, and their resampling to other spaces."""
-        return VoxelSpace(self.folder)
+        return VoxelSpace(self.folder, self.description.checksums)
 
     @property
     def n_voxels(self) -> int:
         """Number of voxels or vertices."""
-        return self.betas.shape[1]
+        return int(self._mapped_betas.shape[1])
 
     @cached_property
     def sessions(self) -> list[int]:
@@ -261,9 +300,52 @@ class PreparedSubject:
         mean, sd : arrays of shape (n_voxels,)
             In the recorded unit. Variances, not SDs, are averaged.
         """
-        with np.load(self.folder / "standardization.npz", allow_pickle=False) as file:
-            rows = np.isin(file["sessions"], list(sessions))
-            return file["mean"][rows].mean(0), np.sqrt((file["sd"][rows] ** 2).mean(0))
+        known, mean, sd = self._scales
+        rows = np.isin(known, list(sessions))
+        return mean[rows].mean(0), np.sqrt((sd[rows] ** 2).mean(0))
+
+    def session_scale(self, session: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what brings each trial back to the recorded unit: ``betas * sd + mean``.
+
+        Parameters
+        ----------
+        session : int array of shape (n_trials,)
+            Session of each trial.
+
+        Returns
+        -------
+        mean, sd : float32 arrays of shape (n_trials, n_voxels)
+        """
+        known, mean, sd = self._scales
+        rows = np.searchsorted(known, session)
+        return mean[rows], sd[rows]
+
+    @cached_property
+    def _scales(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sessions (n_sessions,), ascending, and mean and SD (n_sessions, n_voxels) of each.
+
+        Raises
+        ------
+        MissingError, InputError
+            The file is absent, or was changed; it is not of these sessions and voxels.
+        """
+        path = self.file(STANDARDIZATION)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                sessions, mean, sd = (file[name] for name in ("sessions", "mean", "sd"))
+        except DAMAGED as error:
+            raise InputError(f"{path}: truncated or damaged ({error}): {PREPARE_AGAIN}") from error
+        shape = (len(self.sessions), self.n_voxels)
+        if (
+            sessions.tolist() != self.sessions
+            or {mean.shape, sd.shape} != {shape}
+            or {mean.dtype, sd.dtype} != {np.dtype(np.float32)}
+        ):
+            raise InputError(
+                f"{path}: expected mean and standard deviation of {shape[1]:,} voxels in the "
+                f"sessions {self.sessions}, found others: {PREPARE_AGAIN}"
+            )
+        return sessions, mean, sd
 
     def first_hours(self, hours: float) -> np.ndarray:
         """Select the trials of the first hours of scanning; a session counts as one hour.
@@ -344,9 +426,8 @@ class PreparedSubject:
         """
         if self.description.standardization == "none":
             return trials.betas
-        with np.load(self.folder / "standardization.npz", allow_pickle=False) as file:
-            row = np.searchsorted(file["sessions"], trials.session)
-            return np.asarray(trials.betas * file["sd"][row] + file["mean"][row], np.float32)
+        mean, sd = self.session_scale(trials.session)
+        return np.asarray(trials.betas * sd + mean, np.float32)
 
     def rois(self) -> dict[str, np.ndarray]:
         """Return a boolean array (n_voxels,) for each ROI.
@@ -357,13 +438,63 @@ class PreparedSubject:
         return roi_masks(self.voxels)
 
 
-def read_voxels(path: Path) -> pd.DataFrame:
-    """Read ``voxels.tsv``: labels are text, empty for voxels without a label; ncsnr may be NaN."""
+def read_trials(path: Path, n_trials: int) -> pd.DataFrame:
+    """Read ``trials.tsv``, with the columns `TRIAL_COLUMNS`.
+
+    Parameters
+    ----------
+    path : path
+    n_trials : int
+        Rows that are expected.
+
+    Raises
+    ------
+    MissingError, InputError
+        When it is no such table, or a cell holds no such value.
+    """
     table = read_table(path, written_here=True)
+    if tuple(table.columns) != TRIAL_COLUMNS or len(table) != n_trials:
+        raise InputError(
+            f"{path}: expected {n_trials} rows and the columns {TRIAL_COLUMNS}, found {len(table)} "
+            f"rows and {tuple(table.columns)}: {PREPARE_AGAIN}"
+        )
+    for column in ("trial", "session", "repeat"):
+        table[column] = whole_numbers(table[column], row_in(path), lowest=0)
+    unknown = sorted(set(table["split"]) - set(SPLITS))
+    if unknown:
+        raise InputError(
+            f"{path}: expected a split of {', '.join(SPLITS)} in every row, found {unknown[0]!r}: "
+            f"{PREPARE_AGAIN}"
+        )
+    return table
+
+
+def read_voxels(path: Path, n_voxels: int | None = None) -> pd.DataFrame:
+    """Read ``voxels.tsv``: labels are text, empty for voxels without a label; ncsnr may be NaN.
+
+    Parameters
+    ----------
+    path : path
+    n_voxels : int, optional
+        Rows that are expected; any number by default.
+
+    Raises
+    ------
+    MissingError, InputError
+        When it is no such table, or a cell holds no such value.
+    """
+    table = read_table(path, written_here=True)
+    if len(table) != (n_voxels or len(table)) or not len(table):
+        raise InputError(
+            f"{path}: expected one row for each of {n_voxels or 'the'} voxels, found {len(table)} "
+            f"rows: {PREPARE_AGAIN}"
+        )
     for column in table:
         if column in ("ncsnr", "ncsnr_recomputed"):
             table[column] = numbers(table[column], row_in(path), infinite=True)
-        else:
+        elif column in ("i", "j", "k", "vertex"):
+            table[column] = whole_numbers(table[column], row_in(path), lowest=0)
+        elif column != "hemisphere":
             table[column] = numbers_or_text(table[column])
     return table
 

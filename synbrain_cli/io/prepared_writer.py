@@ -21,8 +21,15 @@ from synbrain_cli.io.files import (
     versions,
     write_at,
 )
-from synbrain_cli.io.prepared import DESCRIPTION, STANDARDIZATIONS, Origin, PreparedDescription
-from synbrain_cli.io.records import read_record, write_record
+from synbrain_cli.io.prepared import (
+    BETAS,
+    DESCRIPTION,
+    STANDARDIZATIONS,
+    Origin,
+    PreparedDescription,
+)
+from synbrain_cli.io.records import read_record, write_record, write_sealed
+from synbrain_cli.io.seal import checksums_of, file_checksum
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.volume_resampling import VolumeResampling
 from synbrain_cli.io.voxel_space import Geometry
@@ -331,6 +338,7 @@ class PreparedWriter:
         self.trials.to_csv(self._work.partial / "trials.tsv", sep="\t", index=False)
         for name, resampling in resamplings.items():
             resampling.keep(usable).save(self._work.partial / name)
+        betas = self._finish_betas(usable, mean[0], sd[0])
         left_out = {s: int((~m["usable"]).sum()) for s, m in moments.items()}
         description = PreparedDescription(
             **msgspec.structs.asdict(origin),
@@ -341,21 +349,24 @@ class PreparedWriter:
             voxels_left_out_by_session={s: n for s, n in left_out.items() if n},
             versions=versions(),
             generated_by=[{"Name": "synbrain", "Version": versions()["synbrain"]}],
+            checksums={
+                **checksums_of(self._work.partial, but=(DESCRIPTION,)),
+                BETAS: file_checksum(betas),
+            },
         )
-        write_record(self._work.partial / DESCRIPTION, description)
-        self._write_betas(usable, mean[0], sd[0])
+        write_sealed(self._work.partial / DESCRIPTION, description)
+        betas.replace(self._work.partial / BETAS)
         self._work.put_in_place()
         return n_dropped
 
-    def _write_betas(self, usable: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> None:
-        """Move ``betas.npy`` into place; rewrite it where voxels or scale change."""
+    def _finish_betas(self, usable: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> Path:
+        """Return the file of the finished betas: written anew where voxels or scale change."""
         if usable.all() and self.standardize != "train":
-            self._betas.replace(self._work.partial / "betas.npy")
-            return
+            return self._betas
         n_trials, n_kept = len(self.trials), int(usable.sum())
         shift, scale = mean[usable].astype(np.float32), sd[usable].astype(np.float32)
         block = np.empty((1024, self.n_voxels), np.float32)
-        with atomic(self._work.partial / "betas.npy") as path:
+        with atomic(self._work.partial / BETAS) as path:
             offset = create_array(path, np.float32, (n_trials, n_kept))
             with self._betas.open("rb") as source, path.open("r+b") as target:
                 source.seek(self._start)
@@ -367,6 +378,7 @@ class PreparedWriter:
                         values -= shift
                         values /= scale
                     write_at(target.fileno(), values, offset + start * 4 * n_kept)
+        return self._work.partial / BETAS
 
 
 def _moments(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

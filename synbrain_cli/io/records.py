@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +14,7 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import read_json, write_json
 
 T = TypeVar("T")
+SEAL = "sha256"  # field of a sealed record: the checksum of all the others
 
 
 def read_record(
@@ -85,6 +88,48 @@ def convert_record(content: Any, kind: type[T], name: str, advice: str) -> T:
 def write_record(path: Path | str, record: Any) -> None:
     """Write a record as indented UTF-8 JSON, atomically; `read_record` reads it back."""
     write_json(path, msgspec.to_builtins(record, str_keys=True))
+
+
+def write_sealed(path: Path | str, record: Any) -> None:
+    """Write a record with a checksum of its own content; `read_sealed` compares the two."""
+    content = msgspec.to_builtins(record, str_keys=True)
+    write_json(path, {**content, SEAL: content_digest(content)})
+
+
+def read_sealed(path: Path | str, kind: type[T], advice: str) -> T:
+    """Read a record that `write_sealed` wrote, as `read_record` does.
+
+    Raises
+    ------
+    MissingError, InputError
+        As in `read_record`; when the content is not what was written.
+    """
+    return convert_sealed(read_json(path), kind, str(path), advice)
+
+
+def convert_sealed(content: Any, kind: type[T], name: str, advice: str) -> T:
+    """Convert the content of a sealed file as `convert_record` does, and check its seal.
+
+    Raises
+    ------
+    InputError
+        As in `convert_record`; when the content is not what was written.
+    """
+    own = content if isinstance(content, dict) else {}
+    fields = {key: value for key, value in own.items() if key != SEAL}
+    record = convert_record(fields if own else content, kind, name, advice)
+    if own.get(SEAL) != content_digest(fields):
+        raise InputError(
+            f"{name}: expected the content that was written, found another: its checksum (the "
+            f"field {SEAL}) does not fit, so that it was changed or damaged: {advice}"
+        )
+    return record
+
+
+def content_digest(content: dict[str, Any]) -> str:
+    """SHA-256 of JSON content, whatever the order of its fields and the spaces between them."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def _explain(message: str) -> str:

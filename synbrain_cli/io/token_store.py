@@ -1,12 +1,16 @@
 """Image tokens of a dataset under one encoder: ``prepared/<dataset>/features/<encoder>/``.
 
 ``tokens.npy``    (n_images, n_tokens, n_dims), float32 or float16; memory-mapped
-``images.tsv``    image of each row, and a checksum of its pixels (empty for NSD's images)
-``encoder.json``  `synbrain_cli.config.EncoderIdentity`
+``images.tsv``    image of each row, a checksum of its pixels (empty for NSD's images), and one of
+                  the row: its name, that checksum and its tokens
+``encoder.json``  `synbrain_cli.config.EncoderIdentity`, sealed
+
+The tokens of an image are compared with their checksum when they are first read.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +20,31 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.config import EncoderIdentity
-from synbrain_cli.errors import MissingError
-from synbrain_cli.io.records import read_record
+from synbrain_cli.errors import DAMAGED, InputError, MissingError, SynbrainError
+from synbrain_cli.io.records import read_sealed
 from synbrain_cli.io.tables import read_table
+from synbrain_cli.paths import require_regular_file
 
 ENCODER = "encoder.json"
+COLUMNS = ("image", "pixels", "checksum")
+EXTRACT_AGAIN = "move the folder away, and run `synbrain prepare` to extract them again"
+
+
+def row_checksum(image: str, pixels: str, tokens: np.ndarray) -> str:
+    """Checksum of one row of a store: 32 hexadecimal digits.
+
+    Parameters
+    ----------
+    image : str
+        Name of the image.
+    pixels : str
+        Checksum of its pixels; empty where there is none.
+    tokens : array of shape (n_tokens, n_dims)
+        As they are stored.
+    """
+    digest = hashlib.sha256(f"{image}\t{pixels}\t".encode("utf-8", "surrogateescape"))
+    digest.update(np.ascontiguousarray(tokens))
+    return digest.hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -42,18 +66,16 @@ class TokenStore:
         Raises
         ------
         MissingError, InputError
-            The file is absent; a field is missing, unknown or of another type.
+            The file is absent; a field is missing, unknown or of another type; it was changed.
         """
-        return read_record(
-            self.folder / ENCODER, EncoderIdentity, "move the folder away to extract them again"
-        )
+        return read_sealed(self.folder / ENCODER, EncoderIdentity, EXTRACT_AGAIN)
 
     @cached_property
     def _table(self) -> pd.DataFrame:
         path = self.folder / "images.tsv"
         if not path.exists():
-            return pd.DataFrame({"image": [], "pixels": []}, dtype=str)
-        return read_table(path, ("image", "pixels"), written_here=True)
+            return pd.DataFrame({name: [] for name in COLUMNS}, dtype=str)
+        return read_table(path, COLUMNS, written_here=True)
 
     @property
     def precision(self) -> str:
@@ -70,10 +92,45 @@ class TokenStore:
         """Checksum of the pixels of each row's image; empty where names are NSD's."""
         return self._table["pixels"].tolist()
 
+    @property
+    def checksums(self) -> list[str]:
+        """Checksum of each row (`row_checksum`)."""
+        return self._table["checksum"].tolist()
+
     @cached_property
     def tokens(self) -> np.ndarray:
-        """Memory map (n_images, n_tokens, n_dims): float32, or float16 for half `precision`."""
-        return np.load(self.folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+        """Memory map (n_images, n_tokens, n_dims): float32, or float16 for half `precision`.
+
+        Rows are known to be what was written once `rows_of` has returned them.
+
+        Raises
+        ------
+        MissingError, InputError
+            The file is absent, truncated, or of another shape or type than ``encoder.json`` says.
+        """
+        path = require_regular_file(self.folder / "tokens.npy", "image tokens", EXTRACT_AGAIN)
+        try:
+            tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        except DAMAGED as error:
+            raise InputError(f"{path}: truncated or damaged ({error}): {EXTRACT_AGAIN}") from error
+        dtype = np.dtype(np.float32 if self.precision == "float32" else np.float16)
+        shape = (len(self.images), *self.identity.token_shape)
+        # While a store is filled, its table names the rows that are whole.
+        if tokens.dtype != dtype or tokens.shape[1:] != shape[1:] or len(tokens) < len(self.images):
+            raise InputError(
+                f"{path}: expected {dtype} of shape {shape}, found {tokens.dtype} of shape "
+                f"{tokens.shape}: {EXTRACT_AGAIN}"
+            )
+        return tokens
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {image: i for i, image in enumerate(self.images)}
+
+    @cached_property
+    def _checked(self) -> np.ndarray:
+        """Whether each row has been compared with its checksum: bool (n_images,)."""
+        return np.zeros(len(self.images), bool)
 
     def take(self, images: Iterable[str]) -> np.ndarray:
         """Return the tokens of images, in the order given: float32 (n_images, n_tokens, n_dims).
@@ -85,30 +142,65 @@ class TokenStore:
 
         Raises
         ------
-        MissingError
-            When the tokens of an image have not been extracted.
+        MissingError, InputError
+            When the tokens of an image have not been extracted, or were changed since.
         """
         return np.asarray(self.tokens[self.rows_of(images)], np.float32)
 
     def rows_of(self, images: Iterable[str]) -> np.ndarray:
-        """Return the row of ``tokens`` of each image: int64 (n_images,).
+        """Return the row of ``tokens`` of each image, once the rows are known to be whole.
 
         Parameters
         ----------
         images : iterable of str
             Names of the images.
 
+        Returns
+        -------
+        int64 array of shape (n_images,)
+
         Raises
         ------
-        MissingError
-            When the tokens of an image have not been extracted.
+        MissingError, InputError
+            When the tokens of an image have not been extracted, or were changed since.
         """
-        row = {image: i for i, image in enumerate(self.images)}
         images = list(images)
-        missing = [image for image in images if image not in row]
+        missing = [image for image in images if image not in self._row]
         if missing:
             raise MissingError(
                 f"{self.folder}: no tokens for {len(missing)} images (first: {missing[0]}): "
                 "run `synbrain prepare` again with this encoder"
             )
-        return np.array([row[image] for image in images], np.int64)
+        rows = np.array([self._row[image] for image in images], np.int64)
+        unread = np.unique(rows[~self._checked[rows]])
+        changed = self._changed(unread)
+        if len(changed):
+            raise InputError(
+                f"{self.folder / 'tokens.npy'}: the tokens of {len(changed)} images are not those "
+                f"that were written (first: {self.images[changed[0]]}): {EXTRACT_AGAIN}"
+            )
+        self._checked[unread] = True
+        return rows
+
+    def _changed(self, rows: np.ndarray) -> list[int]:
+        """Those of some rows whose checksum is another; they are read one by one, in order."""
+        images, digests, checksums = self.images, self.digests, self.checksums
+        return [
+            row
+            for row in rows.tolist()
+            if row_checksum(images[row], digests[row], self.tokens[row]) != checksums[row]
+        ]
+
+    def find_faults(self) -> list[str]:
+        """Compare every row with its checksum, and the files with each other; a line per fault."""
+        try:
+            n_rows, images = len(self.tokens), self.images
+            if n_rows != len(images) or len(self._row) != n_rows:
+                return [
+                    f"{self.folder / 'images.tsv'}: expected the names of {n_rows} images, found "
+                    f"{len(self._row)}: {EXTRACT_AGAIN}"
+                ]
+            self.rows_of(images)
+        except SynbrainError as error:
+            return [str(error)]
+        return []

@@ -7,7 +7,9 @@ where transforms are known.
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ import pandas as pd
 
 from synbrain_cli.errors import DAMAGED, InputError
 from synbrain_cli.io.files import atomic
+from synbrain_cli.io.seal import checked_member
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.volume import read_volume, save_image, unmask
@@ -217,26 +220,37 @@ class VoxelSpace:
     folder : Path
         Folder with ``mask.nii.gz`` or ``vertices.npz``, and with the files of resampling weights
         where transforms are known.
+    checksums : mapping of str to str
+        SHA-256 of the folder's files, with which they are compared before they are read. A file
+        that is not listed is refused.
     """
 
     folder: Path
+    checksums: Mapping[str, str]
 
     @cached_property
     def geometry(self) -> Geometry | None:
         """Mask of a volume or vertices of a surface; None where positions are unknown."""
-        return load_geometry(self.folder)
+        files = self._file("mask.nii.gz"), self._file("vertices.npz")
+        return load_geometry(self.folder) if any(files) else None
 
     @cached_property
     def surface_resampling(self) -> SurfaceResampling | None:
         """Resampling to cortical surfaces; None without transforms."""
-        path = self.folder / SURFACE_RESAMPLING
-        return SurfaceResampling.load(path) if path.exists() else None
+        path = self._file(SURFACE_RESAMPLING)
+        return SurfaceResampling.load(path) if path is not None else None
 
     @cached_property
     def mni_resampling(self) -> VolumeResampling | None:
         """Resampling to MNI152; None without the transform."""
-        path = self.folder / MNI_RESAMPLING
-        return VolumeResampling.load(path) if path.exists() else None
+        path = self._file(MNI_RESAMPLING)
+        return VolumeResampling.load(path) if path is not None else None
+
+    def _file(self, name: str) -> Path | None:
+        """Path of a file that is as it was written; None where there is none of that name."""
+        if name not in self.checksums and not os.path.lexists(self.folder / name):
+            return None
+        return checked_member(self.folder, name, self.checksums, "copy the folder again")
 
     @property
     def is_volume(self) -> bool:
@@ -317,7 +331,14 @@ class VoxelSpace:
         return self.mni_resampling.project(values)
 
     def copy_to(self, folder: Path) -> None:
-        """Copy the files of the voxel space to another folder, such as that of a bundle."""
+        """Copy the files of the voxel space to another folder, such as that of a bundle.
+
+        Raises
+        ------
+        MissingError, InputError
+            When a file is absent, or not what was written: a bundle would seal it.
+        """
         for name in VOXEL_SPACE_FILES:
-            if (self.folder / name).exists():
-                shutil.copyfile(self.folder / name, folder / name)
+            path = self._file(name)
+            if path is not None:
+                shutil.copyfile(path, folder / name)

@@ -383,7 +383,9 @@ class CoreEvidence:
 
 def load_core(config: CoreConfig, named: dict[str, np.ndarray]) -> Core:
     """Rebuild a core from arrays named ``core.…``."""
-    core = Core(config)
+    with torch.device("meta"):  # no memory, whatever sizes the configuration says
+        core = Core(config)
     state = {k.removeprefix("core."): v for k, v in named.items() if k.startswith("core.")}
-    core.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
+    tensors = {k: torch.from_numpy(v.copy()) for k, v in state.items()}
+    core.load_state_dict(tensors, assign=True)
     return core.eval()

@@ -17,14 +17,15 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.config import EncoderIdentity
-from synbrain_cli.errors import InputError
+from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.features.encoder import Encoder, kept_dtype, precision_here
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.files import atomic, create_array, half_written, write_at
-from synbrain_cli.io.records import write_record
-from synbrain_cli.io.token_store import ENCODER, TokenStore
+from synbrain_cli.io.records import write_sealed
+from synbrain_cli.io.token_store import COLUMNS, ENCODER, TokenStore, row_checksum
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, partial_folder, work_folder
 from synbrain_cli.prefetch import prefetch
+from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
 # Names → pixels, uint8 (height, width, 3), in the same order; called by several threads.
@@ -104,7 +105,9 @@ def extract_tokens(
         processes=run.processes,
         progress=run.progress,
     ) as work:
-        filler = run.processes.on_main(lambda: _open_store(work, images, identity, encoder))
+        filler = run.processes.on_main(
+            lambda: _open_store(work, images, identity, encoder, run.progress)
+        )
         _fill(work.partial, *filler, read, encoder, request.check_pixels, run)
         run.processes.on_main(work.put_in_place)
     return TokenStore(folder)
@@ -118,7 +121,8 @@ def _recorded_precision(stores: list[TokenStore], encoder: Encoder, request: Tok
     InputError
         When they are of another encoder, or of another precision than was asked for.
     """
-    store = next((store for store in stores if store.images), None)
+    finished, begun = stores
+    store = next((store for store in (finished, begun) if _has_images(store, finished)), None)
     if store is None:
         return encoder.precision
     if store.identity.identity != encoder.identity:
@@ -135,6 +139,16 @@ def _recorded_precision(stores: list[TokenStore], encoder: Encoder, request: Tok
     return store.precision
 
 
+def _has_images(store: TokenStore, finished: TokenStore) -> bool:
+    """Whether a store has images; one that was not finished, and cannot be read, has none."""
+    try:
+        return bool(store.images and store.identity)
+    except SynbrainError:
+        if store is finished:
+            raise
+        return False
+
+
 def _are_known(
     store: TokenStore, images: list[str], read: ReadImages, request: TokenRequest
 ) -> bool:
@@ -145,7 +159,11 @@ def _are_known(
 
 
 def _open_store(
-    work: WorkFolder, images: list[str], identity: EncoderIdentity, encoder: Encoder
+    work: WorkFolder,
+    images: list[str],
+    identity: EncoderIdentity,
+    encoder: Encoder,
+    progress: Progress,
 ) -> tuple[list[str], int]:
     """Make room for the images that have no tokens yet.
 
@@ -156,16 +174,30 @@ def _open_store(
     n_done : int
         Rows that are finished: those of an interrupted run, or of the finished store.
     """
-    store = TokenStore(work.partial)
-    before = store if store.images else TokenStore(work.target)
+    begun = _rows_begun(work.partial, progress)
+    before = begun or TokenStore(work.target)
     known = set(before.images)
     rows = before.images + [image for image in images if image not in known]
     shape = (len(rows), encoder.n_tokens, encoder.n_dims)
     old = before.tokens if known else None
-    _grow(work.partial / "tokens.npy", old, len(known), shape, kept_dtype(identity.precision))
-    write_record(work.partial / ENCODER, identity)
-    _write_rows(work.partial, before.images, before.digests)
+    dtype = kept_dtype(identity.precision)
+    _grow(work.partial / "tokens.npy", old, begun is not None, len(known), shape, dtype)
+    write_sealed(work.partial / ENCODER, identity)
+    _write_rows(work.partial, before.images, before.digests, before.checksums)
     return rows, len(known)
+
+
+def _rows_begun(folder: Path, progress: Progress) -> TokenStore | None:
+    """Store of an interrupted run, if it has rows; one that is damaged is begun again."""
+    store = TokenStore(folder)
+    try:
+        store.rows_of(store.images)
+        return store if store.images else None
+    except SynbrainError as error:
+        progress.info(f"extracting tokens from the beginning: {error}")
+        for name in ("images.tsv", "tokens.npy"):
+            (folder / name).unlink(missing_ok=True)
+        return None
 
 
 def _fill(
@@ -179,7 +211,9 @@ def _fill(
 ) -> None:
     """Compute the rows of a token store from ``n_done`` on, and name them in ``images.tsv``."""
     store, processes = TokenStore(folder), run.processes
-    digests = store.digests + [""] * (len(rows) - n_done)
+    digests, checksums = (
+        column + [""] * (len(rows) - n_done) for column in (store.digests, store.checksums)
+    )
     offset, row_bytes, dtype = store.tokens.offset, store.tokens[0].nbytes, store.tokens.dtype
     size = encoder.batch_size
     edges = [n_done, *range((n_done // size + 1) * size, len(rows), size), len(rows)]
@@ -210,13 +244,14 @@ def _fill(
             for (batch, found), tokens in islice(computed, len(part)):
                 values = tokens.astype(dtype, copy=False)
                 write_at(file.fileno(), values, offset + batch.start * row_bytes)
-                mine.append((batch, found))
+                seals = list(map(row_checksum, rows[batch], found, values))
+                mine.append((batch, found, seals))
                 bar.to(batch.stop, len(rows))
             os.fsync(file.fileno())
-            for batch, found in chain.from_iterable(processes.collect(mine)):
-                digests[batch] = found
-            stop = whole[-1].stop
-            processes.on_main(partial(_write_rows, folder, rows[:stop], digests[:stop]))
+            for batch, found, seals in chain.from_iterable(processes.collect(mine)):
+                digests[batch], checksums[batch] = found, seals
+            columns = (column[: whole[-1].stop] for column in (rows, digests, checksums))
+            processes.on_main(partial(_write_rows, folder, *columns))
 
 
 def _check_pixels(store: TokenStore, images: list[str], read: ReadImages) -> None:
@@ -238,13 +273,20 @@ def _digest(pixels: np.ndarray) -> str:
 
 
 def _grow(
-    path: Path, old: np.ndarray | None, n_kept: int, shape: tuple[int, ...], dtype: np.dtype
+    path: Path,
+    old: np.ndarray | None,
+    is_begun: bool,
+    n_kept: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
 ) -> None:
-    """Make an array of that shape at ``path`` with the first rows of an old one, or keep it."""
-    if path.exists():
-        here = np.load(path, mmap_mode="r", allow_pickle=False)
-        if here.shape == shape and here.dtype == dtype:
-            return
+    """Make an array of that shape at ``path`` with the first rows of an old one.
+
+    Where the old one is the array at ``path``, which an interrupted run began, and has the shape,
+    it stays.
+    """
+    if is_begun and old is not None and (old.shape, old.dtype) == (shape, dtype):
+        return
     grown = half_written(path)
     create_array(grown, dtype, shape)
     if old is not None:
@@ -256,7 +298,7 @@ def _grow(
     grown.replace(path)
 
 
-def _write_rows(folder: Path, rows: list[str], digests: list[str]) -> None:
+def _write_rows(folder: Path, rows: list[str], digests: list[str], checksums: list[str]) -> None:
     with atomic(folder / "images.tsv") as path:
-        table = pd.DataFrame({"image": rows, "pixels": digests})
+        table = pd.DataFrame(dict(zip(COLUMNS, (rows, digests, checksums), strict=True)))
         table.to_csv(path, sep="\t", index=False)

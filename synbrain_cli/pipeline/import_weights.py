@@ -24,6 +24,7 @@ from synbrain_cli.datasets.nsd_voxels import SubjectVoxels
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.features.openclip import PUBLISHED, published_identity
+from synbrain_cli.io.arrays import save_arrays
 from synbrain_cli.io.bundle import (
     CARD,
     BundleConfig,
@@ -32,7 +33,6 @@ from synbrain_cli.io.bundle import (
     TrainingRecord,
     fingerprint,
     read_config,
-    save_arrays,
     seal,
 )
 from synbrain_cli.io.fetched import origin_of

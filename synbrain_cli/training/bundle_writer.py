@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from synbrain_cli.brain.prediction import predict_deep
+from synbrain_cli.io.arrays import save_arrays
 from synbrain_cli.io.bundle import (
     CARD,
     Adaptation,
@@ -19,7 +20,6 @@ from synbrain_cli.io.bundle import (
     TrainingRecord,
     TransferConfig,
     fingerprint,
-    save_arrays,
     seal,
 )
 from synbrain_cli.io.files import copy_at_once, versions

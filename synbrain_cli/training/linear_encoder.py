@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from synbrain_cli.io.bundle import load_arrays, save_arrays
+from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.model.linear import LinearEncoder, fit_linear
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import Examples

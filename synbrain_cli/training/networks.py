@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from synbrain_cli.config import LossConfig, StageConfig
-from synbrain_cli.io.bundle import StageHistory, load_arrays, save_arrays
+from synbrain_cli.io.arrays import load_arrays, save_arrays
+from synbrain_cli.io.bundle import StageHistory
 from synbrain_cli.io.files import create_array
 from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.model.feed import Feed, Rows

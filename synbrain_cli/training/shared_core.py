@@ -22,7 +22,8 @@ from torch import Tensor
 
 from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.bundle import Record, StageHistory, load_arrays, save_arrays
+from synbrain_cli.io.arrays import load_arrays, save_arrays
+from synbrain_cli.io.bundle import Record, StageHistory
 from synbrain_cli.io.files import versions
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.records import write_record

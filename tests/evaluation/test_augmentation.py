@@ -47,7 +47,8 @@ from synbrain_cli.run import RunContext
 FEW = AugmentSettings((0.5, 1), n_boot=50)
 MORE = AugmentSettings((1, 4), n_boot=300)
 RUN = RunContext(progress=QUIET)
-IDENTITY = {"name": "known", "weights": None}  # of an encoder
+# Of an encoder.
+IDENTITY = {"name": "known", "weights": None, "image_size": 8, "n_tokens": 4, "n_dims": 3}
 
 
 @pytest.fixture(scope="module")

@@ -424,7 +424,7 @@ def test_what_does_not_belong_together_is_refused(more, trained, brains, subject
     other = trained.find_subject("2", None, QUIET.info)
     refused([full], r"sub-01 is a model of simulated/sub-01, not of simulated/sub-02", other)
     refused([full, changed(linear, subject="02")], "changed is a model of simulated/sub-02")
-    encoder = EncoderIdentity("other", {"name": "another"})
+    encoder = EncoderIdentity("other", full.config.encoder.identity | {"name": "another"})
     refused([full, changed(linear, encoder=encoder)], r"but changed was trained on .*another")
     refused([full, changed(linear, standardization="none")], "changed was trained on betas with")
     moved = changed(linear)

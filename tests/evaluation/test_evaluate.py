@@ -30,7 +30,7 @@ from synbrain_cli.evaluation.response_scores import ResponseScorer
 from synbrain_cli.evaluation.retrieval import retrieve
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.evaluation.test_set import TestSet, derangement
-from synbrain_cli.io.bundle import load_arrays
+from synbrain_cli.io.arrays import load_arrays
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.prepared import Trials
 from synbrain_cli.io.workspace import Workspace

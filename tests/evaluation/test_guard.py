@@ -18,6 +18,9 @@ from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.metrics.accuracy import average_repeats
 
+# Their seals have tests of their own: tests/io/test_seals.py.
+pytestmark = pytest.mark.usefixtures("unsealed")
+
 
 @pytest.fixture(scope="module")
 def brain(trained):

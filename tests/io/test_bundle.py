@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from synbrain_cli.io.bundle import load_arrays, save_arrays
+from synbrain_cli.io.arrays import load_arrays, save_arrays
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])

@@ -9,11 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from synbrain_cli.config import EncoderIdentity
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.prepared import Origin, PreparedSubject
 from synbrain_cli.io.prepared_writer import PreparedWriter
-from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.records import write_sealed
+from synbrain_cli.io.token_store import TokenStore, row_checksum
 from synbrain_cli.training.examples import load_examples
+
+# Their seals have tests of their own: tests/io/test_seals.py.
+pytestmark = pytest.mark.usefixtures("unsealed")
 
 N_VOXELS = 12
 STANDARDIZATIONS = ("session", "train", "none")
@@ -35,12 +40,14 @@ def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("features") / "gabor"
     folder.mkdir()
     images = [f"image-{k:02d}" for k in range(60)]
-    pd.DataFrame({"image": images, "pixels": ""}).to_csv(
+    tokens = np.random.default_rng(1).normal(2, 3, (60, 4, 5)).astype(np.float32)
+    checksums = [row_checksum(*row) for row in zip(images, [""] * 60, tokens, strict=True)]
+    pd.DataFrame({"image": images, "pixels": "", "checksum": checksums}).to_csv(
         folder / "images.tsv", sep="\t", index=False
     )
-    tokens = np.random.default_rng(1).normal(2, 3, (60, 4, 5)).astype(np.float32)
     np.save(folder / "tokens.npy", tokens)
-    (folder / "encoder.json").write_text(json.dumps({"spec": "gabor", "identity": {}}))
+    shape = {"n_tokens": 4, "n_dims": 5, "image_size": 8}
+    write_sealed(folder / "encoder.json", EncoderIdentity("gabor", shape))
     return TokenStore(folder)
 
 

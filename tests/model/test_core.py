@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from synbrain_cli.config import CoreConfig, StageConfig
-from synbrain_cli.io.bundle import load_arrays, save_arrays
+from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.model.core import (
     NEAR,
     OWN,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from synbrain_cli.io.bundle import load_arrays, save_arrays
+from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.metrics.accuracy import voxelwise_correlation
 from synbrain_cli.model.linear import ALPHAS
 from synbrain_cli.model.transfer import MAX_GAIN, Adapter, Transfer, fit_adapter

@@ -14,12 +14,14 @@ import pytest
 import torch
 from conftest import QUIET
 from listening import Listening
+from sealing import change_sealed
 
 from synbrain_cli import load_model
 from synbrain_cli.config import StageConfig
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.evaluation.settings import EvaluateSettings
-from synbrain_cli.io.bundle import find_bundles, load_arrays
+from synbrain_cli.io.arrays import load_arrays
+from synbrain_cli.io.bundle import find_bundles
 from synbrain_cli.io.files import read_json, sha256
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
@@ -33,6 +35,9 @@ from synbrain_cli.training import resumable_fit as training
 from synbrain_cli.training import shared_core as shared
 from synbrain_cli.training.examples import load_examples
 from synbrain_cli.training.strategies import STRATEGIES
+
+# Their seals have tests of their own: tests/io/test_seals.py.
+pytestmark = pytest.mark.usefixtures("unsealed")
 
 CLOSED = ("shared-core", "source-map")
 PLACE = {"mask.nii.gz", "voxels.tsv", "surface_resampling.npz", "mni_resampling.npz"}
@@ -394,7 +399,7 @@ def test_nothing_beyond_the_hour_counts(models, strategy, prepared, source, stor
     scale = dict(np.load(person.folder / "standardization.npz"))
     assert scale["sessions"].tolist() == [1, 2, 3]
     scale["mean"][1:] = 1e3
-    scale["sd"][1:] = np.nan
+    scale["sd"][1:] = 1e3
     np.savez(person.folder / "standardization.npz", **scale)
     result = adapt_from(workspace, source, person, store, strategy=strategy)
     assert_same_model(models[strategy].folder, result.folder)
@@ -700,7 +705,7 @@ def test_sources_are_one_model_of_every_other_person(own, source, linear, person
 @pytest.mark.parametrize("what", ["an adapted model", "the person's own model"])
 def test_a_model_of_another_encoder_that_is_no_source_decides_nothing(own, source, models, what):
     config = read_json(source / "config.json")
-    config["encoder"]["identity"] = {"name": "another"}
+    config["encoder"]["identity"]["name"] = "another"
     if what == "an adapted model":
         adapted = read_json(models["source-map"].folder / "config.json")
         config["training"]["adaptation"] = adapted["training"]["adaptation"]
@@ -708,6 +713,7 @@ def test_a_model_of_another_encoder_that_is_no_source_decides_nothing(own, sourc
         config["subject"] = "02"
     (own.weights / "a").mkdir(parents=True)
     (own.weights / "a/config.json").write_text(json.dumps(config))
+    change_sealed(own.weights / "a/config.json")
     (own.weights / "sub-01").symlink_to(source)
     bundles, _, _ = choose_sources_and_subject(own, None, "2", None, QUIET.info)
     assert [path.name for path in bundles] == ["sub-01"]

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from sealing import reseal_bundle
 
 from synbrain_cli import load_model
 from synbrain_cli.brain.drawing import Drawing
@@ -228,7 +229,7 @@ def test_another_format_is_refused(bundle):
 def test_another_encoder_is_refused(bundle, pictures):
     config = read_json(bundle / "config.json")
     config["encoder"]["identity"]["version"] = 0
-    write_json(bundle / "config.json", config)
+    reseal_bundle(bundle, encoder=config["encoder"])
     with pytest.raises(InputError, match="trained with the image encoder"):
         load_model(bundle, "cpu").mean(pictures[:1])
 

@@ -6,10 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from sealing import change_sealed
 
 from synbrain_cli import load_model
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.loading import load_encoder
+from synbrain_cli.io.files import read_json
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.extract_tokens import TokenRequest, extract_tokens
 from synbrain_cli.pipeline.prepare import NSDSource, Target, prepare_nsd
@@ -117,9 +119,8 @@ def test_older_stores_are_of_float32(tower, tmp_path, rng):
     pictures = list(rng.integers(0, 256, (3, 40, 40, 3), np.uint8))
     store = extract_tokens(tmp_path, ["a", "b"], lambda n: pictures[:2], TokenRequest(spec), RUN)
     path = store.folder / "encoder.json"
-    record = json.loads(path.read_text())
-    assert record.pop("precision") == "float32"
-    path.write_text(json.dumps(record))
+    assert read_json(path)["precision"] == "float32"
+    change_sealed(path, precision=...)
     with pytest.raises(InputError, match="computed in float32"):
         extract_tokens(tmp_path, ["c"], lambda n: pictures[2:], TokenRequest(spec, "fp16"), RUN)
     store = extract_tokens(tmp_path, ["c"], lambda n: pictures[2:], TokenRequest(spec), RUN)

@@ -10,12 +10,12 @@ from conftest import QUIET
 from listening import Listening
 from msgspec.structs import replace
 from PIL import Image
+from sealing import reseal_bundle
 
 from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.evaluation.settings import EvaluateSettings
-from synbrain_cli.io.files import read_json, write_json
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 from synbrain_cli.pipeline import plot
 from synbrain_cli.pipeline.evaluate import evaluate
@@ -254,11 +254,9 @@ def test_outlines_are_where_the_indicator_is(brain):
 
 def test_a_subject_without_transforms_gets_slices(trained, made, tmp_path):
     folder = shutil.copytree(trained.weights / "sub-01", tmp_path / "weights/sub-01")
-    config = read_json(folder / "config.json")
     for name in ("surface_resampling.npz", "mni_resampling.npz"):
         (folder / name).unlink()
-        del config["checksums"][name]
-    write_json(folder / "config.json", config)
+    reseal_bundle(folder)
     brain = load_model(folder, "cpu")
     progress = Listening()
     plot_map = MapPlotter(brain, "flatmap", Look(), progress)

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from conftest import QUIET
 from PIL import Image
+from sealing import reseal_bundle
 
 from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.settings import EvaluateSettings
+from synbrain_cli.io.arrays import load_arrays, save_arrays
+from synbrain_cli.io.bundle import fingerprint
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.report import report
@@ -134,10 +137,11 @@ def test_a_model_of_which_nothing_else_is_known(trained, tmp_path):
 
 def test_responses_of_another_training_are_refused_or_left_out(workspace, trained, tmp_path):
     shutil.copytree(trained.weights / "sub-01", tmp_path / "weights/sub-01")
-    config = tmp_path / "weights/sub-01/config.json"
-    content = json.loads(config.read_text())
-    config.write_text(json.dumps(content | {"fingerprint": "0" * 16}))
-    brain = load_model(tmp_path / "weights/sub-01", "cpu")
+    folder = tmp_path / "weights/sub-01"
+    arrays = load_arrays(folder / "arrays.safetensors")
+    save_arrays(folder / "arrays.safetensors", arrays | {"response_sd": arrays["response_sd"] * 2})
+    reseal_bundle(folder, fingerprint=fingerprint(folder))
+    brain = load_model(folder, "cpu")
     (folder,) = (path.parent for path in workspace.outputs.glob("*/*_desc-draws_betas.npy"))
     with pytest.raises(InputError, match="was not drawn by"):
         report(workspace, brain, responses=Responses(folder), run=RunContext(progress=QUIET))

@@ -26,7 +26,7 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoder import same_encoder
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.features.openclip import OpenCLIP, published_identity
-from synbrain_cli.io.bundle import load_arrays
+from synbrain_cli.io.arrays import load_arrays
 from synbrain_cli.io.files import read_json, sha256
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.layers import sinusoidal_positions
@@ -391,7 +391,7 @@ def test_list_verify_card(imported, synbrain, tmp_path):
     for name, fault in (
         ("arrays.safetensors", "checksum"),
         ("voxels.tsv", "missing"),
-        ("vertices.npz", "not part of the model"),
+        ("vertices.npz", "does not belong there"),
     ):
         assert [line for line in faults if name in line and fault in line]
     assert "2 at fault" in synbrain("weights", "list", *place)[1]

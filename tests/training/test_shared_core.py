@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,10 +13,11 @@ import pytest
 import torch
 from conftest import QUIET
 from listening import Listening
+from sealing import change_sealed
 
 from synbrain_cli.config import CoreConfig, StageConfig
 from synbrain_cli.errors import BusyError, InputError
-from synbrain_cli.io.bundle import load_arrays
+from synbrain_cli.io.arrays import load_arrays
 from synbrain_cli.io.files import read_json, sha256
 from synbrain_cli.io.locks import locked
 from synbrain_cli.io.prepared import PreparedSubject
@@ -31,6 +31,9 @@ from synbrain_cli.training import resumable_fit as training
 from synbrain_cli.training import shared_core as shared
 from synbrain_cli.training.shared_core import TrainedCore, grid_side, train_core
 from synbrain_cli.training.voxel_order import sphere_positions
+
+# Their seals have tests of their own: tests/io/test_seals.py.
+pytestmark = pytest.mark.usefixtures("unsealed")
 
 RUN = RunContext(progress=QUIET)
 STAGE = StageConfig(2, 32, 4e-3, 0.0, warmup_steps=5, clip_norm=0.0)
@@ -198,7 +201,9 @@ def test_another_seed_stage_encoder_or_company_is_another_core(name_of, people, 
         "sub-01",
         "sub-02",
     ]
-    other = msgspec.structs.replace(store.identity, identity={"name": "another"})
+    other = msgspec.structs.replace(
+        store.identity, identity=store.identity.identity | {"name": "another"}
+    )
     changed = SimpleNamespace(folder=store.folder, tokens=store.tokens, identity=other)
     names.append(name_of([(person, changed) for person, _ in people]))
     with monkeypatch.context() as patch:
@@ -214,9 +219,7 @@ def test_other_data_are_another_core(name_of, people, tmp_path):
     same = name_of([(other, store)])
     assert same == name_of([(subject, store)])  # wherever they are
     path = other.folder / "dataset_description.json"
-    description = read_json(path)
-    description["BetasBLAKE2b"]["1"] = "0" * 32
-    path.write_text(json.dumps(description))
+    change_sealed(path, BetasBLAKE2b=read_json(path)["BetasBLAKE2b"] | {"1": "0" * 32})
     assert name_of([(other, store)]) != same
 
 
@@ -328,6 +331,8 @@ def test_tokens_that_are_no_grid(n_tokens):
 def test_no_core_of_tokens_that_are_no_grid(own, people, tmp_path):
     folder = shutil.copytree(people[0][1].folder, tmp_path / "few")
     np.save(folder / "tokens.npy", np.load(folder / "tokens.npy")[:, :12])
+    identity = read_json(folder / "encoder.json")["identity"] | {"n_tokens": 12}
+    change_sealed(folder / "encoder.json", identity=identity)
     with pytest.raises(InputError, match="12 tokens per image"):
         train_core(own, [(people[0][0], TokenStore(folder))], RUN)
     assert not own.weights.exists()

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from synbrain_cli import cli, load_model
 from synbrain_cli.config import PRESETS, StageConfig
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.bundle import load_arrays
+from synbrain_cli.io.arrays import load_arrays
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.prepared import PreparedSubject, roi_collections
 from synbrain_cli.io.surface import fsaverage
@@ -25,6 +25,9 @@ from synbrain_cli.io.voxel_space import Vertices
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.order import ORDERS, neighbour_distance
 from synbrain_cli.training.voxel_order import default_order, subject_order
+
+# Their seals have tests of their own: tests/io/test_seals.py.
+pytestmark = pytest.mark.usefixtures("unsealed")
 
 KINDS = ("file", "curve", "region", "surface")
 
