@@ -221,7 +221,9 @@ def compare(
     from synbrain_cli.pipeline.compare import compare as compare_models
 
     workspace, run = open_run(folder, quiet, seed, device)
-    bundles = workspace.find_models(",".join(models) if models else None, subject)
+    bundles = workspace.find_models(
+        ",".join(models) if models else None, subject, run.progress.info
+    )
     run.progress.info(f"models: {', '.join(path.name for path in bundles)}")
     brains = [load_model(path, device) for path in bundles]
     data, store = _test_data(workspace, brains[0], run.progress)
@@ -301,7 +303,7 @@ def learning_curve(
     settings = LearningCurveSettings(
         hours=tuple(parse_numbers("--hours", hours) or HOURS), target=target
     )
-    bundles = workspace.full_models(source)
+    bundles = workspace.full_models(source, run.progress.info)
     dataset = bundles[0][1].dataset
     labels = subject.split(",") if subject else [None]
     subjects = [workspace.find_subject(label, dataset, run.progress.info) for label in labels]

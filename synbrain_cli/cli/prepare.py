@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from synbrain_cli.cli.options import (
+    DatasetOption,
     DeviceOption,
     EncoderOption,
     EncoderPrecisionOption,
@@ -17,24 +18,70 @@ from synbrain_cli.cli.options import (
     QuietOption,
     SeedOption,
     StandardizeOption,
+    SubjectOption,
     TestOption,
     ValidationOption,
     WorkspaceOption,
 )
 from synbrain_cli.cli.parsers import parse_named_file, parse_sessions, parse_subject_numbers
-from synbrain_cli.cli.running import interruptible, open_run
+from synbrain_cli.cli.running import interruptible, open_run, open_workspace
 from synbrain_cli.cli.sections import PlainGroup
 from synbrain_cli.cli.tables import print_columns, print_records
 
 if TYPE_CHECKING:
     import pandas as pd
 
-app = typer.Typer(cls=PlainGroup, no_args_is_help=True, help="Convert data to prepared subjects.")
+app = typer.Typer(cls=PlainGroup, no_args_is_help=True, invoke_without_command=True)
 
 SubjectsOption = Annotated[
     list[str] | None,
     typer.Option("--subject", "-s", help="Subject; repeat for several; default: all."),
 ]
+
+
+@app.callback()
+def prepare(
+    context: typer.Context,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Compare prepared subjects and image tokens with their checksums; exit 1, with a "
+            "line for each fault.",
+        ),
+    ] = False,
+    subject: SubjectOption = None,
+    dataset: DatasetOption = None,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Convert data to prepared subjects, or verify those that are there.
+
+    The other options belong to --verify. Those of a command follow its name.
+
+    Example: synbrain prepare --verify
+    """
+    if context.invoked_subcommand is not None:
+        # Typed, not from the environment: SYNBRAIN_WORKSPACE is for all commands.
+        sources = [context.get_parameter_source(name) for name in context.params]
+        if any(source is not None and source.name == "COMMANDLINE" for source in sources):
+            raise typer.BadParameter(
+                f"--verify and its options are used without a command; options of "
+                f"{context.invoked_subcommand} follow its name"
+            )
+        return
+    if not verify:
+        raise typer.BadParameter("expected a command or --verify: see `synbrain prepare --help`")
+    from synbrain_cli.pipeline.verify_prepared import verify_prepared
+
+    workspace, progress = open_workspace(folder, quiet)
+    with interruptible():
+        found = verify_prepared(workspace, subject, dataset, progress)
+    for fault in (fault for faults in found.values() for fault in faults):
+        print(fault)
+    if any(found.values()):
+        raise typer.Exit(1)
+
 
 # ------------------------------------------------------------------------------------- NSD
 

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.model import _build_vision_tower
+from open_clip.transformer import VisionTransformer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from synbrain_cli.checkpoints import load_checkpoint
 from synbrain_cli.errors import DAMAGED, InputError, MissingError
 from synbrain_cli.features.encoder import Encoder
+from synbrain_cli.features.openclip_config import CONFIG, read_config_beside
 
 _DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PUBLISHED = "openclip:ViT-bigG-14/laion2b_s39b_b160k"
@@ -62,7 +63,8 @@ class OpenCLIP(Encoder):
         Architecture, a slash, and a pretrained tag of open_clip (downloaded by open_clip into the
         Hugging Face cache) or a ``.pt``/``.safetensors`` file holding the state dict of the CLIP
         model or of its vision tower. A file's mean and SD come from an
-        ``open_clip_config.json`` beside it, else from the architecture's tags.
+        ``open_clip_config.json`` beside it, else from the architecture's tags; that file also tells
+        the activation function, and must not contradict the architecture.
     device : str or torch.device
         Where to compute.
     precision : {"float32", "fp16", "bf16"}
@@ -88,8 +90,12 @@ class OpenCLIP(Encoder):
                 f"openclip:{name}: open_clip has no architecture {arch!r}: perhaps "
                 f"{', '.join(near)}; open_clip.list_models() has them all"
             )
-        path, mean, sd = _find_weights(arch, source, config)
-        tower = _load_tower(arch, config, path)
+        path, mean, sd, quick_gelu = _find_weights(arch, source, config)
+        tower = _load_tower(arch, {**config, "quick_gelu": quick_gelu}, path)
+        # The name tells the activation function: tokens of the two are not exchanged.
+        known_as = arch
+        if quick_gelu and not config.get("quick_gelu") and isinstance(tower, VisionTransformer):
+            known_as = f"{arch}-quickgelu"
         size = tower.image_size
         height, width = size if isinstance(size, tuple | list) else (size, size)
         if height != width:
@@ -111,9 +117,9 @@ class OpenCLIP(Encoder):
                 "choose a ViT or ResNet tower"
             ) from error
         self.spec = f"openclip:{arch}/{source if source != str(path) else path.resolve()}"
-        self.slug = f"openclip-{arch}-{checksum[:8]}"
+        self.slug = f"openclip-{known_as}-{checksum[:8]}"
         self.identity = {
-            "name": f"openclip:{arch}",
+            "name": f"openclip:{known_as}",
             "version": 1,
             "image_size": int(height),
             "n_tokens": int(shape[1]),
@@ -134,8 +140,9 @@ class OpenCLIP(Encoder):
 
 def _find_weights(
     arch: str, source: str, config: dict[str, Any]
-) -> tuple[Path, tuple[float, ...], tuple[float, ...]]:
-    """Return the file of the weights, and mean and standard deviation of its inputs by colour."""
+) -> tuple[Path, tuple[float, ...], tuple[float, ...], bool]:
+    """Return the file of the weights, mean and SD of its inputs by colour, and its quick_gelu."""
+    quick_gelu = bool(config.get("quick_gelu"))
     tags = open_clip.list_pretrained_tags_by_model(arch)
     choices = f"{', '.join(tags) or 'none'}; or a .pt or .safetensors file"
     if not source:
@@ -159,18 +166,18 @@ def _find_weights(
                 f"({tag.get('hf_hub') or tag.get('url')}) where there is a network, and pass the "
                 f"file as openclip:{arch}/FILE"
             ) from error
-        return path, tag.get("mean", default[0]), tag.get("std", default[1])
+        return path, tag.get("mean", default[0]), tag.get("std", default[1]), quick_gelu
     path = Path(source).expanduser()
     if not path.is_file():
         raise MissingError(
             f"openclip:{arch}/{source}: neither a pretrained tag of {arch} nor a file: "
             f"choose from {choices}"
         )
-    beside = path.parent / "open_clip_config.json"
+    beside = path.parent / CONFIG
     if beside.is_file():
-        known = [json.loads(beside.read_text()).get("preprocess_cfg", {})]
-    else:
-        known = [open_clip.get_pretrained_cfg(arch, t) for t in tags]
+        given = read_config_beside(beside, arch, config)
+        return path, given.mean or default[0], given.std or default[1], given.quick_gelu
+    known = [open_clip.get_pretrained_cfg(arch, t) for t in tags]
     pairs = {(tuple(k.get("mean", default[0])), tuple(k.get("std", default[1]))) for k in known}
     if len(pairs) > 1:
         raise InputError(
@@ -178,7 +185,7 @@ def _find_weights(
             "open_clip_config.json of their Hugging Face repository beside the file"
         )
     mean, sd = pairs.pop() if pairs else default
-    return path, mean, sd
+    return path, mean, sd, quick_gelu
 
 
 def _is_timm(config: dict[str, Any]) -> bool:
@@ -198,6 +205,12 @@ def _load_tower(arch: str, config: dict[str, Any], path: Path) -> nn.Module:
     with torch.device("cpu" if _is_timm(config) else "meta"):
         tower = _build_vision_tower(config["embed_dim"], vision, config.get("quick_gelu", False))
     expected = tower.state_dict()
+    strange = sorted(key for key in expected.keys() & state.keys() if not _is_plain(state[key]))
+    if strange:
+        raise InputError(
+            f"{path}: expected {strange[0]} as a plain tensor of numbers, found one of another "
+            "layout or without numbers: save model.state_dict() of the whole model again"
+        )
     wrong = sorted(
         key
         for key in expected.keys() | state.keys()
@@ -214,30 +227,40 @@ def _load_tower(arch: str, config: dict[str, Any], path: Path) -> nn.Module:
     return tower.float()
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers of its own, in a common layout."""
+    if tensor.is_meta or tensor.is_quantized or tensor.layout is not torch.strided:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
 def _shape(state: dict[str, Tensor], key: str) -> str:
     return f"shape {tuple(state[key].shape)}" if key in state else "none"
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     """Read the tensors of the vision tower from a file, without running code in it."""
-    try:
-        if path.suffix == ".safetensors":
+    expected = "a state dict as .safetensors or .pt"
+    if path.suffix == ".safetensors":
+        try:
             state = load_file(path)
-        else:
-            state = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except (*DAMAGED, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path}: expected a state dict as .safetensors or .pt, found a file that does not "
-            f"load safely ({reason}): copy it again, or save model.state_dict() as .safetensors"
-        ) from error
+        except (*DAMAGED, SafetensorError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"{path}: expected {expected}, found a file that does not load safely ({reason}): "
+                "copy it again, or save model.state_dict() as .safetensors"
+            ) from error
+    else:
+        state = load_checkpoint(path, expected=expected)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not state:
         raise InputError(f"{path}: expected a state dict, found {type(state).__name__}")
-    state = {key.removeprefix("module."): x for key, x in state.items() if isinstance(x, Tensor)}
+    state = {
+        key.removeprefix("module."): x.detach()
+        for key, x in state.items()
+        if isinstance(key, str) and isinstance(x, Tensor)
+    }
     visual = {
         key.removeprefix("visual."): x for key, x in state.items() if key.startswith("visual.")
     }

@@ -16,6 +16,7 @@ from synbrain_cli.paths import require_regular_file
 # Sizes of an array; a word stands for a size that is the same wherever the word occurs.
 Shape = tuple[int | str, ...]
 COPY_AGAIN = "copy the model's folder again, or train it again"
+_FAULTS: tuple[type[Exception], ...] = (*DAMAGED, SafetensorError)
 _PIECE = 1 << 22  # numbers that are looked at together
 
 
@@ -39,7 +40,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     require_regular_file(path, "a safetensors file", COPY_AGAIN)
     try:
         return load_file(path)
-    except (SafetensorError, *DAMAGED) as error:
+    except _FAULTS as error:
         raise InputError(
             f"{path}: truncated or not a safetensors file ({error}): {COPY_AGAIN}"
         ) from error

@@ -46,8 +46,9 @@ from synbrain_cli.labels import names_subject
 
 SPLITS = ("train", "val", "test")
 TRIAL_COLUMNS = ("trial", "session", "image", "repeat", "split")
+Standardization = Literal["session", "train", "none"]
 # Standardisation of betas → their unit.
-STANDARDIZATIONS = {
+STANDARDIZATIONS: dict[Standardization, str] = {
     "session": "z-score within session (over all its trials, test trials included)",
     "train": "z-score by the training trials of all sessions",
     "none": "as recorded",
@@ -118,7 +119,7 @@ class PreparedDescription(Origin, frozen=True, kw_only=True):
     """
 
     unit: str
-    standardization: Literal["session", "train", "none"]
+    standardization: Standardization
     betas_blake2b: dict[int, str] = msgspec.field(name="BetasBLAKE2b")
     voxels_left_out: int
     voxels_left_out_by_session: dict[int, int]

@@ -27,6 +27,7 @@ from synbrain_cli.io.prepared import (
     STANDARDIZATIONS,
     Origin,
     PreparedDescription,
+    Standardization,
 )
 from synbrain_cli.io.records import read_record, write_record, write_sealed
 from synbrain_cli.io.seal import checksums_of, file_checksum
@@ -103,7 +104,7 @@ class PreparedWriter:
         options: Mapping[str, Any],
         trials: pd.DataFrame,
         n_voxels: int,
-        standardize: str = "session",
+        standardize: Standardization = "session",
         progress: Progress | None = None,
     ) -> None:
         if standardize not in STANDARDIZATIONS:

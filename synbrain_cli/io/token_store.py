@@ -43,7 +43,7 @@ def row_checksum(image: str, pixels: str, tokens: np.ndarray) -> str:
         As they are stored.
     """
     digest = hashlib.sha256(f"{image}\t{pixels}\t".encode("utf-8", "surrogateescape"))
-    digest.update(np.ascontiguousarray(tokens))
+    digest.update(np.ascontiguousarray(tokens).data)
     return digest.hexdigest()[:32]
 
 
@@ -204,3 +204,8 @@ class TokenStore:
         except SynbrainError as error:
             return [str(error)]
         return []
+
+
+def find_stores(dataset: Path) -> list[TokenStore]:
+    """Return the token stores of a dataset (``prepared/<dataset>``), sorted by name."""
+    return [TokenStore(path.parent) for path in sorted(dataset.glob(f"features/[!.]*/{ENCODER}"))]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.bundle import BundleConfig, find_bundles, read_config
+from synbrain_cli.errors import InputError, MissingError, SynbrainError
+from synbrain_cli.io.bundle import (
+    BundleConfig,
+    find_bundles,
+    read_config,
+    readable_bundles,
+)
 from synbrain_cli.io.prepared import PreparedSubject, find_prepared
-from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.token_store import TokenStore, find_stores
 from synbrain_cli.labels import dataset_name, derived_name, subject_label
 from synbrain_cli.paths import is_there
 
@@ -106,31 +111,33 @@ class Workspace:
                     return path.resolve() if path.name in ("", "..") else path
             listing = ", ".join(path.name for path in found) or "none"
             raise MissingError(f"no model {model}; in {self.weights}: {listing}")
+        faults: list[str] = []
+        readable = list(readable_bundles(self.weights, faults.append))
+        found = [path for path, _ in readable]
+        because = f"; {faults[0]}" if faults else ""
         if subject is not None:
             label = subject_label(subject)
-            subjects = {path: read_config(path).subject for path in found}
-            listing = (
-                ", ".join(f"{path.name} (sub-{of})" for path, of in subjects.items()) or "none"
-            )
-            found = [path for path, of in subjects.items() if of == label]
+            found = [path for path, config in readable if config.subject == label]
             if not found:
                 raise MissingError(
                     f"{self.weights}: no model of sub-{label}; models: {listing}. "
                     f"Make one with `synbrain train --subject {label}`, or from an hour of "
-                    f"its data with `synbrain adapt --subject {label}`"
+                    f"its data with `synbrain adapt --subject {label}`{because}"
                 )
         if not found:
             raise MissingError(
                 f"{self.weights}: no model yet: `synbrain train` makes one from a prepared "
-                "subject, `synbrain demo` from nothing"
+                f"subject, `synbrain demo` from nothing{because}"
             )
+        for fault in faults:
+            log(fault)
         if len(found) > 1:
             log(f"model: {found[0].name} (of {', '.join(p.name for p in found)}; --model)")
         else:
             log(f"model: {found[0].name}")
         return found[0]
 
-    def find_models(self, models: str | None, subject: str | None) -> list[Path]:
+    def find_models(self, models: str | None, subject: str | None, log: Log) -> list[Path]:
         """Several bundles: those named, separated by commas, or all of a subject.
 
         Of a subject, models of some hours come first, by hours, and those of all data last.
@@ -141,6 +148,8 @@ class Workspace:
             Names, separated by commas.
         subject : str, optional
             Label; default that of the first model. Not used where models are named.
+        log : callable
+            Takes messages: of models that cannot be read.
 
         Raises
         ------
@@ -155,8 +164,7 @@ class Workspace:
         first = self.find_model(None, subject, lambda text: None)
         label = read_config(first).label
         found = []
-        for path in find_bundles(self.weights):
-            config = read_config(path)
+        for path, config in readable_bundles(self.weights, log):
             if config.label == label:
                 hours = config.training.hours or float("inf")
                 linear = not config.has_networks and hours == float("inf")
@@ -164,7 +172,7 @@ class Workspace:
         return [path for _, path in sorted(found)]
 
     def full_models(
-        self, models: str | None, but: tuple[str, str] | None = None
+        self, models: str | None, log: Log, but: tuple[str, str] | None = None
     ) -> list[tuple[Path, BundleConfig]]:
         """Find bundles trained on all data of a subject, one per subject, and their configurations.
 
@@ -175,6 +183,8 @@ class Workspace:
         ----------
         models : str, optional
             Names, separated by commas, taken as they are; default all there are.
+        log : callable
+            Takes messages: of models that cannot be read.
         but : (dataset, subject), optional
             Subject whose models are left out where none were named.
 
@@ -184,12 +194,11 @@ class Workspace:
             When there is none.
         """
         if models is not None:
-            paths = self.find_models(models, None)
+            paths = self.find_models(models, None, log)
             return [(path, read_config(path)) for path in paths]
         chosen: dict[tuple[str, str], tuple[Path, BundleConfig]] = {}
         encoder = None
-        for path in find_bundles(self.weights):
-            config = read_config(path)
+        for path, config in readable_bundles(self.weights, log):
             subject = (config.dataset, config.subject)
             if config.training.hours is not None or subject == but:
                 continue
@@ -235,8 +244,21 @@ class Workspace:
             raise MissingError(
                 f"{folder}: no image tokens"
                 f"{f' of {encoder}' if encoder else ''} (there are: {names}): run `synbrain "
-                f"prepare` with --encoder {encoder or 'gabor'}"
+                f"prepare` with --encoder {encoder or 'gabor'}{because}"
             )
+        for fault in faults:
+            log(fault)
         if len(stores) > 1:
             log(f"encoder: {stores[0].identity.spec} (of {names}; --encoder)")
         return stores[0]
+
+
+def _readable_stores(dataset: Path, log: Log) -> Iterator[TokenStore]:
+    """Token stores of a dataset, sorted; one whose encoder cannot be read is passed over."""
+    for store in find_stores(dataset):
+        try:
+            _ = store.identity
+        except SynbrainError as error:
+            log(f"passed over: {error}")
+        else:
+            yield store

@@ -17,7 +17,7 @@ import numpy as np
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoder import same_encoder
-from synbrain_cli.io.bundle import Adaptation, Predictor, find_bundles, read_config
+from synbrain_cli.io.bundle import Adaptation, Predictor, read_config, readable_bundles
 from synbrain_cli.io.prepared import PreparedSubject, find_prepared
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import work_folder
@@ -215,7 +215,7 @@ def choose_sources_and_subject(
     InputError
         A model is named twice.
     """
-    found = workspace.full_models(source)
+    found = workspace.full_models(source, log)
     if len({path.resolve() for path, _ in found}) < len(found):
         raise InputError(f"--from {source}: expected names of different models in weights/")
     dataset = dataset or found[0][1].dataset
@@ -224,7 +224,7 @@ def choose_sources_and_subject(
     else:
         new = workspace.find_subject(subject, dataset, log)
     if source is None:
-        found = workspace.full_models(None, but=(new.dataset, new.subject))
+        found = workspace.full_models(None, log, but=(new.dataset, new.subject))
         log(f"from: {', '.join(path.name for path, _ in found)} (--from)")
     store = workspace.find_tokens(new.dataset, found[0][1].encoder.spec, log)
     return [path for path, _ in found], new, store
@@ -232,8 +232,11 @@ def choose_sources_and_subject(
 
 def _choose_subject(workspace: Workspace, dataset: str, log: Log) -> PreparedSubject:
     """Choose a prepared subject that has no model of all its data."""
-    configs = [read_config(path) for path in find_bundles(workspace.weights)]
-    modelled = {(c.dataset, c.subject) for c in configs if c.training.hours is None}
+    modelled = {
+        (config.dataset, config.subject)
+        for _, config in readable_bundles(workspace.weights, log)
+        if config.training.hours is None
+    }
     new = [
         prepared
         for prepared in find_prepared(workspace.prepared)

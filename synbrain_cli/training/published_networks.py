@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from synbrain_cli.checkpoints import plain_weights
 from synbrain_cli.config import MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import CheckpointEntry
@@ -25,6 +26,7 @@ from synbrain_cli.model.published import (
 )
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.progress import Progress
+from synbrain_cli.text import one_line
 
 T = TypeVar("T")
 
@@ -101,6 +103,11 @@ def _read_mapper(
         )
         arguments = arguments if isinstance(arguments, dict) else {}
     heads, prediction = arguments.get("model_head"), arguments.get("prediction", "x")
+    if not (heads is None or (type(heads) is int and heads > 0)) or prediction not in ("x", "v"):
+        raise InputError(
+            f"{path}: expected in its args a number of heads (model_head), and the prediction x or "
+            f"v, found {heads!r:.40} and {prediction!r:.40}: is it the authors' file?"
+        )
     config = _naming(path, lambda: mapper_config_from_published(state, heads, prediction))
     tensors = _naming(path, lambda: _complete(Mapper, config, mapper_state_from_published(state)))
     return config, tensors, entry
@@ -112,27 +119,16 @@ def _read_weights(
     """Averaged weights where there are any, float32, and which entry of the file they are."""
     name = next((e for e in ("ema", "model") if isinstance(checkpoint.get(e), dict)), None)
     if name is None or not checkpoint[name]:
+        entries = ", ".join(one_line(str(key))[:40] for key in list(checkpoint)[:8])
         raise InputError(
             f"{path}: expected weights in the entry 'ema' or 'model', found the entries "
-            f"{', '.join(map(str, list(checkpoint)[:8])) or 'none'}: pass the authors' "
-            "last.pth (BrainVAE) and last.pt (S2N)"
+            f"{entries or 'none'}: pass the authors' last.pth (BrainVAE) and last.pt (S2N)"
         )
-    state = checkpoint[name]
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise InputError(
-                f"{path}: expected {name}[{key!r}] to be a tensor of floating-point numbers, "
-                f"found {getattr(value, 'dtype', type(value).__name__)}: is it the authors' file?"
-            )
-        if not value.isfinite().all():
-            raise InputError(
-                f"{path}: {name}[{key!r}] has values that are not finite: damaged, or the "
-                "training failed; copy or download it again"
-            )
-    left_out = [str(key) for key in checkpoint if key != name]
-    counts = {k: checkpoint[k] for k in ("epoch", "steps") if isinstance(checkpoint.get(k), int)}
-    entry = CheckpointEntry(taken=name, left_out=left_out, **counts)
-    return {key: value.float() for key, value in state.items()}, entry
+    state = plain_weights(path, name, checkpoint[name])
+    left_out = [one_line(str(key))[:80] for key in checkpoint if key != name]
+    counts = {key: checkpoint.get(key) for key in ("epoch", "steps")}
+    known = {k: n for k, n in counts.items() if type(n) is int and 0 <= n < 2**53}
+    return state, CheckpointEntry(taken=name, left_out=left_out, **known)
 
 
 def _complete(network: type[nn.Module], config: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -146,6 +142,6 @@ def _naming(path: Path, make: Callable[[], T]) -> T:
     """Return what ``make`` makes; errors about the weights name the file."""
     try:
         return make()
-    except (InputError, ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
+    except (InputError, ValueError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:
         reason = str(error) if isinstance(error, InputError) else "its weights have other shapes"
         raise InputError(f"{path}: {reason}") from error

@@ -169,7 +169,9 @@ def test_bad_input(linear_models):
     with pytest.raises(InputError, match="no model of another subject"):
         load_curve_subjects(linear_models, [alone], bundles, QUIET.info)
     with pytest.raises(MissingError, match="no trained model of another subject than sub-02"):
-        Workspace(linear_models.root / "elsewhere").full_models(None, but=("simulated", "02"))
+        Workspace(linear_models.root / "elsewhere").full_models(
+            None, QUIET.info, but=("simulated", "02")
+        )
 
 
 def test_as_typed(linear_models, synbrain):
