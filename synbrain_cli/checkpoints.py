@@ -32,12 +32,16 @@ _BYTES = {
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def load_checkpoint(path: Path | str, allowed: Iterable[Any] = (), expected: str = "") -> Any:
+def load_checkpoint(
+    path: Path | str,
+    allowed: Iterable[Any] = (),
+    expected: str = "a PyTorch checkpoint",
+    mapped: bool = True,
+) -> Any:
     """Read a file of ``torch.save`` without running any code in it.
 
     PyTorch's restricted unpickler refuses any object but tensors, numbers, text and plain
-    containers before it is created. Tensors of the current file format stay on the disk until they
-    are used.
+    containers before it is created.
 
     Parameters
     ----------
@@ -46,6 +50,8 @@ def load_checkpoint(path: Path | str, allowed: Iterable[Any] = (), expected: str
         Other types that may occur.
     expected : str
         What the file should be, for messages.
+    mapped : bool
+        Leave tensors of the current file format on the disk until they are used.
 
     Raises
     ------
@@ -54,7 +60,6 @@ def load_checkpoint(path: Path | str, allowed: Iterable[Any] = (), expected: str
     InputError
         When the file is truncated or damaged, is not of ``torch.save``, or holds other objects.
     """
-    expected = expected or "a PyTorch checkpoint"
     path = require_regular_file(path, expected, "check the path, or copy it again")
     try:
         is_archive = zipfile.is_zipfile(path)
@@ -62,7 +67,8 @@ def load_checkpoint(path: Path | str, allowed: Iterable[Any] = (), expected: str
             _check_archive(path)
         with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # concerns files that are refused
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+            mmap = is_archive and mapped
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except InputError:
         raise
     except DAMAGED as error:

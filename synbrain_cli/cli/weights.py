@@ -52,6 +52,9 @@ def weights_verify(
 ) -> None:
     """Compare every file of models with its checksum; exit 1, with a line for each fault.
 
+    Also compared: config.json with the checksum of its own content, the fingerprint with the
+    weights, the arrays with the shapes that config.json says. The card has no checksum.
+
     Example: synbrain weights verify sub-01
     """
     from synbrain_cli.pipeline.weights import verify

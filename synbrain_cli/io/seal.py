@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +20,7 @@ from typing import Annotated
 import msgspec
 
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
+from synbrain_cli.io.files import atomic
 from synbrain_cli.paths import require_regular_file
 
 # A name of a file, never a path: what is listed lies in the folder itself.
@@ -167,3 +168,31 @@ def find_file_faults(
         name = path.name
         if not (name.startswith(".") or path.is_dir() or name in known or name in checksums):
             yield f"{path}: does not belong there: it has no checksum; move it away"
+
+
+def keep(path: Path) -> None:
+    """Note the checksum of a file that an interrupted run will take up again (`is_kept`)."""
+    with atomic(_note(path)) as note:
+        note.write_text(file_checksum(path) + "\n", "ascii")
+
+
+def is_kept(path: Path, log: Callable[[str], None]) -> bool:
+    """Whether a file is there as `keep` found it.
+
+    Parameters
+    ----------
+    path : path
+    log : callable
+        Takes messages: of a file that was changed or damaged, and is to be made again.
+    """
+    note = _note(path)
+    if not (note.is_file() and path.is_file()):
+        return False
+    if note.read_bytes().strip() == file_checksum(path).encode():
+        return True
+    log(f"{path} was damaged since the run was interrupted: it is computed again")
+    return False
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")

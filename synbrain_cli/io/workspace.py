@@ -234,9 +234,9 @@ class Workspace:
             When there are none; the message lists what there is.
         """
         folder = self.prepared / dataset_name(dataset)
-        stores = [
-            TokenStore(path.parent) for path in sorted(folder.glob("features/*/encoder.json"))
-        ]
+        faults: list[str] = []
+        stores = list(_readable_stores(folder, faults.append))
+        because = f"; {faults[0]}" if faults else ""
         names = ", ".join(s.identity.spec for s in stores) or "none"
         if encoder is not None:
             stores = [s for s in stores if s.identity.spec == encoder]

@@ -102,7 +102,8 @@ class Selection:
         """
         found = self.named_responses()
         if found is None:
-            found = Responses(latest_responses(workspace, self.model, self.subject))
+            latest = latest_responses(workspace, self.model, self.subject, progress.info)
+            found = Responses(latest)
             progress.info(f"responses: {found.folder}")
         return found
 

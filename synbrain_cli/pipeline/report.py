@@ -23,8 +23,9 @@ from synbrain_cli.plotting.report.scores import (
     calibration_section,
     not_evaluated_section,
 )
-from synbrain_cli.plotting.sources.evaluation import Evaluation
+from synbrain_cli.plotting.sources.evaluation import Evaluation, OtherTrainingError
 from synbrain_cli.plotting.sources.responses import Responses, latest_responses
+from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
 
@@ -65,7 +66,7 @@ def report(
     file = workspace.output_of(brain.name, "report.html")
     if output is not None:
         file = require_output_file(output)
-    responses = responses or _latest(workspace, brain)
+    responses = responses or _latest(workspace, brain, run.progress)
     if responses and not responses.is_by(brain):
         raise InputError(f"{responses.folder}: was not drawn by {brain.folder}")
     evaluated, why_not = _evaluation(workspace, brain, evaluation)
@@ -109,10 +110,10 @@ def _page(brain: Brain, sections: list[Section]) -> Page:
     )
 
 
-def _latest(workspace: Workspace, brain: Brain) -> Responses | None:
+def _latest(workspace: Workspace, brain: Brain, progress: Progress) -> Responses | None:
     """The model's last responses; None where there are none, or it was trained again since."""
     try:
-        made = Responses(latest_responses(workspace, brain.name, None))
+        made = Responses(latest_responses(workspace, brain.name, None, progress.info))
     except MissingError:
         return None
     return made if made.is_by(brain) else None
@@ -128,5 +129,5 @@ def _evaluation(
         return Evaluation.of(workspace, brain), ""
     except MissingError:
         return None, "This model has not been evaluated on test images."
-    except InputError:
+    except OtherTrainingError:
         return None, "The last evaluation is of another training of this model, and is not shown."

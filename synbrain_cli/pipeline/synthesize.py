@@ -18,8 +18,9 @@ import pandas as pd
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.prediction import BATCH
-from synbrain_cli.errors import InputError
+from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.features.images import ImageSet, passed_over
+from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.bids import bids_labels, derivative_description
 from synbrain_cli.io.files import create_array, sha256, versions, write_at, write_json
 from synbrain_cli.io.records import read_record, write_record
@@ -287,7 +288,12 @@ class ResponseWriter:
         """Create the array, or find it; return the number of images that are finished."""
         array, record = work.partial / self.array, work.recovery / f"{PROGRESS}.json"
         if array.exists() and record.exists():
-            return read_record(record, ResponseProgress).n_done
+            try:
+                n_done = read_record(record, ResponseProgress).n_done
+                if read_array(array).shape == self.shape and 0 <= n_done <= self.shape[0]:
+                    return n_done
+            except SynbrainError:
+                pass  # damaged since: the images are drawn again
         create_array(array, np.float32, self.shape)
         return 0
 

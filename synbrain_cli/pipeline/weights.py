@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
-from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.bundle import TrainingRecord, find_bundles, find_faults, read_config
+from synbrain_cli.brain import load_model
+from synbrain_cli.errors import MissingError, SynbrainError
+from synbrain_cli.io.bundle import CARD, TrainingRecord, find_bundles, find_faults, read_config
+from synbrain_cli.io.seal import member
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.paths import require_regular_file
 
 
 def list_bundles(workspace: Workspace) -> pd.DataFrame:
@@ -21,10 +24,10 @@ def list_bundles(workspace: Workspace) -> pd.DataFrame:
     """
     rows = []
     for folder in find_bundles(workspace.weights):
-        faults = find_faults(folder, checksums=False)
         try:
             config = read_config(folder)
-        except InputError:
+            faults = find_faults(folder, checksums=False)
+        except SynbrainError:
             unknown = dict.fromkeys(("subject", "encoder", "source"), "")
             rows.append({"name": folder.name, **unknown, "files": "config.json cannot be read"})
             continue
@@ -34,7 +37,7 @@ def list_bundles(workspace: Workspace) -> pd.DataFrame:
                 "name": folder.name,
                 "subject": config.label,
                 "encoder": config.encoder.spec,
-                "voxels": len(voxels.read_bytes().splitlines()) - 1 if voxels.exists() else None,
+                "voxels": len(voxels.read_bytes().splitlines()) - 1 if voxels.is_file() else None,
                 "megabytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6,
                 "source": _source(config.training),
                 "files": "complete" if not faults else f"{len(faults)} at fault",
@@ -55,7 +58,11 @@ def _source(training: TrainingRecord) -> str:
 
 
 def verify(workspace: Workspace, names: list[str] | None = None) -> dict[str, list[str]]:
-    """Compare every file of some or all models with its checksum.
+    """Compare every file of some or all models with its checksum, and the files with each other.
+
+    Compared are config.json with the checksum of its own content, every file that it lists with its
+    checksum, the fingerprint with the weights, the arrays with the shapes that config.json says,
+    and likewise the models that an adapted model holds. The card has no checksum.
 
     Returns
     -------
@@ -76,7 +83,20 @@ def verify(workspace: Workspace, names: list[str] | None = None) -> dict[str, li
             f"{workspace.weights}: no model to verify: `synbrain train` or `synbrain weights "
             "import` makes one"
         )
-    return {folder.name: find_faults(folder) for folder in folders}
+    return {folder.name: _faults(folder) for folder in folders}
+
+
+def _faults(folder: Path) -> list[str]:
+    """Faults of a model; where its files are those that were written, what loading it finds."""
+    faults = find_faults(folder)
+    if not faults:
+        try:
+            brain = load_model(folder, "cpu")
+            _ = brain.voxel_space.geometry, brain.voxel_space.other_spaces
+            _ = brain.predictors.linear if brain.config.has_readout else None
+        except SynbrainError as error:
+            faults.append(str(error))
+    return faults
 
 
 def read_card(workspace: Workspace, name: str) -> str:
@@ -84,8 +104,8 @@ def read_card(workspace: Workspace, name: str) -> str:
 
     Raises
     ------
-    MissingError
+    MissingError, InputError
+        There is none.
     """
-    path = workspace.find_model(name, None, str) / "card.md"
-    require_regular_file(path, "the model's card", "copy the model's folder again")
+    path = member(workspace.find_model(name, None, str), CARD, "copy the model's folder again")
     return path.read_text("utf-8", errors="backslashreplace")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from synbrain_cli.io.arrays import load_arrays, save_arrays
+from synbrain_cli.io.seal import is_kept, keep
 from synbrain_cli.model.linear import LinearEncoder, fit_linear
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import Examples
@@ -26,9 +27,10 @@ def fit_linear_encoder(examples: Examples, run: RunContext, recovery: Path) -> L
         Folder in which the encoder is kept.
     """
     path = recovery / "linear_training.safetensors"
-    if path.exists():
+    if is_kept(path, run.progress.info):
         return LinearEncoder(**load_arrays(path))
     run.progress.info("linear encoder")
     linear, _ = fit_linear(examples.tokens, examples.averages, np.random.default_rng(run.seed))
     save_arrays(path, vars(linear))
+    keep(path)
     return linear

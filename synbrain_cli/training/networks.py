@@ -21,6 +21,7 @@ from synbrain_cli.config import LossConfig, StageConfig
 from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.io.bundle import StageHistory
 from synbrain_cli.io.files import create_array
+from synbrain_cli.io.seal import is_kept, keep
 from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.model.feed import Feed, Rows
 from synbrain_cli.model.fit import Stage
@@ -215,7 +216,8 @@ def mapper_targets(
     """
     path, summary = recovery / "targets.npy", recovery / "targets.safetensors"
     processes = run.processes
-    if not processes.on_main(summary.exists):
+    kept = (is_kept(file, run.progress.info) for file in (path, summary))
+    if not processes.on_main(lambda: all(kept)):
         shape = (len(examples.tokens), *_latent_shape(vae))
         processes.on_main(lambda: create_array(path, np.float32, shape))
         latents = np.load(path, mmap_mode="r+")
@@ -232,6 +234,8 @@ def mapper_targets(
                 "target_variance": np.array([target_variance], np.float32),
             }
             save_arrays(summary, summed)
+            for file in (path, summary):
+                keep(file)
         processes.wait()
     arrays = load_arrays(summary)
     variance = float(arrays["target_variance"][0])

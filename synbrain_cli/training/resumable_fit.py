@@ -5,17 +5,31 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import torch
 
+from synbrain_cli.checkpoints import load_checkpoint
+from synbrain_cli.errors import DAMAGED, SynbrainError
 from synbrain_cli.io.bundle import Epoch, StageHistory
 from synbrain_cli.io.files import atomic
+from synbrain_cli.io.records import convert_record
 from synbrain_cli.model.fit import Stage, State, fit
 from synbrain_cli.run import RunContext
 
 # Checkpoints that take longer than QUICK seconds take at most one part in CHECKPOINT_SHARE of the
 # training time.
 QUICK, CHECKPOINT_SHARE = 0.5, 20
+
+
+class _Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far a training is, in a checkpoint."""
+
+    epoch: int
+    best_epoch: int
+    best_score: float
+    history: list[Epoch]
 
 
 def fit_resumably(stage: Stage, run: RunContext, checkpoint: Path) -> StageHistory:
@@ -32,7 +46,7 @@ def fit_resumably(stage: Stage, run: RunContext, checkpoint: Path) -> StageHisto
     run : RunContext
         Its main process alone writes.
     checkpoint : path
-        Of `torch.save`; read with ``weights_only``.
+        Of `torch.save`. One that is damaged is not used: the stage begins again.
 
     Returns
     -------
@@ -40,8 +54,8 @@ def fit_resumably(stage: Stage, run: RunContext, checkpoint: Path) -> StageHisto
     """
     processes, progress = run.processes, run.progress
     state: State | None = None
-    if processes.on_main(checkpoint.exists):
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    if processes.on_main(lambda: _is_usable(checkpoint, stage, run)):
+        state = load_checkpoint(checkpoint, mapped=False)
         progress.info(f"{stage.title}: continuing after epoch {state['epoch']}")
     writer = _CheckpointWriter(checkpoint, run, state["epoch"] if state else 0)
 
@@ -64,6 +78,40 @@ def fit_resumably(stage: Stage, run: RunContext, checkpoint: Path) -> StageHisto
         best_score=state["best_score"],
         history=[Epoch(**epoch) for epoch in state["history"]],
     )
+
+
+def _is_usable(checkpoint: Path, stage: Stage, run: RunContext) -> bool:
+    """Whether there is a checkpoint of this stage; a damaged one is said, and does not count."""
+    if not checkpoint.exists():
+        return False
+    try:
+        state = load_checkpoint(checkpoint)
+        fault = _fault(state, stage)
+    except SynbrainError as error:
+        fault = str(error)
+    if fault is not None:
+        run.progress.info(f"{stage.title}: training from the beginning ({checkpoint}: {fault})")
+    return fault is None
+
+
+def _fault(state: Any, stage: Stage) -> str | None:
+    """Why training cannot go on from a state; None where it can."""
+    try:
+        record = {name: state[name] for name in ("epoch", "best_epoch", "best_score", "history")}
+        convert_record(record, _Progress, "its record", "train again")
+        expected = stage.network.state_dict()
+        weights = [state["network"], state["best"]]
+        weights += [state["average"]] if stage.schedule.ema_decay else []
+        for own in weights:
+            if {k: (v.shape, v.dtype) for k, v in own.items()} != {
+                k: (v.shape, v.dtype) for k, v in expected.items()
+            }:
+                return "its weights are those of another network"
+        if not {"state", "param_groups"} <= set(state["optimizer"]):
+            return "it holds no state of the optimiser"
+    except (*DAMAGED, SynbrainError) as error:
+        return f"it is no checkpoint of this program ({error})"
+    return None
 
 
 class _CheckpointWriter:

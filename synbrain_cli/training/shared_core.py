@@ -26,7 +26,8 @@ from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.io.bundle import Record, StageHistory
 from synbrain_cli.io.files import versions
 from synbrain_cli.io.prepared import PreparedSubject
-from synbrain_cli.io.records import write_record
+from synbrain_cli.io.records import read_sealed, write_sealed
+from synbrain_cli.io.seal import Checksums, checked_member, file_checksum
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
@@ -54,6 +55,7 @@ from synbrain_cli.training.resumable_fit import fit_resumably
 from synbrain_cli.training.voxel_order import sphere_positions
 
 CORE = FolderKind("a shared core")
+ARRAYS = "core.safetensors"
 FEW_VOXELS = 5_000  # fewer are computed faster by one thread than by several
 N_NODES = 2562  # of fsaverage4's sphere: the first vertices of fsaverage5's, 7 mm apart
 
@@ -110,10 +112,11 @@ def grid_side(store: TokenStore) -> int:
 
 
 class CoreRecord(Record, frozen=True):
-    """``config.json`` of a core; ``settings.json`` beside it says what it was trained on."""
+    """``config.json`` of a core, sealed; ``settings.json`` beside it says what it was trained on."""
 
     training: StageHistory
     versions: dict[str, str]
+    checksums: Checksums
 
 
 def core_settings(
@@ -183,7 +186,7 @@ def train_core(
             # Write the core
             voxels = _voxels(network.cpu(), len(subjects))
             _write_core(work, network, voxels, examples[0].scaler, sheet, history)
-    return _load_core(folder / "core.safetensors", config)
+    return _load_core(folder, config)
 
 
 def _core_config(store: TokenStore) -> CoreConfig:
@@ -310,12 +313,18 @@ def _write_core(
     arrays = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
     arrays |= {"token_mean": scaler.mean, "token_sd": scaler.sd}
     arrays |= {"nodes": sheet.nodes, "side": sheet.side}
-    save_arrays(work.partial / "core.safetensors", arrays)
-    write_record(work.partial / "config.json", CoreRecord(training=history, versions=versions()))
+    save_arrays(work.partial / ARRAYS, arrays)
+    checksums = {ARRAYS: file_checksum(work.partial / ARRAYS)}
+    record = CoreRecord(training=history, versions=versions(), checksums=checksums)
+    write_sealed(work.partial / "config.json", record)
     work.put_in_place()
 
 
-def _load_core(path: Path, config: CoreConfig) -> TrainedCore:
+def _load_core(folder: Path, config: CoreConfig) -> TrainedCore:
+    """Load a core, which is trained again where its folder is moved away."""
+    advice = f"move {folder} away to train it again"
+    record = read_sealed(folder / "config.json", CoreRecord, advice)
+    path = checked_member(folder, ARRAYS, record.checksums, advice)
     named = load_arrays(path)
 
     def tensors(prefix: str, names: Sequence[str]) -> tuple[Tensor, ...]:

@@ -11,9 +11,12 @@ import pandas as pd
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.results.evaluation import VOXELS, EvaluationRecord, read_evaluation
-from synbrain_cli.io.tables import numbers, numbers_or_text, read_table, row_in
-from synbrain_cli.io.voxel_space import POSITION_COLUMNS
+from synbrain_cli.io.tables import numbers, read_table, row_in
 from synbrain_cli.io.workspace import Workspace
+
+
+class OtherTrainingError(InputError):
+    """An evaluation is of another training of the model."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Evaluation:
         MissingError
             When the model has not been evaluated.
         InputError
-            When the model has been trained again since.
+            When the model has been trained again since (`OtherTrainingError`); when a file is not
+            as evaluate writes it.
         """
         if not (folder / VOXELS).exists():
             raise MissingError(
@@ -50,11 +54,11 @@ class Evaluation:
             )
         metrics = read_evaluation(folder)
         if metrics.provenance.fingerprint != brain.config.fingerprint:
-            raise InputError(
+            raise OtherTrainingError(
                 f"{folder} is of another training of {brain.name}: run "
                 f"`synbrain evaluate --model {brain.name}` again"
             )
-        return cls(folder, metrics, _read_scores(folder / VOXELS))
+        return cls(folder, metrics, _read_scores(folder / VOXELS, brain))
 
     @classmethod
     def of(cls, workspace: Workspace, brain: Brain) -> Evaluation:
@@ -79,12 +83,21 @@ class Evaluation:
         return float(np.nanquantile(values, 0.99))
 
 
-def _read_scores(path: Path) -> pd.DataFrame:
-    """Read ``voxels.tsv``: positions as they were written, scores as numbers, NaN where empty."""
-    table = read_table(path, ("model", "ceiling"), written_here=True)
-    for column in table:
-        if column in POSITION_COLUMNS:
-            table[column] = numbers_or_text(table[column])
-        else:
-            table[column] = numbers(table[column], row_in(path), infinite=True)
+def _read_scores(path: Path, brain: Brain) -> pd.DataFrame:
+    """Read the scores of each voxel: numbers, NaN where a cell is empty; ``hemisphere`` is text.
+
+    Raises
+    ------
+    MissingError, InputError
+        When it is no such table of this model's voxels.
+    """
+    advice = f"run `synbrain evaluate --model {brain.name}` again"
+    table = read_table(path, ("model", "linear", "ceiling"), written_here=True)
+    if len(table) != brain.n_voxels:
+        raise InputError(
+            f"{path}: expected scores of {brain.n_voxels:,} voxels, found {len(table):,} rows: "
+            f"{advice}"
+        )
+    for column in table.columns.drop("hemisphere", errors="ignore"):
+        table[column] = numbers(table[column], row_in(path))
     return table

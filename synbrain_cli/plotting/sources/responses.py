@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from synbrain_cli.brain import Brain, load_model
-from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.features.images import image_name, read_image
 from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import read_json
@@ -17,6 +17,7 @@ from synbrain_cli.io.responses import ResponseSettings
 from synbrain_cli.io.tables import read_table
 from synbrain_cli.io.workspace import Log, Workspace
 from synbrain_cli.labels import subject_label
+from synbrain_cli.paths import require_regular_file
 
 _AGAIN = "synthesize again with --overwrite"
 
@@ -61,7 +62,19 @@ class Responses:
                 f"{folder}: its array *_desc-draws_betas.npy does not exist: copy the folder "
                 f"again, or {_AGAIN}"
             )
-        self.draws = read_array(found[0])
+        self.draws = read_array(require_regular_file(found[0], "an array of draws", _AGAIN))
+        shape = (len(self.settings.images), self.settings.n_draws)
+        if (
+            self.draws.dtype != np.float32
+            or self.draws.ndim != 3
+            or self.draws.shape[:2] != shape
+            or self.names != [image.name for image in self.settings.images]
+        ):
+            raise InputError(
+                f"{found[0]}: expected float32 draws of the images in settings.json and images.tsv,"
+                f" {shape[0]} images × {shape[1]} draws × voxels, found {self.draws.dtype} of "
+                f"shape {self.draws.shape} and {len(self.names)} names: {_AGAIN}"
+            )
 
     @property
     def n_draws(self) -> int:
@@ -69,8 +82,21 @@ class Responses:
         return self.draws.shape[1]
 
     def is_by(self, brain: Brain) -> bool:
-        """Whether this model drew them, in its present training."""
-        return self.settings.model_fingerprint == brain.config.fingerprint
+        """Whether this model drew them, in its present training.
+
+        Raises
+        ------
+        InputError
+            When it is said to have, and the draws have other voxels.
+        """
+        if self.settings.model_fingerprint != brain.config.fingerprint:
+            return False
+        if self.draws.shape[2] != brain.n_voxels:
+            raise InputError(
+                f"{self.folder}: expected draws of {brain.n_voxels:,} voxels, as {brain.name} has, "
+                f"found {self.draws.shape[2]:,}: {_AGAIN}"
+            )
+        return True
 
     def brain(self, workspace: Workspace, log: Log) -> Brain:
         """Load the model that drew them.
@@ -121,8 +147,17 @@ class Responses:
         return read_image(source) if source.is_file() else None
 
 
-def latest_responses(workspace: Workspace, model: str | None, subject: str | None) -> Path:
+def latest_responses(
+    workspace: Workspace, model: str | None, subject: str | None, log: Log
+) -> Path:
     """Return the folder of responses written last, of a model or subject where one is named.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    model, subject : str, optional
+    log : callable
+        Takes messages: of folders whose settings cannot be read, which are passed over.
 
     Raises
     ------
@@ -130,7 +165,7 @@ def latest_responses(workspace: Workspace, model: str | None, subject: str | Non
         When there are none.
     """
     found = sorted(workspace.outputs.glob("[!.]*/settings.json"), key=lambda p: p.stat().st_mtime)
-    folders = [path.parent for path in found if _is_of(path, model)]
+    folders = [path.parent for path in found if _is_of(path, model, log)]
     if subject is not None:
         prefix = f"sub-{subject_label(subject)}_"
         folders = [f for f in folders if list(f.glob(f"{prefix}desc-draws_betas.npy"))]
@@ -143,10 +178,14 @@ def latest_responses(workspace: Workspace, model: str | None, subject: str | Non
     return folders[-1]
 
 
-def _is_of(path: Path, model: str | None) -> bool:
+def _is_of(path: Path, model: str | None, log: Log) -> bool:
     """Whether settings are those of responses, by that model where one is named."""
-    content = read_json(path)
-    if content.get("images") is None:  # settings of another command
+    try:
+        content = read_json(path)
+        if isinstance(content, dict) and content.get("images") is None:
+            return False  # settings of another command
+        settings = convert_record(content, ResponseSettings, str(path), _AGAIN)
+    except SynbrainError as error:
+        log(f"passed over: {error}")
         return False
-    settings = convert_record(content, ResponseSettings, str(path), _AGAIN)
     return model is None or settings.model == model
