@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from synbrain_cli.brain import load_model
 from synbrain_cli.errors import MissingError, SynbrainError
 from synbrain_cli.io.bundle import CARD, TrainingRecord, find_bundles, find_faults, read_config
 from synbrain_cli.io.seal import member
@@ -88,6 +87,8 @@ def verify(workspace: Workspace, names: list[str] | None = None) -> dict[str, li
 
 def _faults(folder: Path) -> list[str]:
     """Faults of a model; where its files are those that were written, what loading it finds."""
+    from synbrain_cli.brain import load_model  # torch, which `list` does not need
+
     faults = find_faults(folder)
     if not faults:
         try:

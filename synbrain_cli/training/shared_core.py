@@ -112,7 +112,7 @@ def grid_side(store: TokenStore) -> int:
 
 
 class CoreRecord(Record, frozen=True):
-    """``config.json`` of a core, sealed; ``settings.json`` beside it says what it was trained on."""
+    """``config.json`` of a core, sealed; ``settings.json`` says what it was trained on."""
 
     training: StageHistory
     versions: dict[str, str]
