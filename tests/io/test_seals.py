@@ -1,4 +1,4 @@
-"""What was written is told from what was changed or damaged since: bundles, prepared data, tokens."""
+"""What was written is told from what was changed since: bundles, prepared data, tokens."""
 
 from __future__ import annotations
 
