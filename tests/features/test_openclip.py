@@ -212,6 +212,52 @@ def test_input_statistics_beside_the_file(saved):
     assert np.abs(encoder(IMAGES) - default(IMAGES)).max() > 1e-3
 
 
+def test_the_activation_function_beside_the_file(saved):
+    """The tokens are those of the right function, and are not exchanged with those of the other."""
+    _, path = saved
+    beside = path.parent / "open_clip_config.json"
+    beside.unlink(missing_ok=True)
+    plain = load_encoder(f"openclip:tiny-ViT/{path}")
+    try:
+        beside.write_text(json.dumps({"model_cfg": {"quick_gelu": False}}))
+        assert load_encoder(f"openclip:tiny-ViT/{path}").identity == plain.identity
+        beside.write_text(json.dumps({"model_cfg": {"quick_gelu": True}}))
+        quick = load_encoder(f"openclip:tiny-ViT/{path}")
+    finally:
+        beside.unlink()
+    assert quick.identity["name"] == "openclip:tiny-ViT-quickgelu"
+    assert quick.slug != plain.slug
+    assert quick.identity["weights"] == plain.identity["weights"]
+    functions = {type(m).__name__ for m in quick._tower.modules()}
+    assert "QuickGELU" in functions
+    assert "GELU" not in functions
+    assert np.abs(quick(IMAGES) - plain(IMAGES)).max() > 1e-4
+
+
+CONTRADICTIONS = [
+    ({"model_cfg": {"vision_cfg": {"width": 7}}}, "with width 7"),
+    ({"model_cfg": {"vision_cfg": {"image_size": 999}}}, "with image_size 999"),
+    ({"model_cfg": {"vision_cfg": {"timm_model_name": "x"}}}, "with timm_model_name"),
+    ({"preprocess_cfg": {"size": 999}}, "preprocess size"),
+    ({"preprocess_cfg": {"mean": [0.5]}}, "found something else"),
+    ({"preprocess_cfg": {"std": [0.5, 0, 0.5]}}, "above 0"),
+    ({"model_cfg": None}, "found something else"),
+    ([], "found something else"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), CONTRADICTIONS)
+def test_a_file_beside_that_contradicts_is_refused(saved, content, message):
+    _, path = saved
+    beside = path.parent / "open_clip_config.json"
+    beside.write_text(json.dumps(content))
+    try:
+        with pytest.raises(InputError, match=rf"open_clip_config\.json: .*{message}"):
+            load_encoder(f"openclip:tiny-ViT/{path}")
+    finally:
+        beside.unlink()
+
+
 ERRORS = [
     ("openclip:ViT-bigG-15/x", InputError, "perhaps ViT-bigG-14"),
     ("openclip:", InputError, "no architecture"),
