@@ -14,12 +14,20 @@ from synbrain_cli.features.images import SUFFIXES
 from synbrain_cli.io.prepared import SPLITS
 from synbrain_cli.io.tables import read_table, row_in
 
+LEAST = 2  # images of each split: with one, nothing varies over images
+# Images drawn, below which their number is exactly the share (ours). The number of hashes below a
+# share varies by √(share · n): by half of it where it is 4, by less than 15 % from here on.
+FEW_DRAWN = 50
+
 
 def draw_images(images: Collection[str], share: float, seed: int, what: str = "") -> set[str]:
     """Select a random share of images (ours).
 
-    An image is selected when the hash of its name and the seed, a number between 0 and 1, is below
-    the share. Additional images or sessions therefore never change the selection of other images.
+    Every image has a hash of its name and the seed, a number between 0 and 1. Where the share
+    stands for few images (fewer than `FEW_DRAWN`), those of the lowest hashes are selected: exactly
+    the share, rounded, and `LEAST` at least. Where it stands for many, all images whose hash is
+    below the share are selected: additional images or sessions then never change the selection of
+    other images.
 
     Parameters
     ----------
@@ -40,7 +48,11 @@ def draw_images(images: Collection[str], share: float, seed: int, what: str = ""
         image: int.from_bytes(hashlib.sha256(f"{key}/{image}".encode()).digest()[:8]) / 2**64
         for image in images
     }
-    return {image for image, value in hashes.items() if value < share}
+    wanted = share * len(hashes)
+    if wanted >= FEW_DRAWN:
+        return {image for image, value in hashes.items() if value < share}
+    count = max(LEAST, int(wanted + 0.5)) if share > 0 else 0
+    return set(sorted(hashes, key=lambda image: (hashes[image], image))[:count])
 
 
 def split_trials(
@@ -136,22 +148,29 @@ def _without_suffix(image: str) -> str:
 
 
 def check_splits(split: np.ndarray, shown: np.ndarray, advice: str) -> None:
-    """Check that there are training, validation and test images.
+    """Check that there are training, validation and test images, `LEAST` of each.
 
     Parameters
     ----------
     split, shown : arrays of str of shape (n_trials,)
         Split and image of each trial.
     advice : str
-        What the user can do otherwise, for the message.
+        Where the splits come from and what the user can do otherwise, for the message.
 
     Raises
     ------
     InputError
-        When a split has no images.
+        When a split has no image, or only one.
     """
-    counts = pd.Series(split).groupby(split).size()
-    for part in SPLITS:
-        if not counts.get(part, 0):
-            n_images = len(np.unique(shown))
-            raise InputError(f"no {part} image among the {n_images} images shown: {advice}")
+    counts = pd.DataFrame({"image": shown, "split": split}).groupby("split")["image"].nunique()
+    few = {part: int(counts.get(part, 0)) for part in SPLITS if counts.get(part, 0) < LEAST}
+    if few:
+        found = " and ".join(f"{n or 'no'} {_WORDS[part]}" for part, n in few.items())
+        raise InputError(
+            f"{found} image among the "
+            f"{len(np.unique(shown))} images shown: expected {LEAST} or more images for each of "
+            f"training, validation and test, {LEAST * len(SPLITS)} in all: {advice}"
+        )
+
+
+_WORDS = {"train": "training", "val": "validation", "test": "test"}

@@ -48,6 +48,7 @@ from synbrain_cli.labels import (
 from synbrain_cli.paths import require_folder
 
 FORMAT = 5
+SURE = 0.3  # width of the interval of the noise's share, above which a note is made (ours)
 CONFIG, CARD = "config.json", "card.md"
 # What draws depend on: the weights, in this order.
 WEIGHTS = ("arrays", "linear", "networks", "readout", "transfer")
@@ -106,13 +107,57 @@ class Variances(Record, frozen=True):
     noise: float
 
 
+class NoiseShare(Record, frozen=True):
+    """Share of trial noise in what the mean leaves of single trials, pooled over voxels.
+
+    The rest is signal of the image that the mean does not explain and that repeats share.
+
+    Attributes
+    ----------
+    value : float
+        1 where the two could not be told apart.
+    interval : pair of float
+        95 % interval: 0 to 1 where they could not be told apart.
+    images, repeated_images : int
+        Images of training and validation, and those of them shown twice or more.
+    repeats : int
+        Trials beyond the first of each image: degrees of freedom of the noise.
+    pooled : bool
+        Whether repeated images were so few that the estimates of voxels were pooled.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    images: int
+    repeated_images: int
+    repeats: int
+    pooled: bool
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval is narrow enough to rely on (`SURE`), and no voxel was pooled."""
+        low, high = self.interval
+        return not self.pooled and high - low <= SURE
+
+    def describe(self) -> str:
+        """Return share and interval as a clause."""
+        low, high = self.interval
+        return (
+            f"trial noise is {self.value:.0%} of what the mean leaves (95 % interval {low:.0%} to "
+            f"{high:.0%}, from {self.repeats:,} repeats of {self.repeated_images:,} images"
+            + (", pooled over voxels)" if self.pooled else ")")
+        )
+
+
 class ReadoutSummary(Record, frozen=True):
     """Summary of the fitted readout; medians over voxels.
 
     Attributes
     ----------
     signal_told_from_noise : bool
-        Whether images were repeated, so that unexplained signal and trial noise are apart.
+        Whether any image was repeated, so that unexplained signal and trial noise are apart.
+    noise_share : NoiseShare
+        How surely they were told apart.
     rank : Rank
     variance : Variances
     signal_dependence : float
@@ -122,6 +167,7 @@ class ReadoutSummary(Record, frozen=True):
     """
 
     signal_told_from_noise: bool
+    noise_share: NoiseShare
     rank: Rank
     variance: Variances
     signal_dependence: float

@@ -138,6 +138,9 @@ def fit_ridge(
 
     for scores s on the components (exact where all components are kept).
 
+    Features that do not vary (all images alike, or a single row) leave no component: the prediction
+    is then the mean of the targets. There are as many folds as rows, where these are fewer.
+
     Parameters
     ----------
     features : float array of shape (n_rows, n_features)
@@ -153,9 +156,12 @@ def fit_ridge(
     float32 array of shape (n_rows, n_targets)
         Leave-one-out predictions.
     """
+    if not np.ptp(features, axis=0).any():
+        return _fit_mean(features, targets)
     from himalaya.ridge import RidgeCV
     from sklearn.model_selection import KFold
 
+    n_folds = min(n_folds, len(features))
     mean = features.mean(0, dtype=np.float64).astype(np.float32)
     features = features - mean  # not in place: pooling may hand back the caller's own array
     # Principal components by way of the rows' Gram matrix: n_rows is the smaller side.
@@ -190,6 +196,23 @@ def fit_ridge(
         "alphas": alphas.astype(np.float32),
     }
     return fit, np.asarray(targets - residual, np.float32)
+
+
+def _fit_mean(
+    features: np.ndarray, targets: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Ridge on features that do not vary: the mean, and the mean of all other rows."""
+    n_rows, n_targets = targets.shape
+    mean = targets.mean(0, dtype=np.float64)
+    fit = {
+        "feature_mean": features.mean(0, dtype=np.float64).astype(np.float32),
+        "components": np.zeros((features.shape[1], 1), np.float32),
+        "coefficients": np.zeros((1, n_targets), np.float32),
+        "intercept": mean.astype(np.float32),
+        "alphas": np.zeros(n_targets, np.float32),
+    }
+    left_out = (mean * n_rows - targets) / (n_rows - 1) if n_rows > 1 else np.zeros(targets.shape)
+    return fit, left_out.astype(np.float32)
 
 
 def apply_ridge(fit: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:

@@ -30,13 +30,13 @@ import numpy as np
 from scipy.special import ndtr
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.model.components import Separation, VarianceComponents
 from synbrain_cli.model.covariance import LowRank, fit_low_rank
 
 # Of Q, in standard deviations: quantiles .005 to .995.
 NODES = np.linspace(-2.6, 2.6, 27).astype(np.float32)
 MAX_SIGNAL_DEPENDENCE = 0.7
 CURVE_TRIALS = 300  # trials that count as much as all other voxels for a voxel's Q
-MIN_REPEATED = 20  # number of images with repeats below which u and e are not separated (ours)
 _SHRINKAGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)
 
 
@@ -155,9 +155,7 @@ def fit_readout(
 
     With r = y − m, n the repeats of an image and a bar for their average:
 
-    - noise variance: :math:`\sigma_e^2 = \sum_{ik} (y_{ik} - \bar y_i)^2 / \sum_i (n_i - 1)`;
-    - unexplained signal: the mean over images of :math:`\bar r_i^2 - \sigma_e^2 / n_i`, the
-      residual of the average less the noise left in it, 0 at least;
+    - noise variance and unexplained signal: `synbrain_cli.model.components`;
     - factors of e: from :math:`\sum_{ik} d_{ik} d_{ik}^\top / \sum_i (n_i - 1)`,
       :math:`d_{ik} = y_{ik} - \bar y_i`;
     - factors of u: from products of *different* repeats, which share the signal and no noise,
@@ -169,8 +167,8 @@ def fit_readout(
       Efron & Morris 1975, JASA 70:311);
     - curve: the quantiles of r / s, shrunk towards those of all voxels.
 
-    Where fewer than `MIN_REPEATED` images have repeats, u and e cannot be separated: all residual
-    variance is assigned to e, and u is 0.
+    Where no image was repeated, u and e cannot be separated: all residual variance is assigned to
+    e, and u is 0. Where few were, their variances are shrunk over voxels.
 
     Parameters
     ----------
@@ -184,32 +182,19 @@ def fit_readout(
     low_rank, signal_dependence, curve : bool
         False leaves a part out, for comparisons.
     """
-    n_repeats = np.bincount(image_index, minlength=len(means))
     residuals = (trials - means[image_index]).astype(np.float32)
-    counts = n_repeats[:, None]
-    average = _sum_by_image(residuals, image_index, len(means)) / np.maximum(counts, 1)
-    if has_repeats(image_index):
-        deviations = residuals - average[image_index].astype(np.float32)
-        degrees = np.maximum(n_repeats - 1.0, 0)
-        total = np.einsum("ij,ij->j", deviations, deviations, dtype=np.float64)
-        noise_variance = total / degrees.sum()
-        within = _sum_by_image(deviations**2, image_index, len(means))  # (n − 1) · S²
-        shown = n_repeats > 0
-        left = (average**2)[shown] - noise_variance / counts[shown]
-        signal_variance = np.maximum(left.mean(0), 0)
-    else:
-        deviations, degrees = residuals, n_repeats.astype(float)
-        noise_variance = np.einsum("ij,ij->j", residuals, residuals, dtype=np.float64) / len(trials)
-        within = _sum_by_image(residuals**2, image_index, len(means))
-        signal_variance = np.zeros_like(noise_variance)
+    components = VarianceComponents(residuals, image_index, len(means))
+    noise_variance, signal_variance = components.noise, components.signal
+    n_repeats, degrees = components.n_repeats, components.degrees
 
     noise = LowRank.independent(noise_variance)
     signal = LowRank.independent(signal_variance)
     if low_rank:
-        noise = fit_low_rank([(1.0, deviations, image_index)], degrees, noise_variance, generator)
-    del deviations
+        one = (1.0, components.deviations(), image_index)
+        noise = fit_low_rank([one], degrees, noise_variance, generator)
+        del one
     if low_rank and signal_variance.any():
-        sums = (average * counts).astype(np.float32)
+        sums = (components.average * n_repeats[:, None]).astype(np.float32)
         pairs = [(1.0, sums, np.arange(len(means))), (-1.0, residuals, image_index)]
         signal = fit_low_rank(pairs, n_repeats * (n_repeats - 1.0), signal_variance, generator)
 
@@ -218,7 +203,7 @@ def fit_readout(
     slope = np.zeros_like(noise_variance)
     if signal_dependence:
         x = _standard(means, centre, spread)
-        slope = _signal_dependence(within, degrees, noise_variance, x)
+        slope = _signal_dependence(components.within, degrees, noise_variance, x)
     readout = Readout(
         signal,
         noise,
@@ -232,16 +217,10 @@ def fit_readout(
     return readout
 
 
-def has_repeats(image_index: np.ndarray) -> bool:
-    """Return whether enough images were repeated to separate signal from noise."""
-    return int((np.bincount(image_index) > 1).sum()) >= MIN_REPEATED
-
-
-def _sum_by_image(rows: np.ndarray, image_index: np.ndarray, n_images: int) -> np.ndarray:
-    """Sums of rows by image, float64 (n_images, n_voxels)."""
-    total = np.zeros((n_images, rows.shape[1]))
-    np.add.at(total, image_index, rows)
-    return total
+def separate(trials: np.ndarray, image_index: np.ndarray, means: np.ndarray) -> Separation:
+    """Return how surely unexplained signal is told from noise; parameters as of `fit_readout`."""
+    residuals = (trials - means[image_index]).astype(np.float32)
+    return VarianceComponents(residuals, image_index, len(means)).separation()
 
 
 def _standard(mean: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:

@@ -100,21 +100,5 @@ def fit_adapter(
         gain = min(max(against / power, 0.0), MAX_GAIN) if power else 0.0
         expected = np.float32(gain) * prior
     residual = responses - expected
-    if np.ptp(evidence, axis=0).any():
-        ridge, left_out = fit_ridge(evidence, residual, generator)
-    else:
-        ridge, left_out = _means(residual, evidence.shape[1])
+    ridge, left_out = fit_ridge(evidence, residual, generator)
     return Adapter(gain, ridge), np.asarray(left_out + expected, np.float32)
-
-
-def _means(responses: np.ndarray, n_features: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Ridge on features that never vary: the mean, and the mean of all other rows."""
-    n_rows, n_voxels = responses.shape
-    fit = {
-        "feature_mean": np.zeros(n_features, np.float32),
-        "components": np.zeros((n_features, 1), np.float32),
-        "coefficients": np.zeros((1, n_voxels), np.float32),
-        "intercept": responses.mean(0).astype(np.float32),
-        "alphas": np.zeros(n_voxels, np.float32),
-    }
-    return fit, ((responses.sum(0) - responses) / (n_rows - 1)).astype(np.float32)

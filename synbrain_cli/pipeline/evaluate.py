@@ -223,13 +223,20 @@ def _units(brain: Brain) -> dict[str, str]:
 
 
 def _notes_on_readout(brain: Brain) -> list[str]:
-    """Note that signal and noise of the readout are not apart, where images were not repeated."""
+    """Note how surely signal and noise of the readout are apart, where that is not sure."""
     readout = brain.config.training.readout
-    if readout is None or readout.signal_told_from_noise:
+    if readout is None:
+        return []
+    if not readout.signal_told_from_noise:
+        return [
+            "no image was repeated in training, so that unexplained signal cannot be told from "
+            "trial noise: the draws take all as noise, so that their reliability is too low"
+        ]
+    if readout.noise_share.is_sure:
         return []
     return [
-        "too few images were repeated in training to tell unexplained signal from trial "
-        "noise: the draws take all as noise, so that their reliability is too low"
+        f"few repeats in training: {readout.noise_share.describe()}; the reliability of the draws "
+        "is as uncertain"
     ]
 
 

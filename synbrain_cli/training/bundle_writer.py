@@ -195,7 +195,7 @@ def _training_record(
         n_trials=SplitSizes(train=len(train.betas), val=len(val.betas)),
         n_images=SplitSizes(train=len(train.tokens), val=len(val.tokens)),
         validation={**validation, "mean_pattern": 0.0},
-        readout=describe_readout(fitted, tuple(parts.held_out), train),
+        readout=describe_readout(fitted, tuple(parts.held_out)),
         stages=networks.histories if networks else {},
         versions=versions(),
         adaptation=parts.adaptation,
@@ -220,12 +220,7 @@ def model_card(name: str, subject: PreparedSubject, config: BundleConfig) -> str
             "| " + " | ".join(f"{validation[name]:.3f}" for name in columns) + " | 0 |",
         )
     )
-    repeats = (
-        "Draws share unexplained signal over repeats; trial noise is modelled apart from it."
-        if record.readout and record.readout.signal_told_from_noise
-        else "Too few images were repeated in training to tell unexplained signal from trial "
-        "noise: all is taken as trial noise, and the draws of an image share the mean alone."
-    )
+    repeats = _about_repeats(record)
     return f"""# {name}
 
 {simulated}Responses of subject {config.subject} of {config.dataset}: \
@@ -244,3 +239,16 @@ scores:
 
 {licence}
 """
+
+
+def _about_repeats(record: TrainingRecord) -> str:
+    """Say how surely unexplained signal was told from trial noise."""
+    if record.readout and record.readout.signal_told_from_noise:
+        return (
+            "Draws share unexplained signal over repeats; trial noise is modelled apart from it: "
+            f"{record.readout.noise_share.describe()}."
+        )
+    return (
+        "No image was repeated in training, so that unexplained signal cannot be told from trial "
+        "noise: all is taken as trial noise, and the draws of an image share the mean alone."
+    )

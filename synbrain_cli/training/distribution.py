@@ -6,10 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from synbrain_cli.io.bundle import Predictor, Rank, ReadoutSummary, Variances
+from synbrain_cli.io.bundle import NoiseShare, Predictor, Rank, ReadoutSummary, Variances
+from synbrain_cli.model.components import Separation
 from synbrain_cli.model.linear import LinearEncoder, fit_linear
-from synbrain_cli.model.readout import Readout, fit_readout, fit_stack, has_repeats, signal_left
-from synbrain_cli.training.examples import Examples, SubjectExamples
+from synbrain_cli.model.readout import Readout, fit_readout, fit_stack, separate, signal_left
+from synbrain_cli.training.examples import SubjectExamples
+
+FEW_IMAGES = (
+    50  # below which a tenth of them, for validation, are too few to weigh predictors (ours)
+)
 
 
 @dataclass(frozen=True)
@@ -25,12 +30,15 @@ class FittedDistribution:
     readout : Readout
     stacked : float32 array of shape (n_val_images, n_voxels)
         Stacked predictions of validation images, by predictors that were not fitted to them.
+    separation : Separation
+        How surely unexplained signal was told from trial noise.
     """
 
     linear: LinearEncoder
     stack: np.ndarray
     readout: Readout
     stacked: np.ndarray
+    separation: Separation
 
 
 def fit_distribution(
@@ -47,8 +55,9 @@ def fit_distribution(
     that the stack explains beyond the linear encoder, measured on validation images, is taken from
     the unexplained signal.
 
-    Where every predictor has leave-one-out predictions (no networks), stack and readout are both
-    fitted to these predictions of all images, which matters where there are few.
+    Where every predictor has leave-one-out predictions (no networks) and there are few images (an
+    adapted model's hour, or fewer than `FEW_IMAGES`), stack and readout are both fitted to these
+    predictions of all images.
 
     Parameters
     ----------
@@ -69,15 +78,17 @@ def fit_distribution(
     averages = examples.averages
     linear, left_out = fit_linear(examples.tokens, averages, generator)
     trials, index = examples.trials
-    if left_out_transfer is not None:
-        left_outs = np.stack([left_out, left_out_transfer])
-        stack, left_out = fit_stack(left_outs, averages, generator)
+    left_outs = [left_out] if left_out_transfer is None else [left_out, left_out_transfer]
+    few = left_out_transfer is not None or len(averages) < FEW_IMAGES
+    if few and len(left_outs) == len(held_out):
+        stack, left_out = fit_stack(np.stack(left_outs), averages, generator)
         readout = fit_readout(trials, index, left_out, generator)
         stacked = np.einsum("pv,piv->iv", stack, predictions)
-        return FittedDistribution(linear, stack, readout, stacked)
-    readout = fit_readout(trials, index, left_out, generator)
-    readout = signal_left(readout, stacked, held_out["linear"], val.averages)
-    return FittedDistribution(linear, stack, readout, stacked)
+    else:
+        readout = fit_readout(trials, index, left_out, generator)
+        readout = signal_left(readout, stacked, held_out["linear"], val.averages)
+    separation = separate(trials, index, left_out)
+    return FittedDistribution(linear, stack, readout, stacked, separation)
 
 
 def baseline_variances(examples: SubjectExamples, linear: np.ndarray) -> dict[str, np.ndarray]:
@@ -103,8 +114,20 @@ def baseline_variances(examples: SubjectExamples, linear: np.ndarray) -> dict[st
     }
 
 
+def _noise_share(found: Separation) -> NoiseShare:
+    low, high = found.interval
+    return NoiseShare(
+        value=round(found.noise_share, 4),
+        interval=(round(low, 4), round(high, 4)),
+        images=found.images,
+        repeated_images=found.repeated,
+        repeats=found.repeats,
+        pooled=found.possible and not found.by_voxel,
+    )
+
+
 def describe_readout(
-    fitted: FittedDistribution, predictors: tuple[Predictor, ...], train: Examples
+    fitted: FittedDistribution, predictors: tuple[Predictor, ...]
 ) -> ReadoutSummary:
     """Summarise the fitted distribution for ``config.json``: medians over voxels.
 
@@ -113,7 +136,6 @@ def describe_readout(
     fitted : FittedDistribution
     predictors : tuple of str
         Names of the stack's rows.
-    train : Examples
     """
     readout = fitted.readout
 
@@ -121,7 +143,8 @@ def describe_readout(
         return float(np.median(values))
 
     return ReadoutSummary(
-        signal_told_from_noise=has_repeats(train.image_index),
+        signal_told_from_noise=fitted.separation.possible,
+        noise_share=_noise_share(fitted.separation),
         rank=Rank(signal=readout.signal.loadings.shape[1], noise=readout.noise.loadings.shape[1]),
         variance=Variances(
             unexplained_signal=median(readout.signal.variance),

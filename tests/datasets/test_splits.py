@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synbrain_cli.datasets.splits import (
+    FEW_DRAWN,
     check_splits,
     draw_images,
     read_split_list,
@@ -23,11 +24,31 @@ shares = st.floats(0.01, 0.5)
 # --------------------------------------------------------------------------------- draws
 
 
-@given(one=names, more=names, share=shares, seed=st.integers(0, 5))
-def test_more_images_never_move_one_that_was_there(one, more, share, seed):
-    before = draw_images(one, share, seed)
-    after = draw_images([*more, *one], share, seed)
+@given(more=names, seed=st.integers(0, 5))
+def test_more_images_never_move_one_of_many(more, seed):
+    one = NAMES[:600]
+    before = draw_images(one, 0.1, seed)
+    after = draw_images([*more, *one], 0.1, seed)
     assert after & set(one) == before
+
+
+@given(
+    n=st.integers(1, 300), share=st.floats(0.01, 0.5), seed=st.integers(0, 5), what=st.text("ab")
+)
+def test_a_share_of_few_images_is_an_exact_count_and_two_at_least(n, share, seed, what):
+    drawn = draw_images(NAMES[:n], share, seed, what)
+    assert drawn <= set(NAMES[:n])
+    if share * n < FEW_DRAWN:
+        assert len(drawn) == min(n, max(2, int(share * n + 0.5)))
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.1, 4), (0.15, 6), (0.2, 8), (0.01, 2)])
+def test_forty_images_give_the_number_asked_whatever_the_seed(share, count):
+    assert {len(draw_images(NAMES[:40], share, seed)) for seed in range(30)} == {count}
+
+
+def test_no_share_draws_nothing():
+    assert draw_images(NAMES[:40], 0.0, 0) == set()
 
 
 @given(one=names, shares=st.tuples(shares, shares), seed=st.integers(0, 5))
@@ -35,9 +56,9 @@ def test_a_larger_share_keeps_the_images_of_a_smaller(one, shares, seed):
     assert draw_images(one, min(shares), seed) <= draw_images(one, max(shares), seed)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.25, 0.5])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.25, 0.5])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_share_drawn_is_about_the_share_asked(share, seed):
+def test_the_share_of_many_is_about_the_share_asked(share, seed):
     n, sd = len(NAMES), np.sqrt(share * (1 - share) / len(NAMES))
     assert abs(len(draw_images(NAMES, share, seed)) / n - share) < 4 * sd
 
@@ -52,13 +73,15 @@ def test_draws_of_another_seed_or_purpose_are_independent(other):
 
 def test_a_draw_is_the_same_on_every_machine():
     """Of hashes of names, not of the process: a model's test images are these for ever."""
-    assert draw_images(NAMES[:20], 0.2, 0) == {"nsd00000", "nsd00012", "nsd00015"}
+    assert draw_images(NAMES[:20], 0.2, 0) == {"nsd00000", "nsd00012", "nsd00015", "nsd00019"}
     assert draw_images(NAMES[:20], 0.2, 0, "test") == {
         "nsd00008",
         "nsd00011",
         "nsd00012",
         "nsd00019",
     }
+    many = sorted(draw_images(NAMES[:600], 0.1, 0))
+    assert (len(many), many[0], many[-1]) == (56, "nsd00056", "nsd00580")
 
 
 # -------------------------------------------------------------------------------- trials
@@ -93,15 +116,28 @@ def test_validation_is_drawn_from_what_is_not_tested():
     assert 20 < len(drawn) < 65
 
 
-@pytest.mark.parametrize("lacking", ["train", "val", "test"])
-def test_a_split_without_images_is_told_with_what_to_do(lacking):
-    split = np.array([s for s in ("train", "val", "test", "train") if s != lacking])
-    with pytest.raises(InputError, match=f"no {lacking} image among the [23] images .* --test"):
-        check_splits(split, np.arange(len(split)).astype(str), "pass a larger --test")
+@pytest.mark.parametrize(
+    ("split", "told"),
+    [
+        ("val val test test", "no training image among the 4 images"),
+        ("train train test test", "no validation image among the 4 images"),
+        ("train train val test test", "1 validation image among the 5 images"),
+        ("train train val val test", "1 test image among the 5 images"),
+        ("train val", "1 training and 1 validation and no test image among the 2 images"),
+    ],
+)
+def test_a_split_with_fewer_than_two_images_is_told_with_what_to_do(split, told):
+    split = np.array(split.split())
+    shown = np.arange(len(split)).astype(str)
+    with pytest.raises(InputError, match=f"{told} shown: expected 2 or more .* 6 in all: pass"):
+        check_splits(split, shown, "pass a larger --test")
+    with pytest.raises(InputError, match=told):  # images count, not trials
+        check_splits(np.repeat(split, 5), np.repeat(shown, 5), "pass a larger --test")
 
 
 def test_a_whole_split_is_fine():
-    check_splits(np.array(["train", "val", "test"]), np.array(["a", "b", "c"]), "")
+    split = np.repeat(["train", "val", "test"], 2)
+    check_splits(split, np.array(list("abcdef")), "")
 
 
 # ---------------------------------------------------------------------------------- list

@@ -17,14 +17,13 @@ from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.draw_key import draw_generator
 from synbrain_cli.model.readout import (
     MAX_SIGNAL_DEPENDENCE,
-    MIN_REPEATED,
     NODES,
     LatentReadout,
     Readout,
     _non_negative,
     fit_readout,
     fit_stack,
-    has_repeats,
+    separate,
     shrink,
     signal_left,
 )
@@ -353,7 +352,7 @@ def test_images_seen_once_add_nothing_to_the_noise(rng):
 def test_without_repeats_all_is_noise(rng):
     truth, means = model(rng, signal_dependence=0.3)
     trials, index = record(truth, means, [1] * 600, rng)
-    assert not has_repeats(index)
+    assert not separate(trials, index, means).possible
     fitted = fit_readout(trials, index, means, rng)
     assert (fitted.signal.variance == 0).all()
     residual = trials - means[index]
@@ -363,14 +362,6 @@ def test_without_repeats_all_is_noise(rng):
     assert fitted.signal_dependence.mean() == pytest.approx(diluted, abs=0.06)
     drawn, _ = record(fitted, means, [1] * 600, rng)
     assert variance_ratio(drawn, trials).mean() == pytest.approx(1, abs=0.05)
-
-
-def test_has_repeats_counts_images_seen_twice():
-    once = np.arange(500)
-    assert not has_repeats(once)
-    assert not has_repeats(np.r_[once, np.arange(MIN_REPEATED - 1)])
-    assert has_repeats(np.r_[once, np.arange(MIN_REPEATED)])
-    assert not has_repeats(np.repeat(np.arange(MIN_REPEATED - 1), 9))  # images count, not trials
 
 
 def test_the_order_of_trials_does_not_matter_and_arrays_are_left_alone(rng):

@@ -1,0 +1,196 @@
+r"""Variance components: how much of what the mean leaves repeats with the image, and how much not.
+
+Residuals of trial k of image i are :math:`r_{ik} = u_i + e_{ik}`, n the repeats of an image and a
+bar for their average. The classical estimates of a one-way design with random effects (Searle,
+Casella & McCulloch 1992, *Variance Components*, chapter 3) are, for each voxel,
+
+.. math:: \sigma_e^2 = \frac{\sum_{ik} (r_{ik} - \bar r_i)^2}{\sum_i (n_i - 1)}, \qquad
+    \sigma_u^2 = \frac1I \sum_i \Big( \bar r_i^2 - \frac{\sigma_e^2}{n_i} \Big)
+
+Their precision is that of their degrees of freedom: repeats within images, D = Σ(n − 1), and images
+I. An estimate of d degrees of freedom has a relative standard error of √(2/d).
+
+- `ENOUGH` images or more were repeated: every voxel has its own estimates. D and I are then at
+  least `ENOUGH`, and the relative standard error of either mean square is 45 % at most.
+- Fewer, but some: estimates of single voxels are pooled towards their mean over voxels. They keep
+  the spread over voxels that remains when that of their errors is taken off (constrained empirical
+  Bayes: Louis 1984, *JASA* 79:393), so that they vary over voxels as the truth does.
+- No image was repeated: nothing tells the two apart.
+
+In the first two cases, the pooled share of the noise has a 95 % interval by the jackknife over
+images, which says how sure the separation is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import chi2, t
+
+ENOUGH = 10  # repeated images from which on each voxel has its own estimates (ours)
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How unexplained signal was told from trial noise, and how surely.
+
+    Attributes
+    ----------
+    repeats : int
+        Degrees of freedom within images: trials beyond the first of each image.
+    repeated : int
+        Images shown twice or more.
+    images : int
+        Images shown: degrees of freedom between images.
+    noise_share : float
+        Share of the noise in the variance of residuals of single trials, pooled over voxels.
+    interval : pair of float
+        95 % interval of that share.
+    """
+
+    repeats: int
+    repeated: int
+    images: int
+    noise_share: float
+    interval: tuple[float, float]
+
+    @property
+    def possible(self) -> bool:
+        """Whether the two can be told apart: some image was repeated, and another image shown."""
+        return self.repeats > 0 and self.images > 1
+
+    @property
+    def by_voxel(self) -> bool:
+        """Whether there are repeats enough for every voxel's own estimates."""
+        return self.repeated >= ENOUGH
+
+
+class VarianceComponents:
+    """Noise and unexplained signal of every voxel, from residuals of single trials.
+
+    Parameters
+    ----------
+    residuals : float32 array of shape (n_trials, n_voxels)
+    image_index : int array of shape (n_trials,)
+    n_images : int
+
+    Attributes
+    ----------
+    n_repeats : int array of shape (n_images,)
+    average : float64 array of shape (n_images, n_voxels)
+        Residuals averaged over repeats; 0 for images that were not shown.
+    separable : bool
+        Whether an image was repeated, and another shown.
+    degrees : float array of shape (n_images,)
+        Degrees of freedom of each image in `deviations`.
+    within : float64 array of shape (n_images, n_voxels)
+        Sums of squares of `deviations` by image.
+    noise, signal : float64 arrays of shape (n_voxels,)
+        Variances of trial noise and of unexplained signal. Where nothing can be told apart, all is
+        noise.
+    """
+
+    def __init__(self, residuals: np.ndarray, image_index: np.ndarray, n_images: int) -> None:
+        self._residuals, self._index = residuals, image_index
+        self.n_repeats = np.bincount(image_index, minlength=n_images)
+        counts = np.maximum(self.n_repeats, 1)[:, None]
+        self.average = sum_by_image(residuals, image_index, n_images) / counts
+        self.separable = bool((self.n_repeats > 1).any() and (self.n_repeats > 0).sum() > 1)
+        self.degrees = np.maximum(self.n_repeats - float(self.separable), 0)
+        deviations = self.deviations()
+        self.within = sum_by_image(deviations**2, image_index, n_images)
+        total = np.einsum("ij,ij->j", deviations, deviations, dtype=np.float64)
+        self.noise = total / self.degrees.sum()
+        self.signal = np.zeros_like(self.noise)
+        if self.separable:
+            self._estimate()
+
+    def deviations(self) -> np.ndarray:
+        """Return what the noise is estimated from: float32 (n_trials, n_voxels).
+
+        Trials less the average of their image; where nothing can be told apart, the residuals. As
+        large as the data, and therefore not kept.
+        """
+        if not self.separable:
+            return self._residuals
+        return self._residuals - self.average[self._index].astype(np.float32)
+
+    def _estimate(self) -> None:
+        """Estimate the signal; where repeated images are few, pool both over voxels."""
+        shown = self.n_repeats > 0
+        counts = self.n_repeats[shown]
+        signal = ((self.average**2)[shown] - self.noise / counts[:, None]).mean(0)
+        if (counts > 1).sum() < ENOUGH:
+            # E s² = (1 + 2/d) σ⁴ of an estimate s of d degrees of freedom, of variance 2 σ⁴/d
+            error_noise = 2 / (self.degrees.sum() + 2) * (self.noise**2).mean()
+            level = max(signal.mean(), 0.0) + self.noise.mean() / counts
+            error = 2 / len(counts) * (level**2).mean() + (1 / counts).mean() ** 2 * error_noise
+            self.noise = np.maximum(pool(self.noise, error_noise), 0)
+            signal = pool(signal, error)
+        self.signal = np.maximum(signal, 0)
+
+    def separation(self) -> Separation:
+        """Return how surely the two were told apart, pooled over voxels."""
+        shown = self.n_repeats > 0
+        counts = self.n_repeats[shown]
+        repeats, repeated = int((counts - 1).sum()), int((counts > 1).sum())
+        found = (repeats, repeated, len(counts))
+        if not self.separable:
+            return Separation(*found, noise_share=1.0, interval=(0.0, 1.0))
+        within = self.within[shown].mean(1)
+        square = (self.average[shown] ** 2).mean(1)
+        share = _noise_share(within, square, counts)
+        limits = _interval(within, square, counts, share)
+        return Separation(*found, noise_share=float(np.clip(share, 0, 1)), interval=limits)
+
+
+def _noise_share(within: np.ndarray, square: np.ndarray, counts: np.ndarray) -> float:
+    """Share of the noise, above 1 where the signal's estimate is below 0.
+
+    Parameters: of each image, the sum of squares within and the squared average, over voxels.
+    """
+    noise = within.sum() / (counts - 1).sum()
+    signal = (square - noise / counts).mean()
+    # Both together are never less than a noise that repeats of one image alone would show.
+    return float(noise / max(noise + signal, 1e-6 * noise, 1e-30))
+
+
+def _interval(
+    within: np.ndarray, square: np.ndarray, counts: np.ndarray, share: float
+) -> tuple[float, float]:
+    """95 % interval of the share: jackknife over images (Tukey 1958), t of images − 1.
+
+    With one repeated image, no image can be left out: the noise's interval is then that of its
+    degrees of freedom, as if voxels varied as one.
+    """
+    n, repeated = len(counts), counts > 1
+    if repeated.sum() > 1:
+        left_out = [
+            _noise_share(*(np.delete(values, i) for values in (within, square, counts)))
+            for i in range(n)
+        ]
+        error = np.sqrt((n - 1) / n * np.square(left_out - np.mean(left_out)).sum())
+        reach = float(t.ppf(0.975, repeated.sum() - 1) * error)
+        low, high = share - reach, share + reach
+    else:
+        degrees = int((counts - 1).sum())
+        low, high = share * degrees / chi2.ppf([0.975, 0.025], degrees)
+    return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+
+
+def sum_by_image(rows: np.ndarray, image_index: np.ndarray, n_images: int) -> np.ndarray:
+    """Sums of rows by image, float64 (n_images, n_voxels)."""
+    total = np.zeros((n_images, rows.shape[1]))
+    np.add.at(total, image_index, rows)
+    return total
+
+
+def pool(estimates: np.ndarray, error: float) -> np.ndarray:
+    """Pool estimates (n_voxels,) of one error variance towards their mean (Louis 1984).
+
+    Their variance becomes that of the truth: that of the estimates less that of their errors.
+    """
+    spread = float(np.var(estimates))
+    kept = max(0.0, 1 - error / spread) if spread > 0 else 0.0
+    return estimates.mean() + np.sqrt(kept) * (estimates - estimates.mean())
