@@ -21,6 +21,26 @@ Layers = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
+def trials_name(averaged_over: int) -> str:
+    """Return what rows of data are: "single trials", or "averages of 3 trials"."""
+    return "single trials" if averaged_over == 1 else f"averages of {averaged_over} trials"
+
+
+def trial_name(averaged_over: int) -> str:
+    """Return what one row of data is: "single trial", or "average of 3 trials"."""
+    return "single trial" if averaged_over == 1 else f"average of {averaged_over} trials"
+
+
+def repeats_advice(averaged_over: int) -> str:
+    """Return what can be done where repeats are missing, for messages and notes."""
+    if averaged_over == 1:
+        return "show images twice or more, or give ncsnr"
+    return (
+        f"each row is an average of {averaged_over} trials: prepare the single trials, or give the "
+        "ncsnr of single trials (--voxels)"
+    )
+
+
 class JSONSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A frozen record of settings that can be converted to and from the types of JSON.
 

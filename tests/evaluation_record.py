@@ -29,6 +29,7 @@ CONTENT = {
     "n_test_images": 1000,
     "n_test_trials": 3000,
     "repeats_per_image": {"min": 3, "max": 3},
+    "averaged_over": 1,
     "n_voxels": 100,
     "n_reliable_voxels": 80,
     "n_draws": 200,

@@ -18,6 +18,7 @@ from synbrain_cli.brain.drawing import DrawGenerators, Drawing, draw_around, dra
 from synbrain_cli.brain.images import are_tokens, check_token_shape, stream_tokens
 from synbrain_cli.brain.loading import Distribution, load_weights
 from synbrain_cli.brain.prediction import BATCH, Networks
+from synbrain_cli.config import trial_name
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.encoder import Encoder, precision_here, same_encoder
 from synbrain_cli.features.loading import load_encoder
@@ -27,8 +28,6 @@ from synbrain_cli.io.voxel_space import VoxelSpace
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.prefetch import prefetch
 from synbrain_cli.run import resolve_device
-
-STANDARD_UNIT = "standard deviations of a single trial"
 
 
 def load_model(path: Path | str, device: str = "auto") -> Brain:
@@ -116,7 +115,10 @@ class Brain:
 
     def unit_name(self, unit: str) -> str:
         """Return what responses are measured in, with ``unit`` "recorded" or "z"."""
-        return self.unit if unit == "recorded" else STANDARD_UNIT
+        if unit == "recorded":
+            return self.unit
+        article = "a" if self.config.averaged_over == 1 else "an"
+        return f"standard deviations of {article} {trial_name(self.config.averaged_over)}"
 
     @property
     def distribution(self) -> Distribution:

@@ -173,6 +173,8 @@ def _print_scores(table: pd.DataFrame, rois: bool, columns: dict[str, str]) -> N
 
 def _print_paper(result: EvaluateResult) -> None:
     """Print the published table's columns, the mean pattern's row beside the model's."""
+    from synbrain_cli.config import trials_name
+
     table = result.paper_table()
     digits = {"Incep": 1, "CLIP": 1, "Raw": 1, "Syn": 1}
     rows = [tuple(table.columns)]
@@ -180,13 +182,14 @@ def _print_paper(result: EvaluateResult) -> None:
         cells = (cell(row[k], digits.get(k, 3)) for k in table.columns[1:])
         rows.append((row["row"], *cells))
     print_columns(rows, n_left=1)
+    rows = trials_name(result.metrics.averaged_over)
     scale = (
         "MSE in (betas / 2000)²"
         if table["MSE"].notna().any()
         else (f"MSE has no published scale in {result.metrics.recorded_unit}")
     )
     print(
-        f"\n{scale}; r and cos across voxels of single trials; Raw and Syn: top-1 % "
+        f"\n{scale}; r and cos across voxels of {rows}; Raw and Syn: top-1 % "
         f"among {result.metrics.retrieval.n_candidates} images by BrainVAE's latent. Incep, "
         "CLIP, Eff and SwAV need images decoded by MindEye2 and are not computed. A constant "
         "scores the mean pattern's row: judge by `synbrain evaluate` without --paper."

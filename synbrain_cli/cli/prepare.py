@@ -312,6 +312,14 @@ UnitNameOption = Annotated[str, typer.Option("--unit", help="Unit of the respons
 DivideByOption = Annotated[
     float, typer.Option(help="Divisor of the responses, such as 300 for NSD's integers.")
 ]
+AveragedOverOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Trials that each row is the average of, where rows are repeat averages: draws are "
+        "then averages, too.",
+    ),
+]
 TableSplitOption = Annotated[
     Path | None, typer.Option(help="Table of image and split (train, val or test).")
 ]
@@ -333,6 +341,7 @@ def table(
     space: TableSpaceOption = "individual",
     unit: UnitNameOption = "as recorded",
     divide_by: DivideByOption = 1.0,
+    averaged_over: AveragedOverOption = 1,
     standardize: StandardizeOption = "session",
     split: TableSplitOption = None,
     test: TestOption = 0.15,
@@ -369,6 +378,7 @@ def table(
             space=space,
             unit=unit,
             divide_by=divide_by,
+            averaged_over=averaged_over,
             standardize=standardize,
             split=split,
             test_share=test,

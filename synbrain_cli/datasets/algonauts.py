@@ -33,6 +33,7 @@ from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.values import as_float32, whole_codes
 from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Vertices
 
+REPEATS = 3  # of each image, which the challenge averaged; some images of some subjects had fewer
 SHORT = dict(zip(HEMISPHERES, ("lh", "rh"), strict=True))
 _IMAGE = re.compile(r"train-(\d{4,})_(nsd-\d{5})$")
 
@@ -356,7 +357,7 @@ def prepare_subject(
             betas[:, : len(voxel_space.left)] = as_float32(responses["left"], source)
             betas[:, len(voxel_space.left) :] = as_float32(responses["right"], source)
             writer.write_session(1, betas, str(source))
-        voxels, reliability = add_ncsnr(voxels, writer)
+        voxels, reliability = add_ncsnr(voxels, writer, REPEATS)
         vertices = {h: getattr(voxel_space, h) for h in HEMISPHERES}
         writer.finish(
             voxels,
@@ -370,6 +371,7 @@ def prepare_subject(
                 options=options,
                 sources={name: {"bytes": size} for name, size in sizes.items()},
                 noise_ceiling_snr=reliability,
+                averaged_over=REPEATS,
             ),
         )
     return PreparedSubject(folder)

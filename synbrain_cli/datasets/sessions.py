@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from synbrain_cli.config import trials_name
 from synbrain_cli.io.prepared_writer import PreparedWriter
 from synbrain_cli.metrics.noise_ceiling import ncsnr_of_stream
 
@@ -65,7 +66,7 @@ def n_cores() -> int:
 
 
 def add_ncsnr(
-    voxels: pd.DataFrame, writer: PreparedWriter
+    voxels: pd.DataFrame, writer: PreparedWriter, averaged_over: int = 1
 ) -> tuple[pd.DataFrame, dict[str, float | None]]:
     """Compute ncsnr from repeats, and compare it with the ncsnr that was supplied with the data.
 
@@ -79,6 +80,9 @@ def add_ncsnr(
         Table of the voxels, with the column ``ncsnr`` where it was supplied.
     writer : PreparedWriter
         Writer that has written all sessions.
+    averaged_over : int
+        Trials that each row is the average of. ncsnr is that of single trials all the same: the
+        noise variance of a single trial is this many times that of a row.
 
     Returns
     -------
@@ -90,7 +94,8 @@ def add_ncsnr(
     """
     recomputed = np.full(writer.n_voxels, np.nan)
     if writer.trials["image"].duplicated().any() and writer.trials["image"].nunique() > 1:
-        recomputed = ncsnr_of_stream(writer.read_standardized, writer.trials["image"].to_numpy(str))
+        of_rows = ncsnr_of_stream(writer.read_standardized, writer.trials["image"].to_numpy(str))
+        recomputed = of_rows / np.sqrt(averaged_over)
     given = np.full(writer.n_voxels, np.nan)
     if "ncsnr" in voxels:
         given = voxels["ncsnr"].to_numpy(float)
@@ -117,15 +122,22 @@ def _median(values: np.ndarray) -> float | None:
     return round(float(np.median(values)), 4) if len(values) else None
 
 
-def describe_ncsnr(found: dict[str, float | None]) -> str:
+def describe_ncsnr(found: dict[str, float | None], averaged_over: int = 1) -> str:
     """Describe the reliability in one line, with a warning where the two estimates disagree.
 
     Parameters
     ----------
     found : dict
         From `add_ncsnr`.
+    averaged_over : int
+        Trials that each row is the average of.
     """
     given, recomputed, r = found["median_given"], found["median_recomputed"], found["correlation"]
+    if averaged_over > 1 and recomputed is None:
+        rows = f"rows are {trials_name(averaged_over)}, one of each image"
+        if given is None:
+            return f"{rows}: ncsnr and noise ceilings are unknown (--voxels)"
+        return f"{rows}; median ncsnr of single trials {given:.2f} in the file"
     if recomputed is None and given is None:
         return "no image was repeated: ncsnr and noise ceilings are unknown"
     if recomputed is None:

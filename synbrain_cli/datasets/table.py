@@ -79,8 +79,8 @@ def prepare_experiment(
         with progress.bar(f"sub-{subject}: files") as bar:
             for done in _write_sessions(table, responses, writer, counts):
                 bar.to(done, len(counts))
-        voxels, reliability = add_ncsnr(voxels, writer)
-        progress.info(f"sub-{subject}: {describe_ncsnr(reliability)}")
+        voxels, reliability = add_ncsnr(voxels, writer, experiment.averaged_over)
+        progress.info(f"sub-{subject}: {describe_ncsnr(reliability, experiment.averaged_over)}")
         writer.finish(
             voxels,
             responses.voxel_space,
@@ -93,6 +93,7 @@ def prepare_experiment(
                 options={k: v for k, v in options.items() if k != "sources"},
                 sources={name: {"bytes": size} for name, size in options["sources"].items()},
                 noise_ceiling_snr=reliability,
+                averaged_over=experiment.averaged_over,
             ),
         )
     return PreparedSubject(folder)

@@ -57,6 +57,8 @@ class Experiment:
         Unit of the responses after the division, for records and colour bars.
     divide_by : float
         Number by which responses are divided: 300 for the integers of NSD.
+    averaged_over : int
+        Trials that each row is the average of, where rows are averages and not single trials.
     standardize : {"session", "train", "none"}
         Standardisation, as in `synbrain_cli.io.prepared_writer.PreparedWriter`.
     split : path, optional
@@ -84,6 +86,7 @@ class Experiment:
     space: str = "individual"
     unit: str = "as recorded"
     divide_by: float = 1.0
+    averaged_over: int = 1
     standardize: str = "session"
     split: Path | None = None
     test_share: float = 0.15
@@ -123,6 +126,11 @@ class Experiment:
             raise InputError(
                 f"--divide-by {self.divide_by}: expected a number other than 0, within the range "
                 "of float32"
+            )
+        if self.averaged_over < 1:
+            raise InputError(
+                f"--averaged-over {self.averaged_over}: expected 1 or more: 1 where rows are "
+                "single trials"
             )
 
     def _check_files(self) -> None:

@@ -105,10 +105,12 @@ def calibrate(
     notes = _notes_on_coverage(scores, coverage, len(test.trials))
     if test.n_repeats.max() > 1:
         scores = scoring.imitation.compare(scores, test)
-        voxels["ncsnr_of_draws"] = scoring.imitation.ncsnr()
+        # Of single trials, as the ncsnr that stands beside it
+        voxels["ncsnr_of_draws"] = scoring.imitation.ncsnr() / np.sqrt(test.averaged_over)
     else:
+        what = "was shown twice" if test.averaged_over == 1 else "has two averages of its trials"
         notes.append(
-            "no test image was shown twice: reliability and noise correlations of draws cannot be "
+            f"no test image {what}: reliability and noise correlations of draws cannot be "
             "compared with recorded ones"
         )
     lists = {name: values.tolist() for name, values in voxels.items()}

@@ -6,6 +6,7 @@ from typing import Final
 
 import pandas as pd
 
+from synbrain_cli.config import trials_name
 from synbrain_cli.evaluation.test_set import RELIABLE
 from synbrain_cli.io.results.comparison import ComparedRow, Comparison, Estimate
 
@@ -152,7 +153,8 @@ def _how_to_read(comparison: Comparison) -> str:
     )
     if comparison.n_draws:
         sentences.append(
-            "*90 % coverage* is the share of recorded single trials inside the central 90 % of "
+            "*90 % coverage* is the share of recorded "
+            f"{trials_name(comparison.averaged_over)} inside the central 90 % of "
             f"{comparison.n_draws} draws: best near 0.9, above it draws vary too much, below it "
             "too little; the mean pattern and linear encoders are drawn around with independent "
             "normal noise."

@@ -62,8 +62,9 @@ class Imitation:
     def compare(self, scores: DrawScores, test: TestSet) -> DrawScores:
         """Add the agreement of reliability and noise correlations with the recorded ones."""
         if test.has_ceiling:
-            ours = line_agreement(self.ncsnr(), test.ncsnr)
-            again = line_agreement(ncsnr(test.trials, test.image_index), test.ncsnr)
+            known = test.ncsnr * np.sqrt(test.averaged_over)  # of a row, which may be an average
+            ours = line_agreement(self.ncsnr(), known)
+            again = line_agreement(ncsnr(test.trials, test.image_index), known)
             both = {k: ReliabilityScore(model=ours[k], test_trials=again[k]) for k in ours}
             scores = replace(
                 scores,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.prediction import SourcePredictions
+from synbrain_cli.config import repeats_advice
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.test_set import RELIABLE, TestSet
 from synbrain_cli.io.prepared import PreparedSubject
@@ -170,7 +171,7 @@ class CurveScorer:
         if not test.reliable.any():
             raise InputError(
                 f"{subject.folder}: no voxel with an ncsnr above {RELIABLE}: a score as a share of "
-                "its ceiling needs some; show images twice or more, or give ncsnr"
+                f"its ceiling needs some; {repeats_advice(test.averaged_over)}"
             )
         return cls(test, bootstrap)
 

@@ -10,6 +10,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
+from synbrain_cli.config import repeats_advice
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES
 from synbrain_cli.evaluation.test_set import TestSet, scored_regions
 from synbrain_cli.io.results.evaluation import RegionScores, ResponseScore, ResponseScores
@@ -98,11 +99,14 @@ class ResponseScorer:
         if not self.test.has_ceiling:
             return [
                 "no noise ceiling: the data come without ncsnr, and without repeats of images from "
-                "which it could be estimated; show images twice or more, or give ncsnr"
+                f"which it could be estimated; {repeats_advice(self.test.averaged_over)}"
             ]
         if self._halves is None:
             return [
-                "no ceiling of RSA and CKA: expected four test images or more that were shown twice"
+                "no ceiling of RSA and CKA: expected four test images or more with two rows or more"
+                if self.test.averaged_over > 1
+                else "no ceiling of RSA and CKA: expected four test images or more that were shown "
+                "twice"
             ]
         return []
 

@@ -56,7 +56,7 @@ class TestSet:
     trials : float32 array of shape (n_trials, n_voxels)
         In the unit of the model (``unit="z"``); as prepared where there is no model.
     ncsnr : float array of shape (n_voxels,)
-        NaN where unknown.
+        Of single trials, also where rows are averages; NaN where unknown.
     notes : list of str
         What readers of the scores must know.
     """
@@ -117,6 +117,11 @@ class TestSet:
         )
 
     @property
+    def averaged_over(self) -> int:
+        """Recorded trials that each row is the average of."""
+        return self.subject.averaged_over
+
+    @property
     def n_images(self) -> int:
         """Number of test images."""
         return len(self.images)
@@ -164,12 +169,12 @@ class TestSet:
     @cached_property
     def ceiling(self) -> NDArray[np.float64]:
         """Highest expected correlation with the averages over repeats: (n_voxels,)."""
-        return correlation_ceiling(self.ncsnr, self.n_repeats)
+        return correlation_ceiling(self.ncsnr, self.n_repeats * self.averaged_over)
 
     @cached_property
     def explained_ceiling(self) -> NDArray[np.float64]:
         """Explainable share of the variance of the averages over repeats: (n_voxels,)."""
-        return noise_ceiling(self.ncsnr, self.n_repeats)
+        return noise_ceiling(self.ncsnr, self.n_repeats * self.averaged_over)
 
     def trials_in_unit_of(self, brain: Brain) -> NDArray[np.float32]:
         """Trials standardised as a model has them: (n_trials, n_voxels)."""

@@ -25,7 +25,13 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from synbrain_cli.config import CoreConfig, EncoderIdentity, MapperConfig, VAEConfig
+from synbrain_cli.config import (
+    CoreConfig,
+    EncoderIdentity,
+    MapperConfig,
+    VAEConfig,
+    trials_name,
+)
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.arrays import COPY_AGAIN
 from synbrain_cli.io.files import read_json
@@ -341,6 +347,8 @@ class BundleConfig(Record, frozen=True):
     fingerprint : str
         Of everything draws depend on, 16 hexadecimal digits.
     training : TrainingRecord
+    averaged_over : int
+        Recorded trials that each row of the training data is the average of, and so is each draw.
     checksums : dict
         SHA-256 of every other file but the card.
     format : int
@@ -362,6 +370,7 @@ class BundleConfig(Record, frozen=True):
     mapper: MapperConfig | None = None
     transfer: TransferConfig | None = None
     has_readout: bool = True
+    averaged_over: int = 1
     checksums: Checksums = {}
     format: int = FORMAT
 
@@ -400,6 +409,11 @@ class BundleConfig(Record, frozen=True):
     def label(self) -> str:
         """Dataset and subject: "nsd/sub-01"."""
         return f"{self.dataset}/sub-{self.subject}"
+
+    @property
+    def rows(self) -> str:
+        """What the data and the draws are: "single trials" or "averages of 3 trials"."""
+        return trials_name(self.averaged_over)
 
     @property
     def has_networks(self) -> bool:

@@ -83,6 +83,8 @@ class Origin(
         File → ``{"bytes": size}``.
     noise_ceiling_snr : dict
         ``median_given``, ``median_recomputed`` and ``correlation``; None where unknown.
+    averaged_over : int
+        Recorded trials that each row is the average of; 1 where rows are single trials.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Origin(
     options: dict[str, Any]
     sources: dict[str, dict[str, int]]
     noise_ceiling_snr: dict[str, float | None] = msgspec.field(name="NoiseCeilingSNR")
+    averaged_over: int = 1
 
 
 class PreparedDescription(Origin, frozen=True, kw_only=True):
@@ -229,6 +232,11 @@ class PreparedSubject:
     def simulated(self) -> bool:
         """Whether the data are simulated."""
         return self.description.simulated
+
+    @property
+    def averaged_over(self) -> int:
+        """Recorded trials that each row is the average of; 1 where rows are single trials."""
+        return self.description.averaged_over
 
     @cached_property
     def betas(self) -> np.ndarray:

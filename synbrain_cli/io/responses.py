@@ -91,13 +91,15 @@ class ResponseSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True
         Setting of calibrated draws; None for other draws.
     noise_factor : float or str, optional
         Setting of latent draws; None for other draws.
+    averaged_over : int
+        Recorded trials that each draw is an average of, as the rows of the training data were.
     number_of_draws, seed : int
         Number of draws per image, and seed of the sampling.
     versions : dict
         Package → version.
     """
 
-    description: str = "Synthesized single-trial responses"
+    description: str
     axes: tuple[str, ...] = AXES
     unit: str
     simulated: bool
@@ -110,6 +112,7 @@ class ResponseSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True
     sampling: str
     signal: str | None
     noise_factor: float | str | None
+    averaged_over: int
     number_of_draws: int
     seed: int
     versions: dict[str, str]

@@ -166,11 +166,9 @@ def _interval(
     """
     n, repeated = len(counts), counts > 1
     if repeated.sum() > 1:
-        left_out = [
-            _noise_share(*(np.delete(values, i) for values in (within, square, counts)))
-            for i in range(n)
-        ]
-        error = np.sqrt((n - 1) / n * np.square(left_out - np.mean(left_out)).sum())
+        parts = ([np.delete(values, i) for values in (within, square, counts)] for i in range(n))
+        left_out = np.array([_noise_share(*part) for part in parts])
+        error = np.sqrt((n - 1) / n * np.square(left_out - left_out.mean()).sum())
         reach = float(t.ppf(0.975, repeated.sum() - 1) * error)
         low, high = share - reach, share + reach
     else:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.config import trials_name
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoder import same_encoder
 from synbrain_cli.io.bundle import Adaptation, Predictor, read_config, readable_bundles
@@ -378,4 +379,5 @@ def _announcement(
         f"{settings.hours:g} {'hour' if settings.hours == 1 else 'hours'}, "
         f"{len(train.betas):,} trials of {len(train.tokens):,} images, "
         f"{subject.n_voxels:,} voxels"
+        + ("" if subject.averaged_over == 1 else f", rows are {trials_name(subject.averaged_over)}")
     )

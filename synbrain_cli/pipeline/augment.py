@@ -198,6 +198,7 @@ def augment(
             n_new_images=len(new),
             n_test_trials=len(test.trials),
             n_test_images=test.n_images,
+            averaged_over=test.averaged_over,
             n_components=space.axes.shape[1],
             n_candidates=n_candidates,
             chance={s: 0.5 if s.startswith("two_way") else 1 / n_candidates for s in SCORES},

@@ -178,12 +178,13 @@ def compare(
             n_test_images=test.n_images,
             n_test_trials=len(test.trials),
             repeats_per_image=test.repeats,
+            averaged_over=test.averaged_over,
             n_voxels=test.n_voxels,
             n_reliable_voxels=int(test.reliable.sum()),
             n_draws=settings.n_draws,
             units={
                 "correlations, skill": f"{UNITS[kind]}, repeat averages",
-                "coverage_90": f"{UNITS[kind]}, single trials",
+                "coverage_90": f"{UNITS[kind]}, {brains[0].config.rows}",
             },
             rows=entries,
             roi={

@@ -136,7 +136,13 @@ def evaluate(
         )
 
         # Write the results
-        notes = [*scorer.notes(), *draws.notes, *_notes_on_readout(brain), *test.notes]
+        notes = [
+            *scorer.notes(),
+            *draws.notes,
+            *_notes_on_rows(brain),
+            *_notes_on_readout(brain),
+            *test.notes,
+        ]
         steps = _Steps(responses, draws, retrieval)
         metrics = _metrics(brain, test, steps, notes, settings, run)
         result = EvaluateResult(folder, metrics, _voxels_table(brain, scorer, draws))
@@ -183,6 +189,7 @@ def _metrics(
         n_test_images=test.n_images,
         n_test_trials=len(test.trials),
         repeats_per_image=test.repeats,
+        averaged_over=test.averaged_over,
         n_voxels=brain.n_voxels,
         n_reliable_voxels=int(test.reliable.sum()),
         n_draws=settings.n_draws,
@@ -217,9 +224,19 @@ def _units(brain: Brain) -> dict[str, str]:
     standardized = UNITS[brain.config.standardization]
     return {
         "voxelwise_correlation, skill": f"{standardized}, repeat averages",
-        "pattern_correlation, mse, cosine": f"{brain.unit}, single trials",
-        "draws": f"{standardized}, single trials",
+        "pattern_correlation, mse, cosine": f"{brain.unit}, {brain.config.rows}",
+        "draws": f"{standardized}, {brain.config.rows}",
     }
+
+
+def _notes_on_rows(brain: Brain) -> list[str]:
+    """Note that rows and draws are averages, where they are."""
+    if brain.config.averaged_over == 1:
+        return []
+    return [
+        f"the data are {brain.config.rows}, and so are the draws: they vary less than single "
+        "trials do"
+    ]
 
 
 def _notes_on_readout(brain: Brain) -> list[str]:
@@ -227,6 +244,11 @@ def _notes_on_readout(brain: Brain) -> list[str]:
     readout = brain.config.training.readout
     if readout is None:
         return []
+    if not readout.signal_told_from_noise and brain.config.averaged_over > 1:
+        return [
+            "without repeats of images among them, unexplained signal cannot be told from what is "
+            f"left of the noise in {brain.config.rows}: the draws take all as noise"
+        ]
     if not readout.signal_told_from_noise:
         return [
             "no image was repeated in training, so that unexplained signal cannot be told from "

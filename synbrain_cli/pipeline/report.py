@@ -103,7 +103,7 @@ def _page(brain: Brain, sections: list[Section]) -> Page:
     return Page(
         title=f"{brain.name}: responses of sub-{brain.subject}'s visual cortex",
         lead="Responses of this subject's visual cortex to images, as a model expects them, with "
-        "single trials drawn from the distribution that recorded trials follow.",
+        f"{brain.config.rows} drawn from the distribution that the recorded ones follow.",
         warning=warning if brain.simulated else None,
         sections=[section for section in sections if section.blocks],
         footer=f"synbrain {versions()['synbrain']} · model {brain.config.fingerprint}",

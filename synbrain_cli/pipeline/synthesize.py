@@ -151,7 +151,10 @@ def synthesize(
         # Write the records
         run.processes.on_main(lambda: _finish(writer, work))
     shape = writer.shape
-    run.progress.info(f"wrote {folder}: {shape[0]} images × {shape[1]} draws × {shape[2]:,} voxels")
+    rows = "" if brain.config.averaged_over == 1 else f"; draws are {brain.config.rows}"
+    run.progress.info(
+        f"wrote {folder}: {shape[0]} images × {shape[1]} draws × {shape[2]:,} voxels{rows}"
+    )
     return writer.result(folder)
 
 
@@ -346,6 +349,8 @@ class ResponseWriter:
             "Unit": self.brain.unit_name(self.settings.unit),
             "Simulated": str(self.brain.simulated),
         }
+        if self.brain.config.averaged_over > 1:
+            meta["AveragedOver"] = str(self.brain.config.averaged_over)
         for hemisphere, data in values.items():
             file = f"{base}_hemi-{hemisphere[0].upper()}_space-{space}_{name}.func.gii"
             write_gifti(Path(file), data, hemisphere, meta)
@@ -382,6 +387,10 @@ class ResponseWriter:
             if noise_factor is None:
                 noise_factor = "posterior SD, per latent dimension"
         return ResponseSidecar(
+            description="Synthesized single-trial responses"
+            if config.averaged_over == 1
+            else f"Synthesized responses, {config.rows}",
+            averaged_over=config.averaged_over,
             unit=self.brain.unit_name(settings.unit),
             simulated=config.simulated,
             subject=config.subject,

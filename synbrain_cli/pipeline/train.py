@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from synbrain_cli.config import PRESETS, Preset
+from synbrain_cli.config import PRESETS, Preset, trials_name
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import Predictor, read_config
 from synbrain_cli.io.prepared import PreparedSubject
@@ -148,7 +148,9 @@ def train(
 
         # Load examples
         examples = load_examples(subject, store)
-        run.progress.info(_announcement(work, settings, voxel_order, examples, run))
+        run.progress.info(
+            _announcement(work, settings, voxel_order, examples, subject.averaged_over, run)
+        )
 
         # Fit the linear encoder
         held_out: dict[Predictor, Any] = {}
@@ -226,6 +228,7 @@ def _announcement(
     settings: TrainSettings,
     voxel_order: str,
     examples: SubjectExamples,
+    averaged_over: int,
     run: RunContext,
 ) -> str:
     """Say what is trained, on what, and how."""
@@ -236,6 +239,7 @@ def _announcement(
     return (
         f"training {work.target.name}: {len(train.betas):,} trials of {len(train.tokens):,} "
         f"images, {train.betas.shape[1]:,} voxels, "
+        + ("" if averaged_over == 1 else f"rows are {trials_name(averaged_over)}, ")
         + (networks if settings.has_networks else "linear encoder alone")
         + (f", {n_processes} processes" if n_processes > 1 else "")
     )

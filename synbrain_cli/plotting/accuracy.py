@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from synbrain_cli.config import trials_name
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.io.results.evaluation import EvaluationRecord, ResponseScore
 from synbrain_cli.plotting.colours import PREDICTOR_COLOURS as COLOURS
@@ -257,7 +258,8 @@ def _repeats(metrics: EvaluationRecord | None) -> str:
         return ""
     low, high = metrics.repeats_per_image.min, metrics.repeats_per_image.max
     if high == 1:
-        return " of single trials"
+        return f" of {trials_name(metrics.averaged_over)}"
+    low, high = low * metrics.averaged_over, high * metrics.averaged_over
     return f" of averages of {high if low == high else f'{low} to {high}'} repeats"
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from synbrain_cli.config import trials_name
 from synbrain_cli.io.results.augmentation import Augmentation
 
 # Condition → label, colour (of the palette of Okabe & Ito 2008)
@@ -14,7 +15,7 @@ _SHOWN = {
     "mean": ("predicted means", "#E69F00"),
     "shuffled": ("draws, images shuffled", "#999999"),
 }
-_KINDS = {"averages": ("repeat averages", "--"), "trials": ("single trials", "-")}
+_LINES = {"averages": "--", "trials": "-"}
 _STEP = 0.05  # between curves, so that their bars lie beside each other
 
 
@@ -64,7 +65,9 @@ def _panel(axes: Axes, augmentation: Augmentation, score: str, title: str) -> No
     amounts = augmentation.amounts
     position = np.arange(len(amounts))
     shift = -2.5 * _STEP
-    for kind, (kind_label, line) in _KINDS.items():
+    kinds = {"averages": "repeat averages", "trials": trials_name(augmentation.averaged_over)}
+    for kind, kind_label in kinds.items():
+        line = _LINES[kind]
         for condition, (label, colour) in _SHOWN.items():
             decoders = augmentation.conditions[condition]
             found = [decoder.scores[f"{score}_{kind}"] for decoder in decoders]

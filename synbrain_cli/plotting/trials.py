@@ -144,7 +144,7 @@ def rois_figure(brain: Brain, trials: Iterable[ImageTrials]) -> Figure:
         rois=list(masks),
         images=images,
         unit=brain.unit,
-        title=f"ROI means of single trials, {brain.name}",
+        title=f"ROI means of {brain.config.rows}, {brain.name}",
         recorded=recorded if any(r is not None for r in recorded) else None,
         note=simulated_note(brain),
     )

@@ -141,6 +141,7 @@ def write_bundle(
         mapper=networks.mapper.config if networks else None,
         transfer=transfer.config if transfer else None,
         predictors=tuple(parts.held_out),
+        averaged_over=subject.averaged_over,
         fingerprint=fingerprint(folder),
         training=record,
     )
@@ -220,13 +221,14 @@ def model_card(name: str, subject: PreparedSubject, config: BundleConfig) -> str
             "| " + " | ".join(f"{validation[name]:.3f}" for name in columns) + " | 0 |",
         )
     )
-    repeats = _about_repeats(record)
+    repeats = _about_repeats(record, config.averaged_over)
+    averages = "" if config.averaged_over == 1 else f" Trials and draws are {config.rows}."
     return f"""# {name}
 
 {simulated}Responses of subject {config.subject} of {config.dataset}: \
 {record.n_trials.train:,} training trials of {record.n_images.train:,} images, \
 sessions {record.sessions[0]} to {record.sessions[-1]}, {subject.n_voxels:,} voxels \
-({config.space}).
+({config.space}).{averages}
 Image encoder: {config.encoder.spec}.
 
 Share of the variance of validation images' average responses that each predictor explains. These
@@ -241,12 +243,18 @@ scores:
 """
 
 
-def _about_repeats(record: TrainingRecord) -> str:
+def _about_repeats(record: TrainingRecord, averaged_over: int) -> str:
     """Say how surely unexplained signal was told from trial noise."""
     if record.readout and record.readout.signal_told_from_noise:
         return (
             "Draws share unexplained signal over repeats; trial noise is modelled apart from it: "
             f"{record.readout.noise_share.describe()}."
+        )
+    if averaged_over > 1:
+        return (
+            "No image has two averages of its trials, so that unexplained signal cannot be told "
+            "from the noise left in an average: all is taken as noise, and the draws of an image "
+            "share the mean alone."
         )
     return (
         "No image was repeated in training, so that unexplained signal cannot be told from trial "

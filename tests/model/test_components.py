@@ -14,7 +14,7 @@ from synbrain_cli.training.distribution import fit_distribution
 from synbrain_cli.training.examples import Examples, ResponseScale, SubjectExamples
 
 N_VOXELS, N_FEATURES, N_NEW, N_AGAIN = 50, 60, 300, 4
-N_EXPERIMENTS = 6
+N_EXPERIMENTS = 8
 DESIGNS = {
     "13 x 6": [6] * 13,
     "20 x 4": [4] * 20,
@@ -101,7 +101,7 @@ def test_draws_of_a_small_design_vary_and_repeat_as_new_trials_do(design):
     assert mean["variance"] == pytest.approx(1, abs=0.12)
     # Taking all as noise has a share of .5 too much, and a slope below .1.
     assert mean["noise share"] == pytest.approx(0, abs=0.1)
-    assert mean["slope through 0"] == pytest.approx(1, abs=0.2)
+    assert mean["slope through 0"] == pytest.approx(1, abs=0.25)
     if min(DESIGNS[design]) > 1:
         assert mean["slope"] > 0.3
 

@@ -57,6 +57,7 @@ def augmentation(*, simulated=True, gain=0.05):
         n_new_images=5000,
         n_test_trials=3000,
         n_test_images=1000,
+        averaged_over=1,
         n_components=128,
         n_candidates=300,
         amounts=AMOUNTS,

@@ -246,6 +246,7 @@ def comparison():
             n_test_images=200,
             n_test_trials=600,
             repeats_per_image=Repeats(min=3, max=3),
+            averaged_over=1,
             n_voxels=700,
             n_reliable_voxels=600,
             n_draws=0,

@@ -62,6 +62,7 @@ def comparison(*, simulated=True, normalised=True, whole=True):
         n_test_images=1000,
         n_test_trials=3000,
         repeats_per_image=Repeats(min=3, max=3),
+        averaged_over=1,
         n_voxels=15724,
         n_reliable_voxels=9876,
         n_draws=0,

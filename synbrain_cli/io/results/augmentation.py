@@ -85,6 +85,8 @@ class Augmentation(Result, frozen=True):
     n_new_images : int
         Number of images for which responses can be synthesized.
     n_test_trials, n_test_images : int
+    averaged_over : int
+        Recorded trials that each row of the data, and each draw, is the average of.
     n_components : int
         Number of principal components of image tokens, which decoders predict.
     n_candidates : int
@@ -115,6 +117,7 @@ class Augmentation(Result, frozen=True):
     n_new_images: int
     n_test_trials: int
     n_test_images: int
+    averaged_over: int
     n_components: int
     n_candidates: int
     chance: dict[str, float]

@@ -122,6 +122,8 @@ class Comparison(Result, frozen=True):
         Score by which rows are compared.
     n_test_images, n_test_trials : int
     repeats_per_image : Repeats
+    averaged_over : int
+        Recorded trials that each row of the data is the average of.
     n_voxels, n_reliable_voxels : int
     n_draws : int
         Number of draws per image for the coverage; 0 where it was not computed.
@@ -143,6 +145,7 @@ class Comparison(Result, frozen=True):
     n_test_images: int
     n_test_trials: int
     repeats_per_image: Repeats
+    averaged_over: int
     n_voxels: int
     n_reliable_voxels: int
     n_draws: int

@@ -271,6 +271,8 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
     simulated : bool
     n_test_images, n_test_trials : int
     repeats_per_image : Repeats
+    averaged_over : int
+        Recorded trials that each row of the data, and each draw, is the average of.
     n_voxels, n_reliable_voxels, n_draws : int
         Number of voxels, of voxels with an ncsnr above 0.2, and of draws per image.
     units : dict
@@ -293,6 +295,7 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
     n_test_images: int
     n_test_trials: int
     repeats_per_image: Repeats
+    averaged_over: int
     n_voxels: int
     n_reliable_voxels: int
     n_draws: int

@@ -51,7 +51,8 @@ def settings_section(brain: Brain, responses: Responses | None) -> Section:
             (
                 "trained on",
                 f"{recorded}: {training.n_trials.total:,} trials of "
-                f"{training.n_images.total:,} images",
+                f"{training.n_images.total:,} images"
+                + ("" if config.averaged_over == 1 else f"; trials and draws are {config.rows}"),
             )
         )
     if training.adaptation is not None:

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 
 from synbrain_cli.brain import Brain
+from synbrain_cli.config import trial_name
 from synbrain_cli.plotting.labels import Labels, plotted_rois, simulated_note, subject_labels
 from synbrain_cli.plotting.maps import BrainMap, response_maps
 from synbrain_cli.plotting.report.map_pictures import MapPictures
@@ -31,6 +32,7 @@ MOST_IMAGES = 50  # of a sheet
 def responses_section(brain: Brain, responses: Responses, pictures: MapPictures) -> Section:
     """Return stimuli, maps and ROI means of a folder of responses."""
     n_images, n_draws = len(responses.names), responses.n_draws
+    averaged_over = brain.config.averaged_over
     blocks: list[Block] = []
     stimuli = [
         (name, responses.stimulus(row)) for row, name in enumerate(responses.names[:MOST_IMAGES])
@@ -51,13 +53,14 @@ def responses_section(brain: Brain, responses: Responses, pictures: MapPictures)
             Picture(
                 figure_png(rois_figure(brain, response_trials(responses))),
                 f"ROI means over {n_draws} draws of {n_images} images.",
-                "Means of single-trial draws by region. Where the bars of two images overlap "
-                "widely, one trial does not tell the images apart.",
+                f"Means of draws by region; draws are {brain.config.rows}. Where the bars of two "
+                f"images overlap widely, one {trial_name(averaged_over)} does not tell the images "
+                "apart.",
             )
         )
     intro = (
-        f"{n_images} {'images' if n_images > 1 else 'image'}, {n_draws} single-trial "
-        f"{'draws' if n_draws > 1 else 'draw'} per image."
+        f"{n_images} {'images' if n_images > 1 else 'image'}, {n_draws} "
+        f"{'draws' if n_draws > 1 else 'draw'} per image ({brain.config.rows})."
     )
     return Section("Responses to the images", intro, blocks)
 
@@ -93,8 +96,8 @@ def _maps(brain: Brain, responses: Responses, pictures: MapPictures) -> list[Blo
         blocks.append(
             pictures.picture(
                 next(response_maps(responses, brain, "std")),
-                "Standard deviation over single-trial draws. It includes the noise of single "
-                "trials, and so is also large where recordings are noisy.",
+                f"Standard deviation over draws. It includes the noise of {brain.config.rows}, "
+                "and so is also large where recordings are noisy.",
             )
         )
     if pictures.are_flatmaps and first is not None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from synbrain_cli.brain import Brain
+from synbrain_cli.config import trials_name
 from synbrain_cli.io.results.evaluation import ResponseScore
 from synbrain_cli.io.results.record import Result
 from synbrain_cli.plotting.accuracy import accuracy_figure
@@ -30,7 +31,7 @@ _SCORES = {
     "voxelwise_correlation": "correlation over images, median voxel",
     "noise_normalised_r2": "r² / noise ceiling, median reliable voxel",
     "skill": "skill: 1 − squared error / that of the mean pattern",
-    "pattern_correlation": "correlation over voxels, single trials",
+    "pattern_correlation": "correlation over voxels, trial by trial",
     "two_way_identification": "two-way identification of the image",
     "rsa": "RSA (Spearman)",
     "cka": "CKA (linear)",
@@ -149,6 +150,7 @@ def _scores(caption: str, scores: Mapping[str, ResponseScore | None], what: str)
 def calibration_section(evaluation: Evaluation) -> Section:
     """Return how draws compare with held-out single trials."""
     metrics = evaluation.metrics
+    rows_are = trials_name(metrics.averaged_over)
     rows = [
         [
             label,
@@ -160,7 +162,7 @@ def calibration_section(evaluation: Evaluation) -> Section:
     ]
     return Section(
         "Calibration of draws",
-        f"{metrics.n_draws} draws of each test image against its held-out single trials.",
+        f"{metrics.n_draws} draws of each test image against its held-out {rows_are}.",
         [
             Picture(
                 figure_png(plot_calibration(metrics, evaluation.voxels)),
@@ -173,7 +175,7 @@ def calibration_section(evaluation: Evaluation) -> Section:
                 "recordings.",
             ),
             Table(
-                "Draws against held-out single trials",
+                f"Draws against held-out {rows_are}",
                 [
                     "score", "draws", "linear + normal", "mean pattern + normal", "latent",
                     "reference",
