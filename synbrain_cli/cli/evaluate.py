@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,7 +132,10 @@ _BY_REGION = ("voxelwise_correlation", "coverage_90")
 
 def print_evaluation(result: EvaluateResult, rois: bool) -> None:
     """Print scores of responses, retrieval, and scores of draws, each beside its baselines."""
-    _print_scores(result.table(), rois, _RESPONSES)
+    doubtful = result.metrics.doubtful
+    _print_scores(result.table(), rois, _RESPONSES, doubtful)
+    if doubtful:
+        print("? means nothing: see the notes")
     found = result.metrics.retrieval
     decoders = {name: found.get(name) for name in ("brainvae", "linear_decoder")}
     columns = ("raw", "syn", "draw", "mean_pattern", "shuffled")
@@ -152,10 +156,12 @@ def print_evaluation(result: EvaluateResult, rois: bool) -> None:
     print_notes(result.metrics.notes)
 
 
-def _print_scores(table: pd.DataFrame, rois: bool, columns: dict[str, str]) -> None:
+def _print_scores(
+    table: pd.DataFrame, rois: bool, columns: dict[str, str], doubtful: Container[str] = ()
+) -> None:
     """Print a table: all scores over all voxels, some by region; the rest is in the file.
 
-    Columns without a value are left out.
+    Columns without a value are left out. A question mark follows scores that mean nothing.
     """
     shown = {
         k: v for k, v in columns.items() if k == "ci" or (k in table and table[k].notna().any())
@@ -167,7 +173,8 @@ def _print_scores(table: pd.DataFrame, rois: bool, columns: dict[str, str]) -> N
         cells = (
             interval(row["ci_low"], row["ci_high"]) if k == "ci" else cell(row[k]) for k in shown
         )
-        rows.append((row["region"], row["score"], *cells))
+        mark = " ?" if row["score"] in doubtful else ""
+        rows.append((row["region"], row["score"] + mark, *cells))
     print_columns(rows)
 
 
@@ -345,6 +352,7 @@ def _print_learning_curve(result: LearningCurveResult) -> None:
     print_columns(fits)
     print(f"\nEvery point: {result.folder / 'learning_curve.tsv'}")
     print_files(sorted(result.folder.glob("*.png")))
+    print_notes(result.metrics.notes)
 
 
 # --------------------------------------------------------------------------------- augment

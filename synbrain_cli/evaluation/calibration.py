@@ -29,6 +29,7 @@ from synbrain_cli.io.results.evaluation import (
 from synbrain_cli.io.results.record import Number, Result, finite
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.calibration import LEVELS
+from synbrain_cli.metrics.missing import known_median
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.run import RunContext
 
@@ -239,7 +240,7 @@ def _scores(
         energy_score=_energy_score(tallies, bootstrap),
         variance_ratio=_variance_ratio(tallies, recorded, regions),
         variance_ratio_median_voxel=replace(
-            _beside(tallies, lambda t: float(np.nanmedian(_ratio(t.variance(), recorded)))),
+            _beside(tallies, lambda t: float(known_median(_ratio(t.variance(), recorded)))),
             nominal=1.0,
         ),
         pit_histogram={

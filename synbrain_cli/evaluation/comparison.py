@@ -21,6 +21,7 @@ from synbrain_cli.io.results.record import Result
 from synbrain_cli.metrics.accuracy import squared_errors_of_images, voxelwise_correlation
 from synbrain_cli.metrics.bootstrap import Bootstrap, weighted_correlation, weighted_mean
 from synbrain_cli.metrics.calibration import pit
+from synbrain_cli.metrics.missing import known_median
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
@@ -254,8 +255,8 @@ class RowScorer:
     def _medians(self, r: NDArray[np.float64]) -> NDArray[np.float64]:
         """Correlations (n, n_voxels) → medians: plain, compared, compared in each region."""
         share = r[:, self.chosen] / self.ceiling[self.chosen]
-        regions = [np.nanmedian(share[:, m[self.chosen]], axis=1) for m in self.rois.values()]
-        return np.stack([np.nanmedian(r, axis=1), np.nanmedian(share, axis=1), *regions], axis=1)
+        regions = [known_median(share[:, m[self.chosen]], axis=1) for m in self.rois.values()]
+        return np.stack([known_median(r, axis=1), known_median(share, axis=1), *regions], axis=1)
 
     def _comparisons(self, compared: NDArray[np.float64]) -> NDArray[np.float64]:
         """Compared scores (n, n_rows) → (n, n_rows, 3): difference, ratio, ratio to linear."""
@@ -434,7 +435,7 @@ def _ceiling_row(scorer: RowScorer) -> ComparedRow:
         kind="ceiling",
         models=[],
         training=None,
-        voxelwise_correlation=Estimate(value=float(np.nanmedian(scorer.ceiling)), ci=None),
+        voxelwise_correlation=Estimate(value=float(known_median(scorer.ceiling)), ci=None),
         noise_normalised_correlation=whole,
         skill=None,
         coverage_90=None,

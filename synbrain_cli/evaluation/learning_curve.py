@@ -28,6 +28,7 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import voxelwise_correlation
 from synbrain_cli.metrics.bootstrap import Bootstrap, weighted_correlation
 from synbrain_cli.metrics.learning_curve import LearningCurveFit, fit_learning_curve
+from synbrain_cli.metrics.missing import known_mean, known_median, known_quantile
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.run import RunContext
@@ -187,12 +188,12 @@ class CurveScorer:
         truth = np.ascontiguousarray(self.test.averages[:, reliable])
         predicted = np.ascontiguousarray(predicted[:, reliable])
         boot = self.bootstrap.values(
-            lambda counts: np.nanmedian(
+            lambda counts: known_median(
                 weighted_correlation(truth, predicted, counts) / ceiling, axis=1
             ),
             self.test.n_images,
         )
-        score = np.nanmedian(voxelwise_correlation(truth, predicted) / ceiling)
+        score = known_median(voxelwise_correlation(truth, predicted) / ceiling)
         return PointScore(score=float(score), boot=boot.tolist())
 
 
@@ -375,9 +376,9 @@ class Curve:
 
     def interval(self) -> NDArray[np.float64]:
         """95 % interval of the mean over subjects: (n_amounts, 2)."""
-        means = np.nanmean(self.boot, axis=1)
-        low, high = np.nanquantile(means, [0.025, 0.975], axis=0)
-        return np.stack([low, high], axis=-1)
+        means = known_mean(self.boot, axis=1)
+        limits = [known_quantile(means, q, axis=0) for q in (0.025, 0.975)]
+        return np.stack(limits, axis=-1)
 
     def fit(self, seed: int) -> LearningCurveFit:
         """Fit the log-linear law (`synbrain_cli.metrics.learning_curve`)."""
@@ -396,7 +397,7 @@ class Curve:
         for p, label in enumerate(labels):
             for a, amount in enumerate(self.amounts):
                 if np.isfinite(self.scores[p, a]):
-                    low, high = np.nanquantile(self.boot[:, p, a], [0.025, 0.975])
+                    low, high = (known_quantile(self.boot[:, p, a], q) for q in (0.025, 0.975))
                     points.append(
                         CurvePoint(
                             over=self.over,

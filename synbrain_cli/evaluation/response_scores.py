@@ -26,6 +26,7 @@ from synbrain_cli.metrics.accuracy import (
 )
 from synbrain_cli.metrics.bootstrap import Bootstrap, weighted_correlation, weighted_mean
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
+from synbrain_cli.metrics.missing import known_mean, known_median
 from synbrain_cli.metrics.similarity import linear_cka, rdm, rsa, weighted_cka, weighted_rsa
 from synbrain_cli.progress import Progress
 
@@ -156,9 +157,9 @@ class ResponseScorer:
         def medians(counts: NDArray[np.float64]) -> Array:
             """Both scores that are made of r, so that it is computed once: (n_draws, 1 or 2)."""
             drawn = weighted_correlation(part.truth, part.predictions["model"], counts)
-            both = [np.nanmedian(drawn, axis=1)]
+            both = [known_median(drawn, axis=1)]
             if normalised:
-                both.append(np.nanmedian(_signed_square(drawn[:, usable]) / explained, axis=1))
+                both.append(known_median(_signed_square(drawn[:, usable]) / explained, axis=1))
             return np.stack(both, axis=1)
 
         limits = self.bootstrap.interval(medians, test.n_images)
@@ -199,7 +200,7 @@ class ResponseScorer:
         ):
             values = {k: np.bincount(rows, function(true, p)) / counts for k, p in found.items()}
             scores[score] = _score(
-                {k: float(np.nanmean(v)) for k, v in values.items()},
+                {k: float(known_mean(v)) for k, v in values.items()},
                 _repeat_ceiling(function, true, rows),
                 self.bootstrap.limits_of_mean(values["model"]),
             )
@@ -309,7 +310,7 @@ def _repeat_ceiling(
         if len(repeats) > 1:
             others = (repeats.sum(0) - repeats) / (len(repeats) - 1)
             values.append(function(repeats, others))
-    return float(np.nanmean(np.concatenate(values))) if values else None
+    return float(known_mean(np.concatenate(values))) if values else None
 
 
 def _halves(trials: Array, rows: NDArray[np.integer]) -> tuple[Array, Array] | None:
@@ -332,4 +333,4 @@ def _signed_square(r: Array) -> Array:
 
 
 def _median(values: Array) -> float | None:
-    return float(np.nanmedian(values)) if np.isfinite(values).any() else None
+    return float(known_median(values)) if np.isfinite(values).any() else None

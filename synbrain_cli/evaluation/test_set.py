@@ -18,6 +18,7 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.brain.images import token_digest
 from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
+from synbrain_cli.evaluation.doubt import chance_correlation, notes_on_number
 from synbrain_cli.evaluation.leakage import check_untrained, leakage_notes
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.record import Repeats
@@ -113,7 +114,7 @@ class TestSet:
             test.betas,
             brains[0].standardize(test.betas) if brains else test.betas,
             (brains[0] if brains else subject).voxels["ncsnr"].to_numpy(float),
-            tuple(leakage_notes(brains, subject)),
+            (*notes_on_number(len(test.images)), *leakage_notes(brains, subject)),
         )
 
     @property
@@ -158,8 +159,12 @@ class TestSet:
 
     @property
     def reliable(self) -> NDArray[np.bool_]:
-        """Voxels with an ncsnr above 0.2: (n_voxels,)."""
-        return self.ncsnr > RELIABLE
+        """Voxels with an ncsnr above 0.2, and a ceiling that chance does not reach: (n_voxels,).
+
+        Where images are few, r² of unrelated responses exceeds a low ceiling by chance; its ratio
+        to the ceiling would mean nothing.
+        """
+        return (self.ncsnr > RELIABLE) & (self.ceiling > chance_correlation(self.n_images))
 
     @property
     def has_ceiling(self) -> bool:

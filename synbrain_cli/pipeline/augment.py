@@ -209,7 +209,7 @@ def augment(
                 for name, found in conditions.items()
             },
             best_on_test={name: best_on_test(found) for name, found in conditions.items()},
-            notes=_notes(n_most, len(new), len(real.betas)),
+            notes=[*_notes(n_most, len(new), len(real.betas)), *test.notes],
             provenance=provenance,
         )
         result = AugmentResult(folder, metrics)

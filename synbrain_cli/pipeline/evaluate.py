@@ -15,6 +15,7 @@ import pandas as pd
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.calibration import Calibration, calibrate
+from synbrain_cli.evaluation.doubt import doubtful_scores, notes_on_doubt
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.response_scores import ResponseResults, ResponseScorer
@@ -141,6 +142,7 @@ def evaluate(
             *draws.notes,
             *_notes_on_rows(brain),
             *_notes_on_readout(brain),
+            *notes_on_doubt(doubtful_scores(responses.overall, test.n_images)),
             *test.notes,
         ]
         steps = _Steps(responses, draws, retrieval)
@@ -199,6 +201,7 @@ def _metrics(
         roi=steps.responses.roi,
         retrieval=steps.retrieval,
         draws=steps.draws.scores,
+        doubtful=doubtful_scores(steps.responses.overall, test.n_images),
         notes=notes,
         provenance=provenance,
     )

@@ -162,12 +162,14 @@ def learning_curve(
     recorded = _recorded(subjects, settings, provenance)
     with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
         curves = empty_curves(subjects, settings.hours, settings.strategies, settings.n_boot)
-        full = np.full(len(subjects), np.nan)
+        full, notes = np.full(len(subjects), np.nan), []
         for number, one in enumerate(subjects):
             # Load the test images
             scorer = CurveScorer.load(
                 one.subject, one.store, Bootstrap(settings.n_boot, run.seed, stream=6)
             )
+
+            notes += [f"{one.label}: {note}" for note in scorer.test.notes]
 
             # Compute: fit and score the models of every amount
             models = HourModels(workspace, one, settings.strategies, scorer, run)
@@ -195,6 +197,7 @@ def learning_curve(
                 full_data=dict(zip(labels, full.tolist(), strict=True)),
                 points=[point for curve in curves for point in curve.points(labels)],
                 fits=[fit_record(curve, fit, target) for curve, fit in fits],
+                notes=notes,
                 provenance=provenance,
             )
         )

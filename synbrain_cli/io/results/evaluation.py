@@ -285,6 +285,8 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
         Region of 10 voxels or more → its scores.
     retrieval : RetrievalScores
     draws : DrawScores
+    doubtful : dict
+        Score over all voxels that means nothing → why (`synbrain_cli.evaluation.doubt`).
     notes : list of str
     provenance : ModelProvenance
     """
@@ -305,6 +307,7 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
     roi: dict[str, RegionScores]
     retrieval: RetrievalScores
     draws: DrawScores
+    doubtful: dict[str, str]
     notes: list[str]
     provenance: ModelProvenance
 

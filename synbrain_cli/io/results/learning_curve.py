@@ -97,6 +97,7 @@ class LearningCurve(Result, frozen=True):
         Subject → score of the model that was trained on all of its data.
     points : list of CurvePoint
     fits : list of CurveFit
+    notes : list of str
     provenance : SubjectsProvenance
     """
 
@@ -109,4 +110,5 @@ class LearningCurve(Result, frozen=True):
     full_data: dict[str, Number]
     points: list[CurvePoint]
     fits: list[CurveFit]
+    notes: list[str]
     provenance: SubjectsProvenance

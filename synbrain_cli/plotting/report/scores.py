@@ -99,7 +99,12 @@ def accuracy_section(brain: Brain, evaluation: Evaluation, pictures: MapPictures
     blocks: list[Block] = [
         _scores(
             f"Scores on {metrics.n_test_images:,} test images",
-            {label: metrics.overall.get(score) for score, label in _SCORES.items()},
+            {
+                label + (" (means nothing)" if score in metrics.doubtful else ""): (
+                    metrics.overall.get(score)
+                )
+                for score, label in _SCORES.items()
+            },
             "score",
         ),
         Picture(

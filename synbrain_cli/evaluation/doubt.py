@@ -1,0 +1,79 @@
+"""Which scores mean nothing: by the number of test images, their intervals, and their ceiling.
+
+Three criteria (ours):
+
+- fewer than `FEW` test images: over n images, responses that have nothing to do with each other
+  correlate with a standard deviation of 1/√(n − 1), so that 95 % of chance lies within
+  ±1.96/√(n − 1), which is ±0.45 at 20;
+- a 95 % interval wider than `WIDE`, of scores whose range from chance to perfect is 1 or less;
+- a share of the explainable variance above 1, more than any prediction can be expected to reach:
+  the ceiling, or the score, is off by chance.
+"""
+
+from __future__ import annotations
+
+from synbrain_cli.io.results.evaluation import ResponseScore, ResponseScores
+
+FEW = 20  # test images
+WIDE = 0.5  # of a 95 % interval
+# Scores from 0, or from chance, to 1.
+BOUNDED = (
+    "voxelwise_correlation",
+    "noise_normalised_r2",
+    "skill",
+    "pattern_correlation",
+    "cosine",
+    "two_way_identification",
+    "n_way_identification",
+    "rsa",
+    "cka",
+)
+
+
+def chance_correlation(n_images: int) -> float:
+    """Return the correlation over images that 5 % of unrelated responses exceed by chance."""
+    return 1.96 / max(n_images - 1, 1) ** 0.5
+
+
+def notes_on_number(n_images: int) -> list[str]:
+    """Return the note on too few test images; none where there are enough."""
+    if n_images >= FEW:
+        return []
+    return [
+        f"only {n_images} test images: over so few, unrelated responses correlate by up to "
+        f"±{min(chance_correlation(n_images), 1):.2f} by chance, and these scores mean nothing by "
+        "themselves: prepare with more test images (--test, --split)"
+    ]
+
+
+def doubtful_scores(scores: ResponseScores, n_images: int) -> dict[str, str]:
+    """Return the scores that mean nothing, each with the reason.
+
+    Parameters
+    ----------
+    scores : ResponseScores
+        Over all voxels.
+    n_images : int
+        Number of test images.
+    """
+    found = {}
+    for name, values in scores.items():
+        if not isinstance(values, ResponseScore):
+            continue
+        low, high = values.ci
+        if n_images < FEW:
+            found[name] = f"{n_images} test images, fewer than {FEW}"
+        elif name in BOUNDED and low is not None and high is not None and high - low > WIDE:
+            found[name] = f"95 % interval wider than {WIDE}"
+        elif name == "noise_normalised_r2" and (values.model or 0) > 1:
+            found[name] = "above 1: the noise ceiling is uncertain"
+    return found
+
+
+def notes_on_doubt(doubtful: dict[str, str]) -> list[str]:
+    """Return one note on the scores that mean nothing for other reasons than the images' number."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in doubtful.items():
+        if "test images" not in reason:
+            reasons.setdefault(reason, []).append(name)
+    return [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
