@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from synbrain_cli.io.results.evaluation import ResponseScore, ResponseScores
 
+MIN_IMAGES = 4  # test images; with fewer, no score over images can be computed
 FEW = 20  # test images
 WIDE = 0.5  # of a 95 % interval
 # Scores from 0, or from chance, to 1.

@@ -18,7 +18,7 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.brain.images import token_digest
 from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.doubt import chance_correlation, notes_on_number
+from synbrain_cli.evaluation.doubt import MIN_IMAGES, chance_correlation, notes_on_number
 from synbrain_cli.evaluation.leakage import check_untrained, leakage_notes
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.record import Repeats
@@ -28,7 +28,6 @@ from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.metrics.noise_ceiling import correlation_ceiling, noise_ceiling
 
 RELIABLE = 0.2  # ncsnr above which a voxel counts as reliable
-MIN_IMAGES = 4  # with fewer, no score over images can be computed
 MIN_REGION = 10  # voxels of a region that has scores of its own
 # What responses are in, by how the subject was prepared.
 UNITS = {

@@ -412,9 +412,10 @@ class PreparedSubject:
             chosen = chosen & within
         if not chosen.any():
             few = "" if within is None else f" among the {int(within.sum()):,} trials chosen"
+            advice = "" if within is None else "choose more hours, or "
             raise InputError(
-                f"{self.folder}: no trial of the {split} split{few}: choose more hours, or prepare "
-                "with a larger --validation"
+                f"{self.folder}: no trial of the {split} split{few}: {advice}prepare it again with "
+                "more images in that split"
             )
         images, index = np.unique(table["image"][chosen].to_numpy(str), return_inverse=True)
         return Trials(

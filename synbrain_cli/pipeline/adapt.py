@@ -16,6 +16,7 @@ import numpy as np
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.config import trials_name
+from synbrain_cli.datasets.splits import LEAST
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.encoder import same_encoder
 from synbrain_cli.io.bundle import Adaptation, Predictor, read_config, readable_bundles
@@ -362,6 +363,11 @@ def _load_hours(
         raise InputError(
             f"--hours {settings.hours:g}: {n_images} training images, expected {MIN_IMAGES} or "
             "more: choose more hours"
+        )
+    if len(examples.val.tokens) < LEAST:
+        raise InputError(
+            f"--hours {settings.hours:g}: {len(examples.val.tokens)} validation image, expected "
+            f"{LEAST} or more: choose more hours"
         )
     return examples
 

@@ -25,6 +25,7 @@ from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.datasets.table_trials import TrialTable
 from synbrain_cli.distributed import Processes
 from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.evaluation.doubt import MIN_IMAGES
 from synbrain_cli.io.files import atomic, is_simulated, write_json
 from synbrain_cli.io.locks import locked
 from synbrain_cli.io.prepared import DESCRIPTION, PreparedSubject
@@ -329,6 +330,12 @@ def _prepare_or_keep(
         f"{folder}: {len(subject.trials):,} trials, {subject.n_voxels:,} voxels"
         + (f"; {left_out:,} constant or not finite ones left out" if left_out else "")
     )
+    n_test = subject.trials.loc[subject.trials["split"] == "test", "image"].nunique()
+    if n_test < MIN_IMAGES:
+        progress.info(
+            f"{n_test} test images: `synbrain evaluate` needs {MIN_IMAGES} or more "
+            "(--test, --split)"
+        )
     return subject
 
 

@@ -464,9 +464,14 @@ def test_what_is_not_there_is_listed(archive, tmp_path):
         assert str(root) in str(e.value)
 
 
-def test_shares_too_small_for_so_few_images_are_told(archive, tmp_path):
-    with pytest.raises(InputError, match=r"no test image among the 24 .* --test or --validation"):
-        prepare_subject(Challenge(archive), 1, tmp_path / "sub-01", Choice(test_share=0.0001))
+def test_a_share_of_hardly_an_image_is_two_images(archive, tmp_path):
+    subject = prepare_subject(Challenge(archive), 1, tmp_path / "sub-01", Choice(test_share=0.0001))
+    assert (subject.trials["split"] == "test").sum() == 2
+
+
+def test_rows_are_averages_over_three_repeats(archive, tmp_path):
+    subject = prepare_subject(Challenge(archive), 1, tmp_path / "sub-01")
+    assert subject.averaged_over == 3
 
 
 # ---------------------------------------------------------------------- as it is typed

@@ -545,10 +545,10 @@ def test_validation_is_drawn_where_the_table_has_none(made):
 def test_a_list_of_splits_goes_before_the_table(made):
     made.table["split"] = "train"
     path = made.path("split.csv")
-    path.write_text("image,split\nimg00.png,test\nimg01,val\n")
+    path.write_text("image,split\nimg00.png,test\nimg01,val\nimg02,val\nimg03,test\n")
     found = sides(made.prepare(split=path))
-    assert found["test"] == {"img00"}
-    assert found["val"] == {"img01"}
+    assert found["test"] == {"img00", "img03"}
+    assert found["val"] == {"img01", "img02"}
 
 
 def test_shares_are_drawn_where_nothing_says(made):
@@ -1375,9 +1375,12 @@ BAD = {
     ),
     "no test image": (
         no_test_image,
-        "no test image among the 24 images .* the column split of .*tsv",
+        "no test image among the 24 images shown: .* column split of .*tsv: .* --split",
     ),
-    "only test images": (only_test, "no train image among the 24 images shown"),
+    "only test images": (
+        only_test,
+        "no training and no validation image among the 24 images shown: .* column split of .*tsv",
+    ),
     "no list of splits": (missing("split"), "nothing.tsv does not exist"),
     # images
     "no folder": (missing("images"), "--images .*nothing.tsv: no such folder"),
@@ -1707,16 +1710,32 @@ def test_the_command_as_typed(small, synbrain):
     assert "already prepared" in error
 
 
-def test_few_images_may_need_larger_shares(small, synbrain):
-    small.table["image"] = small.table["image"].str.replace("stim", "photo")
+@pytest.mark.parametrize("names", ["photo", "picture", "x"])
+def test_few_images_have_two_of_each_split_whatever_their_names(small, synbrain, names):
+    small.table["image"] = small.table["image"].str.replace("stim", names)
     small.write_table()
     for path in sorted(small.path("images").iterdir()):
-        path.rename(path.with_name(path.name.replace("stim", "photo")))
+        path.rename(path.with_name(path.name.replace("stim", names)))
+    code, output, error = synbrain(*COMMAND)
+    assert code == 0, error
+    header, row = (re.split(r"  +", line) for line in output.strip().splitlines()[:2])
+    images = dict(zip(header, row, strict=True))
+    assert (images["val images"], images["test images"]) == ("2", "2")
+    assert "2 test images: `synbrain evaluate` needs 4 or more" in error
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_fewer_than_six_images_are_refused_with_the_number_needed(small, synbrain, n):
+    kept = small.table["image"].isin(sorted(small.table["image"].unique())[:n])
+    small.responses = small.responses[kept.to_numpy()]
+    np.save(small.path("responses.npy"), small.responses)
+    small.table = small.table[kept]
+    small.write_table()
     code, _, error = synbrain(*COMMAND, "-q")
     assert code == 1
-    assert error.startswith("synbrain: no val image among the 12 images shown: draw more with --te")
-    code, _, error = synbrain(*COMMAND, "-q", "--validation", "0.3")
-    assert code == 0, error
+    assert f"among the {n} images shown: expected 2 or more images for each of" in error
+    assert "6 in all: draw more with --test and --validation" in error
+    assert len(error.strip().split("\n")) == 1
 
 
 @pytest.mark.parametrize(
