@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from synbrain_cli.errors import SynbrainError
-from synbrain_cli.io.bundle import save_arrays
+from synbrain_cli.io.arrays import save_arrays
 from synbrain_cli.io.files import atomic, copy_at_once, half_written, write_json
 
 
