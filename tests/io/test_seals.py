@@ -335,7 +335,7 @@ def test_cells_are_of_their_type(person, name, column, value):
     cells[head.split("\t").index(column)] = value
     path.write_text("\n".join((head, "\t".join(cells), *rest)) + "\n")
     reseal_prepared(person.folder)
-    with pytest.raises(InputError, match=rf"{name}: expected .*{column}"):
+    with pytest.raises(InputError, match=rf"{name}: (row 2: )?expected .*{column}"):
         USES[name](PreparedSubject(person.folder))
 
 
