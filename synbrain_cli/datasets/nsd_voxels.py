@@ -18,7 +18,7 @@ from synbrain_cli.io.resampling_weights import NothingReached
 from synbrain_cli.io.surface import HEMISPHERES, read_mgh_vertices
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.values import signal_to_noise, whole_codes
-from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
+from synbrain_cli.io.volume import check_same_grid, load_image, read_3d, read_volume
 from synbrain_cli.io.volume_resampling import VolumeResampling
 from synbrain_cli.io.voxel_space import (
     MNI_RESAMPLING,
@@ -90,7 +90,7 @@ class SubjectVoxels:
         folder = self.nsd.roi_folder(self.subject, self.choice)
         if self.choice.volume:
             path = folder / f"{collection}.nii.gz"
-            values, image = read_volume(path)
+            values, image = read_3d(path)
             check_same_grid(path, image, *self.grid())
             return Labels(whole_codes(values, path), names)
         parts = []
@@ -195,7 +195,7 @@ class SubjectVoxels:
     def _roi(self, roi: str) -> np.ndarray:
         """Return the voxels of one ROI of `Choice.rois` as a boolean array on the grid."""
         if self.choice.volume and roi.endswith((".nii", ".nii.gz")):
-            values, image = read_volume(roi)
+            values, image = read_3d(Path(roi))
             check_same_grid(roi, image, *self.grid())
             return values > 0
         collections = self.collections()
@@ -260,10 +260,8 @@ class SubjectVoxels:
             path = folder / "ncsnr.nii.gz"
             if not path.exists():
                 return np.full(int(inside.sum()), np.nan)
-            values, image = read_volume(path)
+            values, image = read_3d(path)
             check_same_grid(path, image, *self.grid())
-            if values.shape != inside.shape:
-                raise InputError(f"{path}: expected one volume, found shape {values.shape}")
             return signal_to_noise(values[inside], path)
         paths = [folder / f"{short}.ncsnr.mgh" for short in SHORT.values()]
         if not all(path.exists() for path in paths):

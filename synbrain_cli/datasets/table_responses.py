@@ -24,7 +24,7 @@ from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.tables import has_no_value, numbers, read_table, row_in
 from synbrain_cli.io.values import as_float32, check_finite_as
-from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
+from synbrain_cli.io.volume import check_same_grid, load_image, read_3d
 from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Geometry, Vertices, Volume
 from synbrain_cli.labels import column_name, roi_label
 
@@ -264,36 +264,6 @@ class ResponseFiles:
         if isinstance(voxel_space, Volume) and self.experiment.space.upper().startswith("MNI"):
             return {SURFACE_RESAMPLING: mni_to_fsaverage(voxel_space)}
         return {}
-
-
-def read_3d(path: Path) -> tuple[np.ndarray, nib.spatialimages.SpatialImage]:
-    """Read a mask or an ROI.
-
-    Parameters
-    ----------
-    path : path
-        A 3-D image, or one of several axes that holds one volume.
-
-    Returns
-    -------
-    array of shape (x, y, z)
-    nibabel.spatialimages.SpatialImage
-        The image, with its affine.
-
-    Raises
-    ------
-    MissingError, InputError
-        When the file is absent, damaged, or not a 3-D volume with an affine.
-    """
-    if path.suffix in (".npy", ".npz", ".mat"):
-        raise InputError(
-            f"{path}: expected a volume with an affine in its header (NIfTI), found an array: save "
-            "it with nibabel, with the affine of an image on the same grid"
-        )
-    values, image = read_volume(path)
-    if values.ndim < 3 or values.size != np.prod(values.shape[:3]):
-        raise InputError(f"{path}: expected one 3-D volume, found {values.shape}")
-    return values.reshape(values.shape[:3]), image
 
 
 def mni_to_fsaverage(volume: Volume) -> SurfaceResampling:

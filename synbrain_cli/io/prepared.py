@@ -462,7 +462,7 @@ def read_trials(path: Path, n_trials: int) -> pd.DataFrame:
     MissingError, InputError
         When it is no such table, or a cell holds no such value.
     """
-    table = read_table(path, written_here=True)
+    table = read_table(path, again=PREPARE_AGAIN)
     if tuple(table.columns) != TRIAL_COLUMNS or len(table) != n_trials:
         raise InputError(
             f"{path}: expected {n_trials} rows and the columns {TRIAL_COLUMNS}, found {len(table)} "
@@ -493,7 +493,7 @@ def read_voxels(path: Path, n_voxels: int | None = None) -> pd.DataFrame:
     MissingError, InputError
         When it is no such table, or a cell holds no such value.
     """
-    table = read_table(path, written_here=True)
+    table = read_table(path, again=PREPARE_AGAIN)
     if len(table) != (n_voxels or len(table)) or not len(table):
         raise InputError(
             f"{path}: expected one row for each of {n_voxels or 'the'} voxels, found {len(table)} "

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.errors import InputError
+from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.reading import reading
 
 NO_VALUE = ("", "n/a", "na", "nan")  # cells without a value, in small letters; BIDS uses "n/a"
@@ -25,9 +25,7 @@ _SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def read_table(
-    path: Path | str, columns: Iterable[str] = (), *, written_here: bool = False
-) -> pd.DataFrame:
+def read_table(path: Path | str, columns: Iterable[str] = (), *, again: str = "") -> pd.DataFrame:
     """Read a table with a header row: comma-separated in a .csv file, else tab-separated.
 
     Another separator (comma, semicolon, tab) is taken where the header holds it alone. Spaces
@@ -39,8 +37,9 @@ def read_table(
     path : path
     columns : iterable of str
         Columns that are required.
-    written_here : bool
-        The table was written by synbrain: cells are taken as they are.
+    again : str
+        How synbrain writes the table again, for messages, if it wrote it: "run `synbrain prepare
+        --overwrite`". The cells of such a table are taken as they are.
 
     Returns
     -------
@@ -56,6 +55,21 @@ def read_table(
         closed; when two columns have one name, or a required one is missing.
     """
     path = Path(path)
+    try:
+        header, rows = _read(path, columns, as_written=bool(again))
+    except SynbrainError as error:
+        if not again:
+            raise
+        raise type(error)(f"{error}; synbrain wrote this table: {again}") from error
+    values = list(zip(*rows, strict=False)) or [()] * len(header)
+    table = {n: v for n, v in zip(header, values, strict=False) if n}
+    return pd.DataFrame({name: pd.Series(cells, dtype=str) for name, cells in table.items()})
+
+
+def _read(
+    path: Path, columns: Iterable[str], *, as_written: bool
+) -> tuple[list[str], list[list[str]]]:
+    """Read header and rows, checked to fit together."""
     with reading(path, "a table"):
         content = path.read_bytes()
     lines = re.split(r"\r\n|\r|\n", _decoded(path, content))
@@ -63,16 +77,14 @@ def read_table(
         lines.pop()
     if not lines or not lines[0].strip():
         raise InputError(f"{path}: expected a table with a header row, found no header")
-    separator = _separator(path, lines[0], certain=written_here)
+    separator = _separator(path, lines[0], certain=as_written)
     header, *rows = _cells(path, lines, separator)
-    if not written_here:
+    if not as_written:
         header = [cell.strip() for cell in header]
         rows = [[cell.strip() for cell in row] for row in rows]
     _check_lengths(path, header, rows, separator)
     _check_names(path, header, columns, separator)
-    values = list(zip(*rows, strict=False)) or [()] * len(header)
-    table = {n: v for n, v in zip(header, values, strict=False) if n}
-    return pd.DataFrame({name: pd.Series(cells, dtype=str) for name, cells in table.items()})
+    return header, rows
 
 
 def row_in(path: Path | str) -> Callable[[int], str]:

@@ -75,7 +75,7 @@ class TokenStore:
         path = self.folder / "images.tsv"
         if not path.exists():
             return pd.DataFrame({name: [] for name in COLUMNS}, dtype=str)
-        return read_table(path, COLUMNS, written_here=True)
+        return read_table(path, COLUMNS, again=EXTRACT_AGAIN)
 
     @property
     def precision(self) -> str:

@@ -182,6 +182,36 @@ def read_volume(path: Path | str) -> tuple[np.ndarray, nib.spatialimages.Spatial
         return np.asarray(image.dataobj), image
 
 
+def read_3d(path: Path) -> tuple[np.ndarray, nib.spatialimages.SpatialImage]:
+    """Read a mask or an ROI.
+
+    Parameters
+    ----------
+    path : path
+        A 3-D image, or one of several axes that holds one volume.
+
+    Returns
+    -------
+    array of shape (x, y, z)
+    nibabel.spatialimages.SpatialImage
+        The image, with its affine.
+
+    Raises
+    ------
+    MissingError, InputError
+        When the file is absent, damaged, or not a 3-D volume with an affine.
+    """
+    if path.suffix in (".npy", ".npz", ".mat"):
+        raise InputError(
+            f"{path}: expected a volume with an affine in its header (NIfTI), found an array: save "
+            "it with nibabel, with the affine of an image on the same grid"
+        )
+    values, image = read_volume(path)
+    if values.ndim < 3 or values.size != np.prod(values.shape[:3]):
+        raise InputError(f"{path}: expected one 3-D volume, found {values.shape}")
+    return values.reshape(values.shape[:3]), image
+
+
 def check_same_grid(
     path: Path | str,
     image: nib.spatialimages.SpatialImage,

@@ -410,6 +410,8 @@ class ResponseWriter:
     def result(self, folder: Path) -> SynthesizeResult:
         """Return what a finished folder holds."""
         path = folder / "images.tsv"
-        table = read_table(path, ("index", "image", "source"), written_here=True)
+        table = read_table(
+            path, ("index", "image", "source"), again="synthesize again with --overwrite"
+        )
         table["index"] = whole_numbers(table["index"], row_in(path), lowest=0)
         return SynthesizeResult(folder, folder / self.array, table)

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from nibabel.freesurfer.mghformat import MGHImage
 
-from synbrain_cli.datasets.table_responses import read_3d
 from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.betas import read_array, read_at_vertices, read_map, read_masked
 from synbrain_cli.io.surface import read_mgh_vertices
-from synbrain_cli.io.volume import check_same_grid, load_image, read_volume
+from synbrain_cli.io.volume import check_same_grid, load_image, read_3d, read_volume
 
 AFFINE = np.diag([2.0, 2, 2, 1])
 MASK = np.ones((3, 4, 5), bool)

@@ -160,7 +160,7 @@ def test_what_is_written_here_comes_back(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("t") / "t.tsv"
     written = pd.DataFrame(rows, columns=["image", "n"], dtype=str)
     written.to_csv(path, sep="\t", index=False)
-    pd.testing.assert_frame_equal(read_table(path, written_here=True), written)
+    pd.testing.assert_frame_equal(read_table(path, again="again"), written)
 
 
 @settings(max_examples=150, deadline=None)
@@ -218,7 +218,7 @@ def test_numbers_have_the_bits_that_pandas_reads(tmp_path, rng, digits):
     path = tmp_path / "t.tsv"
     pd.DataFrame({"a": values, "b": 0}).to_csv(path, sep="\t", index=False, float_format=digits)
     expected = pd.read_csv(path, sep="\t")
-    found = read_table(path, written_here=True)
+    found = read_table(path, again="again")
     np.testing.assert_array_equal(numbers(found["a"], row_in(path)), expected["a"])
     for name in expected:
         assert numbers_or_text(found[name]).dtype == expected[name].dtype
@@ -228,3 +228,11 @@ def test_labels_that_look_like_numbers_stay_beside_text():
     assert numbers_or_text(column("4", "V4")).tolist() == ["4", "V4"]
     assert numbers_or_text(column("4", "")).tolist() == ["4", ""]
     assert numbers_or_text(column("True", "False")).dtype == bool
+
+
+def test_a_table_of_synbrains_says_how_it_is_written_again(tmp_path):
+    path = write(tmp_path / "t.tsv", "image\n\xff", "latin-1")
+    with pytest.raises(InputError, match=r"row 2 holds a byte .*: run `synbrain prepare`$"):
+        read_table(path, again="run `synbrain prepare`")
+    with pytest.raises(MissingError, match=r"does not exist.*: run `synbrain prepare`$"):
+        read_table(tmp_path / "no.tsv", again="run `synbrain prepare`")

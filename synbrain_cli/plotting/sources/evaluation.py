@@ -92,7 +92,7 @@ def _read_scores(path: Path, brain: Brain) -> pd.DataFrame:
         When it is no such table of this model's voxels.
     """
     advice = f"run `synbrain evaluate --model {brain.name}` again"
-    table = read_table(path, ("model", "linear", "ceiling"), written_here=True)
+    table = read_table(path, ("model", "linear", "ceiling"), again=advice)
     if len(table) != brain.n_voxels:
         raise InputError(
             f"{path}: expected scores of {brain.n_voxels:,} voxels, found {len(table):,} rows: "

@@ -54,7 +54,7 @@ class Responses:
                 f"`synbrain synthesize {folder}` first, if these are images"
             )
         self.settings = read_record(self.folder / "settings.json", ResponseSettings, _AGAIN)
-        self._table = read_table(self.folder / "images.tsv", ("image", "source"), written_here=True)
+        self._table = read_table(self.folder / "images.tsv", ("image", "source"), again=_AGAIN)
         self.names: list[str] = self._table["image"].tolist()
         found = list(self.folder.glob("*_desc-draws_betas.npy"))
         if not found:
