@@ -251,7 +251,7 @@ def read_mapping(path: Path) -> dict[int, str]:
     InputError
         When the file holds anything else, or is damaged.
     """
-    with reading(path, "the challenge's dictionary of codes and labels"):
+    with reading(path, "the challenge's dictionary of codes and labels", "copy the file again"):
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
             read_header = {
