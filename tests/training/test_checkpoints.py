@@ -7,8 +7,10 @@ from functools import partial
 
 import pytest
 import torch
+from listening import Listening
 
 from synbrain_cli.config import StageConfig
+from synbrain_cli.io.seal import is_kept, keep
 from synbrain_cli.model.fit import Stage
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
@@ -49,3 +51,59 @@ def test_slow_ones_are_rare(tmp_path, monkeypatch, seconds, fewest, most):
     before = path.read_bytes()
     module.fit_resumably(stage, run, path)
     assert path.read_bytes() == before  # nothing was left to do
+
+
+def small_stage():
+    torch.manual_seed(0)
+    network = torch.nn.Linear(1, 1)
+    parameters = list(network.parameters())
+    short = StageConfig(3, 4, 0.01, 0.0, patience=3)
+    return Stage("it", network, parameters, partial(loss, network), lambda n: 0.0, 8, short)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    place = content.index(b"network.0" if b"network.0" in content else b"data.pkl") + 200
+    content[place] ^= 64
+    path.write_bytes(content)
+
+
+def another(path):
+    state = torch.load(path, weights_only=True)
+    state["network"] = {"weight": torch.zeros(2, 2)}
+    torch.save(state, path)
+
+
+def strange(path):
+    torch.save({**torch.load(path, weights_only=True), "history": 3}, path)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, another, strange])
+def test_a_damaged_one_makes_the_stage_begin_again(tmp_path, damage):
+    """The weights are then those of a training that was never interrupted, and it is said."""
+    path, progress = tmp_path / "network.pt", Listening()
+    run = RunContext(progress=progress)
+    whole = small_stage()
+    record = module.fit_resumably(whole, run, path)
+    damage(path)
+    again = small_stage()
+    assert module.fit_resumably(again, run, path) == record
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], value)
+    assert any("training from the beginning" in line for line in progress.messages)
+
+
+def test_arrays_of_an_interrupted_run_are_those_that_were_kept(tmp_path):
+    path, said = tmp_path / "targets.npy", []
+    path.write_bytes(b"0" * 1000)
+    assert not is_kept(path, said.append)  # a run that was killed as it was written
+    keep(path)
+    assert is_kept(path, said.append)
+    assert not said
+    path.write_bytes(b"0" * 999 + b"1")
+    assert not is_kept(path, said.append)
+    assert "computed again" in said[0]
