@@ -59,6 +59,8 @@ class TestSet:
         Of single trials, also where rows are averages; NaN where unknown.
     notes : list of str
         What readers of the scores must know.
+    averaged_over : int
+        Recorded trials that each row is the average of.
     """
 
     __test__: ClassVar[bool] = False  # pytest: this is no class of tests
@@ -72,6 +74,7 @@ class TestSet:
     trials: NDArray[np.float32]
     ncsnr: NDArray[np.float64]
     notes: tuple[str, ...] = ()
+    averaged_over: int = 1
 
     @classmethod
     def load(
@@ -114,12 +117,8 @@ class TestSet:
             brains[0].standardize(test.betas) if brains else test.betas,
             (brains[0] if brains else subject).voxels["ncsnr"].to_numpy(float),
             (*notes_on_number(len(test.images)), *leakage_notes(brains, subject)),
+            subject.averaged_over,
         )
-
-    @property
-    def averaged_over(self) -> int:
-        """Recorded trials that each row is the average of."""
-        return self.subject.averaged_over
 
     @property
     def n_images(self) -> int:
