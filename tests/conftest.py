@@ -50,6 +50,13 @@ def pytest_addoption(parser):
         help="kill every command at each of its changes of names, and run every pair at once: "
         "an hour more",
     )
+    parser.addoption(
+        "--fuzz",
+        type=int,
+        metavar="N",
+        help="damage files in N ways (tests/fuzz); 0: until interrupted; default: about a minute",
+    )
+    parser.addoption("--fuzz-seed", type=int, default=0, help="other mutants than those of 0")
 
 
 # The longest files, which start first: what is left for the end is short on every worker.
