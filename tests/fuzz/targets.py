@@ -519,15 +519,24 @@ def reseal(workspace: Path, victim: Path) -> bool:
     bool
         Whether the file is sealed by something, and that could be sealed again.
     """
-    from synbrain_cli.io.bundle import CONFIG, read_config, seal
-
     for folder in victim.parents:
         if folder == workspace:
             return False
-        if (folder / CONFIG).is_file() and "weights" in folder.relative_to(workspace).parts:
-            try:
-                seal(folder, read_config(folder))
-            except Exception:  # its own errors are found without a seal
-                return False
-            return True
+        for record, seal in SEALS.items():
+            if (folder / record).is_file():
+                try:
+                    seal(folder)
+                except Exception:  # what cannot be read cannot be sealed
+                    return False
+                return True
     return False
+
+
+def _seal_bundle(folder: Path) -> None:
+    from synbrain_cli.io.bundle import read_config, seal
+
+    seal(folder, read_config(folder))
+
+
+# Record of a folder → function that seals the folder.
+SEALS: dict[str, Callable[[Path], None]] = {"config.json": _seal_bundle}
