@@ -60,7 +60,10 @@ def pytest_addoption(parser):
 
 
 # The longest files, which start first: what is left for the end is short on every worker.
-LONGEST = ("test_demo.py", "test_fuzz.py", "test_evaluate.py", "test_adapt.py", "test_interruption.py")
+LONGEST = (
+    *("test_demo.py", "test_fuzz.py", "test_evaluate.py", "test_adapt.py"),
+    "test_interruption.py",
+)
 
 
 def pytest_collection_modifyitems(items):
