@@ -598,7 +598,8 @@ def damage_gifti(data: bytes, rng: Rng) -> Damage:
         ),
     )
     changed = re.sub(pattern, lambda match: new, text, count=1)
-    return f"{what}: {new[:40]}", changed.encode(), changed != text and what != "entities"
+    told = changed != text and what not in ("entities", "Endian")
+    return f"{what}: {new[:40]}", changed.encode(), told
 
 
 # --------------------------------------------------------------------------- HDF5 and MATLAB

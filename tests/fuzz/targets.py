@@ -120,7 +120,7 @@ BUNDLES = (
         ("weights", "verify"),
         ("weights/sub-01_linear", "weights/mapped", "weights/surf"),
         (*_bundle("*", "vertices.npz"), "weights/*/sources/*/*"),
-        verifies=("weights/*",),
+        verifies=tuple(f"weights/*.{kind}" for kind in ("json", "safetensors", "npz", "gz", "tsv")),
         weight=2,
         many_lines=True,
     ),
