@@ -225,6 +225,23 @@ PREPARED = (
     ),
 )
 
+AGAIN = (
+    Target(
+        "train-again",
+        ("train", "-s", "1", "--dataset", "simulated", "--model", "linear"),
+        (SUBJECT, FEATURES, "weights/sub-01_linear"),
+        (*_bundle("sub-01_linear"), "weights/sub-01_linear/card.md"),
+        writes=("weights/.*",),
+    ),
+    Target(
+        "synthesize-again",
+        ("synthesize", "pictures", "-m", "sub-01_linear", "-n", "3", "--space", "fsaverage5"),
+        ("outputs/sub-01_linear_pictures", "weights/sub-01_linear", "pictures"),
+        tuple(f"outputs/*/{kind}" for kind in ("*.json", "settings.json", "*.npy", "images.tsv")),
+        writes=("outputs/.*",),
+        weight=0.7,
+    ),
+)
 RESUMED = tuple(
     Target(
         f"resume-{name}",
@@ -504,11 +521,19 @@ ELSEWHERE = (
         free=("user/*",),
         weight=2,
     ),
+    Target(
+        "fetch",
+        ("weights", "fetch", "OWNER/REPO", "sub1/last.pt"),
+        ("checkpoints",),
+        ("checkpoints/OWNER/REPO/fetched.json", "checkpoints/OWNER/REPO/sub1/last.pt"),
+        verifies=("checkpoints/*/last.pt",),
+        weight=0.7,
+    ),
     _tower("pt", "pt", ("user/tower/tower.pt", "user/tower/open_clip_config.json")),
     _tower("safetensors", "safetensors", ("user/tower/tower.safetensors",)),
 )
 
-TARGETS = {t.name: t for t in (*BUNDLES, *PREPARED, *RESUMED, *PLOTS, *TABLES, *ELSEWHERE)}
+TARGETS = {t.name: t for t in (*BUNDLES, *PREPARED, *AGAIN, *RESUMED, *PLOTS, *TABLES, *ELSEWHERE)}
 
 
 def reseal(workspace: Path, victim: Path) -> bool:

@@ -369,9 +369,25 @@ IMPORT = (
 )
 
 
+def write_fetched(root: Path) -> None:
+    """A checkpoint as `synbrain weights fetch` leaves it."""
+    from synbrain_cli.io.fetched import RECORD, FetchedFile, FetchRecord
+    from synbrain_cli.io.files import sha256
+    from synbrain_cli.io.records import write_record
+
+    folder = root / "checkpoints" / "OWNER" / "REPO"
+    (folder / "sub1").mkdir(parents=True)
+    name = "sub1/last.pt"
+    shutil.copyfile(root / "user/last.pt", folder / name)
+    known = FetchedFile(sha256(folder / name), (folder / name).stat().st_size)
+    record = FetchRecord("OWNER/REPO", "main", "0" * 40, {name: known})
+    write_record(folder / RECORD, record)
+
+
 def imported(make: _Builder) -> None:
     """Checkpoints, and the model made of them."""
     make.python(write_checkpoints)
+    make.python(write_fetched)
     make.synbrain(*IMPORT, "--name", "theirs")
 
 
