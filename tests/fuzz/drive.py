@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -388,6 +389,8 @@ def check(fuzzer: Fuzzer, targets: Sequence[Target]) -> int:
 
 def main() -> int:
     options = parse()
+    # A shell that starts it in the background makes it ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
         root = (options.base or Path(temporary)).resolve()
         root.mkdir(parents=True, exist_ok=True)
