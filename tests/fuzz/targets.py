@@ -134,6 +134,11 @@ BUNDLES = (
     ),
 )
 
+# Of a model, without the records of what it was made from.
+MODEL = tuple(
+    f"weights/new/{file}"
+    for file in ("*.safetensors", "voxels.tsv", "mask.nii.gz", "vertices.npz", "*_resampling.npz")
+)
 _WORKED = ("outputs/sub-01_linear_evaluation/*", "outputs/sub-01_comparison/*")
 PREPARED = (
     Target(
@@ -141,7 +146,7 @@ PREPARED = (
         ("train", "-s", "1", "--dataset", "simulated", "--model", "linear", "--name", "new"),
         (SUBJECT, FEATURES),
         (*_subject(), *_tokens()),
-        outputs=("weights/new/*",),
+        outputs=MODEL,
         weight=4,
     ),
     Target(
@@ -149,14 +154,14 @@ PREPARED = (
         ("train", "-s", "1", "--dataset", "surface", "--model", "linear", "--name", "new"),
         ("prepared/surface",),
         (*_subject("prepared/surface/sub-01"), "prepared/surface/sub-01/vertices.npz"),
-        outputs=("weights/new/*",),
+        outputs=MODEL,
     ),
     Target(
         "train-networks",
         ("train", "-s", "1", "--dataset", "simulated", "--preset", "test", "--name", "new"),
         (SUBJECT, FEATURES),
         (*_subject(), *_tokens()),
-        outputs=("weights/new/*",),
+        outputs=MODEL,
         weight=0.5,
         seconds=40,
     ),
@@ -250,7 +255,8 @@ RESUMED = tuple(
         (f"interrupted/{name}/{kept}>{kept}", *parts),
         (f"{kept}/.*/*", f"{kept}/.*.recovery/*", f"{kept}/*/.*/*", f"{kept}/*/*/.*/*"),
         outputs=outputs,
-        free=(f"{kept}/*/settings.json",),
+        # Draws on the disk have no checksum, before and after they are finished.
+        free=(f"{kept}/*/settings.json", "outputs/*.npy"),
         writes=(f"{kept}/.*", f"{kept}/*/.*", f"{kept}/*/*/.*"),
         weight=weight,
         seconds=60,
