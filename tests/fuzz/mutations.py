@@ -132,7 +132,9 @@ def damage_bytes(victim: Victim, rng: Rng) -> Mutation:
     suffix = victim.path.suffix
     by_length = mutator is truncate and suffix not in TEXTS
     by_length |= mutator in (extend, remove_run, duplicate_run) and suffix in OF_KNOWN_LENGTH
-    return Mutation(what, tellable or suffix in CHECKSUMMED or by_length)
+    # Archives and images may be followed by something that is not theirs.
+    by_checksum = suffix in CHECKSUMMED and mutator is not extend
+    return Mutation(what, tellable or by_checksum or by_length)
 
 
 def inside_gzip(mutator: ByteMutator) -> ByteMutator:
