@@ -39,6 +39,7 @@ CONTENT = {
     "roi": {},
     "retrieval": {"n_candidates": 300, "chance": 1 / 300, "linear_decoder": DECODER},
     "draws": DRAWS,
+    "doubtful": {},
     "notes": [],
     "provenance": {"fingerprint": "0", "data": "0", "seed": 0, "n_boot": 1000, "versions": {}},
 }

@@ -41,8 +41,7 @@ REMEDIES = {
     ),
     errno.ENOENT: "it was removed or renamed while the command ran: run it again",
     errno.ENOMEM: "close other programs, or use a machine with more memory",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ELOOP: "choose another name",
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), "choose another name"),
 }
 
 
@@ -132,7 +131,7 @@ def _run(app: Callable[[], int | None]) -> None:
         code = _call(app)
         write_out()
     except SynbrainError as error:
-        stop(str(error))
+        stop((_refused(error.__cause__) if _is_short_of(error.__cause__) else None) or str(error))
     except typer.Abort:
         stop("nothing was chosen: stopped")
     except BrokenPipeError:  # the reader has what it wants (`| head`)
@@ -168,7 +167,13 @@ def _require_text(arguments: list[str]) -> None:
             )
 
 
-def _refused(error: BaseException) -> str | None:
+def _is_short_of(cause: BaseException | None) -> bool:
+    """Whether a file seems damaged because the system lacked memory or open files to read it."""
+    limits = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return isinstance(cause, OSError) and cause.errno in limits
+
+
+def _refused(error: BaseException | None) -> str | None:
     """Say what the system refused, and what to do; None where an exception is a bug.
 
     Nothing incomplete is left under a final name: every writer sees to that.

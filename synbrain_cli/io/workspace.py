@@ -117,6 +117,8 @@ class Workspace:
         because = f"; {faults[0]}" if faults else ""
         if subject is not None:
             label = subject_label(subject)
+            subjects = [f"{path.name} (sub-{config.subject})" for path, config in readable]
+            listing = ", ".join(subjects) or "none"
             found = [path for path, config in readable if config.subject == label]
             if not found:
                 raise MissingError(

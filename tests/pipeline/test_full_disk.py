@@ -47,7 +47,7 @@ def test_one_line_and_nothing_lost(name, workspace, tmp_path, request):  # noqa:
     assert n_refused
 
 
-@pytest.mark.parametrize("n_files", [16, 24])
+@pytest.mark.parametrize("n_files", [12, 16, 24])
 def test_few_open_files(workspace, tmp_path, n_files):  # noqa: F811
     """As many as some cluster's jobs may have: it works, or one line says what to do."""
     scenario = tiny.SCENARIOS["train"]
