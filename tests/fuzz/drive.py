@@ -35,8 +35,10 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 import process  # noqa: E402
 from mutations import Mutation, Victim, forget  # noqa: E402
+from reseal import reseal  # noqa: E402
 from structured import kind_of, mutate  # noqa: E402
-from targets import TARGETS, Target, reseal  # noqa: E402
+from target import Target  # noqa: E402
+from targets import TARGETS  # noqa: E402
 from verdicts import (  # noqa: E402
     Failure,
     Tried,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mutations import Mutation
 from process import BUG, Ended
-from targets import Target
+from target import Target
 
 LONGEST = 2000  # characters of a message
 _HALF_WRITTEN = re.compile(r"(^|/)\.\d+\.[^/]+$")  # temporary files of `io.files.atomic`
