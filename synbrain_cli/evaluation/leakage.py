@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.errors import InputError
+from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
 
@@ -56,7 +56,14 @@ def leakage_notes(brains: Sequence[Brain], subject: PreparedSubject) -> Iterator
                 "splits were others, it may have seen these test images"
             )
         for label in training.adaptation.subjects if training.adaptation else ():
-            n_shown = _count_trained(subject, label)
+            try:
+                n_shown = _count_trained(subject, label)
+            except SynbrainError as error:
+                yield (
+                    f"{brain.name} was adapted from models of {label}; whether these were trained "
+                    f"on responses to these test images is not known ({error})"
+                )
+                continue
             if n_shown:
                 yield (
                     f"{brain.name} was adapted from models of {label}, which were trained on "

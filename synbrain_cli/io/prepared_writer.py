@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.errors import InputError, SynbrainError
+from synbrain_cli.errors import DAMAGED, InputError, SynbrainError
 from synbrain_cli.io.files import (
     atomic,
     create_array,
@@ -233,7 +233,17 @@ class PreparedWriter:
         return self._work.recovery / f"session{session:02d}.npz"
 
     def _load_moments(self) -> dict[int, dict[str, np.ndarray]]:
-        return {s: dict(np.load(self._moments_file(s), allow_pickle=False)) for s in self.rows}
+        return {session: self._read_moments(session) for session in self.rows}
+
+    def _read_moments(self, session: int) -> dict[str, np.ndarray]:
+        path = self._moments_file(session)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return dict(file)
+        except DAMAGED as error:
+            raise InputError(
+                f"{path}: truncated or damaged ({error}): pass --overwrite, to start again"
+            ) from error
 
     def read_standardized(self, rows: np.ndarray) -> np.ndarray:
         """Read trials z-scored within session, independent of the chosen standardisation.
