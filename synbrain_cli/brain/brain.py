@@ -22,8 +22,9 @@ from synbrain_cli.config import trial_name
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.encoder import Encoder, precision_here, same_encoder
 from synbrain_cli.features.loading import load_encoder
-from synbrain_cli.io.bundle import BundleConfig, read_verified_config
-from synbrain_cli.io.prepared import read_voxels, roi_masks
+from synbrain_cli.io.bundle import BundleConfig
+from synbrain_cli.io.bundle_checks import read_verified_config
+from synbrain_cli.io.prepared_tables import read_voxels, roi_masks
 from synbrain_cli.io.voxel_space import VoxelSpace
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.prefetch import prefetch

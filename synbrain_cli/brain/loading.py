@@ -21,7 +21,8 @@ from synbrain_cli.brain.layouts import (
 from synbrain_cli.brain.prediction import Networks, Predictors, PredictsMean, SourcePredictions
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.arrays import COPY_AGAIN, load_expected
-from synbrain_cli.io.bundle import BundleConfig, source_folder
+from synbrain_cli.io.bundle import BundleConfig
+from synbrain_cli.io.bundle_checks import source_folder
 from synbrain_cli.model.core import CoreEvidence
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import LatentReadout, Readout

@@ -12,7 +12,7 @@ import pandas as pd
 from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.datasets.nsd_files import NSD, SHORT, TRANSFORM_NAMES
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.prepared import roi_name
+from synbrain_cli.io.prepared_tables import roi_name
 from synbrain_cli.io.reading import reading
 from synbrain_cli.io.resampling_weights import NothingReached
 from synbrain_cli.io.surface import HEMISPHERES, read_mgh_vertices

@@ -11,7 +11,7 @@ import pandas as pd
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import SUFFIXES
-from synbrain_cli.io.prepared import SPLITS
+from synbrain_cli.io.prepared_tables import SPLITS
 from synbrain_cli.io.tables import read_table, row_in
 
 LEAST = 2  # images of each split: with one, nothing varies over images

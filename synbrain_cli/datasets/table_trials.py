@@ -16,7 +16,7 @@ from synbrain_cli.datasets.splits import draw_images, read_split_list, split_tri
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.images import SUFFIXES, read_image
-from synbrain_cli.io.prepared import SPLITS
+from synbrain_cli.io.prepared_tables import SPLITS
 from synbrain_cli.io.tables import has_no_value, missing_column, read_table, row_in, whole_numbers
 from synbrain_cli.paths import require_folder
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from synbrain_cli.errors import MissingError, SynbrainError
-from synbrain_cli.io.bundle import CARD, TrainingRecord, find_bundles, find_faults, read_config
+from synbrain_cli.io.bundle import CARD, TrainingRecord, find_bundles, read_config
+from synbrain_cli.io.bundle_checks import find_faults
 from synbrain_cli.io.seal import member
 from synbrain_cli.io.workspace import Workspace
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from synbrain_cli.io.prepared import roi_collections, roi_masks
+from synbrain_cli.io.prepared_tables import roi_collections, roi_masks
 
 if TYPE_CHECKING:
     from synbrain_cli.brain import Brain

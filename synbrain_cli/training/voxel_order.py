@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.prepared import PreparedSubject, roi_collections
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.prepared_tables import roi_collections
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.voxel_space import Vertices, Volume

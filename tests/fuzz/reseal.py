@@ -33,8 +33,8 @@ def reseal(workspace: Path, victim: Path) -> bool:
 def _seal_tokens(folder: Path) -> None:
     """Take the rows of tokens and the encoder's record as they are now."""
     import sealing
-    from synbrain_cli.io.tables import read_table
 
+    from synbrain_cli.io.tables import read_table
     from synbrain_cli.io.token_store import COLUMNS, ENCODER, row_checksum
 
     sealing.change_sealed(folder / ENCODER)

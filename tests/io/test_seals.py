@@ -14,7 +14,8 @@ from sealing import change_sealed, reseal_bundle, reseal_prepared
 from synbrain_cli import load_model
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.arrays import load_arrays, load_expected, save_arrays
-from synbrain_cli.io.bundle import find_faults, fingerprint, read_config, read_verified_config
+from synbrain_cli.io.bundle import fingerprint, read_config
+from synbrain_cli.io.bundle_checks import find_faults, read_verified_config
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore

@@ -19,7 +19,8 @@ from synbrain_cli.config import PRESETS, StageConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.arrays import load_arrays
 from synbrain_cli.io.files import read_json
-from synbrain_cli.io.prepared import PreparedSubject, roi_collections
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.prepared_tables import roi_collections
 from synbrain_cli.io.surface import fsaverage
 from synbrain_cli.io.voxel_space import Vertices
 from synbrain_cli.io.workspace import Workspace
