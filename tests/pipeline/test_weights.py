@@ -461,7 +461,7 @@ def changed(source: Path, target: Path, change) -> Path:
             "post_projector.0.bias of shape (48,), found (2,)",
         ),
         ("s2n", lambda c: vars(c["args"]).update(model_head=5), "multiple of n_heads"),
-        ("s2n", lambda c: vars(c["args"]).update(prediction="noise"), "prediction 'x' or 'v'"),
+        ("s2n", lambda c: vars(c["args"]).update(prediction="noise"), "the prediction x or v"),
         ("s2n", lambda c: (c.pop("ema"), c.pop("model")), "found the entries opt, args, steps"),
         ("s2n", lambda c: c["ema"].update(pos_embed="none"), "found str"),
         (
@@ -500,7 +500,7 @@ def other_files(files, folder: Path):
     yield {"s2n": folder / "tensor"}, "found a Tensor"
     yield {"s2n": files.brainvae}, "pos_embed"
     yield {"brainvae": files.s2n}, "encoder."
-    yield {"s2n": folder / "nowhere"}, "no such file"
+    yield {"s2n": folder / "nowhere"}, "nowhere does not exist"
     yield {"mask": folder / "nowhere.nii.gz"}, "does not exist"
     empty = folder / "empty.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)), empty)
