@@ -176,3 +176,21 @@ def test_scaler(rng):
     np.testing.assert_allclose(scaled[..., :3].std((0, 1)), 1, atol=1e-4)
     assert (scaled[..., 3] == 0).all()
     assert scaled.dtype == np.float32
+
+
+@pytest.mark.parametrize("n_rows", [2, 6])
+def test_features_that_are_all_alike_predict_the_mean(rng, n_rows):
+    targets = rng.normal(size=(n_rows, 3)).astype(np.float32)
+    linear, left_out = fit_linear(np.full((n_rows, 4, 5), 0.3, np.float32), targets, rng)
+    predicted = linear.predict(rng.normal(size=(2, 4, 5)))
+    np.testing.assert_allclose(predicted, np.tile(targets.mean(0), (2, 1)), atol=1e-6)
+    others = (targets.sum(0) - targets) / (n_rows - 1)
+    np.testing.assert_allclose(left_out, others, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_rows", [2, 3, 4])
+def test_fewer_rows_than_folds_are_fitted(rng, n_rows):
+    tokens = rng.normal(size=(n_rows, 4, 5)).astype(np.float32)
+    linear, left_out = fit_linear(tokens, rng.normal(size=(n_rows, 3)), rng)
+    assert np.isfinite(linear.predict(tokens)).all()
+    assert np.isfinite(left_out).all()
