@@ -280,11 +280,11 @@ class TrialTable:
         """What the user can do where a split has no image, for messages."""
         if self._splits_are_given:
             return (
-                f"give them the column split of {self.experiment.table_names}, or leave it out to "
-                "have them drawn"
+                f"name more in the column split of {self.experiment.table_names}, pass a list "
+                "with --split, or leave the column out to have them drawn"
             )
         if self.experiment.split is not None:
-            return f"name some in the column split of {self.experiment.split}"
+            return f"name more in the column split of {self.experiment.split} (--split)"
         return "draw more with --test and --validation, or name them with --split"
 
     def _given_splits(self) -> np.ndarray:

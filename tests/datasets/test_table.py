@@ -1375,7 +1375,7 @@ BAD = {
     ),
     "no test image": (
         no_test_image,
-        "no test image among the 24 images shown: .* column split of .*tsv: .* --split",
+        "no test image among the 24 images shown: .* column split of .*tsv, .* --split",
     ),
     "only test images": (
         only_test,

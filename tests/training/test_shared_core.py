@@ -98,7 +98,7 @@ def test_the_record_says_what_was_trained_on_what(kept, people, store):
     assert config["training"]["best_score"] == max(e["validation_score"] for e in history)
     assert "torch" in config["versions"]
     names = {"config.json", "settings.json", "core.safetensors"}
-    assert {path.name for path in kept.iterdir()} == names
+    assert {path.name for path in kept.iterdir()} == names | {".files.json"}
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]  # no lock, nothing partial
 
 
