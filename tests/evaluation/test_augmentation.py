@@ -470,6 +470,8 @@ class KnownSubject:
     dataset, subject = "table", "01"
     description = SimpleNamespace(standardization="session")
 
+    averaged_over = 1
+
     def __init__(self, folder, table, betas):
         self.folder, self.trials, self.betas = folder, table, betas
         self.n_voxels = betas.shape[1]
