@@ -763,7 +763,7 @@ def test_the_command_with_a_strategy(synbrain, place, models):
         f"{place.outputs / folder.name}_report.html\n"
     )
     assert "subject: simulated/sub-02" in error
-    assert "adapting sub-01 to sub-02: the first 1 hour, 74 trials of 52 images" in error
+    assert "adapting sub-01 to sub-02: the first 1 hour, 70 trials of 49 images" in error
     assert f"{folder.name}: source-map: validation score" in error
     assert_same_model(models["source-map"].folder, folder)
 
