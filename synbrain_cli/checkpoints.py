@@ -80,7 +80,7 @@ def load_checkpoint(
                 f"{named[1] if named else 'something else'}: nothing of the file was run or used; "
                 "compare its checksum with that of the authors' file"
             ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        reason = f"{type(error).__name__}: {error}".strip(": ").splitlines()[0].split(". ")[0]
         raise InputError(
             f"{path}: expected {expected}, found a file that cannot be read as one "
             f"({reason}): truncated, or of another kind; copy or download it again"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -74,15 +75,17 @@ def test_what_cannot_be_shared_is_refused():
 
 def test_other_commands_are_done_by_one(monkeypatch, capsys):
     ran = []
-    monkeypatch.setattr(cli, "app", lambda: ran.append(os.environ["WORLD_SIZE"]))
+    monkeypatch.setattr(cli, "app", lambda **options: ran.append(os.environ["WORLD_SIZE"]))
     monkeypatch.setattr(sys, "argv", ["synbrain", "evaluate"])
     for rank in ("0", "1"):
         monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("RANK", rank)
-        cli.main()
+        with suppress(SystemExit):
+            cli.main()
     assert ran == ["1"]
     assert capsys.readouterr().err == "synbrain: evaluate runs in one process only\n"
     monkeypatch.setattr(sys, "argv", ["synbrain", "train"])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    cli.main()
+    with suppress(SystemExit):
+        cli.main()
     assert ran == ["1", "2"]

@@ -146,7 +146,7 @@ def test_nothing_synthesized_is_the_same_in_every_condition(result):
 
 def test_files(result):
     files = {"augmentation.json", "augmentation.tsv", "augmentation.png", "settings.json"}
-    assert {path.name for path in result.folder.iterdir()} == files
+    assert {path.name for path in result.folder.iterdir()} == files | {".files.json"}
     record = read_record(result.folder / "augmentation.json", Augmentation)
     assert record == result.metrics
     table = pd.read_csv(result.folder / "augmentation.tsv", sep="\t")

@@ -42,7 +42,7 @@ FEW, NO_DRAWS = CompareSettings(n_draws=20, n_boot=50), CompareSettings(n_draws=
 RUN = RunContext(progress=QUIET)
 NORMALISED, PLAIN = "noise_normalised_correlation", "voxelwise_correlation"
 FILES = {"comparison.json", "comparison.tsv", "comparison.md", "comparison.png"}
-ALL_FILES = FILES | {"settings.json"}
+ALL_FILES = FILES | {"settings.json", ".files.json"}
 
 
 def strict(path):

@@ -269,7 +269,7 @@ ERRORS = [
     ("openclip:ViT-B-32/{path}", InputError, "expected shape .* found"),
     ("openclip:ViT-L-14/{path}", InputError, "open_clip_config.json"),
     ("openclip:tiny-ViT/{cut}", InputError, "cannot be read as one"),
-    ("openclip:tiny-ViT/{text}", InputError, "nothing of the file was run"),
+    ("openclip:tiny-ViT/{text}", InputError, "found a file that cannot be read as one"),
     ("openclip:tiny-ViT/{pickled}", InputError, "nothing of the file was run"),
     ("openclip:tiny-ViT/{cut_safetensors}", InputError, "load safely"),
     ("openclip:tiny-ViT/{listed}", InputError, "found list"),
