@@ -174,7 +174,7 @@ def _save_predictors(folder: Path, parts: TrainedParts, fitted: FittedDistributi
         for bundle in transfer.bundles:
             into = folder / "sources" / bundle.name
             shutil.rmtree(into, ignore_errors=True)  # by an interrupted run
-            copy_at_once(bundle, into)
+            copy_at_once(bundle.resolve(), into)
     save_arrays(folder / "arrays.safetensors", arrays)
     save_arrays(folder / "linear.safetensors", vars(fitted.linear))
     baselines = baseline_variances(examples, parts.held_out["linear"])
