@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import QUIET
 from listening import Listening
-from sealing import change_sealed
+from sealing import change_sealed, reseal_tokens
 
 from synbrain_cli import load_model
 from synbrain_cli.config import StageConfig
@@ -589,7 +589,9 @@ def test_what_cannot_be_is_refused_before_anything_is_written(own, source, linea
         "--strategy fine-tuning: sub-01_linear: without networks",
         strategy="fine-tuning",
     )
-    other = msgspec.structs.replace(store.identity, identity={"name": "another"})
+    other = msgspec.structs.replace(
+        store.identity, identity=store.identity.identity | {"name": "another"}
+    )
     changed = SimpleNamespace(folder=store.folder, tokens=store.tokens, identity=other)
     refused(own, source, person, changed, "tokens of gabor, but sub-01 was trained on")
 
@@ -635,6 +637,7 @@ def test_no_shared_core_of_tokens_off_a_grid(prepared, tmp_path):
         (dataset / name).symlink_to(prepared.prepared / "simulated" / name)
     folder = shutil.copytree(prepared.prepared / "simulated/features/gabor", dataset / "features/g")
     np.save(folder / "tokens.npy", np.load(folder / "tokens.npy")[:, :12])
+    reseal_tokens(folder, n_tokens=12)
     store = TokenStore(folder)
     first, second = (workspace.find_subject(s, None, QUIET.info) for s in "12")
     source = train(workspace, first, store, LINEAR, RUN).folder
