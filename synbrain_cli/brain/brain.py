@@ -25,6 +25,7 @@ from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.bundle import BundleConfig
 from synbrain_cli.io.bundle_checks import read_verified_config
 from synbrain_cli.io.prepared_tables import read_voxels, roi_masks
+from synbrain_cli.io.replacing import unreplaced
 from synbrain_cli.io.voxel_space import VoxelSpace
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.prefetch import prefetch
@@ -80,10 +81,11 @@ class Brain:
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.folder = folder
         self.device = device
-        self.config: BundleConfig = read_verified_config(folder)
-        self.voxels: pd.DataFrame = read_voxels(folder / "voxels.tsv")
-        source = partial(Brain, device=device)
-        weights = load_weights(folder, self.config, len(self.voxels), device, source)
+        with unreplaced(folder):
+            self.config: BundleConfig = read_verified_config(folder)
+            self.voxels: pd.DataFrame = read_voxels(folder / "voxels.tsv")
+            source = partial(Brain, device=device)
+            weights = load_weights(folder, self.config, len(self.voxels), device, source)
         self.predictors = weights.predictors
         self.response_mean, self.response_sd = weights.response_mean, weights.response_sd
         self._distribution = weights.distribution

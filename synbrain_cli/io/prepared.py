@@ -44,6 +44,7 @@ from synbrain_cli.io.prepared_tables import (
     roi_masks,
 )
 from synbrain_cli.io.records import read_sealed
+from synbrain_cli.io.replacing import unreplaced
 from synbrain_cli.io.seal import Checksums, checked_member, find_file_faults, member
 from synbrain_cli.io.voxel_space import VoxelSpace
 from synbrain_cli.io.workfolder import restore_interrupted
@@ -249,8 +250,9 @@ class PreparedSubject:
         MissingError, InputError
             The file is absent; it is truncated, or was changed.
         """
-        self.file(BETAS)
-        return self._mapped_betas
+        betas = self._mapped_betas
+        self.file(BETAS)  # afterwards: another process may replace the folder in between
+        return betas
 
     @cached_property
     def _mapped_betas(self) -> np.ndarray:
@@ -277,12 +279,14 @@ class PreparedSubject:
             The file is absent, or was changed; the columns are others, or the number of rows is
             not that of the betas.
         """
-        return read_trials(self.file("trials.tsv"), len(self._mapped_betas))
+        with unreplaced(self.folder):
+            return read_trials(self.file("trials.tsv"), len(self._mapped_betas))
 
     @cached_property
     def voxels(self) -> pd.DataFrame:
         """``voxels.tsv``: see `read_voxels`."""
-        return read_voxels(self.file("voxels.tsv"), self.n_voxels)
+        with unreplaced(self.folder):
+            return read_voxels(self.file("voxels.tsv"), self.n_voxels)
 
     @cached_property
     def voxel_space(self) -> VoxelSpace:
@@ -342,7 +346,7 @@ class PreparedSubject:
         """
         path = self.file(STANDARDIZATION)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with unreplaced(self.folder), np.load(path, allow_pickle=False) as file:
                 sessions, mean, sd = (file[name] for name in ("sessions", "mean", "sd"))
         except DAMAGED as error:
             raise InputError(f"{path}: truncated or damaged ({error}): {PREPARE_AGAIN}") from error

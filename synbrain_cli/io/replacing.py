@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from synbrain_cli.errors import InputError
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # Linux: renameat2(2)
 RENAME_SWAP = 2  # macOS: renamex_np(2)
@@ -41,6 +44,30 @@ def restore(target: Path, aside: Path) -> None:
     """Take back a folder that was moved aside, where its replacement has not got the name."""
     if aside.is_dir() and not target.exists():
         aside.replace(target)
+
+
+@contextlib.contextmanager
+def unreplaced(folder: Path) -> Iterator[None]:
+    """Refuse what was read in the block while another process replaced the folder.
+
+    Raises
+    ------
+    InputError
+    """
+    before = _identity(folder)
+    yield
+    if _identity(folder) != before:
+        raise InputError(
+            f"{folder}: was replaced by another process while it was read: run the command again"
+        )
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:  # whoever reads it says what is wrong
+        return None
+    return status.st_dev, status.st_ino
 
 
 def exchange(one: Path, other: Path) -> bool:

@@ -488,3 +488,14 @@ def test_a_running_replacement_is_left_alone(tmp_path):
     restore_interrupted(tmp_path)
     assert not aside.exists()
     assert target.is_dir()
+
+
+def test_what_was_read_of_two_folders_is_refused(tmp_path):
+    finish(tmp_path / "sub-01")
+    with replacing.unreplaced(tmp_path / "sub-01"):
+        pass
+    with (
+        pytest.raises(InputError, match="was replaced by another process while it was read"),
+        replacing.unreplaced(tmp_path / "sub-01"),
+    ):
+        finish(tmp_path / "sub-01", settings=OTHER, overwrite=True)

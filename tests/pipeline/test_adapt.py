@@ -209,7 +209,7 @@ def test_the_bundle_holds_what_is_needed_and_no_more(model):
         "fine-tuning": {"networks"},
     }
     names = {path.name.removesuffix(".safetensors") for path in result.folder.iterdir()}
-    assert names == COMMON | own[strategy]
+    assert names == COMMON | own[strategy] | {".files.json"}
     assert not list(result.folder.parent.glob(".*"))
 
 
