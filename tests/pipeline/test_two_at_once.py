@@ -15,7 +15,7 @@ import tiny
 from test_killed_anywhere import stages  # noqa: F401
 
 pytestmark = pytest.mark.slow
-FEW = 10
+FEW = 6
 NAMES = [name for name, one in tiny.SCENARIOS.items() if one.stage != "raw"]
 
 

@@ -11,6 +11,7 @@ import killing
 import nibabel as nib
 import numpy as np
 from PIL import Image
+from test_weights import write_checkpoints
 
 N_IMAGES, N_TRIALS, N_VOXELS = 40, 160, 24
 NOTE = "mine.txt"  # a file of the user's in a folder that is replaced
@@ -34,7 +35,7 @@ class Scenario:
     stage: str
     command: str
     replaces: str | None = None
-    few: int = 3
+    few: int = 2
 
     @property
     def arguments(self) -> list[str]:
@@ -81,6 +82,11 @@ SCENARIOS = {
     "compare": Scenario("trained", "compare one other --draws 20 --device cpu"),
     "learning_curve": Scenario("trained", "learning-curve --subject 1 --hours 1,2 --from two"),
     "augment": Scenario("trained", "augment --model one --amounts 1 --device cpu"),
+    "import": Scenario(
+        "prepared",
+        "weights import --brainvae raw/last.pth --s2n raw/last.pt --encoder gabor --dataset tiny "
+        "--subject 1 --mask raw/mask.nii.gz --name theirs",
+    ),
     "report": Scenario("trained", "plot report --model one", few=1),
     "accuracy": Scenario("trained", "plot accuracy --model one --output outputs/accuracy.png"),
 }
@@ -139,6 +145,7 @@ def write_raw(folder: Path) -> None:
     mask = np.zeros((4, 3, 3), np.uint8)
     mask.ravel()[:N_VOXELS] = 1
     nib.save(nib.Nifti1Image(mask, np.diag([2.0, 2, 2, 1])), folder / "mask.nii.gz")
+    write_checkpoints(folder)
     signal = rng.normal(size=(n_images, N_VOXELS))
     for subject in (1, 2, 3, 4):
         shown = rng.permutation(np.repeat(np.arange(N_IMAGES), N_TRIALS // N_IMAGES))
