@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from synbrain_cli.brain import Brain
     from synbrain_cli.io.prepared import PreparedSubject
+    from synbrain_cli.io.results.evaluation import EvaluationRecord
     from synbrain_cli.io.token_store import TokenStore
     from synbrain_cli.io.workspace import Workspace
     from synbrain_cli.pipeline.augment import AugmentResult
@@ -59,6 +60,15 @@ def evaluate(
         bool, typer.Option("--paper", help="Print the published table's columns, on its scale.")
     ] = False,
     draws: DrawsOption = 200,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="K",
+            help="Score every image when it was held out, by refits of a linear model to the other "
+            "images, dealt to K folds; for subjects with few images.",
+        ),
+    ] = None,
     latent: Annotated[
         bool,
         typer.Option(help="Also score the published sampling: many passes of the decoder."),
@@ -82,7 +92,7 @@ def evaluate(
     workspace, run = open_run(folder, quiet, seed, device)
     brain = load_model(workspace.find_model(model, subject, run.progress.info), device)
     data, store = _test_data(workspace, brain, run.progress)
-    settings = EvaluateSettings(n_draws=draws, latent=latent)
+    settings = EvaluateSettings(n_draws=draws, latent=latent, n_folds=folds)
     with interruptible():
         result = score_model(workspace, brain, data, store, settings, output, run)
     if paper:
@@ -92,7 +102,7 @@ def evaluate(
     print(f"\nEvery score of every region: {result.folder / 'metrics.tsv'}")
     print_files(result.folder / name for name in ("calibration.png", "metrics.json"))
     if report:
-        elsewhere = result.folder if output else None
+        elsewhere = result.folder if output or folds else None
         page = elsewhere / "report.html" if elsewhere else None
         print(write_report(workspace, brain, evaluation=elsewhere, output=page, run=run))
 
@@ -136,7 +146,21 @@ def print_evaluation(result: EvaluateResult, rois: bool) -> None:
     _print_scores(result.table(), rois, _RESPONSES, doubtful)
     if doubtful:
         print("? means nothing: see the notes")
-    found = result.metrics.retrieval
+    _print_retrieval(result.metrics)
+    print("\nDraws against held-out trials (N: independent normal noise of constant variance)")
+    _print_scores(result.draws_table(), rois, _DISTRIBUTIONS)
+    shape = [height or 0.0 for height in result.metrics.draws.pit_histogram["model"]]
+    print(f"\nRanks of held-out trials among draws (flat: calibrated)  {bars(shape)}")
+    print_notes(result.metrics.notes)
+
+
+def _print_retrieval(metrics: EvaluationRecord) -> None:
+    """Print what each decoder retrieves, where folds hold images to choose from."""
+    from msgspec import UNSET
+
+    found = metrics.retrieval
+    if found is UNSET:
+        return
     decoders = {name: found.get(name) for name in ("brainvae", "linear_decoder")}
     columns = ("raw", "syn", "draw", "mean_pattern", "shuffled")
     print(f"\nTop-1 retrieval among {found.n_candidates} images (chance {found.chance:.3f})")
@@ -149,11 +173,6 @@ def print_evaluation(result: EvaluateResult, rois: bool) -> None:
         if scores is not None
     ]
     print_columns(rows, n_left=1)
-    print("\nDraws against held-out trials (N: independent normal noise of constant variance)")
-    _print_scores(result.draws_table(), rois, _DISTRIBUTIONS)
-    shape = [height or 0.0 for height in result.metrics.draws.pit_histogram["model"]]
-    print(f"\nRanks of held-out trials among draws (flat: calibrated)  {bars(shape)}")
-    print_notes(result.metrics.notes)
 
 
 def _print_scores(
@@ -180,6 +199,8 @@ def _print_scores(
 
 def _print_paper(result: EvaluateResult) -> None:
     """Print the published table's columns, the mean pattern's row beside the model's."""
+    from msgspec import UNSET
+
     from synbrain_cli.config import trials_name
 
     table = result.paper_table()
@@ -195,10 +216,12 @@ def _print_paper(result: EvaluateResult) -> None:
         if table["MSE"].notna().any()
         else (f"MSE has no published scale in {result.metrics.recorded_unit}")
     )
+    retrieval = result.metrics.retrieval
+    among = "" if retrieval is UNSET else f"among {retrieval.n_candidates} images "
     print(
         f"\n{scale}; r and cos across voxels of {rows}; Raw and Syn: top-1 % "
-        f"among {result.metrics.retrieval.n_candidates} images by BrainVAE's latent. Incep, "
-        "CLIP, Eff and SwAV need images decoded by MindEye2 and are not computed. A constant "
+        f"{among}by BrainVAE's latent. Incep, CLIP, "
+        "Eff and SwAV need images decoded by MindEye2 and are not computed. A constant "
         "scores the mean pattern's row: judge by `synbrain evaluate` without --paper."
     )
 

@@ -30,7 +30,6 @@ from synbrain_cli.io.results.record import Number, Result, finite
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.calibration import LEVELS
 from synbrain_cli.metrics.missing import known_median
-from synbrain_cli.model.readout import Readout
 from synbrain_cli.run import RunContext
 
 NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the published latent noise, nf in [0, 1]
@@ -156,10 +155,9 @@ class _Scoring:
         for factor, tally in self._latents.items():
             draws = _latent_draws(self._brain, test.tokens[image], factor, (self._seed, image))
             tally.add(image, own, draws, self._generator)
-        mean = self._predictions["model"][image]
         for k in range(N_RECORDINGS):
             drawing = Drawing(len(own), self._seed + 1 + k)
-            repeats = self._brain.draw_around(mean, test.digests[image], drawing)
+            repeats = self._predictions.draw(self._brain, test, image, drawing)
             self.imitation.add(image, k, repeats)
 
     def all_tallies(self) -> dict[str, Tally]:
@@ -194,20 +192,13 @@ def _distributions(
     brain: Brain, test: TestSet, predictions: Predictions, seed: int
 ) -> dict[str, Draw]:
     """Distributions around a mean, all drawn with the same random numbers."""
-    known = brain.distribution
-    constant = np.broadcast_to(known.mean_pattern, predictions["model"].shape)
-    around = {
-        "model": (predictions["model"], known.readout),
-        "linear": (predictions["linear"], Readout.gaussian(known.linear_variance)),
-        "mean_pattern": (constant, Readout.gaussian(known.trial_variance)),
-    }
 
-    def drawer(mean: NDArray[np.float32], readout: Readout) -> Draw:
-        return lambda image, n: brain.draw_around(
-            mean[image], test.digests[image], Drawing(n, seed, signal="fresh"), readout
+    def drawer(around: str) -> Draw:
+        return lambda image, n: predictions.draw(
+            brain, test, image, Drawing(n, seed, signal="fresh"), around
         )
 
-    return {name: drawer(*one) for name, one in around.items()}
+    return {name: drawer(name) for name in ("model", "linear", "mean_pattern")}
 
 
 @torch.inference_mode()

@@ -17,6 +17,9 @@ from synbrain_cli.io.results.evaluation import ResponseScore, ResponseScores
 MIN_IMAGES = 4  # test images; with fewer, no score over images can be computed
 FEW = 20  # test images
 WIDE = 0.5  # of a 95 % interval
+FOLDS_ADVICE = (
+    "score every image when it was held out (`synbrain evaluate --folds 5`, of a linear model)"
+)
 # Scores from 0, or from chance, to 1.
 BOUNDED = (
     "voxelwise_correlation",
@@ -36,14 +39,26 @@ def chance_correlation(n_images: int) -> float:
     return 1.96 / max(n_images - 1, 1) ** 0.5
 
 
-def notes_on_number(n_images: int) -> list[str]:
-    """Return the note on too few test images; none where there are enough."""
+def notes_on_number(n_images: int, held_out_by_turns: bool = False) -> list[str]:
+    """Return the note on too few test images; none where there are enough.
+
+    Parameters
+    ----------
+    n_images : int
+    held_out_by_turns : bool
+        All images of the subject were scored already.
+    """
     if n_images >= FEW:
         return []
+    what, advice = (
+        ("images", "they need more images")
+        if held_out_by_turns
+        else ("test images", f"{FOLDS_ADVICE}, or prepare with more test images (--test, --split)")
+    )
     return [
-        f"only {n_images} test images: over so few, unrelated responses correlate by up to "
+        f"only {n_images} {what}: over so few, unrelated responses correlate by up to "
         f"±{min(chance_correlation(n_images), 1):.2f} by chance, and these scores mean nothing by "
-        "themselves: prepare with more test images (--test, --split)"
+        f"themselves: {advice}"
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from msgspec import UNSET
 
 from synbrain_cli.evaluation.tables import BASELINES
 from synbrain_cli.io.results.evaluation import EvaluationRecord
@@ -40,7 +41,7 @@ def paper_table(metrics: EvaluationRecord) -> pd.DataFrame:
 def _columns(metrics: EvaluationRecord, name: str) -> dict[str, Number]:
     """One row of the table."""
     mse = _value(metrics.overall.get("mse"), name)
-    decoder = metrics.retrieval.get("brainvae")
+    decoder = metrics.retrieval.get("brainvae") if metrics.retrieval is not UNSET else None
     raw = _value(decoder, "raw") if name == "model" else None
     syn = _value(decoder, "syn" if name == "model" else name)
     return {

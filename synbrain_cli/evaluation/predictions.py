@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
+from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.loading import Distribution
 from synbrain_cli.evaluation.test_set import TestSet, derangement
+from synbrain_cli.model.readout import Readout
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,54 @@ class Predictions:
         by_name["shuffled"] = by_name["model"][shuffle]
         return cls(by_name, shuffle)
 
+    @property
+    def deviations(self) -> dict[str, NDArray[np.float32]]:
+        """Predictions of which correlations over images are taken: all of one fit."""
+        return self.by_name
+
+    def baseline(self, brain: Brain) -> NDArray[np.float32]:
+        """Mean pattern that predictions are compared with: (n_voxels,)."""
+        return brain.distribution.mean_pattern
+
+    def draw(
+        self, brain: Brain, test: TestSet, image: int, drawing: Drawing, around: str = "model"
+    ) -> NDArray[np.float32]:
+        """Draw single trials of one image around a prediction, all with the same random numbers.
+
+        Parameters
+        ----------
+        brain : Brain
+        test : TestSet
+        image : int
+        drawing : Drawing
+        around : {"model", "linear", "mean_pattern"}
+            Draws of the model; or independent normal noise around a baseline.
+
+        Returns
+        -------
+        float32 array of shape (n_draws, n_voxels), standardised
+        """
+        mean, digest = self[around][image], test.digests[image]
+        if around == "model":
+            return brain.draw_around(mean, digest, drawing)
+        readout = normal_noise(brain.distribution, around)
+        return brain.draw_around(mean, digest, drawing, readout)
+
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         """Predictions of one name: (n_images, n_voxels)."""
         return self.by_name[name]
+
+
+def normal_noise(distribution: Distribution, around: str) -> Readout:
+    """Return independent normal noise of constant variance around a baseline.
+
+    Parameters
+    ----------
+    distribution : Distribution
+    around : {"linear", "mean_pattern"}
+    """
+    variances = {
+        "linear": distribution.linear_variance,
+        "mean_pattern": distribution.trial_variance,
+    }
+    return Readout.gaussian(variances[around])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from msgspec import UNSET
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.config import repeats_advice
+from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES
 from synbrain_cli.evaluation.test_set import TestSet, scored_regions
 from synbrain_cli.io.results.evaluation import RegionScores, ResponseScore, ResponseScores
@@ -32,6 +34,7 @@ from synbrain_cli.progress import Progress
 
 Array = NDArray[np.floating]
 Mask = NDArray[np.bool_]
+LEAST_COMPARED = 4  # images, for RSA and debiased CKA
 
 
 class ResponseResults(Result, frozen=True, kw_only=True):
@@ -51,14 +54,17 @@ class _Part:
     truth : array of shape (n_images, n_voxels)
         Averages over repeats.
     predictions : dict of arrays of shape (n_images, n_voxels)
-    baseline : array of shape (n_voxels,)
-        Mean pattern.
+    baseline : array of shape (n_voxels,) or (n_images, n_voxels)
+        Mean pattern: `Predictions.baseline`.
+    deviation : array of shape (n_images, n_voxels)
+        Of the model: `Predictions.deviations`.
     """
 
     voxels: Mask
     truth: Array
     predictions: dict[str, Array]
     baseline: Array
+    deviation: Array
 
 
 class ResponseScorer:
@@ -68,8 +74,7 @@ class ResponseScorer:
     ----------
     brain : Brain
     test : TestSet
-    predictions : dict of float32 arrays of shape (n_images, n_voxels)
-        As `synbrain_cli.evaluation.predictions.Predictions.by_name`.
+    predictions : Predictions
     bootstrap : Bootstrap
 
     Attributes
@@ -82,14 +87,15 @@ class ResponseScorer:
         self,
         brain: Brain,
         test: TestSet,
-        predictions: Mapping[str, NDArray[np.float32]],
+        predictions: Predictions,
         bootstrap: Bootstrap,
     ) -> None:
         self.brain, self.test, self.bootstrap = brain, test, bootstrap
         self.predictions = predictions
+        self._baseline = predictions.baseline(brain)
         self.correlation: dict[str, Array] = {
             name: voxelwise_correlation(test.averages, np.ascontiguousarray(values))
-            for name, values in predictions.items()
+            for name, values in predictions.deviations.items()
         }
         # What returns single trials to the recorded unit, where patterns have a mean.
         self._shift, self._scale = _recorded_scale(brain, test)
@@ -101,6 +107,11 @@ class ResponseScorer:
             return [
                 "no noise ceiling: the data come without ncsnr, and without repeats of images from "
                 f"which it could be estimated; {repeats_advice(self.test.averaged_over)}"
+            ]
+        if 1 < self.test.least_group < LEAST_COMPARED:
+            return [
+                "no RSA and CKA: they compare the images that one fit was tested on, and folds "
+                f"have {LEAST_COMPARED} images or more with fewer folds (--folds) alone"
             ]
         if self._halves is None:
             return [
@@ -133,8 +144,9 @@ class ResponseScorer:
         part = _Part(
             voxels,
             np.ascontiguousarray(self.test.averages[:, voxels]),
-            {k: np.ascontiguousarray(p[:, voxels]) for k, p in self.predictions.items()},
-            self.brain.distribution.mean_pattern[voxels],
+            {k: np.ascontiguousarray(p[:, voxels]) for k, p in self.predictions.by_name.items()},
+            self._baseline[..., voxels],
+            np.ascontiguousarray(self.predictions.deviations["model"][:, voxels]),
         )
         scores = self._of_correlation(part)
         scores["skill"] = self._skill(part)
@@ -142,8 +154,10 @@ class ResponseScorer:
             scores |= self._of_patterns(part)
             centred = {k: p - part.baseline for k, p in part.predictions.items()}
             recorded = part.truth - part.baseline
-            scores |= self._identification(recorded, centred)
-            scores |= self._similarity(recorded, centred, voxels)
+            if self.test.least_group > 1:
+                scores |= self._identification(recorded, centred)
+            if self.test.least_group >= LEAST_COMPARED:
+                scores |= self._similarity(recorded, centred, voxels)
         return finite(ResponseScores(**scores))
 
     def _of_correlation(self, part: _Part) -> dict[str, ResponseScore]:
@@ -156,7 +170,7 @@ class ResponseScorer:
 
         def medians(counts: NDArray[np.float64]) -> Array:
             """Both scores that are made of r, so that it is computed once: (n_draws, 1 or 2)."""
-            drawn = weighted_correlation(part.truth, part.predictions["model"], counts)
+            drawn = weighted_correlation(part.truth, part.deviation, counts)
             both = [known_median(drawn, axis=1)]
             if normalised:
                 both.append(known_median(_signed_square(drawn[:, usable]) / explained, axis=1))
@@ -209,11 +223,17 @@ class ResponseScorer:
     def _identification(
         self, recorded: Array, centred: Mapping[str, Array]
     ) -> dict[str, ResponseScore]:
-        """Which image was seen, by patterns without the mean pattern that all images share."""
-        similarity = {k: pattern_similarity(recorded, p) for k, p in centred.items()}
-        n_candidates = min(N_CANDIDATES, self.test.n_images)
-        two = {k: two_way(s) for k, s in similarity.items()}
-        several = {k: n_way(s, n_candidates) for k, s in similarity.items()}
+        """Which image was seen, by patterns without the mean pattern that all images share.
+
+        Among the images that one fit was tested on: what other fits predict, they learned from
+        responses to this image.
+        """
+        groups, n_candidates = self.test.groups, min(N_CANDIDATES, self.test.least_group)
+        two, several = {}, {}
+        for name, predicted in centred.items():
+            similarity = [pattern_similarity(recorded[g], predicted[g]) for g in groups]
+            two[name] = np.concatenate([two_way(s) for s in similarity])
+            several[name] = np.concatenate([n_way(s, n_candidates) for s in similarity])
         return {
             "two_way_identification": self._mean_score(two),
             "n_way_identification": self._mean_score(several, n_candidates),
@@ -228,24 +248,40 @@ class ResponseScorer:
     def _similarity(
         self, recorded: Array, centred: Mapping[str, Array], voxels: Mask
     ) -> dict[str, ResponseScore]:
-        """How images are similar to one another, without the mean pattern that they share."""
-        n_images = self.test.n_images
-        distances = {k: rdm(p) for k, p in centred.items()}
-        true = rdm(recorded)
+        """How images are similar to one another, without the mean pattern that they share.
+
+        Of several fits: within the images that each was tested on, averaged.
+        """
+        n_images, groups = self.test.n_images, self.test.groups
+        true = [rdm(recorded[g]) for g in groups]
+        distances = {k: [rdm(p[g]) for g in groups] for k, p in centred.items()}
+        rsas = {
+            k: [rsa(t, d) for t, d in zip(true, of_groups, strict=True)]
+            for k, of_groups in distances.items()
+        }
+        ckas = {k: [linear_cka(recorded[g], p[g]) for g in groups] for k, p in centred.items()}
+
+        def resampled_rsa(counts: Array) -> Array:
+            pairs = zip(true, distances["model"], groups, strict=True)
+            return mean_of_groups(
+                [_resampled(partial(weighted_rsa, t, d), counts[:, g]) for t, d, g in pairs], groups
+            )
+
+        def resampled_cka(counts: Array) -> Array:
+            pairs = [(recorded[g], centred["model"][g], counts[:, g]) for g in groups]
+            values = [_resampled(partial(weighted_cka, t, p), some) for t, p, some in pairs]
+            return mean_of_groups(values, groups)
+
         return {
             "rsa": _score(
-                {k: rsa(true, d) for k, d in distances.items()},
+                {k: float(mean_of_groups(v, groups)) for k, v in rsas.items()},
                 self._split_half(voxels, lambda a, b: rsa(rdm(a), rdm(b))),
-                self.bootstrap.limits(
-                    lambda counts: weighted_rsa(true, distances["model"], counts), n_images
-                ),
+                self.bootstrap.limits(resampled_rsa, n_images),
             ),
             "cka": _score(
-                {k: linear_cka(recorded, p) for k, p in centred.items()},
+                {k: float(mean_of_groups(v, groups)) for k, v in ckas.items()},
                 self._split_half(voxels, linear_cka),
-                self.bootstrap.limits(
-                    lambda counts: weighted_cka(recorded, centred["model"], counts), n_images
-                ),
+                self.bootstrap.limits(resampled_cka, n_images),
             ),
         }
 
@@ -257,9 +293,15 @@ class ResponseScorer:
         """
         if self._halves is None:
             return None
-        baseline = self.brain.distribution.mean_pattern[voxels]
-        first, second = (part[:, voxels] - baseline for part in self._halves)
-        halves = agreement(first, second)
+        first, second, images = self._halves
+        baseline = np.broadcast_to(self._baseline[..., voxels], (self.test.n_images, voxels.sum()))
+        first, second = (half[:, voxels] - baseline[images] for half in (first, second))
+        chosen = [(images >= g.start) & (images < g.stop) for g in self.test.groups]
+        values = [
+            agreement(first[some], second[some]) if some.sum() >= LEAST_COMPARED else np.nan
+            for some in chosen
+        ]
+        halves = float(mean_of_groups(values, self.test.groups))
         return float(np.sqrt(2 * halves / (1 + halves))) if halves > 0 else None
 
 
@@ -313,19 +355,53 @@ def _repeat_ceiling(
     return float(known_mean(np.concatenate(values))) if values else None
 
 
-def _halves(trials: Array, rows: NDArray[np.integer]) -> tuple[Array, Array] | None:
-    """Averages over odd and over even repeats of the images shown twice or more."""
+def mean_of_groups(values: Sequence[ArrayLike], groups: Sequence[slice]) -> Array:
+    """Mean of a score over groups of images, each weighed by its number of pairs of images.
+
+    Parameters
+    ----------
+    values : sequence of arrays of shape (...,)
+        The score of each group; NaN is left out.
+    groups : sequence of slices
+
+    Returns
+    -------
+    float64 array of shape (...,)
+        NaN where all are.
+    """
+    every = np.array([np.asarray(v, np.float64) for v in values])
+    if len(every) == 1:
+        only: Array = every[0]
+        return only
+    sizes = np.array([g.stop - g.start for g in groups], np.float64)
+    pairs = np.expand_dims(sizes * (sizes - 1), tuple(range(1, every.ndim)))
+    weights = np.where(np.isnan(every), 0, pairs)
+    with np.errstate(invalid="ignore"):
+        mean: Array = (np.nan_to_num(every) * weights).sum(0) / weights.sum(0)
+    return mean
+
+
+def _resampled(statistic: Callable[[Array], Array], counts: Array) -> Array:
+    """A statistic of each sample (n_samples, n_images); NaN where a sample holds no image."""
+    empty = counts.sum(1) == 0
+    return np.where(empty, np.nan, statistic(np.where(empty[:, None], 1, counts)))
+
+
+def _halves(
+    trials: Array, rows: NDArray[np.integer]
+) -> tuple[Array, Array, NDArray[np.integer]] | None:
+    """Averages over odd and over even repeats of the images shown twice or more; these images."""
     repeat = np.empty(len(rows), int)
     for image in np.unique(rows):
         repeat[rows == image] = np.arange((rows == image).sum())
     images = np.unique(rows[repeat == 1])
-    if len(images) < 4:
+    if len(images) < LEAST_COMPARED:
         return None
     halves = []
     for parity in (0, 1):
         some = (repeat % 2 == parity) & np.isin(rows, images)
         halves.append(average_repeats(trials[some], rows[some])[0])
-    return halves[0], halves[1]
+    return halves[0], halves[1], images
 
 
 def _signed_square(r: Array) -> Array:

@@ -7,7 +7,7 @@ that is fitted to recorded responses alone, independently of the networks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ N_CANDIDATES = 300  # Mai et al. 2025
 N_COMPONENTS = 128  # of the tokens that the linear decoder predicts
 
 Array = NDArray[np.floating]
+Found = Mapping[str, NDArray[np.float64]]  # kind of query → value of each image
 Decoder = Callable[[Array], Array]  # responses (n_images, n_voxels) → similarity with candidates
 
 
@@ -37,6 +38,7 @@ def retrieve(
 ) -> RetrievalScores:
     """Top-1 retrieval of test images among candidates, by two decoders.
 
+    Images are retrieved among those that one fit was tested on (`TestSet.groups`), two or more.
     Queries are recorded single trials (``raw``), predicted means (``syn``), single draws
     (``draw``), and as controls the mean pattern and the means predicted for other images.
 
@@ -49,48 +51,61 @@ def retrieve(
     seed : int
         Of the draws, and of the folds by which the linear decoder's penalties are chosen.
     """
-    n_candidates = min(N_CANDIDATES, test.n_images)
-    asked = rounds(test.image_index, test.n_images)
-    means = predictions["model"]
-    drawing = Drawing(len(asked), seed)
-    drawn = np.stack(
-        [
-            brain.draw_around(mean, digest, drawing)
-            for mean, digest in zip(means, test.digests, strict=True)
-        ]
-    )
-    queries: dict[str, list[Array]] = {
-        "raw": [test.trials[chosen] for chosen in asked],
-        "syn": [means],
-        "draw": list(drawn.transpose(1, 0, 2)),
-        "mean_pattern": [np.broadcast_to(brain.distribution.mean_pattern, means.shape)],
-        "shuffled": [means[predictions.shuffle]],
-    }
-    scaled = brain.predictors.scaler(test.tokens)
-
-    def score(decode: Decoder) -> RetrievalScore:
-        return _score(decode, queries, n_candidates, bootstrap)
-
-    linear = score(_linear_decoder(brain, test, scaled, seed))
-    networks = brain.config.has_networks
+    n_candidates = min(N_CANDIDATES, test.least_group)
+    found: dict[str, list[Found]] = {}
+    for part, images in zip(test.parts or (test,), test.groups, strict=True):
+        queries = _queries(brain, test, part, images, predictions, seed)
+        scaled = brain.predictors.scaler(part.tokens)
+        decoders = {"linear_decoder": _linear_decoder(brain, part, scaled, seed)}
+        if brain.config.has_networks:
+            decoders["brainvae"] = _latent_decoder(brain, scaled)
+        for name, decode in decoders.items():
+            found.setdefault(name, []).append(_find(decode, queries, n_candidates))
+    scores = {name: _score(parts, bootstrap) for name, parts in found.items()}
     return finite(
         RetrievalScores(
             n_candidates=n_candidates,
             chance=1 / n_candidates,
-            linear_decoder=linear,
-            brainvae=score(_latent_decoder(brain, scaled)) if networks else UNSET,
+            linear_decoder=scores["linear_decoder"],
+            brainvae=scores.get("brainvae", UNSET),
         )
     )
 
 
-def _score(
-    decode: Decoder, queries: Mapping[str, list[Array]], n_candidates: int, bootstrap: Bootstrap
-) -> RetrievalScore:
-    """Share of images found in each kind of query, averaged over rounds."""
-    found = {
+def _queries(
+    brain: Brain, test: TestSet, part: TestSet, images: slice, predictions: Predictions, seed: int
+) -> dict[str, list[Array]]:
+    """Patterns (n_images, n_voxels) that are decoded, of the images that one fit was tested on."""
+    asked = rounds(part.image_index, part.n_images)
+    means = predictions["model"][images]
+    drawing = Drawing(len(asked), seed)
+    drawn = np.stack(
+        [
+            predictions.draw(brain, test, image, drawing)
+            for image in range(images.start, images.stop)
+        ]
+    )
+    baseline = np.broadcast_to(predictions.baseline(brain), predictions["model"].shape)
+    return {
+        "raw": [part.trials[chosen] for chosen in asked],
+        "syn": [means],
+        "draw": list(drawn.transpose(1, 0, 2)),
+        "mean_pattern": [baseline[images]],
+        "shuffled": [predictions["model"][predictions.shuffle[images]]],
+    }
+
+
+def _find(decode: Decoder, queries: Mapping[str, list[Array]], n_candidates: int) -> Found:
+    """Share of each image's queries in which it is found, by kind of query."""
+    return {
         name: np.mean([n_way(decode(p), n_candidates) for p in patterns], 0)
         for name, patterns in queries.items()
     }
+
+
+def _score(parts: Sequence[Found], bootstrap: Bootstrap) -> RetrievalScore:
+    """Share of images found in each kind of query, with intervals over images."""
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     share = {name: float(per_image.mean()) for name, per_image in found.items()}
     interval = {name: bootstrap.limits_of_mean(per_image) for name, per_image in found.items()}
     return RetrievalScore(

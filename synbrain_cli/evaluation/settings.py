@@ -21,11 +21,15 @@ class EvaluateSettings:
         Also score the published sampling: 80 passes of the decoder per image.
     n_boot : int
         Bootstrap draws of the test images for the 95 % confidence intervals.
+    n_folds : int, optional
+        Score every image when it was held out, by refits of the model's recipe on the other folds
+        of images (`synbrain_cli.evaluation.folds`); default: the model itself, on the test images.
     """
 
     n_draws: int = N_DRAWS
     latent: bool = True
     n_boot: int = 1000
+    n_folds: int | None = None
 
 
 def check_draws(n_draws: int, otherwise: str = "") -> None:

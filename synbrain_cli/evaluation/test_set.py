@@ -7,7 +7,7 @@ that the model was trained on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -18,7 +18,12 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.brain.images import token_digest
 from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.doubt import MIN_IMAGES, chance_correlation, notes_on_number
+from synbrain_cli.evaluation.doubt import (
+    FOLDS_ADVICE,
+    MIN_IMAGES,
+    chance_correlation,
+    notes_on_number,
+)
 from synbrain_cli.evaluation.leakage import check_untrained, leakage_notes
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.record import Repeats
@@ -47,7 +52,7 @@ class TestSet:
     store : TokenStore
         Tokens of the images.
     images : array of str of shape (n_images,)
-        Sorted.
+        Sorted; of several folds, within each.
     image_index : int array of shape (n_trials,)
         Row of ``images`` that each trial showed.
     session : int array of shape (n_trials,)
@@ -61,6 +66,9 @@ class TestSet:
         What readers of the scores must know.
     averaged_over : int
         Recorded trials that each row is the average of.
+    parts : tuple of TestSet
+        Of images that were held out by turns (`synbrain_cli.evaluation.folds`): those of each fold,
+        in their order here. Empty where all are of one split.
     """
 
     __test__: ClassVar[bool] = False  # pytest: this is no class of tests
@@ -75,10 +83,15 @@ class TestSet:
     ncsnr: NDArray[np.float64]
     notes: tuple[str, ...] = ()
     averaged_over: int = 1
+    parts: tuple[TestSet, ...] = ()
 
     @classmethod
     def load(
-        cls, subject: PreparedSubject, store: TokenStore, brains: Sequence[Brain] = ()
+        cls,
+        subject: PreparedSubject,
+        store: TokenStore,
+        brains: Sequence[Brain] = (),
+        least: int = MIN_IMAGES,
     ) -> TestSet:
         """Load the test split, checked against the models that are evaluated on it.
 
@@ -90,21 +103,24 @@ class TestSet:
         brains : sequence of Brain
             Models of this subject, all with a readout (`Brain.require_readout`). Trials are in the
             unit of the first; without any, as prepared.
+        least : int
+            Test images that are needed: fewer in a fold than in a test set.
 
         Raises
         ------
         InputError
-            Model, subject and tokens do not belong together; there are fewer than four test
+            Model, subject and tokens do not belong together; there are too few test
             images; a test image is among those that the model was trained on.
         """
         for brain in brains:
             check_match(brain, subject, store)
             _check_voxels(brain, subject)
         test = subject.select("test")
-        if len(test.images) < MIN_IMAGES:
+        if len(test.images) < least:
             raise InputError(
-                f"{subject.folder}: expected four test images or more, found {len(test.images)}: "
-                "no score over images can be computed; prepare with a larger test split"
+                f"{subject.folder}: expected {least} test images or more, found "
+                f"{len(test.images)}: no score over images can be computed; prepare with a larger "
+                f"test split, or {FOLDS_ADVICE}"
             )
         check_untrained(subject, store)
         return cls(
@@ -119,6 +135,51 @@ class TestSet:
             (*notes_on_number(len(test.images)), *leakage_notes(brains, subject)),
             subject.averaged_over,
         )
+
+    @classmethod
+    def pooled(cls, parts: Sequence[TestSet], subject: PreparedSubject) -> TestSet:
+        """Put the test images of several folds one after the other.
+
+        Parameters
+        ----------
+        parts : sequence of TestSet
+        subject : PreparedSubject
+            As prepared, with splits of its own.
+        """
+        betas = np.concatenate([part.betas for part in parts])
+        as_prepared = all(part.trials is part.betas for part in parts)
+        trials = betas if as_prepared else np.concatenate([part.trials for part in parts])
+        first_image = np.cumsum([0, *(part.n_images for part in parts)])
+        first_trial = np.cumsum([0, *(len(part.betas) for part in parts)])
+        # Views: responses are in memory once.
+        views = tuple(
+            replace(part, betas=betas[start:stop], trials=trials[start:stop])
+            for part, start, stop in zip(parts, first_trial[:-1], first_trial[1:], strict=True)
+        )
+        index = [p.image_index + first for p, first in zip(parts, first_image[:-1], strict=True)]
+        n_images = int(first_image[-1])
+        return replace(
+            parts[0],
+            subject=subject,
+            images=np.concatenate([part.images for part in parts]),
+            image_index=np.concatenate(index),
+            session=np.concatenate([part.session for part in parts]),
+            betas=betas,
+            trials=trials,
+            notes=tuple(notes_on_number(n_images, held_out_by_turns=True)),
+            parts=views,
+        )
+
+    @property
+    def groups(self) -> list[slice]:
+        """Images whose predictions come from one fit: all of them, or those of each fold."""
+        ends = np.cumsum([part.n_images for part in self.parts or (self,)]).tolist()
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+    @property
+    def least_group(self) -> int:
+        """Images in the smallest of the `groups`."""
+        return min(group.stop - group.start for group in self.groups)
 
     @property
     def n_images(self) -> int:

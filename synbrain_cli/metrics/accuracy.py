@@ -131,8 +131,9 @@ def skill(y_true: ArrayLike, y_pred: ArrayLike, baseline: ArrayLike) -> np.ndarr
     ----------
     y_true, y_pred : arrays of shape (n_images, n_voxels)
         Measured and predicted responses, in the same unit.
-    baseline : array of shape (n_voxels,)
-        The pattern predicted for every image: the mean over *training* trials.
+    baseline : array of shape (n_voxels,) or (n_images, n_voxels)
+        The pattern predicted for every image: the mean over *training* trials. One for each image
+        where each was held out from other training trials.
 
     Returns
     -------
@@ -213,9 +214,10 @@ def squared_errors(
     """Mean squared errors over images of model and baseline: (n_voxels,) or (n_boot, n_voxels)."""
     y_true, y_pred, dtype = as_pair(y_true, y_pred)
     baseline = np.asarray(baseline)
-    if baseline.shape != y_true.shape[1:]:
+    if baseline.shape not in (y_true.shape[1:], y_true.shape):
         raise InputError(
-            f"baseline: expected one pattern, shape {y_true.shape[1:]}, found {baseline.shape}"
+            f"baseline: expected one pattern, shape {y_true.shape[1:]}, or one for each image, "
+            f"found {baseline.shape}"
         )
     shares = None if counts is None else shares_of_counts(counts, len(y_true))
 
@@ -224,7 +226,7 @@ def squared_errors(
         means = [x.mean(0) if shares is None else shares @ x for x in both]
         return np.stack(means).T  # (n_voxels, [n_boot,] 2)
 
-    model, base = blockwise(errors, y_true, y_pred, baseline[None], keep=1).T
+    model, base = blockwise(errors, y_true, y_pred, np.atleast_2d(baseline), keep=1).T
     return model, base, dtype
 
 

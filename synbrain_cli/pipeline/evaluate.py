@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from msgspec import UNSET, UnsetType
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.calibration import Calibration, calibrate
 from synbrain_cli.evaluation.doubt import doubtful_scores, notes_on_doubt
+from synbrain_cli.evaluation.folds import Folds
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.response_scores import ResponseResults, ResponseScorer
@@ -30,6 +32,7 @@ from synbrain_cli.io.results.evaluation import (
     METRICS,
     VOXELS,
     EvaluationRecord,
+    FoldSizes,
     RetrievalScores,
 )
 from synbrain_cli.io.results.record import ModelProvenance, finite
@@ -83,10 +86,10 @@ def evaluate(
     output: Path | None = None,
     run: RunContext | None = None,
 ) -> EvaluateResult:
-    """Score a model on its subject's test images.
+    """Score a model on its subject's test images, or its recipe on all images, by folds.
 
-    An interrupted evaluation continues after the last step that it finished: scores of responses,
-    scores of draws, retrieval.
+    An interrupted evaluation continues after the last step that it finished: refits to folds,
+    scores of responses, scores of draws, retrieval.
 
     Parameters
     ----------
@@ -98,46 +101,54 @@ def evaluate(
         Tokens of the test images, of the model's encoder.
     settings : EvaluateSettings, optional
     output : path, optional
-        Default ``outputs/<model>_evaluation``.
+        Default ``outputs/<model>_evaluation``, with folds ``outputs/<model>_folds-5_evaluation``.
     run : RunContext, optional
         Its seed is that of the draws, the bootstrap and the shuffled control.
 
     Raises
     ------
     InputError
-        When the model, the subject and the tokens do not belong together; see `TestSet.load`.
+        When the model, the subject and the tokens do not belong together; see `TestSet.load` and
+        `Folds.load`.
     """
     # Set up
     settings, run = settings or EvaluateSettings(), run or RunContext()
     brain.require_readout("an evaluation")
     check_draws(settings.n_draws)
-    folder = Path(output) if output else workspace.output_of(brain.name, "evaluation")
+    n_folds = settings.n_folds
+    what = f"folds-{n_folds}_evaluation" if n_folds else "evaluation"
+    folder = Path(output) if output else workspace.output_of(brain.name, what)
     recorded = _recorded(brain, subject, settings, run)
 
     # Load the test images
-    test = TestSet.load(subject, store, [brain])
+    folds = Folds.load(brain, subject, store, n_folds, run.seed) if n_folds else None
+    test = folds.test if folds else TestSet.load(subject, store, [brain])
     run.progress.info(
         f"evaluating {brain.name}: {len(test.trials):,} test trials of {test.n_images:,} images"
+        + (f", held out in {n_folds} folds" if folds else "")
     )
 
     # Compute
-    predictions = Predictions.of(brain, test, run.seed)
     bootstrap = Bootstrap(settings.n_boot, run.seed)
-    scorer = ResponseScorer(brain, test, predictions.by_name, bootstrap)
     with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
+        predictions = folds.predict(work, run) if folds else Predictions.of(brain, test, run.seed)
+        scorer = ResponseScorer(brain, test, predictions, bootstrap)
         responses = work.once("responses", ResponseResults, lambda: scorer.score_all(run.progress))
         draws = work.once(
             "draws", Calibration, lambda: calibrate(brain, test, predictions, settings, run)
         )
-        run.progress.info("retrieval")
-        retrieval = work.once(
-            "retrieval",
-            RetrievalScores,
-            lambda: retrieve(brain, test, predictions, bootstrap, run.seed),
-        )
+        retrieval: RetrievalScores | UnsetType = UNSET
+        if test.least_group > 1:
+            run.progress.info("retrieval")
+            retrieval = work.once(
+                "retrieval",
+                RetrievalScores,
+                lambda: retrieve(brain, test, predictions, bootstrap, run.seed),
+            )
 
         # Write the results
         notes = [
+            *(folds.notes() if folds else ()),
             *scorer.notes(),
             *draws.notes,
             *_notes_on_rows(brain),
@@ -145,7 +156,7 @@ def evaluate(
             *notes_on_doubt(doubtful_scores(responses.overall, test.n_images)),
             *test.notes,
         ]
-        steps = _Steps(responses, draws, retrieval)
+        steps = _Steps(responses, draws, retrieval, folds.sizes if folds else UNSET)
         metrics = _metrics(brain, test, steps, notes, settings, run)
         result = EvaluateResult(folder, metrics, _voxels_table(brain, scorer, draws))
         write_results(
@@ -166,7 +177,8 @@ class _Steps:
 
     responses: ResponseResults
     draws: Calibration
-    retrieval: RetrievalScores
+    retrieval: RetrievalScores | UnsetType
+    folds: FoldSizes | UnsetType
 
 
 def _metrics(
@@ -200,6 +212,7 @@ def _metrics(
         overall=steps.responses.overall,
         roi=steps.responses.roi,
         retrieval=steps.retrieval,
+        folds=steps.folds,
         draws=steps.draws.scores,
         doubtful=doubtful_scores(steps.responses.overall, test.n_images),
         notes=notes,

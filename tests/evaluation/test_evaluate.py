@@ -282,7 +282,8 @@ def responses(brain, truth, trials, rows, **predictions):
     ncsnr = brain.voxels["ncsnr"].to_numpy()
     test = TestSet(None, None, images, rows, np.ones(len(rows), int), trials, trials, ncsnr)
     others = dict.fromkeys(("model", "linear", "mean_pattern", "shuffled"), truth)
-    return ResponseScorer(brain, test, others | predictions, Bootstrap(50, 0))
+    pooled = Predictions(others | predictions, np.arange(len(truth)))
+    return ResponseScorer(brain, test, pooled, Bootstrap(50, 0))
 
 
 def score(scorer, voxels):
@@ -392,6 +393,8 @@ def calibration(brain, predicted, trials, rows, *, n_draws=20, seed=0, latent=Fa
         ncsnr=brain.voxels["ncsnr"].to_numpy(float),
     )
     by_name = {"model": predicted.means[:n_images], "linear": predicted.linear[:n_images]}
+    constant = brain.distribution.mean_pattern
+    by_name["mean_pattern"] = np.broadcast_to(constant, by_name["model"].shape)
     predictions = Predictions(by_name, derangement(n_images, np.random.default_rng(1)))
     settings = EvaluateSettings(n_draws, latent, n_boot=50)
     run = RunContext(seed=seed, progress=QUIET)

@@ -259,6 +259,21 @@ class RetrievalScores(Result, frozen=True, kw_only=True):
     brainvae: RetrievalScore | Absent = UNSET
 
 
+class FoldSizes(Result, frozen=True, kw_only=True):
+    """Folds of images that were held out by turns.
+
+    Attributes
+    ----------
+    n_folds : int
+    min, max : int
+        Images in the smallest and in the largest fold.
+    """
+
+    n_folds: int
+    min: int
+    max: int
+
+
 class EvaluationRecord(Result, frozen=True, kw_only=True):
     """Content of ``metrics.json``.
 
@@ -284,6 +299,10 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
     roi : dict
         Region of 10 voxels or more → its scores.
     retrieval : RetrievalScores
+        Absent where folds hold one image each.
+    folds : FoldSizes
+        Scores are of every image when it was held out, pooled over refits of the model's recipe on
+        the other folds; they are not of the bundle itself. Absent where they are.
     draws : DrawScores
     doubtful : dict
         Score over all voxels that means nothing → why (`synbrain_cli.evaluation.doubt`).
@@ -305,7 +324,8 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
     recorded_unit: str
     overall: ResponseScores
     roi: dict[str, RegionScores]
-    retrieval: RetrievalScores
+    retrieval: RetrievalScores | Absent = UNSET
+    folds: FoldSizes | Absent = UNSET
     draws: DrawScores
     doubtful: dict[str, str]
     notes: list[str]

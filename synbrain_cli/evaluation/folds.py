@@ -1,0 +1,427 @@
+"""Every image scored when it was held out: folds of images, and refits of a linear model.
+
+All images of a prepared subject are dealt to folds. For each fold, the linear encoder and the
+readout are fitted to the images of the other folds, by the code of `synbrain train`, and predict the
+fold's images. What is scored is the recipe of the model on these data, not the bundle.
+
+Two things would let the fits of different folds leak into scores that are pooled over them:
+
+- Their means differ, and a fold's mean is low where its held-out responses are high: over images,
+  responses that have nothing to do with any prediction correlate negatively with it, by −1 where
+  single images are held out and the mean alone is predicted. Correlations over images are therefore
+  taken of predictions minus the mean prediction of their fit (`PooledPredictions.deviations`): a
+  function of other images' responses that no constant changes, so that its expected covariance with
+  unrelated responses is 0. Errors (skill, MSE) are those of the predictions as they are, beside
+  those of each fold's own mean pattern.
+- What a fit predicts for one image, it learned from the responses to images of other folds.
+  Scores that compare images with each other (identification, RSA, CKA, retrieval, the shuffled
+  control) therefore stay within a fold (`TestSet.groups`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.loading import Distribution
+from synbrain_cli.datasets.splits import LEAST, split_trials
+from synbrain_cli.errors import InputError
+from synbrain_cli.evaluation.predictions import Predictions, normal_noise
+from synbrain_cli.evaluation.test_set import TestSet, derangement
+from synbrain_cli.io.arrays import load_arrays, save_arrays
+from synbrain_cli.io.bundle import Predictor
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.results.evaluation import FoldSizes
+from synbrain_cli.io.seal import is_kept, keep
+from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.workfolder import WorkFolder
+from synbrain_cli.model.readout import Readout
+from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
+from synbrain_cli.training.distribution import baseline_variances, fit_distribution
+from synbrain_cli.training.examples import load_examples
+from synbrain_cli.training.linear_encoder import fit_linear_encoder
+
+Array = NDArray[np.float32]
+
+# ---------------------------------------------------------------------------- images → folds
+
+
+@dataclass(frozen=True)
+class ResplitSubject(PreparedSubject):
+    """A prepared subject whose trials are in other splits than it was prepared with.
+
+    Attributes
+    ----------
+    splits : tuple of str
+        "train", "val" or "test", for each trial.
+    """
+
+    splits: tuple[str, ...] = ()
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """``trials.tsv``, with these splits."""
+        return super().trials.assign(split=list(self.splits))
+
+
+def deal_images(
+    subject: PreparedSubject, store: TokenStore, n_folds: int, seed: int
+) -> list[set[str]]:
+    """Deal all images of a subject to folds at random; their sizes differ by one at most.
+
+    Names of one picture (with the same pixels, where the token store knows these) go together.
+
+    Parameters
+    ----------
+    subject : PreparedSubject
+    store : TokenStore
+    n_folds : int
+        As many as there are images holds out one at a time.
+    seed : int
+
+    Returns
+    -------
+    list of n_folds sets of str
+
+    Raises
+    ------
+    InputError
+        More folds than images, or too few images outside a fold to train and validate a model.
+    """
+    shown = set(subject.trials["image"])
+    pixels = {n: d for n, d in zip(store.images, store.digests, strict=True) if d and n in shown}
+    pictures: dict[str, set[str]] = {}
+    for image in sorted(shown):
+        pictures.setdefault(pixels.get(image, f"image {image}"), set()).add(image)
+    n_images, least = len(pictures), 2 * LEAST
+    if not 2 <= n_folds <= n_images:
+        raise InputError(
+            f"--folds {n_folds}: expected 2 to {n_images}, the number of images of {subject.label}"
+        )
+    left = n_images - -(-n_images // n_folds)
+    if left < least:
+        raise InputError(
+            f"--folds {n_folds}: expected {least} images or more outside a fold, {LEAST} to train "
+            f"and {LEAST} to validate a model, found {left} of the {n_images} images of "
+            f"{subject.label}: "
+            + ("choose more folds" if n_images > least else "more images are needed")
+        )
+    names = list(pictures.values())
+    order = np.random.default_rng([seed, 8]).permutation(n_images)
+    return [set().union(*(names[i] for i in fold)) for fold in np.array_split(order, n_folds)]
+
+
+def resplit(subject: PreparedSubject, folds: Sequence[set[str]], seed: int) -> list[ResplitSubject]:
+    """Return the subject once per fold, with the fold's images as test images.
+
+    Validation images are drawn from the others as `synbrain prepare` draws them: the share of them
+    that the prepared subject has.
+
+    Parameters
+    ----------
+    subject : PreparedSubject
+    folds : sequence of sets of str
+    seed : int
+        Of the choice of validation images.
+    """
+    table = subject.trials
+    n_images = table.groupby("split")["image"].nunique()
+    n_val, n_train = (int(n_images.get(split, 0)) for split in ("val", "train"))
+    share = n_val / max(n_val + n_train, 1)
+    shown = table["image"].to_numpy(str)
+    return [
+        ResplitSubject(
+            subject.folder, tuple(split_trials(shown, fold, share=share, seed=seed).tolist())
+        )
+        for fold in folds
+    ]
+
+
+def check_linear(brain: Brain) -> None:
+    """Refuse models whose mean is not the linear encoder: refits of others would take hours.
+
+    Raises
+    ------
+    InputError
+    """
+    if brain.config.predictors == ("linear",):
+        return
+    what = (
+        "has networks" if brain.config.has_networks else "was adapted from other subjects' models"
+    )
+    raise InputError(
+        f"--folds: {brain.name} {what}, and folds are for linear models, which are fitted again for "
+        f"each fold: `synbrain train --subject {brain.subject} --model linear` makes one"
+    )
+
+
+# ------------------------------------------------------------------------------------- refits
+
+
+@dataclass(frozen=True, eq=False)
+class FoldFit:
+    """What a fit to the other folds' images predicts for the images of one fold.
+
+    Responses are in the unit of the fit; in that of the evaluated model they are
+    ``factor * response + offset``. The two differ where betas were prepared as recorded, and
+    are then standardised by the training trials of each fit.
+
+    Attributes
+    ----------
+    model, linear : float32 arrays of shape (n_images, n_voxels)
+        Predictions, of the stack and of the linear encoder.
+    model_mean, linear_mean : float32 arrays of shape (n_voxels,)
+        Mean prediction of the images that were fitted.
+    distribution : Distribution
+    factor, offset : float32 arrays of shape (n_voxels,)
+    """
+
+    model: Array
+    linear: Array
+    model_mean: Array
+    linear_mean: Array
+    distribution: Distribution
+    factor: Array
+    offset: Array
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Load what `save` saved."""
+        named = load_arrays(path)
+        names = ("mean_pattern", "linear_variance", "trial_variance")
+        distribution = Distribution(Readout.from_arrays(named), *(named[name] for name in names))
+        own = ("model", "linear", "model_mean", "linear_mean")
+        return cls(*(named[k] for k in own), distribution, named["factor"], named["offset"])
+
+    def save(self, path: Path) -> None:
+        """Save it for the run that continues an interrupted one."""
+        named = {name: value for name, value in vars(self).items() if name != "distribution"}
+        named |= {name: value for name, value in vars(self.distribution).items()}
+        named.pop("readout")
+        save_arrays(path, named | self.distribution.readout.arrays())
+        keep(path)
+
+    @property
+    def is_in_unit(self) -> bool:
+        """Whether its unit is that of the evaluated model."""
+        return bool((self.factor == 1).all() and not self.offset.any())
+
+    def to_unit(self, responses: Array) -> Array:
+        """Bring responses (..., n_voxels) to the unit of the evaluated model."""
+        return responses if self.is_in_unit else responses * self.factor + self.offset
+
+    def from_unit(self, responses: Array) -> Array:
+        """Bring them back."""
+        return responses if self.is_in_unit else (responses - self.offset) / self.factor
+
+
+def fit_fold(brain: Brain, part: TestSet, recovery: Path) -> FoldFit:
+    """Fit linear encoder and readout to the images outside a fold, and predict those in it.
+
+    The phases are those of `synbrain_cli.pipeline.train`.
+
+    Parameters
+    ----------
+    brain : Brain
+        Its seed is that of the fit, its unit that of the evaluation.
+    part : TestSet
+        The images of the fold, of a subject that has them as test images.
+    recovery : path
+        Folder in which the linear encoder is kept meanwhile.
+    """
+    seed = brain.config.training.seed or 0
+    examples = load_examples(part.subject, part.store)
+    run = RunContext(seed, progress=Progress(quiet=True))
+    linear = fit_linear_encoder(examples.train, run, recovery)
+    held_out: dict[Predictor, Array] = {"linear": linear.predict(examples.val.tokens)}
+    fitted = fit_distribution(examples, held_out, seed)
+    distribution = Distribution(
+        readout=fitted.readout,
+        mean_pattern=examples.train.betas.mean(0, dtype=np.float64).astype(np.float32),
+        **baseline_variances(examples, held_out["linear"]),
+    )
+    predicted = fitted.linear.predict(examples.scaler(part.tokens))
+    weight = fitted.stack[0]
+    factor, offset = np.ones(len(weight), np.float32), np.zeros(len(weight), np.float32)
+    if brain.config.standardization == "none":
+        factor = (examples.scale.sd / brain.response_sd).astype(np.float32)
+        offset = (examples.scale.mean - brain.response_mean) / brain.response_sd
+    # Features are centred over the images that are fitted, so that the intercept is their mean.
+    mean = fitted.linear.intercept
+    return FoldFit(
+        weight * predicted,
+        predicted,
+        weight * mean,
+        mean,
+        distribution,
+        factor,
+        np.asarray(offset, np.float32),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PooledPredictions(Predictions):
+    """Predictions of all folds, each by the fit to the other folds.
+
+    Attributes
+    ----------
+    fit_means : dict of float32 arrays of shape (n_images, n_voxels)
+        For "model", "linear" and "mean_pattern": mean prediction of each image's fit.
+    load_fit : callable
+        Number of a fold → `FoldFit`.
+    """
+
+    fit_means: dict[str, Array]
+    load_fit: Callable[[int], FoldFit]
+
+    @cached_property
+    def deviations(self) -> dict[str, Array]:
+        """Predictions minus the mean prediction of their fit: see the module's description."""
+        found = {name: self.by_name[name] - mean for name, mean in self.fit_means.items()}
+        return found | {"shuffled": found["model"][self.shuffle]}
+
+    def baseline(self, brain: Brain) -> Array:
+        """Mean pattern of each image's fit: (n_images, n_voxels)."""
+        return self.by_name["mean_pattern"]
+
+    def draw(
+        self, brain: Brain, test: TestSet, image: int, drawing: Drawing, around: str = "model"
+    ) -> Array:
+        """Draw single trials of one image by the fit that did not see it: see `Predictions`."""
+        number = next(k for k, group in enumerate(test.groups) if image < group.stop)
+        fit = self.load_fit(number)
+        known = fit.distribution
+        readout = known.readout if around == "model" else normal_noise(known, around)
+        mean = fit.from_unit(self[around][image])
+        return fit.to_unit(brain.draw_around(mean, test.digests[image], drawing, readout))
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """Images of a subject, each held out once.
+
+    Attributes
+    ----------
+    brain : Brain
+        Linear model whose recipe is scored.
+    test : TestSet
+        All images, fold by fold.
+    """
+
+    brain: Brain
+    test: TestSet
+
+    @classmethod
+    def load(
+        cls, brain: Brain, subject: PreparedSubject, store: TokenStore, n_folds: int, seed: int
+    ) -> Self:
+        """Deal the images of a subject to folds, and load their trials.
+
+        Parameters
+        ----------
+        brain : Brain
+        subject : PreparedSubject
+        store : TokenStore
+        n_folds : int
+        seed : int
+            Of the folds, and of the validation images in each.
+
+        Raises
+        ------
+        InputError
+            The model is not linear; the folds are too many or too few (`deal_images`); see also
+            `TestSet.load`, which guards each fold against the images that its fit is trained on.
+        """
+        check_linear(brain)
+        folds = deal_images(subject, store, n_folds, seed)
+        parts = [TestSet.load(s, store, [brain], 1) for s in resplit(subject, folds, seed)]
+        return cls(brain, TestSet.pooled(parts, subject))
+
+    @property
+    def sizes(self) -> FoldSizes:
+        """Number of folds, and of images in them, as a record has them."""
+        sizes = [part.n_images for part in self.test.parts]
+        return FoldSizes(n_folds=len(sizes), min=min(sizes), max=max(sizes))
+
+    def notes(self) -> list[str]:
+        """Return what readers of pooled scores must know."""
+        sizes, name = self.sizes, self.brain.name
+        of_each = f"{sizes.min}" if sizes.min == sizes.max else f"{sizes.min} to {sizes.max}"
+        notes = [
+            f"scores of every image when it was held out, pooled over {sizes.n_folds} folds of "
+            f"{of_each} images: of {sizes.n_folds} refits of the recipe of {name} (linear encoder "
+            f"and readout) to the images of the other folds, not of {name} itself"
+        ]
+        if sizes.min > 1:
+            notes.append(
+                "identification, RSA, CKA and retrieval compare the images of one fold with each "
+                "other: their chance level depends on the number of folds"
+            )
+        else:
+            notes.append(
+                "no identification, no RSA, no CKA and no retrieval: they compare the images of one "
+                "fold with each other, and some folds hold one image: choose fewer folds"
+            )
+        return notes
+
+    def predict(self, work: WorkFolder, run: RunContext) -> PooledPredictions:
+        """Fit the model once per fold, or take the fits of the interrupted run, and predict.
+
+        One fit is in memory at a time.
+
+        Parameters
+        ----------
+        work : WorkFolder
+            Of the scores; keeps the fits until these are written.
+        run : RunContext
+            Its seed chooses the shuffled control.
+        """
+        parts = self.test.parts
+        paths = [work.recovery / f"fold-{k + 1}.safetensors" for k in range(len(parts))]
+        with run.progress.bar("fitting the other folds", len(parts)) as bar:
+            for path, part in zip(paths, parts, strict=True):
+                if not is_kept(path, run.progress.info):
+                    meanwhile = path.with_suffix("")
+                    meanwhile.mkdir(exist_ok=True)
+                    fit_fold(self.brain, part, meanwhile).save(path)
+                    shutil.rmtree(meanwhile)
+                bar()
+        by_name: dict[str, list[Array]] = {"model": [], "linear": [], "mean_pattern": []}
+        means: dict[str, list[Array]] = {name: [] for name in by_name}
+        for path, part in zip(paths, parts, strict=True):
+            fit, shape = FoldFit.load(path), part.averages.shape
+            mean_pattern = fit.distribution.mean_pattern
+            for name, values, mean in (
+                ("model", fit.model, fit.model_mean),
+                ("linear", fit.linear, fit.linear_mean),
+                ("mean_pattern", mean_pattern, mean_pattern),
+            ):
+                by_name[name].append(np.broadcast_to(fit.to_unit(values), shape))
+                means[name].append(np.broadcast_to(fit.to_unit(mean), shape))
+        shuffle = shuffle_within(self.test, np.random.default_rng(run.seed))
+        pooled = {name: np.concatenate(values) for name, values in by_name.items()}
+        return PooledPredictions(
+            pooled | {"shuffled": pooled["model"][shuffle]},
+            shuffle,
+            {name: np.concatenate(values) for name, values in means.items()},
+            lru_cache(maxsize=1)(lambda number: FoldFit.load(paths[number])),
+        )
+
+
+def shuffle_within(test: TestSet, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Another image of the same fold for each image; any other where a fold holds one alone."""
+    if test.least_group < 2:
+        return derangement(test.n_images, generator)
+    groups = [(g.start, g.stop - g.start) for g in test.groups]
+    return np.concatenate([start + derangement(n, generator) for start, n in groups])
