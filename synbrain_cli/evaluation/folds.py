@@ -1,8 +1,8 @@
 """Every image scored when it was held out: folds of images, and refits of a linear model.
 
 All images of a prepared subject are dealt to folds. For each fold, the linear encoder and the
-readout are fitted to the images of the other folds, by the code of `synbrain train`, and predict the
-fold's images. What is scored is the recipe of the model on these data, not the bundle.
+readout are fitted to the images of the other folds, by the code of `synbrain train`, and predict
+the fold's images. What is scored is the recipe of the model on these data, not the bundle.
 
 Two things would let the fits of different folds leak into scores that are pooled over them:
 
@@ -157,12 +157,10 @@ def check_linear(brain: Brain) -> None:
     """
     if brain.config.predictors == ("linear",):
         return
-    what = (
-        "has networks" if brain.config.has_networks else "was adapted from other subjects' models"
-    )
+    what = "has networks" if brain.config.has_networks else "was adapted from other models"
     raise InputError(
-        f"--folds: {brain.name} {what}, and folds are for linear models, which are fitted again for "
-        f"each fold: `synbrain train --subject {brain.subject} --model linear` makes one"
+        f"--folds: {brain.name} {what}, and folds are for linear models, which are fitted again "
+        f"for each fold: `synbrain train --subject {brain.subject} --model linear` makes one"
     )
 
 
@@ -199,17 +197,27 @@ class FoldFit:
     def load(cls, path: Path) -> Self:
         """Load what `save` saved."""
         named = load_arrays(path)
-        names = ("mean_pattern", "linear_variance", "trial_variance")
-        distribution = Distribution(Readout.from_arrays(named), *(named[name] for name in names))
-        own = ("model", "linear", "model_mean", "linear_mean")
-        return cls(*(named[k] for k in own), distribution, named["factor"], named["offset"])
+        distribution = Distribution(
+            readout=Readout.from_arrays(named),
+            mean_pattern=named["mean_pattern"],
+            linear_variance=named["linear_variance"],
+            trial_variance=named["trial_variance"],
+        )
+        return cls(
+            model=named["model"],
+            linear=named["linear"],
+            model_mean=named["model_mean"],
+            linear_mean=named["linear_mean"],
+            distribution=distribution,
+            factor=named["factor"],
+            offset=named["offset"],
+        )
 
     def save(self, path: Path) -> None:
         """Save it for the run that continues an interrupted one."""
-        named = {name: value for name, value in vars(self).items() if name != "distribution"}
-        named |= {name: value for name, value in vars(self.distribution).items()}
-        named.pop("readout")
-        save_arrays(path, named | self.distribution.readout.arrays())
+        parts = vars(self) | vars(self.distribution) | self.distribution.readout.arrays()
+        arrays = {k: v for k, v in parts.items() if isinstance(v, np.ndarray)}
+        save_arrays(path, arrays)
         keep(path)
 
     @property
@@ -370,8 +378,8 @@ class Folds:
             )
         else:
             notes.append(
-                "no identification, no RSA, no CKA and no retrieval: they compare the images of one "
-                "fold with each other, and some folds hold one image: choose fewer folds"
+                "no identification, no RSA, no CKA and no retrieval: they compare the images of "
+                "one fold with each other, and some folds hold one image: choose fewer folds"
             )
         return notes
 
