@@ -4,15 +4,17 @@ All images of a prepared subject are dealt to folds. For each fold, the linear e
 readout are fitted to the images of the other folds, by the code of `synbrain train`, and predict
 the fold's images. What is scored is the recipe of the model on these data, not the bundle.
 
-Two things would let the fits of different folds leak into scores that are pooled over them:
+Three things would let held-out responses leak into scores that are pooled over folds:
 
-- Their means differ, and a fold's mean is low where its held-out responses are high: over images,
+- The mean of the images that are fitted is low where the held-out responses are high: over images,
   responses that have nothing to do with any prediction correlate negatively with it, by −1 where
   single images are held out and the mean alone is predicted. Correlations over images are therefore
-  taken of predictions minus the mean prediction of their fit (`PooledPredictions.deviations`): a
+  taken of predictions minus the mean pattern of their fit (`PooledPredictions.deviations`): a
   function of other images' responses that no constant changes, so that its expected covariance with
-  unrelated responses is 0. Errors (skill, MSE) are those of the predictions as they are, beside
-  those of each fold's own mean pattern.
+  unrelated responses is 0.
+- Where betas were standardised within sessions, 0 is a mean over the held-out trials, too, and the
+  stack shrinks predictions towards it. Here it shrinks them towards the mean pattern of the fit,
+  which would be 0 if the held-out trials had not been recorded.
 - What a fit predicts for one image, it learned from the responses to images of other folds.
   Scores that compare images with each other (identification, RSA, CKA, retrieval, the shuffled
   control) therefore stay within a fold (`TestSet.groups`).
@@ -179,16 +181,13 @@ class FoldFit:
     ----------
     model, linear : float32 arrays of shape (n_images, n_voxels)
         Predictions, of the stack and of the linear encoder.
-    model_mean, linear_mean : float32 arrays of shape (n_voxels,)
-        Mean prediction of the images that were fitted.
     distribution : Distribution
+        Its mean pattern is the mean over all images that were fitted.
     factor, offset : float32 arrays of shape (n_voxels,)
     """
 
     model: Array
     linear: Array
-    model_mean: Array
-    linear_mean: Array
     distribution: Distribution
     factor: Array
     offset: Array
@@ -206,8 +205,6 @@ class FoldFit:
         return cls(
             model=named["model"],
             linear=named["linear"],
-            model_mean=named["model_mean"],
-            linear_mean=named["linear_mean"],
             distribution=distribution,
             factor=named["factor"],
             offset=named["offset"],
@@ -256,25 +253,22 @@ def fit_fold(brain: Brain, part: TestSet, recovery: Path) -> FoldFit:
     fitted = fit_distribution(examples, held_out, seed)
     distribution = Distribution(
         readout=fitted.readout,
-        mean_pattern=examples.train.betas.mean(0, dtype=np.float64).astype(np.float32),
+        # Features are centred over the images that are fitted, so that this is their mean.
+        mean_pattern=fitted.linear.intercept,
         **baseline_variances(examples, held_out["linear"]),
     )
-    predicted = fitted.linear.predict(examples.scaler(part.tokens))
-    weight = fitted.stack[0]
-    factor, offset = np.ones(len(weight), np.float32), np.zeros(len(weight), np.float32)
+    linear_prediction = fitted.linear.predict(examples.scaler(part.tokens))
+    mean_pattern = distribution.mean_pattern
+    factor, offset = np.ones_like(mean_pattern), np.zeros_like(mean_pattern)
     if brain.config.standardization == "none":
         factor = (examples.scale.sd / brain.response_sd).astype(np.float32)
         offset = (examples.scale.mean - brain.response_mean) / brain.response_sd
-    # Features are centred over the images that are fitted, so that the intercept is their mean.
-    mean = fitted.linear.intercept
     return FoldFit(
-        weight * predicted,
-        predicted,
-        weight * mean,
-        mean,
-        distribution,
-        factor,
-        np.asarray(offset, np.float32),
+        model=mean_pattern + fitted.stack[0] * (linear_prediction - mean_pattern),
+        linear=linear_prediction,
+        distribution=distribution,
+        factor=factor,
+        offset=np.asarray(offset, np.float32),
     )
 
 
@@ -284,19 +278,17 @@ class PooledPredictions(Predictions):
 
     Attributes
     ----------
-    fit_means : dict of float32 arrays of shape (n_images, n_voxels)
-        For "model", "linear" and "mean_pattern": mean prediction of each image's fit.
     load_fit : callable
         Number of a fold → `FoldFit`.
     """
 
-    fit_means: dict[str, Array]
     load_fit: Callable[[int], FoldFit]
 
     @cached_property
     def deviations(self) -> dict[str, Array]:
-        """Predictions minus the mean prediction of their fit: see the module's description."""
-        found = {name: self.by_name[name] - mean for name, mean in self.fit_means.items()}
+        """Predictions minus the mean pattern of their fit: see the module's description."""
+        names = ("model", "linear", "mean_pattern")
+        found = {name: self.by_name[name] - self.by_name["mean_pattern"] for name in names}
         return found | {"shuffled": found["model"][self.shuffle]}
 
     def baseline(self, brain: Brain) -> Array:
@@ -406,23 +398,23 @@ class Folds:
                     shutil.rmtree(meanwhile)
                 bar()
         by_name: dict[str, list[Array]] = {"model": [], "linear": [], "mean_pattern": []}
-        means: dict[str, list[Array]] = {name: [] for name in by_name}
         for path, part in zip(paths, parts, strict=True):
             fit, shape = FoldFit.load(path), part.averages.shape
-            mean_pattern = fit.distribution.mean_pattern
-            for name, values, mean in (
-                ("model", fit.model, fit.model_mean),
-                ("linear", fit.linear, fit.linear_mean),
-                ("mean_pattern", mean_pattern, mean_pattern),
+            for name, values in (
+                ("model", fit.model),
+                ("linear", fit.linear),
+                ("mean_pattern", fit.distribution.mean_pattern),
             ):
                 by_name[name].append(np.broadcast_to(fit.to_unit(values), shape))
-                means[name].append(np.broadcast_to(fit.to_unit(mean), shape))
         shuffle = shuffle_within(self.test, np.random.default_rng(run.seed))
         pooled = {name: np.concatenate(values) for name, values in by_name.items()}
+        # What is predicted for another image, around the own fit's mean: that of another fold would
+        # hold this image's responses.
+        own = pooled["mean_pattern"]
+        shuffled = own + (pooled["model"] - own)[shuffle]
         return PooledPredictions(
-            pooled | {"shuffled": pooled["model"][shuffle]},
+            pooled | {"shuffled": shuffled},
             shuffle,
-            {name: np.concatenate(values) for name, values in means.items()},
             lru_cache(maxsize=1)(lambda number: FoldFit.load(paths[number])),
         )
 

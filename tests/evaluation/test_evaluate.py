@@ -865,7 +865,7 @@ def test_what_does_not_belong_together_is_refused(trained, brain, subject, store
             session=test.session[few],
         ),
     )
-    with pytest.raises(InputError, match="4 test images or more, found 3.*--folds 5"):
+    with pytest.raises(InputError, match=r"4 test images or more, found 3.*--folds 5"):
         evaluate(trained, brain, few_images, store, **FEW)
     few_images.n_voxels = 7
     with pytest.raises(InputError, match=r"7 voxels, but sub-01 has \d+.*train the model again"):
