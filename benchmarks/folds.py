@@ -1,7 +1,8 @@
-"""How good is a model of any experiment's responses? Cross-validation over images.
+"""How good is a model with networks of any experiment's responses? Cross-validation over images.
 
 Every image is tested once: for each fold, the table is prepared with that fold's images as test
-images, a model is trained and evaluated as the commands do, and the scores are averaged.
+images, a model is trained and evaluated as the commands do, and the scores are averaged. Of linear
+models, `synbrain evaluate --folds 5` pools the predictions of all images instead.
 
     python benchmarks/folds.py trials.tsv responses.npy images WORKSPACE [--model full]
 """
@@ -20,6 +21,7 @@ from synbrain_cli.brain import load_model
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.files import atomic
+from synbrain_cli.io.results.evaluation import DrawScore, NoiseCorrelationScore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.calibration import line_agreement
 from synbrain_cli.pipeline.evaluate import evaluate
@@ -105,19 +107,19 @@ def pooled(results: list) -> dict[str, dict[str, float]]:
         "median": float(np.median(coverage)),
         "most": float(coverage.max()),
     }
-    for score, values in results[0].metrics["draws"].items():
-        if "model" not in values or score.startswith("ncsnr") or score == "pit_histogram":
+    for score, values in results[0].metrics.draws.items():
+        if not isinstance(values, (DrawScore, NoiseCorrelationScore)):
             continue
         keys = [k for k, v in values.items() if isinstance(v, float)]
         record[score] = {
-            k: float(np.mean([r.metrics["draws"][score][k] for r in results])) for k in keys
+            k: float(np.mean([r.metrics.draws.get(score).get(k) for r in results])) for k in keys
         }
     drawn = np.sqrt(np.mean([r.voxels["ncsnr_of_draws"] ** 2 for r in results], axis=0))
     record["ncsnr of draws"] = line_agreement(drawn, results[0].voxels["ncsnr"].to_numpy(float))
     record["PIT histogram"] = {
         str(i): float(v)
         for i, v in enumerate(
-            np.mean([r.metrics["draws"]["pit_histogram"]["model"] for r in results], axis=0)
+            np.mean([r.metrics.draws.pit_histogram["model"] for r in results], axis=0)
         )
     }
     return record

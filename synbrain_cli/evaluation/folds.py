@@ -358,9 +358,10 @@ class Folds:
         """Return what readers of pooled scores must know."""
         sizes, name = self.sizes, self.brain.name
         of_each = f"{sizes.min}" if sizes.min == sizes.max else f"{sizes.min} to {sizes.max}"
+        of_each += " image" if sizes.max == 1 else " images"
         notes = [
             f"scores of every image when it was held out, pooled over {sizes.n_folds} folds of "
-            f"{of_each} images: of {sizes.n_folds} refits of the recipe of {name} (linear encoder "
+            f"{of_each}: of {sizes.n_folds} refits of the recipe of {name} (linear encoder "
             f"and readout) to the images of the other folds, not of {name} itself"
         ]
         if sizes.min > 1:

@@ -110,8 +110,8 @@ class ResponseScorer:
             ]
         if 1 < self.test.least_group < LEAST_COMPARED:
             return [
-                "no RSA and CKA: they compare the images that one fit was tested on, and folds "
-                f"have {LEAST_COMPARED} images or more with fewer folds (--folds) alone"
+                f"no RSA and no CKA: they compare the images of one fold, {LEAST_COMPARED} or more: "
+                "choose fewer folds"
             ]
         if self._halves is None:
             return [

@@ -25,7 +25,7 @@ from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.datasets.table_trials import TrialTable
 from synbrain_cli.distributed import Processes
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.evaluation.doubt import MIN_IMAGES
+from synbrain_cli.evaluation.doubt import FEW, FOLDS_ADVICE, MIN_IMAGES
 from synbrain_cli.io.files import atomic, is_simulated, write_json
 from synbrain_cli.io.locks import locked
 from synbrain_cli.io.prepared import DESCRIPTION, PreparedSubject
@@ -331,10 +331,11 @@ def _prepare_or_keep(
         + (f"; {left_out:,} constant or not finite ones left out" if left_out else "")
     )
     n_test = subject.trials.loc[subject.trials["split"] == "test", "image"].nunique()
-    if n_test < MIN_IMAGES:
+    if n_test < FEW:
         progress.info(
-            f"{n_test} test images: `synbrain evaluate` needs {MIN_IMAGES} or more "
-            "(--test, --split)"
+            f"{n_test} test images: scores of fewer than {FEW} mean nothing by themselves, and of "
+            f"fewer than {MIN_IMAGES} there are none: {FOLDS_ADVICE}, or prepare with more test "
+            "images (--test, --split)"
         )
     return subject
 

@@ -591,6 +591,6 @@ def test_what_does_not_belong_together_is_refused(tmp_path, trained, brain, subj
     few = known.trials["image"].isin(["test000", "test001"]) | (known.trials["split"] != "test")
     known.betas, known.trials = known.betas[few], known.trials[few].reset_index(drop=True)
     model, _, _ = known_world(tmp_path / "prepared", knows=True)
-    with pytest.raises(InputError, match="four test images or more, found 2"):
+    with pytest.raises(InputError, match="4 test images or more, found 2"):
         augment(trained, model, known, images, None, tmp_path / "out", RUN)
     assert not (tmp_path / "out").exists()

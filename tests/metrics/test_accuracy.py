@@ -137,7 +137,7 @@ def test_a_missing_value_reaches_its_scores_and_no_other(which):
         (lambda: accuracy.voxelwise_correlation(np.ones((1, 3)), np.ones((1, 3))), InputError),
         (lambda: accuracy.pattern_correlation(np.ones((3, 1)), np.ones((3, 1))), InputError),
         (lambda: accuracy.skill(np.ones((4, 3)), np.ones((4, 3)), np.ones(1)), InputError),
-        (lambda: accuracy.skill(np.ones((4, 3)), np.ones((4, 3)), np.ones((4, 3))), InputError),
+        (lambda: accuracy.skill(np.ones((4, 3)), np.ones((4, 3)), np.ones((2, 3))), InputError),
         (lambda: accuracy.average_repeats(np.ones((4, 3)), [0, 1, 2]), InputError),
         (lambda: accuracy.average_repeats(np.ones((4, 3)), [[0, 1, 2, 3]]), InputError),
         (lambda: accuracy.average_repeats(np.ones((2, 3)), [0.5, np.nan]), InputTypeError),

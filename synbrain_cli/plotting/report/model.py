@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec import UNSET
+
 from synbrain_cli.brain import Brain
 from synbrain_cli.io.bundle import Adaptation
 from synbrain_cli.io.files import versions
@@ -143,6 +145,8 @@ def provenance_section(
         seed = str(evaluation.metrics.provenance.seed)
         facts.append(("seed of the evaluation", seed))
         options = ["--draws", str(evaluation.metrics.n_draws), "--seed", seed]
+        if evaluation.metrics.folds is not UNSET:
+            options += ["--folds", str(evaluation.metrics.folds.n_folds)]
         commands.append(
             Command(shlex.join(["synbrain", "evaluate", "--model", brain.name, *options]))
         )

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 import numpy as np
+from msgspec import UNSET
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.config import trials_name
@@ -98,7 +99,8 @@ def accuracy_section(brain: Brain, evaluation: Evaluation, pictures: MapPictures
     metrics = evaluation.metrics
     blocks: list[Block] = [
         _scores(
-            f"Scores on {metrics.n_test_images:,} test images",
+            f"Scores on {metrics.n_test_images:,} test images"
+            + ("" if metrics.folds is UNSET else f", held out in {metrics.folds.n_folds} folds"),
             {
                 label + (" (means nothing)" if score in metrics.doubtful else ""): (
                     metrics.overall.get(score)
