@@ -110,8 +110,8 @@ class ResponseScorer:
             ]
         if 1 < self.test.least_group < LEAST_COMPARED:
             return [
-                f"no RSA and no CKA: they compare the images of one fold, {LEAST_COMPARED} or more: "
-                "choose fewer folds"
+                "no RSA and no CKA: they compare the images of one fold, "
+                f"{LEAST_COMPARED} or more: choose fewer folds"
             ]
         if self._halves is None:
             return [

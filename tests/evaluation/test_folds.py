@@ -13,11 +13,9 @@ import pandas as pd
 import pytest
 from conftest import QUIET
 from PIL import Image
-from typer.testing import CliRunner
 
 from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.cli import app
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation import folds as module
@@ -40,17 +38,16 @@ FEW = {"n_draws": 20, "n_boot": 50}
 RUN = RunContext(progress=QUIET)
 
 
-def write_images(folder: Path, n_images: int = N_IMAGES) -> np.ndarray:
-    """Write coarse pictures; return what a linear model can know of them (n_images, 6)."""
-    rng = np.random.default_rng(0)
+def write_images(folder: Path) -> np.ndarray:
+    """Write gratings of two orientations, whose contrasts vary; return these (n_images, 2)."""
+    contrasts = np.random.default_rng(0).uniform(0.05, 0.95, (N_IMAGES, 2))
     folder.mkdir(parents=True)
-    tokens = []
-    for i in range(n_images):
-        colours = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
-        picture = Image.fromarray(colours).resize((64, 64), Image.Resampling.NEAREST)
-        picture.save(folder / f"i{i:03d}.png")
-        tokens.append(colours.reshape(-1, 3)[:2].astype(float).ravel() / 255)
-    return np.array(tokens)
+    wave = np.sin(np.arange(64) / 64 * 2 * np.pi * 8)
+    for i, (across, down) in enumerate(contrasts):
+        grey = 127 + 60 * (across * wave[None] + down * wave[:, None])
+        pixels = np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"i{i:03d}.png")
+    return contrasts
 
 
 def make(root: Path, signal: float, seed: int = 0, standardize: str = "session") -> SimpleNamespace:
@@ -137,7 +134,7 @@ def test_impossible_numbers_of_folds_are_refused(planted):
     few = SimpleNamespace(
         trials=trials[trials["image"].isin(planted.store.images[:6])], label="few/sub-01"
     )
-    with pytest.raises(InputError, match="found 3 of the 6 images .* choose more folds"):
+    with pytest.raises(InputError, match=r"found 3 of the 6 images .* choose more folds"):
         deal_images(few, planted.store, 2, 0)
     assert len(deal_images(few, planted.store, 3, 0)) == 3
 
@@ -214,13 +211,14 @@ def test_planted_signal_is_found_and_shuffled_images_are_at_chance(tmp_path, n_f
 def test_noise_alone_scores_nothing(tmp_path, n_folds):
     """Where a fit knew anything of the responses that it was tested on, these scores would show it.
 
-    The mean of the other images correlates with held-out noise by −1 (one image a fold); a mean
-    over all images, with patterns by +1/√n. Both are checked to be large here.
+    The mean of the other images correlates with held-out noise by −1, which is checked here.
     """
     one = make(tmp_path, signal=0.0)
     result = score(one, n_folds)
     scores = result.metrics.overall
-    assert abs(scores.voxelwise_correlation.model) < 0.12
+    # Correlations of cross-validated predictions are below 0 where there is nothing to predict, the
+    # more so the fewer features and the smaller the folds (docs/evaluation.md); never above.
+    assert -0.2 * (1 if n_folds == 5 else 2) < scores.voxelwise_correlation.model < 0.05
     assert abs(scores.voxelwise_correlation.shuffled) < 0.12
     assert abs(scores.skill.model) < 0.04
     truth = one_average_per_image(one)
@@ -268,11 +266,9 @@ def test_draws_are_of_the_fit_that_did_not_see_the_image(planted, tmp_path):
         fit = predictions.load_fit(image // 4)
         draws = predictions.draw(planted.brain, folds.test, image, drawing)
         np.testing.assert_array_equal(predictions["model"][image], fit.model[image % 4])
-        variance = (
-            fit.distribution.readout.signal.variance + fit.distribution.readout.noise.variance
-        )
-        error = (draws.mean(0) - fit.model[image % 4]) / np.sqrt(variance / 400)
-        assert np.abs(error).mean() < 1.6
+        readout, digest = fit.distribution.readout, folds.test.digests[image]
+        own = planted.brain.draw_around(fit.model[image % 4], digest, drawing, readout)
+        np.testing.assert_array_equal(draws, own)
         around = predictions.draw(planted.brain, folds.test, image, drawing, "linear")
         expected = fit.distribution.linear_variance
         np.testing.assert_allclose(around.var(0) / expected, 1, atol=0.4)
@@ -300,24 +296,18 @@ def test_scores_of_folds_are_weighed_by_pairs_of_images():
 # ----------------------------------------------------------------------------------- command
 
 
-def run_command(*arguments):
-    found = CliRunner().invoke(app, [str(a) for a in arguments])
-    if found.exception is not None and not isinstance(found.exception, SystemExit):
-        raise found.exception
-    return found
-
-
-def test_command_as_typed(planted, tmp_path):
+def test_command_as_typed(planted, tmp_path, synbrain):
     root = tmp_path / "workspace"
     shutil.copytree(planted.workspace.root, root)
     command = ("evaluate", "--workspace", root, "--quiet", "--draws", 20)
-    plain = run_command(*command, "--no-report")
-    assert plain.exit_code == 1  # three test images
-    assert "synbrain evaluate --folds 5" in plain.stderr
-    found = run_command(*command, "--folds", 5)
-    assert found.exit_code == 0, found.stderr
-    assert "pooled over 5 folds of 4 images" in found.stdout
-    assert "not of sub-01_linear itself" in found.stdout
+    code, _, err = synbrain(*command, "--no-report")
+    assert code == 1  # three test images
+    assert "synbrain evaluate --folds 5" in err
+    code, out, err = synbrain(*command, "--folds", 5)
+    assert code == 0, err
+    out = " ".join(out.split())
+    assert "pooled over 5 folds of 4 images" in out
+    assert "not of sub-01_linear itself" in out
     folder = root / "outputs/sub-01_linear_folds-5_evaluation"
     assert read_evaluation(folder).folds.n_folds == 5
     assert json.loads((folder / "settings.json").read_text())["n_folds"] == 5
@@ -326,14 +316,18 @@ def test_command_as_typed(planted, tmp_path):
     assert "--folds 5" in report
     assert not (root / "outputs/sub-01_linear_evaluation").exists()
     assert not list((root / "outputs").glob(".*recovery"))
-    assert run_command(*command, "--folds", 1).exit_code == 2
+    assert synbrain(*command, "--folds", 1)[0] == 2
+    code, out, _ = synbrain(*command, "--folds", N_IMAGES, "--paper", "--no-report")
+    assert code == 0
+    assert "top-1 % by" in " ".join(out.split())
 
 
-def test_models_with_networks_are_refused_in_one_line(trained):
-    found = run_command("evaluate", "--workspace", trained.root, "-m", "sub-01", "--folds", 3)
-    assert found.exit_code == 1
-    assert "--folds: sub-01 has networks" in found.stderr
-    assert "synbrain train --subject 01 --model linear" in found.stderr
+def test_models_with_networks_are_refused_in_one_line(trained, synbrain):
+    code, out, err = synbrain("evaluate", "--workspace", trained.root, "-m", "sub-01", "--folds", 3)
+    assert (code, out) == (1, "")
+    assert "--folds: sub-01 has networks" in err
+    assert "synbrain train --subject 01 --model linear" in err
+    assert err.count("\n") == 1
 
 
 def test_interrupted_and_continued_gives_the_same_bytes(planted, tmp_path, monkeypatch):
