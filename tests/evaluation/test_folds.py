@@ -313,7 +313,7 @@ def test_command_as_typed(planted, tmp_path, synbrain):
     assert json.loads((folder / "settings.json").read_text())["n_folds"] == 5
     report = (folder / "report.html").read_text("utf-8")
     assert "held out in 5 folds" in report
-    assert "--folds 5" in report
+    assert "<span>--folds</span> <span>5</span>" in report
     assert not (root / "outputs/sub-01_linear_evaluation").exists()
     assert not list((root / "outputs").glob(".*recovery"))
     assert synbrain(*command, "--folds", 1)[0] == 2
