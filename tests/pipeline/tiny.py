@@ -76,6 +76,7 @@ SCENARIOS = {
         "trained", f"{SYNTHESIZE} one --seed 1 --overwrite --output outputs/drawn", "outputs/drawn"
     ),
     "evaluate": Scenario("trained", f"{EVALUATE} --model two --device cpu"),
+    "evaluate_folds": Scenario("trained", f"{EVALUATE} --model two --folds 3 --device cpu"),
     "evaluate_again": Scenario(
         "trained", f"{EVALUATE} --model one --seed 1 --device cpu", "outputs/one_evaluation"
     ),
