@@ -6,7 +6,9 @@ import contextlib
 import errno
 import functools
 import hashlib
+import io
 import json
+import math
 import os
 import re
 import shutil
@@ -147,27 +149,69 @@ def write_json(path: Path | str, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def read_json(path: Path | str) -> Any:
+def read_json(path: Path | str, advice: str = "create the file again, or move it away") -> Any:
     """Read a JSON file.
+
+    Parameters
+    ----------
+    path : path
+    advice : str
+        What the user can do about a file that is absent or no JSON, for the message.
 
     Raises
     ------
     MissingError, InputError
         When the file is absent, or is not JSON.
     """
-    path = require_regular_file(path, "a JSON file", "create the file again, or move it away")
+    path = require_regular_file(path, "a JSON file", advice)
     try:
-        return json.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        content = json.loads(text)
+        if "\\u" in text:  # may name half of a character, which is no text
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
+        return content
     # Beside what is no JSON or no UTF-8: thousands of nested lists, thousands of digits.
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(
-            f"{path}: expected JSON, found something else ({error}): create the file again, or "
-            "move it away"
+            f"{path}: expected JSON, found something else ({error}): {advice}"
         ) from error
+
+
+def array_header(dtype: Any, shape: tuple[int, ...]) -> bytes:
+    """Return what a ``.npy`` file holds before its values.
+
+    Parameters
+    ----------
+    dtype : dtype
+    shape : tuple of int
+    """
+    described = {"descr": np.dtype(dtype).str, "fortran_order": False}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {**described, "shape": tuple(map(int, shape))})
+    return header.getvalue()
+
+
+def holds_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a file is one that `create_array` made, as long as it was, whatever its values.
+
+    Parameters
+    ----------
+    path : path
+    dtype : dtype
+    shape : tuple of int
+    """
+    header = array_header(dtype, shape)
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if not path.is_file() or path.stat().st_size != len(header) + n_bytes:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
 
 
 def create_array(path: Path | str, dtype: Any, shape: tuple[int, ...]) -> int:
     """Create a ``.npy`` file of zeros and allocate all of its space on the disk.
+
+    What has its name is removed, not written into.
 
     A full disk is therefore noticed before the work begins. Without allocation, the system may end
     a process that writes to a memory map of a file that cannot grow.
@@ -188,21 +232,21 @@ def create_array(path: Path | str, dtype: Any, shape: tuple[int, ...]) -> int:
     SynbrainError
         When the disk lacks space, or the folder cannot be written.
     """
-    path, dtype = Path(path), np.dtype(dtype)
-    n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    header = {"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))}
+    path, header = Path(path), array_header(dtype, shape)
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     try:
+        path.unlink(missing_ok=True)
         with path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            start = file.tell()
-            _allocate(file.fileno(), start + n_bytes)
+            file.write(header)
+            file.flush()
+            _allocate(file.fileno(), len(header) + n_bytes)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise SynbrainError(
             f"cannot write {path}, which needs {n_bytes / 1e9:.3g} GB ({error.strerror}): free "
             "some space or choose a folder in which you may write, then run the command again"
         ) from error
-    return start
+    return len(header)
 
 
 def _allocate(file: int, n_bytes: int) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +15,12 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.errors import DAMAGED, InputError, SynbrainError
+from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.files import (
+    array_header,
     atomic,
     create_array,
+    holds_array,
     versions,
     write_at,
 )
@@ -29,8 +32,15 @@ from synbrain_cli.io.prepared import (
     PreparedDescription,
     Standardization,
 )
-from synbrain_cli.io.records import read_record, write_record, write_sealed
+from synbrain_cli.io.records import read_sealed, write_sealed
 from synbrain_cli.io.seal import checksums_of, file_checksum
+from synbrain_cli.io.standardization import (
+    check_magnitudes,
+    check_trials,
+    moments_of,
+    pool,
+    z_score,
+)
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.volume_resampling import VolumeResampling
 from synbrain_cli.io.voxel_space import Geometry
@@ -40,26 +50,27 @@ from synbrain_cli.progress import Progress
 # `synbrain prepare` decides whether a finished subject is kept before its files are read.
 PREPARED = FolderKind("a prepared subject", "--dataset", remakes=True)
 STARTED = "betas.json"  # record in the work folder's recovery
-# A value is impossible if it is IMPOSSIBLE times as far from the median of its voxel as the
-# typical trial of that session (ours). float32 has 24 bits: beside such a value, once the voxel is
-# z-scored, less than one bit is left for the differences between other trials. Values of
-# heavy-tailed noise, at most some thousand times as far, are kept.
-IMPOSSIBLE = 2.0**23
 
 
-class SessionsDone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Sessions that an interrupted run has written.
+class SessionDone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Checksums of a session that was written.
 
     Attributes
     ----------
-    start : int
-        Byte at which the values of the unfinished array begin.
-    done : dict
-        Session → checksum of its recorded betas.
+    recorded : str
+        Of its recorded betas.
+    written : str
+        Of what an interrupted run takes up again: its standardised betas, and its moments.
     """
 
-    start: int
-    done: dict[int, str]
+    recorded: str
+    written: str
+
+
+class SessionsDone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Sessions that an interrupted run has written, by number."""
+
+    done: dict[int, SessionDone]
 
 
 class PreparedWriter:
@@ -90,7 +101,7 @@ class PreparedWriter:
     rows : dict
         Session → slice of its trials.
     done : dict
-        Session → checksum of its betas, for the sessions written so far.
+        Session → its checksums, for the sessions written so far.
 
     Raises
     ------
@@ -115,7 +126,7 @@ class PreparedWriter:
         self.trials = trials
         self.n_voxels = n_voxels
         self.standardize = standardize
-        self.done: dict[int, str] = {}
+        self.done: dict[int, SessionDone] = {}
         self._train = (trials["split"] == "train").to_numpy()
         self._settings = {
             **options,
@@ -141,21 +152,46 @@ class PreparedWriter:
         folder = work_folder(self.folder, PREPARED, self._settings, progress=self._log)
         self._work = self._context.enter_context(folder)
         self._betas = self._work.recovery / "unfinished.npy"
-        started = self._work.recovery / STARTED
-        if started.exists() and self._betas.exists():
-            record = read_record(started, SessionsDone)
-            self._start, self.done = record.start, dict(record.done)
-        else:
-            shape = (len(self.trials), self.n_voxels)
-            self._start, self.done = create_array(self._betas, np.float32, shape), {}
-            self._note_sessions()
+        shape = (len(self.trials), self.n_voxels)
+        self._start = len(array_header(np.float32, shape))
+        self.done = self._sessions_kept(shape)
+        if not self.done:
+            create_array(self._betas, np.float32, shape)
+        self._note_sessions()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._context.close()
 
     def _note_sessions(self) -> None:
-        write_record(self._work.recovery / STARTED, SessionsDone(self._start, self.done))
+        write_sealed(self._work.recovery / STARTED, SessionsDone(self.done))
+
+    def _sessions_kept(self, shape: tuple[int, int]) -> dict[int, SessionDone]:
+        """Sessions of an interrupted run that are as it wrote them; the others are read again."""
+        started = self._work.recovery / STARTED
+        if not (started.exists() and self._betas.exists()):
+            return {}
+        try:
+            done = read_sealed(started, SessionsDone, "its sessions are read again").done
+        except SynbrainError as error:
+            self._work.say(str(error))
+            return {}
+        is_whole = holds_array(self._betas, np.float32, shape)
+        kept = {s: known for s, known in done.items() if is_whole and self._is_kept(s, known)}
+        if lost := sorted(done.keys() - kept.keys()):
+            sessions = f"session{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
+            self._work.say(
+                f"{self._betas}: damaged since the run was interrupted: {sessions} of "
+                f"{self.folder.name} read again"
+            )
+        return kept
+
+    def _is_kept(self, session: int, known: SessionDone) -> bool:
+        moments = self._moments_file(session)
+        if session not in self.rows or not moments.is_file():
+            return False
+        values = np.load(self._betas, mmap_mode="r")[self.rows[session]]
+        return _digest(values, moments.read_bytes()) == known.written
 
     # --------------------------------------------------------------------------- sessions
 
@@ -187,25 +223,25 @@ class PreparedWriter:
                 f"{source or f'session {session}'}: expected {expected[0]} trials (the design) × "
                 f"{expected[1]} voxels, found {betas.shape[0]} × {betas.shape[1]}"
             )
-        digest = hashlib.blake2b(np.ascontiguousarray(betas).data, digest_size=16).hexdigest()
+        digest = _digest(betas)
         betas = np.asarray(betas, np.float32)
         trials = self.trials["trial"].to_numpy()[rows]
-        _check_magnitudes(betas, trials, source or f"session {session}", session)
+        check_magnitudes(betas, trials, source or f"session {session}", session)
         with np.errstate(invalid="ignore", over="ignore"):
-            mean, sd = _moments(betas)
+            mean, sd = moments_of(betas)
         usable = np.isfinite(sd) & (sd > 0)
         if not usable.all():
-            _check_trials(betas, rows.start, source or f"session {session}")
+            check_trials(betas, rows.start, source or f"session {session}")
         arrays = {"mean": mean, "sd": sd, "usable": usable}
         if self.standardize == "session":
             with np.errstate(invalid="ignore", over="ignore"):
-                betas = _standardize(betas, mean, sd)
+                betas = z_score(betas, mean, sd)
         elif self.standardize == "train":
             chosen = self._train[rows]
             arrays["n_train"] = np.array(chosen.sum())
             if chosen.any():
                 with np.errstate(invalid="ignore", over="ignore"):
-                    arrays["train_mean"], arrays["train_sd"] = _moments(betas[chosen])
+                    arrays["train_mean"], arrays["train_sd"] = moments_of(betas[chosen])
         try:
             with self._betas.open("r+b") as file:
                 write_at(file.fileno(), betas, self._start + rows.start * 4 * self.n_voxels)
@@ -214,11 +250,14 @@ class PreparedWriter:
                 f"cannot write {self._betas}: {error.strerror or error}: free some space and run "
                 "the same command again; finished sessions are kept"
             ) from error
-        with atomic(self._moments_file(session)) as path, path.open("wb") as file:
-            np.savez(file, **arrays)
+        moments = io.BytesIO()
+        np.savez(moments, **arrays)
+        with atomic(self._moments_file(session)) as path:
+            path.write_bytes(moments.getvalue())
+        written = _digest(betas, moments.getvalue())
         with self._lock:
             for other, known in self.done.items():
-                if known == digest and other != session:
+                if known.recorded == digest and other != session:
                     # Either of the two may be the copy, so both are read again.
                     del self.done[other]
                     self._note_sessions()
@@ -226,7 +265,7 @@ class PreparedWriter:
                         f"{source or f'session {session}'}: the same betas as session {other}: "
                         "one of the two files is a copy of the other; copy or download it again"
                     )
-            self.done[session] = digest
+            self.done[session] = SessionDone(digest, written)
             self._note_sessions()
 
     def _moments_file(self, session: int) -> Path:
@@ -236,14 +275,8 @@ class PreparedWriter:
         return {session: self._read_moments(session) for session in self.rows}
 
     def _read_moments(self, session: int) -> dict[str, np.ndarray]:
-        path = self._moments_file(session)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
-        except DAMAGED as error:
-            raise InputError(
-                f"{path}: truncated or damaged ({error}): pass --overwrite, to start again"
-            ) from error
+        with np.load(self._moments_file(session), allow_pickle=False) as file:
+            return dict(file)
 
     def read_standardized(self, rows: np.ndarray) -> np.ndarray:
         """Read trials z-scored within session, independent of the chosen standardisation.
@@ -325,7 +358,7 @@ class PreparedWriter:
         mean = np.stack([m["mean"] for m in moments.values()])
         sd = np.stack([m["sd"] for m in moments.values()])
         if self.standardize == "train":
-            pooled = _pool([m for m in moments.values() if m["n_train"] > 0])
+            pooled = pool([m for m in moments.values() if m["n_train"] > 0])
             # A voxel that is constant over the training trials cannot be standardised by them.
             usable &= np.isfinite(pooled[1]) & (pooled[1] > 0)
             mean, sd = (np.broadcast_to(x, mean.shape) for x in pooled)
@@ -355,7 +388,7 @@ class PreparedWriter:
             **msgspec.structs.asdict(origin),
             unit=STANDARDIZATIONS[self.standardize],
             standardization=self.standardize,
-            betas_blake2b={s: self.done[s] for s in self.rows},
+            betas_blake2b={s: self.done[s].recorded for s in self.rows},
             voxels_left_out=n_dropped,
             voxels_left_out_by_session={s: n for s, n in left_out.items() if n},
             versions=versions(),
@@ -392,85 +425,9 @@ class PreparedWriter:
         return self._work.partial / BETAS
 
 
-def _moments(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over trials, float64 (n_voxels,) each, in bounded memory."""
-    mean, sd = np.empty(betas.shape[1]), np.empty(betas.shape[1])
-    for some in _columns(betas):
-        mean[some] = betas[:, some].mean(0, dtype=np.float64)
-        sd[some] = betas[:, some].std(0, dtype=np.float64)
-        # Rounding may leave a constant voxel with a standard deviation above 0.
-        sd[some][np.ptp(betas[:, some], axis=0) == 0] = 0
-    return mean, sd
-
-
-def _standardize(betas: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Return float32 z-scores, computed in float64; 0 where the standard deviation is 0."""
-    out = np.zeros_like(betas)
-    usable = np.isfinite(sd) & (sd > 0)
-    for some in _columns(betas):
-        z = (betas[:, some] - mean[some]) / np.where(usable[some], sd[some], 1)
-        out[:, some] = np.where(usable[some], z, 0)
-    return out
-
-
-def _columns(betas: np.ndarray) -> Iterator[slice]:
-    """Yield slices of voxels, each of a size that a float64 copy takes 8 MB."""
-    step = max(1, (1 << 20) // len(betas))
-    for start in range(0, betas.shape[1], step):
-        yield slice(start, start + step)
-
-
-def _pool(parts: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and SD of the training trials of all sessions together (Chan et al. 1979)."""
-    if not parts:
-        raise InputError(
-            "expected training trials for the mean and the standard deviation, found none: check "
-            "the splits"
-        )
-    n = np.array([float(part["n_train"]) for part in parts])[:, None]
-    means = np.stack([part["train_mean"] for part in parts])
-    variances = np.stack([part["train_sd"] for part in parts]) ** 2
-    with np.errstate(invalid="ignore", over="ignore"):  # unusable voxels are left out later
-        mean = (n * means).sum(0) / n.sum()
-        return mean, np.sqrt((n * (variances + (means - mean) ** 2)).sum(0) / n.sum())
-
-
-def _check_trials(betas: np.ndarray, first: int, source: str) -> None:
-    """Raise an `InputError` for trials without values, which would make all voxels unusable."""
-    empty = np.flatnonzero(~np.isfinite(betas).any(1))
-    if len(empty) and np.isfinite(betas).any():
-        raise InputError(
-            f"{source}: {len(empty)} trials have no finite value (first: trial {first + empty[0]}, "
-            "counted from 0): leave those trials out of the table and of the responses"
-        )
-
-
-def _check_magnitudes(betas: np.ndarray, trials: np.ndarray, source: str, session: int) -> None:
-    """Raise an `InputError` for a value that is `IMPOSSIBLE` beside the rest of its voxel.
-
-    The typical distance from the median is first estimated from some trials, and computed for the
-    voxels that may be at fault. It is the median of distances other than 0, because counts are
-    0 in most trials. Voxels that are not finite are left out later, and not looked at.
-    """
-    some = betas[:: max(1, len(betas) // 64)]
-    with np.errstate(all="ignore"):
-        for span in _columns(betas):
-            typical = np.median(np.abs(some[:, span] - np.median(some[:, span], axis=0)), axis=0)
-            reach = np.ptp(betas[:, span], axis=0)
-            suspects = np.flatnonzero(np.isfinite(reach) & (reach > IMPOSSIBLE / 4 * typical))
-            values = betas[:, suspects + span.start].astype(np.float64)
-            distance = np.abs(values - np.median(values, axis=0))
-            least = np.where(distance > 0, distance, np.inf).min(0, initial=np.inf)
-            for column in np.flatnonzero(distance.max(0, initial=0) > IMPOSSIBLE * least):
-                far = distance[:, column]
-                usual = np.median(far[far > 0])
-                if far.max() <= IMPOSSIBLE * usual:
-                    continue
-                trial, voxel = far.argmax(), suspects[column] + span.start
-                raise InputError(
-                    f"{source}: the value {values[trial, column]:.3g} of trial {trials[trial]} and "
-                    f"voxel {voxel} (counted from 0) in session {session} is impossible beside the "
-                    f"other trials, which differ by {usual:.3g} from the voxel's median: set it to "
-                    "NaN, so that the voxel is left out, or leave the trial out of the table and "
-                    "of the responses"
-                )
+def _digest(values: np.ndarray, *more: bytes) -> str:
+    """Checksum of an array's values, and of what belongs to them (BLAKE2b: fast)."""
+    digest = hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=16)
+    for content in more:
+        digest.update(content)
+    return digest.hexdigest()

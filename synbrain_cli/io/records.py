@@ -55,7 +55,7 @@ def read_record(
     ...     read_record(f"{folder}/scan.json", Scan)
     Scan(n_trials=750)
     """
-    return convert_record(read_json(path), kind, str(path), advice)
+    return convert_record(read_json(path, advice), kind, str(path), advice)
 
 
 def convert_record(content: Any, kind: type[T], name: str, advice: str) -> T:
@@ -104,7 +104,7 @@ def read_sealed(path: Path | str, kind: type[T], advice: str) -> T:
     MissingError, InputError
         As in `read_record`; when the content is not what was written.
     """
-    return convert_sealed(read_json(path), kind, str(path), advice)
+    return convert_sealed(read_json(path, advice), kind, str(path), advice)
 
 
 def convert_sealed(content: Any, kind: type[T], name: str, advice: str) -> T:

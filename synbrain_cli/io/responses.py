@@ -61,11 +61,11 @@ class ResponseProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes
     ----------
-    n_done : int
-        Number of finished images, counted from the first.
+    done : dict
+        Number of a finished image → checksum of what was written for it.
     """
 
-    n_done: int
+    done: dict[int, str]
 
 
 class ResponseSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):

@@ -336,8 +336,10 @@ class VoxelSpace:
         Raises
         ------
         MissingError, InputError
-            When a file is absent, or not what was written: a bundle would seal it.
+            When a file is absent, or not what was written, or cannot be read: a bundle would seal
+            it.
         """
+        _ = self.geometry, self.surface_resampling, self.mni_resampling
         for name in VOXEL_SPACE_FILES:
             path = self._file(name)
             if path is not None:

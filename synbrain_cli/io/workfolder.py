@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,7 +34,7 @@ from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io import replacing
 from synbrain_cli.io.files import HALF_WRITTEN, copy_at_once, read_json, write_json
 from synbrain_cli.io.locks import is_locked, locked
-from synbrain_cli.io.records import read_record, write_record
+from synbrain_cli.io.records import read_record, read_sealed, write_sealed
 from synbrain_cli.paths import require_output
 from synbrain_cli.progress import Progress
 
@@ -42,6 +43,7 @@ SETTINGS, FILES = "settings.json", ".files.json"
 REPLACING = "overwrite"  # marks a run that was begun with --overwrite
 WHOLE = "whole.json"  # identifies the partial folder once it is whole
 FORMER = "former"  # the folder that is replaced, where names cannot be exchanged in one step
+RECORD = "record"  # field of what `WorkFolder.once` keeps
 R = TypeVar("R")
 
 
@@ -86,6 +88,8 @@ class WorkFolder:
         The folder was finished before, with the same settings: there is nothing to do.
     is_resumed : bool
         An interrupted run of the same settings left what is in ``partial`` and ``recovery``.
+    progress : Progress, optional
+        Shows what was damaged since, and is done again.
     """
 
     target: Path
@@ -93,9 +97,10 @@ class WorkFolder:
     recovery: Path
     is_finished: bool
     is_resumed: bool
+    progress: Progress | None = None
 
     def once(self, name: str, kind: type[R], compute: Callable[[], R]) -> R:
-        """Compute a record, or read that of the interrupted run.
+        """Compute a record, or read that of the interrupted run, if it is as it was written.
 
         Parameters
         ----------
@@ -108,10 +113,19 @@ class WorkFolder:
         """
         path = self.recovery / f"{name}.json"
         if path.exists():
-            return read_record(path, kind)
+            wrapped: Any = GenericAlias(dict, (str, kind))
+            try:
+                return read_sealed(path, wrapped, "it is computed again")[RECORD]
+            except SynbrainError as error:
+                self.say(str(error))
         record = compute()
-        write_record(path, record)
+        write_sealed(path, {RECORD: record})
         return record
+
+    def say(self, message: str) -> None:
+        """Show a message about what the interrupted run left."""
+        if self.progress is not None:
+            self.progress.info(message)
 
     def put_in_place(self) -> None:
         """Give the finished folder its name, then remove what was there for recovery.
@@ -221,14 +235,14 @@ def _open(
     finished, interrupted = _read_settings(target), _read_settings(partial)
     if not (overwrite or kind.remakes) and finished == settings:
         _remove(partial, recovery)  # left by a run that ended as its folder was put in place
-        return WorkFolder(target, partial, recovery, is_finished=True, is_resumed=False)
+        return WorkFolder(target, partial, recovery, True, False, progress)
     # Begun with --overwrite, it is continued with it: the same command goes on where it stopped.
     if interrupted == settings and (not overwrite or (recovery / REPLACING).exists()):
         _tidy(partial, recovery)
         recovery.mkdir(exist_ok=True)
         if progress is not None:
             progress.info(f"continuing the interrupted run in {partial}")
-        return WorkFolder(target, partial, recovery, is_finished=False, is_resumed=True)
+        return WorkFolder(target, partial, recovery, False, True, progress)
     if not (overwrite or kind.remakes):
         _refuse_to_replace(target, finished, settings, kind)
         _refuse_to_drop(partial, interrupted, settings, kind)
@@ -242,7 +256,7 @@ def _open(
     recovery.mkdir()
     if overwrite:
         (recovery / REPLACING).touch()
-    return WorkFolder(target, partial, recovery, is_finished=False, is_resumed=False)
+    return WorkFolder(target, partial, recovery, False, False, progress)
 
 
 def _is_written_by_us(target: Path) -> bool:

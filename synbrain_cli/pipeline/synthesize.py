@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -20,10 +21,16 @@ from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.prediction import BATCH
 from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.features.images import ImageSet, passed_over
-from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.bids import bids_labels, derivative_description
-from synbrain_cli.io.files import create_array, sha256, versions, write_at, write_json
-from synbrain_cli.io.records import read_record, write_record
+from synbrain_cli.io.files import (
+    create_array,
+    holds_array,
+    sha256,
+    versions,
+    write_at,
+    write_json,
+)
+from synbrain_cli.io.records import read_sealed, write_record, write_sealed
 from synbrain_cli.io.responses import (
     ResponseImage,
     ResponseProgress,
@@ -145,8 +152,8 @@ def synthesize(
             return writer.result(folder)
 
         # Compute the draws, and write those of each image as soon as they are there
-        n_done = run.processes.on_main(lambda: writer.create(work))
-        _draw(writer, drawing, n_done, work, run)
+        done = run.processes.on_main(lambda: writer.create(work))
+        _draw(writer, drawing, done, work, run)
 
         # Write the records
         run.processes.on_main(lambda: _finish(writer, work))
@@ -173,22 +180,28 @@ def _called(images: Any) -> str:
 
 
 def _draw(
-    writer: ResponseWriter, drawing: Drawing, n_done: int, work: WorkFolder, run: RunContext
+    writer: ResponseWriter,
+    drawing: Drawing,
+    done: dict[int, str],
+    work: WorkFolder,
+    run: RunContext,
 ) -> None:
-    """Write the draws of all images from ``n_done`` on; each process those of its batches."""
+    """Write the draws of all images that are not done; each process those of its batches."""
     brain, pictures, processes = writer.brain, writer.pictures, run.processes
-    starts = range(n_done, len(pictures), BATCH)
-    batches = [range(i, min(i + BATCH, len(pictures))) for i in starts]
+    starts = range(0, len(pictures), BATCH)
+    every = [range(i, min(i + BATCH, len(pictures))) for i in starts]
+    batches = [batch for batch in every if not done.keys() >= set(batch)]
     rounds = list(processes.deal(batches, BATCHES_PER_ROUND))
     own = [row for _, part in rounds for batch in part for row in batch]
+    n_done = len(pictures) - sum(map(len, batches))
     array = work.partial / writer.array
     offset = np.load(array, mmap_mode="r").offset
 
-    def write(drawn: tuple[int, np.ndarray]) -> None:
+    def write(drawn: tuple[int, np.ndarray]) -> str:
         row, draws = drawn
         writer.check(row, draws)
         write_at(file.fileno(), draws, offset + row * draws.nbytes)
-        writer.write_maps(work.partial, row, draws)
+        return _digest(draws, writer.write_maps(work.partial, row, draws))
 
     with (
         run.progress.bar("drawing", len(pictures), n_done) as bar,
@@ -197,12 +210,25 @@ def _draw(
         closing(prefetch(write, zip(own, drawn, strict=True), writer.map_bytes)) as written,
     ):
         for whole, part in rounds:
-            for row, _ in zip(chain.from_iterable(part), written, strict=False):
-                bar.to(row + 1, len(pictures))
+            mine = {}
+            for row, digest in zip(chain.from_iterable(part), written, strict=False):
+                mine[row] = digest
+                bar.to(min(n_done + len(mine) * processes.size, len(pictures)))
             os.fsync(file.fileno())
-            processes.wait()
-            done = ResponseProgress(whole[-1].stop)
-            processes.on_main(partial(write_record, work.recovery / f"{PROGRESS}.json", done))
+            for found in processes.collect(mine):
+                done.update(found)
+            n_done += sum(map(len, whole))
+            record = partial(write_sealed, work.recovery / f"{PROGRESS}.json")
+            processes.on_main(partial(record, ResponseProgress(done)))
+
+
+def _digest(draws: np.ndarray, maps: list[Path]) -> str:
+    """Checksum of what was written for an image: its draws and its maps (BLAKE2b: fast)."""
+    digest = hashlib.blake2b(np.ascontiguousarray(draws).data, digest_size=16)
+    for path in sorted(maps):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _finish(writer: ResponseWriter, work: WorkFolder) -> None:
@@ -287,18 +313,54 @@ class ResponseWriter:
         n_points = geometry.inside.size if isinstance(geometry, Volume) else self.brain.n_voxels
         return 2 * 4 * self.settings.n_draws * n_points
 
-    def create(self, work: WorkFolder) -> int:
-        """Create the array, or find it; return the number of images that are finished."""
+    def create(self, work: WorkFolder) -> dict[int, str]:
+        """Create the array, or find it.
+
+        Returns
+        -------
+        dict
+            Number of each image that an interrupted run finished → checksum of what it wrote.
+            Images of which something was damaged since are left out.
+        """
         array, record = work.partial / self.array, work.recovery / f"{PROGRESS}.json"
+        done: dict[int, str] = {}
         if array.exists() and record.exists():
             try:
-                n_done = read_record(record, ResponseProgress).n_done
-                if read_array(array).shape == self.shape and 0 <= n_done <= self.shape[0]:
-                    return n_done
-            except SynbrainError:
-                pass  # damaged since: the images are drawn again
-        create_array(array, np.float32, self.shape)
-        return 0
+                done = read_sealed(record, ResponseProgress, "all images are drawn again").done
+            except SynbrainError as error:
+                work.say(str(error))
+        kept = self._kept(done, work.partial) if done else {}
+        if lost := len(done) - len(kept):
+            images = f"{lost} image{'s' if lost > 1 else ''}"
+            work.say(
+                f"{work.partial}: damaged since the run was interrupted: the responses to {images} "
+                "are drawn again"
+            )
+        if not kept:
+            create_array(array, np.float32, self.shape)
+        return kept
+
+    def _kept(self, done: dict[int, str], folder: Path) -> dict[int, str]:
+        """Those images whose draws and maps are as they were written."""
+        array = folder / self.array
+        if not holds_array(array, np.float32, self.shape):
+            return {}
+        draws, maps = np.load(array, mmap_mode="r"), self._find_maps(folder)
+        return {
+            row: known
+            for row, known in done.items()
+            if 0 <= row < len(draws) and _digest(draws[row], maps[self.stimuli[row]]) == known
+        }
+
+    def _find_maps(self, folder: Path) -> dict[str, list[Path]]:
+        """BIDS label of each image → the files of its maps."""
+        found: dict[str, list[Path]] = {label: [] for label in self.stimuli}
+        begin = f"{self.prefix}_stim-"
+        for path in folder.iterdir():
+            label = path.name.removeprefix(begin).partition("_")[0]
+            if path.name.startswith(begin) and label in found and path.is_file():
+                found[label].append(path)
+        return found
 
     def check(self, row: int, draws: np.ndarray) -> None:
         """Refuse draws that are not finite.
@@ -313,7 +375,7 @@ class ResponseWriter:
                 "the weights are damaged, or the noise factor is too large"
             )
 
-    def write_maps(self, folder: Path, row: int, draws: np.ndarray) -> None:
+    def write_maps(self, folder: Path, row: int, draws: np.ndarray) -> list[Path]:
         """Write draws, mean and SD in the subject's own space, and the latter two in others.
 
         Parameters
@@ -322,29 +384,41 @@ class ResponseWriter:
         row : int
             Of the image.
         draws : float32 array of shape (n_draws, n_voxels)
+
+        Returns
+        -------
+        list of Path
+            The files.
         """
         brain, geometry = self.brain, self.brain.voxel_space.geometry
+        written: list[Path] = []
         base = folder / f"{self.prefix}_stim-{self.stimuli[row]}"
         if isinstance(geometry, Volume):
-            save_image(brain.to_nifti(draws), Path(f"{base}_desc-draws_betas.nii.gz"))
+            written.append(Path(f"{base}_desc-draws_betas.nii.gz"))
+            save_image(brain.to_nifti(draws), written[-1])
         elif isinstance(geometry, Vertices):
-            self._write_surfaces(base, geometry.space, "desc-draws_betas", geometry.to_full(draws))
+            whole = geometry.to_full(draws)
+            written += self._write_surfaces(base, geometry.space, "desc-draws_betas", whole)
         maps = {"mean": draws.mean(0)}
         if len(draws) > 1:
             maps["std"] = draws.std(0, ddof=1)
         for stat, values in maps.items():
             name = f"stat-{stat}_statmap"
             if isinstance(geometry, Volume):
-                save_image(brain.to_nifti(values), Path(f"{base}_{name}.nii.gz"))
+                written.append(Path(f"{base}_{name}.nii.gz"))
+                save_image(brain.to_nifti(values), written[-1])
             for space in self.settings.spaces:
                 if space == "MNI":
-                    save_image(brain.to_mni(values), Path(f"{base}_space-{MNI_NAME}_{name}.nii.gz"))
+                    written.append(Path(f"{base}_space-{MNI_NAME}_{name}.nii.gz"))
+                    save_image(brain.to_mni(values), written[-1])
                 else:
-                    self._write_surfaces(base, space, name, brain.to_surface(values, space))
+                    there = brain.to_surface(values, space)
+                    written += self._write_surfaces(base, space, name, there)
+        return written
 
     def _write_surfaces(
         self, base: Path, space: str, name: str, values: dict[str, np.ndarray]
-    ) -> None:
+    ) -> Iterator[Path]:
         meta = {
             "Unit": self.brain.unit_name(self.settings.unit),
             "Simulated": str(self.brain.simulated),
@@ -354,6 +428,7 @@ class ResponseWriter:
         for hemisphere, data in values.items():
             file = f"{base}_hemi-{hemisphere[0].upper()}_space-{space}_{name}.func.gii"
             write_gifti(Path(file), data, hemisphere, meta)
+            yield Path(file)
 
     def write_records(self, folder: Path) -> None:
         """Write ``images.tsv``, the sidecar and ``dataset_description.json``."""

@@ -174,15 +174,13 @@ RESUMED = tuple(
         f"resume-{name}",
         arguments,
         (f"interrupted/{name}/{kept}>{kept}", *parts),
-        # Finished maps of images are no input: nothing reads them again.
         tuple(
             f"{kept}/{place}/*.{kind}"
             for place in (".*", ".*.recovery", "*/.*", "*/*/.*")
-            for kind in ("json", "tsv", "np[yz]", "pt", "safetensors")
+            for kind in ("json", "tsv", "np[yz]", "pt", "safetensors", "nii.gz", "gii")
         ),
         outputs=outputs,
-        # Draws on the disk have no checksum, before and after they are finished.
-        free=(f"{kept}/*/settings.json", "outputs/*.npy"),
+        free=(f"{kept}/*/settings.json",),
         writes=(f"{kept}/.*", f"{kept}/*/.*", f"{kept}/*/*/.*"),
         weight=weight,
         seconds=60,
@@ -195,6 +193,11 @@ RESUMED = tuple(
             *(("outputs/again/*_betas.npy", "outputs/again/*.nii.gz"), 1),
         ),
         ("prepare", "prepared", PREPARE, ("user",), ("prepared/volume/*/*",), 1),
+        ("half-prepare", "prepared", PREPARE, ("user",), ("prepared/volume/*/*",), 1),
+        (
+            *("tokens", "prepared", PREPARE, ("user", "prepared/volume/sub-01")),
+            *(("prepared/volume/features/*/*",), 1),
+        ),
         (
             *("adapt", "weights", ADAPT, ("prepared/simulated", "weights/sub-0?")),
             *(("weights/again/*.safetensors",), 0.5),

@@ -288,7 +288,9 @@ def interrupted(make: _Builder) -> None:
         ("train", 1.0, TRAIN),
         ("half-train", 0.5, TRAIN),
         ("synthesize", 1.0, SYNTHESIZE),
-        ("prepare", 0.8, PREPARE),
+        ("prepare", 0.41, PREPARE),  # all sessions are there
+        ("half-prepare", 0.32, PREPARE),
+        ("tokens", 0.9, PREPARE),
         ("adapt", 1.0, ADAPT),
     ):
         folder = make.root / "interrupted" / name
@@ -298,16 +300,16 @@ def interrupted(make: _Builder) -> None:
             if link == "weights" and "train" in name:
                 continue
             shutil.copytree(copied, folder / link, symlinks=True)
-        if name == "prepare":
+        if arguments is PREPARE:
             shutil.rmtree(folder / "prepared" / "volume")
         make.interrupt(*arguments, folder=folder, share=share)
-        kept = {"prepare": "prepared", "synthesize": "outputs"}.get(name, "weights")
+        kept = {PREPARE: "prepared", SYNTHESIZE: "outputs"}.get(arguments, "weights")
         for entry in folder.iterdir():
             if entry.name != kept:
                 shutil.rmtree(entry)
         for entry in (folder / kept).rglob("*"):  # what the others have is linked from there
             if not entry.is_dir() and not any(
-                part.startswith(".") for part in entry.relative_to(folder).parts
+                part.startswith(".") for part in entry.relative_to(folder).parts[:-1]
             ):
                 entry.unlink()
 

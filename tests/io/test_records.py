@@ -38,6 +38,7 @@ def test_what_is_written_is_read_back(tmp_path):
         ),
         ("[]", "expected `object`, found `array`"),
         ("{", "expected JSON"),
+        ('{"name": "\\ud800", "part": {"weight": 1}}', "expected JSON"),
     ],
 )
 def test_a_fault_names_file_and_field(tmp_path, content, message):
@@ -47,6 +48,12 @@ def test_a_fault_names_file_and_field(tmp_path, content, message):
         read_record(path, Whole)
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
+
+
+def test_escaped_text_is_text(tmp_path):
+    path = tmp_path / "record.json"
+    path.write_text(r'{"name": "\ud83e\udde0 \u00e9", "part": {"weight": 1}}')
+    assert read_record(path, Whole).name == "🧠 é"
 
 
 def test_an_integer_stands_for_a_float(tmp_path):

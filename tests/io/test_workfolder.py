@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import msgspec
 import pytest
+from listening import Listening
 
 from synbrain_cli.distributed import Processes
 from synbrain_cli.errors import BusyError, InputError, SynbrainError
@@ -299,6 +300,23 @@ def test_a_record_is_computed_once(tmp_path):
             assert work.once("found", Found, compute) == Found(7)
             raise Interrupted
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"record": {"value": 8}}', None])
+def test_a_record_that_was_damaged_since_is_computed_again(tmp_path, content):
+    progress = Listening()
+    for values in (7, 9):
+        with (
+            suppress(Interrupted),
+            work_folder(tmp_path / "a", MODEL, SETTINGS, progress=progress) as work,
+        ):
+            found = work.once("found", list[int], lambda values=values: [values])
+            path = work.recovery / "found.json"
+            changed = path.read_text().replace("7", "6") if content is None else content
+            path.write_text(changed)
+            raise Interrupted
+    assert found == [9]
+    assert any("it is computed again" in message for message in progress.messages)
 
 
 # --------------------------------------------------------------------- several processes
