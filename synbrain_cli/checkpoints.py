@@ -1,5 +1,7 @@
 """Reading files of ``torch.save``, of this and of other programs: as data, and whole.
 
+The program's own are sealed: a record has a checksum, but nothing else says which record is which.
+
 PyTorch itself neither compares the records of such a file with their checksums when it maps them
 into memory, nor a tensor's storage with the size of its record: a damaged file is read as another
 one, and a storage that was cut short continues in its neighbour.
@@ -7,6 +9,8 @@ one, and a storage that was cut short continues in its neighbour.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
 import re
 import warnings
@@ -85,6 +89,41 @@ def load_checkpoint(
             f"{path}: expected {expected}, found a file that cannot be read as one "
             f"({reason}): truncated, or of another kind; copy or download it again"
         ) from error
+
+
+def seal_archive(path: Path) -> None:
+    """Add a checksum of the names and checksums of all records to a file of ``torch.save``.
+
+    It is the archive's comment, which other programs pass over.
+    """
+    seal = _seal(path)
+    with path.open("r+b") as file:
+        file.seek(-2, os.SEEK_END)  # where the archive says how long its comment is: 0
+        file.write(len(seal).to_bytes(2, "little") + seal)
+
+
+def require_seal(path: Path) -> None:
+    """Check that the records of an archive are those that `seal_archive` found.
+
+    Whether the content of each is as it was, `load_checkpoint` checks.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_sealed = archive.comment == _seal(path)
+    except DAMAGED as error:
+        raise InputError(f"{path}: truncated or damaged ({error})") from error
+    if not is_sealed:
+        raise InputError(f"{path}: its records are not those that were written")
+
+
+def _seal(path: Path) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        records = sorted((r.filename, r.CRC, r.file_size) for r in archive.infolist())
+    return hashlib.sha256(repr(records).encode("utf-8", "surrogatepass")).hexdigest().encode()
 
 
 def _check_archive(path: Path) -> None:

@@ -149,7 +149,7 @@ def print_evaluation(result: EvaluateResult, rois: bool) -> None:
     _print_retrieval(result.metrics)
     print("\nDraws against held-out trials (N: independent normal noise of constant variance)")
     _print_scores(result.draws_table(), rois, _DISTRIBUTIONS)
-    shape = [height or 0.0 for height in result.metrics.draws.pit_histogram["model"]]
+    shape = result.metrics.draws.pit_histogram.model
     print(f"\nRanks of held-out trials among draws (flat: calibrated)  {bars(shape)}")
     print_notes(result.metrics.notes)
 

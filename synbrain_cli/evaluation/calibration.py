@@ -25,6 +25,7 @@ from synbrain_cli.io.results.evaluation import (
     DrawScore,
     DrawScores,
     LatentNoiseFactor,
+    PITHistograms,
 )
 from synbrain_cli.io.results.record import Number, Result, finite
 from synbrain_cli.metrics.bootstrap import Bootstrap
@@ -234,9 +235,9 @@ def _scores(
             _beside(tallies, lambda t: float(known_median(_ratio(t.variance(), recorded)))),
             nominal=1.0,
         ),
-        pit_histogram={
-            k: (t.histogram / t.histogram.mean()).round(4).tolist() for k, t in tallies.items()
-        },
+        pit_histogram=PITHistograms(
+            **{k: (t.histogram / t.histogram.mean()).round(4).tolist() for k, t in tallies.items()}
+        ),
     )
 
 

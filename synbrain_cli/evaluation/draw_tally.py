@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from synbrain_cli.io.results.evaluation import N_BINS
 from synbrain_cli.metrics.calibration import LEVELS, crps, energy_score, pit
 
-N_BINS = 20
 REGION_LEVEL = 0.9  # of the intervals in which trials' region means are counted
 
 

@@ -30,6 +30,7 @@ _DAMAGED = (*DAMAGED, isal_zlib.error, ImageFileError, HeaderDataError, MGHError
 # readers run in threads, where neither handlers nor filters can be set for a while.
 nibabel_logger.handlers[:] = [logging.NullHandler()]
 warnings.filterwarnings("ignore", "Extension size is not a multiple of 16", UserWarning)
+warnings.filterwarnings("ignore", "Actual # of data arrays does not match", UserWarning)  # GIFTI
 
 
 @contextlib.contextmanager

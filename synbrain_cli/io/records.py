@@ -142,6 +142,8 @@ def _explain(message: str) -> str:
         return f"expected fields that are known, found {match[1]}{position}"
     if match := re.fullmatch(r"(?:Expected|expected) (.+), got (.+)", fault):
         return f"expected {match[1]}, found {match[2]}{position}"
+    if match := re.fullmatch(r"Expected `str` matching regex '(.+)'", fault):
+        return f"expected text of the form {match[1]}, found another{position}"
     if ": expected " in fault:  # by a check of ours, such as that of a name
         return f"{fault}{position}"
     return f"expected valid values, found others ({fault}){position}"

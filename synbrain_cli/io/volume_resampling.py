@@ -70,10 +70,10 @@ class VolumeResampling:
                 f"volume resampling: expected {weights.shape[0]} whole target voxels, found "
                 f"{index.dtype} of shape {index.shape}"
             )
-        if len(shape) != 3 or affine.shape != (4, 4) or not np.isfinite(affine).all():
+        if len(shape) != 3 or affine.shape != (4, 4) or not _is_grid(affine):
             raise InputError(
-                "volume resampling: expected a 3-D grid and its affine (4, 4), found the grid "
-                f"{shape} and an affine of shape {affine.shape}"
+                "volume resampling: expected a 3-D grid and its affine (4, 4), of three different "
+                f"axes, found the grid {shape} and the affine {affine.tolist()}"
             )
         if index.min() < 0 or index.max() >= np.prod(shape) or (np.diff(index) <= 0).any():
             raise InputError(
@@ -214,3 +214,8 @@ class VolumeResampling:
             return VolumeResampling(weights, stored["index"], (x, y, z), stored["affine"])
 
         return load_weights(path, build, "a volume resampling (.npz with mni_weights, index, …)")
+
+
+def _is_grid(affine: NDArray[np.float64]) -> bool:
+    """Whether an affine is finite and places voxels along three different axes."""
+    return bool(np.isfinite(affine).all() and np.linalg.matrix_rank(affine) == 4)

@@ -20,7 +20,7 @@ from synbrain_cli.config import EncoderIdentity
 from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.features.encoder import Encoder, kept_dtype, precision_here
 from synbrain_cli.features.loading import load_encoder
-from synbrain_cli.io.files import atomic, create_array, half_written, write_at
+from synbrain_cli.io.files import atomic, create_array, half_written, holds_array, write_at
 from synbrain_cli.io.records import write_sealed
 from synbrain_cli.io.token_store import COLUMNS, ENCODER, TokenStore, row_checksum
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, partial_folder, work_folder
@@ -176,6 +176,7 @@ def _open_store(
     """
     begun = _rows_begun(work.partial, progress)
     before = begun or TokenStore(work.target)
+    before.rows_of(before.images)  # damaged tokens are said here, and not copied
     known = set(before.images)
     rows = before.images + [image for image in images if image not in known]
     shape = (len(rows), encoder.n_tokens, encoder.n_dims)
@@ -285,7 +286,7 @@ def _grow(
     Where the old one is the array at ``path``, which an interrupted run began, and has the shape,
     it stays.
     """
-    if is_begun and old is not None and (old.shape, old.dtype) == (shape, dtype):
+    if is_begun and holds_array(path, dtype, shape):
         return
     grown = half_written(path)
     create_array(grown, dtype, shape)

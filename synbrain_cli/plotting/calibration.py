@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from msgspec import UNSET
 
-from synbrain_cli.io.results.evaluation import DrawScores, EvaluationRecord
+from synbrain_cli.io.results.evaluation import DrawScores, EvaluationRecord, PITHistograms
 from synbrain_cli.io.results.record import Number
 from synbrain_cli.plotting.colours import PREDICTOR_COLOURS
 
@@ -56,7 +56,7 @@ def plot_calibration(metrics: EvaluationRecord, voxels: pd.DataFrame) -> Figure:
     return figure
 
 
-def _pit(axes: Axes, histograms: dict[str, list[Number]]) -> None:
+def _pit(axes: Axes, histograms: PITHistograms) -> None:
     heights = {name: np.array(values, float) for name, values in histograms.items()}
     for name, (label, colour, line) in _SHOWN.items():
         if name not in heights:
@@ -99,7 +99,7 @@ def _coverage(axes: Axes, draws: DrawScores) -> None:
     for region in by_region[0]:
         axes.plot(
             nominal,
-            np.array([values[region] for values in by_region], float),
+            np.array([values.get(region) for values in by_region], float),
             color=_SHOWN["model"][1],
             alpha=0.25,
             linewidth=0.7,

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import torch
 
-from synbrain_cli.checkpoints import load_checkpoint
+from synbrain_cli.checkpoints import load_checkpoint, require_seal, seal_archive
 from synbrain_cli.errors import DAMAGED, SynbrainError
 from synbrain_cli.io.bundle import Epoch, StageHistory
 from synbrain_cli.io.files import atomic
@@ -86,6 +86,7 @@ def _is_usable(checkpoint: Path, stage: Stage, run: RunContext) -> bool:
         return False
     try:
         state = load_checkpoint(checkpoint)
+        require_seal(checkpoint)
         fault = _fault(state, stage)
     except SynbrainError as error:
         fault = str(error)
@@ -134,5 +135,6 @@ class _CheckpointWriter:
         if self.run.processes.is_main:
             with atomic(self.path) as temporary:
                 torch.save(state, temporary)
+                seal_archive(temporary)
         self.epoch, self.written = state["epoch"], time.monotonic()
         self.cost = self.written - start

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import subprocess
+import sys
 import warnings
 
 import h5py
@@ -15,7 +17,7 @@ from nibabel.freesurfer.mghformat import MGHImage
 
 from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.betas import read_array, read_at_vertices, read_map, read_masked
-from synbrain_cli.io.surface import read_mgh_vertices
+from synbrain_cli.io.surface import read_mgh_vertices, write_gifti
 from synbrain_cli.io.volume import check_same_grid, load_image, read_3d, read_volume
 
 AFFINE = np.diag([2.0, 2, 2, 1])
@@ -226,3 +228,20 @@ def test_pipes_are_not_waited_for(tmp_path, name):
     read = read_array if name == "a.npy" else lambda path: read_masked(path, MASK)
     with pytest.raises(InputError, match="found a pipe"):
         read(tmp_path / name)
+
+
+def test_a_gifti_file_without_its_arrays_is_refused_in_one_line(tmp_path):
+    """nibabel warns on stderr, too, that there should be some."""
+    path = tmp_path / "map.gii"
+    write_gifti(path, np.zeros((3, 50), np.float32), "left")
+    content = path.read_text()
+    begin, end = content.index("<DataArray"), content.rindex("</DataArray>")
+    path.write_text(content[:begin] + content[end + len("</DataArray>") :])
+    code = (
+        "import sys, numpy as np; from synbrain_cli.io.betas import read_at_vertices\n"
+        "try: read_at_vertices(sys.argv[1], np.arange(3), 50)\n"
+        "except ValueError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert "map.gii: expected arrays with one value per vertex" in done.stdout
+    assert done.stderr == ""

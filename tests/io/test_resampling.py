@@ -611,6 +611,7 @@ def test_other_grids_are_refused(rng):
         (2, (91, 109)),
         (3, np.eye(3)),
         (3, np.full((4, 4), np.nan)),
+        (3, np.diag([2.0, 2, 0, 1])),
     ):
         with pytest.raises(InputError, match="volume resampling"):
             VolumeResampling(*parts[:position], wrong, *parts[position + 1 :])

@@ -177,7 +177,10 @@ def calibration():
         for level in (50, 80, 90, 95)
     }
     rank = np.linspace(-1, 1, 20)
-    draws["pit_histogram"] = {name: list(1 + k * (rank**2 - 0.37)) for k, name in enumerate(names)}
+    draws["pit_histogram"] = {
+        name: list(np.maximum(1 + k * (rank**2 - 0.37), 0))
+        for k, name in enumerate((*names, "shuffled"))
+    }
     for score in ("variance_ratio", "variance_ratio_median_voxel"):
         draws[score] = {name: 0.95 - 0.15 * k for k, name in enumerate(names)}
     draws["ncsnr_correlation"], draws["ncsnr_slope"] = {"model": 0.9}, {"model": 0.8}

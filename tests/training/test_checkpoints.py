@@ -9,6 +9,7 @@ import pytest
 import torch
 from listening import Listening
 
+from synbrain_cli.checkpoints import seal_archive
 from synbrain_cli.config import StageConfig
 from synbrain_cli.io.seal import is_kept, keep
 from synbrain_cli.model.fit import Stage
@@ -76,13 +77,23 @@ def another(path):
     state = torch.load(path, weights_only=True)
     state["network"] = {"weight": torch.zeros(2, 2)}
     torch.save(state, path)
+    seal_archive(path)
 
 
 def strange(path):
     torch.save({**torch.load(path, weights_only=True), "history": 3}, path)
+    seal_archive(path)
 
 
-@pytest.mark.parametrize("damage", [cut, flip, another, strange])
+def exchanged(path):
+    """Two records of one size have each other's names: every checksum is right."""
+    content = path.read_bytes()
+    for old, new in ((b"/data/0", b"/data/?"), (b"/data/1", b"/data/0"), (b"/data/?", b"/data/1")):
+        content = content.replace(old, new)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, another, strange, exchanged])
 def test_a_damaged_one_makes_the_stage_begin_again(tmp_path, damage):
     """The weights are then those of a training that was never interrupted, and it is said."""
     path, progress = tmp_path / "network.pt", Listening()

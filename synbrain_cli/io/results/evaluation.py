@@ -10,8 +10,9 @@ simpler distributions.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import UNSET
+from msgspec import UNSET, Meta
 
 from synbrain_cli.io.results.record import (
     Absent,
@@ -174,6 +175,31 @@ class LatentNoiseFactor(Result, frozen=True, kw_only=True):
     crps: dict[str, Number]
 
 
+N_BINS = 20  # of PIT histograms
+# A density of equal bins from 0 to 1, whose mean is 1.
+Histogram = Annotated[
+    list[Annotated[float, Meta(ge=0, le=N_BINS)]], Meta(min_length=N_BINS, max_length=N_BINS)
+]
+
+
+class PITHistograms(Result, frozen=True, kw_only=True):
+    """Density of the rank of recorded trials among the draws of each distribution, in 20 bins.
+
+    Attributes
+    ----------
+    model, linear, mean_pattern, shuffled : list of float
+    latent_nf1, latent_best : list of float
+        As in `DrawScore`.
+    """
+
+    model: Histogram
+    linear: Histogram
+    mean_pattern: Histogram
+    shuffled: Histogram
+    latent_nf1: Histogram | Absent = UNSET
+    latent_best: Histogram | Absent = UNSET
+
+
 class DrawScores(Result, frozen=True, kw_only=True):
     """All scores of draws.
 
@@ -187,8 +213,8 @@ class DrawScores(Result, frozen=True, kw_only=True):
         Lower is better.
     variance_ratio, variance_ratio_median_voxel : DrawScore
         Total variance of draws divided by that of recorded trials.
-    pit_histogram : dict
-        Distribution → density in 20 bins, which is 1 where draws are calibrated.
+    pit_histogram : PITHistograms
+        1 in every bin where draws are calibrated.
     latent_noise_factor : LatentNoiseFactor
         Absent where the published sampling was not scored.
     ncsnr_correlation, ncsnr_slope, ncsnr_median_ratio : ReliabilityScore
@@ -206,7 +232,7 @@ class DrawScores(Result, frozen=True, kw_only=True):
     energy_score: DrawScore
     variance_ratio: DrawScore
     variance_ratio_median_voxel: DrawScore
-    pit_histogram: dict[str, list[Number]]
+    pit_histogram: PITHistograms
     latent_noise_factor: LatentNoiseFactor | Absent = UNSET
     ncsnr_correlation: ReliabilityScore | Absent = UNSET
     ncsnr_slope: ReliabilityScore | Absent = UNSET
