@@ -20,6 +20,7 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.betas import read_at_vertices, read_masked
 from synbrain_cli.io.prepared import Origin, PreparedSubject
 from synbrain_cli.io.prepared_writer import PreparedWriter
+from synbrain_cli.io.reading import AGAIN
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.io.voxel_space import Geometry, Vertices
 from synbrain_cli.progress import Progress
@@ -211,13 +212,16 @@ def read_session(paths: tuple[Path, ...], inside: np.ndarray, voxel_space: Geome
         When a file is absent, damaged, or of another grid or dtype.
     """
     if isinstance(voxel_space, Vertices):
-        stored = np.concatenate(
-            [
-                read_at_vertices(path, getattr(voxel_space, h), voxel_space.n_vertices[h])
-                for h, path in zip(HEMISPHERES, paths, strict=True)
-            ],
-            axis=1,
+        left, right = (
+            read_at_vertices(path, getattr(voxel_space, h), voxel_space.n_vertices[h])
+            for h, path in zip(HEMISPHERES, paths, strict=True)
         )
+        if len(left) != len(right):
+            raise InputError(
+                f"{paths[1]}: expected the {len(left)} trials of {paths[0].name}, found "
+                f"{len(right)}: {AGAIN}"
+            )
+        stored = np.concatenate([left, right], axis=1)
     else:
         stored = read_masked(paths[0], inside)
         if stored.dtype.kind != "i":

@@ -75,7 +75,7 @@ def training_trials(brain: Brain, subject: PreparedSubject) -> RealTrials:
         chosen = chosen & table["trial"].isin(adaptation.trials).to_numpy()
     table = table[chosen]
     images, index = np.unique(table["image"].to_numpy(str), return_inverse=True)
-    betas = np.asarray(subject.betas[chosen])
+    betas = subject.read_betas(chosen)
     if brain.config.training.hours is not None:
         trials = Trials(betas, index, images, table["session"].to_numpy())
         betas = (subject.recorded(trials) - brain.response_mean) / brain.response_sd

@@ -57,6 +57,7 @@ STANDARDIZATIONS: dict[Standardization, str] = {
     "train": "z-score by the training trials of all sessions",
     "none": "as recorded",
 }
+LARGEST = 1e15  # of standardised responses: none is, and squares of larger ones overflow (ours)
 DESCRIPTION, BETAS, STANDARDIZATION = (
     "dataset_description.json",
     "betas.npy",
@@ -424,9 +425,33 @@ class PreparedSubject:
                 "more images in that split"
             )
         images, index = np.unique(table["image"][chosen].to_numpy(str), return_inverse=True)
-        return Trials(
-            np.asarray(self.betas[chosen]), index, images, table["session"][chosen].to_numpy()
-        )
+        return Trials(self.read_betas(chosen), index, images, table["session"][chosen].to_numpy())
+
+    def read_betas(self, chosen: np.ndarray) -> np.ndarray:
+        """Read the betas of some trials into memory, known to be numbers one can compute with.
+
+        Parameters
+        ----------
+        chosen : bool array of shape (n_trials,)
+
+        Returns
+        -------
+        float32 array of shape (n_chosen, n_voxels)
+
+        Raises
+        ------
+        InputError
+            When one is not finite or, standardised, larger than `LARGEST`.
+        """
+        betas = np.asarray(self.betas[chosen])
+        is_recorded = self.description.standardization == "none"
+        most = np.finfo(np.float32).max if is_recorded else LARGEST
+        if betas.size and not (betas.min() >= -most and betas.max() <= most):  # NaN is neither
+            raise InputError(
+                f"{self.folder / BETAS}: expected responses in {self.description.unit}, found "
+                f"values from {betas.min():.3g} to {betas.max():.3g}: {PREPARE_AGAIN}"
+            )
+        return betas
 
     def recorded(self, trials: Trials) -> np.ndarray:
         """Convert standardised betas back to the recorded unit.

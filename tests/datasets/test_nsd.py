@@ -616,6 +616,17 @@ def test_hemispheres_of_another_surface_are_refused(everything, copy, tmp_path):
         prepare(copy, tmp_path, space="nativesurface")
 
 
+def test_hemispheres_of_different_trials_are_refused(everything, copy, tmp_path):
+    write_surfaces(copy, 1)
+    path = copy.betas_folder(1, Choice(space="nativesurface")) / "rh.betas_session01.hdf5"
+    with h5py.File(path, "r+") as file:
+        fewer = file["betas"][:-1]
+        del file["betas"]
+        file["betas"] = fewer
+    with pytest.raises(InputError, match=r"rh\.betas_session01.*: expected the \d+ trials of lh"):
+        prepare(copy, tmp_path, space="nativesurface")
+
+
 ROIS = [
     (("V1",), lambda v: v["prf-visualrois"].isin(["V1v", "V1d"])),
     (("V1v", "hV4"), lambda v: v["prf-visualrois"].isin(["V1v", "hV4"])),

@@ -25,7 +25,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -160,8 +160,6 @@ class Fuzzer:
             mutant.changed = True
         wants_seal = rng.random() < RESEALED and regular
         mutant.resealed = wants_seal and self._reseal(mutant)
-        if mutant.resealed and path.name == "settings.json":  # another subject's, of any form
-            mutant.mutation = replace(mutant.mutation, tellable=False)
         mutant.before = listing(mutant.workspace)
 
     def _reseal(self, mutant: Mutant) -> bool:

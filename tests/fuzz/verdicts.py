@@ -18,6 +18,7 @@ from target import Target
 LONGEST = 2000  # characters of a message
 _HALF_WRITTEN = re.compile(r"(^|/)\.\d+\.[^/]+$")  # temporary files of `io.files.atomic`
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_DATA = re.compile(rb'"data": ("[0-9a-f]*"|\[[^]]*\])')  # of what results are, sealed again or not
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 
 
@@ -70,13 +71,15 @@ def listing(folder: Path) -> dict[str, tuple]:
 
 
 def digests(workspace: Path, patterns: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the files that match, in which the workspace's own path is left out."""
+    """SHA-256 of the files that match, without the workspace's path and the data's checksums."""
     found = {}
     own = str(workspace).encode()
     for pattern in patterns:
         for path in sorted(workspace.glob(pattern)):
             if path.is_file():
                 content = path.read_bytes().replace(own, b"")
+                if path.suffix == ".json":
+                    content = _DATA.sub(b"", content)
                 name = path.relative_to(workspace).as_posix()
                 found[name] = hashlib.sha256(content).hexdigest()
     return found

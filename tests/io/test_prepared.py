@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -277,3 +278,16 @@ def test_tokens_of_an_unknown_encoder_are_refused(tmp_path):
     (tmp_path / "encoder.json").write_text('{"spec": "gabor"}')
     with pytest.raises(InputError, match=r"encoder\.json: expected the field `identity`"):
         _ = TokenStore(tmp_path).identity
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e30])
+def test_responses_that_cannot_be_are_refused(subject, tmp_path, value):
+    """Sealed again by whoever changed them: a model of them would be one of nothing."""
+    copy = PreparedSubject(shutil.copytree(subject.folder, tmp_path / "sub-01"))
+    betas = np.load(copy.folder / "betas.npy", mmap_mode="r+")
+    row = np.flatnonzero(copy.trials["split"] == "train")[1]
+    betas[row, 2] = value
+    betas.flush()
+    is_kept = copy.description.standardization == "none" and np.isfinite(value)
+    with nullcontext() if is_kept else pytest.raises(InputError, match=r"betas\.npy: expected"):
+        copy.select("train")
