@@ -152,10 +152,19 @@ def _has_images(store: TokenStore, finished: TokenStore) -> bool:
 def _are_known(
     store: TokenStore, images: list[str], read: ReadImages, request: TokenRequest
 ) -> bool:
-    """Whether the store has all images, under the names of the same pixels where that is asked."""
+    """Whether the store has all images, under the names of the same pixels where that is asked.
+
+    Raises
+    ------
+    MissingError, InputError
+        Another image under the same name; no array of tokens of these images.
+    """
     if request.check_pixels:
         _check_pixels(store, images, read)
-    return set(images) <= set(store.images)
+    if not set(images) <= set(store.images):
+        return False
+    _ = store.tokens  # a file that is absent or truncated is said here, not first in training
+    return True
 
 
 def _open_store(

@@ -75,7 +75,6 @@ TABLES = (
         PREPARE,
         ("user", "prepared/volume"),
         (*subject_files("prepared/volume/sub-01"), *token_files("prepared/volume/features")),
-        outputs=("prepared/volume/features/*/tokens.npy", "prepared/volume/features/*/images.tsv"),
         free=("user/*",),
         writes=("prepared/volume/features/*",),
         weight=1.5,
