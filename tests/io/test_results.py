@@ -49,6 +49,8 @@ def with_value(value, *keys):
         (with_value([], "draws", "pit_histogram", "linear"), r"`\$.draws.pit_histogram.linear`"),
         (with_value([1.0] * 19, "draws", "pit_histogram", "linear"), r"length >= 20"),
         (with_value([1e308] * 20, "draws", "pit_histogram", "linear"), r"<= 20"),
+        (with_value(float("nan"), "overall", "skill", "model"), r"`float` >= -1e\+?300"),
+        (with_value([-1e308, 1], "overall", "skill", "ci"), r">= -1e\+?300.*ci"),
         (without("draws", "pit_histogram", "model"), r"expected the field `model`"),
         (with_value([0.1], "overall", "skill", "ci"), r"length 2.*`\$.overall.skill.ci`"),
         (with_value(1.5, "provenance", "seed"), r"expected `int`, found `float`.*seed"),

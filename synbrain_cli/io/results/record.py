@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -17,7 +17,8 @@ import numpy as np
 from synbrain_cli.io.files import versions
 from synbrain_cli.io.records import read_record
 
-Number = float | None  # None: no finite value
+# None: no finite value. Axes of figures overflow beside larger ones.
+Number = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)] | None
 Interval = tuple[Number, Number]
 Absent = msgspec.UnsetType
 R = TypeVar("R", bound="Result")
