@@ -478,7 +478,7 @@ class KnownSubject:
         self.voxels = pd.DataFrame({"ncsnr": np.full(self.n_voxels, np.nan)})
 
     label, checksum = PreparedSubject.label, PreparedSubject.checksum
-    select = PreparedSubject.select
+    select, read_betas = PreparedSubject.select, PreparedSubject.read_betas
 
     def recorded(self, trials):
         return trials.betas

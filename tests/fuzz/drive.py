@@ -342,6 +342,7 @@ def show(mutant: Mutant, ended: process.Ended, failures: list[Failure]) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--mutants", type=int, default=3000, help="how many; 0: for ever")
+    parser.add_argument("--skip", type=int, default=0, help="so many first, tried before")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", metavar="SEED:TARGET:N", help="one mutant, with its output")
     parser.add_argument("--targets", help="patterns of targets' names, as plot-*,import")
@@ -416,7 +417,8 @@ def work(options: argparse.Namespace, fuzzer: Fuzzer) -> int:
         return int(check(fuzzer, targets) > 0)
     if options.only:
         return repeat(options, fuzzer)
-    names = itertools.islice(schedule(targets, options.seed), options.mutants or None)
+    stop = options.skip + options.mutants if options.mutants else None
+    names = itertools.islice(schedule(targets, options.seed), options.skip, stop)
     summary = Summary()
     try:
         for tried in fuzzer.run(names, options.jobs):
