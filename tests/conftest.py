@@ -61,8 +61,8 @@ def pytest_addoption(parser):
 
 # The longest files, which start first: what is left for the end is short on every worker.
 LONGEST = (
-    *("test_demo.py", "test_fuzz.py", "test_evaluate.py", "test_adapt.py"),
-    "test_interruption.py",
+    *("test_demo.py", "test_killed_anywhere.py", "test_fuzz.py", "test_evaluate.py"),
+    *("test_adapt.py", "test_interruption.py", "test_full_disk.py", "test_two_at_once.py"),
 )
 
 
