@@ -300,6 +300,16 @@ def test_a_model_does_not_seal_files_that_were_not_read(person, own_store, synbr
     assert not list(tmp_path.glob("weights/[!.]*"))
 
 
+@pytest.mark.parametrize("name", ["mask.nii.gz", "surface_resampling.npz", "mni_resampling.npz"])
+def test_files_that_are_copied_are_read_though_their_checksum_fits(person, tmp_path, name):
+    """Of a subject that was sealed with damaged files, no model is."""
+    path = person.folder / name
+    path.write_bytes(path.read_bytes()[:-200])
+    reseal_prepared(person.folder)
+    with pytest.raises(InputError, match=rf"{name}: "):
+        PreparedSubject(person.folder).voxel_space.copy_to(tmp_path)
+
+
 def test_prepared_data_are_verified_by_command(person, own_store, synbrain, tmp_path):
     command = ["prepare", "--verify", "-w", tmp_path]
     assert synbrain(*command)[:2] == (0, "")
