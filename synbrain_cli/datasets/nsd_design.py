@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.io
-from scipy.io.matlab import MatReadError
 
 from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.mat import read_mat
 from synbrain_cli.io.reading import reading
 from synbrain_cli.io.tables import LARGEST
 
@@ -55,10 +53,8 @@ class Design:
             raise MissingError(
                 f"{path} does not exist: --root must be the folder that holds nsddata/"
             )
-        with reading(path, "a .mat file of numbers", "copy it again", also=(MatReadError,)):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                mat = scipy.io.loadmat(path)
+        with reading(path, "a .mat file of numbers", "copy it again"):
+            mat = read_mat(path)
             for variable in ("masterordering", "subjectim", "sharedix", "stimpattern"):
                 if variable not in mat or not np.size(mat[variable]):
                     raise InputError(f"{path}: expected the variable {variable} of NSD's design")
