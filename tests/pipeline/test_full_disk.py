@@ -28,7 +28,7 @@ def test_one_line_and_nothing_lost(name, workspace, tmp_path, request):  # noqa:
     assert killing.run(tmp_path, *arguments).returncode == 0
     expected = tiny.snapshot(folder)
     changed = [k for k in expected if expected[k] != before.get(k)]
-    sizes = sorted({(folder / k).stat().st_size for k in changed})
+    sizes = sorted({(folder / k).stat().st_size for k in changed} - set(range(2000)))  # of messages
     few = len(sizes) if request.config.getoption("--every-kill") else 1
     n_refused = 0
     for size in np.random.default_rng(len(name)).choice(sizes, min(few, len(sizes)), replace=False):
