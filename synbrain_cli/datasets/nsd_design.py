@@ -57,7 +57,10 @@ class Design:
             mat = read_mat(path)
             for variable in ("masterordering", "subjectim", "sharedix", "stimpattern"):
                 if variable not in mat or not np.size(mat[variable]):
-                    raise InputError(f"{path}: expected the variable {variable} of NSD's design")
+                    raise InputError(
+                        f"{path}: expected numbers in the variable {variable} of NSD's design, "
+                        "found none: copy it again"
+                    )
             ordering = _indices(mat["masterordering"]).ravel()
             subject_images = _indices(mat["subjectim"])
             n_shared, n_sessions = mat["sharedix"].size, len(mat["stimpattern"])
