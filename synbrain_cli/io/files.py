@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from synbrain_cli.errors import InputError, SynbrainError
-from synbrain_cli.paths import require_regular_file
+from synbrain_cli.paths import require_output_file, require_regular_file
 
 _CHUNK = 1 << 20
 HALF_WRITTEN = ".half-"  # begins the name of every file and folder that is not yet whole
@@ -41,14 +41,16 @@ def atomic(path: Path | str) -> Iterator[Path]:
     The temporary name keeps the suffixes of ``path``, by which writers choose their format. On any
     failure the temporary file is removed and ``path`` is unchanged; that of a process that was
     killed is removed when ``path`` is next written. Where ``path`` is a symbolic link, the file to
-    which it leads is written.
+    which it leads is written; in a work folder, where nothing is the user's, the link is replaced.
 
     Raises
     ------
+    InputError
+        When ``path`` is a folder, a pipe or a device, or a link to one.
     SynbrainError
         When the folder cannot be written (no permission, disk full).
     """
-    path = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
+    path = _file_to_replace(Path(path))
     temporary = half_written(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +68,15 @@ def atomic(path: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _file_to_replace(path: Path) -> Path:
+    """Return the file that has this name or is to get it."""
+    if _is_in_work_folder(path):
+        return path
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    return require_output_file(path) if path.exists() else path
 
 
 def half_written(path: Path) -> Path:
@@ -88,7 +99,7 @@ def _remove_abandoned(temporary: Path) -> None:
 
     Work folders are tidied when they are opened, and may hold too many files to be listed here.
     """
-    if any(folder.name.endswith(WORK_FOLDERS) for folder in temporary.parents):
+    if _is_in_work_folder(temporary):
         return
     name = temporary.name.split(".", 2)[2]
     known = re.compile(rf"{re.escape(HALF_WRITTEN)}{_host()}-(\d+)\.{re.escape(name)}")
@@ -97,6 +108,10 @@ def _remove_abandoned(temporary: Path) -> None:
         if match and int(match[1]) != os.getpid() and not _is_running(int(match[1])):
             with contextlib.suppress(OSError):
                 Path(entry.path).unlink()
+
+
+def _is_in_work_folder(path: Path) -> bool:
+    return any(folder.name.endswith(WORK_FOLDERS) for folder in path.parents)
 
 
 def _is_running(process: int) -> bool:
@@ -194,6 +209,8 @@ def array_header(dtype: Any, shape: tuple[int, ...]) -> bytes:
 def holds_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> bool:
     """Whether a file is one that `create_array` made, as long as it was, whatever its values.
 
+    A link is not: what is written into it would change a file elsewhere.
+
     Parameters
     ----------
     path : path
@@ -202,7 +219,7 @@ def holds_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> bool:
     """
     header = array_header(dtype, shape)
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    if not path.is_file() or path.stat().st_size != len(header) + n_bytes:
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != len(header) + n_bytes:
         return False
     with path.open("rb") as file:
         return file.read(len(header)) == header

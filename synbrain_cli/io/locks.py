@@ -51,7 +51,9 @@ def locked(folder: Path | str, what: str, step: str = "") -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Whether a process is writing a folder."""
     try:
-        file = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDONLY | os.O_NOFOLLOW)
+        # A pipe of this name would be waited for.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        file = os.open(folder.with_name(f".{folder.name}.lock"), flags)
     except OSError:
         return False
     try:

@@ -229,6 +229,9 @@ def _open(
     progress: Progress | None,
 ) -> WorkFolder:
     partial, recovery = partial_folder(target), target.with_name(f".{target.name}.recovery")
+    for hidden in (partial, recovery):
+        if hidden.is_symlink():  # what is behind it is not ours to write or remove
+            hidden.unlink()
     _settle(target, partial, recovery)
     if target.exists() and not _is_written_by_us(target):
         raise InputError(f"{target} exists and was not written by this command: {kind.advice}")

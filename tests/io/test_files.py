@@ -6,6 +6,7 @@ import email
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,17 @@ import numpy as np
 import pytest
 import torch
 
-from synbrain_cli.errors import SynbrainError
+from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.arrays import save_arrays
-from synbrain_cli.io.files import atomic, copy_at_once, half_written, write_json
+from synbrain_cli.io.files import (
+    atomic,
+    copy_at_once,
+    create_array,
+    half_written,
+    holds_array,
+    read_json,
+    write_json,
+)
 
 
 def test_atomic_keeps_the_old_file_on_failure(tmp_path):
@@ -61,6 +70,38 @@ def test_a_link_is_followed(tmp_path):
         write_json(tmp_path / "link", content)
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "real").read_text() == f"{content}\n"
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder", "link to a pipe", "link to a folder"])
+def test_what_is_no_file_is_not_replaced(tmp_path, what):
+    """A device that is replaced by a file is lost to every program of the machine."""
+    path = tmp_path / "there"
+    real = tmp_path / "elsewhere" if what.startswith("link") else path
+    os.mkfifo(real) if what.endswith("pipe") else real.mkdir()
+    if real != path:
+        path.symlink_to(real)
+    kind = "a pipe" if what.endswith("pipe") else "a folder"
+    with pytest.raises(InputError, match=f"found {kind}"):
+        write_json(path, 1)
+    assert stat.S_ISFIFO(real.stat().st_mode) or real.is_dir()
+    assert path.is_symlink() == (real != path)
+
+
+def test_links_are_replaced_in_a_work_folder(tmp_path):
+    mine, work = tmp_path / "mine.json", tmp_path / ".a.partial"
+    mine.write_text("kept")
+    work.mkdir()
+    (work / "a.json").symlink_to(mine)
+    write_json(work / "a.json", 1)
+    assert mine.read_text() == "kept"
+    assert read_json(work / "a.json") == 1
+
+
+def test_a_link_is_not_an_array_that_can_be_written_into(tmp_path):
+    create_array(tmp_path / "mine.npy", np.float32, (2,))
+    (tmp_path / "link.npy").symlink_to(tmp_path / "mine.npy")
+    assert holds_array(tmp_path / "mine.npy", np.float32, (2,))
+    assert not holds_array(tmp_path / "link.npy", np.float32, (2,))
 
 
 @pytest.mark.parametrize("length", [60, 200, 249])

@@ -55,6 +55,17 @@ def finish(target, kind=MODEL, settings=SETTINGS, content="whole", **options):
 # ----------------------------------------------------------------------------- one folder
 
 
+@pytest.mark.parametrize("hidden", ["partial", "recovery"])
+def test_a_link_in_place_of_a_hidden_folder_is_not_followed(tmp_path, hidden):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "settings.json").write_text("{}")
+    (tmp_path / f".a.{hidden}").symlink_to(mine)
+    finish(tmp_path / "a")
+    assert names(mine) == {"settings.json"}
+    assert names(tmp_path / "a") == {"settings.json", "file"}
+
+
 def test_it_has_its_name_once_it_is_whole(tmp_path):
     target = tmp_path / "made" / "sub-01"
     with work_folder(target, MODEL, SETTINGS) as work:

@@ -16,6 +16,7 @@ import tiny
 from test_killed_anywhere import check_nothing_lost, stages, workspace  # noqa: F401
 
 pytestmark = pytest.mark.slow
+MESSAGE = 700  # bytes that an error may take
 WRITING = [name for name in tiny.SCENARIOS if name not in ("report", "learning_curve", "compare")]
 
 
@@ -28,7 +29,8 @@ def test_one_line_and_nothing_lost(name, workspace, tmp_path, request):  # noqa:
     assert killing.run(tmp_path, *arguments).returncode == 0
     expected = tiny.snapshot(folder)
     changed = [k for k in expected if expected[k] != before.get(k)]
-    sizes = sorted({(folder / k).stat().st_size for k in changed} - set(range(2000)))  # of messages
+    sizes = sorted({(folder / k).stat().st_size for k in changed} - set(range(MESSAGE)))
+    assert sizes, "no file is longer than a message, which the limit holds for as well"
     few = len(sizes) if request.config.getoption("--every-kill") else 1
     n_refused = 0
     for size in np.random.default_rng(len(name)).choice(sizes, min(few, len(sizes)), replace=False):
