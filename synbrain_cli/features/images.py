@@ -155,7 +155,8 @@ def passed_over(folder: str | Path) -> str:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    """Whether an entry of a folder is meant to be an image; it may be a link to nothing."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -172,10 +173,10 @@ def list_images(folder: str | Path) -> list[Path]:
     Raises
     ------
     MissingError
-        When there is no such folder, or no image in it.
+        When there is no such folder, or no image in it, or a link where an image is missing.
     InputError
-        When the path is not a folder, or two images have the same name without suffix, by which
-        outputs are named.
+        When the path is not a folder, an image in it is a pipe or a device, or two images have the
+        same name without suffix, by which outputs are named.
     """
     folder = require_folder(folder, "a folder of images")
     paths = sorted(path for path in folder.iterdir() if _is_image(path))

@@ -36,6 +36,10 @@ _SIDES = ("left", "right")
 _MAX_BITS = 20  # per axis: distances along a curve in three dimensions fit in int64
 
 
+class UnknownPlacesError(InputError):
+    """An order needs positions or regions that are not known: another order may be possible."""
+
+
 def hilbert_order(points: ArrayLike, n_bits: int = 8) -> NDArray[np.int64]:
     """Visit points along a Hilbert curve (Hilbert 1891), by Skilling's (2004) transform.
 
@@ -121,8 +125,10 @@ def voxel_order(
 
     Raises
     ------
+    UnknownPlacesError
+        When an array that the order needs is missing.
     InputError
-        When the kind is unknown, or an array that it needs is missing or is not as above.
+        When the kind is unknown, or an array is not as above.
 
     Examples
     --------
@@ -316,7 +322,7 @@ def _positions(
     return points
 
 
-def _missing(kind: str, what: str, instead: str) -> InputError:
-    return InputError(
+def _missing(kind: str, what: str, instead: str) -> UnknownPlacesError:
+    return UnknownPlacesError(
         f"voxel order {kind!r}: expected {what}, found none: give them, or choose {instead}"
     )

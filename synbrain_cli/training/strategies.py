@@ -28,6 +28,7 @@ from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.model.order import UnknownPlacesError
 from synbrain_cli.model.transfer import Evidence, fit_adapter
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.bundle_writer import FittedTransfer, predict_held_out
@@ -215,7 +216,7 @@ def _possible_voxel_order(brain: Brain, task: AdaptationTask) -> str:
     try:
         subject_order(task.subject, theirs)
         return theirs
-    except InputError:
+    except UnknownPlacesError:
         own = default_order(task.subject)
         task.run.progress.info(
             f"{brain.name} has the voxel order {theirs}, which the files of "

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.errors import InputError
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.prepared_tables import roi_collections
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.voxel_space import Vertices, Volume
-from synbrain_cli.model.order import ORDERS, voxel_order
+from synbrain_cli.model.order import ORDERS, UnknownPlacesError, voxel_order
 
 if TYPE_CHECKING:
     from synbrain_cli.brain import Brain
@@ -36,8 +36,10 @@ def subject_order(subject: PreparedSubject, kind: str) -> np.ndarray:
 
     Raises
     ------
-    InputError
+    UnknownPlacesError
         When the subject's voxels have no known position, region or vertex, which that order needs.
+    MissingError, InputError
+        When one of the subject's files is absent or damaged.
     """
     if kind not in ORDERS:
         raise InputError(f"--voxel-order {kind}: expected auto or one of {', '.join(ORDERS)}")
@@ -46,7 +48,7 @@ def subject_order(subject: PreparedSubject, kind: str) -> np.ndarray:
     try:
         try:
             points, hemisphere = _points(subject)
-        except (InputError, MissingError):
+        except UnknownPlacesError:
             if kind != "region":  # regions alone need no geometry
                 raise
             points = hemisphere = None
@@ -62,8 +64,8 @@ def subject_order(subject: PreparedSubject, kind: str) -> np.ndarray:
             sheet=sheet,
             hemisphere=hemisphere,
         )
-    except (InputError, MissingError) as error:
-        raise InputError(
+    except UnknownPlacesError as error:
+        raise UnknownPlacesError(
             f"--voxel-order {kind}: {subject.folder} does not say enough of where its voxels are "
             f"({error}): pass --voxel-order file, or leave the option out"
         ) from error
@@ -74,7 +76,7 @@ def default_order(subject: PreparedSubject) -> str:
     for kind in DEFAULT_ORDERS:
         try:
             subject_order(subject, kind)
-        except InputError:
+        except UnknownPlacesError:
             continue
         return kind
     return "file"
@@ -105,7 +107,7 @@ def sphere_positions(subject: PreparedSubject | Brain) -> tuple[np.ndarray, np.n
     """
     try:
         positions, hemisphere = _known_sphere_positions(subject)
-    except InputError:
+    except UnknownPlacesError:
         positions = None
     if positions is None:
         return np.full((subject.n_voxels, 3), np.nan), np.zeros(subject.n_voxels, int)
@@ -130,7 +132,7 @@ def _known_sphere_positions(
 
 def _of_vertices(vertices: Vertices, surface: str) -> np.ndarray:
     if vertices.space not in N_FSAVERAGE:
-        raise InputError(f"the geometry of its surface, {vertices.space}, is not known")
+        raise UnknownPlacesError(f"the geometry of its surface, {vertices.space}, is not known")
     meshes = fsaverage(surface, vertices.space)
     parts = [meshes[h].coordinates[getattr(vertices, h)] for h in HEMISPHERES]
     return np.concatenate(parts).astype(np.float64)

@@ -173,13 +173,22 @@ def test_what_a_folder_holds_beside_its_images_is_said(tmp_path):
     assert passed_over(tmp_path) == ""
     for name in ("b.heic", "c.svg", ".DS_Store"):
         (tmp_path / name).write_text("x")
-    os.mkfifo(tmp_path / "d.png")
-    (tmp_path / "e.png").symlink_to("nowhere")
     (tmp_path / "more").mkdir()
     assert passed_over(tmp_path) == (
-        f"{tmp_path}: 4 files not read (b.heic, c.svg, d.png, e.png), 1 folder in it not searched"
+        f"{tmp_path}: 2 files not read (b.heic, c.svg), 1 folder in it not searched"
     )
     assert [p.name for p in list_images(tmp_path)] == ["a.png"]
+
+
+def test_an_image_that_cannot_be_there_is_not_passed_over(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"b\.png: expected an image file, found a pipe"):
+        list_images(tmp_path)
+    (tmp_path / "b.png").unlink()
+    (tmp_path / "b.png").symlink_to("nowhere")
+    with pytest.raises(MissingError, match=r"b\.png does not exist: .* found a link to nothing"):
+        list_images(tmp_path)
 
 
 def test_a_name_that_is_no_text(tmp_path):

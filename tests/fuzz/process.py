@@ -8,6 +8,7 @@ time and memory; one that sleeps without an end is ended, too.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -149,6 +150,8 @@ def _watch(inside: Sequence[str], record: int) -> None:
                 places.append(os.path.realpath(path))
             if not all(map(is_inside, places)):
                 note(f"{event} {path}")
+                if any(place.startswith("/dev") for place in places):  # every program needs it
+                    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
         if event in _RUNS or event in _CONNECTS:
             note(f"{event} {arguments[:2]!r}"[:200])
 

@@ -15,8 +15,9 @@ from mutations import Mutation
 from process import BUG, Ended
 from target import Target
 
+from synbrain_cli.io.files import HALF_WRITTEN
+
 LONGEST = 2000  # characters of a message
-_HALF_WRITTEN = re.compile(r"(^|/)\.\d+\.[^/]+$")  # temporary files of `io.files.atomic`
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _DATA = re.compile(rb'"data": ("[0-9a-f]*"|\[[^]]*\])')  # of what results are, sealed again or not
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
@@ -169,6 +170,6 @@ def _files(tried: Tried) -> Iterator[Failure]:
             gone = "gone" if now is None else "changed"
             yield Failure("lost", f"{target.name}: {gone}", f"{name}: {gone}")
             break
-    left = [n for n in tried.after if _HALF_WRITTEN.search(n) and n not in tried.before]
+    left = [n for n in tried.after if f"/{HALF_WRITTEN}" in f"/{n}" and n not in tried.before]
     if left:
         yield Failure("litter", target.name, ", ".join(left[:3]))

@@ -227,6 +227,19 @@ def test_the_default_is_the_best_that_the_files_allow(subject, without):
         assert default_order(PreparedSubject(person.folder)) == expected
 
 
+@pytest.mark.parametrize("kind", ["surface", "region", "curve"])
+def test_a_damaged_file_is_not_taken_for_unknown_places(without, kind):
+    """A model of another order would be trained, and nobody told."""
+    person = without()
+    path = person.folder / "voxels.tsv"
+    path.write_text(path.read_text().replace("\n", "\n \n", 1))
+    damaged = PreparedSubject(person.folder)
+    with pytest.raises(InputError, match="row 2 is empty"):
+        subject_order(damaged, kind)
+    with pytest.raises(InputError, match="row 2 is empty"):
+        default_order(damaged)
+
+
 # ------------------------------------------------------------------------- in a model
 
 
