@@ -26,6 +26,18 @@ def one_line(text: str) -> str:
     return _LAYOUT.sub(_escape, printable(text))
 
 
+def shortened(text: str, longest: int = 1200) -> str:
+    """Return text with its middle left out where it is long: what a library quotes of a file.
+
+    >>> shortened("found [1, 1, 1, 1, 1, 1, 1, 1]: copy it again", 40)
+    'found [1, 1, 1, 1,  …  1]: copy it again'
+    """
+    if len(text) <= longest:
+        return text
+    end = longest // 2 - 2
+    return f"{text[: longest - end - 3]} … {text[-end:]}"
+
+
 def is_text(text: str) -> bool:
     """Return whether text can be written in UTF-8: not so where a file's name could not be read."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -19,7 +19,7 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.pipeline.learning_curve import LearningCurveSettings
 from synbrain_cli.plotting.map_plotter import Look
 from synbrain_cli.progress import Progress
-from synbrain_cli.text import is_text, one_line, printable
+from synbrain_cli.text import is_text, one_line, printable, shortened
 
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred\x9b2J\r\u202egnp"
 ESCAPED = r"\x1b]0;owned\x07\x1b[31mred\x9b2J\r\u202egnp"
@@ -226,3 +226,12 @@ def test_a_name_that_the_system_refuses_is_one_line(program, error):
     assert err.decode().splitlines() == [
         f"synbrain: long: {os.strerror(error)}: choose another name"
     ]
+
+
+@pytest.mark.parametrize("length", [10, 41, 1000])
+def test_long_text_keeps_its_beginning_and_end(length):
+    text = f"file.npz: expected this{'x' * length}do that"
+    short = shortened(text, 40)
+    assert len(short) <= 40
+    assert short == text or (short.startswith("file.npz:") and short.endswith("do that"))
+    assert (short == text) == (len(text) <= 40)

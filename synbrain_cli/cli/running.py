@@ -18,7 +18,7 @@ import typer
 
 from synbrain_cli.cli.streams import safe_streams, write_out
 from synbrain_cli.errors import SynbrainError
-from synbrain_cli.text import is_text, one_line
+from synbrain_cli.text import is_text, one_line, shortened
 
 if TYPE_CHECKING:
     from synbrain_cli.io.workspace import Workspace
@@ -198,7 +198,7 @@ def _refused(error: BaseException | None) -> str | None:
 def stop(message: str, code: int = 1) -> NoReturn:
     """Print one line on stderr and exit."""
     program = f"synbrain, process {_rank()}" if _rank() else "synbrain"
-    print(f"{program}: {one_line(' '.join(message.split()))}", file=sys.stderr)
+    print(f"{program}: {shortened(one_line(' '.join(message.split())))}", file=sys.stderr)
     sys.exit(code)
 
 

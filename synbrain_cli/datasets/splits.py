@@ -15,19 +15,14 @@ from synbrain_cli.io.prepared_tables import SPLITS
 from synbrain_cli.io.tables import read_table, row_in
 
 LEAST = 2  # images of each split: with one, nothing varies over images
-# Images drawn, below which their number is exactly the share (ours). The number of hashes below a
-# share varies by √(share · n): by half of it where it is 4, by less than 15 % from here on.
-FEW_DRAWN = 50
 
 
 def draw_images(images: Collection[str], share: float, seed: int, what: str = "") -> set[str]:
     """Select a random share of images (ours).
 
-    Every image has a hash of its name and the seed, a number between 0 and 1. Where the share
-    stands for few images (fewer than `FEW_DRAWN`), those of the lowest hashes are selected: exactly
-    the share, rounded, and `LEAST` at least. Where it stands for many, all images whose hash is
-    below the share are selected: additional images or sessions then never change the selection of
-    other images.
+    Every image has a hash of its name and the seed, and those of the lowest are selected: exactly
+    the share, rounded, and `LEAST` at least. Additional images or sessions therefore only add
+    images to the end of the selection among the others, or take some from it.
 
     Parameters
     ----------
@@ -48,10 +43,7 @@ def draw_images(images: Collection[str], share: float, seed: int, what: str = ""
         image: int.from_bytes(hashlib.sha256(f"{key}/{image}".encode()).digest()[:8]) / 2**64
         for image in images
     }
-    wanted = share * len(hashes)
-    if wanted >= FEW_DRAWN:
-        return {image for image, value in hashes.items() if value < share}
-    count = max(LEAST, int(wanted + 0.5)) if share > 0 else 0
+    count = max(LEAST, int(share * len(hashes) + 0.5)) if share > 0 else 0
     return set(sorted(hashes, key=lambda image: (hashes[image], image))[:count])
 
 

@@ -46,6 +46,10 @@ class FetchRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     commit: str | None = None
     files: dict[str, FetchedFile] = {}
 
+    def __post_init__(self) -> None:
+        if self.files and not self.commit:
+            raise InputError("expected the commit of the files, found none")
+
 
 def open_record(folder: Path, repository: str, revision: str | None) -> FetchRecord:
     """Read the record of a folder, or begin a new one.

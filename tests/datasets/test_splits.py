@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synbrain_cli.datasets.splits import (
-    FEW_DRAWN,
     check_splits,
     draw_images,
     read_split_list,
@@ -24,22 +23,22 @@ shares = st.floats(0.01, 0.5)
 # --------------------------------------------------------------------------------- draws
 
 
-@given(more=names, seed=st.integers(0, 5))
-def test_more_images_never_move_one_of_many(more, seed):
-    one = NAMES[:600]
+@given(more=names, n=st.integers(10, 600), seed=st.integers(0, 5))
+def test_more_images_change_only_the_end_of_the_selection(more, n, seed):
+    one = set(NAMES[:n])
     before = draw_images(one, 0.1, seed)
-    after = draw_images([*more, *one], 0.1, seed)
-    assert after & set(one) == before
+    after = draw_images(one | set(more), 0.1, seed) & one
+    assert before <= after or after <= before
+    assert len(before ^ after) <= len(set(more))
 
 
 @given(
-    n=st.integers(1, 300), share=st.floats(0.01, 0.5), seed=st.integers(0, 5), what=st.text("ab")
+    n=st.integers(1, 3000), share=st.floats(0.01, 0.5), seed=st.integers(0, 5), what=st.text("ab")
 )
-def test_a_share_of_few_images_is_an_exact_count_and_two_at_least(n, share, seed, what):
+def test_a_share_is_an_exact_count_and_two_at_least(n, share, seed, what):
     drawn = draw_images(NAMES[:n], share, seed, what)
     assert drawn <= set(NAMES[:n])
-    if share * n < FEW_DRAWN:
-        assert len(drawn) == min(n, max(2, int(share * n + 0.5)))
+    assert len(drawn) == min(n, max(2, int(share * n + 0.5)))
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.1, 4), (0.15, 6), (0.2, 8), (0.01, 2)])
@@ -54,13 +53,6 @@ def test_no_share_draws_nothing():
 @given(one=names, shares=st.tuples(shares, shares), seed=st.integers(0, 5))
 def test_a_larger_share_keeps_the_images_of_a_smaller(one, shares, seed):
     assert draw_images(one, min(shares), seed) <= draw_images(one, max(shares), seed)
-
-
-@pytest.mark.parametrize("share", [0.02, 0.1, 0.25, 0.5])
-@pytest.mark.parametrize("seed", range(4))
-def test_the_share_of_many_is_about_the_share_asked(share, seed):
-    n, sd = len(NAMES), np.sqrt(share * (1 - share) / len(NAMES))
-    assert abs(len(draw_images(NAMES, share, seed)) / n - share) < 4 * sd
 
 
 @pytest.mark.parametrize("other", [{"seed": 1, "what": ""}, {"seed": 0, "what": "test"}])
@@ -81,7 +73,7 @@ def test_a_draw_is_the_same_on_every_machine():
         "nsd00019",
     }
     many = sorted(draw_images(NAMES[:600], 0.1, 0))
-    assert (len(many), many[0], many[-1]) == (56, "nsd00056", "nsd00580")
+    assert (len(many), many[0], many[-1]) == (60, "nsd00056", "nsd00580")
 
 
 # -------------------------------------------------------------------------------- trials

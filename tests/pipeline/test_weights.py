@@ -27,7 +27,7 @@ from synbrain_cli.features.encoder import same_encoder
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.features.openclip import OpenCLIP, published_identity
 from synbrain_cli.io.arrays import load_arrays
-from synbrain_cli.io.files import read_json, sha256
+from synbrain_cli.io.files import read_json, sha256, write_json
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.layers import sinusoidal_positions
 from synbrain_cli.model.mapper import Mapper
@@ -707,6 +707,9 @@ def test_fetch_records_commit_and_checksums(hub, tmp_path, synbrain):
     (folder / "README.md").unlink()
     with pytest.raises(InputError, match="expected commit a"):
         fetch(place, "lab/synbrain", ["README.md"], **more)
+    write_json(folder / "fetched.json", {**record, "commit": None})
+    with pytest.raises(InputError, match="expected the commit of the files, found none"):
+        fetch(place, "lab/synbrain", ["last.pt"], **more)
 
 
 def test_a_changed_file_is_refused(hub, tmp_path, synbrain):
