@@ -44,8 +44,8 @@ def load_image(path: Path | str) -> nib.spatialimages.SpatialImage:
                 "to NIfTI"
             )
         _check_numbers(path, image.get_data_dtype(), image.shape)
-        if isinstance(image, nib.Nifti1Pair):
-            _check_affine(path, image.affine)
+        # MGH files of a surface need no affine that places anything.
+        _check_affine(path, image.affine, places=isinstance(image, nib.Nifti1Pair))
         data = Path(image.file_map["image"].filename)
         if not _is_compressed(data):
             _check_length(data, data.stat().st_size, image)
@@ -106,8 +106,8 @@ def _check_numbers(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         raise InputError(f"{path}: expected an image with values, found shape {shape}: {AGAIN}")
 
 
-def _check_affine(path: Path, affine: np.ndarray) -> None:
-    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+def _check_affine(path: Path, affine: np.ndarray, *, places: bool) -> None:
+    if not np.isfinite(affine).all() or (places and np.linalg.det(affine[:3, :3]) == 0):
         raise InputError(
             f"{path}: its affine cannot place voxels, because it is not finite or has an axis of "
             "length 0: save the image with the affine of an image on the same grid"

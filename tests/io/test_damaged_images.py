@@ -144,6 +144,16 @@ def test_an_mgh_file_without_vertices(tmp_path, size):
             read(path)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_mgh_volume_without_position(tmp_path, value):
+    path = tmp_path / "mask.mgh"
+    nib.save(MGHImage(np.ones((3, 4, 5), np.float32), np.eye(4)), path)
+    read_volume(path)
+    put(path, 34, ">f", value)  # length of the second axis of a voxel
+    with pytest.raises(InputError, match=r"mask\.mgh: its affine cannot place voxels"):
+        read_volume(path)
+
+
 def test_one_volume_of_several_axes_is_a_mask(tmp_path):
     for shape in ((3, 4, 5, 1), (3, 4, 5, 1, 1)):
         nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), AFFINE), tmp_path / "mask.nii.gz")
