@@ -82,6 +82,8 @@ def _read(
     if not as_written:
         header = [cell.strip() for cell in header]
         rows = [[cell.strip() for cell in row] for row in rows]
+    if as_written and any(len(row) != len(header) or not all(header) for row in (header, *rows)):
+        raise InputError(f"{path}: its rows or its header end otherwise than they were written")
     _check_lengths(path, header, rows, separator)
     _check_names(path, header, columns, separator)
     return header, rows

@@ -236,3 +236,15 @@ def test_a_table_of_synbrains_says_how_it_is_written_again(tmp_path):
         read_table(path, again="run `synbrain prepare`")
     with pytest.raises(MissingError, match=r"does not exist.*: run `synbrain prepare`$"):
         read_table(tmp_path / "no.tsv", again="run `synbrain prepare`")
+
+
+@pytest.mark.parametrize("where", ["header", "rows", "both"])
+def test_a_table_of_synbrains_ends_its_rows_as_they_were_written(tmp_path, where):
+    header, row = ("image\ttrial" + "\t" * (where in (part, "both")) for part in ("header", "rows"))
+    path = write(
+        tmp_path / "t.tsv", f"{header}\n{row.replace('image', 'a').replace('trial', '1')}\n"
+    )
+    if where != "header":
+        assert read_table(path).columns.tolist() == ["image", "trial"]  # of a user's
+    with pytest.raises(InputError, match=r"otherwise than they were written.*: make it again"):
+        read_table(path, again="make it again")
