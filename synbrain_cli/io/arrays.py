@@ -29,6 +29,18 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         temporary.chmod(mode)
 
 
+def map_array(path: Path) -> np.ndarray:
+    """Map the numbers of a ``.npy`` file into memory, read-only.
+
+    Raises
+    ------
+    Exceptions of `synbrain_cli.errors.DAMAGED`
+        Also where the header's sizes are beyond any file, of which numpy would only warn.
+    """
+    with np.errstate(over="ignore"):
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """Load named arrays.
 

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.io.arrays import map_array
 from synbrain_cli.io.reading import AGAIN, reading
 from synbrain_cli.io.surface import read_mgh_vertices
 from synbrain_cli.io.volume import load_image, open_stream, read_to_end
@@ -192,7 +193,7 @@ def read_array(path: Path | str) -> np.ndarray:
                 "alone, with np.save"
             )
         try:
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
+            values = map_array(path)
         except ValueError as error:
             if "object" not in str(error).lower():
                 raise

@@ -36,6 +36,7 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.errors import DAMAGED, InputError, MissingError, SynbrainError
+from synbrain_cli.io.arrays import map_array
 from synbrain_cli.io.files import sha256
 from synbrain_cli.io.prepared_tables import (
     PREPARE_AGAIN,
@@ -260,7 +261,7 @@ class PreparedSubject:
         """The same, not compared with its checksum: for its shape."""
         path = member(self.folder, BETAS, PREPARE_AGAIN)
         try:
-            betas = np.load(path, mmap_mode="r", allow_pickle=False)
+            betas = map_array(path)
         except DAMAGED as error:
             raise InputError(f"{path}: truncated or damaged ({error}): {PREPARE_AGAIN}") from error
         if betas.dtype != np.float32 or betas.ndim != 2 or not betas.size:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.errors import InputError, SynbrainError
+from synbrain_cli.io.arrays import map_array
 from synbrain_cli.io.files import (
     array_header,
     atomic,
@@ -190,7 +191,7 @@ class PreparedWriter:
         moments = self._moments_file(session)
         if session not in self.rows or not moments.is_file():
             return False
-        values = np.load(self._betas, mmap_mode="r")[self.rows[session]]
+        values = map_array(self._betas)[self.rows[session]]
         return _digest(values, moments.read_bytes()) == known.written
 
     # --------------------------------------------------------------------------- sessions

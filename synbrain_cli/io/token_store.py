@@ -21,6 +21,7 @@ import pandas as pd
 
 from synbrain_cli.config import EncoderIdentity
 from synbrain_cli.errors import DAMAGED, InputError, MissingError, SynbrainError
+from synbrain_cli.io.arrays import map_array
 from synbrain_cli.io.records import read_sealed
 from synbrain_cli.io.tables import read_table
 from synbrain_cli.paths import require_regular_file
@@ -110,7 +111,7 @@ class TokenStore:
         """
         path = require_regular_file(self.folder / "tokens.npy", "image tokens", EXTRACT_AGAIN)
         try:
-            tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+            tokens = map_array(path)
         except DAMAGED as error:
             raise InputError(f"{path}: truncated or damaged ({error}): {EXTRACT_AGAIN}") from error
         dtype = np.dtype(np.float32 if self.precision == "float32" else np.float16)

@@ -19,6 +19,7 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic
 from synbrain_cli.io.reading import AGAIN, reading
 
+_TAGS = 1 << 16  # bytes
 _PIECE = 1 << 20  # bytes of a stream that are read at once
 _SAVE_AGAIN = "save the image again with the program that made it, or copy the file again"
 
@@ -115,10 +116,14 @@ def _check_affine(path: Path, affine: np.ndarray, *, places: bool) -> None:
 
 
 def _check_length(path: Path, found: int, image: nib.spatialimages.SpatialImage) -> None:
-    """Check the length of the data, decompressed; FreeSurfer writes tags after those of MGH."""
+    """Check the length of the data, decompressed.
+
+    FreeSurfer writes tags after the values of MGH, which are shorter than these or than `_TAGS`.
+    """
     size = math.prod(image.shape) * image.get_data_dtype().itemsize
     expected = int(image.dataobj.offset) + size
-    if found < expected or (found > expected and isinstance(image, nib.Nifti1Pair)):
+    more = 0 if isinstance(image, nib.Nifti1Pair) else max(size, _TAGS) - 1
+    if not expected <= found <= expected + more:
         raise InputError(
             f"{path}: expected {expected:,} bytes for the shape {image.shape} and the type "
             f"{image.get_data_dtype().name} of its header, found {found:,}: truncated or damaged: "

@@ -269,7 +269,9 @@ def _is_written_by_us(target: Path) -> bool:
 
 def _read_settings(folder: Path) -> dict[str, Any] | None:
     path = folder / SETTINGS
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    return read_record(path, dict[str, Any], f"move {folder} away, and run the command again")
 
 
 def _refuse_to_replace(
@@ -309,11 +311,11 @@ def _tidy(partial: Path, recovery: Path) -> None:
             (partial / name).unlink()
         (partial / FILES).unlink()
     for folder in (partial, recovery):
-        for half_written in list(folder.rglob(f"{HALF_WRITTEN}*")):
-            if half_written.is_dir() and not half_written.is_symlink():
-                shutil.rmtree(half_written, ignore_errors=True)
-            else:
-                half_written.unlink(missing_ok=True)
+        for path in list(folder.rglob("*")):
+            if path.is_symlink():  # not ours, and what is behind it is not ours to write
+                path.unlink()
+            elif path.name.startswith(HALF_WRITTEN):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _settle(target: Path, partial: Path, recovery: Path) -> None:

@@ -21,6 +21,7 @@ from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.prediction import BATCH
 from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.features.images import ImageSet, passed_over
+from synbrain_cli.io.arrays import map_array
 from synbrain_cli.io.bids import bids_labels, derivative_description
 from synbrain_cli.io.files import (
     create_array,
@@ -195,7 +196,7 @@ def _draw(
     own = [row for _, part in rounds for batch in part for row in batch]
     n_done = len(pictures) - sum(map(len, batches))
     array = work.partial / writer.array
-    offset = np.load(array, mmap_mode="r").offset
+    offset = map_array(array).offset
 
     def write(drawn: tuple[int, np.ndarray]) -> str:
         row, draws = drawn
@@ -345,7 +346,7 @@ class ResponseWriter:
         array = folder / self.array
         if not holds_array(array, np.float32, self.shape):
             return {}
-        draws, maps = np.load(array, mmap_mode="r"), self._find_maps(folder)
+        draws, maps = map_array(array), self._find_maps(folder)
         return {
             row: known
             for row, known in done.items()

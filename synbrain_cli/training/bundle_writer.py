@@ -25,7 +25,7 @@ from synbrain_cli.io.bundle import (
 from synbrain_cli.io.files import copy_at_once, versions
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
-from synbrain_cli.io.workfolder import FolderKind, WorkFolder
+from synbrain_cli.io.workfolder import FILES, FolderKind, WorkFolder
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.distribution import (
     FittedDistribution,
@@ -175,6 +175,7 @@ def _save_predictors(folder: Path, parts: TrainedParts, fitted: FittedDistributi
             into = folder / "sources" / bundle.name
             shutil.rmtree(into, ignore_errors=True)  # by an interrupted run
             copy_at_once(bundle.resolve(), into)
+            (into / FILES).unlink(missing_ok=True)  # of the command that made it
     save_arrays(folder / "arrays.safetensors", arrays)
     save_arrays(folder / "linear.safetensors", vars(fitted.linear))
     baselines = baseline_variances(examples, parts.held_out["linear"])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from synbrain_cli.config import LossConfig, StageConfig
-from synbrain_cli.io.arrays import load_arrays, save_arrays
+from synbrain_cli.io.arrays import load_arrays, map_array, save_arrays
 from synbrain_cli.io.bundle import StageHistory
 from synbrain_cli.io.files import create_array
 from synbrain_cli.io.seal import is_kept, keep
@@ -239,7 +239,7 @@ def mapper_targets(
         processes.wait()
     arrays = load_arrays(summary)
     variance = float(arrays["target_variance"][0])
-    return MapperTargets(np.load(path, mmap_mode="r"), variance, arrays["latent_sd"])
+    return MapperTargets(map_array(path), variance, arrays["latent_sd"])
 
 
 def _encode(vae: BrainVAE, examples: Examples, run: RunContext, latents: np.ndarray) -> Tensor:

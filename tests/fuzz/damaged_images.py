@@ -43,7 +43,7 @@ NIFTI = {
 MGH = {
     "version": (0, "i", 1, True),
     "size": (4, "i", 4, True),
-    "type": (20, "i", 1, True),
+    "type": (20, "i", 1, False),  # anything short may follow the values
     "dof": (24, "i", 1, False),
     "goodRASflag": (28, "h", 1, False),
     "delta": (30, "f", 3, False),

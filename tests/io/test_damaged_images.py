@@ -154,6 +154,18 @@ def test_an_mgh_volume_without_position(tmp_path, value):
         read_volume(path)
 
 
+@pytest.mark.parametrize(("code", "shape"), [(0, (200, 200, 1)), (4, (200, 200, 1))])
+def test_an_mgh_volume_of_another_type(tmp_path, code, shape):
+    """Bytes, or numbers of 16 bits, in place of float32: most of the file would be passed over."""
+    path = tmp_path / "map.mgh"
+    nib.save(MGHImage(np.ones(shape, np.float32), np.eye(4)), path)
+    path.write_bytes(path.read_bytes() + b"tag" * 1000)
+    read_volume(path)
+    put(path, 20, ">i", code)
+    with pytest.raises(InputError, match=r"map\.mgh: expected [\d,]+ bytes"):
+        read_volume(path)
+
+
 def test_one_volume_of_several_axes_is_a_mask(tmp_path):
     for shape in ((3, 4, 5, 1), (3, 4, 5, 1, 1)):
         nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), AFFINE), tmp_path / "mask.nii.gz")

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from synbrain_cli.errors import InputError, SynbrainError
-from synbrain_cli.io.arrays import save_arrays
+from synbrain_cli.errors import DAMAGED, InputError, SynbrainError
+from synbrain_cli.io.arrays import map_array, save_arrays
 from synbrain_cli.io.files import (
+    array_header,
     atomic,
     copy_at_once,
     create_array,
@@ -158,3 +159,10 @@ def test_other_faults_keep_their_traceback(tmp_path):
     with pytest.raises(RuntimeError, match="shapes") as error, atomic(tmp_path / "file"):
         raise RuntimeError("shapes differ")
     assert not isinstance(error.value, SynbrainError)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_array_larger_than_any_file_is_an_error_not_a_warning(tmp_path):
+    (tmp_path / "a.npy").write_bytes(array_header(np.float32, (1 << 62, 1 << 62)) + b"1234")
+    with pytest.raises(DAMAGED):
+        map_array(tmp_path / "a.npy")

@@ -528,3 +528,23 @@ def test_what_was_read_of_two_folders_is_refused(tmp_path):
         replacing.unreplaced(tmp_path / "sub-01"),
     ):
         finish(tmp_path / "sub-01", settings=OTHER, overwrite=True)
+
+
+@pytest.mark.parametrize("content", ["3", "[1]", '"text"', "null"])
+def test_settings_that_are_none_are_refused(tmp_path, content):
+    interrupt(tmp_path / "a")
+    (tmp_path / ".a.partial/settings.json").write_text(content)
+    with pytest.raises(InputError, match=r"settings\.json: expected .* move .* away"):
+        finish(tmp_path / "a")
+
+
+@pytest.mark.parametrize("hidden", ["partial", "recovery"])
+def test_links_in_a_folder_that_is_continued_are_not_followed(tmp_path, hidden):
+    interrupt(tmp_path / "a")
+    mine = tmp_path / "mine"
+    mine.write_text("kept")
+    (tmp_path / f".a.{hidden}/file").symlink_to(mine)
+    (tmp_path / f".a.{hidden}/folder").symlink_to(tmp_path)
+    finish(tmp_path / "a")
+    assert mine.read_text() == "kept"
+    assert names(tmp_path / "a") == {"settings.json", "file", "half"}
