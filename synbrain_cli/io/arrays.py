@@ -29,7 +29,7 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         temporary.chmod(mode)
 
 
-def map_array(path: Path) -> np.ndarray:
+def map_array(path: Path) -> np.memmap:
     """Map the numbers of a ``.npy`` file into memory, read-only.
 
     Raises
@@ -38,7 +38,8 @@ def map_array(path: Path) -> np.ndarray:
         Also where the header's sizes are beyond any file, of which numpy would only warn.
     """
     with np.errstate(over="ignore"):
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped: np.memmap = np.load(path, mmap_mode="r", allow_pickle=False)
+    return mapped
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
