@@ -395,7 +395,8 @@ class PreparedWriter:
             versions=versions(),
             generated_by=[{"Name": "synbrain", "Version": versions()["synbrain"]}],
             checksums={
-                **checksums_of(self._work.partial, but=(DESCRIPTION,)),
+                # An interrupted run may have left its betas.
+                **checksums_of(self._work.partial, but=(DESCRIPTION, BETAS)),
                 BETAS: file_checksum(betas),
             },
         )
