@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def _find_weights(
             f"choose from {choices}"
         )
     beside = path.parent / CONFIG
-    if beside.is_file():
+    if os.path.lexists(beside):  # also where it is a link to nothing, or a pipe
         given = read_config_beside(beside, arch, config)
         return path, given.mean or default[0], given.std or default[1], given.quick_gelu
     known = [open_clip.get_pretrained_cfg(arch, t) for t in tags]

@@ -1,6 +1,9 @@
 """open_clip towers, small and randomly initialised, saved to disk and loaded back."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -256,6 +259,27 @@ def test_a_file_beside_that_contradicts_is_refused(saved, content, message):
             load_encoder(f"openclip:tiny-ViT/{path}")
     finally:
         beside.unlink()
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda path: path.symlink_to("nowhere"), "found a link to nothing"),
+        (os.mkfifo, "found a pipe"),
+        (Path.mkdir, "found a folder"),
+    ],
+)
+def test_a_file_beside_that_is_none_is_refused(saved, make, found):
+    """Without it, the tokens would be those of another activation function."""
+    weights, folder = saved[1], saved[1].parent / "beside"
+    folder.mkdir(exist_ok=True)
+    (folder / weights.name).symlink_to(weights)
+    make(folder / "open_clip_config.json")
+    try:
+        with pytest.raises(SynbrainError, match=rf"open_clip_config\.json.* {found}"):
+            load_encoder(f"openclip:tiny-ViT/{folder / weights.name}")
+    finally:
+        shutil.rmtree(folder)
 
 
 ERRORS = [

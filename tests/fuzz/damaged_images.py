@@ -25,7 +25,7 @@ INTS = (0, -1, 1, 2, 3, 4, 5, 100, 2**31 - 1, -(2**31), 348, 540, 65536)
 NIFTI = {
     "sizeof_hdr": (0, "i", 1, True),
     "dim": (40, "h", 8, True),
-    "datatype": (70, "h", 1, True),
+    "datatype": (70, "h", 1, False),  # int32 takes the bytes of float32
     "bitpix": (72, "h", 1, True),
     "pixdim": (76, "f", 8, False),
     "vox_offset": (108, "f", 1, True),
@@ -38,7 +38,7 @@ NIFTI = {
     "qoffset": (268, "f", 3, False),
     "srow": (280, "f", 12, False),
     "magic": (344, "i", 1, True),
-    "extension": (348, "i", 1, True),
+    "extension": (348, "i", 1, False),  # read by nobody where there is no room for one
 }
 MGH = {
     "version": (0, "i", 1, True),
