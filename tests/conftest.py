@@ -56,6 +56,11 @@ def pytest_addoption(parser):
         metavar="N",
         help="damage files in N ways (tests/fuzz); 0: until interrupted; default: about a minute",
     )
+    parser.addoption(
+        "--gpu-stand-in",
+        metavar="DEVICE",
+        help="rehearse the tests of a GPU on another device: cpu",
+    )
     parser.addoption("--fuzz-seed", type=int, default=0, help="other mutants than those of 0")
 
 
