@@ -145,6 +145,10 @@ class SubjectVoxels:
         with reading(path, "lines of a code and a label", "copy it again"):
             rows = [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
             names = {int(row[0]): row[1] for row in rows if int(row[0]) > 0}
+        if not names:
+            raise InputError(
+                f"{path}: expected lines of a code and a label, found none: copy it again"
+            )
         if len(names) < sum(int(row[0]) > 0 for row in rows):
             raise InputError(f"{path}: a code has two labels: copy it again")
         return names

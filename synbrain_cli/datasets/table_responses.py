@@ -28,6 +28,8 @@ from synbrain_cli.io.volume import check_same_grid, load_image, read_3d
 from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Geometry, Vertices, Volume
 from synbrain_cli.labels import column_name, roi_label
 
+MAX_NCSNR = 1e6  # far beyond any recording: a value in another unit, or damaged
+
 
 @dataclass(frozen=True)
 class ResponseFiles:
@@ -234,11 +236,11 @@ class ResponseFiles:
         """Convert a column to numbers if all its values are numbers, else keep it as text.
 
         A column of labels therefore stays text where one label looks like a number ("4" beside
-        "V4"). The column ncsnr must hold numbers from 0.
+        "V4"). The column ncsnr must hold numbers from 0 to `MAX_NCSNR`.
         """
         if given.name == "ncsnr":
             row = row_in(self.experiment.voxels)
-            return pd.Series(numbers(given, row, lowest=0), given.index, name="ncsnr")
+            return pd.Series(numbers(given, row, 0, highest=MAX_NCSNR), given.index, name="ncsnr")
         text = given.where(~has_no_value(given), "")
         found = pd.to_numeric(text, errors="coerce")
         given_as_text = (found.isna() & (text != "")).any() or (text == "").all()

@@ -55,14 +55,16 @@ def read_voxels(path: Path, n_voxels: int | None = None) -> pd.DataFrame:
     ----------
     path : path
     n_voxels : int, optional
-        Rows that are expected; any number by default.
+        Rows that are expected of a prepared subject, which has a column ncsnr; any by default.
 
     Raises
     ------
     MissingError, InputError
         When it is no such table, or a cell holds no such value.
     """
-    table = read_table(path, again=PREPARE_AGAIN)
+    # Models that were imported may have none.
+    columns = () if n_voxels is None else ("ncsnr",)
+    table = read_table(path, columns, again=PREPARE_AGAIN)
     if len(table) != (n_voxels or len(table)) or not len(table):
         raise InputError(
             f"{path}: expected one row for each of {n_voxels or 'the'} voxels, found {len(table)} "

@@ -134,6 +134,7 @@ def numbers(
     row: Callable[[int], str],
     lowest: float = -np.inf,
     *,
+    highest: float = np.inf,
     infinite: bool = False,
 ) -> np.ndarray:
     """Convert a column of text to numbers; cells without a value (`NO_VALUE`) are NaN.
@@ -142,8 +143,8 @@ def numbers(
     ----------
     values, row
         As in `whole_numbers`.
-    lowest : float
-        The smallest number allowed.
+    lowest, highest : float
+        The smallest and the largest number allowed.
     infinite : bool
         Whether a number may be infinite.
 
@@ -158,9 +159,11 @@ def numbers(
     """
     found = _as_float(values)
     empty = has_no_value(values)
-    bad = np.flatnonzero(~(empty | ((found >= lowest) & (infinite | np.isfinite(found)))))
+    allowed = (found >= lowest) & (found <= highest) & (infinite | np.isfinite(found))
+    bad = np.flatnonzero(~(empty | allowed))
     if len(bad):
         least = "" if lowest == -np.inf else f" from {lowest:g}"
+        least += "" if highest == np.inf else f" to {highest:g}"
         raise InputError(
             f"{row(bad[0])}: expected a number{least} in the column {values.name} (n/a where it "
             f"is not known), found {values.iloc[bad[0]]!r}"

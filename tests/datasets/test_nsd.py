@@ -422,6 +422,7 @@ FAULTS = [
     (f"{ROI}/prf-visualrois.nii.gz", spoil_checksum, "truncated or damaged"),
     (CTAB, lambda p: p.write_bytes(b"1 V1v\n2 V\xff\n"), "not lines of a code and a label"),
     (CTAB, lambda p: p.write_text("1 V1v\n1 V1d\n"), "a code has two labels"),
+    (CTAB, lambda p: p.write_text(""), "expected lines of a code and a label, found none"),
     (CTAB, lambda p: p.write_text("1 V1v\n2\n"), "not lines of a code and a label"),
     (NCSNR, put_code(-1), "expected ncsnr from 0, found -1"),
     (NCSNR, put_code(np.inf), "expected ncsnr from 0, found inf"),

@@ -1458,11 +1458,15 @@ BAD = {
     ),
     "a negative ncsnr": (
         voxel_ncsnr("-0.1"),
-        "voxels.tsv: row 2: expected a number from 0 in the column ncsnr .* found '-0.1'",
+        "voxels.tsv: row 2: expected a number from 0 to .* in the column ncsnr .* found '-0.1'",
     ),
     "an infinite ncsnr": (
         voxel_ncsnr("inf"),
-        "voxels.tsv: row 2: expected a number from 0 in the column ncsnr .* found 'inf'",
+        "voxels.tsv: row 2: expected a number from 0 to .* in the column ncsnr .* found 'inf'",
+    ),
+    "an impossible ncsnr": (
+        voxel_ncsnr("1e30"),
+        "voxels.tsv: row 2: expected a number from 0 to .* in the column ncsnr .* found '1e30'",
     ),
     "no value at all": (no_values, "responses.npy: no voxel has a finite value in any of the 72"),
     "no value in one file": (no_values_in_one_file, "run2.npy: no voxel .* any of the 47 trials"),
