@@ -14,7 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from synbrain_cli.brain.drawing import DrawGenerators, Drawing, draw_around, draw_latent
+from synbrain_cli.brain.drawing import (
+    DrawGenerators,
+    Drawing,
+    ImageResponse,
+    draw_around,
+    draw_latent,
+)
 from synbrain_cli.brain.images import are_tokens, check_token_shape, stream_tokens
 from synbrain_cli.brain.loading import Distribution, load_weights
 from synbrain_cli.brain.prediction import BATCH, Networks
@@ -165,6 +171,13 @@ class Brain:
                 "adapt`)"
             )
 
+    def statistics(self, sampling: str) -> list[str]:
+        """What is known of responses exactly: "mean" and, with a readout, "std" of a single trial.
+
+        The standard deviation has no closed form where noise is added to the latent.
+        """
+        return ["mean", "std"] if self.config.has_readout and sampling != "latent" else ["mean"]
+
     @cached_property
     def encoder(self) -> Encoder:
         """The image encoder, checked to be the one trained with, in its precision on a GPU.
@@ -268,8 +281,8 @@ class Brain:
             When there are no images, or the model cannot draw so (`settle`).
         """
         drawing = Drawing(n_draws, seed, sampling, signal, noise_factor, unit)
-        with closing(self.stream(images, drawing)) as draws:
-            return np.stack(list(draws))
+        with closing(self.stream(images, drawing)) as responses:
+            return np.stack([response.draws for response in responses])
 
     def settle(self, drawing: Drawing) -> Drawing:
         """Fill in what a drawing leaves open, and refuse what this model cannot draw.
@@ -291,10 +304,12 @@ class Brain:
 
     def stream(
         self, images: Any, drawing: Drawing, rows: Sequence[int] | None = None
-    ) -> Iterator[np.ndarray]:
-        """Yield the draws of one image after the other, in constant memory.
+    ) -> Iterator[ImageResponse]:
+        """Yield the response to one image after the other, in constant memory.
 
-        `draw` says what they are. Threads prefetch images, and draw behind the networks.
+        `draw` says what the draws are. Beside them stand the expected response, which no draw
+        enters, and the standard deviation of a single trial. Threads prefetch images, and draw
+        behind the networks.
 
         Parameters
         ----------
@@ -306,39 +321,45 @@ class Brain:
 
         Yields
         ------
-        float32 array of shape (n_draws, n_voxels)
+        ImageResponse
         """
         drawing = self.settle(drawing)
+        recorded = drawing.unit == "recorded"
+        has_sd = "std" in self.statistics(drawing.sampling)
 
-        def finish(draw: Callable[[], np.ndarray]) -> np.ndarray:
-            draws = np.empty((drawing.n_draws, self.n_voxels), np.float32)
-            draws[:] = draw()
-            if drawing.unit == "recorded":
-                draws *= self.response_sd
-                draws += self.response_mean
-            return draws
+        def finish(begun: tuple[np.ndarray, Callable[[], np.ndarray]]) -> ImageResponse:
+            mean, draw = begun
+            values = np.empty((drawing.n_draws + 1, self.n_voxels), np.float32)
+            values[:-1], values[-1] = draw(), mean
+            if recorded:
+                values *= self.response_sd
+                values += self.response_mean
+            sd = self.distribution.readout.sd(mean) if has_sd else None
+            if sd is not None and recorded:
+                sd *= self.response_sd
+            return ImageResponse(values[:-1], values[-1], sd)
 
         begun = self._begin(images, drawing, rows)
-        yield from prefetch(finish, begun, 4 * drawing.n_draws * self.n_voxels)
+        yield from prefetch(finish, begun, 4 * (drawing.n_draws + 2) * self.n_voxels)
 
     def _begin(
         self, images: Any, drawing: Drawing, rows: Sequence[int] | None
-    ) -> Iterator[Callable[[], np.ndarray]]:
-        """Yield, for each image, a function that generates the random numbers and makes its draws.
+    ) -> Iterator[tuple[np.ndarray, Callable[[], np.ndarray]]]:
+        """Yield, for each image, its mean, and a function that makes its draws.
 
-        Networks have run by then: they share one device. Draws are standardised, of shape
+        Networks have run by then: they share one device. All is standardised; draws are of shape
         (n_draws, n_voxels), or (n_voxels,) where all are equal.
         """
         for tokens, digests in self._tokens(images, rows):
-            if drawing.sampling == "latent":
-                for token, digest in zip(tokens, digests, strict=False):
-                    yield partial(np.asarray, self._draw_latent(token, digest, drawing))
-                continue
-            for mean, digest in zip(self.mean_of_tokens(tokens), digests, strict=False):
-                if drawing.sampling == "mean":
-                    yield partial(np.asarray, mean)
+            means = self.mean_of_tokens(tokens)
+            for token, mean, digest in zip(tokens, means, digests, strict=False):
+                if drawing.sampling == "latent":
+                    drawn = self._draw_latent(token, digest, drawing)
+                    yield mean, partial(np.asarray, drawn)
+                elif drawing.sampling == "mean":
+                    yield mean, partial(np.asarray, mean)
                 else:
-                    yield partial(self.draw_around, mean, digest, drawing)
+                    yield mean, partial(self.draw_around, mean, digest, drawing)
 
     def draw_around(
         self, mean: np.ndarray, digest: str, drawing: Drawing, readout: Readout | None = None

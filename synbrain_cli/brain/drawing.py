@@ -97,6 +97,26 @@ class DrawGenerators:
         return map(self.generator, range(self.drawing.n_draws))
 
 
+@dataclass(frozen=True)
+class ImageResponse:
+    """A model's response to one image: what is expected of a trial, its spread, and draws of it.
+
+    Attributes
+    ----------
+    draws : float32 array of shape (n_draws, n_voxels)
+    mean : float32 array of shape (n_voxels,)
+        The expected response m: the stacked prediction, not an average of draws.
+    sd : float32 array of shape (n_voxels,), optional
+        Standard deviation of a single trial around ``mean``, by the readout
+        (`synbrain_cli.model.readout.Readout.sd`), not over the draws. None where nothing gives it
+        exactly: of draws by noise in the latent, and of models without a readout.
+    """
+
+    draws: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray | None
+
+
 def draw_around(mean: np.ndarray, readout: Readout, generators: DrawGenerators) -> np.ndarray:
     """Draw around a known mean response: float32 (n_draws, n_voxels), standardised.
 

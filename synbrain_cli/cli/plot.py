@@ -25,13 +25,24 @@ from synbrain_cli.cli.tables import print_files
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True, help="Plot figures and write reports.")
 
-MapKind = Literal["mean", "std", "draw", "difference", "recorded", "error", "accuracy", "ceiling"]
+MapKind = Literal[
+    "mean",
+    "std",
+    "difference",
+    "draw",
+    "draws-mean",
+    "recorded",
+    "error",
+    "accuracy",
+    "ceiling",
+]
 
 WhatOption = Annotated[
     MapKind,
     typer.Option(
-        help="mean, std, draw or difference: of synthesized responses; recorded or error "
-        "(recorded − expected): of a test image; accuracy or ceiling: of the model."
+        help="Of synthesized responses: mean (the expected response), std (of a single trial), "
+        "difference (of expected responses), draw (one), draws-mean (average of the draws); of a "
+        "test image: recorded or error (recorded − expected); of the model: accuracy or ceiling."
     ),
 ]
 ImageOption = Annotated[
@@ -40,7 +51,7 @@ ImageOption = Annotated[
 ]
 MinusOption = Annotated[
     str | None,
-    typer.Option(help="Image, or folder of other responses, whose mean is subtracted."),
+    typer.Option(help="Image, or folder of responses, whose expected response is subtracted."),
 ]
 DrawOption = Annotated[int, typer.Option(min=0, help="Number of the draw, with --what draw.")]
 ThresholdOption = Annotated[float | None, typer.Option(help="Hide smaller absolute values.")]

@@ -28,7 +28,7 @@ SamplingOption = Annotated[
     Sampling,
     typer.Option(
         help="calibrated: draws vary as recorded trials do; latent: as published, noise in the "
-        "latent; mean: the expected response."
+        "latent; mean: the expected response alone."
     ),
 ]
 SignalOption = Annotated[
@@ -41,8 +41,8 @@ SignalOption = Annotated[
 MapSpacesOption = Annotated[
     list[MapSpace] | None,
     typer.Option(
-        help="Also write maps of mean and standard deviation in this space. Repeat for several; "
-        "default: fsaverage5."
+        help="Also write maps of the expected response and of the standard deviation of a single "
+        "trial in this space. Repeat for several; default: fsaverage5."
     ),
 ]
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import msgspec
 
 from synbrain_cli.config import EncoderIdentity
+from synbrain_cli.errors import InputError
+from synbrain_cli.io.files import read_json
+from synbrain_cli.io.records import convert_record
 
+FORMAT = 2
+SETTINGS = "settings.json"
+AGAIN = "synthesize again with --overwrite"  # what to do about a folder that cannot be read
 AXES = ("image (rows of images.tsv)", "draw", "voxel (rows of the model's voxels.tsv)")
+MAP_AXES = (AXES[0], AXES[2])  # of the arrays of means and of standard deviations
 
 
 class ResponseImage(msgspec.Struct, frozen=True):
@@ -39,8 +49,13 @@ class ResponseSettings(msgspec.Struct, frozen=True):
     sampling, signal, noise_factor, unit
         As in `synbrain_cli.brain.Brain.draw`.
     images : list of ResponseImage
+    statistics : list of str
+        Of which there are maps: "mean", the expected response, and "std", the predictive standard
+        deviation of a single trial, where it is known exactly.
     spaces : list of str
         Spaces to which means and standard deviations were resampled.
+    format : int
+        Of the folder. Before format 2, maps of the mean were averages of draws.
     """
 
     model: str
@@ -53,7 +68,34 @@ class ResponseSettings(msgspec.Struct, frozen=True):
     noise_factor: float | None
     unit: str
     images: list[ResponseImage]
+    statistics: list[str]
     spaces: list[str] = []
+    format: int = FORMAT
+
+
+def read_settings(path: Path) -> ResponseSettings:
+    """Read the settings of a folder of responses.
+
+    Raises
+    ------
+    MissingError
+        When there are none.
+    InputError
+        When they are of another format, or not as synthesize writes them.
+    """
+    return convert_settings(read_json(path, AGAIN), path)
+
+
+def convert_settings(content: Any, path: Path) -> ResponseSettings:
+    """Convert what was read from ``path``: see `read_settings`."""
+    if isinstance(content, dict) and content.get("format") != FORMAT:
+        found = content.get("format")
+        older = "an older one, whose maps of the mean are averages of draws"
+        raise InputError(
+            f"{path}: expected responses of format {FORMAT}, found "
+            f"{older if found is None else str(found)[:20]}: {AGAIN}"
+        )
+    return convert_record(content, ResponseSettings, str(path), AGAIN)
 
 
 class ResponseProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,4 +157,30 @@ class ResponseSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True
     averaged_over: int
     number_of_draws: int
     seed: int
+    versions: dict[str, str]
+
+
+class MapSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    """JSON sidecar of the maps of one statistic, and of the array that holds them for all images.
+
+    Attributes
+    ----------
+    description : str
+        What the maps show, and what they do not.
+    axes : tuple of str
+        Meaning of the axes of the array.
+    unit, simulated, subject, dataset, space, model, model_fingerprint, averaged_over, versions
+        As in `ResponseSidecar`.
+    """
+
+    description: str
+    axes: tuple[str, ...] = MAP_AXES
+    unit: str
+    simulated: bool
+    subject: str
+    dataset: str
+    space: str
+    model: str
+    model_fingerprint: str
+    averaged_over: int
     versions: dict[str, str]

@@ -37,7 +37,7 @@ from synbrain_cli.plotting.trials import (
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
-RESPONSE_MAPS = ("mean", "std", "draw", "difference")
+RESPONSE_MAPS = ("mean", "std", "difference", "draw", "draws-mean")
 RECORDED_MAPS = ("recorded", "error")
 ACCURACY_MAPS = ("accuracy", "ceiling")
 
@@ -115,10 +115,12 @@ class MapChoice:
     Attributes
     ----------
     what : str
-        Of synthesized responses: "mean" or standard deviation ("std") over draws, one "draw", the
-        "difference" from ``minus``. Of a test image: the mean over "recorded" trials, or the
-        "error", which is that mean minus the expected response. Of a model: its "accuracy" by
-        voxel, or the noise "ceiling".
+        Of synthesized responses: the expected response ("mean"), the standard deviation of a
+        single trial around it ("std"), the "difference" of expected responses from those of
+        ``minus``; of their draws, only where asked for: one "draw", or the average of an image's
+        draws ("draws-mean"). Of a test image: the mean over "recorded" trials, or the "error",
+        which is that mean minus the expected response. Of a model: its "accuracy" by voxel, or
+        the noise "ceiling".
     minus : str, optional
         Image or folder of responses that is subtracted; makes "difference" of "mean".
     draw : int
@@ -184,7 +186,7 @@ def brain_maps(
         Of responses, without a folder the last ones, and without an image all; of recordings,
         without an image the test image with the most repeats.
     choice : MapChoice, optional
-        Default the mean over draws.
+        Default the expected response.
     look : Look, optional
     output : path, optional
         Folder; default ``figures/`` where the data are.

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from synbrain_cli.brain import Brain
+from synbrain_cli.config import trial_name
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bids import bids_label
+from synbrain_cli.io.responses import ResponseSettings
 from synbrain_cli.paths import is_there
 from synbrain_cli.plotting.sources.evaluation import Evaluation
 from synbrain_cli.plotting.sources.recordings import Recordings
@@ -50,15 +52,16 @@ class BrainMap:
 def response_maps(
     responses: Responses, brain: Brain, what: str, image: str | None = None, draw: int = 0
 ) -> Iterator[BrainMap]:
-    """Yield the map of each image.
+    """Yield the map of each image: of what is expected, or of draws, where these are asked for.
 
     Parameters
     ----------
     responses : Responses
     brain : Brain
         Model that drew the responses.
-    what : {"mean", "std", "draw"}
-        Mean over draws, standard deviation over draws (n − 1 in its denominator), or one draw.
+    what : {"mean", "std", "draw", "draws-mean"}
+        The expected response m, or the standard deviation of a single trial around it, both exact;
+        one draw, or the average of all draws, which holds their unexplained signal and noise.
     image : str, optional
         One image; default all.
     draw : int
@@ -67,32 +70,32 @@ def response_maps(
     Raises
     ------
     InputError, MissingError
-        When there is no such image or draw, or a standard deviation of a single draw is requested.
+        When there is no such image or draw, or the standard deviation is not known.
     """
     rows = responses.rows(image)
     n_draws = responses.n_draws
-    if what == "std" and n_draws < 2:
-        raise InputError(
-            f"{responses.folder} holds one draw per image: a standard deviation needs --samples 2"
-        )
     if what == "draw" and not 0 <= draw < n_draws:
         raise InputError(f"{responses.folder} holds {n_draws} draws: --draw {draw} does not exist")
-    titles = {
-        "mean": f"mean of {n_draws} draws" if n_draws > 1 else "response",
-        "std": f"standard deviation over {n_draws} draws",
-        "draw": f"draw {draw}",
-    }
-    suffix = f"draw-{draw}" if what == "draw" else f"stat-{what}"
+    averaged_over = brain.config.averaged_over
+    title = {
+        "mean": "expected response",
+        "std": f"standard deviation of {'a' if averaged_over == 1 else 'an'} "
+        f"{trial_name(averaged_over)}",
+        "draw": f"one draw (number {draw})",
+        "draws-mean": describe_draws(responses.settings),
+    }[what]
+    suffix = {"draw": f"draw-{draw}", "draws-mean": what}.get(what, f"stat-{what}")
     for row in rows:
-        draws, name = responses.of(row), responses.names[row]
+        name = responses.names[row]
         values = {
-            "mean": lambda draws=draws: draws.mean(0),
-            "std": lambda draws=draws: draws.std(0, ddof=1),
-            "draw": lambda draws=draws: draws[draw],
+            "mean": lambda row=row: responses.mean([row]),
+            "std": lambda row=row: responses.sd(row),
+            "draw": lambda row=row: responses.of(row)[draw],
+            "draws-mean": lambda row=row: responses.of(row).mean(0, dtype=np.float64),
         }[what]()
         yield BrainMap(
             f"sub-{brain.subject}_stim-{bids_label(name)}_{suffix}",
-            f"{name}: {titles[what]}, {brain.name}",
+            f"{name}: {title}, {brain.name}",
             brain.unit_name(responses.settings.unit),
             values,
             what != "std",
@@ -100,8 +103,23 @@ def response_maps(
         )
 
 
+def describe_draws(settings: ResponseSettings) -> str:
+    """Name the average of the draws of an image by what it shows beside the expected response.
+
+    Draws that share the signal which no prediction explains are of one brain in one state: their
+    average tends to the response of that state, and not to the expected one.
+    """
+    if settings.n_draws == 1:
+        return "one draw"
+    mean = f"mean of {settings.n_draws} draws"
+    if settings.sampling == "latent":
+        return f"{mean} by noise in the latent"
+    states = "one simulated brain state" if settings.signal == "shared" else "as many brain states"
+    return f"{mean} of {states}"
+
+
 def difference_map(responses: Responses, brain: Brain, image: str | None, minus: str) -> BrainMap:
-    """Return the difference of mean responses between two images, or two sets of images.
+    """Return the difference of expected responses between two images, or two sets of images.
 
     Parameters
     ----------
@@ -109,7 +127,7 @@ def difference_map(responses: Responses, brain: Brain, image: str | None, minus:
     brain : Brain
         Model that drew the responses.
     image : str, optional
-        One of their images; default the mean over all.
+        One of their images; default the mean of the expected responses to all.
     minus : str
         Subtracted responses: another image of the same folder, or another folder of responses of
         the same model, of which the mean over all images is used.
@@ -138,7 +156,7 @@ def difference_map(responses: Responses, brain: Brain, image: str | None, minus:
     return BrainMap(
         f"sub-{brain.subject}_stim-{bids_label(names[0])}_minus-{bids_label(names[1])}"
         "_stat-difference",
-        f"{names[0]} − {names[1]}: difference of means, {brain.name}",
+        f"{names[0]} − {names[1]}: difference of expected responses, {brain.name}",
         brain.unit_name(responses.settings.unit),
         responses.mean(rows) - other.mean(other_rows),
         stimulus=responses.stimulus(rows[0]) if len(rows) == 1 else None,

@@ -29,15 +29,14 @@ _LONGEST_NAME = 24  # letters
 
 def plot_rois(
     draws: ArrayLike,
+    expected: ArrayLike,
+    labels: Labels,
     *,
     rois: Sequence[str],
     images: Sequence[str],
-    unit: str,
-    title: str,
     recorded: Sequence[ArrayLike | None] | None = None,
-    note: str | None = None,
 ) -> Figure:
-    """Plot each region's mean response: its mean and its central intervals over draws.
+    """Plot each region's mean response: the expected one, and central intervals over draws.
 
     Up to six images have a panel each, with regions along the axis. Of more, each region has a
     panel, with images along the axis in the order given. All panels share their axes.
@@ -52,18 +51,17 @@ def plot_rois(
     draws : float array of shape (n_images, n_draws, n_rois)
         Region means of each draw, from ``roi_means``; NaN where a region is empty. Where recorded
         trials are to be compared with the intervals, draw with ``signal="fresh"``: draws that
-        share the signal no prediction explains vary less than recorded trials differ from them.
+        share the signal no prediction explains vary less than recorded trials differ from them,
+        and lie about their own response and not the expected one.
+    expected : float array of shape (n_images, n_rois)
+        Region means of the response that the model expects (`Brain.mean`); NaN as in the draws.
+    labels : Labels
+        Title, of any length; unit of the responses; note, such as "simulated".
     rois, images : lists of n_rois and n_images names
-    unit : str
-        Of the responses.
-    title : str
-        Any length: wrapped.
     recorded : list, optional
         One entry per image: None, or the region means of its recorded single trials, float array
         of shape (n_repeats, n_rois) in the same unit. They lie right of their draws, in the order
         given.
-    note : str, optional
-        Highlighted text, such as "simulated".
 
     Returns
     -------
@@ -79,18 +77,21 @@ def plot_rois(
     --------
     >>> draws = np.random.default_rng(0).normal(size=(1, 200, 2))
     >>> names = {"rois": ["V1", "V2"], "images": ["coffee"]}
-    >>> figure = plot_rois(draws, **names, unit="percent signal change", title="coffee")
+    >>> labels = Labels("coffee", "percent signal change")
+    >>> figure = plot_rois(draws, np.zeros((1, 2)), labels, **names)
     >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
     ['V1', 'V2']
     """
     draws = _check_draws(draws, rois, images)
+    means = _check_expected(expected, draws)
     trials = _check_recorded(recorded, rois, images)
     by_image = len(images) <= _MOST_IMAGES
     panels, along = (images, rois) if by_image else (rois, images)
     values = draws if by_image else draws.transpose(2, 1, 0)  # (n_panels, n_draws, n_positions)
+    means = means if by_image else means.T
     layout = _arrange(len(panels), along, by_image)
 
-    framed = frame(layout.width, layout.height, Labels(title, unit, note=note))
+    framed = frame(layout.width, layout.height, labels)
     figure, top = framed.figure, framed.box(0, layout.height, 0, 0)[1]
     left, right = 1.8 * SIDE / framed.width, 0.5 * SIDE / framed.width
     figure.set_layout_engine("constrained", rect=(left, 0, 1 - left - right, top))
@@ -101,7 +102,7 @@ def plot_rois(
     for empty in grid[len(panels) :]:
         empty.remove()
     for number, (one, name) in enumerate(zip(axes, panels, strict=True)):
-        _plot_intervals(one, values[number], layout.spacing)
+        _plot_intervals(one, values[number], means[number], layout.spacing)
         if trials is not None:
             _plot_trials(one, trials, number, by_image, layout.spacing)
         one.set_title(_short(name), fontsize=11, parse_math=False)
@@ -114,7 +115,7 @@ def plot_rois(
     _name_positions(axes, along, layout, "region" if by_image else "image")
     # In the middle of all rows, and as it may be longer than one, of no say in their height
     axes[(layout.n_rows - 1) // 2 * layout.n_columns].set_ylabel(
-        f"mean response ({unit})", y=0.5 if layout.n_rows % 2 else -0.1, fontsize=11,
+        f"mean response ({labels.unit})", y=0.5 if layout.n_rows % 2 else -0.1, fontsize=11,
         parse_math=False, in_layout=False,
     )  # fmt: skip
     order = f"in the order given: 1 is {_short(along[0])}, {len(along)} {_short(along[-1])}"
@@ -173,7 +174,7 @@ def roi_means(values: ArrayLike, masks: Mapping[str, ArrayLike]) -> NDArray[np.f
 # Plotting -----------------------------------------------------------------------------------------
 
 
-def _plot_intervals(axes: Axes, values: NDArray, spacing: float) -> None:
+def _plot_intervals(axes: Axes, values: NDArray, means: NDArray, spacing: float) -> None:
     """Plot the draws of a panel, (n_draws, n_positions), at positions ``spacing`` points apart."""
     colour, position, n_draws = COLOURS["model"], np.arange(values.shape[1]), len(values)
     thick = min(7.0, 0.6 * spacing)  # points
@@ -190,9 +191,9 @@ def _plot_intervals(axes: Axes, values: NDArray, spacing: float) -> None:
             label=f"central {100 * _INNER:g} % of draws",
         )  # fmt: skip
     axes.plot(
-        position, values.mean(0), "o", color=colour, markerfacecolor="white",
-        markersize=0.85 * thick, markeredgewidth=0.15 * thick, gid="mean",
-        label=f"mean of {n_draws:,} draws" if n_draws > 1 else "one draw",
+        position, means, "o", color=colour, markerfacecolor="white",
+        markersize=0.85 * thick, markeredgewidth=0.15 * thick, gid="expected",
+        label="expected response",
     )  # fmt: skip
 
 
@@ -321,6 +322,16 @@ def _check_draws(
             f"{len(rois)} ROIs, one a name, and one draw or more; found {draws.shape}"
         )
     return draws
+
+
+def _check_expected(expected: ArrayLike, draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    means = _numbers(expected, "expected")
+    if means.shape != draws.shape[::2]:
+        raise InputError(
+            f"expected: expected shape {draws.shape[::2]}, a mean of each image and region, found "
+            f"{means.shape}"
+        )
+    return means
 
 
 def _check_recorded(

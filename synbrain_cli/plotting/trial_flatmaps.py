@@ -26,22 +26,27 @@ _TITLE = 0.3  # inches over a panel
 
 def plot_draws(
     draws: Mapping[str, ArrayLike],
+    expected: Mapping[str, ArrayLike],
     labels: Labels,
     recorded: Mapping[str, ArrayLike] | None = None,
     *,
     vmax: float | None = None,
 ) -> Figure:
-    """Plot single trials, their mean and their standard deviation: recorded above, draws below.
+    """Plot single trials, what they scatter about, and how far: recorded above, draws below.
 
-    Each row shows the first trials (four at most), the mean over all, and the standard deviation
-    over all (n − 1 in its denominator). Trials and means share one colour bar; standard deviations
-    have another, from 0. Standard deviations are those of single trials, and so include their
-    noise. Means of few trials include a good part of it.
+    Each row shows the first trials (four at most); the mean over all recorded trials, or of draws
+    the response that the model expects; and the standard deviation over all trials of the row
+    (n − 1 in its denominator). Trials and means share one colour bar; standard deviations have
+    another, from 0. Standard deviations are those of single trials, and so include their noise.
+    The mean of few recorded trials includes a good part of it, and draws have no such map: their
+    average would show, beside what is expected, the one unexplained signal that they share.
 
     Parameters
     ----------
     draws : dict of float arrays of shape (n_draws, n_vertices)
         ``left`` and ``right``, of fsaverage5, fsaverage6 or fsaverage; NaN where there are no data.
+    expected : dict of float arrays of shape (n_vertices,)
+        The model's expected response to the image (`Brain.mean`).
     labels : Labels
         As `synbrain_cli.plotting.flatmap.plot_flatmap` takes them; outlines have no names here.
     recorded : dict of float arrays of shape (n_trials, n_vertices), optional
@@ -71,6 +76,12 @@ def plot_draws(
     # As many draws as recorded trials are shown, so that rows can be compared
     n_columns = min(_MOST, max(len(rows.get("recorded trial", rows["draw"])), 2))
     means = {name: trials.mean(0) for name, trials in rows.items()}
+    means["draw"] = check_maps({h: expected[h] for h in HEMISPHERES})
+    if means["draw"].shape != rows["draw"].shape[1:]:
+        raise InputError(
+            f"expected: expected the vertices of draws, {rows['draw'].shape[1] // 2} per "
+            f"hemisphere, found {len(means['draw']) // 2}"
+        )
     sds = {name: trials.std(0, ddof=1) for name, trials in rows.items() if len(trials) > 1}
     responses = np.concatenate(
         [*(trials[:n_columns].ravel() for trials in rows.values()), *means.values()]
@@ -93,7 +104,8 @@ def plot_draws(
     for row, (name, trials) in enumerate(rows.items()):
         for k, values in enumerate(trials[:n_columns]):
             plot(values, row, k, f"{name} {k + 1} of {len(trials)}", signed)
-        plot(means[name], row, n_columns, f"mean of {_counted(trials, name)}", signed)
+        mean = "expected response" if name == "draw" else f"mean of {_counted(trials, name)}"
+        plot(means[name], row, n_columns, mean, signed)
     add_colour_bar(framed, signed, labels.unit, centre=0.4 if sds else 0.5, width=0.3)
     if sds:
         magnitude = ColourScale(symmetric=False).fit(np.concatenate(list(sds.values())))

@@ -30,12 +30,15 @@ class ImageTrials:
     name : str
         Of the image.
     draws : float array of shape (n_draws, n_voxels)
+    expected : float array of shape (n_voxels,)
+        The response that the model expects, without unexplained signal and noise.
     recorded : float array of shape (n_trials, n_voxels), optional
     stimulus : uint8 array of shape (height, width, 3), optional
     """
 
     name: str
     draws: np.ndarray
+    expected: np.ndarray
     recorded: np.ndarray | None = None
     stimulus: np.ndarray | None = None
 
@@ -78,7 +81,8 @@ def recorded_trials(
     """
     for name in recordings.choose(image, n_images):
         draws = recordings.draws(name, drawn.n_draws, drawn.seed, drawn.signal)
-        yield ImageTrials(name, draws, recordings.recorded(name), recordings.stimulus(name))
+        expected, recorded = recordings.expected(name), recordings.recorded(name)
+        yield ImageTrials(name, draws, expected, recorded, recordings.stimulus(name))
 
 
 def response_trials(responses: Responses, image: str | None = None) -> Iterator[ImageTrials]:
@@ -90,7 +94,8 @@ def response_trials(responses: Responses, image: str | None = None) -> Iterator[
         When there is no such image.
     """
     for row in responses.rows(image):
-        yield ImageTrials(responses.names[row], responses.of(row), stimulus=responses.stimulus(row))
+        draws, stimulus = responses.of(row), responses.stimulus(row)
+        yield ImageTrials(responses.names[row], draws, responses.mean([row]), stimulus=stimulus)
 
 
 def trials_figure(
@@ -118,7 +123,8 @@ def trials_figure(
     recorded = None
     if trials.recorded is not None:
         recorded = brain.to_surface(trials.recorded, space)
-    return plot_draws(brain.to_surface(trials.draws, space), labels, recorded, vmax=vmax)
+    draws, expected = (brain.to_surface(v, space) for v in (trials.draws, trials.expected))
+    return plot_draws(draws, expected, labels, recorded, vmax=vmax)
 
 
 def rois_figure(brain: Brain, trials: Iterable[ImageTrials]) -> Figure:
@@ -134,17 +140,18 @@ def rois_figure(brain: Brain, trials: Iterable[ImageTrials]) -> Figure:
     masks = plotted_rois(brain)
     if not masks:
         raise InputError(f"{brain.folder / 'voxels.tsv'}: no ROI is known")
-    images, draws, recorded = [], [], []
+    images, draws, expected, recorded = [], [], [], []
     for one in trials:
         images.append(one.name)
         draws.append(roi_means(one.draws, masks))
+        expected.append(roi_means(one.expected, masks))
         recorded.append(None if one.recorded is None else roi_means(one.recorded, masks))
+    title = f"ROI means of {brain.config.rows}, {brain.name}"
     return plot_rois(
         np.stack(draws),
+        np.stack(expected),
+        Labels(title, brain.unit, note=simulated_note(brain)),
         rois=list(masks),
         images=images,
-        unit=brain.unit,
-        title=f"ROI means of {brain.config.rows}, {brain.name}",
         recorded=recorded if any(r is not None for r in recorded) else None,
-        note=simulated_note(brain),
     )

@@ -114,7 +114,7 @@ def test_a_draw_is_the_same_to_the_last_bit_in_any_company(model, pictures, samp
     np.testing.assert_array_equal(draws[17, :1], alone[0])
     np.testing.assert_array_equal(model.draw(many[::-1], 3, seed=5, sampling=sampling)[::-1], draws)
     drawing = Drawing(3, 5, sampling)
-    rest = np.stack(list(model.stream(many, drawing, range(7, 21))))
+    rest = np.stack([one.draws for one in model.stream(many, drawing, range(7, 21))])
     np.testing.assert_array_equal(rest, draws[7:])
 
 

@@ -311,9 +311,10 @@ def test_several_images_share_one_scale(trained, made, monkeypatch, tmp_path):
     assert len(set(limits)) == 1
 
 
-def test_responses_cut_short_are_named(made, tmp_path):
+@pytest.mark.parametrize("what", ["desc-draws_betas", "stat-mean_statmap"])
+def test_responses_cut_short_are_named(made, tmp_path, what):
     folder = shutil.copytree(made.folder, tmp_path / "copy")
-    (array,) = folder.glob("*_desc-draws_betas.npy")
+    (array,) = folder.glob(f"sub-01_{what}.npy")
     array.write_bytes(array.read_bytes()[:-100])
     with pytest.raises(InputError, match=rf"{array.name}.*truncated"):
         Responses(folder)

@@ -108,7 +108,7 @@ def test_pictures_say_what_they_show(page):
     alts = [unescape(alt) for alt in re.findall(r'<img\b[^>]*?\balt="([^"]*)"', page)]
     assert len(alts) >= 10
     assert all(len(alt) > 8 for alt in alts)
-    means = next(alt for alt in alts if "standard deviation over 5 draws" in alt)
+    means = next(alt for alt in alts if "standard deviation of a single trial" in alt)
     assert re.search(r"Means by region, in percent signal change: \S+ \d", means)
 
 

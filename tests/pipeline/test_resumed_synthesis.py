@@ -13,7 +13,8 @@ from PIL import Image
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline import synthesize as module
-from synbrain_cli.pipeline.synthesize import Output, ResponseWriter, synthesize
+from synbrain_cli.pipeline.response_writer import ResponseWriter
+from synbrain_cli.pipeline.synthesize import Output, synthesize
 from synbrain_cli.run import RunContext
 
 N_IMAGES = 40  # in batches of 16, and rounds of two batches
@@ -45,18 +46,18 @@ def stopped(linear_bundles, images, tmp_path, monkeypatch):
     draw(model, images, tmp_path / "whole")
     write, written = ResponseWriter.write_maps, []
 
-    def breaking(self, folder, row, draws):
+    def breaking(self, folder, row, response):
         if row == 35:
             raise Interrupted
-        return write(self, folder, row, draws)
+        return write(self, folder, row, response)
 
     monkeypatch.setattr(ResponseWriter, "write_maps", breaking)
     with pytest.raises(Interrupted):
         draw(model, images, tmp_path / "again")
 
-    def counting(self, folder, row, draws):
+    def counting(self, folder, row, response):
         written.append(row)
-        return write(self, folder, row, draws)
+        return write(self, folder, row, response)
 
     monkeypatch.setattr(ResponseWriter, "write_maps", counting)
     return model, tmp_path, written
@@ -86,6 +87,16 @@ DAMAGES = {
         f".again.partial/{ARRAY}",
         lambda p: change_byte(p, 140),
         [range(16), range(32, 40)],
+    ),
+    "an expected response": (
+        ".again.partial/sub-01_stat-mean_statmap.npy",
+        lambda p: change_byte(p, 140),
+        [range(16), range(32, 40)],
+    ),
+    "the SDs are missing": (
+        ".again.partial/sub-01_stat-std_statmap.npy",
+        lambda p: p.unlink(),
+        [range(40)],
     ),
     "the header": (f".again.partial/{ARRAY}", lambda p: change_byte(p, 40), [range(40)]),
     "a map": (f".again.partial/{MAP}", lambda p: change_byte(p, 300), [range(16, 40)]),

@@ -31,6 +31,7 @@ from synbrain_cli.plotting.comparison import plot_comparison
 from synbrain_cli.plotting.figure import save_figure
 from synbrain_cli.plotting.flatmap import plot_flatmap
 from synbrain_cli.plotting.image_sheet import plot_sheet
+from synbrain_cli.plotting.labels import Labels
 from synbrain_cli.plotting.learning_curve import Curve, Levels, plot_learning_curve
 from synbrain_cli.plotting.roi_intervals import plot_rois
 from synbrain_cli.plotting.surface import plot_surface
@@ -100,6 +101,7 @@ def trials(n, amplitude):
 def draws():
     return labelled(plot_draws)(
         trials(8, 0.7),
+        maps(),
         recorded=trials(3, 0.5),
         title="made-up trials",
         unit="percent signal change",
@@ -124,14 +126,14 @@ def rois(n_images, n_draws):
     names = ["V1", "V2", "V3", "hV4", "FFA-1", "PPA"]
     mean = 2 * np.sin(np.arange(n_images)[:, None, None] + np.arange(6) / 2)
     recorded = mean + 0.5 * wave(n_images, 3, 6, period=2.1)
+    title, note = "made-up responses of six regions", "simulated subject"
     return plot_rois(
         mean + wave(n_images, n_draws, 6),
+        mean[:, 0],
+        Labels(title, "percent signal change", note=note),
         rois=names,
         images=[f"image {k + 1}" for k in range(n_images)],
-        unit="percent signal change",
-        title="made-up responses of six regions",
         recorded=[None, *recorded[1:]],
-        note="simulated subject",
     )
 
 

@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.plotting import roi_intervals as module
 from synbrain_cli.plotting.figure import save_figure
+from synbrain_cli.plotting.labels import Labels
 from synbrain_cli.plotting.roi_intervals import plot_rois, roi_means
 
 ROIS = ["V1", "V2", "V3", "hV4", "EBA", "FFA-1", "OFA", "OPA", "PPA", "midparietal"]
@@ -32,7 +33,14 @@ def plot(n_images, n_draws, n_rois, *, n_repeats=3, **options):
     draws, recorded = responses(n_images, n_draws, n_rois, n_repeats)
     names = {"rois": ROIS[:n_rois], "images": [f"image-{k + 1:02d}" for k in range(n_images)]}
     names |= {"unit": "percent signal change", "title": "sub-01", "recorded": recorded}
-    return draws, recorded, plot_rois(draws, **(names | options))
+    names |= options
+    labels = Labels(names.pop("title"), names.pop("unit"), note=names.pop("note", None))
+    return draws, recorded, plot_rois(draws, expected(draws), labels, **names)
+
+
+def expected(draws):
+    """What no average of these draws is."""
+    return draws[:, 0] + 7
 
 
 def part(axes, gid):
@@ -68,7 +76,7 @@ def test_an_image_has_a_panel_with_a_region_a_place(n_images):
     for axes, drawn, trials in zip(figure.axes, draws, recorded, strict=True):
         np.testing.assert_allclose(part(axes, "outer"), expected_interval(drawn, 0.9))
         np.testing.assert_allclose(part(axes, "inner"), expected_interval(drawn, 0.5))
-        np.testing.assert_allclose(part(axes, "mean"), [np.arange(4), drawn.mean(0)])
+        np.testing.assert_allclose(part(axes, "expected"), [np.arange(4), drawn[0] + 7])
         x, y = part(axes, "recorded")
         if trials is None:
             assert len(x) == 0
@@ -89,7 +97,7 @@ def test_of_many_images_a_region_has_a_panel_with_an_image_a_place():
         drawn = draws[:, :, region].T
         np.testing.assert_allclose(part(axes, "outer"), expected_interval(drawn, 0.9))
         np.testing.assert_allclose(part(axes, "inner"), expected_interval(drawn, 0.5))
-        np.testing.assert_allclose(part(axes, "mean"), [np.arange(9), drawn.mean(0)])
+        np.testing.assert_allclose(part(axes, "expected"), [np.arange(9), drawn[0] + 7])
         x, y = part(axes, "recorded")
         for image, trials in enumerate(recorded):
             found = y[np.round(x) == image]
@@ -122,9 +130,8 @@ def test_panels_share_their_axes(n_images):
 def test_few_draws_have_a_range_in_place_of_an_interval(n_draws, outer, inner):
     draws, _, figure = plot(1, n_draws, 4)
     (axes,) = figure.axes
-    mean = f"mean of {n_draws} draws" if n_draws > 1 else "one draw"
-    expected = [outer] * (outer is not None) + ["central 50 % of draws"] * inner + [mean]
-    assert labels(figure) == [*expected, "recorded trials (3 repeats)"]
+    bars = [outer] * (outer is not None) + ["central 50 % of draws"] * inner
+    assert labels(figure) == [*bars, "expected response", "recorded trials (3 repeats)"]
     if outer is None:
         assert part(axes, "outer") is None
     elif n_draws <= 19:  # of 19 draws the interval is the range
@@ -163,7 +170,8 @@ def test_zero_is_a_line_where_it_is_in_range():
     _, _, figure = plot(7, 20, 2)  # image 1 has its mean there
     assert all(part(axes, "zero") is not None for axes in figure.axes)
     draws = np.random.default_rng(0).normal(50, 1, (2, 30, 3))
-    figure = plot_rois(draws, rois=ROIS[:3], images=["a", "b"], unit="z", title="t")
+    names = {"rois": ROIS[:3], "images": ["a", "b"]}
+    figure = plot_rois(draws, draws.mean(1), Labels("t", "z"), **names)
     assert not any(part(axes, "zero") is not None for axes in figure.axes)
     assert figure.axes[0].get_ylim()[0] > 40
 
@@ -171,8 +179,9 @@ def test_zero_is_a_line_where_it_is_in_range():
 def test_an_empty_region_stays_empty():
     draws, _ = responses(2, 30, 3)
     draws[:, :, 1] = np.nan
-    figure = plot_rois(draws, rois=ROIS[:3], images=["a", "b"], unit="z", title="t")
-    _, mean = part(figure.axes[0], "mean")
+    names = {"rois": ROIS[:3], "images": ["a", "b"]}
+    figure = plot_rois(draws, draws[:, 0], Labels("t", "z"), **names)
+    _, mean = part(figure.axes[0], "expected")
     assert np.isfinite(mean).tolist() == [True, False, True]
     for bars in figure.axes[0].collections:
         assert [len(segment) for segment in bars.get_segments()] == [2, 0, 2]
@@ -274,7 +283,13 @@ def test_bad_input_is_refused(options, error, message):
 )
 def test_bad_draws_are_refused(draws, error):
     with pytest.raises(error, match=r"draws: expected.*found"):
-        plot_rois(draws, rois=["a", "b", "c"], images=["x", "y"], unit="z", title="t")
+        plot_rois(draws, np.ones((2, 3)), Labels("t", "z"), rois=["a", "b", "c"], images=["x", "y"])
+
+
+def test_expected_responses_of_other_images_are_refused():
+    draws, _ = responses(3, 20, 2)
+    with pytest.raises(InputError, match=r"expected: expected shape \(3, 2\).*found \(2, 2\)"):
+        plot_rois(draws, np.ones((2, 2)), Labels("t", "z"), rois=ROIS[:2], images=["a", "b", "c"])
 
 
 # Means of regions ---------------------------------------------------------------------------------

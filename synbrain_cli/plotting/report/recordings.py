@@ -43,8 +43,8 @@ def recordings_section(workspace: Workspace, brain: Brain, flatmaps: bool) -> Se
             Picture(
                 figure_png(rois_figure(brain, trials)),
                 f"ROI means of recorded trials over intervals of draws, {N_IMAGES} test images.",
-                "Points are recorded trials, bars are intervals of draws. Nine points in ten "
-                "should lie within the thin bars.",
+                "Points are recorded trials, circles are expected responses, bars are intervals of "
+                "draws. Nine points in ten should lie within the thin bars.",
             )
         )
     shown = "" if brain.simulated else " Images of recorded datasets may not be redistributed."
@@ -62,9 +62,10 @@ def _flatmaps(brain: Brain, recordings: Recordings) -> Picture:
     n_trials = len(one.recorded)
     return Picture(
         figure_png(trials_figure(brain, one, labels), 100),
-        f"Small flatmaps of {n_trials} recorded trials of {one.name} above, of draws below, with "
-        "their means and standard deviations.",
-        "Recorded trials above, draws below. The model was not trained on this image. Single "
-        "trials should differ from each other as much in one row as in the other; the two means "
-        f"should agree as far as {n_trials} recorded trials can tell.",
+        f"Small flatmaps of {n_trials} recorded trials of {one.name} above, with their mean, of "
+        "draws below, with the expected response, and the standard deviations of both.",
+        "Recorded trials above, draws of one simulated brain state below. The model was not "
+        "trained on this image. Single trials should differ from each other as much in one row as "
+        "in the other. The expected response should agree with the mean of the recorded trials as "
+        f"far as the image's features explain it and {n_trials} recorded trials can tell.",
     )

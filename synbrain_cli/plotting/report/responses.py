@@ -31,8 +31,7 @@ MOST_IMAGES = 50  # of a sheet
 
 def responses_section(brain: Brain, responses: Responses, pictures: MapPictures) -> Section:
     """Return stimuli, maps and ROI means of a folder of responses."""
-    n_images, n_draws = len(responses.names), responses.n_draws
-    averaged_over = brain.config.averaged_over
+    n_images = len(responses.names)
     blocks: list[Block] = []
     stimuli = [
         (name, responses.stimulus(row)) for row, name in enumerate(responses.names[:MOST_IMAGES])
@@ -48,25 +47,45 @@ def responses_section(brain: Brain, responses: Responses, pictures: MapPictures)
         blocks.append(Text(f"No maps: {pictures.why_none}"))
     else:
         blocks += _maps(brain, responses, pictures)
-    if plotted_rois(brain) and responses.settings.unit == "recorded":
-        blocks.append(
-            Picture(
-                figure_png(rois_figure(brain, response_trials(responses))),
-                f"ROI means over {n_draws} draws of {n_images} images.",
-                f"Means of draws by region; draws are {brain.config.rows}. Where the bars of two "
-                f"images overlap widely, one {trial_name(averaged_over)} does not tell the images "
-                "apart.",
-            )
-        )
-    intro = (
-        f"{n_images} {'images' if n_images > 1 else 'image'}, {n_draws} "
-        f"{'draws' if n_draws > 1 else 'draw'} per image ({brain.config.rows})."
-    )
+    if plotted_rois(brain) and responses.settings.unit == "recorded" and responses.has_draws:
+        blocks.append(_region_means(brain, responses))
+    intro = f"{n_images} {'images' if n_images > 1 else 'image'}, "
+    if responses.has_draws:
+        n_draws = responses.n_draws
+        draws = "draws" if n_draws > 1 else "draw"
+        intro += f"{n_draws} {draws} per image ({brain.config.rows})."
+    else:
+        intro += "expected responses alone."
     return Section("Responses to the images", intro, blocks)
 
 
+def _region_means(brain: Brain, responses: Responses) -> Picture:
+    """ROI means of the expected responses, and intervals of the draws."""
+    n_draws, trial = responses.n_draws, trial_name(brain.config.averaged_over)
+    caption = (
+        f"Circles are expected responses, bars are intervals of draws, which are "
+        f"{brain.config.rows}."
+    )
+    if responses.settings.sampling == "calibrated" and responses.settings.signal == "shared":
+        caption += (
+            " The draws of an image are of one simulated brain state and so lie about the response "
+            "in that state, which the images' features do not determine."
+        )
+    else:
+        caption += (
+            f" Where the bars of two images overlap widely, one {trial} does not tell the images "
+            "apart."
+        )
+    return Picture(
+        figure_png(rois_figure(brain, response_trials(responses))),
+        f"Expected ROI means and intervals of {n_draws} {'draws' if n_draws > 1 else 'draw'} of "
+        f"{len(responses.names)} images.",
+        caption,
+    )
+
+
 def _maps(brain: Brain, responses: Responses, pictures: MapPictures) -> list[Block]:
-    """Mean maps of the first images, a sheet of all where there are more, one map of SDs."""
+    """Expected responses to the first images, a sheet of all where there are more, and one SD."""
     blocks: list[Block] = []
     vmax = max(one.extent for one in response_maps(responses, brain, "mean"))
     n_large = MOST_LARGE
@@ -86,18 +105,21 @@ def _maps(brain: Brain, responses: Responses, pictures: MapPictures) -> list[Blo
         blocks.append(
             pictures.picture(
                 one,
-                "Expected response: mean over draws. Red is a response above the baseline of the "
-                "recording, blue one below it; cortex without data shows its folds. All mean maps "
-                "of this section share one colour scale.",
+                "Expected response: what the model predicts of the image, without unexplained "
+                "signal and noise. Red is a response above the baseline of the recording, blue one "
+                "below it; cortex without data shows its folds. All maps of expected responses in "
+                "this section share one colour scale.",
                 vmax,
             )
         )
-    if responses.n_draws > 1:
+    if responses.has_sd:
+        trial = trial_name(brain.config.averaged_over)
         blocks.append(
             pictures.picture(
                 next(response_maps(responses, brain, "std")),
-                f"Standard deviation over draws. It includes the noise of {brain.config.rows}, "
-                "and so is also large where recordings are noisy.",
+                f"How far {'a' if brain.config.averaged_over == 1 else 'an'} {trial} lies from the "
+                "expected response: its predictive standard deviation, of unexplained signal and "
+                "trial noise together. It is also large where recordings are noisy.",
             )
         )
     if pictures.are_flatmaps and first is not None:
@@ -106,7 +128,7 @@ def _maps(brain: Brain, responses: Responses, pictures: MapPictures) -> list[Blo
 
 
 def _sheet(brain: Brain, responses: Responses, vmax: float) -> Picture:
-    """Small flatmaps of the mean responses to all images."""
+    """Small flatmaps of the expected responses to all images."""
     from synbrain_cli.plotting.image_sheet import plot_sheet
 
     maps, names, images = [], [], []
@@ -119,12 +141,12 @@ def _sheet(brain: Brain, responses: Responses, vmax: float) -> Picture:
     rest = len(responses.names) - len(maps)
     rois = subject_labels(brain, "").rois
     unit = brain.unit_name(responses.settings.unit)
-    labels = Labels(f"Mean of draws, {brain.name}", unit, rois, note=simulated_note(brain))
+    labels = Labels(f"Expected responses, {brain.name}", unit, rois, note=simulated_note(brain))
     figure = plot_sheet(maps, names, labels, images, vmax=vmax)
     return Picture(
         figure_png(figure, 100),
-        f"Flatmaps of the mean response to {len(maps)} images: {listed(names)}.",
-        "Expected response to each image, on one colour scale."
+        f"Flatmaps of the expected response to {len(maps)} images: {listed(names)}.",
+        "Expected response to each image, as the model predicts it, on one colour scale."
         + (f" {rest} further images are not shown." if rest else ""),
     )
 
@@ -147,6 +169,6 @@ def _rotatable_surface(brain: Brain, shown: BrainMap) -> Live:
     return Live(
         html,
         f"Rotatable surface: {shown.title}",
-        "Drag to turn, scroll to zoom; the menu turns it without a mouse. The same response on the "
-        "inflated surface of fsaverage.",
+        "Drag to turn, scroll to zoom; the menu turns it without a mouse. The expected response to "
+        "the first image on the inflated surface of fsaverage.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,11 @@ from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.features.images import image_name, read_image
 from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import read_json
-from synbrain_cli.io.records import convert_record, read_record
-from synbrain_cli.io.responses import ResponseSettings
+from synbrain_cli.io.responses import AGAIN, SETTINGS, convert_settings, read_settings
 from synbrain_cli.io.tables import read_table
 from synbrain_cli.io.workspace import Log, Workspace
 from synbrain_cli.labels import subject_label
 from synbrain_cli.paths import require_regular_file
-
-_AGAIN = "synthesize again with --overwrite"
 
 
 class Responses:
@@ -37,49 +35,63 @@ class Responses:
         Of the images.
     draws : float32 array of shape (n_images, n_draws, n_voxels)
         On disk.
+    expected : float32 array of shape (n_images, n_voxels)
+        On disk: the expected response m of each image, which is no average of the draws.
 
     Raises
     ------
     MissingError
-        When it is not such a folder, or its array does not exist.
+        When it is not such a folder, or one of its arrays does not exist.
     InputError
-        When the array was cut short, or the settings cannot be read.
+        When an array was cut short, or the settings cannot be read or are of another format.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        if not (self.folder / "settings.json").exists():
+        if not (self.folder / SETTINGS).exists():
             raise MissingError(
                 f"{folder}: expected a folder that `synbrain synthesize` wrote: run "
                 f"`synbrain synthesize {folder}` first, if these are images"
             )
-        self.settings = read_record(self.folder / "settings.json", ResponseSettings, _AGAIN)
-        self._table = read_table(self.folder / "images.tsv", ("image", "source"), again=_AGAIN)
+        self.settings = read_settings(self.folder / SETTINGS)
+        self._table = read_table(self.folder / "images.tsv", ("image", "source"), again=AGAIN)
         self.names: list[str] = self._table["image"].tolist()
-        found = list(self.folder.glob("*_desc-draws_betas.npy"))
+        if self.names != [image.name for image in self.settings.images]:
+            raise InputError(
+                f"{self.folder / 'images.tsv'}: expected the {len(self.settings.images)} images of "
+                f"{SETTINGS}, found {len(self.names)} names: {AGAIN}"
+            )
+        self.draws = self._array("desc-draws_betas", (self.settings.n_draws,))
+        self.expected = self._array("stat-mean_statmap", (), self.draws.shape[-1])
+
+    def _array(self, what: str, inner: tuple[int, ...], n_voxels: int | None = None) -> np.ndarray:
+        """Open an array of all images: float32 (n_images, *inner, n_voxels)."""
+        found = list(self.folder.glob(f"sub-*_{what}.npy"))
         if not found:
             raise MissingError(
-                f"{folder}: its array *_desc-draws_betas.npy does not exist: copy the folder "
-                f"again, or {_AGAIN}"
+                f"{self.folder}: its array *_{what}.npy does not exist: copy the folder again, or "
+                f"{AGAIN}"
             )
-        self.draws = read_array(require_regular_file(found[0], "an array of draws", _AGAIN))
-        shape = (len(self.settings.images), self.settings.n_draws)
-        if (
-            self.draws.dtype != np.float32
-            or self.draws.ndim != 3
-            or self.draws.shape[:2] != shape
-            or self.names != [image.name for image in self.settings.images]
-        ):
+        array = read_array(require_regular_file(found[0], "an array of responses", AGAIN))
+        shape = (len(self.names), *inner)
+        wide = array.shape[-1:] if n_voxels is None else (n_voxels,)
+        if array.dtype != np.float32 or array.ndim == 0 or array.shape != (*shape, *wide):
+            sizes = " × ".join(map(str, (*shape, "voxels" if n_voxels is None else n_voxels)))
             raise InputError(
-                f"{found[0]}: expected float32 draws of the images in settings.json and images.tsv,"
-                f" {shape[0]} images × {shape[1]} draws × voxels, found {self.draws.dtype} of "
-                f"shape {self.draws.shape} and {len(self.names)} names: {_AGAIN}"
+                f"{found[0]}: expected float32 values of the images in {SETTINGS} and images.tsv, "
+                f"{sizes}, found {array.dtype} of shape {array.shape}: {AGAIN}"
             )
+        return array
 
     @property
     def n_draws(self) -> int:
         """Number of draws per image."""
         return self.draws.shape[1]
+
+    @property
+    def has_draws(self) -> bool:
+        """Whether there are draws, and not the expected response in their place."""
+        return self.settings.sampling != "mean"
 
     def is_by(self, brain: Brain) -> bool:
         """Whether this model drew them, in its present training.
@@ -94,7 +106,7 @@ class Responses:
         if self.draws.shape[2] != brain.n_voxels:
             raise InputError(
                 f"{self.folder}: expected draws of {brain.n_voxels:,} voxels, as {brain.name} has, "
-                f"found {self.draws.shape[2]:,}: {_AGAIN}"
+                f"found {self.draws.shape[2]:,}: {AGAIN}"
             )
         return True
 
@@ -134,12 +146,48 @@ class Responses:
         raise MissingError(f"{self.folder}: no image {image}; there are {', '.join(self.names)}")
 
     def of(self, row: int) -> np.ndarray:
-        """Return the draws of one image: float32 (n_draws, n_voxels)."""
+        """Return the draws of one image: float32 (n_draws, n_voxels).
+
+        Raises
+        ------
+        InputError
+            When the responses are the expected ones, and no draws.
+        """
+        if not self.has_draws:
+            raise InputError(
+                f"{self.folder}: expected draws, found expected responses alone (--sampling mean): "
+                "synthesize with --sampling calibrated"
+            )
         return np.asarray(self.draws[row])
 
     def mean(self, rows: Sequence[int]) -> np.ndarray:
-        """Return the mean over draws and images: float64 (n_voxels,)."""
-        return np.mean([self.of(row).mean(0, dtype=np.float64) for row in rows], axis=0)
+        """Return the mean over images of the expected responses m: float64 (n_voxels,)."""
+        return np.mean([self.expected[row] for row in rows], axis=0, dtype=np.float64)
+
+    def sd(self, row: int) -> np.ndarray:
+        """Return the predictive standard deviation of a single trial: float32 (n_voxels,).
+
+        Raises
+        ------
+        InputError
+            When it has no exact form, so that synthesize did not write it.
+        """
+        if not self.has_sd:
+            raise InputError(
+                f"{self.folder}: the standard deviation of a single trial is known exactly from a "
+                "model with a readout alone, and not where noise is added to the latent: "
+                "synthesize with --sampling calibrated, or plot a draw (--what draw)"
+            )
+        return np.asarray(self._sd[row])
+
+    @property
+    def has_sd(self) -> bool:
+        """Whether the standard deviation of a single trial is known."""
+        return "std" in self.settings.statistics
+
+    @cached_property
+    def _sd(self) -> np.ndarray:
+        return self._array("stat-std_statmap", (), self.draws.shape[-1])
 
     def stimulus(self, row: int) -> np.ndarray | None:
         """Return the stimulus, uint8 (height, width, 3); None where its file no longer exists."""
@@ -164,7 +212,7 @@ def latest_responses(
     MissingError
         When there are none.
     """
-    found = sorted(workspace.outputs.glob("[!.]*/settings.json"), key=lambda p: p.stat().st_mtime)
+    found = sorted(workspace.outputs.glob(f"[!.]*/{SETTINGS}"), key=lambda p: p.stat().st_mtime)
     folders = [path.parent for path in found if _is_of(path, model, log)]
     if subject is not None:
         prefix = f"sub-{subject_label(subject)}_"
@@ -184,7 +232,7 @@ def _is_of(path: Path, model: str | None, log: Log) -> bool:
         content = read_json(path)
         if isinstance(content, dict) and content.get("images") is None:
             return False  # settings of another command
-        settings = convert_record(content, ResponseSettings, str(path), _AGAIN)
+        settings = convert_settings(content, path)
     except SynbrainError as error:
         log(f"passed over: {error}")
         return False

@@ -1,0 +1,357 @@
+"""Responses on disk while they are written: arrays, maps and sidecars."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.brain.drawing import ImageResponse
+from synbrain_cli.config import trial_name
+from synbrain_cli.errors import InputError, SynbrainError
+from synbrain_cli.features.images import ImageSet
+from synbrain_cli.io.arrays import map_array
+from synbrain_cli.io.bids import bids_labels, derivative_description
+from synbrain_cli.io.files import (
+    array_header,
+    create_array,
+    holds_array,
+    versions,
+    write_at,
+    write_json,
+)
+from synbrain_cli.io.records import read_sealed, write_record
+from synbrain_cli.io.responses import (
+    MapSidecar,
+    ResponseProgress,
+    ResponseSettings,
+    ResponseSidecar,
+)
+from synbrain_cli.io.surface import write_gifti
+from synbrain_cli.io.volume import save_image
+from synbrain_cli.io.voxel_space import Vertices, Volume
+from synbrain_cli.io.workfolder import WorkFolder
+
+MNI_NAME = "MNI152NLin6Asym"  # FSL's MNI152, as templates are named in BIDS
+PROGRESS = "images_done"  # record in the work folder's recovery
+
+
+def _digest(values: Iterable[np.ndarray], maps: list[Path]) -> str:
+    """Checksum of what was written for an image: its arrays and its maps (BLAKE2b: fast)."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in values:
+        digest.update(np.ascontiguousarray(array).data)
+    for path in sorted(maps):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ResponseWriter:
+    """Writes the responses of one subject's model to a folder.
+
+    Attributes
+    ----------
+    brain : Brain
+    pictures : ImageSet
+    settings : ResponseSettings
+    """
+
+    brain: Brain
+    pictures: ImageSet
+    settings: ResponseSettings
+
+    @property
+    def prefix(self) -> str:
+        """BIDS entity of the subject."""
+        return f"sub-{self.brain.subject}"
+
+    @cached_property
+    def stimuli(self) -> list[str]:
+        """BIDS label of each image."""
+        return bids_labels(self.pictures.names)
+
+    @property
+    def array(self) -> str:
+        """Name of the array of draws."""
+        return f"{self.prefix}_desc-draws_betas.npy"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Images, draws, voxels."""
+        return len(self.pictures), self.settings.n_draws, self.brain.n_voxels
+
+    @cached_property
+    def arrays(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each array: draws, means and, where they are known, SDs."""
+        n_images, _, n_voxels = self.shape
+        stats = [f"{self.prefix}_stat-{stat}_statmap.npy" for stat in self.settings.statistics]
+        return {self.array: self.shape, **dict.fromkeys(stats, (n_images, n_voxels))}
+
+    @property
+    def map_bytes(self) -> int:
+        """Memory that the draws of one image take while they are written: twice on their grid."""
+        geometry = self.brain.voxel_space.geometry
+        n_points = geometry.inside.size if isinstance(geometry, Volume) else self.brain.n_voxels
+        return 2 * 4 * self.settings.n_draws * n_points
+
+    def create(self, work: WorkFolder) -> dict[int, str]:
+        """Create the arrays, or find them.
+
+        Returns
+        -------
+        dict
+            Number of each image that an interrupted run finished → checksum of what it wrote.
+            Images of which something was damaged since are left out.
+        """
+        record = work.recovery / f"{PROGRESS}.json"
+        done: dict[int, str] = {}
+        if record.exists():
+            try:
+                done = read_sealed(record, ResponseProgress, "all images are drawn again").done
+            except SynbrainError as error:
+                work.say(str(error))
+        kept = self._kept(done, work.partial) if done else {}
+        if lost := len(done) - len(kept):
+            images = f"{lost} image{'s' if lost > 1 else ''}"
+            work.say(
+                f"{work.partial}: damaged since the run was interrupted: the responses to {images} "
+                "are drawn again"
+            )
+        if not kept:
+            for name, shape in self.arrays.items():
+                create_array(work.partial / name, np.float32, shape)
+        return kept
+
+    def _kept(self, done: dict[int, str], folder: Path) -> dict[int, str]:
+        """Those images whose arrays and maps are as they were written."""
+        if not all(holds_array(folder / n, np.float32, s) for n, s in self.arrays.items()):
+            return {}
+        arrays = [map_array(folder / name) for name in self.arrays]
+        maps = self._find_maps(folder)
+        return {
+            row: known
+            for row, known in done.items()
+            if 0 <= row < self.shape[0]
+            and _digest((array[row] for array in arrays), maps[self.stimuli[row]]) == known
+        }
+
+    def _find_maps(self, folder: Path) -> dict[str, list[Path]]:
+        """BIDS label of each image → the files of its maps."""
+        found: dict[str, list[Path]] = {label: [] for label in self.stimuli}
+        begin = f"{self.prefix}_stim-"
+        for path in folder.iterdir():
+            label = path.name.removeprefix(begin).partition("_")[0]
+            if path.name.startswith(begin) and label in found and path.is_file():
+                found[label].append(path)
+        return found
+
+    @contextmanager
+    def opened(self, folder: Path) -> Iterator[ArraysWriter]:
+        """Open the arrays in a folder for the responses to the images, which threads may write."""
+        with ExitStack() as stack:
+            files = {n: stack.enter_context((folder / n).open("r+b")) for n in self.arrays}
+            yield ArraysWriter(self, folder, {n: file.fileno() for n, file in files.items()})
+
+    def rows(self, row: int, response: ImageResponse) -> dict[str, np.ndarray]:
+        """Return what each array holds of one image.
+
+        Raises
+        ------
+        InputError
+            When a response is not finite.
+        """
+        values = (response.draws, response.mean, response.sd)
+        known = [one for one in values if one is not None]
+        if not all(np.isfinite(one).all() for one in known):
+            raise InputError(
+                f"{self.brain.folder}: its responses to {self.pictures.names[row]} are not finite: "
+                "the weights are damaged, or the noise factor is too large"
+            )
+        return dict(zip(self.arrays, known, strict=True))
+
+    def write_maps(self, folder: Path, row: int, response: ImageResponse) -> list[Path]:
+        """Write draws, mean and SD in the subject's own space, and the latter two in others.
+
+        Parameters
+        ----------
+        folder : path
+        row : int
+            Of the image.
+        response : ImageResponse
+
+        Returns
+        -------
+        list of Path
+            The files.
+        """
+        brain, geometry = self.brain, self.brain.voxel_space.geometry
+        written: list[Path] = []
+        base = folder / f"{self.prefix}_stim-{self.stimuli[row]}"
+        if isinstance(geometry, Volume):
+            written.append(Path(f"{base}_desc-draws_betas.nii.gz"))
+            save_image(brain.to_nifti(response.draws), written[-1])
+        elif isinstance(geometry, Vertices):
+            whole = geometry.to_full(response.draws)
+            written += self._write_surfaces(base, geometry.space, "desc-draws_betas", whole)
+        for stat, values in (("mean", response.mean), ("std", response.sd)):
+            if values is None:
+                continue
+            name = f"stat-{stat}_statmap"
+            if isinstance(geometry, Volume):
+                written.append(Path(f"{base}_{name}.nii.gz"))
+                save_image(brain.to_nifti(values), written[-1])
+            for space in self.settings.spaces:
+                if space == "MNI":
+                    written.append(Path(f"{base}_space-{MNI_NAME}_{name}.nii.gz"))
+                    save_image(brain.to_mni(values), written[-1])
+                else:
+                    there = brain.to_surface(values, space)
+                    written += self._write_surfaces(base, space, name, there)
+        return written
+
+    def _write_surfaces(
+        self, base: Path, space: str, name: str, values: dict[str, np.ndarray]
+    ) -> Iterator[Path]:
+        meta = {
+            "Unit": self.brain.unit_name(self.settings.unit),
+            "Simulated": str(self.brain.simulated),
+        }
+        if self.brain.config.averaged_over > 1:
+            meta["AveragedOver"] = str(self.brain.config.averaged_over)
+        for hemisphere, data in values.items():
+            file = f"{base}_hemi-{hemisphere[0].upper()}_space-{space}_{name}.func.gii"
+            write_gifti(Path(file), data, hemisphere, meta)
+            yield Path(file)
+
+    def write_records(self, folder: Path) -> None:
+        """Write ``images.tsv``, the sidecars and ``dataset_description.json``."""
+        names = self.pictures.names
+        table = pd.DataFrame(
+            {
+                "index": range(len(names)),
+                "image": names,
+                "source": [image.source for image in self.settings.images],
+            }
+        )
+        if self.brain.voxel_space.is_volume:
+            table["nifti"] = [
+                f"{self.prefix}_stim-{label}_desc-draws_betas.nii.gz" for label in self.stimuli
+            ]
+        table.to_csv(folder / "images.tsv", sep="\t", index=False)
+        write_record(folder / f"{self.prefix}_desc-draws_betas.json", self._sidecar())
+        # By BIDS's inheritance principle, these hold for the maps of every image
+        for stat in self.settings.statistics:
+            file = folder / f"{self.prefix}_stat-{stat}_statmap.json"
+            write_record(file, self._map_sidecar(stat))
+        write_json(
+            folder / "dataset_description.json",
+            derivative_description(
+                f"Responses synthesized by {self.brain.name}", self.brain.simulated
+            ),
+        )
+
+    def _sidecar(self) -> ResponseSidecar:
+        settings, config = self.settings, self.brain.config
+        encoder = msgspec.structs.replace(config.encoder, identity=self.brain.encoder.identity)
+        noise_factor: float | str | None = None
+        if settings.sampling == "latent":
+            noise_factor = settings.noise_factor
+            if noise_factor is None:
+                noise_factor = "posterior SD, per latent dimension"
+        description = f"Synthesized responses, {config.rows}"
+        if settings.sampling == "mean":
+            description = "Expected responses: each draw is the model's prediction m"
+        return ResponseSidecar(
+            description=description,
+            averaged_over=config.averaged_over,
+            unit=self.brain.unit_name(settings.unit),
+            simulated=config.simulated,
+            subject=config.subject,
+            dataset=config.dataset,
+            space=config.space,
+            encoder=encoder,
+            model=settings.model,
+            model_fingerprint=settings.model_fingerprint,
+            sampling=settings.sampling,
+            signal=settings.signal if settings.sampling == "calibrated" else None,
+            noise_factor=noise_factor,
+            number_of_draws=settings.n_draws,
+            seed=settings.seed,
+            versions=versions(),
+        )
+
+    def _map_sidecar(self, stat: str) -> MapSidecar:
+        settings, config = self.settings, self.brain.config
+        return MapSidecar(
+            description=_describe(stat, settings.sampling, config.averaged_over),
+            unit=self.brain.unit_name(settings.unit),
+            simulated=config.simulated,
+            subject=config.subject,
+            dataset=config.dataset,
+            space=config.space,
+            model=settings.model,
+            model_fingerprint=settings.model_fingerprint,
+            averaged_over=config.averaged_over,
+            versions=versions(),
+        )
+
+
+def _describe(stat: str, sampling: str, averaged_over: int) -> str:
+    """What maps of a statistic show, and what they do not."""
+    if stat == "std":
+        return (
+            f"Predictive standard deviation of {'a' if averaged_over == 1 else 'an'} "
+            f"{trial_name(averaged_over)} around the expected response, exact by the model's "
+            "readout: unexplained signal and trial noise. It is not the standard deviation over "
+            "the draws, which may share one unexplained signal. In other spaces, that of the "
+            "voxels, resampled"
+        )
+    mean = "Expected response: the model's prediction m, exact, not an average of draws"
+    if sampling == "latent":
+        return (
+            f"{mean}. Draws by noise in the latent scatter about the networks' own prediction; "
+            "their standard deviation has no exact form, and no map of it is written"
+        )
+    return mean
+
+
+@dataclass(frozen=True)
+class ArraysWriter:
+    """Writes the responses to images, each into its rows of the open arrays and its own maps.
+
+    Attributes
+    ----------
+    writer : ResponseWriter
+    folder : Path
+    files : mapping
+        Name of each array → descriptor of its file.
+    """
+
+    writer: ResponseWriter
+    folder: Path
+    files: Mapping[str, int]
+
+    def __call__(self, drawn: tuple[int, ImageResponse]) -> str:
+        """Write the response to one image, given with its row; return the checksum of all of it."""
+        row, response = drawn
+        rows = self.writer.rows(row, response)
+        for name, values in rows.items():
+            start = len(array_header(np.float32, self.writer.arrays[name]))
+            write_at(self.files[name], values, start + row * values.nbytes)
+        return _digest(rows.values(), self.writer.write_maps(self.folder, row, response))
+
+    def sync(self) -> None:
+        """Bring what was written to the disk."""
+        for file in self.files.values():
+            os.fsync(file)
