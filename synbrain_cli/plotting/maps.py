@@ -88,7 +88,7 @@ def response_maps(
     for row in rows:
         name = responses.names[row]
         values = {
-            "mean": lambda row=row: responses.mean([row]),
+            "mean": lambda row=row: np.asarray(responses.expected[row]),
             "std": lambda row=row: responses.sd(row),
             "draw": lambda row=row: responses.of(row)[draw],
             "draws-mean": lambda row=row: responses.of(row).mean(0, dtype=np.float64),

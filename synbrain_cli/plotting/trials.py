@@ -94,8 +94,8 @@ def response_trials(responses: Responses, image: str | None = None) -> Iterator[
         When there is no such image.
     """
     for row in responses.rows(image):
-        draws, stimulus = responses.of(row), responses.stimulus(row)
-        yield ImageTrials(responses.names[row], draws, responses.mean([row]), stimulus=stimulus)
+        draws, expected = responses.of(row), np.asarray(responses.expected[row])
+        yield ImageTrials(responses.names[row], draws, expected, stimulus=responses.stimulus(row))
 
 
 def trials_figure(

@@ -160,6 +160,28 @@ def test_a_draw_is_the_same_to_the_last_bit_alone_or_among_many(n_voxels, rng):
     assert len(np.unique(many[:, 0])) == len(seeds)
 
 
+def test_the_sd_is_exact(rng):
+    """Against the integral in small steps, for curves that bend at every node, and any mean."""
+    truth, means = model(rng, 30, signal_dependence=0.5)
+    jagged = np.cumsum(rng.uniform(0.02, 0.5, truth.curve.shape), axis=0)
+    truth = replace(truth, curve=(jagged - jagged.mean(0)).astype(np.float32))
+    t = np.arange(-12, 12, 2.0**-12)
+    density = stats.norm.pdf(t) * 2.0**-12
+    bent = module._bend(truth.curve, np.repeat(t[:, None], 30, axis=1))
+    sd = np.sqrt(density @ bent**2 - (density @ bent) ** 2)
+    np.testing.assert_allclose(module._sd_of_normal(truth.curve), sd, rtol=1e-5)
+    h = truth.relative_noise_variance(means[:3])
+    scale = np.sqrt(truth.signal.variance + h * truth.noise.variance)
+    np.testing.assert_allclose(truth.sd(means[:3]), scale * sd, rtol=1e-5)
+    assert truth.sd(means[0]).dtype == np.float32
+
+
+def test_the_sd_without_curve_is_that_of_signal_and_noise(rng):
+    truth, means = model(rng)
+    variance = truth.signal.variance + truth.noise.variance
+    np.testing.assert_allclose(truth.sd(means) ** 2, np.tile(variance, (len(means), 1)), rtol=1e-5)
+
+
 def test_gaussian_is_independent_normal_noise(rng):
     variance = rng.uniform(0.1, 9, 2000)
     variance[5] = 0
