@@ -76,6 +76,7 @@ brain.to_surface(mean[0])["left"]  # (n_vertices,)
             "brain:Brain.to_surface",
             "brain:Brain.to_mni",
             "brain.drawing:Drawing",
+            "brain.drawing:ImageResponse",
             "brain:Brain.stream",
         ),
     ),

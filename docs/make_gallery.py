@@ -52,9 +52,10 @@ from synbrain_cli.plotting import plot_draws, plot_flatmap, save_figure, subject
 
 brain = load_model("weights/sub-02")
 draws = brain.draw("examples/images/coffee.png", n_draws=8)[0]  # (n_draws, n_voxels)
+expected = brain.to_surface(brain.mean("examples/images/coffee.png")[0])
 labels = subject_labels(brain, "coffee")
-plot_flatmap(brain.to_surface(draws.mean(0)), labels)
-figure = plot_draws(brain.to_surface(draws), labels)
+plot_flatmap(expected, labels)
+figure = plot_draws(brain.to_surface(draws), expected, labels)
 save_figure(figure, "coffee.svg")
 ```
 
@@ -76,14 +77,16 @@ PICTURES = [
     (
         "The expected response to an image",
         "synbrain plot flatmap --subject 2 --image coffee",
-        "Both hemispheres, with the occipital poles in the middle, the curvature below the map, "
-        "and ROIs outlined.",
+        "The mean that the model predicts, without unexplained signal and noise; no average of "
+        "draws. Both hemispheres, with the occipital poles in the middle, the curvature below the "
+        "map, and ROIs outlined.",
         lambda workspace, **o: plot.brain_maps(workspace, "flatmap", COFFEE, **o),
     ),
     (
         "A difference between two images",
         "synbrain plot flatmap --subject 2 --image coffee --minus flower --threshold 0.5",
-        "`--minus` also takes a folder of other responses, to compare two sets of images.",
+        "Of the expected responses. `--minus` also takes a folder of other responses, to compare "
+        "two sets of images.",
         lambda workspace, look, **o: plot.brain_maps(
             workspace, "flatmap", COFFEE, plot.MapChoice(minus="flower"),
             look=Look(threshold=0.5, dpi=look.dpi), **o,
@@ -92,7 +95,8 @@ PICTURES = [
     (
         "How much single trials vary",
         "synbrain plot flatmap --subject 2 --image coffee --what std",
-        "Standard deviation over draws, which includes the noise of single trials.",
+        "Standard deviation of a single trial around the expected response, as the readout gives "
+        "it: unexplained signal and trial noise together.",
         lambda workspace, **o: plot.brain_maps(
             workspace, "flatmap", COFFEE, plot.MapChoice("std"), **o
         ),
@@ -113,7 +117,8 @@ PICTURES = [
     (
         "ROI means",
         "synbrain plot rois --subject 2",
-        "Recorded trials (points) over intervals of draws. `--responses` shows your own images.",
+        "Recorded trials (points) over intervals of draws, and expected responses (circles). "
+        "`--responses` shows your own images.",
         lambda workspace, **o: plot.rois(workspace, SUBJECT, **o),
     ),
     (

@@ -1,4 +1,4 @@
-"""Draw 20 responses to each example photograph and print them region by region.
+"""Predict the response to each example photograph, draw 20 trials, and print both by region.
 
 Run ``make demo`` first, then ``.venv/bin/python examples/draws.py`` in the same folder.
 """
@@ -47,16 +47,18 @@ def main() -> None:
         )
     model = load_model(MODEL, device="cpu")
     draws = model.draw(IMAGES, n_draws=N_DRAWS, seed=0)  # (n_images, n_draws, n_voxels)
+    expected = model.mean(IMAGES)  # (n_images, n_voxels): no average of draws tells it
     rois = {name: mask for name, mask in model.rois().items() if name in REGIONS}
 
     print(f"{'simulated ' if model.simulated else ''}subject {model.subject}, {N_DRAWS} draws")
-    print("mean over the region's voxels ± SD over draws, percent signal change\n")
+    print("expected response of the region ± SD over draws, percent signal change\n")
     print(f"{'':10}" + "".join(f"{name:>14}" for name in rois))
-    for name, responses in zip(ImageSet.of(IMAGES).names, draws, strict=True):
+    names = ImageSet.of(IMAGES).names
+    for name, mean, responses in zip(names, expected, draws, strict=True):
         cells = []
         for mask in rois.values():
-            values = responses[:, mask].mean(1)  # (n_draws,)
-            cells.append(f"{values.mean():.2f} ± {values.std(ddof=1):.2f}")
+            sd = responses[:, mask].mean(1).std(ddof=1)  # of the region's mean
+            cells.append(f"{mean[mask].mean():.2f} ± {sd:.2f}")
         print(f"{name:10}" + "".join(f"{cell:>14}" for cell in cells))
 
     # How far apart are recorded trials of one image? From the training images; z-scores within

@@ -203,7 +203,12 @@ RECORDS = (
     *(evaluation.RetrievalScores, evaluation.RetrievalScore),
     *(comparison.ComparedRow, comparison.RowTraining, learning_curve.LearningCurve),
     *(learning_curve.CurvePoint, learning_curve.CurveFit, augmentation.AugmentedDecoder),
-    *(responses.ResponseSettings, responses.ResponseSidecar, prepared.PreparedDescription),
+    *(
+        responses.ResponseSettings,
+        responses.ResponseSidecar,
+        responses.MapSidecar,
+        prepared.PreparedDescription,
+    ),
 )
 
 
