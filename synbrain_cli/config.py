@@ -31,6 +31,11 @@ def trial_name(averaged_over: int) -> str:
     return "single trial" if averaged_over == 1 else f"average of {averaged_over} trials"
 
 
+def a_trial(averaged_over: int) -> str:
+    """Return `trial_name` with its article: "a single trial", or "an average of 3 trials"."""
+    return f"{'a' if averaged_over == 1 else 'an'} {trial_name(averaged_over)}"
+
+
 def repeats_advice(averaged_over: int) -> str:
     """Return what can be done where repeats are missing, for messages and notes."""
     if averaged_over == 1:

@@ -23,6 +23,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from synbrain_cli import cli
+from synbrain_cli.brain import load_model
+from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.cli.sections import SECTIONS
 from synbrain_cli.cli.tables import amount, cell, interval
 from synbrain_cli.errors import InputError, SynbrainError
@@ -78,12 +80,14 @@ def test_synthesize_writes_what_it_says(made, trained):
     assert table["image"].tolist() == names
     assert draws.shape[:2] == (4, 3)
     mask = np.asarray(nib.load(trained.weights / "sub-01/mask.nii.gz").dataobj) > 0
-    for row, name in enumerate(names):
+    brain = load_model(trained.weights / "sub-01", "cpu")
+    responses = brain.stream(IMAGES, Drawing())
+    for row, (name, response) in enumerate(zip(names, responses, strict=True)):
         image = nib.load(folder / f"sub-01_stim-{name}_desc-draws_betas.nii.gz")
         np.testing.assert_array_equal(np.asarray(image.dataobj)[mask].T, draws[row])
-        for stat, expected in (("mean", draws[row].mean(0)), ("std", draws[row].std(0, ddof=1))):
+        for stat, expected in (("mean", response.mean), ("std", response.sd)):
             image = nib.load(folder / f"sub-01_stim-{name}_stat-{stat}_statmap.nii.gz")
-            np.testing.assert_allclose(np.asarray(image.dataobj)[mask], expected, rtol=1e-5)
+            np.testing.assert_array_equal(np.asarray(image.dataobj)[mask], expected)
             for hemisphere, structure in (("L", "CortexLeft"), ("R", "CortexRight")):
                 gifti = nib.load(
                     folder / f"sub-01_stim-{name}_hemi-{hemisphere}_space-fsaverage5"

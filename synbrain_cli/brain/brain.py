@@ -24,7 +24,7 @@ from synbrain_cli.brain.drawing import (
 from synbrain_cli.brain.images import are_tokens, check_token_shape, stream_tokens
 from synbrain_cli.brain.loading import Distribution, load_weights
 from synbrain_cli.brain.prediction import BATCH, Networks
-from synbrain_cli.config import trial_name
+from synbrain_cli.config import a_trial
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.encoder import Encoder, precision_here, same_encoder
 from synbrain_cli.features.loading import load_encoder
@@ -126,8 +126,7 @@ class Brain:
         """Return what responses are measured in, with ``unit`` "recorded" or "z"."""
         if unit == "recorded":
             return self.unit
-        article = "a" if self.config.averaged_over == 1 else "an"
-        return f"standard deviations of {article} {trial_name(self.config.averaged_over)}"
+        return f"standard deviations of {a_trial(self.config.averaged_over)}"
 
     @property
     def distribution(self) -> Distribution:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import ImageResponse
-from synbrain_cli.config import trial_name
+from synbrain_cli.config import a_trial
 from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.arrays import map_array
@@ -311,11 +311,10 @@ def _describe(stat: str, sampling: str, averaged_over: int) -> str:
     """What maps of a statistic show, and what they do not."""
     if stat == "std":
         return (
-            f"Predictive standard deviation of {'a' if averaged_over == 1 else 'an'} "
-            f"{trial_name(averaged_over)} around the expected response, exact by the model's "
-            "readout: unexplained signal and trial noise. It is not the standard deviation over "
-            "the draws, which may share one unexplained signal. In other spaces, that of the "
-            "voxels, resampled"
+            f"Predictive standard deviation of {a_trial(averaged_over)} around the expected "
+            "response, exact by the model's readout: unexplained signal and trial noise. It is not "
+            "the standard deviation over the draws, which may share one unexplained signal. In "
+            "other spaces, that of the voxels, resampled"
         )
     mean = "Expected response: the model's prediction m, exact, not an average of draws"
     if sampling == "latent":

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.config import trial_name
+from synbrain_cli.config import a_trial
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bids import bids_label
 from synbrain_cli.io.responses import ResponseSettings
@@ -76,11 +76,9 @@ def response_maps(
     n_draws = responses.n_draws
     if what == "draw" and not 0 <= draw < n_draws:
         raise InputError(f"{responses.folder} holds {n_draws} draws: --draw {draw} does not exist")
-    averaged_over = brain.config.averaged_over
     title = {
         "mean": "expected response",
-        "std": f"standard deviation of {'a' if averaged_over == 1 else 'an'} "
-        f"{trial_name(averaged_over)}",
+        "std": f"standard deviation of {a_trial(brain.config.averaged_over)}",
         "draw": f"one draw (number {draw})",
         "draws-mean": describe_draws(responses.settings),
     }[what]

@@ -185,6 +185,11 @@ def _plot_intervals(axes: Axes, values: NDArray, means: NDArray, spacing: float)
             ends = values.min(0), values.max(0)
             label = f"range of the draws ({100 * widest:.0f} % interval)"
         axes.vlines(position, *ends, color=colour, linewidth=0.22 * thick, label=label, gid="outer")
+    else:
+        axes.plot(
+            position, values[0], "_", color=colour, markersize=2 * thick,
+            markeredgewidth=0.3 * thick, label="one draw", gid="outer",
+        )  # fmt: skip
     if widest >= _INNER:
         axes.vlines(
             position, *_interval(values, _INNER), color=colour, linewidth=thick, gid="inner",

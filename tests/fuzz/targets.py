@@ -13,7 +13,7 @@ BUNDLES = (
             (*("synthesize", "pictures", "-m", name, "-n", "2", "-o", "new"), *options),
             (f"weights/{name}", "pictures"),
             bundle_files(name, *more),
-            outputs=("new/*_betas.npy", "new/*_statmap.nii.gz", "new/*.gii"),
+            outputs=("new/*.npy", "new/*_statmap.nii.gz", "new/*.gii"),
             weight=weight,
         )
         for name, weight, options, more in (
@@ -190,7 +190,7 @@ RESUMED = tuple(
         ("half-train", "weights", TRAIN, (SUBJECT, FEATURES), ("weights/again/*",), 1),
         (
             *("synthesize", "outputs", SYNTHESIZE, ("pictures", "weights/sub-01_linear")),
-            *(("outputs/again/*_betas.npy", "outputs/again/*.nii.gz"), 1),
+            *(("outputs/again/*.npy", "outputs/again/*.nii.gz"), 1),
         ),
         ("prepare", "prepared", PREPARE, ("user",), ("prepared/volume/*/*",), 1),
         ("half-prepare", "prepared", PREPARE, ("user",), ("prepared/volume/*/*",), 1),

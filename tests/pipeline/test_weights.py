@@ -318,6 +318,9 @@ def test_synthesize_and_flatmap(imported, synbrain):
     sidecar = read_json(folder / "sub-01_desc-draws_betas.json")
     assert sidecar["NoiseFactor"] == 1
     assert sidecar["Unit"] == "percent signal change"
+    expected = load_model(imported.weights / "theirs", "cpu").mean(IMAGES / "coffee.png")
+    np.testing.assert_array_equal(np.load(folder / "sub-01_stat-mean_statmap.npy"), expected)
+    assert not list(folder.glob("*stat-std*"))  # nothing was fitted that gives it
     code, output, error = synbrain("plot", "flatmap", "--dpi", 40, *place)
     assert code == 0, error
     assert Path(output.strip()).name.endswith("_flatmap.png")

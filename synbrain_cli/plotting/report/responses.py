@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.config import trial_name
+from synbrain_cli.config import a_trial, trial_name
 from synbrain_cli.plotting.labels import Labels, plotted_rois, simulated_note, subject_labels
 from synbrain_cli.plotting.maps import BrainMap, response_maps
 from synbrain_cli.plotting.report.map_pictures import MapPictures
@@ -62,11 +62,14 @@ def responses_section(brain: Brain, responses: Responses, pictures: MapPictures)
 def _region_means(brain: Brain, responses: Responses) -> Picture:
     """ROI means of the expected responses, and intervals of the draws."""
     n_draws, trial = responses.n_draws, trial_name(brain.config.averaged_over)
-    caption = (
-        f"Circles are expected responses, bars are intervals of draws, which are "
-        f"{brain.config.rows}."
-    )
-    if responses.settings.sampling == "calibrated" and responses.settings.signal == "shared":
+    caption = "Circles are expected responses, "
+    if n_draws > 1:
+        caption += f"bars are intervals of draws, which are {brain.config.rows}."
+    else:
+        caption += f"dashes are the one draw of each image, {a_trial(brain.config.averaged_over)}."
+    if n_draws == 1:
+        caption += " --samples draws more, and shows how far they scatter."
+    elif responses.settings.sampling == "calibrated" and responses.settings.signal == "shared":
         caption += (
             " The draws of an image are of one simulated brain state and so lie about the response "
             "in that state, which the images' features do not determine."
@@ -113,11 +116,10 @@ def _maps(brain: Brain, responses: Responses, pictures: MapPictures) -> list[Blo
             )
         )
     if responses.has_sd:
-        trial = trial_name(brain.config.averaged_over)
         blocks.append(
             pictures.picture(
                 next(response_maps(responses, brain, "std")),
-                f"How far {'a' if brain.config.averaged_over == 1 else 'an'} {trial} lies from the "
+                f"How far {a_trial(brain.config.averaged_over)} lies from the "
                 "expected response: its predictive standard deviation, of unexplained signal and "
                 "trial noise together. It is also large where recordings are noisy.",
             )
