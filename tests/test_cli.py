@@ -493,12 +493,12 @@ def test_a_second_process_is_turned_away(trained, synbrain, tmp_path):
 
 
 def test_a_full_disk_leaves_nothing(trained, synbrain, tmp_path, monkeypatch):
-    import synbrain_cli.pipeline.synthesize as module
+    import synbrain_cli.io.files as module
 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.np.lib.format, "open_memmap", full)
+    monkeypatch.setattr(module, "_allocate", full)
     code, _, error = synbrain(
         "synthesize", IMAGES, "--subject", "1", "-w", trained.root, "-o", tmp_path / "out"
     )
