@@ -37,6 +37,8 @@ class RunContext:
         Processes that share the work.
     progress : Progress
         The logger and its progress bars.
+    command : str, optional
+        Command line that was typed; None from Python.
     """
 
     seed: int = 0
@@ -44,6 +46,7 @@ class RunContext:
     speed: Speed = field(default_factory=Speed)
     processes: Processes = SINGLE_PROCESS
     progress: Progress = field(default_factory=Progress)
+    command: str | None = None
 
     @classmethod
     def create(
@@ -53,6 +56,7 @@ class RunContext:
         speed: Speed | None = None,
         processes: Processes = SINGLE_PROCESS,
         progress: Progress | None = None,
+        command: str | None = None,
     ) -> Self:
         """Return the context of a run as the command line describes it.
 
@@ -66,6 +70,7 @@ class RunContext:
             Default: `default_speed` of the device.
         processes : Processes
         progress : Progress, optional
+        command : str, optional
 
         Raises
         ------
@@ -74,7 +79,12 @@ class RunContext:
         """
         resolved = resolve_device(processes.device(device))
         return cls(
-            seed, resolved, speed or default_speed(resolved), processes, progress or Progress()
+            seed,
+            resolved,
+            speed or default_speed(resolved),
+            processes,
+            progress or Progress(),
+            command,
         )
 
 

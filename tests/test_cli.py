@@ -25,10 +25,13 @@ from typer.testing import CliRunner
 from synbrain_cli import cli
 from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.cli.evaluation_screen import RELIABILITY, print_evaluation
+from synbrain_cli.cli.running import typed
 from synbrain_cli.cli.sections import SECTIONS
 from synbrain_cli.cli.tables import amount, cell, interval
 from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.locks import locked
+from synbrain_cli.io.results.evaluation import read_evaluation
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 
@@ -143,11 +146,49 @@ def test_evaluate_sets_every_score_beside_its_baselines(evaluated):
     assert {"V1", "V2", "V3"} <= set(metrics["roi"])
     table = pd.read_csv(Path(output.split()[-1]).with_name("metrics.tsv"), sep="\t")
     assert set(table["region"]) == {"all", *metrics["roi"]}
-    assert re.search(
-        r"region +score +model +95 % CI +deep +linear +mean pat. +shuffled +ceiling", output
-    )
-    assert re.search(r"coverage_90 +0\.\d", output)
+    heading = r"score +model +95 % CI +deep +linear +mean pat. +shuffled +ceiling\nr +"
+    assert re.search(heading + cell(overall["voxelwise_correlation"]["model"]), output)
+    draws = metrics["draws"]
+    assert re.search(f"90 % intervals +{cell(draws['coverage_90']['model'])}", output)
     assert "Top-1 retrieval among" in output
+    for who, of in (("ncsnr\\)", "model"), ("of test trials", "test_trials")):
+        listed = (f"{label} {cell(draws[key][of])}" for key, label in RELIABILITY.items())
+        assert re.search(who + r":\s+" + re.escape(", ".join(listed)), output)
+
+
+def test_scores_are_one_screen(evaluated, capsys):
+    output = evaluated
+    screen = output.partition("\nEvery score")[0]
+    lines = [line for line in screen.splitlines() if not line.startswith("note: ")]
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 32
+    metrics = read_evaluation(Path(output.split()[-1]).parent)
+    assert not re.search(r"^V1 ", screen, re.MULTILINE)
+    print_evaluation(metrics, rois=True)
+    printed = capsys.readouterr().out
+    assert max(len(line) for line in printed.splitlines() if not line.startswith("note: ")) <= 80
+    for name, scores in metrics.roi.items():
+        r, covered = scores.voxelwise_correlation, metrics.draws.coverage_90.roi[name]
+        row = re.search(rf"^{name} +(\d+) +(\S+) +(\S+) .* (\S+)$", printed, re.MULTILINE)
+        expected = (str(scores.n_voxels), cell(r.model), interval(*r.ci), cell(covered))
+        assert row.groups() == expected
+
+
+def test_the_command_that_was_typed_is_kept_without_private_folders(made, evaluated, synbrain):
+    assert typed(["evaluate", "-m", "sub-01", "--draws=20"]) == (
+        "synbrain evaluate -m sub-01 --draws=20"
+    )
+    assert typed(["x", "/home/me/my images", "-w=/a/b", "c/d"]) == (
+        "synbrain x 'my images' -w=b c/d"
+    )
+    # In-process runners have another command line; the program itself is run for the others.
+    root = Path(evaluated.split()[-1]).parents[2]
+    arguments = ["synthesize", IMAGES / "coffee.png", "-n", "2", "-w", root, "-q"]
+    assert synbrain(*arguments)[0] == 0
+    folder = root / "outputs/sub-01_coffee"
+    expected = f"synbrain synthesize coffee.png -n 2 -w {root.name} -q"
+    assert json.loads((folder / "sub-01_desc-draws_betas.json").read_text())["Command"] == expected
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("command", [["plot-flatmap"], ["plot", "flatmap"]])

@@ -183,7 +183,7 @@ def test_copies_of_prepared_subjects_are_passed_over(tmp_path):
 
 
 def test_a_subject_without_a_model_is_told_which_have_one(trained):
-    with pytest.raises(FileNotFoundError, match=r"sub-01 \(sub-01\)"):
+    with pytest.raises(FileNotFoundError, match=r"sub-01 \(simulated/sub-01\)"):
         trained.find_model(None, "9", str)
     with pytest.raises(FileNotFoundError, match="simulated/sub-01"):
         trained.find_subject("9", None, str)

@@ -97,6 +97,18 @@ class Brain:
         self._distribution = weights.distribution
         self.voxel_space = VoxelSpace(folder, self.config.checksums)
 
+    def __repr__(self) -> str:
+        """Return what the model is, in one line."""
+        config = self.config
+        kind = f"{' + '.join(config.predictors)}"
+        if not config.has_readout:
+            kind += ", published weights"
+        return (
+            f"<Brain {self.name}: {config.label}{' (simulated)' if self.simulated else ''}, "
+            f"{self.n_voxels:,} voxels in {config.space}, {self.unit}; {kind} on "
+            f"{config.encoder.spec}, {self.device}>"
+        )
+
     @property
     def name(self) -> str:
         """Name of the bundle."""

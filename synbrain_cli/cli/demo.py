@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from synbrain_cli.cli.evaluate import print_evaluation
+from synbrain_cli.cli.evaluation_screen import print_evaluation
 from synbrain_cli.cli.options import QuietOption, SeedOption, WorkspaceOption
 from synbrain_cli.cli.running import interruptible, open_run
 
@@ -30,7 +30,7 @@ def demo(
     with interruptible():
         result = run_demo(workspace, images, run)
     print()
-    print_evaluation(result.scores, rois=False)
+    print_evaluation(result.scores.metrics, rois=False)
     print()
     for what, path in result.paths.items():
         print(f"{what:12} {path}")

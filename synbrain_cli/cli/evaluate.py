@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from synbrain_cli.cli.completion import complete_model, complete_models, complete_subjects
+from synbrain_cli.cli.evaluation_screen import print_evaluation, print_paper
 from synbrain_cli.cli.options import (
+    DatasetOption,
     DeviceOption,
     ModelOption,
     OutputOption,
@@ -23,7 +24,6 @@ from synbrain_cli.cli.parsers import parse_numbers
 from synbrain_cli.cli.running import interruptible, open_run
 from synbrain_cli.cli.tables import (
     amount,
-    bars,
     cell,
     interval,
     print_columns,
@@ -32,16 +32,12 @@ from synbrain_cli.cli.tables import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from synbrain_cli.brain import Brain
     from synbrain_cli.io.prepared import PreparedSubject
-    from synbrain_cli.io.results.evaluation import EvaluationRecord
     from synbrain_cli.io.token_store import TokenStore
     from synbrain_cli.io.workspace import Workspace
     from synbrain_cli.pipeline.augment import AugmentResult
     from synbrain_cli.pipeline.compare import CompareResult
-    from synbrain_cli.pipeline.evaluate import EvaluateResult
     from synbrain_cli.pipeline.learning_curve import LearningCurveResult
     from synbrain_cli.progress import Progress
 
@@ -54,8 +50,9 @@ DrawsOption = Annotated[
 
 def evaluate(
     subject: SubjectOption = None,
+    dataset: DatasetOption = None,
     model: ModelOption = None,
-    rois: Annotated[bool, typer.Option(help="Also print scores by region.")] = True,
+    rois: Annotated[bool, typer.Option("--rois", help="Also print scores by region.")] = False,
     paper: Annotated[
         bool, typer.Option("--paper", help="Print the published table's columns, on its scale.")
     ] = False,
@@ -90,15 +87,16 @@ def evaluate(
     from synbrain_cli.pipeline.report import report as write_report
 
     workspace, run = open_run(folder, quiet, seed, device)
-    brain = load_model(workspace.find_model(model, subject, run.progress.info), device)
+    bundle = workspace.find_model(model, subject, run.progress.info, dataset)
+    brain = load_model(bundle, device)
     data, store = _test_data(workspace, brain, run.progress)
     settings = EvaluateSettings(n_draws=draws, latent=latent, n_folds=folds)
     with interruptible():
         result = score_model(workspace, brain, data, store, settings, output, run)
     if paper:
-        _print_paper(result)
+        print_paper(result)
     else:
-        print_evaluation(result, rois)
+        print_evaluation(result.metrics, rois)
     print(f"\nEvery score of every region: {result.folder / 'metrics.tsv'}")
     print_files(result.folder / name for name in ("calibration.png", "metrics.json"))
     if report:
@@ -116,116 +114,6 @@ def _test_data(
     return subject, workspace.find_tokens(subject.dataset, spec, progress.info)
 
 
-# Columns of ``metrics.tsv`` → headings.
-_RESPONSES = {
-    "model": "model",
-    "ci": "95 % CI",
-    "deep": "deep",
-    "transfer": "transfer",
-    "linear": "linear",
-    "mean_pattern": "mean pat.",
-    "shuffled": "shuffled",
-    "ceiling": "ceiling",
-}
-_DISTRIBUTIONS = {
-    "model": "draws",
-    "ci": "95 % CI",
-    "linear": "linear+N",
-    "mean_pattern": "mean+N",
-    "latent_nf1": "latent nf 1",
-    "latent_best": "best nf",
-    "shuffled": "shuffled",
-    "reference": "reference",
-}
-_BY_REGION = ("voxelwise_correlation", "coverage_90")
-
-
-def print_evaluation(result: EvaluateResult, rois: bool) -> None:
-    """Print scores of responses, retrieval, and scores of draws, each beside its baselines."""
-    doubtful = result.metrics.doubtful
-    _print_scores(result.table(), rois, _RESPONSES, doubtful)
-    if doubtful:
-        print("? means nothing: see the notes")
-    _print_retrieval(result.metrics)
-    print("\nDraws against held-out trials (N: independent normal noise of constant variance)")
-    _print_scores(result.draws_table(), rois, _DISTRIBUTIONS)
-    shape = result.metrics.draws.pit_histogram.model
-    print(f"\nRanks of held-out trials among draws (flat: calibrated)  {bars(shape)}")
-    print_notes(result.metrics.notes)
-
-
-def _print_retrieval(metrics: EvaluationRecord) -> None:
-    """Print what each decoder retrieves, where folds hold images to choose from."""
-    from msgspec import UNSET
-
-    found = metrics.retrieval
-    if found is UNSET:
-        return
-    decoders = {name: found.get(name) for name in ("brainvae", "linear_decoder")}
-    columns = ("raw", "syn", "draw", "mean_pattern", "shuffled")
-    print(f"\nTop-1 retrieval among {found.n_candidates} images (chance {found.chance:.3f})")
-    rows: list[tuple[str, ...]] = [
-        ("decoder", "recorded", "predicted", "drawn", "mean pat.", "shuffled")
-    ]
-    rows += [
-        (name, *(cell(scores.get(k)) for k in columns))
-        for name, scores in decoders.items()
-        if scores is not None
-    ]
-    print_columns(rows, n_left=1)
-
-
-def _print_scores(
-    table: pd.DataFrame, rois: bool, columns: dict[str, str], doubtful: Container[str] = ()
-) -> None:
-    """Print a table: all scores over all voxels, some by region; the rest is in the file.
-
-    Columns without a value are left out. A question mark follows scores that mean nothing.
-    """
-    shown = {
-        k: v for k, v in columns.items() if k == "ci" or (k in table and table[k].notna().any())
-    }
-    rows = [("region", "score", *shown.values())]
-    for row in table.to_dict("records"):
-        if row["region"] != "all" and not (rois and row["score"] in _BY_REGION):
-            continue
-        cells = (
-            interval(row["ci_low"], row["ci_high"]) if k == "ci" else cell(row[k]) for k in shown
-        )
-        mark = " ?" if row["score"] in doubtful else ""
-        rows.append((row["region"], row["score"] + mark, *cells))
-    print_columns(rows)
-
-
-def _print_paper(result: EvaluateResult) -> None:
-    """Print the published table's columns, the mean pattern's row beside the model's."""
-    from msgspec import UNSET
-
-    from synbrain_cli.config import trials_name
-
-    table = result.paper_table()
-    digits = {"Incep": 1, "CLIP": 1, "Raw": 1, "Syn": 1}
-    rows = [tuple(table.columns)]
-    for row in table.to_dict("records"):
-        cells = (cell(row[k], digits.get(k, 3)) for k in table.columns[1:])
-        rows.append((row["row"], *cells))
-    print_columns(rows, n_left=1)
-    rows = trials_name(result.metrics.averaged_over)
-    scale = (
-        "MSE in (betas / 2000)²"
-        if table["MSE"].notna().any()
-        else (f"MSE has no published scale in {result.metrics.recorded_unit}")
-    )
-    retrieval = result.metrics.retrieval
-    among = "" if retrieval is UNSET else f"among {retrieval.n_candidates} images "
-    print(
-        f"\n{scale}; r and cos across voxels of {rows}; Raw and Syn: top-1 % "
-        f"{among}by BrainVAE's latent. Incep, CLIP, "
-        "Eff and SwAV need images decoded by MindEye2 and are not computed. A constant "
-        "scores the mean pattern's row: judge by `synbrain evaluate` without --paper."
-    )
-
-
 # --------------------------------------------------------------------------------- compare
 
 
@@ -238,6 +126,7 @@ def compare(
         ),
     ] = None,
     subject: SubjectOption = None,
+    dataset: DatasetOption = None,
     draws: DrawsOption = 200,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -255,7 +144,7 @@ def compare(
 
     workspace, run = open_run(folder, quiet, seed, device)
     bundles = workspace.find_models(
-        ",".join(models) if models else None, subject, run.progress.info
+        ",".join(models) if models else None, subject, run.progress.info, dataset
     )
     run.progress.info(f"models: {', '.join(path.name for path in bundles)}")
     brains = [load_model(path, device) for path in bundles]
@@ -383,6 +272,7 @@ def _print_learning_curve(result: LearningCurveResult) -> None:
 
 def augment(
     subject: SubjectOption = None,
+    dataset: DatasetOption = None,
     model: ModelOption = None,
     amounts: Annotated[
         str | None,
@@ -407,7 +297,8 @@ def augment(
 
     workspace, run = open_run(folder, quiet, seed, device)
     settings = AugmentSettings(tuple(parse_numbers("--amounts", amounts) or AMOUNTS))
-    brain = load_model(workspace.find_model(model, subject, run.progress.info), device)
+    bundle = workspace.find_model(model, subject, run.progress.info, dataset)
+    brain = load_model(bundle, device)
     data, store = _test_data(workspace, brain, run.progress)
     with interruptible():
         result = measure_augmentation(workspace, brain, data, store, settings, output, run)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -90,7 +91,24 @@ def open_run(
 
     processes = Processes.assemble(device) if distributed else SINGLE_PROCESS
     workspace, progress = open_workspace(folder, quiet or not processes.is_main)
-    return workspace, RunContext.create(seed, device, processes=processes, progress=progress)
+    return workspace, RunContext.create(
+        seed, device, processes=processes, progress=progress, command=typed(sys.argv[1:])
+    )
+
+
+def typed(arguments: Sequence[str]) -> str:
+    """Return the command line that was typed, to be kept with its results and printed in reports.
+
+    Of an absolute path only its last name is kept: folders above it may hold private names.
+    """
+    words = []
+    for argument in arguments:
+        option, equals, value = (
+            argument.rpartition("=") if argument[:1] == "-" else ("", "", argument)
+        )
+        name = Path(value).name if Path(value).is_absolute() else value
+        words.append(f"{option}{equals}{name}")
+    return shlex.join(["synbrain", *words])
 
 
 @contextlib.contextmanager

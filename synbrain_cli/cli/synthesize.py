@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from synbrain_cli.cli.options import (
+    DatasetOption,
     DeviceOption,
     MapSpace,
     ModelOption,
@@ -50,6 +51,7 @@ MapSpacesOption = Annotated[
 def synthesize(
     images: Annotated[list[Path], typer.Argument(help="A folder of images, or image files.")],
     subject: SubjectOption = None,
+    dataset: DatasetOption = None,
     model: ModelOption = None,
     samples: Annotated[
         int, typer.Option("--samples", "-n", min=1, help="Draws (single trials) per image.")
@@ -87,7 +89,7 @@ def synthesize(
     with interruptible():
         result = write_responses(
             workspace,
-            workspace.find_model(model, subject, run.progress.info),
+            workspace.find_model(model, subject, run.progress.info, dataset),
             images[0] if len(images) == 1 else images,
             Drawing(samples, seed, sampling, signal, noise_factor, unit),
             Output(output, spaces, overwrite),

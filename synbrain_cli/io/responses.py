@@ -139,6 +139,8 @@ class ResponseSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True
         Number of draws per image, and seed of the sampling.
     versions : dict
         Package → version.
+    command : str, optional
+        Command line that was typed, without the folders of absolute paths; None from Python.
     """
 
     description: str
@@ -158,6 +160,7 @@ class ResponseSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True
     number_of_draws: int
     seed: int
     versions: dict[str, str]
+    command: str | None = None
 
 
 class MapSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.bundle import (
+    CONFIG,
     BundleConfig,
     find_bundles,
     read_config,
@@ -68,7 +70,6 @@ class Workspace:
         """
         every = find_prepared(self.prepared)
         found = every if among is None else among
-        listing = ", ".join(p.label for p in every) or "nothing"
         if dataset is not None:
             found = [p for p in found if p.dataset == dataset]
         if subject is not None:
@@ -77,69 +78,91 @@ class Workspace:
             asked = f"sub-{subject_label(subject)}" if subject is not None else "subject"
             raise MissingError(
                 f"{self.prepared}: no prepared {asked}{f' of {dataset}' if dataset else ''}; "
-                f"prepared: {listing}. `synbrain prepare` makes them (`synbrain prepare simulated` "
-                "needs no data)"
+                f"{_what_is_prepared(every)}"
             )
         if len(found) > 1:
             names = ", ".join(p.label for p in found)
             log(f"subject: {found[0].label} (of {names}; --subject)")
         return found[0]
 
-    def find_model(self, model: str | None, subject: str | None, log: Log) -> Path:
-        """Choose a model bundle, by name or path, by subject, or the first; log which.
+    def find_model(
+        self, model: str | None, subject: str | None, log: Log, dataset: str | None = None
+    ) -> Path:
+        """Choose a model bundle, by name or path, or the newest of a subject or dataset; log which.
+
+        The newest is the one written last: after `synbrain adapt` that of the new subject.
 
         Parameters
         ----------
         model : str, optional
             Name in ``weights/``, or path.
         subject : str, optional
-            Label; not used where a model is named.
+            Label.
         log : callable
             Takes messages.
+        dataset : str, optional
 
         Raises
         ------
         MissingError
             When there is none; the message lists what there is.
+        InputError
+            When the model named is of another subject or dataset.
         """
-        found = find_bundles(self.weights)
         if model is not None:
-            # Names are looked up and not joined to the folder: "../x" is a path from here.
-            named = [path for path in found if path.name == unicodedata.normalize("NFC", model)]
-            for path in (*named, Path(model)):
-                if is_there(path / "config.json"):
-                    return path.resolve() if path.name in ("", "..") else path
-            listing = ", ".join(path.name for path in found) or "none"
-            raise MissingError(f"no model {model}; in {self.weights}: {listing}")
+            path = self._named_model(model)
+            _require_model_of(path, subject, dataset)
+            return path
         faults: list[str] = []
         readable = list(readable_bundles(self.weights, faults.append))
-        found = [path for path, _ in readable]
+        found = [path for path, config in readable if _is_of(config, subject, dataset)]
         because = f"; {faults[0]}" if faults else ""
-        if subject is not None:
-            label = subject_label(subject)
-            subjects = [f"{path.name} (sub-{config.subject})" for path, config in readable]
-            listing = ", ".join(subjects) or "none"
-            found = [path for path, config in readable if config.subject == label]
-            if not found:
-                raise MissingError(
-                    f"{self.weights}: no model of sub-{label}; models: {listing}. "
-                    f"Make one with `synbrain train --subject {label}`, or from an hour of "
-                    f"its data with `synbrain adapt --subject {label}`{because}"
-                )
-        if not found:
+        if not readable:
             raise MissingError(
                 f"{self.weights}: no model yet: `synbrain train` makes one from a prepared "
                 f"subject, `synbrain demo` from nothing{because}"
             )
+        if not found:
+            listing = ", ".join(f"{path.name} ({config.label})" for path, config in readable)
+            raise MissingError(
+                f"{self.weights}: no model of {_described(subject, dataset)}; models: {listing}. "
+                f"{self._how_to_model(subject, dataset)}{because}"
+            )
         for fault in faults:
             log(fault)
-        if len(found) > 1:
-            log(f"model: {found[0].name} (of {', '.join(p.name for p in found)}; --model)")
-        else:
-            log(f"model: {found[0].name}")
-        return found[0]
+        newest = max(found, key=lambda path: (path / CONFIG).stat().st_mtime_ns)
+        others = ", ".join(path.name for path in found)
+        log(f"model: {newest.name}" + (f" (the newest of {others}; --model)" if found[1:] else ""))
+        return newest
 
-    def find_models(self, models: str | None, subject: str | None, log: Log) -> list[Path]:
+    def _named_model(self, model: str) -> Path:
+        """Bundle of that name in ``weights/``, or at that path."""
+        found = find_bundles(self.weights)
+        # Names are looked up and not joined to the folder: "../x" is a path from here.
+        named = [path for path in found if path.name == unicodedata.normalize("NFC", model)]
+        for path in (*named, Path(model)):
+            if is_there(path / CONFIG):
+                return path.resolve() if path.name in ("", "..") else path
+        listing = ", ".join(path.name for path in found) or "none"
+        raise MissingError(f"no model {model}; in {self.weights}: {listing}")
+
+    def _how_to_model(self, subject: str | None, dataset: str | None) -> str:
+        """Say what makes a model of a subject that has none, as far as it is prepared."""
+        every = find_prepared(self.prepared)
+        asked = [one for one in every if _is_of(one, subject, dataset)]
+        if not asked:
+            return f"Nor is it prepared; {_what_is_prepared(every)}"
+        chosen = f"--subject {asked[0].subject}"
+        if dataset is not None:
+            chosen += f" --dataset {shlex.quote(dataset)}"
+        return (
+            f"Make one with `synbrain train {chosen}`, or from an hour of its data with `synbrain "
+            f"adapt {chosen}`"
+        )
+
+    def find_models(
+        self, models: str | None, subject: str | None, log: Log, dataset: str | None = None
+    ) -> list[Path]:
         """Several bundles: those named, separated by commas, or all of a subject.
 
         Of a subject, models of some hours come first, by hours, and those of all data last.
@@ -149,9 +172,10 @@ class Workspace:
         models : str, optional
             Names, separated by commas.
         subject : str, optional
-            Label; default that of the first model. Not used where models are named.
+            Label; default that of the newest model.
         log : callable
             Takes messages: of models that cannot be read.
+        dataset : str, optional
 
         Raises
         ------
@@ -162,8 +186,8 @@ class Workspace:
             names = [one.strip() for one in models.split(",") if one.strip()]
             if not names:
                 raise InputError("expected names of models, separated by commas; found none")
-            return [self.find_model(name, None, lambda text: None) for name in names]
-        first = self.find_model(None, subject, lambda text: None)
+            return [self.find_model(name, subject, lambda text: None, dataset) for name in names]
+        first = self.find_model(None, subject, lambda text: None, dataset)
         label = read_config(first).label
         found = []
         for path, config in readable_bundles(self.weights, log):
@@ -253,6 +277,43 @@ class Workspace:
         if len(stores) > 1:
             log(f"encoder: {stores[0].identity.spec} (of {names}; --encoder)")
         return stores[0]
+
+
+def _is_of(one: BundleConfig | PreparedSubject, subject: str | None, dataset: str | None) -> bool:
+    """Whether a bundle or a prepared subject is of the subject and dataset that are named."""
+    return (subject is None or one.subject == subject_label(subject)) and (
+        dataset is None or one.dataset == dataset
+    )
+
+
+def _what_is_prepared(subjects: list[PreparedSubject]) -> str:
+    """List prepared subjects, and say what to do where the one asked for is not among them."""
+    if not subjects:
+        return (
+            "prepared: nothing. `synbrain prepare` makes them (`synbrain prepare simulated` needs "
+            "no data)"
+        )
+    listing = ", ".join(one.label for one in subjects)
+    return f"prepared: {listing}. Name one of these, or prepare it with `synbrain prepare`"
+
+
+def _described(subject: str | None, dataset: str | None) -> str:
+    """What was asked for: "sub-09", "sub-09 of nsd", "dataset nsd"."""
+    if subject is None:
+        return f"dataset {dataset}"
+    return f"sub-{subject_label(subject)}" + (f" of {dataset}" if dataset else "")
+
+
+def _require_model_of(path: Path, subject: str | None, dataset: str | None) -> None:
+    """Refuse a model that was named beside another subject or dataset than its own."""
+    if (subject, dataset) == (None, None):
+        return
+    config = read_config(path)
+    if not _is_of(config, subject, dataset):
+        raise InputError(
+            f"--model {path.name} is of {config.label}, not of {_described(subject, dataset)}: "
+            "leave out --model, or --subject and --dataset"
+        )
 
 
 def _readable_stores(dataset: Path, log: Log) -> Iterator[TokenStore]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from msgspec import UNSET
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.augmentation import (
@@ -150,6 +151,7 @@ def augment(
         data=subject.checksum,
         seed=run.seed,
         n_boot=settings.n_boot,
+        command=run.command or UNSET,
     )
 
     # Load the test images, the real trials and the new images

@@ -195,6 +195,7 @@ def _metrics(
         data=test.subject.checksum,
         seed=run.seed,
         n_boot=settings.n_boot,
+        command=run.command or UNSET,
     )
     record = EvaluationRecord(
         model=brain.name,

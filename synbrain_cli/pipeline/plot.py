@@ -56,7 +56,7 @@ class Selection:
     Attributes
     ----------
     model, subject : str, optional
-        Name of a model, or label of the subject whose model it is; default the first model.
+        Name of a model, or label of the subject whose model it is; default the newest model.
     responses : path, optional
         Folder written by synthesize.
     image : str, optional

@@ -65,11 +65,14 @@ class ResponseWriter:
     brain : Brain
     pictures : ImageSet
     settings : ResponseSettings
+    command : str, optional
+        That was typed.
     """
 
     brain: Brain
     pictures: ImageSet
     settings: ResponseSettings
+    command: str | None = None
 
     @property
     def prefix(self) -> str:
@@ -289,6 +292,7 @@ class ResponseWriter:
             number_of_draws=settings.n_draws,
             seed=settings.seed,
             versions=versions(),
+            command=self.command,
         )
 
     def _map_sidecar(self, stat: str) -> MapSidecar:

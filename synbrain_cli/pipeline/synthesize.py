@@ -119,7 +119,7 @@ def synthesize(
     spaces = _choose_spaces(brain, output.spaces)
     settings = run.processes.on_main(lambda: _recorded(brain, drawing, pictures, spaces))
     folder = output.folder or workspace.output_of(brain.name, derived_name(_called(images)))
-    writer = ResponseWriter(brain, pictures, settings)
+    writer = ResponseWriter(brain, pictures, settings, run.command)
     with work_folder(
         folder,
         FOLDER,

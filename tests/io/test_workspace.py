@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import pytest
+from sealing import reseal_bundle
 
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import read_json, write_json
@@ -53,3 +57,59 @@ def test_json_that_is_none(tmp_path):
 def test_empty_workspace(tmp_path):
     with pytest.raises(MissingError, match="synbrain demo"):
         Workspace(tmp_path).find_model(None, None, print)
+
+
+@pytest.fixture
+def models(linear_bundles, prepared, tmp_path):
+    """Two models of subject 1 and one of subject 2, written in that order."""
+    (tmp_path / "prepared").symlink_to(prepared.prepared)
+    workspace = Workspace(tmp_path)
+    for written, (name, label) in enumerate((("a", "1"), ("b", "1"), ("0", "2"))):
+        shutil.copytree(linear_bundles[label], workspace.weights / name)
+        os.utime(workspace.weights / name / "config.json", (written, written))
+    return workspace
+
+
+def test_the_newest_model_is_chosen_and_the_others_are_said(models):
+    said = []
+    assert models.find_model(None, None, said.append).name == "0"
+    assert models.find_model(None, "1", said.append).name == "b"
+    assert said == [
+        "model: 0 (the newest of 0, a, b; --model)",
+        "model: b (the newest of a, b; --model)",
+    ]
+    os.utime(models.weights / "a/config.json", (9, 9))
+    assert models.find_model(None, None, said.append).name == "a"
+    assert models.find_model("b", "1", said.append).name == "b"
+    assert [path.name for path in models.find_models(None, None, print)] == ["a", "b"]
+
+
+def test_models_are_chosen_by_dataset(models):
+    reseal_bundle(models.weights / "a", dataset="other")
+    assert models.find_model(None, "1", print, "other").name == "a"
+    assert models.find_model(None, None, print, "simulated").name == "0"
+    assert [path.name for path in models.find_models(None, None, print, "other")] == ["a"]
+    with pytest.raises(MissingError, match=r"no model of sub-02 of other; models: 0 \(simulated"):
+        models.find_model(None, "2", print, "other")
+    with pytest.raises(MissingError, match="no model of dataset gone"):
+        models.find_model(None, None, print, "gone")
+
+
+def test_a_model_named_beside_another_subject_is_refused(models):
+    with pytest.raises(InputError, match="--model a is of simulated/sub-01, not of sub-02: leave"):
+        models.find_model("a", "2", print)
+    with pytest.raises(InputError, match="not of dataset nsd"):
+        models.find_model("a", None, print, "nsd")
+
+
+def test_advice_fits_what_is_prepared(models):
+    shutil.rmtree(models.weights / "0")
+    with pytest.raises(MissingError, match=r"`synbrain train --subject 02`, or from an hour"):
+        models.find_model(None, "2", print)
+    with pytest.raises(MissingError, match="train --subject 02 --dataset simulated`"):
+        models.find_model(None, "2", print, "simulated")
+    listed = "prepared: simulated/sub-01, simulated/sub-02. Name one of these"
+    with pytest.raises(MissingError, match=f"no model of sub-09; .* Nor is it prepared; {listed}"):
+        models.find_model(None, "9", print)
+    with pytest.raises(MissingError, match=f"no prepared sub-09; {listed}"):
+        models.find_subject("9", None, print)

@@ -135,6 +135,13 @@ def test_more_noise_spreads_more(model, pictures):
     assert spread[0] < spread[1] < spread[2]
 
 
+def test_a_model_shows_what_it_is(model):
+    assert repr(model) == (
+        f"<Brain sub-01: simulated/sub-01 (simulated), {model.n_voxels} voxels in func1pt8mm, "
+        "percent signal change; linear + deep on gabor, cpu>"
+    )
+
+
 def test_units(model, pictures):
     z, psc = model.mean(pictures[:2], "z"), model.mean(pictures[:2], "recorded")
     np.testing.assert_allclose(z * model.response_sd + model.response_mean, psc, rtol=1e-5)

@@ -31,6 +31,10 @@ from synbrain_cli.run import RunContext
 browser, page_of = chromium.browser, chromium.page_of
 
 
+SYNTHESIZE = "synbrain synthesize 'private folder' -n 5 --subject 1"
+EVALUATE = "synbrain evaluate --draws 20 --no-latent"
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _coarse():
     """Figures with a fifth of their pixels: most of the time goes into those."""
@@ -52,9 +56,10 @@ def workspace(prepared, trained, subject, store, tmp_path_factory):
         Image.fromarray(pixels).save(root / f"private folder/<b>{k}.png")
     workspace = Workspace(root)
     brain = load_model(root / "weights/sub-01", "cpu")
-    run = RunContext(progress=QUIET)
+    run = RunContext(progress=QUIET, command=SYNTHESIZE)
     synthesize(workspace, brain.folder, root / "private folder", Drawing(5), run=run)
     few = EvaluateSettings(n_draws=20, latent=False, n_boot=50)
+    run = RunContext(progress=QUIET, command=EVALUATE)
     evaluate(workspace, brain, subject, store, few, run=run)
     return workspace
 
@@ -94,8 +99,9 @@ def test_everything_is_told(page, workspace):
     expected = [score["model"], *score["ci"], score["linear"], score["mean_pattern"]]
     np.testing.assert_allclose(found, expected, atol=6e-4)
     assert f"{metrics['draws']['coverage_90']['model']:.3f}" in said
-    assert "synbrain synthesize 'private folder' --model sub-01 --samples 5 --seed 0" in said
-    assert "synbrain evaluate --model sub-01 --draws 20 --seed 0" in said
+    commands = re.findall(r"<pre><code>(.*?)</code></pre>", page, re.DOTALL)
+    repeat = "synbrain plot report --model sub-01"
+    assert [text(command).strip() for command in commands] == [SYNTHESIZE, EVALUATE, repeat]
 
 
 def test_nothing_private_or_dangerous_is_in_it(page, workspace):

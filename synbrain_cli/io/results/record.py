@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from synbrain_cli.io.files import versions
 from synbrain_cli.io.records import read_record
@@ -31,7 +32,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Yield the name and the value of every field that is not absent."""
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if value is not msgspec.UNSET:
+            if value is not UNSET:
                 yield name, value
 
     def get(self, name: str) -> Any:
@@ -77,10 +78,13 @@ class ModelProvenance(Provenance, frozen=True, kw_only=True):
         Fingerprint of the bundle.
     data : str
         `PreparedSubject.checksum` of the subject.
+    command : str
+        Command line that was typed, without the folders of absolute paths; absent from Python.
     """
 
     fingerprint: str
     data: str
+    command: str | Absent = UNSET
 
 
 class ModelsProvenance(Provenance, frozen=True, kw_only=True):

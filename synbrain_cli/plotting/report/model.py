@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
-
-from msgspec import UNSET
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.io.bundle import Adaptation
 from synbrain_cli.io.files import versions
-from synbrain_cli.io.responses import ResponseSettings
 from synbrain_cli.io.results.comparison import Comparison
 from synbrain_cli.io.results.record import read_result
 from synbrain_cli.io.workspace import Workspace
@@ -123,7 +118,7 @@ def _comparison(brain: Brain, workspace: Workspace) -> Picture | None:
 def provenance_section(
     brain: Brain, responses: Responses | None, evaluation: Evaluation | None
 ) -> Section:
-    """Return fingerprints, checksums, versions, and the commands that repeat the results."""
+    """Return fingerprints, checksums, versions, and the commands that were typed."""
     config, training = brain.config, brain.config.training
     identity = config.encoder.identity
     facts = [
@@ -136,53 +131,32 @@ def provenance_section(
     ]
     if training.seed is not None:
         facts.insert(1, ("seed of the training", str(training.seed)))
-    commands: list[Block] = []
+    commands = []
     if responses:
         for image in responses.settings.images:
             facts.append((f"image {image.name}", f"SHA-256 {image.sha256}"))
-        commands.append(Command(_synthesize_command(brain.name, responses.settings)))
+        commands.append(responses.command)
     if evaluation is not None:
-        seed = str(evaluation.metrics.provenance.seed)
-        facts.append(("seed of the evaluation", seed))
-        options = ["--draws", str(evaluation.metrics.n_draws), "--seed", seed]
-        if evaluation.metrics.folds is not UNSET:
-            options += ["--folds", str(evaluation.metrics.folds.n_folds)]
-        commands.append(
-            Command(shlex.join(["synbrain", "evaluate", "--model", brain.name, *options]))
-        )
-    commands.append(Command(shlex.join(["synbrain", "plot", "report", "--model", brain.name])))
+        provenance = evaluation.metrics.provenance
+        facts.append(("seed of the evaluation", str(provenance.seed)))
+        commands.append(provenance.get("command"))
+    commands.append(shlex.join(["synbrain", "plot", "report", "--model", brain.name]))
+    typed = [Command(command) for command in dict.fromkeys(commands) if command is not None]
     return Section(
         "Provenance",
         "The same commands with the same versions give the same numbers, to the last digit on the "
         "same machine.",
-        [Facts(facts), Text("These commands repeat the results:"), *commands],
+        [
+            Facts(facts),
+            Text(
+                "The commands that were typed, without the folders of absolute paths, and the one "
+                f"that writes this report. The model was {brain.name}: name it with --model where "
+                "a command does not."
+            ),
+            *typed,
+        ],
     )
-
-
-def _synthesize_command(model: str, settings: ResponseSettings) -> str:
-    options = ["--model", model, "--samples", str(settings.n_draws), "--seed", str(settings.seed)]
-    for option, value, default in (
-        ("sampling", settings.sampling, "calibrated"),
-        ("signal", settings.signal, "shared"),
-        ("unit", settings.unit, "recorded"),
-    ):
-        if value != default:
-            options += [f"--{option}", value]
-    if settings.noise_factor is not None:
-        options += ["--noise-factor", str(settings.noise_factor)]
-    return shlex.join(["synbrain", "synthesize", _images_folder(settings), *options])
 
 
 def _versions(found: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in found.items())
-
-
-def _images_folder(settings: ResponseSettings) -> str:
-    """Name of the folder of images, without its path, which may hold private names."""
-    sources = [Path(image.source) for image in settings.images if image.source]
-    if len(sources) == 1:
-        return sources[0].name
-    try:
-        return Path(os.path.commonpath(sources)).name or "images"
-    except ValueError:
-        return "images"

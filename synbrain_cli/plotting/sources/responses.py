@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,14 @@ from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.features.images import image_name, read_image
 from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import read_json
-from synbrain_cli.io.responses import AGAIN, SETTINGS, convert_settings, read_settings
+from synbrain_cli.io.records import read_record
+from synbrain_cli.io.responses import (
+    AGAIN,
+    SETTINGS,
+    ResponseSidecar,
+    convert_settings,
+    read_settings,
+)
 from synbrain_cli.io.tables import read_table
 from synbrain_cli.io.workspace import Log, Workspace
 from synbrain_cli.labels import subject_label
@@ -82,6 +90,18 @@ class Responses:
                 f"{sizes}, found {array.dtype} of shape {array.shape}: {AGAIN}"
             )
         return array
+
+    @property
+    def command(self) -> str | None:
+        """Command line by which they were made; None from Python.
+
+        Raises
+        ------
+        MissingError, InputError
+            When the sidecar of the draws cannot be read.
+        """
+        path = next(self.folder.glob("sub-*_desc-draws_betas.npy")).with_suffix(".json")
+        return read_record(path, ResponseSidecar, AGAIN).command
 
     @property
     def n_draws(self) -> int:
@@ -218,10 +238,11 @@ def latest_responses(
         prefix = f"sub-{subject_label(subject)}_"
         folders = [f for f in folders if list(f.glob(f"{prefix}desc-draws_betas.npy"))]
     if not folders:
+        chosen = workspace.find_model(model, subject, lambda text: None)  # says which there are
         raise MissingError(
-            f"{workspace.outputs}: no synthesized responses"
-            f"{f' of {model}' if model else ''}{f' of subject {subject}' if subject else ''}: "
-            "run `synbrain synthesize examples/images` first"
+            f"{workspace.outputs}: no synthesized responses of {chosen.name}: run `synbrain "
+            f"synthesize IMAGES --model {shlex.quote(chosen.name)}` first, IMAGES being a folder "
+            "of images or image files"
         )
     return folders[-1]
 

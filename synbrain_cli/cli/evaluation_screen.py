@@ -1,0 +1,234 @@
+"""What `synbrain evaluate` prints: one screen of 80 columns; regions and the published table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from synbrain_cli.cli.tables import bars, cell, interval, print_columns, print_notes
+
+if TYPE_CHECKING:
+    from synbrain_cli.io.results.evaluation import EvaluationRecord, ResponseScore
+    from synbrain_cli.io.results.record import Number
+    from synbrain_cli.pipeline.evaluate import EvaluateResult
+
+# Scores of ``metrics.json`` → what they are called on the screen and in the documentation.
+RESPONSES = {
+    "voxelwise_correlation": "r",
+    "noise_normalised_r2": "r² / NC",
+    "skill": "skill",
+    "pattern_correlation": "pattern r",
+    "two_way_identification": "two-way",
+    "n_way_identification": "top-1",
+    "rsa": "RSA",
+    "cka": "CKA",
+}
+DRAWS = {
+    "coverage_50": "50 % intervals",
+    "coverage_90": "90 % intervals",
+    "coverage_90_region_means": "90 %, ROI means",
+    "crps": "CRPS",
+    "energy_score": "energy score",
+    "variance_ratio": "variance ratio",
+}
+RELIABILITY = {
+    "ncsnr_correlation": "r",
+    "ncsnr_slope": "slope",
+    "ncsnr_median_ratio": "median ratio",
+}
+_PREDICTORS = {
+    "deep": "deep",
+    "transfer": "transfer",
+    "linear": "linear",
+    "mean_pattern": "mean pat.",
+    "shuffled": "shuffled",
+    "ceiling": "ceiling",
+}
+_DISTRIBUTIONS = {
+    "linear": "linear+N",
+    "mean_pattern": "mean+N",
+    "latent_nf1": "latent",
+    "shuffled": "shuffled",
+    "nominal": "nominal",
+}
+_BY_REGION = {key: _PREDICTORS[key] for key in ("linear", "shuffled", "ceiling")}
+
+
+def print_evaluation(metrics: EvaluationRecord, rois: bool) -> None:
+    """Print the main scores of responses and draws, each beside its baselines.
+
+    Parameters
+    ----------
+    metrics : EvaluationRecord
+    rois : bool
+        Whether to print scores by region as well.
+    """
+    print(_heading(metrics))
+    _print_responses(metrics)
+    if rois:
+        _print_regions(metrics)
+    _print_draws(metrics)
+    _print_retrieval(metrics)
+    print_notes(metrics.notes)
+
+
+def _heading(metrics: EvaluationRecord) -> str:
+    """What was scored, on what."""
+    from msgspec import UNSET
+
+    from synbrain_cli.config import trials_name
+
+    folds = "" if metrics.folds is UNSET else f", held out in {metrics.folds.n_folds} folds"
+    return (
+        f"{metrics.model}: {metrics.n_test_images:,} test images{folds}, "
+        f"{metrics.n_test_trials:,} {trials_name(metrics.averaged_over)}, "
+        f"{metrics.n_voxels:,} voxels{'; simulated' if metrics.simulated else ''}"
+    )
+
+
+def _print_responses(metrics: EvaluationRecord) -> None:
+    """Print the scores of predicted responses; a question mark follows those that mean nothing."""
+    scores = {
+        label + (" ?" if key in metrics.doubtful else ""): score
+        for key, label in RESPONSES.items()
+        if (score := metrics.overall.get(key)) is not None
+    }
+    shown = _with_values(_PREDICTORS, scores)
+    rows = [("score", "model", "95 % CI", *shown.values())]
+    rows += [
+        (label, cell(score.model), interval(*score.ci), *(cell(score.get(k)) for k in shown))
+        for label, score in scores.items()
+    ]
+    print_columns(rows, n_left=1)
+    if metrics.doubtful:
+        print("? means nothing: see the notes")
+
+
+def _with_values(columns: Mapping[str, str], scores: Mapping[str, ResponseScore]) -> dict[str, str]:
+    """Columns in which some score has a value."""
+    return {
+        key: label
+        for key, label in columns.items()
+        if any(score.get(key) is not None for score in scores.values())
+    }
+
+
+def _print_regions(metrics: EvaluationRecord) -> None:
+    """Print the correlation over images in each region, and what the draws' intervals cover."""
+    if not metrics.roi:
+        print("\nno region has 10 voxels or more")
+        return
+    covered = metrics.draws.coverage_90.get("roi") or {}
+    scores = {name: region.voxelwise_correlation for name, region in metrics.roi.items()}
+    shown = _with_values(_BY_REGION, scores)
+    rows = [("r by region", "voxels", "model", "95 % CI", *shown.values(), "90 %")]
+    for name, score in scores.items():
+        cells = (cell(score.get(key)) for key in shown)
+        rows.append(
+            (
+                name,
+                f"{metrics.roi[name].n_voxels:,}",
+                cell(score.model),
+                interval(*score.ci),
+                *cells,
+                cell(covered.get(name)),
+            )
+        )
+    print()
+    print_columns(rows, n_left=1)
+    print("90 %: share of recorded trials within the 90 % intervals of draws")
+
+
+def _print_draws(metrics: EvaluationRecord) -> None:
+    """Print the scores of draws, their reliability and noise correlations, and their ranks."""
+    from msgspec import UNSET
+
+    draws = metrics.draws
+    print("\nDraws against held-out trials (N: normal noise of constant variance)")
+    scores = {label: s for key, label in DRAWS.items() if (s := draws.get(key)) is not None}
+    shown = _with_values(_DISTRIBUTIONS, scores)
+    rows = [("score", "draws", "95 % CI", *shown.values())]
+    for label, score in scores.items():
+        write = partial(cell, digits=2) if label == DRAWS["energy_score"] else cell
+        low, high = score.get("ci") or (None, None)
+        cells = (write(score.get(key)) for key in shown)
+        rows.append((label, write(score.model), interval(low, high, write), *cells))
+    print_columns(rows, n_left=1)
+    print(
+        f"ranks of held-out trials among draws  {bars(draws.pit_histogram.model)}  (flat is best)"
+    )
+    for line in reliability_lines(metrics):
+        print(line)
+    noise = draws.noise_correlation
+    if noise is not UNSET:
+        print(f"noise correlations: r {cell(noise.model)} (ceiling {cell(noise.ceiling)})")
+
+
+def reliability_lines(metrics: EvaluationRecord) -> list[str]:
+    """How reliable draws are beside recordings: correlation, slope and ratio, always together."""
+    found = {
+        label: score
+        for key, label in RELIABILITY.items()
+        if (score := metrics.draws.get(key)) is not None
+    }
+    if not found:
+        return []
+
+    def listed(values: Mapping[str, Number]) -> str:
+        return ", ".join(f"{label} {cell(value)}" for label, value in values.items())
+
+    return [
+        f"reliability (ncsnr): {listed({k: s.model for k, s in found.items()})}",
+        f"   of test trials:   {listed({k: s.test_trials for k, s in found.items()})}",
+    ]
+
+
+def _print_retrieval(metrics: EvaluationRecord) -> None:
+    """Print what each decoder retrieves, where folds hold images to choose from."""
+    from msgspec import UNSET
+
+    found = metrics.retrieval
+    if found is UNSET:
+        return
+    decoders = {name: found.get(name) for name in ("brainvae", "linear_decoder")}
+    columns = ("raw", "syn", "draw", "mean_pattern", "shuffled")
+    print(f"\nTop-1 retrieval among {found.n_candidates} images (chance {found.chance:.3f})")
+    rows: list[tuple[str, ...]] = [
+        ("decoder", "recorded", "predicted", "drawn", "mean pat.", "shuffled")
+    ]
+    rows += [
+        (name.replace("_", " "), *(cell(scores.get(k)) for k in columns))
+        for name, scores in decoders.items()
+        if scores is not None
+    ]
+    print_columns(rows, n_left=1)
+
+
+def print_paper(result: EvaluateResult) -> None:
+    """Print the published table's columns, the mean pattern's row beside the model's."""
+    from msgspec import UNSET
+
+    from synbrain_cli.config import trials_name
+
+    table = result.paper_table()
+    digits = {"Incep": 1, "CLIP": 1, "Raw": 1, "Syn": 1}
+    rows = [tuple(table.columns)]
+    for row in table.to_dict("records"):
+        cells = (cell(row[k], digits.get(k, 3)) for k in table.columns[1:])
+        rows.append((row["row"], *cells))
+    print_columns(rows, n_left=1)
+    trials = trials_name(result.metrics.averaged_over)
+    scale = (
+        "MSE in (betas / 2000)²"
+        if table["MSE"].notna().any()
+        else (f"MSE has no published scale in {result.metrics.recorded_unit}")
+    )
+    retrieval = result.metrics.retrieval
+    among = "" if retrieval is UNSET else f"among {retrieval.n_candidates} images "
+    print(
+        f"\n{scale}; r and cos across voxels of {trials}; Raw and Syn: top-1 % "
+        f"{among}by BrainVAE's latent. Incep, CLIP, "
+        "Eff and SwAV need images decoded by MindEye2 and are not computed. A constant "
+        "scores the mean pattern's row: judge by `synbrain evaluate` without --paper."
+    )
