@@ -89,6 +89,8 @@ def _heading(metrics: EvaluationRecord) -> str:
 
 def _print_responses(metrics: EvaluationRecord) -> None:
     """Print the scores of predicted responses; a question mark follows those that mean nothing."""
+    from msgspec import UNSET
+
     scores = {
         label + (" ?" if key in metrics.doubtful else ""): score
         for key, label in RESPONSES.items()
@@ -101,6 +103,9 @@ def _print_responses(metrics: EvaluationRecord) -> None:
         for label, score in scores.items()
     ]
     print_columns(rows, n_left=1)
+    pattern = metrics.overall.pattern_correlation
+    if pattern is not UNSET and pattern.get("recording") is not None:
+        print(f"pattern r of another recording of the image: {cell(pattern.get('recording'))}")
     if metrics.doubtful:
         print("? means nothing: see the notes")
 

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 from msgspec import UNSET
+from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.brain import Brain
@@ -213,11 +214,10 @@ class ResponseScorer:
             ("cosine", cosine_similarity),
         ):
             values = {k: np.bincount(rows, function(true, p)) / counts for k, p in found.items()}
-            scores[score] = _score(
-                {k: float(known_mean(v)) for k, v in values.items()},
-                _repeat_ceiling(function, true, rows),
-                self.bootstrap.limits_of_mean(values["model"]),
-            )
+            means = {k: float(known_mean(v)) for k, v in values.items()}
+            interval = self.bootstrap.limits_of_mean(values["model"])
+            recording = _other_recording(function, true, rows)
+            scores[score] = replace(_score(means, None, interval), recording=recording)
         return scores
 
     def _identification(
@@ -338,13 +338,12 @@ def _recorded_scale(brain: Brain, test: TestSet) -> tuple[Array, Array]:
     return test.subject.session_scale(test.session)
 
 
-def _repeat_ceiling(
+def _other_recording(
     function: Callable[[Array, Array], Array], trials: Array, rows: NDArray[np.integer]
 ) -> float | None:
     """Score of the average of an image's other trials as a prediction of a trial.
 
-    A reference, not an upper bound: what another recording of the same image, averaged over one
-    repeat less, achieves. None without repeats.
+    None without repeats.
     """
     values = []
     for image in np.unique(rows):

@@ -32,6 +32,7 @@ def scores_table(metrics: EvaluationRecord) -> pd.DataFrame:
                         "ci_high": high,
                         **{name: values.get(name) for name in BASELINES},
                         "ceiling": values.ceiling,
+                        "recording": values.get("recording"),
                     }
                 )
     return pd.DataFrame(rows)

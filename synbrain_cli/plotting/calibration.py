@@ -115,8 +115,8 @@ def _coverage(axes: Axes, draws: DrawScores) -> None:
 
 
 def _reliability(axes: Axes, draws: DrawScores, voxels: pd.DataFrame) -> None:
-    slope, correlation = draws.ncsnr_slope, draws.ncsnr_correlation
-    if "ncsnr_of_draws" not in voxels or slope is UNSET or correlation is UNSET:
+    slope, correlation, ratio = draws.ncsnr_slope, draws.ncsnr_correlation, draws.ncsnr_median_ratio
+    if "ncsnr_of_draws" not in voxels or UNSET in (slope, correlation, ratio):
         axes.text(
             0.5, 0.5, "no repeats: no ncsnr", ha="center", va="center", transform=axes.transAxes
         )
@@ -137,7 +137,7 @@ def _reliability(axes: Axes, draws: DrawScores, voxels: pd.DataFrame) -> None:
         xlabel="ncsnr recorded",
         ylabel="ncsnr of draws",
         title=f"Reliability by voxel: r {_number(correlation.model, 3)}, "
-        f"slope {_number(slope.model, 2)}",
+        f"slope {_number(slope.model, 2)}, median ratio {_number(ratio.model, 2)}",
         xlim=(0, top),
         ylim=(0, top),
     )

@@ -315,10 +315,13 @@ def test_a_perfect_model_reaches_the_ceiling(perfect):
     assert scores["n_way_identification"]["model"] > 0.95
     # The truth predicts a trial better than two other trials do, by every score of patterns.
     for score in ("pattern_correlation", "cosine"):
-        assert scores[score]["model"] > scores[score]["ceiling"] > scores[score]["mean_pattern"]
+        another = scores[score]["recording"]
+        assert scores[score]["model"] > another > scores[score]["mean_pattern"]
+        assert scores[score]["ceiling"] is None
     # Noise of deviation 1, in a unit of which it is 3.
     assert scores["mse"]["model"] == pytest.approx(9, rel=0.02)
-    assert scores["mse"]["ceiling"] == pytest.approx(9 * 1.5, rel=0.02)
+    assert scores["mse"]["recording"] == pytest.approx(9 * 1.5, rel=0.02)
+    assert scores["mse"]["ceiling"] is None
 
 
 def test_what_exceeds_the_ceiling_is_not_clipped(perfect):
@@ -626,6 +629,7 @@ def test_without_repeats_there_is_no_ceiling_and_the_notes_say_so(scored_once):
     assert overall["voxelwise_correlation"]["linear"] > 0.3
     for score, values in overall.items():
         assert values["ceiling"] is None, score
+        assert values.get("recording") is None, score
         assert all(math.isfinite(number) for number in numbers(values)), score
     assert set(metrics["roi"]) == {"MT"}
     assert metrics["n_reliable_voxels"] == 0

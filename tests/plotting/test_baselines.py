@@ -185,7 +185,8 @@ def calibration():
     }
     for score in ("variance_ratio", "variance_ratio_median_voxel"):
         draws[score] = {name: 0.95 - 0.15 * k for k, name in enumerate(names)}
-    draws["ncsnr_correlation"], draws["ncsnr_slope"] = {"model": 0.9}, {"model": 0.8}
+    for score, value in (("correlation", 0.9), ("slope", 0.8), ("median_ratio", 0.85)):
+        draws[f"ncsnr_{score}"] = {"model": value}
     ncsnr = np.linspace(0.05, 1, 300)
     voxels = pd.DataFrame(
         {

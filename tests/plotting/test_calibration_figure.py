@@ -47,6 +47,7 @@ def evaluation(*, simulated=True, latent=True, repeats=True):
         voxels["ncsnr_of_draws"] = 0.8 * voxels["ncsnr"]
         draws["ncsnr_correlation"] = {"model": 0.987, "test_trials": 1.0}
         draws["ncsnr_slope"] = {"model": 0.81, "test_trials": 1.0}
+        draws["ncsnr_median_ratio"] = {"model": 0.8, "test_trials": 1.0}
     metrics = {
         "model": "sub-09",
         "simulated": simulated,
@@ -126,7 +127,7 @@ def test_reliability_by_voxel():
     np.testing.assert_array_equal(points.get_xdata(), voxels["ncsnr"])
     np.testing.assert_array_equal(points.get_ydata(), voxels["ncsnr_of_draws"])
     assert "0.987" in axes.get_title()
-    assert "0.81" in axes.get_title()
+    assert "slope 0.81, median ratio 0.80" in axes.get_title()
     assert axes.get_xlim() == axes.get_ylim()
     assert axes.get_xlim()[1] >= voxels["ncsnr"].max()
 

@@ -37,6 +37,10 @@ class ResponseScore(Result, frozen=True, kw_only=True):
         ``deep`` is absent where the model has no networks, ``transfer`` where it was not adapted.
     ceiling : float or None
         Best expected value; None where no ceiling is defined or known.
+    recording : float or None
+        Score of another recording: of the average of an image's other repeats, as a prediction of
+        each trial. A reference, not an upper bound: it is as noisy as those repeats, and models may
+        exceed it. Only for scores of single trials, which have no ceiling.
     ci : pair of float or None
         95 % interval of ``model`` over images.
     n_candidates : int
@@ -50,6 +54,7 @@ class ResponseScore(Result, frozen=True, kw_only=True):
     mean_pattern: Number
     shuffled: Number
     ceiling: Number
+    recording: Number | Absent = UNSET
     ci: Interval
     n_candidates: int | Absent = UNSET
 

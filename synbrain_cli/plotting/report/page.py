@@ -170,6 +170,23 @@ class Section:
 
 
 @dataclass(frozen=True)
+class KeyNumber:
+    """A number that matters: what it is, and beside what it is to be read."""
+
+    label: str
+    value: str
+    beside: str
+
+
+@dataclass(frozen=True)
+class KeyNumbers:
+    """The box of the numbers that matter, above the contents."""
+
+    title: str
+    numbers: list[KeyNumber]
+
+
+@dataclass(frozen=True)
 class Page:
     """The report. Its warning is above everything else, on the screen and in print."""
 
@@ -178,6 +195,7 @@ class Page:
     warning: str | None
     sections: list[Section]
     footer: str
+    key_numbers: KeyNumbers | None = None
 
 
 def render(page: Page) -> str:
@@ -201,6 +219,14 @@ def render(page: Page) -> str:
     True
     """
     return _environment().get_template("report.html.jinja").render(page=page, band=NOTE_BACKGROUND)
+
+
+def number_text(value: float | None) -> str:
+    """Return a number as tables print it, with three digits after the point, fewer above 10."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
+    return f"{round(value, digits) + 0:.{digits}f}".replace("-", "−")
 
 
 def listed(names: Sequence[str], n: int = 12) -> str:

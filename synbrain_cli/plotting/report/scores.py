@@ -5,12 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-import numpy as np
 from msgspec import UNSET
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.config import trials_name
-from synbrain_cli.io.results.evaluation import ResponseScore
+from synbrain_cli.io.results.evaluation import ResponseScore, ResponseScores
 from synbrain_cli.io.results.record import Result
 from synbrain_cli.plotting.accuracy import accuracy_figure
 from synbrain_cli.plotting.calibration import plot_calibration
@@ -24,6 +23,7 @@ from synbrain_cli.plotting.report.page import (
     Table,
     Text,
     figure_png,
+    number_text,
 )
 from synbrain_cli.plotting.sources.evaluation import Evaluation
 
@@ -49,6 +49,7 @@ _DRAWS = {
     "variance_ratio": "variance / variance of recorded trials",
     "ncsnr_correlation": "reliability by voxel (ncsnr): r",
     "ncsnr_slope": "reliability by voxel (ncsnr): slope",
+    "ncsnr_median_ratio": "reliability by voxel (ncsnr): median ratio",
     "noise_correlation": "noise correlations: r",
 }
 _DISTRIBUTIONS = ("model", "linear", "mean_pattern", "latent_nf1")
@@ -108,6 +109,7 @@ def accuracy_section(brain: Brain, evaluation: Evaluation, pictures: MapPictures
                 for score, label in _SCORES.items()
             },
             "score",
+            _note_on_patterns(metrics.overall),
         ),
         Picture(
             figure_png(accuracy_figure(brain, evaluation)),
@@ -139,18 +141,33 @@ def accuracy_section(brain: Brain, evaluation: Evaluation, pictures: MapPictures
     )
 
 
-def _scores(caption: str, scores: Mapping[str, ResponseScore | None], what: str) -> Table:
+def _note_on_patterns(overall: ResponseScores) -> str | None:
+    """Say what another recording scores where scores of single trials have no ceiling."""
+    values = overall.get("pattern_correlation")
+    if values is None or values.get("recording") is None:
+        return None
+    return (
+        "Correlation over voxels has no ceiling. Another recording (the average of the other "
+        "repeats of the image, which is as noisy as these) correlates with a trial by "
+        f"{number_text(values.recording)}; a prediction without noise may exceed that."
+    )
+
+
+def _scores(
+    caption: str, scores: Mapping[str, ResponseScore | None], what: str, note: str | None = None
+) -> Table:
     rows = []
     for label, values in scores.items():
         if values is not None:
             low, high = values.ci
-            interval = "" if low is None else f" ({_number(low)} to {_number(high)})"
-            baselines = (_number(values.get(name)) for name in _BASELINES)
-            rows.append([label, _number(values.model) + interval, *baselines])
+            interval = "" if low is None else f" ({number_text(low)} to {number_text(high)})"
+            baselines = (number_text(values.get(name)) for name in _BASELINES)
+            rows.append([label, number_text(values.model) + interval, *baselines])
     return Table(
         caption,
         [what, "model (95 % CI)", "linear encoder", "mean pattern", "shuffled images", "ceiling"],
         rows,
+        note,
     )
 
 
@@ -161,8 +178,8 @@ def calibration_section(evaluation: Evaluation) -> Section:
     rows = [
         [
             label,
-            *(_number(values.get(name)) for name in _DISTRIBUTIONS),
-            _number(_reference(score, values)),
+            *(number_text(values.get(name)) for name in _DISTRIBUTIONS),
+            number_text(_reference(score, values)),
         ]
         for score, label in _DRAWS.items()
         if (values := metrics.draws.get(score)) is not None
@@ -201,10 +218,3 @@ def _reference(score: str, values: Result) -> float | None:
         return int(score.removeprefix("coverage_").removesuffix("_region_means")) / 100
     names = ("nominal", "ceiling", "test_trials")
     return next((best for name in names if (best := values.get(name)) is not None), None)
-
-
-def _number(value: float | None) -> str:
-    if value is None or not np.isfinite(value):
-        return "–"
-    digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
-    return f"{round(value, digits) + 0:.{digits}f}".replace("-", "−")
