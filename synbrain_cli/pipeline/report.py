@@ -9,13 +9,14 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic, versions
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.paths import require_output_file
+from synbrain_cli.plotting.report.key_numbers import key_numbers
 from synbrain_cli.plotting.report.map_pictures import MapPictures
 from synbrain_cli.plotting.report.model import (
     adaptation_section,
     provenance_section,
     settings_section,
 )
-from synbrain_cli.plotting.report.page import Page, Section, render
+from synbrain_cli.plotting.report.page import KeyNumbers, Page, Section, render
 from synbrain_cli.plotting.report.recordings import recordings_section
 from synbrain_cli.plotting.report.responses import responses_section
 from synbrain_cli.plotting.report.scores import (
@@ -91,11 +92,12 @@ def report(
         sections.append(provenance_section(brain, responses, evaluated))
         bar()
     with atomic(file) as temporary:
-        temporary.write_text(render(_page(brain, sections)), encoding="utf-8")
+        numbers = key_numbers(evaluated.metrics) if evaluated else None
+        temporary.write_text(render(_page(brain, sections, numbers)), encoding="utf-8")
     return file
 
 
-def _page(brain: Brain, sections: list[Section]) -> Page:
+def _page(brain: Brain, sections: list[Section], numbers: KeyNumbers | None) -> Page:
     warning = (
         "Simulated subject: the responses this model was trained and tested on are made up; no "
         "number here is a finding about a brain."
@@ -107,6 +109,7 @@ def _page(brain: Brain, sections: list[Section]) -> Page:
         warning=warning if brain.simulated else None,
         sections=[section for section in sections if section.blocks],
         footer=f"synbrain {versions()['synbrain']} · model {brain.config.fingerprint}",
+        key_numbers=numbers,
     )
 
 

@@ -11,6 +11,8 @@ import chromium
 import numpy as np
 import pytest
 from conftest import QUIET
+from msgspec import UNSET
+from msgspec.structs import replace
 from PIL import Image
 from sealing import reseal_bundle
 
@@ -20,11 +22,13 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.io.bundle import fingerprint
+from synbrain_cli.io.results.evaluation import read_evaluation
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.report import report
 from synbrain_cli.pipeline.synthesize import synthesize
-from synbrain_cli.plotting.report.page import figure_png
+from synbrain_cli.plotting.report.key_numbers import key_numbers
+from synbrain_cli.plotting.report.page import figure_png, number_text
 from synbrain_cli.plotting.sources.responses import Responses
 from synbrain_cli.run import RunContext
 
@@ -102,6 +106,56 @@ def test_everything_is_told(page, workspace):
     commands = re.findall(r"<pre><code>(.*?)</code></pre>", page, re.DOTALL)
     repeat = "synbrain plot report --model sub-01"
     assert [text(command).strip() for command in commands] == [SYNTHESIZE, EVALUATE, repeat]
+
+
+def test_the_numbers_that_matter_stand_at_the_head(page, workspace):
+    metrics = json.loads((workspace.outputs / "sub-01_evaluation/metrics.json").read_text())
+    box = re.search(r'<aside class="key".*?</aside>', page, re.DOTALL)
+    assert box.start() < page.index("<nav")
+    numbers = [text(item) for item in re.findall(r"<li>.*?</li>", box[0], re.DOTALL)]
+    overall, draws = metrics["overall"], metrics["draws"]
+    expected = [
+        overall["voxelwise_correlation"],
+        overall["noise_normalised_r2"],
+        overall["two_way_identification"],
+        draws["coverage_90"],
+        draws["ncsnr_median_ratio"],
+    ]
+    assert len(numbers) == 5
+    for said, score in zip(numbers, expected, strict=True):
+        assert said.split()[0] == number_text(score["model"])
+    assert f"ceiling {number_text(expected[0]['ceiling'])}" in numbers[0]
+    for word, score in (("r", "ncsnr_correlation"), ("slope", "ncsnr_slope")):
+        for who in ("model", "test_trials"):
+            assert f"{word} {number_text(draws[score][who])}" in numbers[4]
+
+
+def test_numbers_that_the_data_do_not_have_are_replaced_or_left_out(workspace):
+    metrics = read_evaluation(workspace.outputs / "sub-01_evaluation")
+    without = replace(
+        metrics,
+        overall=replace(metrics.overall, noise_normalised_r2=UNSET, two_way_identification=UNSET),
+        draws=replace(metrics.draws, ncsnr_median_ratio=UNSET, coverage_90_region_means=UNSET),
+        doubtful={"skill": "few images"},
+    )
+    first, second, third, fourth = key_numbers(without).numbers
+    assert first.value == number_text(metrics.overall.voxelwise_correlation.model)
+    assert second.label.startswith("skill")
+    assert second.beside.startswith("means nothing here")
+    assert third.value == number_text(metrics.draws.coverage_90.model)
+    assert "region" not in third.beside
+    assert fourth.value == number_text(metrics.draws.variance_ratio.model)
+
+
+def test_the_table_leaves_the_ceiling_of_patterns_empty_and_names_what_stands_for_it(
+    page, workspace
+):
+    metrics = json.loads((workspace.outputs / "sub-01_evaluation/metrics.json").read_text())
+    score = metrics["overall"]["pattern_correlation"]
+    row = re.search(r"<tr>\s*<th[^>]*>correlation over voxels.*?</tr>", page, re.DOTALL)[0]
+    assert text(row).split()[-1] == "–"
+    assert f"correlates with a trial by {number_text(score['recording'])}" in text(page)
+    assert "reliability by voxel (ncsnr): median ratio" in text(page)
 
 
 def test_nothing_private_or_dangerous_is_in_it(page, workspace):

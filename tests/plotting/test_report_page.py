@@ -21,6 +21,8 @@ from synbrain_cli.plotting.report.page import (
     Command,
     Facts,
     Gallery,
+    KeyNumber,
+    KeyNumbers,
     Live,
     Page,
     Picture,
@@ -103,7 +105,8 @@ def whole():
         Section("Accuracy", "", [wide_table(30), Text("These are made up.")]),
         Section("Repeat it", "", [Command(COMMAND), Command("synbrain --help")]),
     ]
-    return small_page(sections=sections)
+    numbers = [KeyNumber(f"a score {k}", f"0.{k}23", f"beside {EVIL} {k}") for k in range(5)]
+    return small_page(sections=sections, key_numbers=KeyNumbers("In brief", numbers))
 
 
 @pytest.fixture(scope="module")
