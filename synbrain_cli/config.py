@@ -465,8 +465,8 @@ PRESETS = {
     preset.name: preset
     for preset in (
         # For the CPU of a laptop and simulated subjects (under 1,000 voxels); ours. The response
-        # loss has the largest weight, because a training of one minute learns the amplitudes and
-        # the detail of V1 from it.
+        # loss has the largest weight, because so short a training learns the amplitudes and the
+        # detail of V1 from it.
         Preset(
             "tiny",
             vae=VAEConfig(
@@ -484,7 +484,7 @@ PRESETS = {
             adapt_mapper_stage=StageConfig(8, 24, 1e-3, 0.0, warmup_steps=20, ema_decay=0.99),
             loss=LossConfig(kl=0.5, clip=1.0, response=20.0),
         ),
-        # For one consumer GPU, or half an hour of training on a CPU; ours.
+        # For one consumer GPU; on a CPU, hours for a subject of NSD's size; ours.
         Preset(
             "small",
             vae=VAEConfig(

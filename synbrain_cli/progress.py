@@ -1,19 +1,29 @@
-"""Progress of a command while it works: a progress bar on a terminal, plain lines elsewhere."""
+"""Progress of a command: a bar on a terminal, plain lines in a file, with the time left."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from synbrain_cli.text import one_line
+from synbrain_cli.text import duration, one_line
+
+EVERY = 10.0  # seconds between two plain lines, at least
+MOST_LINES = 50  # of a task, about, however long it takes
+LONGEST_SILENCE = 300.0  # seconds between two plain lines, at most
+LONG = 600.0  # seconds from which on what a task takes is said, with the shorter alternative
 
 
 @dataclass
 class Bar:
     """Progress of one long task. A call adds one to the count; `to` sets the count.
+
+    The time left is that of the items left at the pace of those done since the first, which may
+    include what is done once (compilation, reading).
 
     Attributes
     ----------
@@ -27,8 +37,8 @@ class Bar:
         Whether nothing is printed.
     unit : str
         Unit of the count; "B" for bytes.
-    every : float
-        Seconds between two plain lines, at least.
+    shorter : str
+        What takes less time, said once where the task takes more than `LONG` seconds.
     """
 
     title: str
@@ -36,9 +46,11 @@ class Bar:
     done: int
     quiet: bool
     unit: str = "it"
-    every: float = 10.0
-    _bar: object = None
-    _printed: float = field(default_factory=time.monotonic)
+    shorter: str = ""
+    _bar: Any = None
+    _first: tuple[int, float] | None = None  # count and time after the first item
+    _printed: float = field(default_factory=lambda: time.monotonic())
+    _announced: bool = False
 
     def __call__(self, message: str = "") -> None:
         """Add one to the count, and show a message beside it."""
@@ -49,18 +61,51 @@ class Bar:
         self.done, self.total = done, total or self.total
         if self.quiet:
             return
+        now = time.monotonic()
+        self._first = self._first or (done, now)
+        left = self._left(now)
         if self._bar is not None:
             self._bar.total = self.total
             self._bar.set_postfix_str(one_line(message), refresh=False)
             self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._printed > self.every:
-            self._printed = time.monotonic()
+        if left is not None and not self._announced and now - self._first[1] > EVERY:
+            self._announced = True
+            self._announce(now - self._first[1] + left)
+        if self._bar is None and now - self._printed > self._silence(now, left):
+            self._printed = now
             of = f" of {self._count(self.total)}" if self.total else ""
-            line = f"{self.title}: {self._count(done)}{of}{'  ' + message if message else ''}"
-            print(one_line(line), file=sys.stderr)
+            remains = f", {duration(left)} left" if left is not None else ""
+            line = f"{self.title}: {self._count(done)}{of}{remains}"
+            _print(f"{line}{'  ' + message if message else ''}")
+
+    def _left(self, now: float) -> float | None:
+        """Seconds that the items left will take; None where that is not known."""
+        if self._first is None or not self.total:
+            return None
+        done, elapsed = self.done - self._first[0], now - self._first[1]
+        if done < 1 or elapsed <= 0:
+            return None
+        return elapsed / done * (self.total - self.done)
+
+    def _silence(self, now: float, left: float | None) -> float:
+        """Seconds after which the next plain line is due: some `MOST_LINES` lines in all."""
+        assert self._first is not None
+        whole = now - self._first[1] + (left or 0)
+        return min(max(EVERY, whole / MOST_LINES), LONGEST_SILENCE)
+
+    def _announce(self, seconds: float) -> None:
+        """Say what a long task takes in all, and what would take less."""
+        if seconds < LONG:
+            return
+        instead = f"; shorter: {self.shorter}" if self.shorter else ""
+        line = f"{self.title}: takes about {duration(seconds)}{instead}"
+        if self._bar is not None:
+            self._bar.write(one_line(line), file=sys.stderr)
+        else:
+            _print(line)
 
     def _count(self, n: int) -> str:
-        return f"{n / 1e9:.2f} GB" if self.unit == "B" else str(n)
+        return f"{n / 1e9:.2f} GB" if self.unit == "B" else f"{n:,}"
 
 
 @dataclass
@@ -78,11 +123,16 @@ class Progress:
     def info(self, message: str) -> None:
         """Print one line."""
         if not self.quiet:
-            print(one_line(message), file=sys.stderr, flush=True)
+            _print(message)
 
     @contextlib.contextmanager
     def bar(
-        self, title: str, total: int | None = None, done: int = 0, unit: str = "it"
+        self,
+        title: str,
+        total: int | None = None,
+        done: int = 0,
+        unit: str = "it",
+        shorter: str = "",
     ) -> Iterator[Bar]:
         """Show progress while the block runs.
 
@@ -96,12 +146,14 @@ class Progress:
             Number of items that were finished before.
         unit : str
             Unit of the count; "B" for bytes.
+        shorter : str
+            What takes less time, for tasks that may take long.
 
         Yields
         ------
         Bar
         """
-        bar = Bar(title, total, done, self.quiet, unit)
+        bar = Bar(title, total, done, self.quiet, unit, shorter)
         if sys.stderr.isatty() and not self.quiet:
             from tqdm import tqdm
 
@@ -118,3 +170,38 @@ class Progress:
                 yield bar
             return
         yield bar
+
+    @contextlib.contextmanager
+    def stage(self, title: str) -> Iterator[None]:
+        """Name a task that has no countable parts, and say how long it has taken while it runs.
+
+        Parameters
+        ----------
+        title : str
+            Name of the task; printed at its beginning.
+        """
+        self.info(title)
+        if self.quiet:
+            yield
+            return
+        ended = threading.Event()
+        clock = threading.Thread(target=_say_elapsed, args=(title, ended), daemon=True)
+        clock.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            clock.join()
+
+
+def _say_elapsed(title: str, ended: threading.Event) -> None:
+    """Print the time since the beginning every `EVERY` seconds, less often as time goes by."""
+    start, silence = time.monotonic(), EVERY
+    while not ended.wait(silence):
+        elapsed = time.monotonic() - start
+        _print(f"{title}: {duration(elapsed)} so far")
+        silence = min(max(EVERY, elapsed / 5), LONGEST_SILENCE)
+
+
+def _print(line: str) -> None:
+    print(one_line(line), file=sys.stderr, flush=True)

@@ -38,6 +38,21 @@ def shortened(text: str, longest: int = 1200) -> str:
     return f"{text[: longest - end - 3]} … {text[-end:]}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time as people say it, rounded to what matters.
+
+    >>> duration(42.4), duration(95), duration(17_000)
+    ('42 s', '1 min 35 s', '4 h 43 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(whole / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def is_text(text: str) -> bool:
     """Return whether text can be written in UTF-8: not so where a file's name could not be read."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -33,6 +33,11 @@ class Listening(Progress):
 
     @contextlib.contextmanager
     def bar(
-        self, title: str, total: int | None = None, done: int = 0, unit: str = "it"
+        self,
+        title: str,
+        total: int | None = None,
+        done: int = 0,
+        unit: str = "it",
+        shorter: str = "",
     ) -> Iterator[Bar]:
-        yield WatchedBar(title, total, done, self.quiet, unit, watch=self.watch)
+        yield WatchedBar(title, total, done, self.quiet, unit, shorter, watch=self.watch)

@@ -57,8 +57,8 @@ SourceOption = Annotated[
 StrategyOption = Annotated[
     Strategy,
     typer.Option(
-        help="source-map takes seconds; fine-tuning is the published recipe; auto: the best on "
-        "the validation images of the given hours."
+        help="source-map trains no networks; fine-tuning is the published recipe; auto: the best "
+        "on the validation images of the given hours."
     ),
 ]
 

@@ -168,7 +168,7 @@ def prepare_subject(
             betas = read_session(paths, inside, voxel_space)
             writer.write_session(session, betas, str(paths[0]))
 
-        with progress.bar(f"subject {subject}: sessions") as bar:
+        with progress.bar(f"subject {subject}: sessions", shorter="fewer --sessions") as bar:
             in_parallel(read, sessions, writer.done, workers, bar.to)
         voxels, reliability = add_ncsnr(voxels, writer)
         progress.info(f"subject {subject}: {describe_ncsnr(reliability)}")

@@ -90,7 +90,8 @@ def calibrate(
         Its seed and progress are used.
     """
     scoring = _Scoring(brain, test, predictions, settings, run.seed)
-    with run.progress.bar("scoring draws", test.n_images) as bar:
+    shorter = "--draws 50" + (" --no-latent" if settings.latent else "")
+    with run.progress.bar("scoring draws", test.n_images, shorter=shorter) as bar:
         for image in range(test.n_images):
             scoring.add(image)
             bar.to(image + 1, test.n_images)

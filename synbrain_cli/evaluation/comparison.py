@@ -357,7 +357,9 @@ def coverage_of_row(
     # A generator per row: its score does not depend on the other rows.
     generator = np.random.default_rng([run.seed, 2])
     inside = np.empty(test.n_images)
-    with run.progress.bar(f"draws of {row.name}", test.n_images) as bar:
+    with run.progress.bar(
+        f"draws of {row.name}", test.n_images, shorter="--draws 50, or fewer models"
+    ) as bar:
         for image, digest in enumerate(test.digests):
             draws = row.brain.draw_around(means[image], digest, drawing, row.readout)
             rank = pit(trials[test.image_index == image], draws, generator)

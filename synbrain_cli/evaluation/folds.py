@@ -390,7 +390,9 @@ class Folds:
         """
         parts = self.test.parts
         paths = [work.recovery / f"fold-{k + 1}.safetensors" for k in range(len(parts))]
-        with run.progress.bar("fitting the other folds", len(parts)) as bar:
+        with run.progress.bar(
+            "fitting the other folds", len(parts), shorter="fewer --folds"
+        ) as bar:
             for path, part in zip(paths, parts, strict=True):
                 if not is_kept(path, run.progress.info):
                     meanwhile = path.with_suffix("")

@@ -125,7 +125,8 @@ class ResponseScorer:
 
     def score_all(self, progress: Progress) -> ResponseResults:
         """Score over all voxels, and within each region of 10 voxels or more."""
-        overall = self.score(np.ones(self.test.n_voxels, bool))
+        with progress.stage("scores of predicted responses"):
+            overall = self.score(np.ones(self.test.n_voxels, bool))
         roi = {}
         regions = scored_regions(self.brain)
         with progress.bar("regions", len(regions)) as bar:

@@ -91,6 +91,8 @@ class Stage:
         ``(order, generator) -> batches`` (`synbrain_cli.model.feed.Feed`): for an epoch's items,
         int64 (n_steps, batch_size), and a generator on the run's device, one tuple per step.
         Default: indices of the items and the generator.
+    shorter : str
+        What takes less time, where the stage may take long: options, for progress.
     """
 
     title: str
@@ -102,6 +104,7 @@ class Stage:
     schedule: StageConfig
     seed_offset: int = 0
     feed: Callable[[Tensor, torch.Generator], Iterable[Batch]] = items_and_generator
+    shorter: str = ""
 
 
 def learning_rate(schedule: StageConfig, step: int, n_steps: int) -> float:

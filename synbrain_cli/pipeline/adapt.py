@@ -160,9 +160,9 @@ def adapt(
             "linear": linear_held_out,
             predictor: best.held_out,
         }
-        run.progress.info(f"{name} readout: stacking, unexplained signal, trial noise")
         left_out = best.transfer.left_out if best.transfer else None
-        fitted = fit_distribution(examples, held_out, run.seed, left_out)
+        with run.progress.stage(f"{name} readout: stacking, unexplained signal, trial noise"):
+            fitted = fit_distribution(examples, held_out, run.seed, left_out)
 
         # Write the bundle
         trials = subject.trials[within & (subject.trials["split"] != "test").to_numpy()]

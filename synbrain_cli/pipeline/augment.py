@@ -235,7 +235,7 @@ def _fit_decoders(
 ) -> list[FittedDecoder]:
     """Fit all decoders, or take them from the interrupted run."""
     fitted = []
-    with run.progress.bar("decoders", len(plans)) as bar:
+    with run.progress.bar("decoders", len(plans), shorter="fewer --amounts") as bar:
         for plan in plans:
             compute = partial(fit_planned, plan, task, responses, run.seed)
             fitted.append(work.once(plan.name, FittedDecoder, compute))

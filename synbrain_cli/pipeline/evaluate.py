@@ -139,12 +139,12 @@ def evaluate(
         )
         retrieval: RetrievalScores | UnsetType = UNSET
         if test.least_group > 1:
-            run.progress.info("retrieval")
-            retrieval = work.once(
-                "retrieval",
-                RetrievalScores,
-                lambda: retrieve(brain, test, predictions, bootstrap, run.seed),
-            )
+            with run.progress.stage("retrieval"):
+                retrieval = work.once(
+                    "retrieval",
+                    RetrievalScores,
+                    lambda: retrieve(brain, test, predictions, bootstrap, run.seed),
+                )
 
         # Write the results
         notes = [

@@ -34,6 +34,7 @@ ReadImages = Callable[[list[str]], Iterable[np.ndarray]]
 # A store grows: what is there is taken over into the next one.
 TOKENS = FolderKind("image tokens", "", remakes=True)
 BATCHES_PER_ROUND = 16  # of the encoder, in each process: what an interruption may cost
+SHORTER = "a smaller --encoder, or a GPU (--device cuda)"
 READ_TOGETHER = 64  # images that a thread reads at a time
 PICTURE_BYTES = 425 * 425 * 3  # NSD's
 
@@ -244,7 +245,7 @@ def _fill(
 
     parts = [own_rows[i : i + READ_TOGETHER] for i in range(0, len(own_rows), READ_TOGETHER)]
     with (
-        run.progress.bar("image tokens", len(rows), n_done) as bar,
+        run.progress.bar("image tokens", len(rows), n_done, shorter=SHORTER) as bar,
         closing(prefetch(look, parts, READ_TOGETHER * PICTURE_BYTES)) as seen,
         (folder / "tokens.npy").open("r+b") as file,
     ):

@@ -229,7 +229,8 @@ def _score_points(
         return models.score_hours(point.hours, known, with_linear=point.over == "hours")
 
     points = plan_points(models.curve_subject, hours)
-    with models.run.progress.bar(f"models of {models.curve_subject.label}", len(points)) as bar:
+    title = f"models of {models.curve_subject.label}"
+    with models.run.progress.bar(title, len(points), shorter="fewer --hours or --from") as bar:
         for point in points:
             name = f"subject-{number}_{point.over}-{point.amount:g}"
             scores = work.once(name, dict[str, PointScore], partial(score, point))

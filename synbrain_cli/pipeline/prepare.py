@@ -412,9 +412,10 @@ def _download(workspace: Workspace, root: Path, source: NSDSource, progress: Pro
             return
         check_space(files, root, extra=_prepared_bytes(needs))
         source.ask.fetch(nsd_bucket.fetch_table(needs, root), root)
+        n_bytes = sum(file.size for file in files)
         with (
             nsd_bucket.unfinished(root, numbers, source.choice),
-            progress.bar("download", sum(file.size for file in files), unit="B") as bar,
+            progress.bar("download", n_bytes, unit="B", shorter="fewer --sessions") as bar,
         ):
             fetch(bucket, files, root, progress=bar.to)
         progress.info(f"{root}: {len(files)} files downloaded and verified")

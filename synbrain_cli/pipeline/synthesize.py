@@ -177,7 +177,7 @@ def _draw(
     n_done = len(pictures) - sum(map(len, batches))
 
     with (
-        run.progress.bar("drawing", len(pictures), n_done) as bar,
+        run.progress.bar("drawing", len(pictures), n_done, shorter="fewer --samples") as bar,
         writer.opened(work.partial) as write,
         closing(brain.stream(pictures, drawing, own)) as drawn,
         closing(prefetch(write, zip(own, drawn, strict=True), writer.map_bytes)) as written,

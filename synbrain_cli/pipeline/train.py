@@ -168,8 +168,8 @@ def train(
             # Fit the readout
             if networks is not None:
                 held_out["deep"] = predict_held_out(networks, examples)
-            run.progress.info(f"{name} readout: stacking, unexplained signal, trial noise")
-            fitted = fit_distribution(examples, held_out, run.seed)
+            with run.progress.stage(f"{name} readout: stacking, unexplained signal, trial noise"):
+                fitted = fit_distribution(examples, held_out, run.seed)
 
             # Write the bundle
             data, sessions = recorded["data"], subject.sessions
@@ -220,7 +220,16 @@ def _initial_networks(
     mapper = Mapper(mapper_config, torch.Generator().manual_seed(run.seed + 1))
     vae, mapper = vae.to(run.device), mapper.to(run.device)
     parameters = list(mapper.parameters())
-    return UntrainedNetworks(vae, mapper, parameters, _schedules(preset), preset.name, voxel_order)
+    return UntrainedNetworks(
+        vae, mapper, parameters, _schedules(preset), preset.name, voxel_order, _shorter(preset)
+    )
+
+
+def _shorter(preset: Preset) -> str:
+    """Name what takes less time than a preset: smaller ones, and no networks at all."""
+    names = list(PRESETS)
+    smaller = [f"--preset {name}" for name in names[: names.index(preset.name)]]
+    return ", ".join([*smaller, "--model linear (no networks)"])
 
 
 def _announcement(

@@ -45,6 +45,7 @@ def verify_prepared(
     found: dict[str, list[str]] = {}
     for one in (*chosen, *stores):
         name = str(one.folder.relative_to(workspace.prepared))
-        found[name] = one.find_faults()
+        with progress.stage(f"{name}: comparing checksums"):
+            found[name] = one.find_faults()
         progress.info(f"{name}: {f'{len(found[name])} at fault' if found[name] else 'whole'}")
     return found

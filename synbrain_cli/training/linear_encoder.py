@@ -29,8 +29,8 @@ def fit_linear_encoder(examples: Examples, run: RunContext, recovery: Path) -> L
     path = recovery / "linear_training.safetensors"
     if is_kept(path, run.progress.info):
         return LinearEncoder(**load_arrays(path))
-    run.progress.info("linear encoder")
-    linear, _ = fit_linear(examples.tokens, examples.averages, np.random.default_rng(run.seed))
+    with run.progress.stage("linear encoder"):
+        linear, _ = fit_linear(examples.tokens, examples.averages, np.random.default_rng(run.seed))
     save_arrays(path, vars(linear))
     keep(path)
     return linear

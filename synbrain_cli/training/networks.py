@@ -67,6 +67,8 @@ class UntrainedNetworks:
         Name of the preset that sizes and schedules come from.
     voxel_order : str
         Name of the order along BrainVAE's convolution axis.
+    shorter : str
+        Options that take less time.
     """
 
     vae: BrainVAE
@@ -75,6 +77,7 @@ class UntrainedNetworks:
     schedules: Schedules
     preset: str
     voxel_order: str
+    shorter: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,7 @@ def vae_stage(networks: UntrainedNetworks, examples: SubjectExamples, run: RunCo
         len(train.betas),
         networks.schedules.vae,
         feed=feed,
+        shorter=networks.shorter,
     )
 
 
@@ -249,16 +253,18 @@ def _encode(vae: BrainVAE, examples: Examples, run: RunContext, latents: np.ndar
     first = np.searchsorted(examples.image_index[trials], np.arange(n_images + 1))
     variance = torch.zeros(latents.shape[1:], dtype=torch.float64, device=run.device)
     rank, size = run.processes.rank, run.processes.size
-    for start in range(ENCODED * rank, n_images, ENCODED * size):
-        stop = min(start + ENCODED, n_images)
-        some = trials[first[start] : first[stop]]
-        with _autocast(run):
-            posterior = vae.encode(torch.from_numpy(examples.betas[some]).to(run.device))
-        means = posterior.mean.float().cpu().numpy()
-        repeats = np.diff(first[start : stop + 1])
-        sums = np.add.reduceat(means, first[start:stop] - first[start])
-        latents[start:stop] = sums / repeats[:, None, None]
-        variance += posterior.log_variance.double().exp().sum(0)
+    with run.progress.bar("posterior means", n_images) as bar:
+        for start in range(ENCODED * rank, n_images, ENCODED * size):
+            stop = min(start + ENCODED, n_images)
+            some = trials[first[start] : first[stop]]
+            with _autocast(run):
+                posterior = vae.encode(torch.from_numpy(examples.betas[some]).to(run.device))
+            means = posterior.mean.float().cpu().numpy()
+            repeats = np.diff(first[start : stop + 1])
+            sums = np.add.reduceat(means, first[start:stop] - first[start])
+            latents[start:stop] = sums / repeats[:, None, None]
+            variance += posterior.log_variance.double().exp().sum(0)
+            bar.to(stop, n_images)
     return variance
 
 
@@ -297,6 +303,7 @@ def mapper_stage(
         networks.schedules.mapper,
         seed_offset=MAPPER_SEED,
         feed=feed,
+        shorter=networks.shorter,
     )
 
 

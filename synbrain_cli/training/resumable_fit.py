@@ -68,7 +68,7 @@ def fit_resumably(stage: Stage, run: RunContext, checkpoint: Path) -> StageHisto
         if writer.is_due:
             writer.write(state)
 
-    with progress.bar(stage.title) as bar:
+    with progress.bar(stage.title, shorter=stage.shorter) as bar:
         state = fit(stage, run, state=state, on_epoch=on_epoch, on_step=bar.to)
     if state["epoch"] > writer.epoch:
         writer.write(state)

@@ -230,6 +230,7 @@ def core_stage(network: SharedCore, examples: Sequence[SubjectExamples], run: Ru
         lambda averaged: core_score(averaged, [one.val for one in examples], run.device),
         n_images,
         replace(CORE_STAGE, epochs=epochs),
+        shorter="--strategy source-map",
     )
 
 

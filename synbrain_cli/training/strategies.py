@@ -3,8 +3,8 @@
 ``fine-tuning``   the published recipe (Mai et al. 2025): the networks of another subject, of which
                   the whole BrainVAE and the mapper's MLPs are trained further.
 ``source-map``    closed form: the responses that the models of other subjects predict are the
-                  features of a ridge regression for every voxel. It takes seconds and needs these
-                  models alone.
+                  features of a ridge regression for every voxel. It trains no networks, and needs
+                  these models alone.
 ``shared-core``   an encoder trained on several subjects at once, with a prior over the cortical
                   sheet (`synbrain_cli.model.core`); then a ridge regression as above. It needs
                   their prepared data; the core is trained once for all new subjects.
@@ -190,6 +190,7 @@ def fine_tune(task: AdaptationTask) -> Candidate:
         _schedules(_preset(brain)),
         _preset(brain).name,
         voxel_order,
+        "--strategy shared-core or source-map",
     )
     networks = train_networks(untrained, task.examples, run, task.work)
     return Candidate(predict_held_out(networks, task.examples), networks=networks)
