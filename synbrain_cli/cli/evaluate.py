@@ -79,6 +79,11 @@ def evaluate(
 ) -> None:
     """Score a model and its draws on test images, beside baselines, controls and the ceiling.
 
+    Printed are r (correlation over images, median voxel), r² / NC (share of the noise ceiling,
+    median reliable voxel), skill (share of the mean pattern's squared error removed), pattern r
+    (over voxels, trial by trial), two-way and top-1 identification, RSA and CKA; then what the
+    draws' intervals hold, and how reliable draws are. All scores: metrics.tsv, metrics.json.
+
     Example: synbrain evaluate --subject 1
     """
     from synbrain_cli.brain import load_model
