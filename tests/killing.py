@@ -30,7 +30,7 @@ PRELOADED = (
         f"synbrain_cli.pipeline.{command}"
         for command in ("prepare", "train", "adapt", "synthesize", "evaluate", "report", "plot")
     ),
-    *("synbrain_cli.cli", "torch._dynamo", "himalaya.kernel_ridge", "himalaya.ridge"),
+    *("synbrain_cli.cli", "torch._dynamo"),
     *("nilearn.surface", "sklearn.model_selection", "accelerate"),
 )
 PATIENCE = 240  # seconds that a command may take

@@ -319,5 +319,5 @@ def sha256(path: Path | str) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of synbrain and of the packages on which its results depend."""
-    names = ("synbrain", "torch", "numpy", "nibabel", "nilearn", "open_clip_torch", "himalaya")
+    names = ("synbrain", "torch", "numpy", "nibabel", "nilearn", "open_clip_torch", "scipy")
     return {name: metadata.version(name) for name in names}

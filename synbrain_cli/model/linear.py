@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import eigh
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.model.penalties import TOGETHER, choose_penalties
 from synbrain_cli.model.tokens import StandardTokens
 
 MAX_FEATURES = 16_384  # pooled token features; 9,000 NSD images × these are 590 MB in float32
@@ -98,8 +100,9 @@ def fit_linear(
 ) -> tuple[LinearEncoder, np.ndarray]:
     """Fit the linear encoder, and predict each image by a fit without this image.
 
-    Memory is that of the pooled features (`MAX_FEATURES` an image) and of an image × image matrix:
-    9,000 images of 256 × 1664 tokens take 0.6 + 0.3 GB. One band holds all features: penalties of
+    Memory is that of the pooled features (`MAX_FEATURES` an image, at most) and of their moments, by
+    images or by features, whichever are fewer: 9,000 images of 256 × 1664 tokens take 0.24 GB and,
+    in float64, 0.35 GB. One band holds all features: penalties of
     their own for tokens at several resolutions (himalaya's ``GroupRidgeCV``) predicted no better
     and took nine times as long (docs/evaluation.md).
 
@@ -128,10 +131,10 @@ def fit_ridge(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     r"""Ridge regression, with the penalty of each target chosen by cross-validation over rows.
 
-    The fit is that of himalaya's ``RidgeCV`` on the principal components of the features, which
-    with all components kept is ridge on the features themselves. With the penalty chosen, the
-    prediction of a row by all the others needs no further fit (Allen 1974, *Technometrics* 16:125;
-    Golub, Heath & Wahba 1979, *Technometrics* 21:215):
+    The fit is ridge on the principal components of the features, which with all components kept is
+    ridge on the features themselves; `synbrain_cli.model.penalties` chooses. With the penalty
+    chosen, the prediction of a row by all the others needs no further fit (Allen 1974,
+    *Technometrics* 16:125; Golub, Heath & Wahba 1979, *Technometrics* 21:215):
 
     .. math:: \hat y_i^{(-i)} = y_i - \frac{y_i - \hat y_i}{1 - h_i}, \qquad
         h_i = \frac1n + \sum_j \frac{s_{ij}^2}{\sum_k s_{kj}^2 + \alpha}
@@ -158,36 +161,30 @@ def fit_ridge(
     """
     if not np.ptp(features, axis=0).any():
         return _fit_mean(features, targets)
-    from himalaya.ridge import RidgeCV
-    from sklearn.model_selection import KFold
+    from sklearn.model_selection import KFold  # a second to import, which predictions do without
 
     n_folds = min(n_folds, len(features))
     mean = features.mean(0, dtype=np.float64).astype(np.float32)
     features = features - mean  # not in place: pooling may hand back the caller's own array
-    # Principal components by way of the rows' Gram matrix: n_rows is the smaller side.
-    gram = (features @ features.T).astype(np.float64)
-    values, vectors = np.linalg.eigh(gram)
-    values, vectors = values[::-1], vectors[:, ::-1]
-    n_components = min(MAX_COMPONENTS, int((values > values[0] * 1e-7).sum()))
-    values, vectors = values[:n_components], vectors[:, :n_components]
-    unit = np.sqrt(values.sum() / len(features))  # root mean squared norm of a row
-    scores = (vectors * np.sqrt(values) / unit).astype(np.float32)
-    components = (features.T @ (vectors / np.sqrt(values) / unit).astype(np.float32)).astype(
-        np.float32
-    )
-    folds = KFold(n_folds, shuffle=True, random_state=int(generator.integers(2**31)))
+    powers, vectors, scores, components = _principal_components(features)
+    del features
+    deal = KFold(n_folds, shuffle=True, random_state=int(generator.integers(2**31)))
+    folds = [held_out for _, held_out in deal.split(scores)]
     intercept = targets.mean(0, dtype=np.float64).astype(np.float32)
-    centred = np.asarray(targets - intercept, np.float32)
-    ridge = RidgeCV(alphas=ALPHAS, cv=folds, fit_intercept=False)
-    ridge.fit(scores, centred)
-    coefficients = np.asarray(ridge.coef_, np.float32)
-    alphas = np.asarray(ridge.best_alphas_, np.float64)
+    held_out = np.asarray(targets - intercept, np.float32)  # centred, then residuals, in place
+    best = choose_penalties(scores, held_out, folds, ALPHAS)
+    alphas = ALPHAS[best]
 
-    residual = centred - scores @ coefficients
-    power = values / unit**2
-    for alpha in np.unique(alphas):
-        leverage = 1 / len(features) + vectors**2 @ (power / (power + alpha))
-        residual[:, alphas == alpha] /= np.maximum(1 - leverage, 1e-6)[:, None].astype(np.float32)
+    leverage = 1 / len(scores) + vectors**2 @ (powers[:, None] / (powers[:, None] + ALPHAS))
+    kept = np.maximum(1 - leverage, 1e-6).astype(np.float32)  # (n_rows, n_penalties)
+    coefficients = np.empty((len(powers), targets.shape[1]), np.float32)
+    for start in range(0, targets.shape[1], TOGETHER):
+        some = slice(start, start + TOGETHER)
+        centred = np.ascontiguousarray(held_out[:, some])
+        own = scores.T @ centred / (powers[:, None] + alphas[some]).astype(np.float32)
+        coefficients[:, some] = own
+        residual = (centred - scores @ own) / kept[:, best[some]]
+        held_out[:, some] = targets[:, some] - residual
     fit = {
         "feature_mean": mean,
         "components": components,
@@ -195,7 +192,49 @@ def fit_ridge(
         "intercept": intercept,
         "alphas": alphas.astype(np.float32),
     }
-    return fit, np.asarray(targets - residual, np.float32)
+    return fit, held_out
+
+
+def _principal_components(
+    features: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Principal components of centred features, of the smaller of the two matrices of moments.
+
+    Features are scaled by the root of a row's mean squared norm in the components kept.
+
+    Parameters
+    ----------
+    features : float32 array of shape (n_rows, n_features)
+
+    Returns
+    -------
+    powers : float64 array of shape (n_components,)
+        Sum of squared scores, largest first.
+    vectors : float64 array of shape (n_rows, n_components)
+        Scores of length 1.
+    scores : float32 array of shape (n_rows, n_components)
+    components : float32 array of shape (n_features, n_components)
+        Features → scores.
+    """
+    by_row = len(features) <= features.shape[1]
+    moments = (features @ features.T if by_row else features.T @ features).astype(np.float64)
+    size = len(moments)
+    wanted = (max(size - MAX_COMPONENTS, 0), size - 1)
+    values, vectors = eigh(
+        moments, subset_by_index=wanted, driver="evr", overwrite_a=True, check_finite=False
+    )
+    values, vectors = values[::-1], vectors[:, ::-1]
+    n_components = int((values > values[0] * 1e-7).sum())
+    values, vectors = values[:n_components], vectors[:, :n_components]
+    unit = np.sqrt(values.sum() / len(features))
+    if by_row:
+        scores = (vectors * np.sqrt(values) / unit).astype(np.float32)
+        components = features.T @ (vectors / np.sqrt(values) / unit).astype(np.float32)
+    else:
+        components = (vectors / unit).astype(np.float32)
+        scores = features @ components
+        vectors = scores * (unit / np.sqrt(values))
+    return values / unit**2, vectors, scores, components
 
 
 def _fit_mean(

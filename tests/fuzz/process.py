@@ -99,7 +99,7 @@ PRELOADED = (
         "nilearn.surface",
         "nilearn.datasets",
     ),
-    *("sklearn.model_selection", "himalaya.kernel_ridge", "himalaya.ridge", "torch._dynamo"),
+    *("sklearn.model_selection", "torch._dynamo"),
     *("h5py", "scipy.io", "scipy.spatial", "scipy.stats", "plotly.graph_objects", "accelerate"),
     *("nibabel.freesurfer.mghformat", "nibabel.gifti", "pandas", "open_clip", "boto3"),
 )
