@@ -85,8 +85,9 @@ def main() -> None:
 def fit_designs(brain: Brain, subject, store, seed: int) -> dict[str, Readout]:
     """Every design, on leave-one-out predictions of training and validation images."""
     examples = load_examples(subject, store)
-    trials, index = examples.trials
-    _, left_out = fit_linear(examples.tokens, examples.averages, np.random.default_rng(seed))
+    both = examples.both
+    trials, index = both.betas, both.image_index
+    _, left_out = fit_linear(both.tokens, both.averages, np.random.default_rng(seed))
     ours = brain.distribution.readout.signal.variance
     found = {}
     for name, design in DESIGNS.items():

@@ -249,7 +249,7 @@ def fit_fold(brain: Brain, part: TestSet, recovery: Path) -> FoldFit:
     examples = load_examples(part.subject, part.store)
     run = RunContext(seed, progress=Progress(quiet=True))
     linear = fit_linear_encoder(examples.train, run, recovery)
-    held_out: dict[Predictor, Array] = {"linear": linear.predict(examples.val.tokens)}
+    held_out: dict[Predictor, Array] = {"linear": linear.of_features(examples.val.features)}
     fitted = fit_distribution(examples, held_out, seed)
     distribution = Distribution(
         readout=fitted.readout,

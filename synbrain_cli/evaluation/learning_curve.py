@@ -322,7 +322,7 @@ class HourModels:
         """
         subject, store = self.curve_subject.subject, self.curve_subject.store
         examples = load_examples(subject, store, subject.first_hours(hours))
-        tokens, averages = examples.tokens, examples.averages
+        tokens, averages = examples.both.tokens, examples.both.averages
         scores = {}
         if with_linear:
             encoder, _ = fit_linear(tokens, averages, np.random.default_rng(self.run.seed))

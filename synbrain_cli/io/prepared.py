@@ -50,6 +50,7 @@ from synbrain_cli.io.seal import Checksums, checked_member, find_file_faults, me
 from synbrain_cli.io.voxel_space import VoxelSpace
 from synbrain_cli.io.workfolder import restore_interrupted
 from synbrain_cli.labels import names_subject
+from synbrain_cli.memory import release
 
 Standardization = Literal["session", "train", "none"]
 # Standardisation of betas → their unit.
@@ -445,6 +446,7 @@ class PreparedSubject:
             When one is not finite or, standardised, larger than `LARGEST`.
         """
         betas = np.asarray(self.betas[chosen])
+        release(self.betas)
         is_recorded = self.description.standardization == "none"
         most = np.finfo(np.float32).max if is_recorded else LARGEST
         if betas.size and not (betas.min() >= -most and betas.max() <= most):  # NaN is neither

@@ -24,10 +24,12 @@ from synbrain_cli.errors import DAMAGED, InputError, MissingError, SynbrainError
 from synbrain_cli.io.arrays import map_array
 from synbrain_cli.io.records import read_sealed
 from synbrain_cli.io.tables import read_table
+from synbrain_cli.memory import release
 from synbrain_cli.paths import require_regular_file
 
 ENCODER = "encoder.json"
 COLUMNS = ("image", "pixels", "checksum")
+TOGETHER = 256  # rows after which memory is given back
 EXTRACT_AGAIN = "move the folder away, and run `synbrain prepare` to extract them again"
 
 
@@ -186,11 +188,13 @@ class TokenStore:
     def _changed(self, rows: np.ndarray) -> list[int]:
         """Those of some rows whose checksum is another; they are read one by one, in order."""
         images, digests, checksums = self.images, self.digests, self.checksums
-        return [
-            row
-            for row in rows.tolist()
-            if row_checksum(images[row], digests[row], self.tokens[row]) != checksums[row]
-        ]
+        changed = []
+        for n_read, row in enumerate(rows.tolist(), 1):
+            if row_checksum(images[row], digests[row], self.tokens[row]) != checksums[row]:
+                changed.append(row)
+            if n_read % TOGETHER == 0:
+                release(self.tokens)
+        return changed
 
     def find_faults(self) -> list[str]:
         """Compare every row with its checksum, and the files with each other; a line per fault."""

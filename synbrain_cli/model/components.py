@@ -26,8 +26,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from scipy.stats import chi2, t
 
+from synbrain_cli.model.covariance import Term
+
+VOXELS = 256  # whose sums are taken together
 ENOUGH = 10  # repeated images from which on each voxel has its own estimates (ours)
 
 
@@ -66,61 +71,159 @@ class Separation:
         return self.repeated >= ENOUGH
 
 
+@dataclass(frozen=True)
+class Contrasts:
+    r"""Orthogonal contrasts among the repeats of each image (Helmert), as a term of a moment.
+
+    An image of n repeats has n − 1 rows, :math:`(\sum_{j<k} y_j - k\, y_k) / \sqrt{k (k + 1)}` for
+    k = 1 … n − 1 from the second repeat on. The sum of their outer products is that of the n
+    deviations from the image's average, whatever is predicted for it.
+
+    Attributes
+    ----------
+    sign : float
+    trials : float32 array of shape (n_trials, n_voxels)
+    image : int array of shape (n_trials,)
+    """
+
+    sign: float
+    trials: np.ndarray
+    image: np.ndarray
+
+    def of(self, inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Contrasts of some images: float32 (n_contrasts, n_voxels)."""
+        chosen = np.flatnonzero(inside[self.image])
+        chosen = chosen[np.argsort(self.image[chosen], kind="stable")]
+        _, starts, counts = np.unique(self.image[chosen], return_index=True, return_counts=True)
+        rows = np.empty(((counts - 1).sum(), self.trials.shape[1]), np.float32)
+        filled = 0
+        for count in np.unique(counts[counts > 1]):
+            first = starts[counts == count]
+            total = self.trials[chosen[first]]
+            for k in range(1, count):
+                repeat = self.trials[chosen[first + k]]
+                own = rows[filled : filled + len(first)]
+                np.subtract(total, np.float32(k) * repeat, out=own)
+                own /= np.float32(np.sqrt(k * (k + 1)))
+                total += repeat
+                filled += len(first)
+        return rows
+
+
+@dataclass(frozen=True)
+class _Residuals:
+    """Residuals of single trials, as a term of a moment."""
+
+    sign: float
+    trials: np.ndarray
+    image: np.ndarray
+    means: np.ndarray
+
+    def of(self, inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+        chosen = np.flatnonzero(inside[self.image])
+        return (self.trials[chosen] - self.means[self.image[chosen]]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Averages:
+    """Average residuals of images, each times a factor, as a term of a moment."""
+
+    sign: float
+    average: np.ndarray
+    factor: np.ndarray
+
+    def of(self, inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = self.average[inside]
+        rows *= self.factor[inside, None].astype(np.float32)
+        return rows
+
+
 class VarianceComponents:
     """Noise and unexplained signal of every voxel, from residuals of single trials.
 
+    Nothing as large as the trials is made: sums over trials are taken in float64, some voxels at a
+    time, and what is kept of each image is in float32.
+
     Parameters
     ----------
-    residuals : float32 array of shape (n_trials, n_voxels)
+    trials : float32 array of shape (n_trials, n_voxels)
     image_index : int array of shape (n_trials,)
-    n_images : int
+    means : float32 array of shape (n_images, n_voxels)
+        Predictions; residuals are trials less these.
 
     Attributes
     ----------
     n_repeats : int array of shape (n_images,)
-    average : float64 array of shape (n_images, n_voxels)
+    average : float32 array of shape (n_images, n_voxels)
         Residuals averaged over repeats; 0 for images that were not shown.
     separable : bool
         Whether an image was repeated, and another shown.
     degrees : float array of shape (n_images,)
-        Degrees of freedom of each image in `deviations`.
-    within : float64 array of shape (n_images, n_voxels)
-        Sums of squares of `deviations` by image.
+        Degrees of freedom of each image in what the noise is estimated from: deviations of trials
+        from the average of their image; where nothing can be told apart, residuals.
+    within : float32 array of shape (n_images, n_voxels)
+        Sums of their squares by image.
     noise, signal : float64 arrays of shape (n_voxels,)
         Variances of trial noise and of unexplained signal. Where nothing can be told apart, all is
         noise.
     """
 
-    def __init__(self, residuals: np.ndarray, image_index: np.ndarray, n_images: int) -> None:
-        self._residuals, self._index = residuals, image_index
+    def __init__(self, trials: np.ndarray, image_index: np.ndarray, means: np.ndarray) -> None:
+        self._trials, self._index, self._means = trials, image_index, means
+        n_images, n_voxels = means.shape
         self.n_repeats = np.bincount(image_index, minlength=n_images)
-        counts = np.maximum(self.n_repeats, 1)[:, None]
-        self.average = sum_by_image(residuals, image_index, n_images) / counts
         self.separable = bool((self.n_repeats > 1).any() and (self.n_repeats > 0).sum() > 1)
         self.degrees = np.maximum(self.n_repeats - float(self.separable), 0)
-        deviations = self.deviations()
-        self.within = sum_by_image(deviations**2, image_index, n_images)
-        total = np.einsum("ij,ij->j", deviations, deviations, dtype=np.float64)
-        self.noise = total / self.degrees.sum()
-        self.signal = np.zeros_like(self.noise)
+        self.average, self.within = np.empty((2, n_images, n_voxels), np.float32)
+        # Of each image, means over voxels: what the separation rests on
+        self._within_of_image, self._square_of_image = np.zeros((2, n_images))
+        self.noise, self._square = np.empty((2, n_voxels))
+        for start in range(0, n_voxels, VOXELS):
+            self._sum(slice(start, start + VOXELS))
+        self._within_of_image /= n_voxels
+        self._square_of_image /= n_voxels
+        self.signal = np.zeros(n_voxels)
         if self.separable:
             self._estimate()
 
-    def deviations(self) -> np.ndarray:
-        """Return what the noise is estimated from: float32 (n_trials, n_voxels).
-
-        Trials less the average of their image; where nothing can be told apart, the residuals. As
-        large as the data, and therefore not kept.
-        """
+    def _sum(self, some: slice) -> None:
+        """Sum over the trials of each image, within some voxels."""
+        index, n_images = self._index, len(self._means)
+        repeats = self.n_repeats[:, None]
+        block = self._trials[:, some].astype(np.float64)
+        recorded = sum_by_image(block, index, n_images) / np.maximum(repeats, 1)
+        average = np.where(repeats > 0, recorded - self._means[:, some], 0)
+        block -= recorded[index]
+        within = sum_by_image(np.square(block, out=block), index, n_images)
         if not self.separable:
-            return self._residuals
-        return self._residuals - self.average[self._index].astype(np.float32)
+            within += repeats * average**2
+        self.average[:, some], self.within[:, some] = average, within
+        self.noise[some] = within.sum(0) / self.degrees.sum()
+        square = average**2
+        self._square[some] = square.sum(0) / (self.n_repeats > 0).sum()
+        self._within_of_image += within.sum(1)
+        self._square_of_image += square.sum(1)
+
+    def noise_terms(self) -> list[Term]:
+        """Second moment of the noise; its weights are ``degrees``."""
+        if self.separable:
+            return [Contrasts(1.0, self._trials, self._index)]
+        return [_Residuals(1.0, self._trials, self._index, self._means)]
+
+    def signal_terms(self) -> list[Term]:
+        r"""Second moment of the signal: products of different repeats; weights n (n − 1).
+
+        :math:`\sum_{k \ne l} r_k r_l^\top = n (n - 1)\, \bar r \bar r^\top` less the sum of the
+        outer products of deviations.
+        """
+        factor = np.sqrt(self.n_repeats * (self.n_repeats - 1.0))
+        return [_Averages(1.0, self.average, factor), Contrasts(-1.0, self._trials, self._index)]
 
     def _estimate(self) -> None:
         """Estimate the signal; where repeated images are few, pool both over voxels."""
         shown = self.n_repeats > 0
         counts = self.n_repeats[shown]
-        signal = ((self.average**2)[shown] - self.noise / counts[:, None]).mean(0)
+        signal = self._square - self.noise * (1 / counts).mean()
         if (counts > 1).sum() < ENOUGH:
             # E s² = (1 + 2/d) σ⁴ of an estimate s of d degrees of freedom, of variance 2 σ⁴/d
             error_noise = 2 / (self.degrees.sum() + 2) * (self.noise**2).mean()
@@ -138,8 +241,7 @@ class VarianceComponents:
         found = (repeats, repeated, len(counts))
         if not self.separable:
             return Separation(*found, noise_share=1.0, interval=(0.0, 1.0))
-        within = self.within[shown].mean(1)
-        square = (self.average[shown] ** 2).mean(1)
+        within, square = self._within_of_image[shown], self._square_of_image[shown]
         share = _noise_share(within, square, counts)
         limits = _interval(within, square, counts, share)
         return Separation(*found, noise_share=float(np.clip(share, 0, 1)), interval=limits)
@@ -179,8 +281,9 @@ def _interval(
 
 def sum_by_image(rows: np.ndarray, image_index: np.ndarray, n_images: int) -> np.ndarray:
     """Sums of rows by image, float64 (n_images, n_voxels)."""
-    total = np.zeros((n_images, rows.shape[1]))
-    np.add.at(total, image_index, rows)
+    n_rows = len(rows)
+    one = (np.ones(n_rows), (image_index, np.arange(n_rows)))
+    total: NDArray[np.float64] = csr_array(one, shape=(n_images, n_rows)) @ rows
     return total
 
 

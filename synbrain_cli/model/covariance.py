@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 MAX_RANK = 64
 N_FOLDS = 5
@@ -19,8 +21,43 @@ _POWER_STEPS = 12
 _OVERSAMPLING = 8
 _ROUNDS = 3  # of principal factors: the variance that factors share, then factors, then …
 
-# One term of a second moment: its sign, rows (n_rows, n_voxels), and the image of each row.
-Term = tuple[float, np.ndarray, np.ndarray]
+
+class Term(Protocol):
+    """One term of a second moment, ± the sum of the outer products of its rows.
+
+    Attributes
+    ----------
+    sign : float
+        1 or −1.
+    """
+
+    @property
+    def sign(self) -> float:
+        """Plus or minus one."""
+
+    def of(self, inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Rows (n_rows, n_voxels) of some images (n_images,)."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A term whose rows are in memory.
+
+    Attributes
+    ----------
+    sign : float
+    rows : float32 array of shape (n_rows, n_voxels)
+    image : int array of shape (n_rows,)
+        Image that each row belongs to.
+    """
+
+    sign: float
+    rows: np.ndarray
+    image: np.ndarray
+
+    def of(self, inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Rows of some images."""
+        return self.rows[inside[self.image]]
 
 
 @dataclass(frozen=True)
@@ -88,8 +125,7 @@ def fit_low_rank(
 
     Parameters
     ----------
-    terms : sequence of (sign, rows, image)
-        float; float32 array (n_rows, n_voxels); int array (n_rows,), the image of each row.
+    terms : sequence of Term
     weight : float array of shape (n_images,)
         w: what each image's rows are divided by; 0 for images without information.
     variance : array of shape (n_voxels,)
@@ -117,18 +153,20 @@ def fit_low_rank(
     for _, chosen in deal.split(used):
         inside = np.zeros(len(weight), bool)
         inside[used[chosen]] = True
-        parts.append(_Moment.of([(s, x[inside[i]]) for s, x, i in terms], weight[inside].sum()))
+        parts.append(_Moment.of([(t.sign, t.of(inside)) for t in terms], weight[inside].sum()))
 
+    folds = range(N_FOLDS)
+    groups = [tuple(g for g in folds if g != fold) for fold in folds] + [tuple(folds)]
     communality = np.zeros(n_voxels)
     for _ in range(_ROUNDS if n_voxels <= DENSE else 1):  # of thousands, one is next to nothing
+        *others, everything = _eigenvectors(parts, groups, communality, start)
         held_out = np.zeros(rank)
-        for part in parts:
-            others = [other for other in parts if other is not part]
-            vectors = _eigenvectors(others, communality, start)[:, :rank]
-            held_out += (vectors * _product([part], communality, vectors)).sum(0) / N_FOLDS
+        for fold, vectors in enumerate(others):
+            chosen = vectors[:, :rank]
+            (product,) = _products(parts, [(fold,)], communality, [chosen])
+            held_out += (chosen * product).sum(0) / N_FOLDS
         kept = int(np.argmax(np.r_[held_out <= 0, True]))
-        vectors = _eigenvectors(parts, communality, start)[:, :kept]
-        loadings = vectors * np.sqrt(np.minimum.accumulate(held_out[:kept]))
+        loadings = everything[:, :kept] * np.sqrt(np.minimum.accumulate(held_out[:kept]))
         communality = np.minimum((loadings**2).sum(1), variance)
 
     shared = (loadings**2).sum(1)
@@ -162,21 +200,47 @@ class _Moment:
         return cls(multiply, diagonal, weight)
 
 
-def _product(parts: Sequence[_Moment], communality: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """The moment of some images times vectors, its diagonal replaced by the communality."""
-    weight = sum(part.weight for part in parts)
-    diagonal = communality - sum(part.diagonal for part in parts) / weight
-    product = np.asarray(sum(part.multiply(vectors) for part in parts))
-    return product / weight + diagonal[:, None] * vectors
+Groups = Sequence[tuple[int, ...]]  # numbers of the parts that each moment is the sum of
+
+
+def _products(
+    parts: Sequence[_Moment],
+    groups: Groups,
+    communality: np.ndarray,
+    vectors: Sequence[np.ndarray],
+) -> list[np.ndarray]:
+    """Each group's moment times its vectors, its diagonal replaced by the communality.
+
+    A part multiplies the vectors of all groups that it belongs to at once: wide products are faster
+    than narrow ones, and its rows are read once.
+    """
+    products = [np.zeros(own.shape) for own in vectors]
+    for number, part in enumerate(parts):
+        members = [g for g, group in enumerate(groups) if number in group]
+        widths = np.cumsum([vectors[g].shape[1] for g in members])
+        if not members:
+            continue
+        together = part.multiply(np.hstack([vectors[g] for g in members]))
+        for g, product in zip(members, np.hsplit(together, widths[:-1]), strict=True):
+            products[g] += product
+    for group, own, product in zip(groups, vectors, products, strict=True):
+        weight = sum(parts[number].weight for number in group)
+        product /= weight
+        diagonal = communality - sum(parts[number].diagonal for number in group) / weight
+        product += diagonal[:, None] * own
+    return products
 
 
 def _eigenvectors(
-    parts: Sequence[_Moment], communality: np.ndarray, start: np.ndarray
-) -> np.ndarray:
-    """Leading eigenvectors, largest first, by subspace iteration from ``start``."""
-    vectors = np.linalg.qr(start)[0]
+    parts: Sequence[_Moment], groups: Groups, communality: np.ndarray, start: np.ndarray
+) -> list[np.ndarray]:
+    """Leading eigenvectors of each group, largest first, by subspace iteration from ``start``."""
+    vectors = [np.linalg.qr(start)[0]] * len(groups)
     for _ in range(_POWER_STEPS):
-        vectors = np.linalg.qr(_product(parts, communality, vectors))[0]
-    image = vectors.T @ _product(parts, communality, vectors)
-    _, turn = np.linalg.eigh((image + image.T) / 2)
-    return vectors @ turn[:, ::-1]
+        vectors = [np.linalg.qr(p)[0] for p in _products(parts, groups, communality, vectors)]
+    turned = []
+    for own, product in zip(vectors, _products(parts, groups, communality, vectors), strict=True):
+        image = own.T @ product
+        _, turn = np.linalg.eigh((image + image.T) / 2)
+        turned.append(own @ turn[:, ::-1])
+    return turned

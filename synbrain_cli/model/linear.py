@@ -52,7 +52,10 @@ class LinearEncoder:
         -------
         float32 array of shape (n_images, n_voxels)
         """
-        features = pool_tokens(tokens)
+        return self.of_features(pool_tokens(tokens))
+
+    def of_features(self, features: np.ndarray) -> np.ndarray:
+        """Predict from pooled tokens (n_images, n_features): float32 (n_images, n_voxels)."""
         if features.shape[1] != len(self.feature_mean):
             raise InputError(
                 f"linear encoder: expected {len(self.feature_mean)} token features, found "
@@ -100,9 +103,9 @@ def fit_linear(
 ) -> tuple[LinearEncoder, np.ndarray]:
     """Fit the linear encoder, and predict each image by a fit without this image.
 
-    Memory is that of the pooled features (`MAX_FEATURES` an image, at most) and of their moments, by
-    images or by features, whichever are fewer: 9,000 images of 256 × 1664 tokens take 0.24 GB and,
-    in float64, 0.35 GB. One band holds all features: penalties of
+    Memory is that of the pooled features (`MAX_FEATURES` an image, at most) and of their moments,
+    by images or by features, whichever are fewer: 9,000 images of 256 × 1664 tokens take 0.24 GB
+    and, in float64, 0.35 GB. One band holds all features: penalties of
     their own for tokens at several resolutions (himalaya's ``GroupRidgeCV``) predicted no better
     and took nine times as long (docs/evaluation.md).
 

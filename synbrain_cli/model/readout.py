@@ -213,28 +213,40 @@ def fit_readout(
     low_rank, signal_dependence, curve : bool
         False leaves a part out, for comparisons.
     """
-    residuals = (trials - means[image_index]).astype(np.float32)
-    components = VarianceComponents(residuals, image_index, len(means))
+    return fit_separated(
+        trials,
+        image_index,
+        means,
+        generator,
+        low_rank=low_rank,
+        signal_dependence=signal_dependence,
+        curve=curve,
+    )[0]
+
+
+def fit_separated(
+    trials: np.ndarray,
+    image_index: np.ndarray,
+    means: np.ndarray,
+    generator: np.random.Generator,
+    **parts: bool,
+) -> tuple[Readout, Separation]:
+    """Fit the readout, and say how surely unexplained signal is told from noise: `fit_readout`."""
+    components = VarianceComponents(trials, image_index, means)
     noise_variance, signal_variance = components.noise, components.signal
     n_repeats, degrees = components.n_repeats, components.degrees
+    centre, spread = _moments_over_images(means)
+    slope = np.zeros_like(noise_variance)
+    if parts.get("signal_dependence", True):
+        slope = _signal_dependence(components, means, centre, spread)
 
     noise = LowRank.independent(noise_variance)
     signal = LowRank.independent(signal_variance)
-    if low_rank:
-        one = (1.0, components.deviations(), image_index)
-        noise = fit_low_rank([one], degrees, noise_variance, generator)
-        del one
-    if low_rank and signal_variance.any():
-        sums = (components.average * n_repeats[:, None]).astype(np.float32)
-        pairs = [(1.0, sums, np.arange(len(means))), (-1.0, residuals, image_index)]
-        signal = fit_low_rank(pairs, n_repeats * (n_repeats - 1.0), signal_variance, generator)
-
-    centre, spread = means.mean(0, dtype=np.float64), means.std(0, dtype=np.float64)
-    spread = np.where(spread > 1e-6, spread, 1.0)
-    slope = np.zeros_like(noise_variance)
-    if signal_dependence:
-        x = _standard(means, centre, spread)
-        slope = _signal_dependence(components.within, degrees, noise_variance, x)
+    if parts.get("low_rank", True):
+        noise = fit_low_rank(components.noise_terms(), degrees, noise_variance, generator)
+        if signal_variance.any():
+            weight = n_repeats * (n_repeats - 1.0)
+            signal = fit_low_rank(components.signal_terms(), weight, signal_variance, generator)
     readout = Readout(
         signal,
         noise,
@@ -243,15 +255,23 @@ def fit_readout(
         spread.astype(np.float32),
         _straight(len(slope)),
     )
-    if curve:
-        readout = replace(readout, curve=_curve(readout, residuals, image_index, means))
-    return readout
+    if parts.get("curve", True):
+        readout = replace(readout, curve=_curve(readout, trials, image_index, means))
+    return readout, components.separation()
 
 
-def separate(trials: np.ndarray, image_index: np.ndarray, means: np.ndarray) -> Separation:
-    """Return how surely unexplained signal is told from noise; parameters as of `fit_readout`."""
-    residuals = (trials - means[image_index]).astype(np.float32)
-    return VarianceComponents(residuals, image_index, len(means)).separation()
+def _moments_over_images(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each voxel; 1 where it does not vary."""
+    centre = means.mean(0, dtype=np.float64)
+    spread = np.empty_like(centre)
+    for some in _blocks(means.shape[1]):
+        spread[some] = means[:, some].std(0, dtype=np.float64)
+    return centre, np.where(spread > 1e-6, spread, 1.0)
+
+
+def _blocks(n_voxels: int) -> list[slice]:
+    """Voxels that are computed together, where all would take too much memory."""
+    return [slice(start, start + 512) for start in range(0, n_voxels, 512)]
 
 
 def _standard(mean: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -265,17 +285,18 @@ def _relative_variance(signal_dependence: np.ndarray, x: np.ndarray) -> np.ndarr
 
 
 def _signal_dependence(
-    within: np.ndarray, degrees: np.ndarray, noise_variance: np.ndarray, x: np.ndarray
+    components: VarianceComponents, means: np.ndarray, centre: np.ndarray, spread: np.ndarray
 ) -> np.ndarray:
     """Signal dependence β of every voxel, shrunk towards their mean."""
-    share = degrees / degrees.sum()
-    per_image = np.where(
-        degrees[:, None] > 0,
-        (within / np.maximum(degrees, 1)[:, None] / np.maximum(noise_variance, 1e-12) - 1) * x,
-        0,
-    )
-    slope = share @ per_image
-    error = np.sqrt(share**2 @ (per_image - slope) ** 2)
+    degrees, noise = components.degrees[:, None], np.maximum(components.noise, 1e-12)
+    share = components.degrees / components.degrees.sum()
+    slope, error = np.empty((2, means.shape[1]))
+    for some in _blocks(means.shape[1]):
+        x = _standard(means[:, some], centre[some], spread[some])
+        relative = components.within[:, some] / np.maximum(degrees, 1) / noise[some]
+        per_image = np.where(degrees > 0, (relative - 1) * x, 0)
+        slope[some] = share @ per_image
+        error[some] = np.sqrt(share**2 @ (per_image - slope[some]) ** 2)
     return np.clip(shrink(slope, error), -MAX_SIGNAL_DEPENDENCE, MAX_SIGNAL_DEPENDENCE)
 
 
@@ -295,21 +316,21 @@ def _straight(n_voxels: int) -> np.ndarray:
 
 
 def _curve(
-    readout: Readout, residuals: np.ndarray, image_index: np.ndarray, means: np.ndarray
+    readout: Readout, trials: np.ndarray, image_index: np.ndarray, means: np.ndarray
 ) -> np.ndarray:
     """Quantiles of standardised residuals at the normal distribution's `NODES`."""
     variance = (readout.signal.variance, readout.noise.variance)
-    n_voxels = residuals.shape[1]
+    n_voxels = trials.shape[1]
     curve, moments = np.empty((len(NODES), n_voxels)), np.empty((2, n_voxels))
-    for start in range(0, n_voxels, 512):  # voxels at a time: sorting copies
-        some = slice(start, start + 512)
+    for some in _blocks(n_voxels):
         x = _standard(means[:, some], readout.centre[some], readout.spread[some])
         h = _relative_variance(readout.signal_dependence[some], x)
         scale = np.sqrt(np.maximum(variance[0][some] + h * variance[1][some], 1e-24))
-        standard = residuals[:, some] / scale[image_index]
+        residuals = (trials[:, some] - means[image_index, some]).astype(np.float32)
+        standard = residuals / scale[image_index]
         curve[:, some] = np.quantile(standard, ndtr(NODES), axis=0)
         moments[:, some] = standard.mean(0), standard.std(0)
-    trust = len(residuals) / (len(residuals) + CURVE_TRIALS)
+    trust = len(trials) / (len(trials) + CURVE_TRIALS)
     curve = trust * curve + (1 - trust) * curve.mean(1, keepdims=True)
     # Few nodes miss some of long tails: mean and variance are made those of the residuals.
     mean, sd = _moments(curve)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from synbrain_cli.memory import release
+
 BATCH = 256  # images in memory at a time, where all would not fit
 
 
@@ -40,8 +42,14 @@ class TokenScaler:
         """
         rows = np.arange(len(store)) if rows is None else rows
         parts = [rows[first : first + BATCH] for first in range(0, len(rows), BATCH)]
-        mean = sum(store[part].sum(0, dtype=np.float64) for part in parts) / len(rows)
-        variance = sum(((store[row] - mean) ** 2).mean(0) for row in rows) / len(rows)
+        mean, variance = np.zeros(store.shape[1:]), np.zeros(store.shape[2])
+        for part in parts:
+            mean += store[part].sum(0, dtype=np.float64) / len(rows)
+            release(store)
+        for part in parts:
+            for row in part:
+                variance += ((store[row] - mean) ** 2).mean(0) / len(rows)
+            release(store)
         sd = np.sqrt(variance)
         return cls(mean.astype(np.float32), np.where(sd > 1e-8, sd, 1).astype(np.float32))
 
@@ -83,12 +91,10 @@ class StandardTokens:
 
     def batches(self, size: int = BATCH) -> Iterator[np.ndarray]:
         """Yield standardised tokens of all images, a few at a time."""
-        return (self[first : first + size] for first in range(0, len(self), size))
+        for first in range(0, len(self), size):
+            yield self[first : first + size]
+            release(self.store)
 
     def raw(self) -> np.ndarray:
         """Return the tokens as encoded, in memory: float32 (n_images, n_tokens, n_dims)."""
         return np.asarray(self.store[self.rows], np.float32)
-
-    def __add__(self, other: StandardTokens) -> StandardTokens:
-        """Join tokens of one store and scale: these images, then those of ``other``."""
-        return StandardTokens(self.store, np.concatenate([self.rows, other.rows]), self.scaler)

@@ -142,7 +142,7 @@ def adapt(
 
         # Fit the linear encoder
         linear = fit_linear_encoder(examples.train, run, work.recovery)
-        linear_held_out = linear.predict(examples.val.tokens)
+        linear_held_out = linear.of_features(examples.val.features)
 
         # Train by every strategy, and keep the best
         task = AdaptationTask(workspace, sources, subject, examples, work, run)

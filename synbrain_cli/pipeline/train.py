@@ -156,7 +156,7 @@ def train(
         held_out: dict[Predictor, Any] = {}
         if run.processes.is_main:
             linear = fit_linear_encoder(examples.train, run, work.recovery)
-            held_out["linear"] = linear.predict(examples.val.tokens)
+            held_out["linear"] = linear.of_features(examples.val.features)
 
         # Train the networks
         networks = None

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from synbrain_cli.io.bundle import NoiseShare, Predictor, Rank, ReadoutSummary, Variances
+from synbrain_cli.metrics.arrays import blockwise
 from synbrain_cli.model.components import Separation
-from synbrain_cli.model.linear import LinearEncoder, fit_linear
-from synbrain_cli.model.readout import Readout, fit_readout, fit_stack, separate, signal_left
+from synbrain_cli.model.linear import LinearEncoder, fit_ridge
+from synbrain_cli.model.readout import Readout, fit_separated, fit_stack, signal_left
 from synbrain_cli.training.examples import SubjectExamples
 
 FEW_IMAGES = (
@@ -75,19 +76,19 @@ def fit_distribution(
     # With a transfer, too, though replaced below: the linear encoder's folds, dealt next, are then
     # the same whatever predictor stands beside it.
     stack, stacked = fit_stack(predictions, val.averages, generator)
-    averages = examples.averages
-    linear, left_out = fit_linear(examples.tokens, averages, generator)
-    trials, index = examples.trials
+    averages = examples.both.averages
+    fit, left_out = fit_ridge(examples.features, averages, generator)
+    linear = LinearEncoder(**fit)
+    trials, index = examples.both.betas, examples.both.image_index
     left_outs = [left_out] if left_out_transfer is None else [left_out, left_out_transfer]
     few = left_out_transfer is not None or len(averages) < FEW_IMAGES
     if few and len(left_outs) == len(held_out):
         stack, left_out = fit_stack(np.stack(left_outs), averages, generator)
-        readout = fit_readout(trials, index, left_out, generator)
+        readout, separation = fit_separated(trials, index, left_out, generator)
         stacked = np.einsum("pv,piv->iv", stack, predictions)
     else:
-        readout = fit_readout(trials, index, left_out, generator)
+        readout, separation = fit_separated(trials, index, left_out, generator)
         readout = signal_left(readout, stacked, held_out["linear"], val.averages)
-    separation = separate(trials, index, left_out)
     return FittedDistribution(linear, stack, readout, stacked, separation)
 
 
@@ -110,7 +111,9 @@ def baseline_variances(examples: SubjectExamples, linear: np.ndarray) -> dict[st
     residual = examples.val.betas - linear[examples.val.image_index]
     return {
         "linear_variance": (residual**2).mean(0, dtype=np.float64).astype(np.float32),
-        "trial_variance": examples.train.betas.var(0, dtype=np.float64).astype(np.float32),
+        "trial_variance": blockwise(
+            lambda block: block.var(0), examples.train.betas, keep=1
+        ).astype(np.float32),
     }
 
 

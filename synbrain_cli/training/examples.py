@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from synbrain_cli.io.prepared import PreparedSubject, Trials
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.metrics.accuracy import average_repeats
+from synbrain_cli.metrics.arrays import blockwise
+from synbrain_cli.model.linear import pool_tokens
 from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 
 
@@ -31,12 +34,10 @@ class Examples:
     tokens: StandardTokens
     averages: np.ndarray
 
-    @classmethod
-    def from_trials(cls, trials: Trials, store: TokenStore, scaler: TokenScaler) -> Examples:
-        """Average the repeats of each image, and look its tokens up."""
-        averages, _, _ = average_repeats(trials.betas, trials.image_index)
-        tokens = StandardTokens(store.tokens, store.rows_of(trials.images), scaler)
-        return cls(trials.betas, trials.image_index, tokens, averages)
+    @cached_property
+    def features(self) -> np.ndarray:
+        """Pooled tokens, float32 (n_images, n_features): all are read, once."""
+        return pool_tokens(self.tokens)
 
 
 def share_predicted(examples: Examples, predicted: np.ndarray) -> float:
@@ -66,7 +67,9 @@ class ResponseScale:
 
     def standardize(self, trials: Trials) -> Trials:
         """Return trials in recorded units, standardised; float32."""
-        betas = ((trials.betas - self.mean) / self.sd).astype(np.float32)
+        betas = np.empty(trials.betas.shape, np.float32)
+        for row, recorded in zip(betas, trials.betas, strict=True):  # one at a time, to save memory
+            row[:] = (recorded - self.mean) / self.sd
         return replace(trials, betas=betas)
 
 
@@ -81,29 +84,50 @@ class SubjectExamples:
     scale : ResponseScale
         Returns responses to the recorded unit.
     train, val : Examples
+    both : Examples
+        Training examples, then validation examples; the two above are views of it.
     """
 
     scaler: TokenScaler
     scale: ResponseScale
     train: Examples
     val: Examples
+    both: Examples
 
-    @property
-    def tokens(self) -> StandardTokens:
-        """Of all images, those of training first."""
-        return self.train.tokens + self.val.tokens
+    @classmethod
+    def of(
+        cls, scaler: TokenScaler, scale: ResponseScale, both: Examples, n_train: int
+    ) -> SubjectExamples:
+        """Divide examples after the first trials, and their images: views, not copies.
 
-    @property
-    def averages(self) -> np.ndarray:
-        """Of all images (n_train_images + n_val_images, n_voxels), those of training first."""
-        return np.concatenate([self.train.averages, self.val.averages])
+        Parameters
+        ----------
+        scaler : TokenScaler
+        scale : ResponseScale
+        both : Examples
+            Training examples, then validation examples, of other images.
+        n_train : int
+            Trials of training.
+        """
+        n_images = int(both.image_index[:n_train].max()) + 1
+        scaled = both.tokens
 
-    @property
-    def trials(self) -> tuple[np.ndarray, np.ndarray]:
-        """Betas of all trials, and the row of each trial's image in ``tokens``."""
-        betas = np.concatenate([self.train.betas, self.val.betas])
-        of_val = self.val.image_index + len(self.train.tokens)
-        return betas, np.concatenate([self.train.image_index, of_val])
+        def part(trials: slice, images: slice) -> Examples:
+            return Examples(
+                both.betas[trials],
+                both.image_index[trials] - (images.start or 0),
+                StandardTokens(scaled.store, scaled.rows[images], scaled.scaler),
+                both.averages[images],
+            )
+
+        train = part(slice(None, n_train), slice(None, n_images))
+        val = part(slice(n_train, None), slice(n_images, None))
+        return cls(scaler, scale, train, val, both)
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """Pooled tokens of all images, those of training first; they are read once."""
+        return np.concatenate([self.train.features, self.val.features])
 
 
 def load_examples(
@@ -134,15 +158,19 @@ def load_examples(
     if within is not None or subject.description.standardization == "none":
         train_trials = replace(train_trials, betas=subject.recorded(train_trials))
         val_trials = replace(val_trials, betas=subject.recorded(val_trials))
-        sd = train_trials.betas.std(0, dtype=np.float64)
+        sd = blockwise(lambda block: block.std(0), train_trials.betas, keep=1)
         scale = ResponseScale(
             train_trials.betas.mean(0, dtype=np.float64), np.where(sd > 0, sd, 1.0)
         )
         train_trials, val_trials = scale.standardize(train_trials), scale.standardize(val_trials)
     scaler = scaler or TokenScaler.fit(store.tokens, store.rows_of(train_trials.images))
-    return SubjectExamples(
-        scaler,
-        scale,
-        Examples.from_trials(train_trials, store, scaler),
-        Examples.from_trials(val_trials, store, scaler),
-    )
+    images = np.concatenate([train_trials.images, val_trials.images])
+    of_val = val_trials.image_index + len(train_trials.images)
+    index = np.concatenate([train_trials.image_index, of_val])
+    n_train = len(train_trials.betas)
+    betas = np.concatenate([train_trials.betas, val_trials.betas])
+    del train_trials, val_trials  # responses are in memory once
+    averages, _, _ = average_repeats(betas, index)
+    tokens = StandardTokens(store.tokens, store.rows_of(images), scaler)
+    both = Examples(betas, index, tokens, averages)
+    return SubjectExamples.of(scaler, scale, both, n_train)

@@ -8,7 +8,7 @@ import numpy as np
 
 from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.io.seal import is_kept, keep
-from synbrain_cli.model.linear import LinearEncoder, fit_linear
+from synbrain_cli.model.linear import LinearEncoder, fit_ridge
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import Examples
 
@@ -29,8 +29,9 @@ def fit_linear_encoder(examples: Examples, run: RunContext, recovery: Path) -> L
     path = recovery / "linear_training.safetensors"
     if is_kept(path, run.progress.info):
         return LinearEncoder(**load_arrays(path))
+    generator = np.random.default_rng(run.seed)
     with run.progress.stage("linear encoder"):
-        linear, _ = fit_linear(examples.tokens, examples.averages, np.random.default_rng(run.seed))
+        linear = LinearEncoder(**fit_ridge(examples.features, examples.averages, generator)[0])
     save_arrays(path, vars(linear))
     keep(path)
     return linear

@@ -296,7 +296,7 @@ def _fit_transfer(source: _EvidenceSource, examples: SubjectExamples, seed: int)
     held_out = judged(*val)
     evidence = np.concatenate([train[0], val[0]])
     prior = None if train[1] is None else np.concatenate([train[1], val[1]])
-    final, left_out = fit_adapter(evidence, prior, examples.averages, generator)
+    final, left_out = fit_adapter(evidence, prior, examples.both.averages, generator)
     arrays = final.arrays() | source.arrays
     transfer = FittedTransfer(held_out, left_out, arrays, source.config, source.bundles)
     return Candidate(held_out, transfer=transfer)

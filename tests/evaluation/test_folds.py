@@ -153,7 +153,7 @@ def test_pooled_scores_are_those_computed_by_hand(planted, tmp_path):
         generator = np.random.default_rng([0, 1])
         # The stack is fitted first, from the same generator, as in `fit_distribution`.
         fit_distribution_draws(examples, generator)
-        linear, _ = fit_linear(examples.tokens, averages, generator)
+        linear, _ = fit_linear(examples.both.tokens, averages, generator)
         test = fold.select("test")
         predicted.append(linear.predict(examples.scaler(store.take(test.images))))
         truth.append([test.betas[test.image_index == i].mean(0) for i in range(len(test.images))])

@@ -8,7 +8,7 @@ import pytest
 from synbrain_cli.metrics.calibration import line_agreement
 from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.model.components import ENOUGH, VarianceComponents, pool
-from synbrain_cli.model.readout import fit_readout, separate
+from synbrain_cli.model.readout import fit_readout
 from synbrain_cli.model.tokens import StandardTokens, TokenScaler
 from synbrain_cli.training.distribution import fit_distribution
 from synbrain_cli.training.examples import Examples, ResponseScale, SubjectExamples
@@ -57,13 +57,13 @@ class Experiment:
         parts = images[:-n_val], images[-n_val:]
         scaler = TokenScaler.fit(self.tokens, parts[0])
 
-        def part(rows: np.ndarray) -> Examples:
-            betas, index = self.trials(rows, self.counts[rows])
-            averages = np.stack([betas[index == i].mean(0) for i in range(len(rows))])
-            return Examples(betas, index, StandardTokens(self.tokens, rows, scaler), averages)
-
+        recorded = [self.trials(rows, self.counts[rows]) for rows in parts]
+        betas = np.concatenate([own for own, _ in recorded])
+        index = np.concatenate([recorded[0][1], recorded[1][1] + len(parts[0])])
+        averages = np.stack([betas[index == i].mean(0) for i in images])
+        both = Examples(betas, index, StandardTokens(self.tokens, images, scaler), averages)
         scale = ResponseScale(np.zeros(N_VOXELS), np.ones(N_VOXELS))
-        return SubjectExamples(scaler, scale, part(parts[0]), part(parts[1]))
+        return SubjectExamples.of(scaler, scale, both, len(recorded[0][0]))
 
     def compare(self) -> dict[str, float]:
         """Draws of new images beside trials of them that were never seen."""
@@ -112,7 +112,8 @@ def components(rng, counts, n_voxels=40, signal=0.5, noise=0.5):
     index = np.repeat(np.arange(len(counts)), counts)
     u = np.sqrt(signal) * rng.normal(size=(len(counts), n_voxels))
     e = np.sqrt(noise) * rng.normal(size=(len(index), n_voxels))
-    return VarianceComponents((u[index] + e).astype(np.float32), index, len(counts))
+    nothing = np.zeros((len(counts), n_voxels), np.float32)
+    return VarianceComponents((u[index] + e).astype(np.float32), index, nothing)
 
 
 @pytest.mark.parametrize("counts", [[6] * 13, [3] * 8, [20] * 5, [2] * 3, [1] * 30 + [2] * 5])
@@ -156,7 +157,9 @@ def test_without_repeats_or_with_one_image_nothing_is_told_apart(counts, rng):
     assert found.separation().interval == (0.0, 1.0)
     assert found.separation().noise_share == 1
     assert not found.signal.any()
-    np.testing.assert_allclose(found.noise, (found.deviations() ** 2).mean(0), rtol=1e-5)
+    (term,) = found.noise_terms()
+    rows = term.of(np.ones(len(counts), bool))
+    np.testing.assert_allclose(found.noise, (rows**2).mean(0), rtol=1e-5)
 
 
 def test_one_repeated_image_among_many_is_used_and_said_to_be_unsure(rng):
@@ -172,18 +175,20 @@ def test_one_voxel_and_identical_repeats_are_estimated(rng):
     assert np.isfinite([one.noise, one.signal]).all()
     same = components(rng, [4] * 6, noise=0.0)
     assert same.separation().noise_share == pytest.approx(0, abs=1e-6)
-    still = VarianceComponents(np.zeros((8, 3), np.float32), np.repeat(np.arange(4), 2), 4)
+    nothing = np.zeros((8, 3), np.float32)
+    still = VarianceComponents(nothing, np.repeat(np.arange(4), 2), nothing[:4])
     assert np.isfinite(still.separation().noise_share)
 
 
 def test_many_repeated_images_have_the_classical_estimates(rng):
     """Nothing is pooled: as before there were small designs."""
-    found = components(rng, [3] * 25 + [1] * 5)
     index = np.repeat(np.arange(30), [3] * 25 + [1] * 5)
-    residuals = found.deviations() + found.average[index]
-    noise = (found.deviations() ** 2).sum(0) / 50
+    trials, means = rng.normal(size=(len(index), 40)), rng.normal(size=(30, 40))
+    found = VarianceComponents(trials.astype(np.float32), index, means.astype(np.float32))
+    residuals = trials - means[index]
     counts = np.bincount(index)[:, None]
     average = np.stack([residuals[index == i].mean(0) for i in range(30)])
+    noise = ((residuals - average[index]) ** 2).sum(0) / 50
     np.testing.assert_allclose(found.noise, noise, rtol=1e-5)
     np.testing.assert_allclose(
         found.signal, np.maximum((average**2 - noise / counts).mean(0), 0), rtol=1e-4
@@ -209,4 +214,37 @@ def test_a_readout_of_a_small_design_has_signal(rng):
     readout = fit_readout(trials, index, means, rng)
     assert readout.signal.variance.mean() == pytest.approx(1, abs=0.35)
     assert readout.noise.variance.mean() == pytest.approx(1, abs=0.1)
-    assert separate(trials, index, means).noise_share == pytest.approx(0.5, abs=0.12)
+    assert VarianceComponents(trials, index, means).separation().noise_share == pytest.approx(
+        0.5, abs=0.12
+    )
+
+
+@pytest.mark.parametrize("counts", [[3] * 6, [1, 4, 2, 1, 6, 3], [0, 2, 0, 5, 2]])
+def test_terms_are_the_moments_of_their_definition(counts, rng):
+    """Deviations from the image's average; and products of different repeats' residuals."""
+    index = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    trials = rng.normal(size=(len(index), 7)).astype(np.float32)
+    means = rng.normal(size=(len(counts), 7)).astype(np.float32)
+    found = VarianceComponents(trials, index, means)
+    inside = np.array([image != 1 for image in range(len(counts))])
+    deviations, pairs = np.zeros((2, 7, 7))
+    for image in np.flatnonzero(inside):
+        own = trials[index == image].astype(float)
+        if len(own):
+            away, residuals = own - own.mean(0), own - means[image]
+            deviations += away.T @ away
+            pairs += np.outer(residuals.sum(0), residuals.sum(0)) - residuals.T @ residuals
+    for terms, expected in ((found.noise_terms(), deviations), (found.signal_terms(), pairs)):
+        moment = sum(t.sign * t.of(inside).T.astype(float) @ t.of(inside) for t in terms)
+        np.testing.assert_allclose(moment, expected, atol=1e-4)
+
+
+def test_voxels_are_summed_one_by_one(rng, monkeypatch):
+    index = rng.integers(0, 12, 40)
+    trials, means = rng.normal(size=(40, 9)), rng.normal(size=(12, 9))
+    whole = VarianceComponents(trials.astype(np.float32), index, means.astype(np.float32))
+    monkeypatch.setattr("synbrain_cli.model.components.VOXELS", 4)
+    parts = VarianceComponents(trials.astype(np.float32), index, means.astype(np.float32))
+    for name in ("noise", "signal", "average", "within"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-12)
+    assert parts.separation().interval == pytest.approx(whole.separation().interval)

@@ -94,6 +94,3 @@ def test_standardised_tokens_are_read_a_few_at_a_time(tokens):
     np.testing.assert_allclose(tokens[:], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(np.concatenate(list(tokens.batches(5))), tokens[:])
     np.testing.assert_array_equal(tokens.raw(), tokens.store[tokens.rows])
-    twice = tokens + tokens
-    assert twice.shape == (24, 5, 4)
-    np.testing.assert_array_equal(twice[12:], tokens[:])

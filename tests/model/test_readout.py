@@ -13,6 +13,7 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.metrics.calibration import LEVELS, coverage, pit, variance_ratio
 from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.model import readout as module
+from synbrain_cli.model.components import VarianceComponents
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.draw_key import draw_generator
 from synbrain_cli.model.readout import (
@@ -23,7 +24,6 @@ from synbrain_cli.model.readout import (
     _non_negative,
     fit_readout,
     fit_stack,
-    separate,
     shrink,
     signal_left,
 )
@@ -374,7 +374,7 @@ def test_images_seen_once_add_nothing_to_the_noise(rng):
 def test_without_repeats_all_is_noise(rng):
     truth, means = model(rng, signal_dependence=0.3)
     trials, index = record(truth, means, [1] * 600, rng)
-    assert not separate(trials, index, means).possible
+    assert not VarianceComponents(trials, index, means).separation().possible
     fitted = fit_readout(trials, index, means, rng)
     assert (fitted.signal.variance == 0).all()
     residual = trials - means[index]

@@ -1,0 +1,257 @@
+"""What do `synbrain train --model linear` and `synbrain evaluate` cost at NSD's real size?
+
+    python benchmarks/real_size.py [--fractions 1/8,1/4,1/2,1] [--scratch FOLDER]
+
+A subject of NSD (40 sessions of 750 trials, 10,000 images shown three times, 1,000 of them for
+tests, 15,724 voxels; 256 × 1,664 float16 tokens an image on disk), or a fraction of its sessions
+and images, is made of random numbers: responses follow the tokens, with unexplained signal and
+trial noise that voxels share. `train`, `evaluate` (200 draws an image) and draws for as many images
+then run, each in a process of its own: processor seconds, seconds, and most memory in use at a
+time. The growth exponent is the slope of log seconds on log fraction, over the fractions run.
+
+The full size needs 11 GB of disk. ``--quick`` tries the script itself, with a subject of 200 voxels
+and 120 images: its numbers mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import RESULTS, report, save
+
+SESSIONS, TRIALS, REPEATS, SIZE = 40, 750, 3, 150
+N_LATENTS, N_SHARED = 60, 12
+COMMANDS = ("train", "evaluate", "synthesize")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Shape of a subject."""
+
+    n_voxels: int = 15_724
+    n_sessions: int = SESSIONS
+    trials: int = TRIALS  # of a session
+    n_tokens: int = 256
+    n_dims: int = 1_664
+
+    @classmethod
+    def of(cls, fraction: Fraction) -> Size:
+        return cls(n_sessions=max(round(SESSIONS * fraction), 1))
+
+    @property
+    def n_images(self) -> int:
+        return self.n_sessions * self.trials // REPEATS
+
+
+QUICK = Size(200, 2, 180, 16, 24)
+
+
+def make(folder: Path, size: Size) -> None:
+    """Write a prepared subject and its tokens."""
+    from synbrain_cli.config import EncoderIdentity
+    from synbrain_cli.io.files import create_array
+    from synbrain_cli.io.records import write_sealed
+    from synbrain_cli.io.token_store import ENCODER, row_checksum
+
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((size.n_images, N_LATENTS), np.float32)
+    names = [f"nsd-{i:05d}" for i in range(size.n_images)]
+    store = folder / "prepared/nsd/features/real-size"
+    store.mkdir(parents=True)
+    shape = (size.n_images, size.n_tokens, size.n_dims)
+    create_array(store / "tokens.npy", np.dtype(np.float16), shape)
+    tokens = np.load(store / "tokens.npy", mmap_mode="r+")
+    n = size.n_tokens * size.n_dims
+    loadings = rng.standard_normal((N_LATENTS, n), np.float32) * np.float32(N_LATENTS**-0.5)
+    noise = rng.standard_normal(2 * n, np.float32)
+    checksums = []
+    for image, name in enumerate(names):
+        start = int(rng.integers(n))
+        token = (latents[image] @ loadings + noise[start : start + n]).astype(np.float16)
+        tokens[image] = token.reshape(shape[1:])
+        checksums.append(row_checksum(name, "", tokens[image]))
+    tokens.flush()
+    rows = "".join(f"{name}\t\t{c}\n" for name, c in zip(names, checksums, strict=True))
+    (store / "images.tsv").write_text(f"image\tpixels\tchecksum\n{rows}")
+    identity = {
+        "name": "real-size",
+        "version": 1,
+        "image_size": 224,
+        "n_tokens": size.n_tokens,
+        "n_dims": size.n_dims,
+        "weights": None,
+    }
+    write_sealed(store / ENCODER, EncoderIdentity("gabor", identity, "fp16"))
+    write_responses(folder, size, latents, names, rng)
+
+
+def write_responses(
+    folder: Path, size: Size, latents: np.ndarray, names: list[str], rng: np.random.Generator
+) -> None:
+    """Write the prepared subject, session by session."""
+    import nibabel as nib
+    import pandas as pd
+
+    from synbrain_cli.datasets.sessions import add_ncsnr
+    from synbrain_cli.io.prepared import Origin
+    from synbrain_cli.io.prepared_writer import PreparedWriter
+    from synbrain_cli.io.voxel_space import Volume
+
+    image = rng.permutation(np.repeat(np.arange(size.n_images), REPEATS))
+    repeat = pd.Series(image).groupby(image).cumcount().to_numpy() + 1
+    tenth = size.n_images // 10
+    split = np.select([image < tenth, image < 2 * tenth], ["test", "val"], "train")
+    session = np.repeat(np.arange(1, size.n_sessions + 1), size.trials)
+    trials = pd.DataFrame(
+        {
+            "trial": np.arange(len(image)),
+            "session": session,
+            "image": np.array(names)[image],
+            "repeat": repeat,
+            "split": split,
+        }
+    )
+    inside = np.zeros((83, 104, 81), bool)
+    inside.reshape(-1)[np.linspace(0, inside.size - 1, size.n_voxels).astype(int)] = True
+    regions = np.array(["V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4", ""])
+    voxels = pd.DataFrame(
+        {"prf-visualrois": regions[np.arange(size.n_voxels) * 8 // size.n_voxels]}
+    )
+    weights = rng.standard_normal((N_LATENTS, size.n_voxels), np.float32) * np.float32(0.08)
+    shared = rng.standard_normal((2, N_SHARED, size.n_voxels), np.float32) * np.float32(0.15)
+    unexplained = rng.standard_normal((size.n_images, N_SHARED), np.float32)
+    affine = np.diag([1.8, 1.8, 1.8, 1])
+    target = folder / "prepared/nsd/sub-01"
+    with PreparedWriter(target, {"fraction": size.n_sessions}, trials, size.n_voxels) as writer:
+        for number in range(1, size.n_sessions + 1):
+            own = image[session == number]
+            betas = rng.standard_normal((len(own), size.n_voxels), np.float32)
+            betas += latents[own] @ weights + unexplained[own] @ shared[0]
+            betas += rng.standard_normal((len(own), N_SHARED), np.float32) @ shared[1]
+            writer.write_session(number, betas)
+        voxels, reliability = add_ncsnr(voxels, writer)
+        origin = Origin(
+            name="random numbers in the shape of NSD",
+            simulated=True,
+            space="func1pt8mm",
+            unit_before_standardization="percent signal change",
+            options={},
+            sources={},
+            noise_ceiling_snr=reliability,
+        )
+        grid = nib.Nifti1Image(np.zeros(inside.shape, np.uint8), affine)
+        writer.finish(voxels, Volume.of(inside, grid), {}, origin)
+
+
+def synthesize(folder: Path, n_images: int) -> None:
+    """Draw responses to many images' tokens, as `synbrain synthesize` does after encoding."""
+    from synbrain_cli import load_model
+    from synbrain_cli.brain.drawing import Drawing
+    from synbrain_cli.io.token_store import TokenStore
+
+    brain = load_model(folder / "weights/sub-01_linear", "cpu")
+    tokens = TokenStore(folder / "prepared/nsd/features/real-size").tokens
+    start = time.perf_counter()
+    total = sum(float(draws[0, 0]) for draws in brain.stream(tokens[:n_images], Drawing(8)))
+    report(time.perf_counter() - start, n_images=n_images, sum_of_one_voxel=total)
+
+
+def run(words: list[str], threads: int) -> dict[str, float]:
+    """Run a command in a fresh process: its processor seconds, seconds and most memory."""
+    environment = os.environ | dict.fromkeys(THREADS, str(threads))
+    start = time.perf_counter()
+    silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    words = [sys.executable, *words]
+    pid = os.posix_spawn(words[0], words, environment, file_actions=silent)
+    _, status, usage = os.wait4(pid, 0)
+    if status:
+        raise SystemExit(
+            f"{' '.join(words)}: ended with status {os.waitstatus_to_exitcode(status)}"
+        )
+    return {
+        "processor_seconds": usage.ru_utime + usage.ru_stime,
+        "seconds": time.perf_counter() - start,
+        "peak_gigabytes": usage.ru_maxrss * 1024 / 1e9,
+    }
+
+
+def measure(fraction: Fraction, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Make a subject and run the commands on it."""
+    size = QUICK if arguments.quick else Size.of(fraction)
+    found: dict[str, Any] = {
+        "n_trials": size.n_sessions * size.trials,
+        "n_images": size.n_images,
+        "n_voxels": size.n_voxels,
+        "n_test_images": size.n_images // 10,
+    }
+    with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="real-size-") as root:
+        run([__file__, "--make", str(fraction), root, *["--quick"] * arguments.quick], 1)
+        program = ["-c", "from synbrain_cli.cli import main; main()"]
+        of = ["--workspace", root, "--device", "cpu"]
+        commands = {
+            "train": [*program, "train", "-s", "1", "--model", "linear", *of],
+            "evaluate": [*program, "evaluate", "-s", "1", *of, "--no-report"],
+            "synthesize": [__file__, "--draw", root, str(size.n_images // 10)],
+        }
+        for name in arguments.commands:
+            found[name] = run(commands[name], arguments.threads)
+            print(f"{fraction} {name}: {found[name]}", file=sys.stderr)
+    return found
+
+
+def growth(found: dict[str, dict[str, Any]], command: str) -> float | None:
+    """Slope of log processor seconds on log fraction."""
+    if len(found) < 2:
+        return None
+    seconds = [values[command]["processor_seconds"] for values in found.values()]
+    x = np.log([float(Fraction(name)) for name in found])
+    return float(np.polyfit(x, np.log(seconds), 1)[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fractions", default="1/8,1/4,1/2,1")
+    parser.add_argument("--commands", default=",".join(COMMANDS))
+    parser.add_argument("--threads", type=int, default=1, help="of linear algebra")
+    parser.add_argument("--scratch", help="folder for the subjects; default: the system's")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON")
+    parser.add_argument("--quick", action="store_true", help="a tiny subject: try the script")
+    parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--draw", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.make:
+        fraction, root = arguments.make
+        return make(Path(root), QUICK if arguments.quick else Size.of(Fraction(fraction)))
+    if arguments.draw:
+        return synthesize(Path(arguments.draw[0]), int(arguments.draw[1]))
+    arguments.commands = arguments.commands.split(",")
+    if unknown := set(arguments.commands) - set(COMMANDS):
+        parser.error(f"--commands: expected some of {','.join(COMMANDS)}, found {unknown}")
+    found: dict[str, Any] = {}
+    fractions = ["1/8"] if arguments.quick else arguments.fractions.split(",")
+    for fraction in map(Fraction, fractions):
+        found[str(fraction)] = measure(fraction, arguments)
+        result = {
+            "settings": {"threads": arguments.threads, "load_before": os.getloadavg()[0]},
+            "fractions": found,
+            "growth_exponent": {name: growth(found, name) for name in arguments.commands},
+        }
+        name = "real_size_quick" if arguments.quick else "real_size"
+        command = " ".join(["python benchmarks/real_size.py", *sys.argv[1:]])
+        path = save(name, command, result, arguments.results)
+    print(path)
+    return None
+
+
+if __name__ == "__main__":
+    main()
