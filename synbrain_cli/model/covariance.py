@@ -178,11 +178,15 @@ def fit_low_rank(
 
 @dataclass(frozen=True)
 class _Moment:
-    """Some images' part of a second moment: how to multiply with it, its diagonal, its weight."""
+    """Some images' part of a second moment: how to multiply with it, its diagonal, its weight.
+
+    The product is in ``precision``, as the vectors are that it is given.
+    """
 
     multiply: Callable[[np.ndarray], np.ndarray]
     diagonal: np.ndarray
     weight: float
+    precision: np.dtype
 
     @classmethod
     def of(cls, terms: Sequence[tuple[float, np.ndarray]], weight: float) -> _Moment:
@@ -190,14 +194,13 @@ class _Moment:
         diagonal = np.asarray(sum(squares))
         if len(diagonal) <= DENSE:
             matrix = np.asarray(sum(s * (x.T @ x).astype(np.float64) for s, x in terms))
-            return cls(matrix.__matmul__, diagonal, weight)
+            return cls(matrix.__matmul__, diagonal, weight, np.dtype(np.float64))
 
         def multiply(vectors: np.ndarray) -> np.ndarray:
-            single = vectors.astype(np.float32)
-            products = (s * (x.T @ (x @ single)).astype(np.float64) for s, x in terms)
+            products = (np.float32(s) * (x.T @ (x @ vectors)) for s, x in terms)
             return np.asarray(sum(products))
 
-        return cls(multiply, diagonal, weight)
+        return cls(multiply, diagonal, weight, np.dtype(np.float32))
 
 
 Groups = Sequence[tuple[int, ...]]  # numbers of the parts that each moment is the sum of
@@ -217,10 +220,10 @@ def _products(
     products = [np.zeros(own.shape) for own in vectors]
     for number, part in enumerate(parts):
         members = [g for g, group in enumerate(groups) if number in group]
-        widths = np.cumsum([vectors[g].shape[1] for g in members])
         if not members:
             continue
-        together = part.multiply(np.hstack([vectors[g] for g in members]))
+        widths = np.cumsum([vectors[g].shape[1] for g in members])
+        together = part.multiply(np.hstack([vectors[g] for g in members], dtype=part.precision))
         for g, product in zip(members, np.hsplit(together, widths[:-1]), strict=True):
             products[g] += product
     for group, own, product in zip(groups, vectors, products, strict=True):
