@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,6 +117,52 @@ class ImageResponse:
     draws: np.ndarray
     mean: np.ndarray
     sd: np.ndarray | None
+
+
+class RepeatedGenerators(DrawGenerators):
+    """Generators of one image's draws that give the same numbers each time they are asked for.
+
+    Several distributions are drawn with the same numbers, which are generated once.
+    """
+
+    @property
+    def signals(self) -> list[Any]:
+        """See `DrawGenerators`."""
+        return [numbers.again() for numbers in self._signals]
+
+    @property
+    def noises(self) -> Iterator[Any]:
+        """See `DrawGenerators`."""
+        return (numbers.again() for numbers in self._noises)
+
+    @cached_property
+    def _signals(self) -> list[_Kept]:
+        return [_Kept(generator) for generator in super().signals]
+
+    @cached_property
+    def _noises(self) -> list[_Kept]:
+        return [_Kept(generator) for generator in super().noises]
+
+
+@dataclass
+class _Kept:
+    """Normal numbers of a generator, kept in the order in which they were drawn."""
+
+    generator: np.random.Generator
+    numbers: list[np.ndarray] = field(default_factory=list)
+    used: int = 0
+
+    def again(self) -> _Kept:
+        """Begin with the first numbers."""
+        self.used = 0
+        return self
+
+    def standard_normal(self, size: int, dtype: type, /) -> np.ndarray:
+        """Numbers that were drawn before, or new ones where there are none."""
+        if self.used == len(self.numbers):
+            self.numbers.append(self.generator.standard_normal(size, dtype))
+        self.used += 1
+        return self.numbers[self.used - 1]
 
 
 def draw_around(mean: np.ndarray, readout: Readout, generators: DrawGenerators) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -50,6 +51,14 @@ class Distribution:
     mean_pattern: np.ndarray
     linear_variance: np.ndarray
     trial_variance: np.ndarray
+
+    @cached_property
+    def normal_noise(self) -> dict[str, Readout]:
+        """Independent normal noise of constant variance around each baseline."""
+        return {
+            "linear": Readout.gaussian(self.linear_variance),
+            "mean_pattern": Readout.gaussian(self.trial_variance),
+        }
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.evaluation.draw_tally import REGION_LEVEL, Tally
 from synbrain_cli.evaluation.imitation import N_RECORDINGS, Imitation
-from synbrain_cli.evaluation.predictions import Predictions
+from synbrain_cli.evaluation.predictions import DISTRIBUTIONS, Predictions
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.evaluation.test_set import TestSet, scored_regions
 from synbrain_cli.io.results.evaluation import (
@@ -29,7 +29,7 @@ from synbrain_cli.io.results.evaluation import (
 )
 from synbrain_cli.io.results.record import Number, Result, finite
 from synbrain_cli.metrics.bootstrap import Bootstrap
-from synbrain_cli.metrics.calibration import LEVELS
+from synbrain_cli.metrics.calibration import LEVELS, Ensemble
 from synbrain_cli.metrics.missing import known_median
 from synbrain_cli.run import RunContext
 
@@ -37,7 +37,6 @@ NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the published latent noise, nf in [
 N_LATENT = 20  # draws of it: each is a pass of the decoder; both scores are fair in their number
 ACCEPTABLE = (0.84, 0.96)  # 90 % coverage of a voxel or region; outside it a note is made
 
-Draw = Callable[[int, int], NDArray[np.float32]]  # image, number of draws → (n_draws, n_voxels)
 Masks = Mapping[str, NDArray[np.bool_]]
 
 
@@ -136,9 +135,8 @@ class _Scoring:
         self._brain, self._test, self._predictions = brain, test, predictions
         self._n_draws, self._seed = settings.n_draws, seed
         self._generator = np.random.default_rng([seed, 2])
-        self._distributions = _distributions(brain, test, predictions, seed)
         averaging = _averaging(scored_regions(brain), brain.n_voxels)
-        names = (*self._distributions, "shuffled")
+        names = (*DISTRIBUTIONS, "shuffled")
         factors = NOISE_FACTORS if settings.latent and brain.config.has_networks else ()
         self.tallies = {name: Tally(test.n_images, averaging) for name in names}
         self._latents = {factor: Tally(test.n_images, averaging) for factor in factors}
@@ -149,14 +147,16 @@ class _Scoring:
         test, rows = self._test, self._test.image_index
         own = test.trials[rows == image]
         other = test.trials[rows == self._predictions.shuffle[image]]
-        for name, draw in self._distributions.items():
-            draws = draw(image, self._n_draws)
+        drawing = Drawing(self._n_draws, self._seed, signal="fresh")
+        distributions = self._predictions.draw_all(self._brain, test, image, drawing)
+        for name, drawn in zip(DISTRIBUTIONS, distributions, strict=True):
+            draws = Ensemble(drawn)
             self.tallies[name].add(image, own, draws, self._generator)
             if name == "model":
                 self.tallies["shuffled"].add(image, other, draws, self._generator)
         for factor, tally in self._latents.items():
-            draws = _latent_draws(self._brain, test.tokens[image], factor, (self._seed, image))
-            tally.add(image, own, draws, self._generator)
+            drawn = _latent_draws(self._brain, test.tokens[image], factor, (self._seed, image))
+            tally.add(image, own, Ensemble(drawn), self._generator)
         for k in range(N_RECORDINGS):
             drawing = Drawing(len(own), self._seed + 1 + k)
             repeats = self._predictions.draw(self._brain, test, image, drawing)
@@ -188,19 +188,6 @@ def _averaging(regions: Masks, n_voxels: int) -> NDArray[np.float32]:
     masks = np.array(list(regions.values()), np.float32).reshape(len(regions), n_voxels).T
     weights: NDArray[np.float32] = masks / np.maximum(masks.sum(0), 1)
     return weights
-
-
-def _distributions(
-    brain: Brain, test: TestSet, predictions: Predictions, seed: int
-) -> dict[str, Draw]:
-    """Distributions around a mean, all drawn with the same random numbers."""
-
-    def drawer(around: str) -> Draw:
-        return lambda image, n: predictions.draw(
-            brain, test, image, Drawing(n, seed, signal="fresh"), around
-        )
-
-    return {name: drawer(name) for name in ("model", "linear", "mean_pattern")}
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.io.results.evaluation import N_BINS
-from synbrain_cli.metrics.calibration import LEVELS, crps, energy_score, pit
+from synbrain_cli.metrics.calibration import LEVELS, Ensemble, pit
 
 REGION_LEVEL = 0.9  # of the intervals in which trials' region means are counted
 
@@ -69,7 +69,7 @@ class Tally:
         self,
         image: int,
         trials: NDArray[np.float32],
-        draws: NDArray[np.float32],
+        draws: Ensemble,
         generator: np.random.Generator,
     ) -> None:
         """Score the draws of one image by its trials.
@@ -79,26 +79,25 @@ class Tally:
         image : int
             Number of the image.
         trials : float32 array of shape (n_trials, n_voxels)
-        draws : float32 array of shape (n_draws, n_voxels)
+        draws : Ensemble
+            float32 (n_draws, n_voxels).
         generator : numpy.random.Generator
             Of the randomised ranks (`synbrain_cli.metrics.calibration.pit`).
         """
-        rank = pit(trials, draws, generator)
+        rank = draws.pit(trials, generator)
         self.histogram += np.histogram(rank, N_BINS, (0, 1))[0]
+        away = np.abs(rank - 0.5)
         for j, level in enumerate(LEVELS):
-            hit = np.abs(rank - 0.5) <= level / 2
+            hit = away <= level / 2
             self.inside[j] += hit.sum(0)
             self.inside_image[image, j] = hit.mean()
-        score = crps(trials, draws)
+        score = draws.crps(trials)
         self.crps += score.sum(0, dtype=np.float64)
         self.crps_image[image] = score.mean(dtype=np.float64)
-        self.energy_image[image] = energy_score(trials, draws).mean(dtype=np.float64)
-        self.moments += (
-            draws.sum(0, dtype=np.float64),
-            np.einsum("ij,ij->j", draws, draws, dtype=np.float64),
-        )
+        self.energy_image[image] = draws.energy_score(trials).mean(dtype=np.float64)
+        self.moments += draws.total, draws.squares
         if self.averaging.size:
-            means = (trials @ self.averaging, draws @ self.averaging)
+            means = (trials @ self.averaging, draws.draws @ self.averaging)
             # Random numbers of their own: those of voxels are the same with and without regions.
             rank = pit(*means, generator.spawn(1)[0])
             self.inside_regions[image] = (np.abs(rank - 0.5) <= REGION_LEVEL / 2).mean(0)

@@ -23,7 +23,7 @@ Three things would let held-out responses leak into scores that are pooled over 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -34,11 +34,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.drawing import Drawing, RepeatedGenerators, draw_around
 from synbrain_cli.brain.loading import Distribution
 from synbrain_cli.datasets.splits import LEAST, split_trials
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.predictions import Predictions, normal_noise
+from synbrain_cli.evaluation.predictions import DISTRIBUTIONS, Predictions
 from synbrain_cli.evaluation.test_set import TestSet, derangement
 from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.io.bundle import Predictor
@@ -295,16 +295,27 @@ class PooledPredictions(Predictions):
         """Mean pattern of each image's fit: (n_images, n_voxels)."""
         return self.by_name["mean_pattern"]
 
-    def draw(
-        self, brain: Brain, test: TestSet, image: int, drawing: Drawing, around: str = "model"
-    ) -> Array:
+    def draw(self, brain: Brain, test: TestSet, image: int, drawing: Drawing) -> Array:
+        """Draw single trials of one image by the fit that did not see it: see `Predictions`."""
+        return next(self.draw_all(brain, test, image, drawing, ("model",)))
+
+    def draw_all(
+        self,
+        brain: Brain,
+        test: TestSet,
+        image: int,
+        drawing: Drawing,
+        names: Sequence[str] = DISTRIBUTIONS,
+    ) -> Iterator[NDArray[np.float32]]:
         """Draw single trials of one image by the fit that did not see it: see `Predictions`."""
         number = next(k for k, group in enumerate(test.groups) if image < group.stop)
         fit = self.load_fit(number)
         known = fit.distribution
-        readout = known.readout if around == "model" else normal_noise(known, around)
-        mean = fit.from_unit(self[around][image])
-        return fit.to_unit(brain.draw_around(mean, test.digests[image], drawing, readout))
+        generators = RepeatedGenerators(drawing, test.digests[image], brain.config.fingerprint)
+        for name in names:
+            readout = known.readout if name == "model" else known.normal_noise[name]
+            mean = fit.from_unit(self[name][image])
+            yield fit.to_unit(draw_around(mean, readout, generators))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.brain.loading import Distribution
+from synbrain_cli.brain.drawing import Drawing, RepeatedGenerators, draw_around
 from synbrain_cli.evaluation.test_set import TestSet, derangement
-from synbrain_cli.model.readout import Readout
+
+DISTRIBUTIONS = ("model", "linear", "mean_pattern")  # whose draws are scored beside one another
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +57,9 @@ class Predictions:
         return brain.distribution.mean_pattern
 
     def draw(
-        self, brain: Brain, test: TestSet, image: int, drawing: Drawing, around: str = "model"
+        self, brain: Brain, test: TestSet, image: int, drawing: Drawing
     ) -> NDArray[np.float32]:
-        """Draw single trials of one image around a prediction, all with the same random numbers.
+        """Draw single trials of one image.
 
         Parameters
         ----------
@@ -66,34 +67,42 @@ class Predictions:
         test : TestSet
         image : int
         drawing : Drawing
-        around : {"model", "linear", "mean_pattern"}
-            Draws of the model; or independent normal noise around a baseline.
 
         Returns
         -------
         float32 array of shape (n_draws, n_voxels), standardised
         """
-        mean, digest = self[around][image], test.digests[image]
-        if around == "model":
-            return brain.draw_around(mean, digest, drawing)
-        readout = normal_noise(brain.distribution, around)
-        return brain.draw_around(mean, digest, drawing, readout)
+        return brain.draw_around(self["model"][image], test.digests[image], drawing)
+
+    def draw_all(
+        self,
+        brain: Brain,
+        test: TestSet,
+        image: int,
+        drawing: Drawing,
+        names: Sequence[str] = DISTRIBUTIONS,
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield draws of one image around several predictions, all with the same random numbers.
+
+        Parameters
+        ----------
+        brain : Brain
+        test : TestSet
+        image : int
+        drawing : Drawing
+        names : sequence of {"model", "linear", "mean_pattern"}
+            Draws of the model; or independent normal noise around a baseline.
+
+        Yields
+        ------
+        float32 array of shape (n_draws, n_voxels), standardised
+        """
+        known = brain.distribution
+        generators = RepeatedGenerators(drawing, test.digests[image], brain.config.fingerprint)
+        for name in names:
+            readout = known.readout if name == "model" else known.normal_noise[name]
+            yield draw_around(self[name][image], readout, generators)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         """Predictions of one name: (n_images, n_voxels)."""
         return self.by_name[name]
-
-
-def normal_noise(distribution: Distribution, around: str) -> Readout:
-    """Return independent normal noise of constant variance around a baseline.
-
-    Parameters
-    ----------
-    distribution : Distribution
-    around : {"linear", "mean_pattern"}
-    """
-    variances = {
-        "linear": distribution.linear_variance,
-        "mean_pattern": distribution.trial_variance,
-    }
-    return Readout.gaussian(variances[around])

@@ -30,7 +30,7 @@ from synbrain_cli.metrics.accuracy import (
 from synbrain_cli.metrics.bootstrap import Bootstrap, weighted_correlation, weighted_mean
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
 from synbrain_cli.metrics.missing import known_mean, known_median
-from synbrain_cli.metrics.similarity import linear_cka, rdm, rsa, weighted_cka, weighted_rsa
+from synbrain_cli.metrics.similarity import WeightedCKA, WeightedRSA, linear_cka, rdm, rsa
 from synbrain_cli.progress import Progress
 
 Array = NDArray[np.floating]
@@ -262,27 +262,23 @@ class ResponseScorer:
         }
         ckas = {k: [linear_cka(recorded[g], p[g]) for g in groups] for k, p in centred.items()}
 
-        def resampled_rsa(counts: Array) -> Array:
-            pairs = zip(true, distances["model"], groups, strict=True)
-            return mean_of_groups(
-                [_resampled(partial(weighted_rsa, t, d), counts[:, g]) for t, d, g in pairs], groups
-            )
+        rsa_of = [WeightedRSA(t, d) for t, d in zip(true, distances["model"], strict=True)]
+        cka_of = [WeightedCKA(recorded[g], centred["model"][g]) for g in groups]
 
-        def resampled_cka(counts: Array) -> Array:
-            pairs = [(recorded[g], centred["model"][g], counts[:, g]) for g in groups]
-            values = [_resampled(partial(weighted_cka, t, p), some) for t, p, some in pairs]
-            return mean_of_groups(values, groups)
+        def resampled(statistics: Sequence[Callable[[Array], Array]], counts: Array) -> Array:
+            pairs = zip(statistics, groups, strict=True)
+            return mean_of_groups([_resampled(s, counts[:, g]) for s, g in pairs], groups)
 
         return {
             "rsa": _score(
                 {k: float(mean_of_groups(v, groups)) for k, v in rsas.items()},
                 self._split_half(voxels, lambda a, b: rsa(rdm(a), rdm(b))),
-                self.bootstrap.limits(resampled_rsa, n_images),
+                self.bootstrap.limits(partial(resampled, rsa_of), n_images),
             ),
             "cka": _score(
                 {k: float(mean_of_groups(v, groups)) for k, v in ckas.items()},
                 self._split_half(voxels, linear_cka),
-                self.bootstrap.limits(resampled_cka, n_images),
+                self.bootstrap.limits(partial(resampled, cka_of), n_images),
             ),
         }
 

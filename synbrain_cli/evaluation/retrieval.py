@@ -24,6 +24,8 @@ from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.identification import n_way, pattern_similarity
 from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_tokens
+from synbrain_cli.model.principal import principal_components
+from synbrain_cli.model.tokens import StandardTokens
 
 N_CANDIDATES = 300  # Mai et al. 2025
 N_COMPONENTS = 128  # of the tokens that the linear decoder predicts
@@ -55,10 +57,9 @@ def retrieve(
     found: dict[str, list[Found]] = {}
     for part, images in zip(test.parts or (test,), test.groups, strict=True):
         queries = _queries(brain, test, part, images, predictions, seed)
-        scaled = brain.predictors.scaler(part.tokens)
-        decoders = {"linear_decoder": _linear_decoder(brain, part, scaled, seed)}
+        decoders = {"linear_decoder": _linear_decoder(brain, part, seed)}
         if brain.config.has_networks:
-            decoders["brainvae"] = _latent_decoder(brain, scaled)
+            decoders["brainvae"] = _latent_decoder(brain, brain.predictors.scaler(part.tokens))
         for name, decode in decoders.items():
             found.setdefault(name, []).append(_find(decode, queries, n_candidates))
     scores = {name: _score(parts, bootstrap) for name, parts in found.items()}
@@ -157,9 +158,7 @@ class FeatureSpace:
     def __init__(self, features: NDArray[np.float32]) -> None:
         self.centre = features.mean(0, dtype=np.float64).astype(np.float32)
         centred = features - self.centre
-        values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-        keep = np.flatnonzero(values > 1e-7 * values[-1])[-N_COMPONENTS:]
-        self.axes = centred.T @ (vectors[:, keep] / np.sqrt(values[keep])).astype(np.float32)
+        self.axes = principal_components(centred, N_COMPONENTS).axes.astype(np.float32)
 
     def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores on the components: (n_images, n_features) → float32 (n_images, n_components)."""
@@ -183,18 +182,23 @@ def _latent_decoder(brain: Brain, scaled: NDArray[np.float32]) -> Decoder:
     return similarity
 
 
-def _linear_decoder(brain: Brain, test: TestSet, scaled: NDArray[np.float32], seed: int) -> Decoder:
+def _linear_decoder(brain: Brain, test: TestSet, seed: int) -> Decoder:
     """Similarity of tokens predicted from responses, by ridge, with the candidates' tokens.
 
     Fitted on the averages over repeats of training images, to the leading principal components of
     their pooled tokens.
     """
+    tokens = StandardTokens(
+        test.store.tokens, test.store.rows_of(test.images), brain.predictors.scaler
+    )
     train = test.subject.select("train")
     averages, index, _ = average_repeats(brain.standardize(train.betas), train.image_index)
-    features = pool_tokens(brain.predictors.scaler(test.store.take(train.images[index])))
+    rows = test.store.rows_of(train.images[index])
+    del train  # as large as all else together
+    features = pool_tokens(StandardTokens(test.store.tokens, rows, brain.predictors.scaler))
     space = FeatureSpace(features)
     fit, _ = fit_ridge(averages, space(features), np.random.default_rng([seed, 4]))
-    candidates = space(pool_tokens(scaled))
+    candidates = space(pool_tokens(tokens))
 
     def similarity(patterns: Array) -> Array:
         return pattern_similarity(apply_ridge(fit, np.asarray(patterns, np.float32)), candidates)

@@ -110,22 +110,40 @@ def weighted_rsa(
         ``rsa`` where all counts are 1. In a sample, NaN where its true ranks do not vary, 0
         where only the predicted ones do not.
     """
-    t, p, verdict = _ranks_of_pair(rdm_true, rdm_pred)
-    n_images = _n_images(t)
-    shares = shares_of_counts(counts, n_images)
-    if verdict is not None:
-        return np.full(len(shares), verdict)
-    a, b = squareform(t), squareform(p)  # zero on the diagonal: no pair of copies counts
-    weight = 1 - (shares**2).sum(1)
-    forms = (_quadratic(m, shares) for m in (a, b, a * a, b * b, a * b))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean_t, mean_p, square_t, square_p, product = (form / weight for form in forms)
-        var_t, var_p = square_t - mean_t**2, square_p - mean_p**2
-        r = (product - mean_t * mean_p) / np.sqrt(var_t * var_p)
-    # Ranks have variance 1, so that a variance of 1e-12 in a sample is rounding: constant
-    r[var_p <= 1e-12] = 0
-    r[~(var_t > 1e-12)] = np.nan
-    return r
+    return WeightedRSA(rdm_true, rdm_pred)(counts)
+
+
+class WeightedRSA:
+    """`weighted_rsa` of two sets of distances, whose ranks are taken once for all samples.
+
+    Parameters
+    ----------
+    rdm_true, rdm_pred : arrays of shape (n_images · (n_images − 1) / 2,)
+        As in ``rsa``.
+    """
+
+    def __init__(self, rdm_true: ArrayLike, rdm_pred: ArrayLike) -> None:
+        t, p, self._verdict = _ranks_of_pair(rdm_true, rdm_pred)
+        self._n_images = _n_images(t)
+        if self._verdict is None:
+            a, b = squareform(t), squareform(p)  # zero on the diagonal: no pair of copies counts
+            self._forms = (a, b, a * a, b * b, a * b)
+
+    def __call__(self, counts: ArrayLike) -> NDArray[np.float64]:
+        """Score of each sample: counts (n_boot, n_images) → (n_boot,)."""
+        shares = shares_of_counts(counts, self._n_images)
+        if self._verdict is not None:
+            return np.full(len(shares), self._verdict)
+        weight = 1 - (shares**2).sum(1)
+        forms = (_quadratic(form, shares) for form in self._forms)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean_t, mean_p, square_t, square_p, product = (form / weight for form in forms)
+            var_t, var_p = square_t - mean_t**2, square_p - mean_p**2
+            r = (product - mean_t * mean_p) / np.sqrt(var_t * var_p)
+        # Ranks have variance 1, so that a variance of 1e-12 in a sample is rounding: constant
+        r[var_p <= 1e-12] = 0
+        r[~(var_t > 1e-12)] = np.nan
+        return r
 
 
 def linear_cka(y_true: ArrayLike, y_pred: ArrayLike) -> float:
@@ -189,16 +207,34 @@ def weighted_cka(y_true: ArrayLike, y_pred: ArrayLike, counts: ArrayLike) -> NDA
         ``linear_cka`` where all counts are 1. NaN where the resampled data do not vary (for example
         a single image), 0 where only the prediction does not.
     """
-    t, p, verdict = _kernels(y_true, y_pred)
-    shares = shares_of_counts(counts, len(t))
-    if verdict is not None:
-        return np.full(len(shares), verdict)
-    norm_t, norm_p = _quadratic(t * t, shares), _quadratic(p * p, shares)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cka = _quadratic(t * p, shares) / np.sqrt(norm_t * norm_p)
-    cka[norm_p == 0] = 0
-    cka[norm_t == 0] = np.nan
-    return cka
+    return WeightedCKA(y_true, y_pred)(counts)
+
+
+class WeightedCKA:
+    """`weighted_cka` of two sets of patterns, whose kernels are computed once for all samples.
+
+    Parameters
+    ----------
+    y_true, y_pred : arrays of shape (n_images, n_voxels)
+        As in ``linear_cka``.
+    """
+
+    def __init__(self, y_true: ArrayLike, y_pred: ArrayLike) -> None:
+        t, p, self._verdict = _kernels(y_true, y_pred)
+        self._n_images = len(t)
+        self._forms = (t * p, t * t, p * p)
+
+    def __call__(self, counts: ArrayLike) -> NDArray[np.float64]:
+        """Score of each sample: counts (n_boot, n_images) → (n_boot,)."""
+        shares = shares_of_counts(counts, self._n_images)
+        if self._verdict is not None:
+            return np.full(len(shares), self._verdict)
+        product, norm_t, norm_p = (_quadratic(form, shares) for form in self._forms)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cka = product / np.sqrt(norm_t * norm_p)
+        cka[norm_p == 0] = 0
+        cka[norm_t == 0] = np.nan
+        return cka
 
 
 # Helpers ------------------------------------------------------------------------------------------

@@ -22,6 +22,13 @@ _OVERSAMPLING = 8
 _ROUNDS = 3  # of principal factors: the variance that factors share, then factors, then …
 
 
+class Normal(Protocol):
+    """What normal numbers are drawn from: a numpy Generator, or numbers that were drawn before."""
+
+    def standard_normal(self, size: int, dtype: type, /) -> np.ndarray:
+        """Array of shape (size,)."""
+
+
 class Term(Protocol):
     """One term of a second moment, ± the sum of the outer products of its rows.
 
@@ -87,9 +94,16 @@ class LowRank:
         """Variance of each voxel, float64 (n_voxels,)."""
         return (self.loadings.astype(np.float64) ** 2).sum(1) + self.private.astype(np.float64) ** 2
 
-    def draw(self, generator: np.random.Generator) -> np.ndarray:
+    @cached_property
+    def is_nothing(self) -> bool:
+        """Whether no voxel varies."""
+        return not (self.loadings.any() or self.private.any())
+
+    def draw(self, generator: Normal) -> np.ndarray:
         """Return one draw, float32 (n_voxels,)."""
         own = generator.standard_normal(len(self.private), np.float32)
+        if not self.loadings.shape[1]:
+            return self.private * own
         shared = generator.standard_normal(self.loadings.shape[1], np.float32)
         return self.private * own + self.loadings @ shared
 

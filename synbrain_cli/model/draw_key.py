@@ -14,8 +14,10 @@ two images, draws or models share random numbers.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 
 def draw_key(seed: int, digest: str, draw: int | str, fingerprint: str) -> int:
@@ -40,4 +42,16 @@ def draw_generator(
     seed: int, digest: str, draw: int | str, fingerprint: str
 ) -> np.random.Generator:
     """Return the generator of a draw's random numbers: Philox, keyed by `draw_key`."""
-    return np.random.Generator(np.random.Philox(key=draw_key(seed, digest, draw, fingerprint)))
+    key: Any = _Key(draw_key(seed, digest, draw, fingerprint))
+    return np.random.Generator(np.random.Philox(key))
+
+
+class _Key(ISeedSequence):
+    """The key as Philox asks for it; with ``key=…``, NumPy also gathers entropy, and drops it."""
+
+    def __init__(self, key: int) -> None:
+        self._words = np.array([key & (2**64 - 1), key >> 64], np.uint64)
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        """Return the two words of the key."""
+        return self._words

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.model.penalties import TOGETHER, choose_penalties
+from synbrain_cli.model.principal import principal_components
 from synbrain_cli.model.tokens import StandardTokens
 
 MAX_FEATURES = 16_384  # pooled token features; 9,000 NSD images × these are 590 MB in float32
@@ -169,8 +169,12 @@ def fit_ridge(
     n_folds = min(n_folds, len(features))
     mean = features.mean(0, dtype=np.float64).astype(np.float32)
     features = features - mean  # not in place: pooling may hand back the caller's own array
-    powers, vectors, scores, components = _principal_components(features)
+    found = principal_components(features, MAX_COMPONENTS)
     del features
+    unit = np.sqrt(found.powers.sum() / len(found.vectors))  # root mean squared norm of a row
+    powers, vectors = found.powers / unit**2, found.vectors
+    scores = (vectors * np.sqrt(powers)).astype(np.float32)
+    components = (found.axes / unit).astype(np.float32)
     deal = KFold(n_folds, shuffle=True, random_state=int(generator.integers(2**31)))
     folds = [held_out for _, held_out in deal.split(scores)]
     intercept = targets.mean(0, dtype=np.float64).astype(np.float32)
@@ -196,48 +200,6 @@ def fit_ridge(
         "alphas": alphas.astype(np.float32),
     }
     return fit, held_out
-
-
-def _principal_components(
-    features: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Principal components of centred features, of the smaller of the two matrices of moments.
-
-    Features are scaled by the root of a row's mean squared norm in the components kept.
-
-    Parameters
-    ----------
-    features : float32 array of shape (n_rows, n_features)
-
-    Returns
-    -------
-    powers : float64 array of shape (n_components,)
-        Sum of squared scores, largest first.
-    vectors : float64 array of shape (n_rows, n_components)
-        Scores of length 1.
-    scores : float32 array of shape (n_rows, n_components)
-    components : float32 array of shape (n_features, n_components)
-        Features → scores.
-    """
-    by_row = len(features) <= features.shape[1]
-    moments = (features @ features.T if by_row else features.T @ features).astype(np.float64)
-    size = len(moments)
-    wanted = (max(size - MAX_COMPONENTS, 0), size - 1)
-    values, vectors = eigh(
-        moments, subset_by_index=wanted, driver="evr", overwrite_a=True, check_finite=False
-    )
-    values, vectors = values[::-1], vectors[:, ::-1]
-    n_components = int((values > values[0] * 1e-7).sum())
-    values, vectors = values[:n_components], vectors[:, :n_components]
-    unit = np.sqrt(values.sum() / len(features))
-    if by_row:
-        scores = (vectors * np.sqrt(values) / unit).astype(np.float32)
-        components = features.T @ (vectors / np.sqrt(values) / unit).astype(np.float32)
-    else:
-        components = (vectors / unit).astype(np.float32)
-        scores = features @ components
-        vectors = scores * (unit / np.sqrt(values))
-    return values / unit**2, vectors, scores, components
 
 
 def _fit_mean(

@@ -36,7 +36,7 @@ from scipy.special import ndtr
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.model.components import Separation, VarianceComponents
-from synbrain_cli.model.covariance import LowRank, fit_low_rank
+from synbrain_cli.model.covariance import LowRank, Normal, fit_low_rank
 
 # Of Q, in standard deviations: quantiles .005 to .995.
 NODES = np.linspace(-2.6, 2.6, 27).astype(np.float32)
@@ -118,8 +118,8 @@ class Readout:
     def draw(
         self,
         mean: np.ndarray,
-        signals: Sequence[np.random.Generator],
-        noises: Sequence[np.random.Generator],
+        signals: Sequence[Normal],
+        noises: Sequence[Normal],
     ) -> np.ndarray:
         """Draw trials of one image.
 
@@ -128,20 +128,32 @@ class Readout:
         mean : float32 array of shape (n_voxels,)
             m.
         signals, noises : sequences of numpy Generators
-            Generators of u and of e for every draw. Draws with the same generator state of u are
-        repeats of one image.
+            Generators of u and of e for every draw, or one of u for all draws. Draws with the same
+            generator state of u are repeats of one image.
 
         Returns
         -------
         float32 array of shape (n_draws, n_voxels)
             Each draw depends on its own generators alone, to the last bit.
         """
-        u = np.stack([self.signal.draw(generator) for generator in signals])
-        e = np.stack([self.noise.draw(generator) for generator in noises])
         h = self.relative_noise_variance(mean)
         scale, gain = self._scale(h).astype(np.float32), np.sqrt(h).astype(np.float32)
-        bent = _bend(self.curve, (u + gain * e) / scale)
-        return (mean + scale * bent).astype(np.float32)
+        u = np.zeros(len(mean), np.float32)
+        if len(signals) == 1 and not self.signal.is_nothing:
+            u = self.signal.draw(signals[0])
+        draws = np.empty((len(noises), len(mean)), np.float32)
+        for k, generator in enumerate(noises):  # one by one, what is computed stays in the cache
+            if len(signals) > 1 and not self.signal.is_nothing:
+                u = self.signal.draw(signals[k])
+            t = (u + gain * self.noise.draw(generator)) / scale
+            bent = t if self.is_straight else _bend(self.curve, t[None])[0]
+            draws[k] = mean + scale * bent
+        return draws
+
+    @cached_property
+    def is_straight(self) -> bool:
+        """Whether Q is the identity."""
+        return np.array_equal(self.curve, _straight(self.curve.shape[1]))
 
     def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
         """Return named arrays, for a file."""
@@ -373,11 +385,19 @@ def _sd_of_normal(curve: np.ndarray) -> np.ndarray:
 def _bend(curve: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Q of (n, n_voxels), by linear interpolation between equally spaced nodes."""
     position = (t - NODES[0]) / (NODES[1] - NODES[0])
-    j = np.clip(position.astype(np.int32), 0, len(NODES) - 2)
-    rows = j * t.shape[1] + np.arange(t.shape[1], dtype=np.int32)
-    below, above = curve.ravel()[rows], curve.ravel()[rows + t.shape[1]]
-    bent = below + (above - below) * np.clip(position - j, 0, 1)
-    return bent + np.minimum(t - NODES[0], 0) + np.maximum(t - NODES[-1], 0)
+    j = position.astype(np.int32)
+    np.clip(j, 0, len(NODES) - 2, out=j)
+    part = position - j
+    j *= t.shape[1]
+    j += np.arange(t.shape[1], dtype=np.int32)
+    below = np.take(curve, j)
+    j += t.shape[1]
+    bent = below + (np.take(curve, j) - below) * np.clip(part, 0, 1, out=part)
+    beyond = np.abs(t) > NODES[-1]
+    if beyond.any():
+        far = t[beyond]
+        bent[beyond] += np.minimum(far - NODES[0], 0) + np.maximum(far - NODES[-1], 0)
+    return bent
 
 
 # ------------------------------------------------------------------------------ the mean

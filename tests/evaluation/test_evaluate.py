@@ -543,7 +543,7 @@ def test_a_linear_decoder_finds_images_in_responses_that_are_linear_in_their_tok
     trials = noisy(signal[n_train:][rows])
     test = TestSet(
         SimpleNamespace(select=lambda split: {"train": train_trials}[split]),
-        SimpleNamespace(take=lambda names: tokens[names]),
+        SimpleNamespace(take=lambda names: tokens[names], tokens=tokens, rows_of=np.asarray),
         np.arange(n_train, n_images),
         rows,
         np.ones(len(rows), int),

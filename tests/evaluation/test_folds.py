@@ -269,7 +269,7 @@ def test_draws_are_of_the_fit_that_did_not_see_the_image(planted, tmp_path):
         readout, digest = fit.distribution.readout, folds.test.digests[image]
         own = planted.brain.draw_around(fit.model[image % 4], digest, drawing, readout)
         np.testing.assert_array_equal(draws, own)
-        around = predictions.draw(planted.brain, folds.test, image, drawing, "linear")
+        (around,) = predictions.draw_all(planted.brain, folds.test, image, drawing, ["linear"])
         expected = fit.distribution.linear_variance
         np.testing.assert_allclose(around.var(0) / expected, 1, atol=0.4)
 

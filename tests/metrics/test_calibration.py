@@ -635,3 +635,33 @@ def test_examples_run():
     found = doctest.testmod(calibration)
     assert found.attempted
     assert not found.failed
+
+
+@pytest.mark.parametrize("n_draws", [2, 255, 256, 700])
+def test_ranks_of_many_draws_are_counted(n_draws):
+    """Draws are counted in bytes, which hold 255."""
+    drawn = np.tile(np.arange(n_draws, dtype=np.float32)[:, None], (1, 3))
+    trials = np.array([[-1, n_draws, n_draws // 2 + 0.5]], np.float32)
+    found = calibration.pit(trials, drawn, rng())
+    below = np.array([0, n_draws, n_draws // 2 + 1])
+    assert (found * (n_draws + 1) >= below - 1e-3).all()
+    assert (found * (n_draws + 1) <= below + 1 + 1e-3).all()
+
+
+def test_an_ensemble_scores_several_sets_of_trials_as_each_alone():
+    generator = rng()
+    drawn = generator.normal(size=(20, 3000)).astype(np.float32)
+    ensemble = calibration.Ensemble(drawn)
+    for _ in range(3):
+        trials = generator.normal(size=(2, 3000)).astype(np.float32)
+        np.testing.assert_array_equal(ensemble.crps(trials), calibration.crps(trials, drawn))
+        np.testing.assert_array_equal(
+            ensemble.energy_score(trials), calibration.energy_score(trials, drawn)
+        )
+        np.testing.assert_array_equal(
+            ensemble.pit(trials, rng()), calibration.pit(trials, drawn, rng())
+        )
+        reference = scoringrules.crps_ensemble(
+            trials, np.repeat(drawn[:, None], 2, 1), m_axis=0, estimator="pwm", backend="numpy"
+        )
+        np.testing.assert_allclose(ensemble.crps(trials), reference, atol=1e-5)

@@ -15,7 +15,7 @@ from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.model import readout as module
 from synbrain_cli.model.components import VarianceComponents
 from synbrain_cli.model.covariance import LowRank
-from synbrain_cli.model.draw_key import draw_generator
+from synbrain_cli.model.draw_key import draw_generator, draw_key
 from synbrain_cli.model.readout import (
     MAX_SIGNAL_DEPENDENCE,
     NODES,
@@ -662,6 +662,17 @@ def test_draw_generators_differ_by_each_argument_and_by_nothing_else():
     first = {key: draw_generator(*key).integers(2**63) for key in keys}
     assert len(set(first.values())) == len(keys)
     assert all(draw_generator(*key).integers(2**63) == first[key] for key in reversed(keys))
+
+
+def test_numbers_of_a_key_are_those_of_numpy():
+    """As with ``Philox(key=…)``, which takes longer to make."""
+    for digest in ("a1", "b2"):
+        found = draw_generator(0, digest, 3, "m")
+        numpy = np.random.Generator(np.random.Philox(key=draw_key(0, digest, 3, "m")))
+        np.testing.assert_array_equal(
+            found.standard_normal(99, np.float32), numpy.standard_normal(99, np.float32)
+        )
+        np.testing.assert_array_equal(found.integers(2**63, size=9), numpy.integers(2**63, size=9))
 
 
 def test_draw_generators_are_independent():

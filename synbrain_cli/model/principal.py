@@ -1,0 +1,69 @@
+"""Leading principal components, from the smaller of two matrices of moments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh
+from scipy.sparse.linalg import eigsh
+
+LEAST = 1e-7  # of the largest eigenvalue: smaller ones are rounding, of products in float32
+FEW = 20  # times as many rows as components from which on Lanczos iteration is the faster way
+
+
+@dataclass(frozen=True)
+class PrincipalComponents:
+    """Principal components of rows of features, largest first.
+
+    Attributes
+    ----------
+    powers : float64 array of shape (n_components,)
+        Sum of squared scores over rows.
+    vectors : float64 array of shape (n_rows, n_components)
+        Scores of length 1.
+    axes : float64 array of shape (n_features, n_components)
+        Of length 1: features → scores.
+    """
+
+    powers: NDArray[np.float64]
+    vectors: NDArray[np.float64]
+    axes: NDArray[np.float64]
+
+
+def principal_components(features: NDArray[np.float32], most: int) -> PrincipalComponents:
+    """Find the principal components of centred features.
+
+    Parameters
+    ----------
+    features : float32 array of shape (n_rows, n_features)
+    most : int
+        Components that are wanted; fewer are returned where the features have fewer.
+    """
+    by_row = len(features) <= features.shape[1]
+    moments = (features @ features.T if by_row else features.T @ features).astype(np.float64)
+    values, vectors = _leading(moments, most)
+    n_components = int((values > values[0] * LEAST).sum())
+    values, vectors = values[:n_components], vectors[:, :n_components]
+    length = np.sqrt(values)
+    single = (vectors / length).astype(np.float32)
+    if by_row:
+        return PrincipalComponents(values, vectors, (features.T @ single).astype(np.float64))
+    return PrincipalComponents(values, (features @ single).astype(np.float64), vectors)
+
+
+def _leading(
+    moments: NDArray[np.float64], most: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Leading eigenvalues and eigenvectors, largest first; the matrix is overwritten."""
+    size = len(moments)
+    if size > FEW * most:
+        start = np.random.default_rng(0).standard_normal(size)  # the same in every run
+        values, vectors = eigsh(moments, most, which="LA", v0=start)
+    else:
+        wanted = (max(size - most, 0), size - 1)
+        values, vectors = eigh(
+            moments, subset_by_index=wanted, driver="evr", overwrite_a=True, check_finite=False
+        )
+    return values[::-1], vectors[:, ::-1]
