@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
-from synbrain_cli import memory
+from synbrain_cli import load_model, memory
 from synbrain_cli.errors import InputError
+from synbrain_cli.evaluation.needs import evaluation_bytes
+from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.pipeline.evaluate import evaluate
+from synbrain_cli.pipeline.train import TrainSettings, train
+from synbrain_cli.run import RunContext
+from synbrain_cli.training.needs import training_bytes
 
 
 def resident() -> int:
@@ -45,3 +53,32 @@ def test_a_task_that_does_not_fit_is_refused(monkeypatch):
         InputError, match=r"training sub-01 needs about 8\.1 GB .* 8\.0 GB are free"
     ):
         memory.require_memory(8.1e9, "training sub-01", "prepare fewer voxels")
+
+
+def test_the_memory_of_nsd_is_estimated():
+    """Of 27,000 trials × 15,724 voxels alone 1.7 GB; all fits into a machine of 8 GB."""
+    images = np.repeat([f"{i}" for i in range(10_000)], 3)
+    split = np.where(np.arange(30_000) < 3_000, "test", "train")
+    subject = SimpleNamespace(
+        trials=pd.DataFrame({"image": images, "split": split}), n_voxels=15_724
+    )
+    store = SimpleNamespace(identity=SimpleNamespace(token_shape=(256, 1664)))
+    brain = SimpleNamespace(config=SimpleNamespace(has_networks=False))
+    assert 4e9 < training_bytes(subject, store) < 7e9
+    assert 3e9 < evaluation_bytes(brain, subject, store, None) < 7e9
+    assert evaluation_bytes(brain, subject, store, 5) > training_bytes(subject, store)
+
+
+def test_train_and_evaluate_say_what_they_need_and_refuse_what_does_not_fit(
+    subject, store, tmp_path, monkeypatch, capsys
+):
+    settings, run = TrainSettings(model="linear"), RunContext()
+    train(Workspace(tmp_path), subject, store, settings, run)
+    assert re.search(r"needs about 0\.\d GB of memory, [\d.]+ GB are free", capsys.readouterr().err)
+    brain = load_model(tmp_path / "weights" / f"sub-{subject.subject}_linear", "cpu")
+    free = SimpleNamespace(available=1e3)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: free)
+    with pytest.raises(InputError, match=r"training again needs about .*, or prepare fewer voxels"):
+        train(Workspace(tmp_path), subject, store, settings, run, name="again")
+    with pytest.raises(InputError, match=r"evaluating .*_linear needs about"):
+        evaluate(Workspace(tmp_path), brain, subject, store)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -168,6 +168,20 @@ class Predictors:
             for name, weight in zip(self.names, self.stack, strict=True):
                 if weight.any():
                     mean[some] += weight * self.predict(name, tokens[some])
+        return mean
+
+    def stacked(self, predictions: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Stack predictions that were made one by one: m, as `mean` returns it.
+
+        Parameters
+        ----------
+        predictions : dict of float32 arrays of shape (n_images, n_voxels)
+            Of every predictor in the stack, standardised.
+        """
+        mean = np.zeros_like(predictions[self.names[0]])
+        for name, weight in zip(self.names, self.stack, strict=True):
+            if weight.any():
+                mean += weight * predictions[name]
         return mean
 
     def require_networks(self) -> Networks:

@@ -32,6 +32,7 @@ from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.calibration import LEVELS, Ensemble
 from synbrain_cli.metrics.missing import known_median
 from synbrain_cli.run import RunContext
+from synbrain_cli.threads import one_thread
 
 NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the published latent noise, nf in [0, 1]
 N_LATENT = 20  # draws of it: each is a pass of the decoder; both scores are fair in their number
@@ -90,10 +91,11 @@ def calibrate(
     """
     scoring = _Scoring(brain, test, predictions, settings, run.seed)
     shorter = "--draws 50" + (" --no-latent" if settings.latent else "")
-    with run.progress.bar("scoring draws", test.n_images, shorter=shorter) as bar:
+    bar = run.progress.bar("scoring draws", test.n_images, shorter=shorter)
+    with bar as shown, one_thread():
         for image in range(test.n_images):
             scoring.add(image)
-            bar.to(image + 1, test.n_images)
+            shown.to(image + 1, test.n_images)
     bootstrap = Bootstrap(settings.n_boot, run.seed)
     scores = _scores(scoring.all_tallies(), test, scored_regions(brain), bootstrap)
     scores = replace(scores, latent_noise_factor=scoring.latent_noise_factor())

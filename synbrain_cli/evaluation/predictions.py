@@ -36,12 +36,9 @@ class Predictions:
     def of(cls, brain: Brain, test: TestSet, seed: int) -> Self:
         """Predict the test images."""
         shuffle = derangement(test.n_images, np.random.default_rng(seed))
-        by_name = {"model": brain.mean(test.tokens, unit="z")}
-        if brain.config.has_networks:
-            by_name["deep"] = brain.predict("deep", test.tokens, unit="z")
-        if brain.predictors.transfer is not None:
-            by_name["transfer"] = brain.predict("transfer", test.tokens, unit="z")
-        by_name["linear"] = brain.predict("linear", test.tokens, unit="z")
+        names = dict.fromkeys((*brain.predictors.names, "linear"))
+        each = {name: brain.predict(name, test.tokens, unit="z") for name in names}
+        by_name = {"model": brain.predictors.stacked(each), **each}
         constant = brain.distribution.mean_pattern
         by_name["mean_pattern"] = np.broadcast_to(constant, test.averages.shape)
         by_name["shuffled"] = by_name["model"][shuffle]

@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from synbrain_cli.threads import one_thread
+
 MAX_RANK = 64
 N_FOLDS = 5
 DENSE = 2_048  # number of voxels up to which the matrix voxels × voxels is formed, which is faster
@@ -252,12 +254,17 @@ def _eigenvectors(
     parts: Sequence[_Moment], groups: Groups, communality: np.ndarray, start: np.ndarray
 ) -> list[np.ndarray]:
     """Leading eigenvectors of each group, largest first, by subspace iteration from ``start``."""
-    vectors = [np.linalg.qr(start)[0]] * len(groups)
+    vectors = [_orthonormal(start)] * len(groups)
     for _ in range(_POWER_STEPS):
-        vectors = [np.linalg.qr(p)[0] for p in _products(parts, groups, communality, vectors)]
+        vectors = [_orthonormal(p) for p in _products(parts, groups, communality, vectors)]
     turned = []
     for own, product in zip(vectors, _products(parts, groups, communality, vectors), strict=True):
         image = own.T @ product
         _, turn = np.linalg.eigh((image + image.T) / 2)
         turned.append(own @ turn[:, ::-1])
     return turned
+
+
+def _orthonormal(vectors: np.ndarray) -> np.ndarray:
+    with one_thread():
+        return np.linalg.qr(vectors)[0]

@@ -95,6 +95,11 @@ def pool_tokens(tokens: np.ndarray | StandardTokens) -> np.ndarray:
     return pooled.reshape(n_images, -1)
 
 
+def n_pooled(n_tokens: int, n_dims: int) -> int:
+    """Features that `pool_tokens` makes of the tokens of an image."""
+    return pool_tokens(np.zeros((1, n_tokens, n_dims), np.float32)).shape[1]
+
+
 def fit_linear(
     tokens: np.ndarray | StandardTokens,
     responses: np.ndarray,

@@ -18,6 +18,7 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.calibration import Calibration, calibrate
 from synbrain_cli.evaluation.doubt import doubtful_scores, notes_on_doubt
 from synbrain_cli.evaluation.folds import Folds
+from synbrain_cli.evaluation.needs import evaluation_bytes
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.response_scores import ResponseResults, ResponseScorer
@@ -40,9 +41,11 @@ from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.memory import require_memory
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.plotting.calibration import plot_calibration
 from synbrain_cli.run import RunContext
+from synbrain_cli.training.needs import LESS
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,12 @@ def evaluate(
     # Load the test images
     folds = Folds.load(brain, subject, store, n_folds, run.seed) if n_folds else None
     test = folds.test if folds else TestSet.load(subject, store, [brain])
+    needed = evaluation_bytes(brain, subject, store, n_folds)
+    enough = require_memory(needed, f"evaluating {brain.name}", LESS)
     run.progress.info(
         f"evaluating {brain.name}: {len(test.trials):,} test trials of {test.n_images:,} images"
         + (f", held out in {n_folds} folds" if folds else "")
+        + f"; {enough}"
     )
 
     # Compute

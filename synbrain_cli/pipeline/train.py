@@ -21,6 +21,7 @@ from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import model_name, require_subject_of_dataset
+from synbrain_cli.memory import require_memory
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.run import RunContext
@@ -34,6 +35,7 @@ from synbrain_cli.training.bundle_writer import (
 from synbrain_cli.training.distribution import fit_distribution
 from synbrain_cli.training.examples import SubjectExamples, load_examples
 from synbrain_cli.training.linear_encoder import fit_linear_encoder
+from synbrain_cli.training.needs import LESS, training_bytes
 from synbrain_cli.training.networks import Schedules, UntrainedNetworks, train_networks
 from synbrain_cli.training.voxel_order import default_order, subject_order
 
@@ -147,9 +149,12 @@ def train(
             return TrainResult(work.target, read_config(work.target).training)
 
         # Load examples
+        needed = training_bytes(subject, store) if run.processes.is_main else 0.0
+        enough = require_memory(needed, f"training {name}", LESS)
         examples = load_examples(subject, store)
         run.progress.info(
             _announcement(work, settings, voxel_order, examples, subject.averaged_over, run)
+            + f"; {enough}"
         )
 
         # Fit the linear encoder
