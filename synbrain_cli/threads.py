@@ -1,4 +1,4 @@
-"""Threads of linear algebra: one for small products, which several would slow down."""
+"""Threads of a computation: one for small products, which several would slow down."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from threadpoolctl import ThreadpoolController
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute products within the block in one thread each.
+    """Compute within the block in one thread: NumPy's products, and what this thread asks of torch.
 
-    Threads of OpenBLAS wait for one another in a loop: where each has little to do, and another
-    program uses the cores too, a command took four times the processor time.
+    Threads of OpenBLAS and OpenMP wait for one another in a loop: where each has little to do, and
+    another program uses the cores too, a command took four times the processor time, and the tokens
+    of an image ten times.
     """
-    with _libraries().limit(limits=1, user_api="blas"):
+    with _libraries().limit(limits=1):
         yield
 
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """Libraries of linear algebra in this process: looking for them takes milliseconds."""
+    """Libraries with threads in this process: looking for them takes milliseconds."""
     return ThreadpoolController()

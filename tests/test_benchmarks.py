@@ -143,3 +143,22 @@ def test_batch_is_halved_until_all_versions_fit(modules, monkeypatch):
         (24, "ours"),
         (12, "recipe"),
     ]
+
+
+@pytest.mark.slow
+def test_a_tiny_subject_goes_through_the_benchmark_of_the_real_size(modules, tmp_path):
+    script = importlib.import_module("real_size")
+    words = ["real_size.py", "--quick", "--commands", "train,synthesize", "--scratch", tmp_path]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [*map(str, words), "--results", str(tmp_path / "results")])
+        script.main()
+    (file,) = (tmp_path / "results").iterdir()
+    record = json.loads(file.read_text())
+    found = record["fractions"]["1/8"]
+    assert found["n_images"] == 120
+    for command in ("train", "synthesize"):
+        assert found[command]["processor_seconds"] > 0
+        assert found[command]["peak_gigabytes"] > 0.1
+    assert record["growth_exponent"] == {"train": None, "synthesize": None}
+    times = {f: {"train": {"processor_seconds": 8 * float(f[-1]) ** -1.5}} for f in ("1/4", "1/2")}
+    assert script.growth(times, "train") == pytest.approx(1.5)

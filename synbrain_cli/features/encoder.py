@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.features.images import resize
+from synbrain_cli.threads import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +40,8 @@ class Encoder(ABC):
     device : torch.device
     precision : {"float32", "fp16", "bf16"}
         Precision of the computation.
+    is_small : bool
+        Whether an image is too little work for several threads.
     batch_size : int
         Number of images computed at once. On a GPU it is halved while memory does not suffice.
     """
@@ -45,6 +49,7 @@ class Encoder(ABC):
     spec: str
     slug: str
     identity: dict[str, Any]
+    is_small = False
 
     def __init__(self, device: str | torch.device = "cpu", precision: str = "float32") -> None:
         import torch
@@ -152,7 +157,8 @@ class Encoder(ABC):
         kept = getattr(torch, kept_dtype(self.precision).name)
         tokens = torch.empty(shape, dtype=kept, pin_memory=self.on_gpu)
         finite = torch.empty(len(images), dtype=torch.bool, pin_memory=self.on_gpu)
-        with torch.inference_mode():
+        threads = one_thread() if self.is_small and not self.on_gpu else nullcontext()
+        with torch.inference_mode(), threads:
             for start in range(0, len(images), self.batch_size):
                 part = slice(start, start + self.batch_size)
                 x = resize(images[part], self.identity["image_size"], self.device)

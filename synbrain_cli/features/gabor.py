@@ -72,6 +72,8 @@ class Gabor(Encoder):
     vary by about 1 around 0 over natural photographs.
     """
 
+    is_small = True
+
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.spec = self.slug = "gabor"
         self.identity = {
