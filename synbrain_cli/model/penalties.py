@@ -4,7 +4,7 @@ The choice is that of himalaya's ``RidgeCV`` (Dupré la Tour et al. 2022, *Neuro
 every fold is predicted by a fit to the others, for each penalty, and the penalty of least squared
 error is taken, averaged over folds. Here the moments of a fold's training rows are those of all
 rows less those of the fold, and their eigenvectors serve all penalties, so that a prediction costs
-a product over components, not over rows. Nothing as large as penalties × rows × targets is formed.
+a product over components, not over rows. Penalties have most of it in common.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 TOGETHER = 512  # targets that are computed together
+FEW = 16  # rows whose errors are computed together: they stay in the processor's cache
+ROUNDING = 1e-6  # of shrinkage: that of float32
 NOTHING = 1e-10  # of the largest eigenvalue: below it, a direction is not in the training rows
 
 
@@ -72,16 +74,41 @@ class _Fold:
         """
         own = targets[self.rows]
         turned = self.vectors.T @ (products - self.scores.T @ own)
-        weights, error = np.empty_like(turned), np.empty_like(own)
-        found = np.empty((len(penalties), own.shape[1]), np.float32)
-        for k, penalty in enumerate(penalties):
-            shrinkage = (1 / (self.powers + penalty)).astype(np.float32)
-            np.multiply(turned, shrinkage[:, None], out=weights)
-            np.matmul(self.turned, weights, out=error)
-            error -= own
-            found[k] = np.einsum("ij,ij->j", error, error)
+        basis, weights = self._basis(penalties)
+        predicted = np.empty((len(weights), *own.shape), np.float32)
+        for one, direction in zip(predicted, basis.T, strict=True):
+            np.matmul(self.turned, turned * direction[:, None], out=one)
+        found = np.zeros((len(penalties), own.shape[1]), np.float32)
+        for first in range(0, len(own), FEW):
+            some = slice(first, first + FEW)
+            flat = predicted[:, some].reshape(len(weights), -1)
+            error = (weights.T @ flat).reshape(len(penalties), -1, own.shape[1])
+            error -= own[some]
+            found += np.einsum("kij,kij->kj", error, error)
         found /= len(own)
         return found
+
+    def _basis(
+        self, penalties: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Fewer directions than penalties, whose sums are the shrinkage of each penalty.
+
+        Shrinkage p / (p + α) is a smooth function of α: where components differ in their power by
+        three orders of magnitude, ten predictions hold those of fifteen penalties, to `ROUNDING`.
+
+        Returns
+        -------
+        float32 array of shape (n_components, n_directions)
+            Divided by the power: what products are multiplied with.
+        float32 array of shape (n_directions, n_penalties)
+        """
+        inside = np.isfinite(self.powers)
+        powers = self.powers[inside, None]
+        left, sizes, right = np.linalg.svd(powers / (powers + penalties), full_matrices=False)
+        n_kept = int((sizes > ROUNDING * sizes[0]).sum())
+        basis = np.zeros((len(self.powers), n_kept), np.float32)
+        basis[inside] = left[:, :n_kept] / powers
+        return basis, (sizes[:n_kept, None] * right[:n_kept]).astype(np.float32)
 
 
 def choose_penalties(
