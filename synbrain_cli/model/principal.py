@@ -48,9 +48,12 @@ def principal_components(features: NDArray[np.float32], most: int) -> PrincipalC
     values, vectors = values[:n_components], vectors[:, :n_components]
     length = np.sqrt(values)
     single = (vectors / length).astype(np.float32)
-    if by_row:
-        return PrincipalComponents(values, vectors, (features.T @ single).astype(np.float64))
-    return PrincipalComponents(values, (features @ single).astype(np.float64), vectors)
+    other = ((features.T if by_row else features) @ single).astype(np.float64)
+    vectors, axes = (vectors, other) if by_row else (other, vectors)
+    # Of the two signs, that of a positive largest entry: correlations over components depend on it
+    largest = np.abs(axes).argmax(0)
+    sign = np.where(axes[largest, np.arange(n_components)] < 0, -1.0, 1.0)
+    return PrincipalComponents(values, vectors * sign, axes * sign)
 
 
 def _leading(
