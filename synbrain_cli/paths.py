@@ -169,6 +169,14 @@ def is_there(path: str | Path) -> bool:
         return False
 
 
+def is_given(path: Path) -> bool:
+    """Return whether there is an entry of this name; reading it tells what is wrong with it.
+
+    A file that may be absent is not taken to be so where it is a link to nothing.
+    """
+    return os.path.lexists(path)
+
+
 def require_text(path: str | Path) -> None:
     """Refuse a path that is not text, which no record or table could hold.
 

@@ -32,6 +32,7 @@ from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.values import as_float32, whole_codes
 from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Vertices
+from synbrain_cli.paths import require_regular_file
 
 REPEATS = 3  # of each image, which the challenge averaged; some images of some subjects had fewer
 SHORT = dict(zip(HEMISPHERES, ("lh", "rh"), strict=True))
@@ -347,7 +348,7 @@ def prepare_subject(
     )
     options = {"subject": subject, **choice.to_dict()}
     source = challenge.folders[subject] / "training_split/training_fmri"
-    sizes = {f"{p.name}": p.stat().st_size for p in sorted(source.glob("*.npy"))}
+    sizes = {p.name: require_regular_file(p).stat().st_size for p in sorted(source.glob("*.npy"))}
     voxels = challenge.voxel_table(subject)
     with PreparedWriter(
         folder, {**options, "sources": sizes}, trials, voxel_space.n_voxels, choice.standardize

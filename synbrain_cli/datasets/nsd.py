@@ -23,6 +23,7 @@ from synbrain_cli.io.prepared_writer import PreparedWriter
 from synbrain_cli.io.reading import AGAIN
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.io.voxel_space import Geometry, Vertices
+from synbrain_cli.paths import require_regular_file
 from synbrain_cli.progress import Progress
 
 BETA_SCALE = 300.0  # int16 = percent signal change × 300; float32 (fsaverage) is not scaled
@@ -148,7 +149,7 @@ def prepare_subject(
     trials = nsd.design.trials(subject, sessions, split)
     options = {"subject": subject, "sessions": sessions, **choice.to_dict()}
     sources = {
-        str(path.relative_to(nsd.root)): path.stat().st_size
+        str(path.relative_to(nsd.root)): require_regular_file(path, "betas").stat().st_size
         for paths in files.values()
         for path in paths
     }

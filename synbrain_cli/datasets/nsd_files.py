@@ -23,6 +23,7 @@ from synbrain_cli.io.files import is_simulated, read_json
 from synbrain_cli.io.reading import reading
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.io.tables import read_table, row_in, whole_numbers
+from synbrain_cli.paths import is_given
 
 DESIGN = "nsddata/experiments/nsd/nsd_expdesign.mat"
 STIMULI = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
@@ -105,7 +106,7 @@ class NSD:
             suffixes = (".hdf5", ".nii.gz", ".nii") if choice.volume else (".hdf5", ".mgh", ".mgz")
             for suffix in suffixes:
                 paths = tuple(folder / f"{stem}{suffix}" for stem in stems)
-                if all(path.exists() for path in paths):
+                if all(map(is_given, paths)):
                     files[number] = paths
                     break
         return files
@@ -168,7 +169,7 @@ class NSD:
             When the table lacks a column or an image.
         """
         path = self.root / STIMULUS_TABLE
-        if not path.exists():
+        if not is_given(path):
             return None
         table = read_table(path, ("nsdId", "cocoId"))
         ids = whole_numbers(table["nsdId"], row_in(path), lowest=0)

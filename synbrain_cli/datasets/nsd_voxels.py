@@ -27,6 +27,7 @@ from synbrain_cli.io.voxel_space import (
     Vertices,
     Volume,
 )
+from synbrain_cli.paths import is_given
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class SubjectVoxels:
         """Return path and image of the volume with the grid: nsdgeneral, or the first ROI."""
         folder = self.nsd.roi_folder(self.subject, self.choice)
         paths = [folder / "nsdgeneral.nii.gz", *sorted(folder.glob("[!lr]*.nii.gz"))]
-        path = next((path for path in paths if path.exists()), paths[0])
+        path = next(filter(is_given, paths), paths[0])
         return path, load_image(path)
 
     def _to_fsaverage(self, hemisphere: str) -> np.ndarray:
@@ -139,7 +140,7 @@ class SubjectVoxels:
             self.nsd.root / f"nsddata/freesurfer/fsaverage/label/{collection}.mgz.ctab",
             self.nsd.root / f"nsddata/templates/{collection}.ctab",
         )
-        path = next((path for path in tables if path.exists()), None)
+        path = next(filter(is_given, tables), None)
         if path is None:
             return {}
         with reading(path, "lines of a code and a label", "copy it again"):
@@ -262,13 +263,13 @@ class SubjectVoxels:
         folder = self.nsd.betas_folder(self.subject, self.choice)
         if self.choice.volume:
             path = folder / "ncsnr.nii.gz"
-            if not path.exists():
+            if not is_given(path):
                 return np.full(int(inside.sum()), np.nan)
             values, image = read_3d(path)
             check_same_grid(path, image, *self.grid())
             return signal_to_noise(values[inside], path)
         paths = [folder / f"{short}.ncsnr.mgh" for short in SHORT.values()]
-        if not all(path.exists() for path in paths):
+        if not all(map(is_given, paths)):
             return np.full(int(inside.sum()), np.nan)
         parts = [read_mgh_vertices(path)[:, 0] for path in paths]
         for hemisphere, path, part in zip(HEMISPHERES, paths, parts, strict=True):
@@ -307,9 +308,7 @@ class SubjectVoxels:
         found: dict[str, SurfaceResampling | VolumeResampling] = {}
         tables = [folder / f"{short}.white-to-fsaverage.mgz" for short in SHORT.values()]
         nearest = (
-            {h: self._to_fsaverage(h) for h in HEMISPHERES}
-            if all(path.exists() for path in tables)
-            else None
+            {h: self._to_fsaverage(h) for h in HEMISPHERES} if all(map(is_given, tables)) else None
         )
         if isinstance(voxel_space, Vertices):
             vertices = {h: getattr(voxel_space, h) for h in HEMISPHERES}
@@ -324,7 +323,7 @@ class SubjectVoxels:
             hemisphere: [folder / f"{short}.{stem}-to-layerB{depth}.mgz" for depth in (1, 2, 3)]
             for hemisphere, short in SHORT.items()
         }
-        if nearest is not None and all(p.exists() for paths in layers.values() for p in paths):
+        if nearest is not None and all(is_given(p) for paths in layers.values() for p in paths):
             depths = {h: np.stack([read_mgh_vertices(p) for p in ps]) for h, ps in layers.items()}
             try:
                 found[SURFACE_RESAMPLING] = SurfaceResampling.from_layers(inside, depths, nearest)
@@ -333,7 +332,7 @@ class SubjectVoxels:
                 if self.choice.rois == Choice.rois:
                     raise
         mni = folder / f"{stem}-to-MNI.nii.gz"
-        if mni.exists():
+        if is_given(mni):
             found[MNI_RESAMPLING] = VolumeResampling.from_mni(inside, read_volume(mni)[0])
         return found
 

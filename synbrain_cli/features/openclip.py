@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from synbrain_cli.checkpoints import load_checkpoint
 from synbrain_cli.errors import DAMAGED, InputError, MissingError
 from synbrain_cli.features.encoder import Encoder
 from synbrain_cli.features.openclip_config import CONFIG, read_config_beside
+from synbrain_cli.paths import is_given
 
 _DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PUBLISHED = "openclip:ViT-bigG-14/laion2b_s39b_b160k"
@@ -175,7 +175,7 @@ def _find_weights(
             f"choose from {choices}"
         )
     beside = path.parent / CONFIG
-    if os.path.lexists(beside):  # also where it is a link to nothing, or a pipe
+    if is_given(beside):
         given = read_config_beside(beside, arch, config)
         return path, given.mean or default[0], given.std or default[1], given.quick_gelu
     known = [open_clip.get_pretrained_cfg(arch, t) for t in tags]

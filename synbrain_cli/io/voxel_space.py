@@ -25,6 +25,7 @@ from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.volume import read_volume, save_image, unmask
 from synbrain_cli.io.volume_resampling import VolumeResampling
+from synbrain_cli.paths import is_given
 
 SURFACE_RESAMPLING, MNI_RESAMPLING = "surface_resampling.npz", "mni_resampling.npz"
 # Files that a bundle copies from the prepared subject.
@@ -204,9 +205,9 @@ POSITION_COLUMNS = ("i", "j", "k", "hemisphere", "vertex")
 def load_geometry(folder: Path) -> Geometry | None:
     """Read the mask or the vertices of a prepared subject or bundle; None where neither exists."""
     path = folder / "mask.nii.gz"
-    if path.exists():
+    if is_given(path):
         return Volume(read_volume(path)[1])  # reads to the end, so that damage is noticed here
-    if (folder / "vertices.npz").exists():
+    if is_given(folder / "vertices.npz"):
         return Vertices.load(folder / "vertices.npz")
     return None
 

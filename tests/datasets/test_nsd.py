@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import nibabel as nib
@@ -434,6 +435,21 @@ FAULTS = [
     ("nsddata/experiments/nsd/nsd_expdesign.mat", truncate, "not a .mat file of numbers"),
     ("nsddata/experiments/nsd/nsd_expdesign.mat", lambda p: p.unlink(), "does not exist"),
     ("nsddata/ppdata/subj01/transforms/lh.func1pt8-to-layerB1.mgz", truncate, "layerB1"),
+]
+
+
+def link_to_nothing(path):
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+FAULTS += [  # files that a copy may lack are not taken to be absent
+    (file, link_to_nothing, f"{Path(file).name}.* found a link to nothing")
+    for file in (
+        *(NCSNR, CTAB, SESSION),
+        "nsddata/ppdata/subj01/transforms/lh.func1pt8-to-layerB1.mgz",
+        "nsddata/ppdata/subj01/transforms/func1pt8-to-MNI.nii.gz",
+    )
 ]
 
 
