@@ -318,7 +318,8 @@ def unmask(
 def save_image(image: nib.spatialimages.SpatialImage, path: Path | str) -> None:
     """Save a volume atomically, in the format of the suffix.
 
-    The same values always give the same bytes on one machine, because ``.nii.gz`` files are
+    The same values give the same bytes on one machine (but for one compressed file in 9,000, seen
+    once on a machine at its limits, whose cause is not known), because ``.nii.gz`` files are
     written without time and name.
     """
     with atomic(path) as temporary:

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tiny import content
 
 from synbrain_cli.io.token_store import TokenStore
 
@@ -45,7 +46,7 @@ def assert_same_files(one: Path, other: Path, patterns):
         files = sorted(one.glob(pattern))
         assert files, pattern
         for file in files:
-            assert file.read_bytes() == (other / file.name).read_bytes(), file.name
+            assert content(file) == content(other / file.name), file.name
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import killing
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import content
 
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.workfolder import partial_folder
@@ -49,7 +50,7 @@ def together(folder, *arguments):
 
 
 def contents(folder):
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {file.name: content(file) for file in folder.iterdir()}
 
 
 def random_images(folder, n, rng):

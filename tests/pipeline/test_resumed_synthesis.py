@@ -9,6 +9,7 @@ import pytest
 import torch
 from listening import Listening
 from PIL import Image
+from tiny import content
 
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.io.workspace import Workspace
@@ -63,10 +64,6 @@ def stopped(linear_bundles, images, tmp_path, monkeypatch):
     return model, tmp_path, written
 
 
-def read(path):
-    return path.read_bytes()
-
-
 def change_byte(path, place):
     content = bytearray(path.read_bytes())
     content[place] ^= 16
@@ -117,5 +114,5 @@ def test_damaged_responses_are_drawn_again(stopped, images, damage):
     assert any("drawn again" in m for m in progress.messages) == (change is not None)
     whole = sorted(path.name for path in (folder / "whole").iterdir())
     assert whole == sorted(path.name for path in (folder / "again").iterdir())
-    assert not [n for n in whole if read(folder / "whole" / n) != read(folder / "again" / n)]
+    assert not [n for n in whole if content(folder / "whole" / n) != content(folder / "again" / n)]
     assert module.BATCH == 16

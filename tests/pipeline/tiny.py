@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,13 +159,24 @@ def write_raw(folder: Path) -> None:
         (folder / f"trials{subject}.tsv").write_text("image\tsession\n" + "".join(rows))
 
 
+def content(path: Path) -> bytes:
+    """Return what a file holds, decompressed: compression may differ by a byte under load."""
+    held = path.read_bytes()
+    if path.suffix != ".gz":
+        return held
+    try:
+        return gzip.decompress(held)
+    except (EOFError, OSError, zlib.error):  # half-written when its process was killed
+        return held
+
+
 def snapshot(folder: Path) -> dict[str, str]:
     """Return the checksum of every file below a folder; hidden ones and links as well."""
     return {
         path.relative_to(folder).as_posix(): (
             f"-> {path.readlink()}"
             if path.is_symlink()
-            else hashlib.sha256(path.read_bytes()).hexdigest()
+            else hashlib.sha256(content(path)).hexdigest()
         )
         for path in folder.rglob("*")
         if path.is_symlink() or not path.is_dir()
