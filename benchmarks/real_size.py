@@ -162,7 +162,9 @@ def synthesize(folder: Path, n_images: int) -> None:
     brain = load_model(folder / "weights/sub-01_linear", "cpu")
     tokens = TokenStore(folder / "prepared/nsd/features/real-size").tokens
     start = time.perf_counter()
-    total = sum(float(draws[0, 0]) for draws in brain.stream(tokens[:n_images], Drawing(8)))
+    total = sum(
+        float(response.draws[0, 0]) for response in brain.stream(tokens[:n_images], Drawing(8))
+    )
     report(time.perf_counter() - start, n_images=n_images, sum_of_one_voxel=total)
 
 

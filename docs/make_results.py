@@ -4,7 +4,7 @@ Run as ``.venv/bin/python docs/make_results.py WORKSPACE`` on the workspace of `
 ``synbrain evaluate --model`` of `MODELS` (sub-03_hours-1: ``synbrain adapt --hours 1``). It keeps
 an excerpt of the scores in docs/results/demo.json, and rewrites what stands between
 ``<!-- results: NAME -->`` and ``<!-- end of results -->`` in `PAGES`. Without a workspace the pages
-are rewritten from the excerpt. ``tests/test_results.py`` compares the pages with it.
+are rewritten from the excerpt. ``tests/test_published_results.py`` compares the pages with it.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ def test_better_than_the_mean_pattern_and_than_shuffled_images(metrics):
 
 def test_the_demo_says_what_it_made(demo):
     workspace, output = demo
-    assert "voxelwise_correlation" in output
+    assert "Draws against held-out trials" in output
     assert "simulated" in output
     for line in output.splitlines():
         if line.startswith(("model ", "responses", "flatmaps", "scores", "report")):

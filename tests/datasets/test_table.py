@@ -1333,15 +1333,15 @@ BAD = {
     ),
     "an image with a long name": (
         put("image", "a" * 300),
-        "stimuli0?: 1 of 25 images of .*trials.tsv are not in this folder .first: aaa",
+        "stimuli\\d*: 1 of 25 images of .*trials.tsv are not in this folder .first: aaa",
     ),
     "an image outside": (
         outside,
-        "stimuli0?: 1 of 25 images of .*trials.tsv are not in this folder .first: .*other.png",
+        "stimuli\\d*: 1 of 25 images of .*trials.tsv are not in this folder .first: .*other.png",
     ),
     "an image outside, relative": (
         outside_relative,
-        r"stimuli0?: 1 of 25 images of .*trials.tsv are not in this folder .first: \.\./other",
+        r"stimuli\d*: 1 of 25 images of .*trials.tsv are not in this folder .first: \.\./other",
     ),
     "names without their zeros": (
         without_zeros,

@@ -238,6 +238,7 @@ def test_responses_whose_means_are_of_draws_are_refused(
     with pytest.raises(InputError, match=message):
         Responses(folder)
     passed_over = []
+    (tmp_path / "weights").symlink_to(workspace.weights)
     with pytest.raises(MissingError, match="no synthesized responses"):
         latest_responses(Workspace(tmp_path), None, None, passed_over.append)
     assert message in passed_over[0]

@@ -138,7 +138,7 @@ def on_surface(tmp_path):
 def save_subject(folder, place):
     place.save(folder)
     table = place.table()
-    table["area"] = ["V1", "V2"] * (len(table) // 2)
+    table["ncsnr"], table["area"] = 0.5, ["V1", "V2"] * (len(table) // 2)
     table.to_csv(folder / "voxels.tsv", sep="\t", index=False)
     np.save(folder / "betas.npy", np.zeros((2, len(table)), np.float32))
 
