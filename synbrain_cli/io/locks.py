@@ -37,7 +37,7 @@ def locked(folder: Path | str, what: str, step: str = "") -> Iterator[None]:
         When the lock cannot be written.
     """
     folder = require_output(folder)
-    path = folder.with_name(f".{folder.name}.{step}{'.' if step else ''}lock")
+    path = lock_of(folder, step)
     file = _acquire(path, folder, what)
     try:
         yield
@@ -48,12 +48,17 @@ def locked(folder: Path | str, what: str, step: str = "") -> Iterator[None]:
         os.close(file)
 
 
+def lock_of(folder: Path, step: str = "") -> Path:
+    """Return the file on which a lock is held."""
+    return folder.with_name(f".{folder.name}.{step}{'.' if step else ''}lock")
+
+
 def is_locked(folder: Path) -> bool:
     """Whether a process is writing a folder."""
     try:
         # A pipe of this name would be waited for.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        file = os.open(folder.with_name(f".{folder.name}.lock"), flags)
+        file = os.open(lock_of(folder), flags)
     except OSError:
         return False
     try:

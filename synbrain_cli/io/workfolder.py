@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import GenericAlias
@@ -30,12 +30,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
-from synbrain_cli.errors import InputError, SynbrainError
+from synbrain_cli.errors import BusyError, InputError, SynbrainError
 from synbrain_cli.io import replacing
 from synbrain_cli.io.files import HALF_WRITTEN, copy_at_once, read_json, write_json
-from synbrain_cli.io.locks import is_locked, locked
+from synbrain_cli.io.locks import is_locked, lock_of, locked
 from synbrain_cli.io.records import read_record, read_sealed, write_sealed
-from synbrain_cli.paths import require_output
+from synbrain_cli.paths import is_given, require_output
 from synbrain_cli.progress import Progress
 
 SETTINGS, FILES = "settings.json", ".files.json"
@@ -216,6 +216,32 @@ def restore_interrupted(parent: Path) -> None:
             replacing.restore(parent / name, aside)
 
 
+def tidy_finished(target: Path, kind: FolderKind) -> None:
+    """Remove what a run left that was killed as it put its folder in place.
+
+    `work_folder` does so itself; this is for commands that keep a finished folder without it. What
+    another process is writing is left to it.
+
+    Parameters
+    ----------
+    target : path
+    kind : FolderKind
+    """
+    target = target.resolve() if target.is_symlink() else target
+    partial, recovery = partial_folder(target), recovery_folder(target)
+    if not any(map(is_given, (partial, recovery, lock_of(target)))):
+        return
+    with suppress(BusyError), locked(target, kind.what):
+        _settle(target, partial, recovery)
+        if not (partial / SETTINGS).exists():  # nothing in them counts
+            _remove(partial, recovery)
+
+
+def recovery_folder(target: Path) -> Path:
+    """Return the name of the folder from which an interrupted run continues."""
+    return target.with_name(f".{target.name}.recovery")
+
+
 def partial_folder(target: Path) -> Path:
     """Return the name under which a folder is written."""
     return target.with_name(f".{target.name}.partial")
@@ -228,7 +254,7 @@ def _open(
     overwrite: bool,
     progress: Progress | None,
 ) -> WorkFolder:
-    partial, recovery = partial_folder(target), target.with_name(f".{target.name}.recovery")
+    partial, recovery = partial_folder(target), recovery_folder(target)
     for hidden in (partial, recovery):
         if hidden.is_symlink():  # what is behind it is not ours to write or remove
             hidden.unlink()

@@ -23,7 +23,13 @@ from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.files import atomic, create_array, half_written, holds_array, write_at
 from synbrain_cli.io.records import write_sealed
 from synbrain_cli.io.token_store import COLUMNS, ENCODER, TokenStore, row_checksum
-from synbrain_cli.io.workfolder import FolderKind, WorkFolder, partial_folder, work_folder
+from synbrain_cli.io.workfolder import (
+    FolderKind,
+    WorkFolder,
+    partial_folder,
+    tidy_finished,
+    work_folder,
+)
 from synbrain_cli.prefetch import prefetch
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
@@ -96,6 +102,7 @@ def extract_tokens(
         here = precision_here(recorded, run.device)
         encoder = load_encoder(request.encoder, run.device, here)
     if run.processes.on_main(lambda: _are_known(stores[0], images, read, request)):
+        run.processes.on_main(lambda: tidy_finished(folder, TOKENS))
         run.progress.info(f"{folder}: tokens of {len(stores[0].images):,} images, already there")
         return TokenStore(folder)
     identity = EncoderIdentity(request.encoder, encoder.identity, recorded)

@@ -30,7 +30,7 @@ from synbrain_cli.io.files import atomic, is_simulated, write_json
 from synbrain_cli.io.locks import locked
 from synbrain_cli.io.prepared import DESCRIPTION, PreparedSubject
 from synbrain_cli.io.prepared_writer import PREPARED
-from synbrain_cli.io.workfolder import FolderKind, work_folder
+from synbrain_cli.io.workfolder import FolderKind, tidy_finished, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import dataset_name, subject_label
 from synbrain_cli.pipeline.extract_tokens import ReadImages, TokenRequest, extract_tokens
@@ -322,6 +322,7 @@ def _prepare_or_keep(
                 f"{folder} was prepared with other options ({', '.join(other)}): pass "
                 "--overwrite to prepare it again, or --dataset for another name"
             )
+        tidy_finished(folder, PREPARED)
         progress.info(f"{folder}: already prepared")
         return PreparedSubject(folder)
     subject = prepare(folder)

@@ -16,7 +16,13 @@ from synbrain_cli.distributed import Processes
 from synbrain_cli.errors import BusyError, InputError, SynbrainError
 from synbrain_cli.io import replacing
 from synbrain_cli.io.files import read_json
-from synbrain_cli.io.workfolder import FolderKind, differences, restore_interrupted, work_folder
+from synbrain_cli.io.workfolder import (
+    FolderKind,
+    differences,
+    restore_interrupted,
+    tidy_finished,
+    work_folder,
+)
 
 MODEL = FolderKind("a model", "--name")
 SCORES = FolderKind("scores", "--output", remakes=True)
@@ -548,3 +554,25 @@ def test_links_in_a_folder_that_is_continued_are_not_followed(tmp_path, hidden):
     finish(tmp_path / "a")
     assert mine.read_text() == "kept"
     assert names(tmp_path / "a") == {"settings.json", "file", "half"}
+
+
+def test_what_a_killed_process_left_beside_a_finished_folder_is_removed(tmp_path):
+    target = tmp_path / "a"
+    finish(target)
+    (tmp_path / ".a.lock").touch()
+    (tmp_path / ".a.recovery").mkdir()
+    (tmp_path / ".a.recovery/session").write_text("1")
+    tidy_finished(target, MODEL)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert names(target) == {"settings.json", "file"}
+    interrupt(target, overwrite=True)  # a run that can be continued is not litter
+    tidy_finished(target, MODEL)
+    assert (tmp_path / ".a.partial/half").exists()
+    assert (tmp_path / ".a.recovery/checkpoint").exists()
+
+
+def test_what_another_process_writes_is_left_to_it(tmp_path):
+    finish(tmp_path / "a")
+    with work_folder(tmp_path / "a", MODEL, SETTINGS, overwrite=True) as work:
+        tidy_finished(tmp_path / "a", MODEL)
+        assert work.recovery.exists()
