@@ -42,8 +42,8 @@ def test_two_at_once(pair, stages, tmp_path):  # noqa: F811
     shutil.rmtree(folder)
     shutil.copytree(stages / "trained", folder)
     running = [killing.start(tmp_path, *command) for command in commands]
-    for command, started in zip(commands, running, strict=True):
-        done = started.finish()
+    ended = [started.finish() for started in running]  # a refused one would meet the other again
+    for command, done in zip(commands, ended, strict=True):
         if done.returncode:
             assert done.returncode == 1, done.stderr
             assert len(done.stderr.splitlines()) == 1, done.stderr
