@@ -289,7 +289,7 @@ class PreparedSubject:
     def voxels(self) -> pd.DataFrame:
         """``voxels.tsv``: see `read_voxels`."""
         with unreplaced(self.folder):
-            return read_voxels(self.file("voxels.tsv"), self.n_voxels)
+            return read_voxels(self.file("voxels.tsv"), self.n_voxels, ("ncsnr",))
 
     @cached_property
     def voxel_space(self) -> VoxelSpace:

@@ -48,22 +48,24 @@ def read_trials(path: Path, n_trials: int) -> pd.DataFrame:
     return table
 
 
-def read_voxels(path: Path, n_voxels: int | None = None) -> pd.DataFrame:
+def read_voxels(
+    path: Path, n_voxels: int | None = None, columns: Iterable[str] = ()
+) -> pd.DataFrame:
     """Read ``voxels.tsv``: labels are text, empty for voxels without a label; ncsnr may be NaN.
 
     Parameters
     ----------
     path : path
     n_voxels : int, optional
-        Rows that are expected of a prepared subject, which has a column ncsnr; any by default.
+        Rows that are expected; any number by default.
+    columns : iterable of str
+        Columns that are expected.
 
     Raises
     ------
     MissingError, InputError
         When it is no such table, or a cell holds no such value.
     """
-    # Models that were imported may have none.
-    columns = () if n_voxels is None else ("ncsnr",)
     table = read_table(path, columns, again=PREPARE_AGAIN)
     if len(table) != (n_voxels or len(table)) or not len(table):
         raise InputError(

@@ -318,9 +318,8 @@ def unmask(
 def save_image(image: nib.spatialimages.SpatialImage, path: Path | str) -> None:
     """Save a volume atomically, in the format of the suffix.
 
-    The same values give the same bytes on one machine (but for one compressed file in 9,000, seen
-    once on a machine at its limits, whose cause is not known), because ``.nii.gz`` files are
-    written without time and name.
+    The same values give the same bytes on one machine, as ``.nii.gz`` files are written without
+    time and name; once, under heavy load, one was a byte longer for a cause that is not known.
     """
     with atomic(path) as temporary:
         if isinstance(image, nib.Nifti1Image) and temporary.name.endswith(".nii.gz"):

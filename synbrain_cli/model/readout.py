@@ -241,7 +241,10 @@ def fit_separated(
     image_index: np.ndarray,
     means: np.ndarray,
     generator: np.random.Generator,
-    **parts: bool,
+    *,
+    low_rank: bool = True,
+    signal_dependence: bool = True,
+    curve: bool = True,
 ) -> tuple[Readout, Separation]:
     """Fit the readout, and say how surely unexplained signal is told from noise: `fit_readout`."""
     components = VarianceComponents(trials, image_index, means)
@@ -249,12 +252,12 @@ def fit_separated(
     n_repeats, degrees = components.n_repeats, components.degrees
     centre, spread = _moments_over_images(means)
     slope = np.zeros_like(noise_variance)
-    if parts.get("signal_dependence", True):
+    if signal_dependence:
         slope = _signal_dependence(components, means, centre, spread)
 
     noise = LowRank.independent(noise_variance)
     signal = LowRank.independent(signal_variance)
-    if parts.get("low_rank", True):
+    if low_rank:
         noise = fit_low_rank(components.noise_terms(), degrees, noise_variance, generator)
         if signal_variance.any():
             weight = n_repeats * (n_repeats - 1.0)
@@ -267,7 +270,7 @@ def fit_separated(
         spread.astype(np.float32),
         _straight(len(slope)),
     )
-    if parts.get("curve", True):
+    if curve:
         readout = replace(readout, curve=_curve(readout, trials, image_index, means))
     return readout, components.separation()
 
