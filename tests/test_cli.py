@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -25,13 +26,14 @@ from typer.testing import CliRunner
 from synbrain_cli import cli
 from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.cli.evaluation_screen import RELIABILITY, print_evaluation
+from synbrain_cli.cli.evaluation_screen import RELIABILITY, print_evaluation, reliability_lines
 from synbrain_cli.cli.running import typed
 from synbrain_cli.cli.sections import SECTIONS
 from synbrain_cli.cli.tables import amount, cell, interval
 from synbrain_cli.errors import InputError, SynbrainError
 from synbrain_cli.io.locks import locked
-from synbrain_cli.io.results.evaluation import read_evaluation
+from synbrain_cli.io.results.evaluation import FoldSizes, read_evaluation
+from synbrain_cli.plotting.report.key_numbers import key_numbers
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 
@@ -154,6 +156,16 @@ def test_evaluate_sets_every_score_beside_its_baselines(evaluated):
     for who, of in (("ncsnr\\)", "model"), ("of test trials", "test_trials")):
         listed = (f"{label} {cell(draws[key][of])}" for key, label in RELIABILITY.items())
         assert re.search(who + r":\s+" + re.escape(", ".join(listed)), output)
+
+
+def test_reliability_of_folds_has_no_other_trials_beside_it(evaluated):
+    """All trials are test trials: their ncsnr is that of the data, and agrees with itself."""
+    metrics = read_evaluation(Path(evaluated.split()[-1]).parent)
+    pooled = msgspec.structs.replace(metrics, folds=FoldSizes(n_folds=2, min=20, max=20))
+    (line,) = reliability_lines(pooled)
+    assert line == reliability_lines(metrics)[0]
+    numbers = [key_numbers(one).numbers[-1].beside for one in (metrics, pooled)]
+    assert ["recorded test trials" in beside for beside in numbers] == [True, False]
 
 
 def test_scores_are_one_screen(evaluated, capsys):

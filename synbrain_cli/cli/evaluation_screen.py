@@ -172,6 +172,8 @@ def _print_draws(metrics: EvaluationRecord) -> None:
 
 def reliability_lines(metrics: EvaluationRecord) -> list[str]:
     """How reliable draws are beside recordings: correlation, slope and ratio, always together."""
+    from msgspec import UNSET
+
     found = {
         label: score
         for key, label in RELIABILITY.items()
@@ -183,10 +185,10 @@ def reliability_lines(metrics: EvaluationRecord) -> list[str]:
     def listed(values: Mapping[str, Number]) -> str:
         return ", ".join(f"{label} {cell(value)}" for label, value in values.items())
 
-    return [
-        f"reliability (ncsnr): {listed({k: s.model for k, s in found.items()})}",
-        f"   of test trials:   {listed({k: s.test_trials for k, s in found.items()})}",
-    ]
+    lines = [f"reliability (ncsnr): {listed({k: s.model for k, s in found.items()})}"]
+    if metrics.folds is UNSET:  # test trials of folds are those that the ncsnr of the data is of
+        lines.append(f"   of test trials:   {listed({k: s.test_trials for k, s in found.items()})}")
+    return lines
 
 
 def _print_retrieval(metrics: EvaluationRecord) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import UNSET
 
 from synbrain_cli.config import trials_name
-from synbrain_cli.io.results.evaluation import DrawScores, EvaluationRecord, ResponseScore
+from synbrain_cli.io.results.evaluation import EvaluationRecord, ResponseScore
 from synbrain_cli.plotting.report.page import KeyNumber, KeyNumbers, number_text
 
 _MEANS_NOTHING = "means nothing here: see the notes"
@@ -26,7 +26,7 @@ def key_numbers(metrics: EvaluationRecord) -> KeyNumbers:
         _explained(metrics),
         _identification(metrics),
         _coverage(metrics),
-        _reliability(metrics.draws),
+        _reliability(metrics),
     )
     folds = (
         "" if metrics.folds is UNSET else f", each held out in one of {metrics.folds.n_folds} folds"
@@ -100,8 +100,9 @@ def _coverage(metrics: EvaluationRecord) -> KeyNumber | None:
     return KeyNumber(label, number_text(draws.coverage_90.model), "; ".join(parts))
 
 
-def _reliability(draws: DrawScores) -> KeyNumber | None:
+def _reliability(metrics: EvaluationRecord) -> KeyNumber | None:
     """How reliable draws are, by all three numbers; without repeats, how they vary."""
+    draws = metrics.draws
     r, slope, ratio = (
         score if score is not UNSET and score.model is not None else None
         for score in (draws.ncsnr_correlation, draws.ncsnr_slope, draws.ncsnr_median_ratio)
@@ -112,10 +113,11 @@ def _reliability(draws: DrawScores) -> KeyNumber | None:
             number_text(draws.variance_ratio.model),
             "1 where draws vary as much; no reliability without repeats",
         )
-    return KeyNumber(
-        "reliability (ncsnr) of draws / of recordings, median voxel",
-        number_text(ratio.model),
-        f"over voxels r {number_text(r.model)}, slope {number_text(slope.model)}; recorded test "
-        f"trials: ratio {number_text(ratio.test_trials)}, r {number_text(r.test_trials)}, slope "
-        f"{number_text(slope.test_trials)}",
-    )
+    beside = f"over voxels r {number_text(r.model)}, slope {number_text(slope.model)}"
+    if metrics.folds is UNSET:  # test trials of folds are those that the ncsnr of the data is of
+        beside += (
+            f"; recorded test trials: ratio {number_text(ratio.test_trials)}, r "
+            f"{number_text(r.test_trials)}, slope {number_text(slope.test_trials)}"
+        )
+    label = "reliability (ncsnr) of draws / of recordings, median voxel"
+    return KeyNumber(label, number_text(ratio.model), beside)
