@@ -17,7 +17,7 @@ from scipy.stats import binom
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.evaluation.draw_tally import REGION_LEVEL, Tally
-from synbrain_cli.evaluation.imitation import N_RECORDINGS, Imitation
+from synbrain_cli.evaluation.imitation import Imitation
 from synbrain_cli.evaluation.predictions import DISTRIBUTIONS, Predictions
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.evaluation.test_set import TestSet, scored_regions
@@ -159,7 +159,7 @@ class _Scoring:
         for factor, tally in self._latents.items():
             drawn = _latent_draws(self._brain, test.tokens[image], factor, (self._seed, image))
             tally.add(image, own, Ensemble(drawn), self._generator)
-        for k in range(N_RECORDINGS):
+        for k in range(self.imitation.n_recordings):
             drawing = Drawing(len(own), self._seed + 1 + k)
             repeats = self._predictions.draw(self._brain, test, image, drawing)
             self.imitation.add(image, k, repeats)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
@@ -16,7 +18,10 @@ from synbrain_cli.metrics.calibration import line_agreement
 from synbrain_cli.metrics.noise_ceiling import ncsnr, ncsnr_of_sums
 from synbrain_cli.metrics.noise_correlation import noise_correlation_agreement
 
-N_RECORDINGS = 60  # imitations of the whole test recording: fewer would add noise of their own
+# Imitations of the whole test recording: fewer would add noise of their own, the less so the more
+# images each holds.
+MOST, LEAST = 60, 10
+N_IMITATED = 9_000  # images in all imitations together, between these limits
 N_PAIRED = 500  # voxels whose noise correlations are compared: 125,000 pairs
 
 
@@ -29,15 +34,21 @@ class Imitation:
     n_repeats : int array of shape (n_images,)
     generator : numpy.random.Generator
         Chooses the voxels whose noise correlations are compared, and splits repeats in halves.
+
+    Attributes
+    ----------
+    n_recordings : int
+        Imitations that are made: 60 of up to 150 images, 10 of 900 or more.
     """
 
     def __init__(
         self, n_voxels: int, n_repeats: NDArray[np.int64], generator: np.random.Generator
     ) -> None:
         self.n_repeats = n_repeats
+        self.n_recordings = min(max(ceil(N_IMITATED / len(n_repeats)), LEAST), MOST)
         self.generator = generator
         self.chosen = np.sort(generator.choice(n_voxels, min(N_PAIRED, n_voxels), replace=False))
-        self.total, self.squares, self.within = np.zeros((3, N_RECORDINGS, n_voxels))
+        self.total, self.squares, self.within = np.zeros((3, self.n_recordings, n_voxels))
         self.paired: list[NDArray[np.float32]] = []
         self.index: list[NDArray[np.int64]] = []
 
@@ -48,7 +59,7 @@ class Imitation:
         self.squares[k] += (values**2).sum(0)
         self.within[k] += ((values - values.mean(0)) ** 2).sum(0)
         self.paired.append(values[:, self.chosen].astype(np.float32))
-        self.index.append(np.full(len(values), image * N_RECORDINGS + k))
+        self.index.append(np.full(len(values), image * self.n_recordings + k))
 
     def ncsnr(self) -> NDArray[np.float64]:
         """Root mean square over recordings: (n_voxels,)."""

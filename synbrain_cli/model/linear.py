@@ -12,7 +12,7 @@ import numpy as np
 from synbrain_cli.errors import InputError
 from synbrain_cli.model.penalties import TOGETHER, choose_penalties
 from synbrain_cli.model.principal import principal_components
-from synbrain_cli.model.tokens import StandardTokens
+from synbrain_cli.model.tokens import FEW, StandardTokens
 
 MAX_FEATURES = 16_384  # pooled token features; 9,000 NSD images × these are 590 MB in float32
 MAX_COMPONENTS = 2_048
@@ -79,7 +79,7 @@ def pool_tokens(tokens: np.ndarray | StandardTokens) -> np.ndarray:
     float32 array of shape (n_images, n_features)
     """
     if isinstance(tokens, StandardTokens):
-        return np.concatenate([pool_tokens(part) for part in tokens.batches()])
+        return np.concatenate([pool_tokens(part) for part in tokens.batches(FEW)])
     pooled = np.asarray(tokens, np.float32)
     n_images, n_tokens, n_dims = pooled.shape
     while n_tokens * n_dims > MAX_FEATURES and n_tokens > 1:
