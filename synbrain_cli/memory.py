@@ -1,8 +1,10 @@
-"""Memory: what is free, whether a task fits, and pages of files that are given back."""
+"""Memory and disk: what is free, whether a task fits, and pages of files that are given back."""
 
 from __future__ import annotations
 
 import mmap
+import shutil
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -52,6 +54,37 @@ def require_memory(needed: float, what: str, advice: str) -> str:
     found = f"{gigabytes(needed)} GB of memory, {gigabytes(free)} GB are free"
     if needed > free:
         raise InputError(f"{what} needs about {found}: close other programs, or {advice}")
+    return f"needs about {found}"
+
+
+def require_disk(needed: float, folder: Path, what: str, advice: str) -> str:
+    """Refuse a task whose files do not fit on the disk; say what they need.
+
+    Parameters
+    ----------
+    needed : float
+        Bytes, estimated.
+    folder : path
+        Where they are written.
+    what : str
+        What is to be done: "drawing 10,000 images".
+    advice : str
+        What needs less.
+
+    Returns
+    -------
+    str
+        How much is needed and how much is free, for the log.
+
+    Raises
+    ------
+    InputError
+        When less is free.
+    """
+    free = shutil.disk_usage(folder).free
+    found = f"{gigabytes(needed)} GB of disk, {gigabytes(free)} GB are free"
+    if needed > free:
+        raise InputError(f"{what} needs about {found} in {folder}: free some space, {advice}")
     return f"needs about {found}"
 
 

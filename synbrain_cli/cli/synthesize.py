@@ -25,6 +25,8 @@ Sampling = Literal["calibrated", "latent", "mean"]
 Signal = Literal["shared", "fresh"]
 Unit = Literal["recorded", "z"]
 
+MOST_FILES = 100  # that are printed one by one
+
 SamplingOption = Annotated[
     Sampling,
     typer.Option(
@@ -69,6 +71,13 @@ def synthesize(
         Unit, typer.Option(help="The recorded unit (NSD: percent signal change), or z-scores.")
     ] = "recorded",
     space: MapSpacesOption = None,
+    maps: Annotated[
+        bool,
+        typer.Option(
+            help="Also write NIfTI and GIFTI files of every image; without them arrays of all "
+            "images, which are faster and smaller for thousands of images."
+        ),
+    ] = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     output: OutputOption = None,
@@ -92,10 +101,11 @@ def synthesize(
             workspace.find_model(model, subject, run.progress.info, dataset),
             images[0] if len(images) == 1 else images,
             Drawing(samples, seed, sampling, signal, noise_factor, unit),
-            Output(output, spaces, overwrite),
+            Output(output, spaces, maps, overwrite),
             run,
         )
     if run.processes.is_main:
         print(result.draws)
-        for file in result.images.get("nifti", []):
+        files = result.images.get("nifti", [])
+        for file in files if len(files) <= MOST_FILES else ["images.tsv"]:  # which lists them
             print(result.folder / file)

@@ -54,6 +54,8 @@ class ResponseSettings(msgspec.Struct, frozen=True):
         deviation of a single trial, where it is known exactly.
     spaces : list of str
         Spaces to which means and standard deviations were resampled.
+    maps : bool
+        Whether every image has files of its own (NIfTI, GIFTI) beside the arrays of all images.
     format : int
         Of the folder. Before format 2, maps of the mean were averages of draws.
     """
@@ -70,6 +72,7 @@ class ResponseSettings(msgspec.Struct, frozen=True):
     images: list[ResponseImage]
     statistics: list[str]
     spaces: list[str] = []
+    maps: bool = True
     format: int = FORMAT
 
 
@@ -96,18 +99,6 @@ def convert_settings(content: Any, path: Path) -> ResponseSettings:
             f"{older if found is None else str(found)[:20]}: {AGAIN}"
         )
     return convert_record(content, ResponseSettings, str(path), AGAIN)
-
-
-class ResponseProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Progress of an interrupted synthesis.
-
-    Attributes
-    ----------
-    done : dict
-        Number of a finished image → checksum of what was written for it.
-    """
-
-    done: dict[int, str]
 
 
 class ResponseSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):

@@ -206,7 +206,9 @@ def load_geometry(folder: Path) -> Geometry | None:
     """Read the mask or the vertices of a prepared subject or bundle; None where neither exists."""
     path = folder / "mask.nii.gz"
     if is_given(path):
-        return Volume(read_volume(path)[1])  # reads to the end, so that damage is noticed here
+        inside, image = read_volume(path)  # reads to the end, so that damage is noticed here
+        # In memory: every map of every image is placed with it.
+        return Volume(nib.Nifti1Image(inside, image.affine, image.header))
     if is_given(folder / "vertices.npz"):
         return Vertices.load(folder / "vertices.npz")
     return None

@@ -18,6 +18,7 @@ the folder are the user's, or another command's, and are kept in the new one.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -194,9 +195,18 @@ def work_folder(
     target = require_output(target)
     if target.is_symlink():
         target = target.resolve()
-    recorded = msgspec.json.decode(msgspec.json.encode(dict(settings)))  # as it is read back
     with processes.held(lambda: locked(target, kind.what)):
-        yield processes.on_main(lambda: _open(target, kind, recorded, overwrite, progress))
+        opened = processes.on_main(
+            functools.partial(_open, target, kind, _as_read(settings), overwrite, progress)
+        )
+        del settings  # those of thousands of images are not needed while the folder is written
+        yield opened
+
+
+def _as_read(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are when they are read back."""
+    read: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(settings)))
+    return read
 
 
 def restore_interrupted(parent: Path) -> None:

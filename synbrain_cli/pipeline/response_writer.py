@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import pandas as pd
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import ImageResponse
 from synbrain_cli.config import a_trial
-from synbrain_cli.errors import InputError, SynbrainError
+from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.arrays import map_array
 from synbrain_cli.io.bids import bids_labels, derivative_description
@@ -29,31 +31,31 @@ from synbrain_cli.io.files import (
     write_at,
     write_json,
 )
-from synbrain_cli.io.records import read_sealed, write_record
-from synbrain_cli.io.responses import (
-    MapSidecar,
-    ResponseProgress,
-    ResponseSettings,
-    ResponseSidecar,
-)
+from synbrain_cli.io.records import write_record
+from synbrain_cli.io.responses import MapSidecar, ResponseSettings, ResponseSidecar
 from synbrain_cli.io.surface import write_gifti
 from synbrain_cli.io.volume import save_image
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workfolder import WorkFolder
+from synbrain_cli.memory import release
+from synbrain_cli.pipeline.images_done import SIZE, ImagesDone
+from synbrain_cli.progress import Progress
 
 MNI_NAME = "MNI152NLin6Asym"  # FSL's MNI152, as templates are named in BIDS
-PROGRESS = "images_done"  # record in the work folder's recovery
+DONE = "images_done.npy"  # in the work folder's recovery
+BLOCK = 4096  # bytes that files take a multiple of, on most disks
+CHECKED = 64  # images between two returns of the memory of arrays that are read back
 
 
-def _digest(values: Iterable[np.ndarray], maps: list[Path]) -> str:
+def _digest(values: Iterable[np.ndarray], folder: Path, maps: Iterable[str]) -> bytes:
     """Checksum of what was written for an image: its arrays and its maps (BLAKE2b: fast)."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=SIZE)
     for array in values:
         digest.update(np.ascontiguousarray(array).data)
-    for path in sorted(maps):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    for name in sorted(maps):
+        digest.update(name.encode())
+        digest.update((folder / name).read_bytes())
+    return digest.digest()
 
 
 @dataclass(frozen=True)
@@ -108,55 +110,99 @@ class ResponseWriter:
         n_points = geometry.inside.size if isinstance(geometry, Volume) else self.brain.n_voxels
         return 2 * 4 * self.settings.n_draws * n_points
 
-    def create(self, work: WorkFolder) -> dict[int, str]:
-        """Create the arrays, or find them.
+    def done(self, work: WorkFolder) -> ImagesDone:
+        """Return the record of the images that are finished."""
+        return ImagesDone(work.recovery / DONE, len(self.pictures))
+
+    def create(self, work: WorkFolder) -> None:
+        """Create the arrays, with no image done."""
+        self.done(work).create()
+        for name, shape in self.arrays.items():
+            create_array(work.partial / name, np.float32, shape)
+
+    def find(self, work: WorkFolder, progress: Progress) -> np.ndarray:
+        """Find what an interrupted run left.
 
         Returns
         -------
-        dict
-            Number of each image that an interrupted run finished → checksum of what it wrote.
-            Images of which something was damaged since are left out.
+        bool array of shape (n_images,)
+            Images that an interrupted run finished, without those of which something was damaged
+            since.
         """
-        record = work.recovery / f"{PROGRESS}.json"
-        done: dict[int, str] = {}
-        if record.exists():
-            try:
-                done = read_sealed(record, ResponseProgress, "all images are drawn again").done
-            except SynbrainError as error:
-                work.say(str(error))
-        kept = self._kept(done, work.partial) if done else {}
-        if lost := len(done) - len(kept):
+        done = self.done(work)
+        known = done.read()
+        if known is None:
+            if done.path.exists():
+                progress.info(
+                    f"{done.path}: damaged since the run was interrupted: all images are drawn "
+                    "again"
+                )
+            known = np.zeros((len(self.pictures), SIZE), np.uint8)
+        noted = known.any(1)
+        kept = self._kept(known, work.partial, progress) if noted.any() else noted
+        if lost := int((noted & ~kept).sum()):
             images = f"{lost} image{'s' if lost > 1 else ''}"
-            work.say(
+            progress.info(
                 f"{work.partial}: damaged since the run was interrupted: the responses to {images} "
                 "are drawn again"
             )
-        if not kept:
-            for name, shape in self.arrays.items():
-                create_array(work.partial / name, np.float32, shape)
         return kept
 
-    def _kept(self, done: dict[int, str], folder: Path) -> dict[int, str]:
+    def _kept(self, known: np.ndarray, folder: Path, progress: Progress) -> np.ndarray:
         """Those images whose arrays and maps are as they were written."""
-        if not all(holds_array(folder / n, np.float32, s) for n, s in self.arrays.items()):
-            return {}
+        kept = np.zeros(len(known), bool)
+        if not self._are_allocated(folder):
+            return kept
         arrays = [map_array(folder / name) for name in self.arrays]
         maps = self._find_maps(folder)
-        return {
-            row: known
-            for row, known in done.items()
-            if 0 <= row < self.shape[0]
-            and _digest((array[row] for array in arrays), maps[self.stimuli[row]]) == known
-        }
+        rows = np.flatnonzero(known.any(1))
+        with progress.bar("checking the interrupted run", len(rows)) as bar:
+            for n, row in enumerate(rows, start=1):
+                written = _digest((one[row] for one in arrays), folder, maps[self.stimuli[row]])
+                kept[row] = written == known[row].tobytes()
+                if n % CHECKED == 0:
+                    for one in arrays:
+                        release(one)
+                bar.to(n)
+        return kept
 
-    def _find_maps(self, folder: Path) -> dict[str, list[Path]]:
-        """BIDS label of each image → the files of its maps."""
-        found: dict[str, list[Path]] = {label: [] for label in self.stimuli}
+    def _are_allocated(self, folder: Path) -> bool:
+        return all(holds_array(folder / n, np.float32, s) for n, s in self.arrays.items())
+
+    def bytes_needed(self, work: WorkFolder, n_left: int) -> tuple[float, float]:
+        """Disk space that the responses to the images that are left take: arrays, maps.
+
+        Arrays have their space from the beginning. Files of maps are compressed: those of a
+        made-up response are written, and measured.
+
+        Parameters
+        ----------
+        work : WorkFolder
+        n_left : int
+        """
+        arrays = sum(4.0 * math.prod(shape) for shape in self.arrays.values())
+        if self._are_allocated(work.partial):
+            arrays = 0.0
+        if not self.settings.maps:
+            return arrays, 0.0
+        rng, stats = np.random.default_rng(0), self.settings.statistics
+        shape = (self.settings.n_draws + 2, self.brain.n_voxels)
+        values = rng.standard_normal(shape, np.float32)
+        response = ImageResponse(values[2:], values[0], values[1] if "std" in stats else None)
+        with tempfile.TemporaryDirectory(dir=work.recovery) as scratch:
+            files = self.write_maps(Path(scratch), 0, response)
+            sizes = [-(-file.stat().st_size // BLOCK) * BLOCK for file in files]
+        return arrays, float(n_left * sum(sizes))
+
+    def _find_maps(self, folder: Path) -> dict[str, list[str]]:
+        """BIDS label of each image → the names of the files of its maps."""
+        found: dict[str, list[str]] = {label: [] for label in self.stimuli}
         begin = f"{self.prefix}_stim-"
-        for path in folder.iterdir():
-            label = path.name.removeprefix(begin).partition("_")[0]
-            if path.name.startswith(begin) and label in found and path.is_file():
-                found[label].append(path)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                label = entry.name.removeprefix(begin).partition("_")[0]
+                if entry.name.startswith(begin) and label in found and entry.is_file():
+                    found[label].append(entry.name)
         return found
 
     @contextmanager
@@ -186,6 +232,8 @@ class ResponseWriter:
     def write_maps(self, folder: Path, row: int, response: ImageResponse) -> list[Path]:
         """Write draws, mean and SD in the subject's own space, and the latter two in others.
 
+        Where the settings have no maps, nothing is written.
+
         Parameters
         ----------
         folder : path
@@ -200,6 +248,8 @@ class ResponseWriter:
         """
         brain, geometry = self.brain, self.brain.voxel_space.geometry
         written: list[Path] = []
+        if not self.settings.maps:
+            return written
         base = folder / f"{self.prefix}_stim-{self.stimuli[row]}"
         if isinstance(geometry, Volume):
             written.append(Path(f"{base}_desc-draws_betas.nii.gz"))
@@ -247,13 +297,13 @@ class ResponseWriter:
                 "source": [image.source for image in self.settings.images],
             }
         )
-        if self.brain.voxel_space.is_volume:
+        if self.settings.maps and self.brain.voxel_space.is_volume:
             table["nifti"] = [
                 f"{self.prefix}_stim-{label}_desc-draws_betas.nii.gz" for label in self.stimuli
             ]
         table.to_csv(folder / "images.tsv", sep="\t", index=False)
         write_record(folder / f"{self.prefix}_desc-draws_betas.json", self._sidecar())
-        # By BIDS's inheritance principle, these hold for the maps of every image
+        # By BIDS's inheritance principle, these hold for the maps of every image, too
         for stat in self.settings.statistics:
             file = folder / f"{self.prefix}_stat-{stat}_statmap.json"
             write_record(file, self._map_sidecar(stat))
@@ -345,14 +395,15 @@ class ArraysWriter:
     folder: Path
     files: Mapping[str, int]
 
-    def __call__(self, drawn: tuple[int, ImageResponse]) -> str:
+    def __call__(self, drawn: tuple[int, ImageResponse]) -> bytes:
         """Write the response to one image, given with its row; return the checksum of all of it."""
         row, response = drawn
         rows = self.writer.rows(row, response)
         for name, values in rows.items():
             start = len(array_header(np.float32, self.writer.arrays[name]))
             write_at(self.files[name], values, start + row * values.nbytes)
-        return _digest(rows.values(), self.writer.write_maps(self.folder, row, response))
+        maps = self.writer.write_maps(self.folder, row, response)
+        return _digest(rows.values(), self.folder, [path.name for path in maps])
 
     def sync(self) -> None:
         """Bring what was written to the disk."""

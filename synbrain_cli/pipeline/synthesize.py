@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pandas as pd
 
 from synbrain_cli.brain import Brain
@@ -19,13 +20,13 @@ from synbrain_cli.brain.prediction import BATCH
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet, passed_over
 from synbrain_cli.io.files import sha256
-from synbrain_cli.io.records import write_sealed
-from synbrain_cli.io.responses import AGAIN, ResponseImage, ResponseProgress, ResponseSettings
+from synbrain_cli.io.responses import AGAIN, ResponseImage, ResponseSettings
 from synbrain_cli.io.tables import read_table, row_in, whole_numbers
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import derived_name
-from synbrain_cli.pipeline.response_writer import PROGRESS, ResponseWriter
+from synbrain_cli.memory import gigabytes, require_disk
+from synbrain_cli.pipeline.response_writer import ResponseWriter
 from synbrain_cli.prefetch import prefetch
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
@@ -33,6 +34,7 @@ from synbrain_cli.run import RunContext
 FOLDER = FolderKind("responses", "--output")
 BATCHES_PER_ROUND = 2  # of images, in each process: what an interruption may cost
 DEFAULT_SPACES = ("fsaverage5",)
+WORTH_SAYING = 1e9  # bytes on the disk
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,25 @@ class Output:
         subject's own:
         fsaverage5, fsaverage6, fsaverage, fsnative (GIFTI), MNI (NIfTI). Default: fsaverage5 where
         the subject has transforms to it.
+    maps : bool
+        Write files of their own for every image (NIfTI, GIFTI) beside the arrays of all images.
     overwrite : bool
         Replace a finished output of other settings.
+
+    Raises
+    ------
+    InputError
+        Spaces for maps that are not written.
     """
 
     folder: Path | None = None
     spaces: Sequence[str] | None = None
+    maps: bool = True
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.spaces and not self.maps:
+            raise InputError("--space and --no-maps: expected spaces of maps, or no maps")
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,7 @@ class SynthesizeResult:
     draws : Path
         ``.npy``, float32 (n_images, n_draws, n_voxels).
     images : DataFrame
-        ``images.tsv``: index, image, source, and, of a volume, nifti.
+        ``images.tsv``: index, image, source, and, of maps of a volume, nifti.
     """
 
     folder: Path
@@ -116,8 +130,9 @@ def synthesize(
         _log_passed_over(Path(images), run.progress)
     brain = Brain(Path(model), run.device)
     drawing = brain.settle(drawing or Drawing())
-    spaces = _choose_spaces(brain, output.spaces)
-    settings = run.processes.on_main(lambda: _recorded(brain, drawing, pictures, spaces))
+    settings = run.processes.on_main(
+        lambda: _recorded(brain, drawing, pictures, output, run.progress)
+    )
     folder = output.folder or workspace.output_of(brain.name, derived_name(_called(images)))
     writer = ResponseWriter(brain, pictures, settings, run.command)
     with work_folder(
@@ -133,7 +148,7 @@ def synthesize(
             return _result(writer, folder)
 
         # Compute the draws, and write those of each image as soon as they are there
-        done = run.processes.on_main(lambda: writer.create(work))
+        done = run.processes.on_main(lambda: _begin(writer, work, run.progress))
         _draw(writer, drawing, done, work, run)
 
         # Write the records
@@ -163,21 +178,32 @@ def _called(images: Any) -> str:
 def _draw(
     writer: ResponseWriter,
     drawing: Drawing,
-    done: dict[int, str],
+    done: np.ndarray,
     work: WorkFolder,
     run: RunContext,
 ) -> None:
-    """Write the draws of all images that are not done; each process those of its batches."""
+    """Write the draws of all images that are not done; each process those of its batches.
+
+    Where one image of a batch is not, the whole batch is drawn.
+
+    Parameters
+    ----------
+    writer : ResponseWriter
+    drawing : Drawing
+    done : bool array of shape (n_images,)
+    work : WorkFolder
+    run : RunContext
+    """
     brain, pictures, processes = writer.brain, writer.pictures, run.processes
     starts = range(0, len(pictures), BATCH)
     every = [range(i, min(i + BATCH, len(pictures))) for i in starts]
-    batches = [batch for batch in every if not done.keys() >= set(batch)]
+    batches = [batch for batch in every if not done[batch.start : batch.stop].all()]
     rounds = list(processes.deal(batches, BATCHES_PER_ROUND))
     own = [row for _, part in rounds for batch in part for row in batch]
     n_done = len(pictures) - sum(map(len, batches))
 
     with (
-        run.progress.bar("drawing", len(pictures), n_done, shorter="fewer --samples") as bar,
+        run.progress.bar("drawing", len(pictures), n_done, shorter=_shorter(writer)) as bar,
         writer.opened(work.partial) as write,
         closing(brain.stream(pictures, drawing, own)) as drawn,
         closing(prefetch(write, zip(own, drawn, strict=True), writer.map_bytes)) as written,
@@ -188,11 +214,31 @@ def _draw(
                 mine[row] = digest
                 bar.to(min(n_done + len(mine) * processes.size, len(pictures)))
             write.sync()
-            for found in processes.collect(mine):
-                done.update(found)
+            found = dict(chain.from_iterable(x.items() for x in processes.collect(mine)))
             n_done += sum(map(len, whole))
-            record = partial(write_sealed, work.recovery / f"{PROGRESS}.json")
-            processes.on_main(partial(record, ResponseProgress(done)))
+            processes.on_main(partial(writer.done(work).note, found))
+
+
+def _begin(writer: ResponseWriter, work: WorkFolder, progress: Progress) -> np.ndarray:
+    """Find which images are done; refuse what does not fit on the disk; create the arrays."""
+    n_images, n_draws, n_voxels = writer.shape
+    what = f"drawing {n_images:,} images × {n_draws} draws × {n_voxels:,} voxels"
+    done = writer.find(work, progress)
+    arrays, maps = writer.bytes_needed(work, int((~done).sum()))
+    less = "fewer --samples or images, or choose an --output on another disk"
+    if maps:
+        less = f"pass --no-maps ({gigabytes(arrays)} GB), {less}"
+    enough = require_disk(arrays + maps, work.partial, what, less)
+    if arrays + maps > WORTH_SAYING:
+        progress.info(f"{what}; {enough}")
+    if not done.any():
+        writer.create(work)
+    return done
+
+
+def _shorter(writer: ResponseWriter) -> str:
+    """Name what takes less time: the encoder of the images takes the rest."""
+    return "--no-maps (arrays alone), or fewer images" if writer.settings.maps else "fewer images"
 
 
 def _finish(writer: ResponseWriter, work: WorkFolder) -> None:
@@ -209,20 +255,25 @@ def _result(writer: ResponseWriter, folder: Path) -> SynthesizeResult:
 
 
 def _recorded(
-    brain: Brain, drawing: Drawing, pictures: ImageSet, spaces: list[str]
+    brain: Brain, drawing: Drawing, pictures: ImageSet, output: Output, progress: Progress
 ) -> ResponseSettings:
     """Return what the responses depend on, for ``settings.json``."""
+    spaces = _choose_spaces(brain, output.spaces) if output.maps else []
+    images = []
+    with progress.bar("checksums of the images", len(pictures)) as bar:
+        for name, source in zip(pictures.names, pictures.sources, strict=True):
+            path = str(Path(source).resolve())
+            images.append(ResponseImage(name=name, source=path, sha256=sha256(source)))
+            bar()
     return ResponseSettings(
         model=brain.name,
         model_folder=str(brain.folder.resolve()),
         model_fingerprint=brain.config.fingerprint,
         **asdict(drawing),
         spaces=spaces,
+        maps=output.maps,
         statistics=brain.statistics(drawing.sampling),
-        images=[
-            ResponseImage(name=name, source=str(Path(source).resolve()), sha256=sha256(source))
-            for name, source in zip(pictures.names, pictures.sources, strict=True)
-        ],
+        images=images,
     )
 
 
