@@ -197,6 +197,7 @@ def learning_curve(
             autocompletion=complete_subjects,
         ),
     ] = None,
+    dataset: DatasetOption = None,
     hours: Annotated[
         str | None,
         typer.Option(help="Amounts of data, such as 0.25,0.5,1,2; default: all available."),
@@ -230,8 +231,8 @@ def learning_curve(
     settings = LearningCurveSettings(
         hours=tuple(parse_numbers("--hours", hours) or HOURS), target=target
     )
-    bundles = workspace.full_models(source, run.progress.info)
-    dataset = bundles[0][1].dataset
+    bundles = workspace.full_models(source, run.progress.info, dataset=dataset)
+    dataset = dataset or bundles[0][1].dataset
     labels = subject.split(",") if subject else [None]
     subjects = [workspace.find_subject(label, dataset, run.progress.info) for label in labels]
     with interruptible():

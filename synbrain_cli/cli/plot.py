@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from synbrain_cli.cli.options import (
+    DatasetOption,
     DpiOption,
     FigureSpace,
     FormatOption,
@@ -76,6 +77,7 @@ SamplesOption = Annotated[int, typer.Option("--samples", "-n", min=2, help="Draw
 @app.command("flatmap")
 def plot_flatmap(
     subject: SubjectOption = None,
+    dataset: DatasetOption = None,
     model: ModelOption = None,
     what: WhatOption = "mean",
     responses: ResponsesOption = None,
@@ -106,7 +108,7 @@ def plot_flatmap(
     result = plot.brain_maps(
         workspace,
         "flatmap",
-        plot.Selection(model, subject, responses, image),
+        plot.Selection(model, subject, responses, image, dataset),
         plot.MapChoice(what, minus, draw),
         look=Look(space, threshold, vmax, format, dpi, pycortex),
         output=output,
@@ -118,6 +120,7 @@ def plot_flatmap(
 @app.command("surface")
 def plot_surface(
     subject: SubjectOption = None,
+    dataset: DatasetOption = None,
     model: ModelOption = None,
     what: WhatOption = "mean",
     responses: ResponsesOption = None,
@@ -144,7 +147,7 @@ def plot_surface(
     result = plot.brain_maps(
         workspace,
         "surface",
-        plot.Selection(model, subject, responses, image),
+        plot.Selection(model, subject, responses, image, dataset),
         plot.MapChoice(what, minus, draw),
         look=Look(space, threshold, vmax, format, dpi),
         output=output,
@@ -156,6 +159,7 @@ def plot_surface(
 @app.command("draws")
 def plot_draws(
     subject: SubjectOption = None,
+    dataset: DatasetOption = None,
     model: ModelOption = None,
     responses: TrialsOption = None,
     image: TestImagesOption = None,
@@ -179,7 +183,7 @@ def plot_draws(
     workspace, run = open_run(folder, quiet, seed)
     result = plot.draws(
         workspace,
-        plot.Selection(model, subject, responses, image),
+        plot.Selection(model, subject, responses, image, dataset),
         n_draws=samples,
         look=Look(space=space, vmax=vmax, format=format, dpi=dpi),
         output=output,
@@ -191,6 +195,7 @@ def plot_draws(
 @app.command("rois")
 def plot_rois(
     subject: SubjectOption = None,
+    dataset: DatasetOption = None,
     model: ModelOption = None,
     responses: TrialsOption = None,
     image: TestImagesOption = None,
@@ -212,7 +217,7 @@ def plot_rois(
     workspace, run = open_run(folder, quiet, seed)
     result = plot.rois(
         workspace,
-        plot.Selection(model, subject, responses, image),
+        plot.Selection(model, subject, responses, image, dataset),
         n_draws=samples,
         look=Look(format=format, dpi=dpi),
         output=output,
@@ -224,6 +229,7 @@ def plot_rois(
 @app.command("accuracy")
 def plot_accuracy(
     subject: SubjectOption = None,
+    dataset: DatasetOption = None,
     model: ModelOption = None,
     format: FormatOption = "png",
     dpi: DpiOption = 200,
@@ -239,7 +245,7 @@ def plot_accuracy(
     from synbrain_cli.plotting.map_plotter import Look
 
     workspace, run = open_run(folder, quiet)
-    look, selection = Look(format=format, dpi=dpi), plot.Selection(model, subject)
+    look, selection = Look(format=format, dpi=dpi), plot.Selection(model, subject, dataset=dataset)
     result = plot.accuracy(workspace, selection, look=look, output=output, run=run)
     print_files(result.files)
 
@@ -247,6 +253,7 @@ def plot_accuracy(
 @app.command("report")
 def plot_report(
     subject: SubjectOption = None,
+    dataset: DatasetOption = None,
     model: ModelOption = None,
     responses: ResponsesOption = None,
     output: Annotated[
@@ -264,7 +271,7 @@ def plot_report(
     from synbrain_cli.pipeline.report import report as write_report
 
     workspace, run = open_run(folder, quiet)
-    selection = Selection(model, subject, responses)
+    selection = Selection(model, subject, responses, dataset=dataset)
     made = selection.named_responses()
     if made is not None:
         brain = made.brain(workspace, run.progress.info)

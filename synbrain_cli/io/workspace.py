@@ -130,7 +130,7 @@ class Workspace:
             )
         for fault in faults:
             log(fault)
-        newest = max(found, key=lambda path: (path / CONFIG).stat().st_mtime_ns)
+        newest = max(found, key=_written)
         others = ", ".join(path.name for path in found)
         log(f"model: {newest.name}" + (f" (the newest of {others}; --model)" if found[1:] else ""))
         return newest
@@ -198,12 +198,16 @@ class Workspace:
         return [path for _, path in sorted(found)]
 
     def full_models(
-        self, models: str | None, log: Log, but: tuple[str, str] | None = None
+        self,
+        models: str | None,
+        log: Log,
+        but: tuple[str, str] | None = None,
+        dataset: str | None = None,
     ) -> list[tuple[Path, BundleConfig]]:
         """Find bundles trained on all data of a subject, one per subject, and their configurations.
 
         Of several bundles of one subject, one with networks is preferred; all have the encoder of
-        the first.
+        the first. Where there are models of the dataset, those of others are left out.
 
         Parameters
         ----------
@@ -213,6 +217,8 @@ class Workspace:
             Takes messages: of models that cannot be read.
         but : (dataset, subject), optional
             Subject whose models are left out where none were named.
+        dataset : str, optional
+            Preferred where no models were named; default that of the newest model.
 
         Raises
         ------
@@ -222,12 +228,18 @@ class Workspace:
         if models is not None:
             paths = self.find_models(models, None, log)
             return [(path, read_config(path)) for path in paths]
+        found = [
+            (path, config)
+            for path, config in readable_bundles(self.weights, log)
+            if config.training.hours is None and (config.dataset, config.subject) != but
+        ]
+        if dataset is None and found:
+            dataset = max(found, key=lambda one: _written(one[0]))[1].dataset
+        own = [(path, config) for path, config in found if config.dataset == dataset]
         chosen: dict[tuple[str, str], tuple[Path, BundleConfig]] = {}
         encoder = None
-        for path, config in readable_bundles(self.weights, log):
+        for path, config in own or found:
             subject = (config.dataset, config.subject)
-            if config.training.hours is not None or subject == but:
-                continue
             encoder = encoder or config.encoder.identity
             if config.encoder.identity != encoder:
                 continue
@@ -277,6 +289,11 @@ class Workspace:
         if len(stores) > 1:
             log(f"encoder: {stores[0].identity.spec} (of {names}; --encoder)")
         return stores[0]
+
+
+def _written(bundle: Path) -> int:
+    """When a bundle was written."""
+    return (bundle / CONFIG).stat().st_mtime_ns
 
 
 def _is_of(one: BundleConfig | PreparedSubject, subject: str | None, dataset: str | None) -> bool:

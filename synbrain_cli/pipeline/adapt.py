@@ -217,7 +217,7 @@ def choose_sources_and_subject(
     InputError
         A model is named twice.
     """
-    found = workspace.full_models(source, log)
+    found = workspace.full_models(source, log, dataset=dataset)
     if len({path.resolve() for path, _ in found}) < len(found):
         raise InputError(f"--from {source}: expected names of different models in weights/")
     dataset = dataset or found[0][1].dataset
@@ -226,7 +226,8 @@ def choose_sources_and_subject(
     else:
         new = workspace.find_subject(subject, dataset, log)
     if source is None:
-        found = workspace.full_models(None, log, but=(new.dataset, new.subject))
+        but = (new.dataset, new.subject)
+        found = workspace.full_models(None, log, but, new.dataset)
         log(f"from: {', '.join(path.name for path, _ in found)} (--from)")
     store = workspace.find_tokens(new.dataset, found[0][1].encoder.spec, log)
     return [path for path, _ in found], new, store

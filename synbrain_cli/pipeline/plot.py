@@ -61,12 +61,15 @@ class Selection:
         Folder written by synthesize.
     image : str, optional
         An image of the responses, or test images, separated by commas.
+    dataset : str, optional
+        Of the subject whose model it is.
     """
 
     model: str | None = None
     subject: str | None = None
     responses: Path | None = None
     image: str | None = None
+    dataset: str | None = None
 
     def find_model(self, workspace: Workspace, progress: Progress) -> Brain:
         """Load the model chosen.
@@ -76,7 +79,8 @@ class Selection:
         MissingError
             When there is none.
         """
-        return load_model(workspace.find_model(self.model, self.subject, progress.info), "cpu")
+        bundle = workspace.find_model(self.model, self.subject, progress.info, self.dataset)
+        return load_model(bundle, "cpu")
 
     def named_responses(self) -> Responses | None:
         """Open the responses of a folder, where one is named.
@@ -84,12 +88,15 @@ class Selection:
         Raises
         ------
         InputError, MissingError
-            When a model or a subject is named as well, or synthesize did not write the folder.
+            When a model, a subject or a dataset is named as well, or synthesize did not write the
+            folder.
         """
         if self.responses is None:
             return None
-        if self.model is not None or self.subject is not None:
-            raise InputError("--responses chooses the model: leave out --model and --subject")
+        if (self.model, self.subject, self.dataset) != (None, None, None):
+            raise InputError(
+                "--responses chooses the model: leave out --model, --subject and --dataset"
+            )
         return Responses(self.responses)
 
     def find_responses(self, workspace: Workspace, progress: Progress) -> Responses:
@@ -102,7 +109,9 @@ class Selection:
         """
         found = self.named_responses()
         if found is None:
-            latest = latest_responses(workspace, self.model, self.subject, progress.info)
+            latest = latest_responses(
+                workspace, self.model, self.subject, progress.info, self.dataset
+            )
             found = Responses(latest)
             progress.info(f"responses: {found.folder}")
         return found

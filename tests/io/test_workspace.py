@@ -95,6 +95,21 @@ def test_models_are_chosen_by_dataset(models):
         models.find_model(None, None, print, "gone")
 
 
+def test_models_to_start_from_are_of_the_dataset(models):
+    def names(**options):
+        return [path.name for path, _ in models.full_models(None, print, **options)]
+
+    assert names() == ["0", "a"]
+    reseal_bundle(models.weights / "a", dataset="other")
+    os.utime(models.weights / "a/config.json", (1, 1))
+    assert names() == ["0", "b"]  # the newest, 0, is of the simulated dataset
+    assert names(dataset="other") == ["a"]
+    os.utime(models.weights / "a/config.json", (9, 9))
+    assert names() == ["a"]
+    assert names(dataset="simulated", but=("simulated", "02")) == ["b"]
+    assert names(dataset="new") == ["0", "a", "b"]  # of which there is no model yet
+
+
 def test_a_model_named_beside_another_subject_is_refused(models):
     with pytest.raises(InputError, match="--model a is of simulated/sub-01, not of sub-02: leave"):
         models.find_model("a", "2", print)

@@ -216,9 +216,13 @@ class Responses:
 
 
 def latest_responses(
-    workspace: Workspace, model: str | None, subject: str | None, log: Log
+    workspace: Workspace,
+    model: str | None,
+    subject: str | None,
+    log: Log,
+    dataset: str | None = None,
 ) -> Path:
-    """Return the folder of responses written last, of a model or subject where one is named.
+    """Return the folder of responses written last, of a model, subject or dataset if one is named.
 
     Parameters
     ----------
@@ -226,25 +230,42 @@ def latest_responses(
     model, subject : str, optional
     log : callable
         Takes messages: of folders whose settings cannot be read, which are passed over.
+    dataset : str, optional
+        Of the subject.
 
     Raises
     ------
     MissingError
         When there are none.
+    InputError
+        When the model named is of another subject or dataset.
     """
     found = sorted(workspace.outputs.glob(f"[!.]*/{SETTINGS}"), key=lambda p: p.stat().st_mtime)
     folders = [path.parent for path in found if _is_of(path, model, log)]
     if subject is not None:
         prefix = f"sub-{subject_label(subject)}_"
         folders = [f for f in folders if list(f.glob(f"{prefix}desc-draws_betas.npy"))]
+    if dataset is not None:
+        folders = [folder for folder in folders if _dataset_of(folder, log) == dataset]
     if not folders:
-        chosen = workspace.find_model(model, subject, lambda text: None)  # says which there are
+        # Says which there are.
+        chosen = workspace.find_model(model, subject, lambda text: None, dataset)
         raise MissingError(
             f"{workspace.outputs}: no synthesized responses of {chosen.name}: run `synbrain "
             f"synthesize IMAGES --model {shlex.quote(chosen.name)}` first, IMAGES being a folder "
             "of images or image files"
         )
     return folders[-1]
+
+
+def _dataset_of(folder: Path, log: Log) -> str | None:
+    """Dataset of the subject of responses; None where their sidecar cannot be read."""
+    try:
+        for sidecar in folder.glob("sub-*_desc-draws_betas.json"):
+            return read_record(sidecar, ResponseSidecar, AGAIN).dataset
+    except SynbrainError as error:
+        log(f"passed over: {error}")
+    return None
 
 
 def _is_of(path: Path, model: str | None, log: Log) -> bool:
