@@ -13,7 +13,9 @@ counts: it is the first thing written and the first thing removed.
 
 A finished folder that is replaced has its name until the new one takes it, in one step
 (`synbrain_cli.io.replacing`). ``.files.json`` lists the files that the command wrote; all others in
-the folder are the user's, or another command's, and are kept in the new one.
+the folder are the user's, or another command's, and are kept in the new one. Pictures that another
+command made of the folder's content are listed in ``.derived.sha256`` (`note_derived`): of another
+content, they are not kept.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +35,13 @@ import msgspec
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
 from synbrain_cli.errors import BusyError, InputError, SynbrainError
 from synbrain_cli.io import replacing
-from synbrain_cli.io.files import HALF_WRITTEN, copy_at_once, read_json, write_json
+from synbrain_cli.io.files import HALF_WRITTEN, copy_at_once, read_json, sha256, write_json
 from synbrain_cli.io.locks import is_locked, lock_of, locked
 from synbrain_cli.io.records import read_record, read_sealed, write_sealed
 from synbrain_cli.paths import is_given, require_output
 from synbrain_cli.progress import Progress
 
-SETTINGS, FILES = "settings.json", ".files.json"
+SETTINGS, FILES, DERIVED = "settings.json", ".files.json", ".derived.sha256"
 # In recovery:
 REPLACING = "overwrite"  # marks a run that was begun with --overwrite
 WHOLE = "whole.json"  # identifies the partial folder once it is whole
@@ -131,7 +133,9 @@ class WorkFolder:
     def put_in_place(self) -> None:
         """Give the finished folder its name, then remove what was there for recovery.
 
-        Of a folder that is replaced, files that its command did not write are kept.
+        Of a folder that is replaced, files that its command did not write are kept, but for those
+        that were made of its content (`note_derived`), where that is another now: its settings
+        differ, or it was to be made anew (``--overwrite``).
 
         Raises
         ------
@@ -145,7 +149,10 @@ class WorkFolder:
             )
         write_json(self.partial / FILES, _list_files(self.partial))
         if self.target.is_dir():
-            _keep_others(self.target, self.partial)
+            changed = (self.recovery / REPLACING).exists() or (
+                _read_settings(self.target) != _read_settings(self.partial)
+            )
+            _keep_others(self.target, self.partial, _derived(self.target) if changed else ())
         write_json(self.recovery / WHOLE, self.partial.stat().st_ino)
         replacing.put_in_place(self.partial, self.target, self.recovery / FORMER)
         shutil.rmtree(self.recovery, ignore_errors=True)
@@ -368,15 +375,52 @@ def _list_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
-def _keep_others(former: Path, new: Path) -> None:
+def note_derived(folder: Path, file: Path) -> None:
+    """Note that a file was made of the content of a folder, and is worth nothing without it.
+
+    Parameters
+    ----------
+    folder : path
+        That `WorkFolder` finished; nothing is noted in others.
+    file : path
+        A picture; nothing is noted of files elsewhere.
+    """
+    folder, file = folder.resolve(), file.resolve()
+    if (folder / FILES).exists() and file.is_relative_to(folder):
+        line = f"{sha256(file)}  {file.relative_to(folder).as_posix()}\n"
+        with (folder / DERIVED).open("a", encoding="utf-8") as note:  # at once: others may append
+            note.write(line)
+
+
+def _derived(folder: Path) -> set[str]:
+    """Files that were made of a folder's content, as they were made: not those changed since."""
+    note = folder / DERIVED
+    if note.is_symlink() or not note.is_file():
+        return set()
+    lines = note.read_text("utf-8", errors="replace").splitlines()
+    noted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    return {DERIVED} | {
+        name
+        for name, digest in noted.items()
+        if (folder / name).is_file() and sha256(folder / name) == digest
+    }
+
+
+def _keep_others(former: Path, new: Path, but: Container[str]) -> None:
     """Take over the files of a folder that its command did not write and the new one does not have.
 
     They are linked where the file system can do so, and copied elsewhere.
+
+    Parameters
+    ----------
+    former, new : path
+    but : container of str
+        Names of files to leave out.
     """
     written = set(read_record(former / FILES, list[str])) if (former / FILES).exists() else set()
     for name in _list_files(former):
         source, target = former / name, new / name
-        if name in written or name == FILES or os.path.lexists(target):
+        if name in written or name in but or name == FILES or os.path.lexists(target):
             continue
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

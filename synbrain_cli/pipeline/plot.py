@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.bids import bids_label
+from synbrain_cli.io.workfolder import note_derived
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.plotting.accuracy import accuracy_figure
 from synbrain_cli.plotting.figure import save_figure
@@ -36,6 +38,9 @@ from synbrain_cli.plotting.trials import (
 )
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESPONSE_MAPS = ("mean", "std", "difference", "draw", "draws-mean")
 RECORDED_MAPS = ("recorded", "error")
@@ -220,7 +225,7 @@ def brain_maps(
     with run.progress.bar(f"{kind}s", found.n_maps) as bar:
         for one in found.maps:
             files.append(folder / f"{one.name}_{plot_map.kind}.{look.format}")
-            save_figure(plot_map(one), files[-1], dpi=look.dpi)
+            _save(plot_map(one), files[-1], found.folder, look)
             bar()
     return PlotResult(files)
 
@@ -326,7 +331,7 @@ def draws(
         figure = trials_figure(brain, one, labels, look.space, look.vmax)
         name = f"sub-{brain.subject}_stim-{bids_label(one.name)}_draws.{look.format}"
         files.append((Path(output) if output else found.folder) / name)
-        save_figure(figure, files[-1], dpi=look.dpi)
+        _save(figure, files[-1], found.folder, look)
     return PlotResult(files)
 
 
@@ -356,7 +361,7 @@ def rois(
     figure = rois_figure(found.brain, found.trials)
     folder = Path(output) if output else found.folder
     file = folder / f"{found.brain.name}_rois.{look.format}"
-    save_figure(figure, file, dpi=look.dpi)
+    _save(figure, file, found.folder, look)
     return PlotResult([file])
 
 
@@ -423,7 +428,22 @@ def accuracy(
     look, run = look or Look(), run or RunContext()
     brain = selection.find_model(workspace, run.progress)
     evaluation = Evaluation.of(workspace, brain)
-    folder = Path(output) if output else evaluation.folder / "figures"
-    file = folder / f"{brain.name}_accuracy.{look.format}"
-    save_figure(accuracy_figure(brain, evaluation), file, dpi=look.dpi)
+    default = evaluation.folder / "figures"
+    file = (Path(output) if output else default) / f"{brain.name}_accuracy.{look.format}"
+    _save(accuracy_figure(brain, evaluation), file, default, look)
     return PlotResult([file])
+
+
+def _save(figure: Figure, file: Path, folder: Path, look: Look) -> None:
+    """Write a figure; where it lies in the folder that its data are in, it goes when these do.
+
+    Parameters
+    ----------
+    figure : Figure
+    file : path
+    folder : path
+        ``figures/`` where the data are.
+    look : Look
+    """
+    save_figure(figure, file, dpi=look.dpi)
+    note_derived(folder.parent, file)

@@ -19,6 +19,7 @@ from synbrain_cli.io.files import read_json
 from synbrain_cli.io.workfolder import (
     FolderKind,
     differences,
+    note_derived,
     restore_interrupted,
     tidy_finished,
     work_folder,
@@ -219,6 +220,52 @@ def test_files_that_the_command_did_not_write_are_kept(tmp_path, monkeypatch, ki
     assert (target / "data").readlink() == Path("/elsewhere")
     assert (old / "thesis.txt").read_text() == "years"
     assert names(tmp_path) == {"sub-01", ".sub-01.old"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "overwrite", "stay"),
+    [
+        (MODEL, OTHER, True, False),
+        (MODEL, SETTINGS, True, False),  # what is made anew may have been damaged
+        (SCORES, OTHER, False, False),
+        (SCORES, SETTINGS, False, True),  # the same scores again
+    ],
+)
+def test_pictures_go_with_the_content_they_were_made_of(tmp_path, kind, settings, overwrite, stay):
+    target = tmp_path / "sub-01"
+    finish(target, kind)
+    (target / "figures").mkdir()
+    for name in ("picture", "retouched", "gone", "mine"):
+        (target / "figures" / name).write_text(name)
+        if name != "mine":
+            note_derived(target, target / "figures" / name)
+    (target / "figures/retouched").write_text("by hand")
+    (target / "figures/gone").unlink()
+    note_derived(target, tmp_path / ".." / tmp_path.name / "sub-01/figures/picture")  # again
+    finish(target, kind, settings, "new", overwrite=overwrite)
+    assert names(target / "figures") == {"mine", "retouched"} | ({"picture"} if stay else set())
+    assert (target / ".derived.sha256").exists() == stay
+    finish(target, kind, settings, "newer", overwrite=True)
+    assert names(target / "figures") == {"mine", "retouched"}
+
+
+def test_pictures_elsewhere_are_not_noted(tmp_path):
+    finish(tmp_path / "sub-01")
+    (tmp_path / "picture").write_text("elsewhere")
+    note_derived(tmp_path / "sub-01", tmp_path / "picture")
+    note_derived(tmp_path, tmp_path / "picture")  # no folder that a command finished
+    assert not list(tmp_path.rglob(".derived*"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\n", b"abc  ../outside\n", b"abc  file\n"])
+def test_a_damaged_note_removes_nothing(tmp_path, content):
+    finish(tmp_path / "sub-01")
+    (tmp_path / "outside").write_text("mine")
+    (tmp_path / "sub-01/file.txt").write_text("mine")
+    (tmp_path / "sub-01/.derived.sha256").write_bytes(content)
+    finish(tmp_path / "sub-01", settings=OTHER, overwrite=True)
+    assert (tmp_path / "sub-01/file.txt").read_text() == "mine"
+    assert (tmp_path / "outside").read_text() == "mine"
 
 
 def test_a_file_of_the_users_where_the_new_folder_has_a_folder(tmp_path):

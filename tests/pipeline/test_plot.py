@@ -307,3 +307,26 @@ def test_responses_cut_short_are_named(made, tmp_path, what):
     array.unlink()
     with pytest.raises(MissingError, match=r"array.*does not exist"):
         Responses(folder)
+
+
+def test_pictures_of_replaced_responses_are_removed(trained, brain, photographs, tmp_path):
+    folder, only_a = tmp_path / "out", photographs / "a.png"
+
+    def again(n_draws):
+        output = Output(folder, overwrite=True)
+        synthesize(trained, brain.folder, only_a, Drawing(n_draws), output, QUIET_RUN)
+
+    again(1)
+    files = brain_maps(trained, "flatmap", Selection(responses=folder), run=QUIET_RUN).files
+    files += plot.rois(trained, Selection(responses=folder), run=QUIET_RUN).files
+    files += plot.draws(trained, Selection(responses=folder), run=QUIET_RUN).files
+    elsewhere = brain_maps(
+        trained, "flatmap", Selection(responses=folder), output=tmp_path, run=QUIET_RUN
+    )
+    (folder / "figures/mine.png").write_bytes(files[0].read_bytes())
+    assert len(files) == 3
+    assert all(file.parent == folder / "figures" for file in files)
+    again(2)
+    assert [path.name for path in (folder / "figures").iterdir()] == ["mine.png"]
+    assert elsewhere.files[0].exists()  # a folder that the user named is the user's
+    assert Responses(folder).n_draws == 2
