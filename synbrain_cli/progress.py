@@ -97,8 +97,7 @@ class Bar:
         """Say what a long task takes in all, and what would take less."""
         if seconds < LONG:
             return
-        instead = f"; shorter: {self.shorter}" if self.shorter else ""
-        line = f"{self.title}: takes about {duration(seconds)}{instead}"
+        line = _expectation(self.title, seconds, self.shorter)
         if self._bar is not None:
             self._bar.write(one_line(line), file=sys.stderr)
         else:
@@ -124,6 +123,27 @@ class Progress:
         """Print one line."""
         if not self.quiet:
             _print(message)
+
+    def expect(self, title: str, seconds: float, shorter: str) -> bool:
+        """Say before it begins what a task takes, if that is more than `LONG` seconds.
+
+        Parameters
+        ----------
+        title : str
+            Name of the task: all of it, where bars will show its parts.
+        seconds : float
+            Estimated.
+        shorter : str
+            What takes less time.
+
+        Returns
+        -------
+        bool
+            Whether it takes so long.
+        """
+        if seconds >= LONG:
+            self.info(_expectation(title, seconds, shorter))
+        return seconds >= LONG
 
     @contextlib.contextmanager
     def bar(
@@ -201,6 +221,11 @@ def _say_elapsed(title: str, ended: threading.Event) -> None:
         elapsed = time.monotonic() - start
         _print(f"{title}: {duration(elapsed)} so far")
         silence = min(max(EVERY, elapsed / 5), LONGEST_SILENCE)
+
+
+def _expectation(title: str, seconds: float, shorter: str) -> str:
+    instead = f"; shorter: {shorter}" if shorter else ""
+    return f"{title}: takes about {duration(seconds)}{instead}"
 
 
 def _print(line: str) -> None:

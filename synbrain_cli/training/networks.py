@@ -28,8 +28,10 @@ from synbrain_cli.model.fit import Stage
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.step import MapperStep, VAEStep
 from synbrain_cli.model.vae import BrainVAE
+from synbrain_cli.progress import LONG
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import Examples, SubjectExamples
+from synbrain_cli.training.expected_time import PlannedStage
 from synbrain_cli.training.resumable_fit import fit_resumably
 
 MAPPER_SEED = 1000  # added to the run's seed for the mapper's stage
@@ -139,6 +141,11 @@ def train_networks(
         Checkpoints and targets are kept in its ``recovery``.
     """
     vae, mapper = networks.vae, networks.mapper
+    if run.processes.is_main and not run.progress.quiet:
+        seconds = expected_seconds(networks, examples, run)
+        title = f"{work.target.name}: training the networks"
+        if run.progress.expect(title, seconds, networks.shorter):
+            networks = replace(networks, shorter="")  # stages need not repeat it
     histories = {}
     stage = vae_stage(networks, examples, run)
     histories[stage.title] = _fit(stage, run, work)
@@ -151,6 +158,51 @@ def train_networks(
     return TrainedNetworks(
         vae, mapper, targets.latent_sd, networks.preset, networks.voxel_order, histories
     )
+
+
+def expected_seconds(
+    networks: UntrainedNetworks, examples: SubjectExamples, run: RunContext
+) -> float:
+    """Estimate how long `train_networks` takes from its beginning, by a few trial steps."""
+    vae, mapper, schedules = networks.vae, networks.mapper, networks.schedules
+    train, val, device = examples.train, examples.val, run.device
+
+    def of_trials(n: int) -> tuple[Tensor, ...]:
+        tokens = torch.from_numpy(train.tokens[train.image_index[:n]]).to(device)
+        return torch.from_numpy(train.betas[:n]).to(device), tokens, torch.zeros_like(tokens)
+
+    def of_images(n: int) -> tuple[Tensor, ...]:
+        tokens = torch.from_numpy(train.tokens[:n]).to(device)
+        averages = torch.from_numpy(train.averages[:n]).to(device)
+        return tokens, torch.zeros_like(tokens), averages, torch.zeros_like(tokens)
+
+    one, sd = torch.ones((), device=device), torch.ones(_latent_shape(vae), device=device)
+    n_voxels = train.betas.shape[1]
+    steps = (
+        VAEStep(vae, schedules.loss),
+        MapperStep(mapper, vae, schedules.loss, one, sd, n_voxels),
+    )
+    for step in steps:
+        step.precision, step.micro_batch = run.speed.precision, run.speed.micro_batch
+    stages = (
+        PlannedStage(
+            steps[0],
+            list(vae.parameters()),
+            of_trials,
+            schedules.vae,
+            len(train.betas),
+            len(val.betas),
+        ),
+        PlannedStage(
+            steps[1],
+            networks.mapper_parameters,
+            of_images,
+            schedules.mapper,
+            len(train.tokens),
+            len(val.tokens),
+        ),
+    )
+    return sum(stage.seconds(LONG / 2) for stage in stages) / run.processes.size
 
 
 def _fit(stage: Stage, run: RunContext, work: WorkFolder) -> StageHistory:
