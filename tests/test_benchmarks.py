@@ -162,3 +162,20 @@ def test_a_tiny_subject_goes_through_the_benchmark_of_the_real_size(modules, tmp
     assert record["growth_exponent"] == {"train": None, "synthesize": None}
     times = {f: {"train": {"processor_seconds": 8 * float(f[-1]) ** -1.5}} for f in ("1/4", "1/2")}
     assert script.growth(times, "train") == pytest.approx(1.5)
+
+
+@pytest.mark.slow
+def test_a_few_images_go_through_the_benchmark_of_many(modules, linear_bundles, tmp_path):
+    script = importlib.import_module("many_images")
+    words = ["many_images.py", linear_bundles["1"], "--quick", "--scratch", tmp_path]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [*map(str, words), "--results", str(tmp_path / "results")])
+        script.main()
+    (file,) = (tmp_path / "results").iterdir()
+    record = json.loads(file.read_text())
+    assert set(record["commands"]) == {"4", "12"}
+    assert all(found["processor_seconds"] > 0 for found in record["commands"].values())
+    assert "maps" not in record["stages_milliseconds_an_image"]
+    assert 0 < record["share_of_the_encoder"] < 1
+    grown = {"4": {"x": 1.0}, "8": {"x": 9.0}, "12": {"x": 5.0}}
+    assert script.slope(grown, "x") == 0.5

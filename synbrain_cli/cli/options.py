@@ -117,8 +117,9 @@ PresetOption = Annotated[
     str,
     typer.Option(
         metavar="<tiny|small|paper>",
-        help="Network size and training schedule: tiny for simulated subjects, small for one GPU "
-        "(hours on a CPU for a subject of NSD), paper as published.",
+        help="Network size and training schedule: tiny for simulated subjects (two minutes on a "
+        "CPU), small for one GPU (some seven hours on a CPU for a subject of NSD), paper as "
+        "published.",
         callback=_check_preset,
         autocompletion=complete_preset,
     ),

@@ -151,7 +151,7 @@ def resplit(subject: PreparedSubject, folds: Sequence[set[str]], seed: int) -> l
 
 
 def check_linear(brain: Brain) -> None:
-    """Refuse models whose mean is not the linear encoder: refits of others would take hours.
+    """Refuse models whose mean is not the linear encoder: refits of others take far longer.
 
     Raises
     ------

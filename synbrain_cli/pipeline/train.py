@@ -53,8 +53,7 @@ class TrainSettings:
     Attributes
     ----------
     model : {"full", "linear"}
-        "linear": the linear encoder and the readout alone, without networks; minutes instead of
-        hours.
+        "linear": the linear encoder and the readout alone, without networks.
     preset : str
         Sizes and schedules of the networks: a name of `synbrain_cli.config.PRESETS`.
     voxel_order : str
