@@ -464,10 +464,9 @@ def _stages(
 PRESETS = {
     preset.name: preset
     for preset in (
-        # For the CPU of a laptop and simulated subjects (under 1,000 voxels), for which it takes two
-        # minutes; ours. The response
-        # loss has the largest weight, because so short a training learns the amplitudes and the
-        # detail of V1 from it.
+        # For the CPU of a laptop and simulated subjects (under 1,000 voxels), in two minutes; ours.
+        # The response loss has the largest weight, because so short a training learns the
+        # amplitudes and the detail of V1 from it.
         Preset(
             "tiny",
             vae=VAEConfig(
@@ -485,9 +484,8 @@ PRESETS = {
             adapt_mapper_stage=StageConfig(8, 24, 1e-3, 0.0, warmup_steps=20, ema_decay=0.99),
             loss=LossConfig(kl=0.5, clip=1.0, response=20.0),
         ),
-        # For one consumer GPU; ours. On one core of a CPU about a quarter of an hour for a simulated
-        # subject and, by the pace of its first steps, some seven hours for one of NSD's size
-        # (docs/performance.md).
+        # For one consumer GPU; ours. On a CPU, by the pace of the first steps, a quarter of an hour
+        # for a simulated subject and seven hours for one of NSD's size (docs/performance.md).
         Preset(
             "small",
             vae=VAEConfig(

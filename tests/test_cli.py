@@ -284,7 +284,7 @@ def test_bad_images(trained, tmp_path, synbrain, name):
         (["adapt", "--hours", "9", "--subject", "2"], "expected more than 0 and at most 3"),
         (["adapt", "--subject", "7"], "no prepared sub-07"),
         (["plot-flatmap", "--responses", "nowhere"], "synbrain synthesize"),
-        (["plot-flatmap", "--responses", "r", "--subject", "1"], "leave out --model and --subject"),
+        (["plot-flatmap", "--responses", "r", "--subject", "1"], "out --model, --subject and"),
         (["plot-flatmap", "--what", "difference"], "--what difference and --minus go together"),
         (["plot-flatmap", "--what", "std", "--minus", "a"], "go together"),
         (["plot-flatmap", "--what", "error", "--responses", "r"], "leave out --responses"),
