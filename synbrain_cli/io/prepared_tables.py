@@ -93,7 +93,7 @@ def roi_collections(voxels: pd.DataFrame) -> list[str]:
 
 
 def roi_masks(
-    voxels: pd.DataFrame, collections: Iterable[str] | None = None
+    voxels: pd.DataFrame, collections: Iterable[str] | None = None, *, parts: bool = False
 ) -> dict[str, np.ndarray]:
     """Return the ROIs of a ``voxels.tsv`` table as masks: see `PreparedSubject.rois`.
 
@@ -102,6 +102,8 @@ def roi_masks(
     voxels : DataFrame
     collections : iterable of str, optional
         Collections to use; all by default.
+    parts : bool
+        Keep the ventral and the dorsal part of V1, V2 and V3 apart, in place of the whole areas.
 
     Returns
     -------
@@ -111,7 +113,7 @@ def roi_masks(
     for collection in roi_collections(voxels) if collections is None else collections:
         labels = voxels[collection].astype(str).to_numpy()
         for label in sorted(set(labels) - {""}):
-            name = roi_name(label)
+            name = label if parts else roi_name(label)
             masks[name] = masks.get(name, False) | (labels == label)
     return masks
 

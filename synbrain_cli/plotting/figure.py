@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,7 +78,7 @@ def frame(width: float, panel: float, labels: Labels, background: str = "white")
         picture_height = min(1.2, 2.4 * image.shape[0] / image.shape[1])
         picture_width = picture_height * image.shape[1] / image.shape[0]
     note_lines = textwrap.wrap(labels.note or "", 36)
-    note_width = max((_text_width(line, 13, bold=True) + 0.5 for line in note_lines), default=0)
+    note_width = max((text_width(line, 13, bold=True) + 0.5 for line in note_lines), default=0)
     title_left = SIDE + (picture_width + 0.25 if picture_width else 0)
     lines = _wrap(labels.title, width - SIDE - title_left - note_width, 16)
     header = max(
@@ -159,8 +160,9 @@ def save_figure(figure: Figure, path: Path | str, dpi: int = 200) -> None:
 # Text ---------------------------------------------------------------------------------------------
 
 
-def _text_width(text: str, size: float, bold: bool = False) -> float:
-    """Width in inches."""
+@lru_cache(maxsize=4096)
+def text_width(text: str, size: float, bold: bool = False) -> float:
+    """Return the width of a text in inches; ``size`` of its letters in points."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextToPath
 
@@ -172,6 +174,6 @@ def _wrap(text: str, width: float, size: float) -> list[str]:
     """Lines no wider than ``width`` inches."""
     for n_letters in range(max(8, int(160 * width / size)), 7, -2):
         lines = textwrap.wrap(text, n_letters) or [""]
-        if max(_text_width(line, size) for line in lines) <= width:
+        if max(text_width(line, size) for line in lines) <= width:
             break
     return lines

@@ -6,6 +6,7 @@ They need no display, leave the state of pyplot alone, and figures need no closi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,9 +17,18 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage, fsaverage_map
 from synbrain_cli.plotting.colours import Colours, ColourScale, add_colour_bar
 from synbrain_cli.plotting.figure import SIDE, WIDTH, frame
-from synbrain_cli.plotting.labels import Labels
+from synbrain_cli.plotting.label_placement import Box, Canvas, Placement, Region, place_labels
+from synbrain_cli.plotting.labels import EARLY_AREAS, Labels
 from synbrain_cli.plotting.mesh_raster import Raster, Window, barycentric, plot_over, underlay
-from synbrain_cli.plotting.roi_outlines import Traced, add_name, add_outline, trace
+from synbrain_cli.plotting.roi_outlines import (
+    Traced,
+    add_legend,
+    add_names,
+    add_outline,
+    legend_height,
+    legend_lines,
+    trace,
+)
 from synbrain_cli.plotting.validation import DENSITIES, check_maps, check_rois
 
 if TYPE_CHECKING:
@@ -30,6 +40,8 @@ _LONGEST_EDGE = 3.7  # times the usual one; only triangles that bridge a cut exc
 _MARGIN = 14.0  # mm of cortex around the data when zoomed
 _PIXELS = 2100  # raster columns: one per pixel at 200 dpi
 _PIXELS_ROI = 700
+_NAME, _LETTER = 11.0, 20.0  # points: names of regions; L and R
+_PANEL_NAME, _PANEL_LETTER = 7.0, 10.0  # the same in small maps
 
 
 class _Flat(NamedTuple):
@@ -38,6 +50,13 @@ class _Flat(NamedTuple):
     xy: NDArray[np.float64]  # (2 · n_vertices, 2), mm; x < 0 on the left hemisphere
     faces: NDArray[np.int32]  # (n_faces, 3)
     curvature: NDArray[np.float32]  # (2 · n_vertices,), 1/mm, positive in sulci
+
+
+class NamedOutlines(NamedTuple):
+    """Outlines of regions on a view of the patches, and where their names are."""
+
+    lines: list[tuple[str, list[NDArray]]]  # hemisphere, outlines
+    names: Placement
 
 
 def plot_flatmap(
@@ -95,15 +114,20 @@ def plot_flatmap(
     outlines = check_rois(labels.rois or {}, n_vertices)
     if view not in (None, "cortex", "data"):
         raise InputError(f"view: expected cortex or data, found {view!r}")
-    colours = (scale or ColourScale()).fit(data)
     window = _window(data, view)
+    colours = (scale or ColourScale()).fit(data)
     width = WIDTH - 2 * SIDE
     height = width * _aspect(window)
-    framed = frame(WIDTH, height, labels, background)
-    axes = framed.figure.add_axes(framed.box(SIDE, 0, width, height), label="flatmap")
+    canvas = Canvas(window, _point(window, width), _marks(window, width, _LETTER))
+    regions = _named(outlines, n_vertices, canvas, _NAME)
+    legend = legend_lines([regions.names], width)
+    below = legend_height(legend)
+    framed = frame(WIDTH, height + below, labels, background)
+    axes = framed.figure.add_axes(framed.box(SIDE, below, width, height), label="flatmap")
     _plot_map(axes, data, window, colours, _PIXELS)
-    _plot_rois(axes, outlines, n_vertices, window)
+    _plot_rois(axes, regions, 1.3, _NAME)
     _plot_orientation(axes, width, height, framed.ink, background)
+    add_legend(framed, legend)
     add_colour_bar(framed, colours, labels.unit)
     return framed.figure
 
@@ -113,10 +137,10 @@ def plot_panel(
     data: NDArray[np.float64],
     window: Window,
     colours: Colours,
-    outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
+    regions: NamedOutlines,
     n_columns: int = 600,
 ) -> None:
-    """Plot a small flatmap, one of several in a figure: outlines without names.
+    """Plot a small flatmap, one of several in a figure.
 
     Parameters
     ----------
@@ -126,13 +150,44 @@ def plot_panel(
     window
         As `panel_window` returns it: the same for all panels.
     colours : Colours
-    outlines
-        As `synbrain_cli.plotting.validation.check_rois` returns them.
+    regions
+        As `panel_regions` returns them: the same for all panels.
     n_columns : int
         Of the raster.
     """
+    from matplotlib.patheffects import withStroke
+
     _plot_map(axes, data, window, colours, n_columns)
-    _plot_rois(axes, outlines, len(data) // 2, window, names=False)
+    _plot_rois(axes, regions, 0.5, _PANEL_NAME)
+    for letter, x in (("L", 0), ("R", 1)):
+        axes.annotate(
+            letter, (x, 1), (2 - 4 * x, -2), xycoords="axes fraction", textcoords="offset points",
+            fontsize=_PANEL_LETTER, fontweight="bold", ha="right" if x else "left", va="top",
+            zorder=5, gid="hemisphere",
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )  # fmt: skip
+
+
+def panel_regions(
+    outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]], window: Window, width: float
+) -> NamedOutlines:
+    """Return outlines of regions on panels of a window, with names where these have room.
+
+    Parameters
+    ----------
+    outlines
+        As `synbrain_cli.plotting.validation.check_rois` returns them.
+    window
+        As `panel_window` returns it.
+    width : float
+        Of a panel, inches.
+    """
+    given = [member for named in outlines.values() for member in named.values()]
+    if not given:
+        return NamedOutlines([], Placement())
+    taken = _marks(window, width, _PANEL_LETTER)[:2]  # without the arrows
+    canvas = Canvas(window, _point(window, width), taken, leaders=False)
+    return _named(outlines, len(given[0]), canvas, _PANEL_NAME)
 
 
 def panel_window(data: NDArray[np.float64]) -> tuple[Window, float]:
@@ -202,6 +257,11 @@ def _aspect(window: Window) -> float:
     return (top - bottom) / (right - left)
 
 
+def _point(window: Window, width: float) -> float:
+    """Length of a point of the page, mm, on a view that is ``width`` inches wide."""
+    return (window[1] - window[0]) / width / 72
+
+
 def _grid(window: Window, n_columns: int) -> tuple[NDArray, NDArray]:
     """Centres of square pixels: x of the columns, y of the rows."""
     left, right, bottom, top = window
@@ -250,31 +310,65 @@ def _plot_map(axes: Axes, data: NDArray, window: Window, colours: Colours, n_col
     plot_over(axes, cortex, picture, window, colours)
 
 
-def _plot_rois(
-    axes: Axes,
+def _plot_rois(axes: Axes, regions: NamedOutlines, width: float, size: float) -> None:
+    """Outline ROIs by lines of this width, and name them in letters of this size: points."""
+    for hemisphere, lines in regions.lines:
+        add_outline(axes, lines, hemisphere, width)
+    add_names(axes, regions.names, size)
+
+
+def _named(
     outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
     n_vertices: int,
-    window: Window,
-    names: bool = True,
-) -> None:
-    """Outline ROIs, and name each at its innermost point."""
-    for hemisphere, named in outlines.items():
-        for name, member in named.items():
-            traced = _outline(n_vertices, window, hemisphere, member.tobytes())
-            if traced is None:
-                continue  # not on the part of the patch that is shown
-            add_outline(axes, traced[0], hemisphere, 1.3 if names else 0.5)
-            if names:
-                add_name(axes, traced[1], name, hemisphere, 11)
+    canvas: Canvas,
+    size: float,
+) -> NamedOutlines:
+    """Outlines on a view, and places of their names in letters of this size."""
+    members = tuple(
+        (hemisphere, name, member.tobytes())
+        for hemisphere, named in outlines.items()
+        for name, member in named.items()
+    )
+    return _traced_and_placed(members, n_vertices, canvas, size)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=8)
+def _traced_and_placed(
+    members: tuple[tuple[str, str, bytes], ...], n_vertices: int, canvas: Canvas, size: float
+) -> NamedOutlines:
+    """Trace regions, whose members are bytes of bool arrays (n_vertices,), and place names."""
+    lines, regions, unseen = [], [], []
+    for hemisphere, name, member in members:
+        traced = _outline(n_vertices, canvas.window, hemisphere, member)
+        if traced is None:  # smaller than an islet, or not on the part of the patch that is shown
+            unseen += [(name, hemisphere)] if any(member) else []
+            continue
+        lines.append((hemisphere, traced.lines))
+        regions.append(Region(name, hemisphere, traced.x, traced.y, traced.depth))
+    names = place_labels(regions, canvas, size, EARLY_AREAS)
+    return NamedOutlines(lines, replace(names, left_out=(*names.left_out, *unseen)))
+
+
+@lru_cache(maxsize=512)
 def _outline(n_vertices: int, window: Window, hemisphere: str, member: bytes) -> Traced | None:
     """Outline of an ROI, as bytes of a bool array (n_vertices,)."""
     raster = _raster(n_vertices, window, _PIXELS_ROI)
     both = np.zeros((2, n_vertices))
     both[HEMISPHERES.index(hemisphere)] = np.frombuffer(member, bool)
     return trace(raster.interpolate(both.ravel()), *_grid(window, _PIXELS_ROI))
+
+
+def _marks(window: Window, width: float, letter: float) -> tuple[Box, ...]:
+    """Where L and R are, and the arrows below them, which no name may cover."""
+    left, right, bottom, top = window
+    point = _point(window, width)
+    side, arrows = 1.4 * letter * point, (110 * point, 54 * point)
+    return (
+        Box(left, left + side, top - side, top),
+        Box(right - side, right, top - side, top),
+        Box(left, left + arrows[0], bottom, bottom + arrows[1]),
+        Box(right - arrows[0], right, bottom, bottom + arrows[1]),
+    )
 
 
 def _plot_orientation(axes: Axes, width: float, height: float, ink: str, background: str) -> None:

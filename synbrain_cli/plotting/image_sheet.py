@@ -14,8 +14,9 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
 from synbrain_cli.plotting.figure import SIDE, Frame, frame
-from synbrain_cli.plotting.flatmap import panel_window, plot_panel
+from synbrain_cli.plotting.flatmap import panel_regions, panel_window, plot_panel
 from synbrain_cli.plotting.labels import Labels
+from synbrain_cli.plotting.roi_outlines import add_legend, legend_height, legend_lines
 from synbrain_cli.plotting.validation import check_maps, check_rois, check_stimulus
 
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ def plot_sheet(
     names : sequence of str
         Of the images.
     labels : Labels
-        As `synbrain_cli.plotting.flatmap.plot_flatmap` takes them, for the whole figure; outlines
-        have no names here.
+        As `synbrain_cli.plotting.flatmap.plot_flatmap` takes them, for the whole figure.
     images : sequence of uint8 array of shape (height, width, 3) or None, optional
         The stimuli, shown beside their names.
     vmax : float, optional
@@ -77,13 +77,17 @@ def plot_sheet(
     width = pitch - 0.1
     top = _TITLE if images is None else _STIMULUS + 0.08
     height = width * aspect
-    framed = frame(_WIDTH, n_rows * (height + top + 0.12), labels)
+    regions = panel_regions(outlines, window, width)
+    legend = legend_lines([regions.names], _WIDTH - 2 * SIDE)
+    below = legend_height(legend)
+    framed = frame(_WIDTH, n_rows * (height + top + 0.12) + below, labels)
+    add_legend(framed, legend)
     for k, (values, name) in enumerate(zip(data, names, strict=True)):
         row, column = divmod(k, n_columns)
         left = SIDE + column * pitch
-        bottom = (n_rows - 1 - row) * (height + top + 0.12)
+        bottom = below + (n_rows - 1 - row) * (height + top + 0.12)
         axes = framed.figure.add_axes(framed.box(left, bottom, width, height), label=name)
-        plot_panel(axes, values, window, colours, outlines, n_columns=480)
+        plot_panel(axes, values, window, colours, regions, n_columns=480)
         stimulus = None if images is None else check_stimulus(images[k])
         beside = 0.0
         if stimulus is not None:

@@ -14,7 +14,9 @@ from synbrain_cli.io.prepared_tables import roi_collections, roi_masks
 if TYPE_CHECKING:
     from synbrain_cli.brain import Brain
 
-EARLY_AREAS = ("V1", "V2", "V3", "hV4")  # plotted first, in the order of the visual hierarchy
+# Plotted first, in the order of the visual hierarchy: the areas, and their parts on maps
+EARLY_AREAS = ("V1", "V1v", "V1d", "V2", "V2v", "V2d", "V3", "V3v", "V3d", "hV4")
+_PARIETAL = "Kastner2015", "IPS"  # a collection, and the beginning of the labels that maps show
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,31 @@ def plotted_rois(brain: Brain) -> dict[str, np.ndarray]:
     every ROI of the first collection: collections overlap, and outlines of all would hide the map.
     V1, V2, V3 and hV4 come first.
     """
+    return _early_first(roi_masks(brain.voxels, _chosen(brain)))
+
+
+def mapped_rois(brain: Brain) -> dict[str, np.ndarray]:
+    """Return the ROIs that maps outline: bool arrays of shape (n_voxels,) by name.
+
+    Those of `plotted_rois`, with the dorsal and the ventral part of V1, V2 and V3 apart, which lie
+    far from each other on the cortex; and the intraparietal areas (IPS0, IPS1, …) of the atlas by
+    Wang et al. (2015), which NSD calls Kastner2015, where the subject has them.
+    """
+    masks = roi_masks(brain.voxels, _chosen(brain), parts=True)
+    collection, prefix = _PARIETAL
+    if collection in roi_collections(brain.voxels):
+        found = roi_masks(brain.voxels, [collection], parts=True)
+        masks |= {name: mask for name, mask in found.items() if name.startswith(prefix)}
+    return _early_first(masks)
+
+
+def _chosen(brain: Brain) -> list[str]:
     collections = roi_collections(brain.voxels)
     chosen = [c for c in collections if c == "prf-visualrois" or c.startswith("floc-")]
-    masks = roi_masks(brain.voxels, chosen or collections[:1])
+    return chosen or collections[:1]
+
+
+def _early_first(masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     early = [name for name in EARLY_AREAS if name in masks]
     order = [*early, *(name for name in masks if name not in EARLY_AREAS)]
     return {name: masks[name] for name in order}
@@ -104,7 +128,7 @@ def plotted_rois(brain: Brain) -> dict[str, np.ndarray]:
 def _outlines(brain: Brain, space: str) -> dict[str, dict[str, np.ndarray]]:
     """Vertices that are an ROI by half or more: bool (n_vertices,) by hemisphere and name."""
     outlines: dict[str, dict[str, np.ndarray]] = {"left": {}, "right": {}}
-    for name, mask in plotted_rois(brain).items():
+    for name, mask in mapped_rois(brain).items():
         for hemisphere, share in brain.to_surface(mask.astype(np.float32), space).items():
             outlines[hemisphere][name] = np.nan_to_num(share) >= 0.5
     return outlines

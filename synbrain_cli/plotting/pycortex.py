@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -15,16 +15,25 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
 from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
 from synbrain_cli.plotting.figure import SIDE, WIDTH, frame
-from synbrain_cli.plotting.labels import Labels
-from synbrain_cli.plotting.roi_outlines import add_name, add_outline, trace
+from synbrain_cli.plotting.label_placement import Canvas, Region, place_labels
+from synbrain_cli.plotting.labels import EARLY_AREAS, Labels
+from synbrain_cli.plotting.roi_outlines import (
+    Traced,
+    add_legend,
+    add_names,
+    add_outline,
+    legend_height,
+    legend_lines,
+    trace,
+)
 from synbrain_cli.plotting.validation import check_hemispheres, check_rois
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _ROWS = 1024  # of the picture, pycortex's default
 _COARSER = 2  # pixels of the picture per pixel of an outline
+_NAME = 9.0  # points, of the names of regions
 
 
 def plot_with_pycortex(
@@ -96,19 +105,23 @@ def plot_with_pycortex(
         left, right, bottom, top = map(float, window)
         width = WIDTH - 2 * SIDE
         height = width * (top - bottom) / (right - left)
-        framed = frame(WIDTH, height, labels)
-        axes = framed.figure.add_axes(framed.box(SIDE, 0, width, height), label="pycortex")
+        traced = _traced(cortex, subject, outlines, carried, tuple(map(float, window)))
+        canvas = Canvas((left, right, bottom, top), (right - left) / width / 72)
+        regions = [Region(name, h, one.x, one.y, one.depth) for h, name, one in traced]
+        names = place_labels(regions, canvas, _NAME, EARLY_AREAS)
+        legend = legend_lines([names], width)
+        below = legend_height(legend)
+        framed = frame(WIDTH, height + below, labels)
+        add_legend(framed, legend)
+        axes = framed.figure.add_axes(framed.box(SIDE, below, width, height), label="pycortex")
         cortex.quickshow(
             view, fig=axes, height=_ROWS, with_rois=False, with_labels=False, with_colorbar=False,
             with_curvature=True, curvature_brightness=0.8, curvature_contrast=0.3,
             curvature_threshold=False,
         )  # fmt: skip
-        for hemisphere, named in outlines.items():
-            rest = {h: np.zeros(len(values)) for h, values in maps.items()}
-            for name, member in named.items():
-                indicator = cortex.Vertex(carried(rest | {hemisphere: member}), subject)
-                picture, _ = cortex.quickflat.make_flatmap_image(indicator, height=_ROWS)
-                _plot_roi(axes, picture, hemisphere, name)
+        for hemisphere, _, one in traced:
+            add_outline(axes, one.lines, hemisphere)
+        add_names(axes, names, _NAME)
     for letter, x, side in (("L", 0, "left"), ("R", 1, "right")):
         axes.annotate(
             letter, (x, 1), xycoords="axes fraction", fontsize=20, fontweight="bold", ha=side,
@@ -118,17 +131,32 @@ def plot_with_pycortex(
     return framed.figure
 
 
-def _plot_roi(axes: Axes, picture: NDArray, hemisphere: str, name: str) -> None:
-    """Outline and name the ROI in a picture by pycortex that holds 1 inside it."""
-    picture = picture[::-1][::_COARSER, ::_COARSER]  # rows from the bottom up
-    x, y = (
-        np.linspace(*limits, n)
-        for limits, n in ((axes.get_xlim(), picture.shape[1]), (axes.get_ylim(), picture.shape[0]))
-    )
-    traced = trace(picture, x, y)
-    if traced is not None:
-        add_outline(axes, traced[0], hemisphere)
-        add_name(axes, traced[1], name, hemisphere)
+def _traced(
+    cortex: ModuleType,
+    subject: str,
+    outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
+    carried: Callable[[Mapping[str, NDArray]], NDArray[np.float64]],
+    window: tuple[float, ...],
+) -> list[tuple[str, str, Traced]]:
+    """Hemisphere, name and outline of each ROI in a picture by pycortex that holds 1 inside it.
+
+    ``carried`` takes values of both hemispheres to the vertices of the subject.
+    """
+    found = []
+    for hemisphere, named in outlines.items():
+        for name, member in named.items():
+            empty = {h: np.zeros(len(member)) for h in HEMISPHERES}
+            indicator = cortex.Vertex(carried(empty | {hemisphere: member}), subject)
+            picture, _ = cortex.quickflat.make_flatmap_image(indicator, height=_ROWS)
+            picture = picture[::-1][::_COARSER, ::_COARSER]  # rows from the bottom up
+            x, y = (
+                np.linspace(*limits, n)
+                for limits, n in ((window[:2], picture.shape[1]), (window[2:], picture.shape[0]))
+            )
+            one = trace(picture, x, y)
+            if one is not None:
+                found.append((hemisphere, name, one))
+    return found
 
 
 def _pycortex() -> ModuleType:

@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +17,8 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES, Mesh, fsaverage, fsaverage_map
 from synbrain_cli.plotting.colours import Colours, ColourScale, add_colour_bar
 from synbrain_cli.plotting.figure import NOTE_BACKGROUND, SIDE, WIDTH, frame
-from synbrain_cli.plotting.labels import Labels
+from synbrain_cli.plotting.label_placement import Canvas, Placement, Region, place_labels
+from synbrain_cli.plotting.labels import EARLY_AREAS, Labels
 from synbrain_cli.plotting.mesh_raster import (
     FOLDS,
     Raster,
@@ -25,7 +27,16 @@ from synbrain_cli.plotting.mesh_raster import (
     rasterise,
     underlay,
 )
-from synbrain_cli.plotting.roi_outlines import Traced, add_name, add_outline, trace
+from synbrain_cli.plotting.roi_outlines import (
+    Traced,
+    add_legend,
+    add_names,
+    add_outline,
+    enclosed,
+    legend_height,
+    legend_lines,
+    trace,
+)
 from synbrain_cli.plotting.validation import DENSITIES, check_maps, check_rois
 
 if TYPE_CHECKING:
@@ -44,6 +55,7 @@ _VIEWS = {
 }
 _PIXELS_PER_MM = 4.0  # of a raster; 3.3 reach the page at 200 dpi
 _COARSER = 2  # pixels of a raster per pixel of an outline
+_NAME = 9.0  # points, of the names of regions
 _SLIVER = 0.1  # of the largest piece of an ROI in any view; what is smaller has no outline
 _BORDER = 2.0  # mm around a hemisphere
 _APART = 5.0  # mm between the hemispheres of a view
@@ -119,14 +131,18 @@ def plot_surface(
     }
     corners, (width, height) = _layout(scenes)
     inches = (WIDTH - 2 * SIDE) / width  # per mm
-    framed = frame(WIDTH, height * inches, labels)
+    seen, names = _named_rois(scenes, outlines, 1 / inches / 72)
+    legend = legend_lines(names.values(), WIDTH - 2 * SIDE)
+    below = legend_height(legend)
+    framed = frame(WIDTH, height * inches + below, labels)
+    add_legend(framed, legend)
     values = dict(zip(HEMISPHERES, np.split(data, 2), strict=True))
     axes = {}
     for panel, scene in scenes.items():
         left, right, bottom, top = scene.window
         x, y = corners[panel]
         box = framed.box(
-            SIDE + x * inches, y * inches, (right - left) * inches, (top - bottom) * inches
+            SIDE + x * inches, below + y * inches, (right - left) * inches, (top - bottom) * inches
         )
         axes[panel] = framed.figure.add_axes(box, label="-".join(panel))
         picture = scene.raster.interpolate(values[panel[1]])
@@ -134,8 +150,10 @@ def plot_surface(
         axes[panel].imshow(
             scene.shade, gid="shade", zorder=3, extent=scene.window, origin="lower", aspect="auto"
         )
+        for lines in seen[panel].lines:
+            add_outline(axes[panel], lines, panel[1])
+        add_names(axes[panel], names[panel], _NAME)
     _name_views(axes)
-    _plot_rois(axes, scenes, outlines)
     add_colour_bar(framed, colours, labels.unit)
     return framed.figure
 
@@ -336,12 +354,24 @@ def _name_views(axes: Mapping[tuple[str, str], Axes]) -> None:
             figure.text(x, y, text, ha=align, va="baseline", gid=f"view-{view}", **style)
 
 
-def _plot_rois(
-    axes: Mapping[tuple[str, str], Axes],
+class _Seen(NamedTuple):
+    """Regions as one panel shows them: their outlines, and those that are named there."""
+
+    lines: list[list[NDArray]]
+    regions: list[Region]
+
+
+def _named_rois(
     scenes: Mapping[tuple[str, str], _Scene],
     outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
-) -> None:
-    """Outline ROIs wherever they are seen; name each in the view that shows most of it."""
+    point: float,
+) -> tuple[dict[tuple[str, str], _Seen], dict[tuple[str, str], Placement]]:
+    """Outline ROIs wherever they are seen; name each in the view that shows most of it.
+
+    ``point`` is the length of a point of the page, mm.
+    """
+    seen = {panel: _Seen([], []) for panel in scenes}
+    unseen = []
     for hemisphere, named in outlines.items():
         for name, member in named.items():
             found = {
@@ -350,16 +380,25 @@ def _plot_rois(
                 if (traced := _outline(scenes[view, hemisphere], member)) is not None
             }
             if not found:
+                unseen += [(name, hemisphere)] if member.any() else []
                 continue
-            sizes = {view: [_area(line) for line in lines] for view, (lines, _) in found.items()}
-            least = _SLIVER * max(map(max, sizes.values()))
-            for view, (lines, _) in found.items():
-                kept = [
-                    line for line, size in zip(lines, sizes[view], strict=True) if size >= least
-                ]
-                add_outline(axes[view, hemisphere], kept, hemisphere)
-            best = max(sizes, key=lambda view: sum(sizes[view]))
-            add_name(axes[best, hemisphere], found[best][1], name, hemisphere)
+            sizes = {view: sum(map(enclosed, one.lines)) for view, one in found.items()}
+            least = _SLIVER * max(enclosed(line) for one in found.values() for line in one.lines)
+            for view, one in found.items():
+                kept = [line for line in one.lines if enclosed(line) >= least]
+                seen[view, hemisphere].lines.append(kept)
+            best = max(sizes, key=lambda view: sizes[view])
+            _, x, y, depth = found[best]
+            seen[best, hemisphere].regions.append(Region(name, hemisphere, x, y, depth))
+    numbers: dict[str, int] = {}
+    names = {}
+    for panel, one in seen.items():
+        canvas = Canvas(scenes[panel].window, point)
+        names[panel] = place_labels(one.regions, canvas, _NAME, EARLY_AREAS, numbers)
+        numbers |= names[panel].numbers
+    first = next(iter(names))
+    names[first] = replace(names[first], left_out=(*names[first].left_out, *unseen))
+    return seen, names
 
 
 def _outline(scene: _Scene, member: NDArray[np.bool_]) -> Traced | None:
@@ -372,9 +411,3 @@ def _outline(scene: _Scene, member: NDArray[np.bool_]) -> Traced | None:
         for start, n in ((left, picture.shape[1]), (bottom, picture.shape[0]))
     )
     return trace(picture, x, y)
-
-
-def _area(line: NDArray) -> float:
-    """Area in a closed line."""
-    (x, y), (x_next, y_next) = line[:-1].T, line[1:].T
-    return abs((x * y_next - y * x_next).sum()) / 2

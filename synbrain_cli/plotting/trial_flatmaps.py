@@ -12,8 +12,9 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.plotting.colours import Colours, ColourScale, add_colour_bar
 from synbrain_cli.plotting.figure import SIDE, frame
-from synbrain_cli.plotting.flatmap import panel_window, plot_panel
+from synbrain_cli.plotting.flatmap import panel_regions, panel_window, plot_panel
 from synbrain_cli.plotting.labels import Labels
+from synbrain_cli.plotting.roi_outlines import add_legend, legend_height, legend_lines
 from synbrain_cli.plotting.validation import check_maps, check_rois
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def plot_draws(
     expected : dict of float arrays of shape (n_vertices,)
         The model's expected response to the image (`Brain.mean`).
     labels : Labels
-        As `synbrain_cli.plotting.flatmap.plot_flatmap` takes them; outlines have no names here.
+        As `synbrain_cli.plotting.flatmap.plot_flatmap` takes them.
     recorded : dict of float arrays of shape (n_trials, n_vertices), optional
         Recorded trials of the same image.
     vmax : float, optional
@@ -83,23 +84,25 @@ def plot_draws(
             f"hemisphere, found {len(means['draw']) // 2}"
         )
     sds = {name: trials.std(0, ddof=1) for name, trials in rows.items() if len(trials) > 1}
-    responses = np.concatenate(
-        [*(trials[:n_columns].ravel() for trials in rows.values()), *means.values()]
-    )
+    responses = np.vstack([*(trials[:n_columns] for trials in rows.values()), *means.values()])
     signed = ColourScale(vmax=vmax).fit(responses)
     window, aspect = panel_window(means["draw"])
     outlines = check_rois(labels.rois or {}, len(means["draw"]) // 2)
     width = (_WIDTH - 2 * SIDE) / (n_columns + 1 + bool(sds))
     height = (width - 0.1) * aspect
-    framed = frame(_WIDTH, len(rows) * (height + _TITLE), labels)
+    regions = panel_regions(outlines, window, width - 0.1)
+    legend = legend_lines([regions.names], _WIDTH - 2 * SIDE)
+    below = legend_height(legend)
+    framed = frame(_WIDTH, len(rows) * (height + _TITLE) + below, labels)
+    add_legend(framed, legend)
 
     def plot(values: NDArray, row: int, column: int, title: str, colours: Colours) -> None:
-        bottom = (len(rows) - 1 - row) * (height + _TITLE)
+        bottom = below + (len(rows) - 1 - row) * (height + _TITLE)
         axes = framed.figure.add_axes(
             framed.box(SIDE + column * width, bottom, width - 0.1, height), label=title
         )
         axes.set_title(title, fontsize=11, pad=4)
-        plot_panel(axes, values, window, colours, outlines)
+        plot_panel(axes, values, window, colours, regions)
 
     for row, (name, trials) in enumerate(rows.items()):
         for k, values in enumerate(trials[:n_columns]):
@@ -108,7 +111,7 @@ def plot_draws(
         plot(means[name], row, n_columns, mean, signed)
     add_colour_bar(framed, signed, labels.unit, centre=0.4 if sds else 0.5, width=0.3)
     if sds:
-        magnitude = ColourScale(symmetric=False).fit(np.concatenate(list(sds.values())))
+        magnitude = ColourScale(symmetric=False).fit(np.stack(list(sds.values())))
         for row, (name, trials) in enumerate(rows.items()):
             if name in sds:
                 plot(sds[name], row, n_columns + 1, f"SD of {_counted(trials, name)}", magnitude)

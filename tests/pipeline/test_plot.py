@@ -232,10 +232,13 @@ def test_left_is_left(brain):
 
 
 def test_outlines_are_where_the_indicator_is(brain):
+    """The dorsal and the ventral part of V1 have each their own."""
     outlines = subject_labels(brain, "").rois
-    for hemisphere in HEMISPHERES:
-        share = brain.to_surface(brain.rois()["V1"].astype(np.float32))[hemisphere]
-        np.testing.assert_array_equal(outlines[hemisphere]["V1"], np.nan_to_num(share) >= 0.5)
+    for part in ("V1v", "V1d"):
+        indicator = (brain.voxels["prf-visualrois"] == part).to_numpy(np.float32)
+        for hemisphere in HEMISPHERES:
+            share = brain.to_surface(indicator)[hemisphere]
+            np.testing.assert_array_equal(outlines[hemisphere][part], np.nan_to_num(share) >= 0.5)
 
 
 def test_a_subject_without_transforms_gets_slices(trained, made, tmp_path):
