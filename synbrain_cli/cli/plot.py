@@ -43,7 +43,8 @@ WhatOption = Annotated[
     typer.Option(
         help="Of synthesized responses: mean (the expected response), std (of a single trial), "
         "difference (of expected responses), draw (one), draws-mean (average of the draws); of a "
-        "test image: recorded or error (recorded − expected); of the model: accuracy or ceiling."
+        "test image: recorded or error (recorded − expected); of the model: accuracy (flatmaps: "
+        "beside the noise ceiling) or ceiling."
     ),
 ]
 ImageOption = Annotated[
@@ -57,6 +58,13 @@ MinusOption = Annotated[
 DrawOption = Annotated[int, typer.Option(min=0, help="Number of the draw, with --what draw.")]
 ThresholdOption = Annotated[float | None, typer.Option(help="Hide smaller absolute values.")]
 VmaxOption = Annotated[float | None, typer.Option(help="Limit of the colour scale.")]
+MinNcsnrOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Leave voxels grey whose noise ceiling signal-to-noise ratio (ncsnr) is lower, such "
+        "as 0.2; default: show all."
+    ),
+]
 SpaceOption = Annotated[
     FigureSpace,
     typer.Option(help="Surface; fsaverage6 and fsaverage where nilearn has them."),
@@ -86,6 +94,7 @@ def plot_flatmap(
     draw: DrawOption = 0,
     threshold: ThresholdOption = None,
     vmax: VmaxOption = None,
+    min_ncsnr: MinNcsnrOption = None,
     space: SpaceOption = "fsaverage5",
     pycortex: Annotated[
         bool,
@@ -110,7 +119,7 @@ def plot_flatmap(
         "flatmap",
         plot.Selection(model, subject, responses, image, dataset),
         plot.MapChoice(what, minus, draw),
-        look=Look(space, threshold, vmax, format, dpi, pycortex),
+        look=Look(space, threshold, vmax, format, dpi, pycortex, min_ncsnr),
         output=output,
         run=run,
     )
@@ -129,6 +138,7 @@ def plot_surface(
     draw: DrawOption = 0,
     threshold: ThresholdOption = None,
     vmax: VmaxOption = None,
+    min_ncsnr: MinNcsnrOption = None,
     space: SpaceOption = "fsaverage5",
     format: FormatOption = "png",
     dpi: DpiOption = 200,
@@ -149,7 +159,7 @@ def plot_surface(
         "surface",
         plot.Selection(model, subject, responses, image, dataset),
         plot.MapChoice(what, minus, draw),
-        look=Look(space, threshold, vmax, format, dpi),
+        look=Look(space, threshold, vmax, format, dpi, min_ncsnr=min_ncsnr),
         output=output,
         run=run,
     )
@@ -166,6 +176,7 @@ def plot_draws(
     samples: SamplesOption = 20,
     seed: SeedOption = 0,
     vmax: VmaxOption = None,
+    min_ncsnr: MinNcsnrOption = None,
     space: SpaceOption = "fsaverage5",
     format: FormatOption = "png",
     dpi: DpiOption = 200,
@@ -185,7 +196,7 @@ def plot_draws(
         workspace,
         plot.Selection(model, subject, responses, image, dataset),
         n_draws=samples,
-        look=Look(space=space, vmax=vmax, format=format, dpi=dpi),
+        look=Look(space=space, vmax=vmax, format=format, dpi=dpi, min_ncsnr=min_ncsnr),
         output=output,
         run=run,
     )
@@ -256,6 +267,7 @@ def plot_report(
     dataset: DatasetOption = None,
     model: ModelOption = None,
     responses: ResponsesOption = None,
+    min_ncsnr: MinNcsnrOption = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Output file; default: outputs/MODEL_report.html."),
@@ -277,4 +289,6 @@ def plot_report(
         brain = made.brain(workspace, run.progress.info)
     else:
         brain = selection.find_model(workspace, run.progress)
-    print(write_report(workspace, brain, responses=made, output=output, run=run))
+    print(
+        write_report(workspace, brain, responses=made, output=output, min_ncsnr=min_ncsnr, run=run)
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from synbrain_cli.plotting.maps import (
     recorded_maps,
     response_maps,
 )
+from synbrain_cli.plotting.reliability import Reliability
 from synbrain_cli.plotting.sources.evaluation import Evaluation
 from synbrain_cli.plotting.sources.recordings import Recordings
 from synbrain_cli.plotting.sources.responses import Responses, latest_responses
@@ -133,8 +135,8 @@ class MapChoice:
         single trial around it ("std"), the "difference" of expected responses from those of
         ``minus``; of their draws, only where asked for: one "draw", or the average of an image's
         draws ("draws-mean"). Of a test image: the mean over "recorded" trials, or the "error",
-        which is that mean minus the expected response. Of a model: its "accuracy" by voxel, or
-        the noise "ceiling".
+        which is that mean minus the expected response. Of a model: its "accuracy" by voxel, on
+        flatmaps beside the noise ceiling, or the noise "ceiling" alone.
     minus : str, optional
         Image or folder of responses that is subtracted; makes "difference" of "mean".
     draw : int
@@ -192,6 +194,9 @@ def brain_maps(
 ) -> PlotResult:
     """Plot maps of synthesized responses, of recorded trials, or of a model's accuracy.
 
+    All maps of a call have one colour scale, from the values that they show; accuracy and noise
+    ceiling have one, too.
+
     Parameters
     ----------
     workspace : Workspace
@@ -218,14 +223,18 @@ def brain_maps(
         collect = _response_maps
     elif choice.what in RECORDED_MAPS:
         collect = _recorded_maps
-    found = collect(workspace, selection, choice, look, run.progress)
+    found = collect(workspace, selection, choice, run.progress)
+    reliability = Reliability.of(found.brain, look.min_ncsnr)
     folder = Path(output) if output else found.folder
-    plot_map = MapPlotter(found.brain, kind, found.look, run.progress)
+    plot_map = MapPlotter(found.brain, kind, look, run.progress)
+    vmax = plot_map.common_vmax(map(reliability.map, found.range_of()), found.n_in_range)
+    beside = reliability.map(found.beside) if found.beside and plot_map.plots_pairs else None
     files = []
     with run.progress.bar(f"{kind}s", found.n_maps) as bar:
-        for one in found.maps:
+        for one in map(reliability.map, found.maps()):
             files.append(folder / f"{one.name}_{plot_map.kind}.{look.format}")
-            _save(plot_map(one), files[-1], found.folder, look)
+            figure = plot_map.pair((one, beside), vmax) if beside else plot_map(one, vmax)
+            _save(figure, files[-1], found.folder, look)
             bar()
     return PlotResult(files)
 
@@ -235,50 +244,65 @@ class _Maps:
     """Maps of one model, made one after another, and where their figures go."""
 
     brain: Brain
-    maps: Iterator[BrainMap]
+    maps: Callable[[], Iterator[BrainMap]]
     n_maps: int
     folder: Path
-    look: Look  # with the end of the colours that the maps share
+    also: tuple[BrainMap, ...] = ()  # whose values count for the colours, too
+    beside: BrainMap | None = None  # what stands beside each flatmap
+
+    def range_of(self) -> Iterator[BrainMap]:
+        """Maps with one colour scale, those that are plotted and what compares with them."""
+        return chain(self.maps(), self.also)
+
+    @property
+    def n_in_range(self) -> int:
+        """Number of maps with one colour scale."""
+        return self.n_maps + len(self.also)
 
 
 def _response_maps(
-    workspace: Workspace, selection: Selection, choice: MapChoice, look: Look, progress: Progress
+    workspace: Workspace, selection: Selection, choice: MapChoice, progress: Progress
 ) -> _Maps:
-    """Maps of responses; several have the same colours."""
     made = selection.find_responses(workspace, progress)
     brain, folder = made.brain(workspace, progress.info), made.folder / "figures"
     if choice.minus is not None:
         one = difference_map(made, brain, selection.image, choice.minus)
-        return _Maps(brain, iter([one]), 1, folder, look)
+        return _Maps(brain, lambda: iter([one]), 1, folder)
 
     def maps() -> Iterator[BrainMap]:
         return response_maps(made, brain, choice.what, selection.image, choice.draw)
 
-    n_maps = len(made.rows(selection.image))
-    if look.vmax is None and n_maps > 1:
-        look = replace(look, vmax=max(one.extent for one in maps()))
-    return _Maps(brain, maps(), n_maps, folder, look)
+    return _Maps(brain, maps, len(made.rows(selection.image)), folder)
 
 
 def _recorded_maps(
-    workspace: Workspace, selection: Selection, choice: MapChoice, look: Look, progress: Progress
+    workspace: Workspace, selection: Selection, choice: MapChoice, progress: Progress
 ) -> _Maps:
     brain = selection.find_model(workspace, progress)
     recordings = Recordings.of(workspace, brain, progress.info)
-    maps = recorded_maps(recordings, choice.what, selection.image)
+
+    def maps() -> Iterator[BrainMap]:
+        return recorded_maps(recordings, choice.what, selection.image)
+
     n_maps = len(recordings.choose(selection.image, 1))
-    return _Maps(brain, maps, n_maps, workspace.output_of(brain.name, "figures"), look)
+    return _Maps(brain, maps, n_maps, workspace.output_of(brain.name, "figures"))
 
 
 def _evaluated_maps(
-    workspace: Workspace, selection: Selection, choice: MapChoice, look: Look, progress: Progress
+    workspace: Workspace, selection: Selection, choice: MapChoice, progress: Progress
 ) -> _Maps:
+    """Accuracy beside the noise ceiling, or the ceiling alone, on one scale."""
     brain = selection.find_model(workspace, progress)
     evaluation = Evaluation.of(workspace, brain)
-    maps = iter([evaluation_map(evaluation, choice.what, brain)])
-    if look.vmax is None:
-        look = replace(look, vmax=evaluation.vmax)
-    return _Maps(brain, maps, 1, evaluation.folder / "figures", look)
+    one = evaluation_map(evaluation, choice.what, brain)
+    folder, other = evaluation.folder / "figures", "ceiling"
+    if choice.what == "ceiling":
+        other = "accuracy"
+    if not evaluation.knows(other):
+        return _Maps(brain, lambda: iter([one]), 1, folder)
+    compared = evaluation_map(evaluation, other, brain)
+    beside = compared if choice.what == "accuracy" else None
+    return _Maps(brain, lambda: iter([one]), 1, folder, (compared,), beside)
 
 
 # ---------------------------------------------------------------------------- single trials
@@ -324,13 +348,16 @@ def draws(
             "alone: `synbrain plot rois` shows means of regions"
         )
     shared = subject_labels(brain, "", look.space)
+    reliability = Reliability.of(brain, look.min_ncsnr)
     files = []
-    for one in found.trials:
+    for one in map(reliability.trials, found.trials):
         title = f"{one.name}: {_counted(one)}, {brain.name}"
+        if reliability.described:
+            title += f"; {reliability.described}"
         labels = replace(shared, title=title, stimulus=one.stimulus)
         figure = trials_figure(brain, one, labels, look.space, look.vmax)
-        name = f"sub-{brain.subject}_stim-{bids_label(one.name)}_draws.{look.format}"
-        files.append((Path(output) if output else found.folder) / name)
+        name = f"sub-{brain.subject}_stim-{bids_label(one.name)}_{reliability.entity}draws"
+        files.append((Path(output) if output else found.folder) / f"{name}.{look.format}")
         _save(figure, files[-1], found.folder, look)
     return PlotResult(files)
 

@@ -9,6 +9,7 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic, versions
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.paths import require_output_file
+from synbrain_cli.plotting.reliability import Reliability
 from synbrain_cli.plotting.report.key_numbers import key_numbers
 from synbrain_cli.plotting.report.map_pictures import MapPictures
 from synbrain_cli.plotting.report.model import (
@@ -37,6 +38,7 @@ def report(
     responses: Responses | None = None,
     evaluation: Path | None = None,
     output: Path | None = None,
+    min_ncsnr: float | None = None,
     run: RunContext | None = None,
 ) -> Path:
     """Write the report of a model: settings, responses, comparison with recordings, test scores.
@@ -51,6 +53,8 @@ def report(
         Folder written by evaluate; default ``outputs/<model>_evaluation``, where there is one.
     output : path, optional
         File; default ``outputs/<model>_report.html``.
+    min_ncsnr : float, optional
+        Maps leave voxels with a lower ncsnr grey; default none.
     run : RunContext, optional
 
     Returns
@@ -61,7 +65,8 @@ def report(
     Raises
     ------
     InputError
-        When the responses or the evaluation are another model's; when the output is no file.
+        When the responses or the evaluation are another model's; when the output is no file; when
+        no voxel has an ncsnr of ``min_ncsnr`` or more.
     """
     run = run or RunContext()
     file = workspace.output_of(brain.name, "report.html")
@@ -72,13 +77,14 @@ def report(
         raise InputError(f"{responses.folder}: was not drawn by {brain.folder}")
     evaluated, why_not = _evaluation(workspace, brain, evaluation)
     adaptation = brain.config.training.adaptation
-    pictures = MapPictures(brain, run.progress)
-    sections = [settings_section(brain, responses)]
+    reliability = Reliability.of(brain, min_ncsnr)
+    pictures = MapPictures(brain, reliability, run.progress)
+    sections = [settings_section(brain, responses, reliability)]
     with run.progress.bar("report", 5) as bar:
         if responses:
             sections.append(responses_section(brain, responses, pictures))
         bar()
-        sections.append(recordings_section(workspace, brain, pictures.are_flatmaps))
+        sections.append(recordings_section(workspace, brain, pictures))
         bar()
         if adaptation is not None:
             sections.append(adaptation_section(brain, adaptation, workspace))

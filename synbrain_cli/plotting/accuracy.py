@@ -84,7 +84,7 @@ def plot_accuracy(
     n_images = f"{metrics.n_test_images:,} " if metrics is not None else ""
     score = f"correlation over {n_images}test images (r)"
     if np.isfinite(values).all(1).any():
-        _against_ceiling(axes[0], values, score, _repeats(metrics))
+        _against_ceiling(axes[0], values, score, repeats_text(metrics))
     else:
         _against_linear(axes[0], values, score)
     if regions:
@@ -252,8 +252,8 @@ def _add_legend(axes: Axes, side: str, title: str | None) -> None:
     )  # fmt: skip
 
 
-def _repeats(metrics: EvaluationRecord | None) -> str:
-    """Number of repeats of the ceiling, which for one repeat is far below that for three."""
+def repeats_text(metrics: EvaluationRecord | None) -> str:
+    """Return the number of repeats of the ceiling, which for one is far below that for three."""
     if metrics is None:
         return ""
     low, high = metrics.repeats_per_image.min, metrics.repeats_per_image.max

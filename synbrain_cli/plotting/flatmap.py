@@ -40,8 +40,6 @@ _LONGEST_EDGE = 3.7  # times the usual one; only triangles that bridge a cut exc
 _MARGIN = 14.0  # mm of cortex around the data when zoomed
 _PIXELS = 2100  # raster columns: one per pixel at 200 dpi
 _PIXELS_ROI = 700
-_NAME, _LETTER = 11.0, 20.0  # points: names of regions; L and R
-_PANEL_NAME, _PANEL_LETTER = 7.0, 10.0  # the same in small maps
 
 
 class _Flat(NamedTuple):
@@ -52,11 +50,27 @@ class _Flat(NamedTuple):
     curvature: NDArray[np.float32]  # (2 · n_vertices,), 1/mm, positive in sulci
 
 
+class _Lettering(NamedTuple):
+    """Sizes of what is written on a map, points."""
+
+    name: float  # of a region
+    letter: float  # L and R
+    outline: float  # width
+    leaders: bool  # whether lines lead to names beside their regions
+
+
+_LARGE = _Lettering(11, 20, 1.3, True)
+_MEDIUM = _Lettering(9, 14, 0.9, True)  # of panels
+_SMALL = _Lettering(7, 10, 0.5, False)  # of panels narrower than this:
+_NARROW = 4.0  # inches
+
+
 class NamedOutlines(NamedTuple):
     """Outlines of regions on a view of the patches, and where their names are."""
 
     lines: list[tuple[str, list[NDArray]]]  # hemisphere, outlines
     names: Placement
+    sizes: _Lettering
 
 
 def plot_flatmap(
@@ -118,14 +132,13 @@ def plot_flatmap(
     colours = (scale or ColourScale()).fit(data)
     width = WIDTH - 2 * SIDE
     height = width * _aspect(window)
-    canvas = Canvas(window, _point(window, width), _marks(window, width, _LETTER))
-    regions = _named(outlines, n_vertices, canvas, _NAME)
+    regions = _named(outlines, n_vertices, window, width, _LARGE)
     legend = legend_lines([regions.names], width)
     below = legend_height(legend)
     framed = frame(WIDTH, height + below, labels, background)
     axes = framed.figure.add_axes(framed.box(SIDE, below, width, height), label="flatmap")
     _plot_map(axes, data, window, colours, _PIXELS)
-    _plot_rois(axes, regions, 1.3, _NAME)
+    _plot_rois(axes, regions)
     _plot_orientation(axes, width, height, framed.ink, background)
     add_legend(framed, legend)
     add_colour_bar(framed, colours, labels.unit)
@@ -158,11 +171,11 @@ def plot_panel(
     from matplotlib.patheffects import withStroke
 
     _plot_map(axes, data, window, colours, n_columns)
-    _plot_rois(axes, regions, 0.5, _PANEL_NAME)
+    _plot_rois(axes, regions)
     for letter, x in (("L", 0), ("R", 1)):
         axes.annotate(
             letter, (x, 1), (2 - 4 * x, -2), xycoords="axes fraction", textcoords="offset points",
-            fontsize=_PANEL_LETTER, fontweight="bold", ha="right" if x else "left", va="top",
+            fontsize=regions.sizes.letter, fontweight="bold", ha="right" if x else "left", va="top",
             zorder=5, gid="hemisphere",
             path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
@@ -171,7 +184,7 @@ def plot_panel(
 def panel_regions(
     outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]], window: Window, width: float
 ) -> NamedOutlines:
-    """Return outlines of regions on panels of a window, with names where these have room.
+    """Return outlines of regions on panels of a window, and where their names have room.
 
     Parameters
     ----------
@@ -183,11 +196,8 @@ def panel_regions(
         Of a panel, inches.
     """
     given = [member for named in outlines.values() for member in named.values()]
-    if not given:
-        return NamedOutlines([], Placement())
-    taken = _marks(window, width, _PANEL_LETTER)[:2]  # without the arrows
-    canvas = Canvas(window, _point(window, width), taken, leaders=False)
-    return _named(outlines, len(given[0]), canvas, _PANEL_NAME)
+    sizes = _SMALL if width < _NARROW else _MEDIUM
+    return _named(outlines, len(given[0]) if given else 0, window, width, sizes)
 
 
 def panel_window(data: NDArray[np.float64]) -> tuple[Window, float]:
@@ -310,31 +320,36 @@ def _plot_map(axes: Axes, data: NDArray, window: Window, colours: Colours, n_col
     plot_over(axes, cortex, picture, window, colours)
 
 
-def _plot_rois(axes: Axes, regions: NamedOutlines, width: float, size: float) -> None:
-    """Outline ROIs by lines of this width, and name them in letters of this size: points."""
+def _plot_rois(axes: Axes, regions: NamedOutlines) -> None:
+    """Outline ROIs and name them."""
     for hemisphere, lines in regions.lines:
-        add_outline(axes, lines, hemisphere, width)
-    add_names(axes, regions.names, size)
+        add_outline(axes, lines, hemisphere, regions.sizes.outline)
+    add_names(axes, regions.names, regions.sizes.name)
 
 
 def _named(
     outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
     n_vertices: int,
-    canvas: Canvas,
-    size: float,
+    window: Window,
+    width: float,
+    sizes: _Lettering,
 ) -> NamedOutlines:
-    """Outlines on a view, and places of their names in letters of this size."""
+    """Outlines on a view that is ``width`` inches wide, and places of their names."""
     members = tuple(
         (hemisphere, name, member.tobytes())
         for hemisphere, named in outlines.items()
         for name, member in named.items()
     )
-    return _traced_and_placed(members, n_vertices, canvas, size)
+    taken = _marks(window, width, sizes.letter)
+    if sizes is not _LARGE:
+        taken = taken[:2]  # no arrows
+    canvas = Canvas(window, _point(window, width), taken, sizes.leaders)
+    return _traced_and_placed(members, n_vertices, canvas, sizes)
 
 
 @lru_cache(maxsize=8)
 def _traced_and_placed(
-    members: tuple[tuple[str, str, bytes], ...], n_vertices: int, canvas: Canvas, size: float
+    members: tuple[tuple[str, str, bytes], ...], n_vertices: int, canvas: Canvas, sizes: _Lettering
 ) -> NamedOutlines:
     """Trace regions, whose members are bytes of bool arrays (n_vertices,), and place names."""
     lines, regions, unseen = [], [], []
@@ -345,8 +360,8 @@ def _traced_and_placed(
             continue
         lines.append((hemisphere, traced.lines))
         regions.append(Region(name, hemisphere, traced.x, traced.y, traced.depth))
-    names = place_labels(regions, canvas, size, EARLY_AREAS)
-    return NamedOutlines(lines, replace(names, left_out=(*names.left_out, *unseen)))
+    names = place_labels(regions, canvas, sizes.name, EARLY_AREAS)
+    return NamedOutlines(lines, replace(names, left_out=(*names.left_out, *unseen)), sizes)
 
 
 @lru_cache(maxsize=512)

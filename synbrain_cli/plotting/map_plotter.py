@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,13 @@ from synbrain_cli.plotting.colours import ColourScale
 from synbrain_cli.plotting.figure import FORMATS
 from synbrain_cli.plotting.labels import Labels, simulated_note, subject_labels
 from synbrain_cli.plotting.maps import BrainMap
+from synbrain_cli.plotting.reliability import known_on_surface
 from synbrain_cli.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_MOST_POOLED = 2_000_000  # values from which the ends of shared colours are taken
 SPACES = ("fsaverage5", "fsaverage6", "fsaverage")
 
 
@@ -37,6 +40,8 @@ class Look:
         Dots per inch.
     pycortex : bool
         Whether pycortex plots the flatmaps.
+    min_ncsnr : float, optional
+        Voxels with a lower ncsnr are left grey; default none.
 
     Raises
     ------
@@ -50,6 +55,7 @@ class Look:
     format: str = "png"
     dpi: int = 200
     pycortex: bool = False
+    min_ncsnr: float | None = None
 
     def __post_init__(self) -> None:
         for option, value, choices in (
@@ -115,21 +121,18 @@ class MapPlotter:
         Parameters
         ----------
         shown : BrainMap
+            Voxels without a value are grey.
         vmax : float, optional
             Upper end of the colours; default that of the look.
         """
         labels = replace(self._labels, title=shown.title, unit=shown.unit, stimulus=shown.stimulus)
-        scale = ColourScale(
-            threshold=self._look.threshold,
-            vmax=self._look.vmax if vmax is None else vmax,
-            symmetric=shown.symmetric,
-        )
+        scale = self._scale(shown, vmax)
         if self.kind == "slices":
             from synbrain_cli.plotting.slices import plot_slices
 
             mask = self.brain.to_nifti(np.ones(self.brain.n_voxels))
             return plot_slices(self.brain.to_nifti(shown.values), labels, scale, mask=mask)
-        maps = self.brain.to_surface(shown.values, self._look.space)
+        maps = known_on_surface(self.brain, shown.values, self._look.space)
         if self.kind == "surface":
             from synbrain_cli.plotting.surface import plot_surface
 
@@ -141,3 +144,61 @@ class MapPlotter:
         from synbrain_cli.plotting.flatmap import plot_flatmap
 
         return plot_flatmap(maps, labels, scale)
+
+    @property
+    def plots_pairs(self) -> bool:
+        """Whether two maps can stand side by side: flatmaps by matplotlib."""
+        return self.kind == "flatmap" and not self._look.pycortex
+
+    def pair(self, maps: tuple[BrainMap, BrainMap], vmax: float | None = None) -> Figure:
+        """Plot two flatmaps of one unit side by side, with one colour bar.
+
+        Parameters
+        ----------
+        maps : tuple of BrainMap
+            Each has its title above it.
+        vmax : float, optional
+            Upper end of the colours; default that of the look.
+        """
+        from synbrain_cli.plotting.flatmap_pair import plot_pair
+
+        surfaces = [known_on_surface(self.brain, one.values, self._look.space) for one in maps]
+        titles = [one.title for one in maps]
+        labels = replace(self._labels, title="", unit=maps[0].unit)
+        return plot_pair(surfaces, titles, labels, self._scale(maps[0], vmax))
+
+    def common_vmax(self, maps: Iterable[BrainMap], n_maps: int) -> float:
+        """Return the upper end of colours that maps share, from the values that they show.
+
+        Parameters
+        ----------
+        maps : iterable of BrainMap
+            Of one unit, `n_maps` of them.
+        n_maps : int
+
+        Returns
+        -------
+        float
+            That of the look where it is given. Else as of one map that shows the values of all:
+            see `ColourScale`. Of many maps every n-th value is taken.
+        """
+        if self._look.vmax is not None:
+            return self._look.vmax
+        values, scale = [], ColourScale()
+        for one in maps:
+            scale = self._scale(one, None)
+            shown = one.values
+            if self.kind != "slices":
+                on_surface = known_on_surface(self.brain, one.values, self._look.space)
+                shown = np.concatenate(list(on_surface.values()))
+            shown = shown[np.isfinite(shown)]
+            values.append(shown[:: max(1, n_maps * len(shown) // _MOST_POOLED)])
+        return scale.limits(np.concatenate(values))[1]
+
+    def _scale(self, shown: BrainMap, vmax: float | None) -> ColourScale:
+        return ColourScale(
+            threshold=self._look.threshold,
+            vmax=self._look.vmax if vmax is None else vmax,
+            vmin=shown.vmin,
+            symmetric=shown.symmetric,
+        )

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.config import a_trial
+from synbrain_cli.config import a_trial, trials_name
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bids import bids_label
 from synbrain_cli.io.responses import ResponseSettings
+from synbrain_cli.io.results.evaluation import EvaluationRecord
 from synbrain_cli.paths import is_there
+from synbrain_cli.plotting.accuracy import repeats_text
 from synbrain_cli.plotting.sources.evaluation import Evaluation
 from synbrain_cli.plotting.sources.recordings import Recordings
 from synbrain_cli.plotting.sources.responses import Responses
@@ -33,6 +36,8 @@ class BrainMap:
     values : float array of shape (n_voxels,)
     symmetric : bool
         Whether colours are centred on 0.
+    vmin : float, optional
+        Lower end of colours that are not; default 0, or less where values are.
     stimulus : uint8 array of shape (height, width, 3), optional
     """
 
@@ -41,12 +46,8 @@ class BrainMap:
     unit: str
     values: np.ndarray
     symmetric: bool = True
+    vmin: float | None = None
     stimulus: np.ndarray | None = None
-
-    @property
-    def extent(self) -> float:
-        """99th percentile of the values' magnitude."""
-        return float(np.quantile(np.abs(self.values), 0.99))
 
 
 def response_maps(
@@ -97,7 +98,7 @@ def response_maps(
             brain.unit_name(responses.settings.unit),
             values,
             what != "std",
-            responses.stimulus(row),
+            stimulus=responses.stimulus(row),
         )
 
 
@@ -214,6 +215,9 @@ def recorded_maps(recordings: Recordings, what: str, image: str | None) -> Itera
 def evaluation_map(evaluation: Evaluation, what: str, brain: Brain) -> BrainMap:
     """Return the accuracy of each voxel on test images, or its noise ceiling.
 
+    The title of the one tells how many images and trials the correlations are over, that of the
+    other how many repeats the ceiling is of. The colours of both begin at 0.
+
     Parameters
     ----------
     evaluation : Evaluation
@@ -226,10 +230,10 @@ def evaluation_map(evaluation: Evaluation, what: str, brain: Brain) -> BrainMap:
         When it is not known for any voxel.
     """
     column, title = {
-        "accuracy": ("model", "prediction of test images"),
-        "ceiling": ("ceiling", "noise ceiling"),
+        "accuracy": ("model", f"prediction of {tested(evaluation.metrics)}"),
+        "ceiling": ("ceiling", f"noise ceiling{repeats_text(evaluation.metrics)}"),
     }[what]
-    if not evaluation.voxels[column].notna().any():
+    if not evaluation.knows(what):
         raise InputError(
             f"{evaluation.folder / 'voxels.tsv'}: the {what} is not known, because no image was "
             "repeated and the data were supplied without ncsnr"
@@ -239,5 +243,18 @@ def evaluation_map(evaluation: Evaluation, what: str, brain: Brain) -> BrainMap:
         f"{title}, {brain.name}",
         ACCURACY_UNIT,
         evaluation.voxels[column].to_numpy(np.float32),
-        what == "accuracy",
+        symmetric=False,
+        vmin=0,
     )
+
+
+def tested(metrics: EvaluationRecord) -> str:
+    """Return on how many images and trials a model was tested: "200 test images (600 trials)"."""
+    images, rows = (
+        f"{n:,} {name}{'s' if n > 1 else ''}"
+        for n, name in ((metrics.n_test_images, "test image"), (metrics.n_test_trials, "trial"))
+    )
+    if metrics.averaged_over > 1:
+        rows = f"{metrics.n_test_trials:,} {trials_name(metrics.averaged_over)}"
+    held_out = "" if metrics.folds is UNSET else f", held out in {metrics.folds.n_folds} folds"
+    return f"{images} ({rows}{held_out})"

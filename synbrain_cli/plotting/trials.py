@@ -118,12 +118,13 @@ def trials_figure(
     vmax : float, optional
         Upper end of the colours.
     """
+    from synbrain_cli.plotting.reliability import known_on_surface
     from synbrain_cli.plotting.trial_flatmaps import plot_draws
 
     recorded = None
     if trials.recorded is not None:
-        recorded = brain.to_surface(trials.recorded, space)
-    draws, expected = (brain.to_surface(v, space) for v in (trials.draws, trials.expected))
+        recorded = known_on_surface(brain, trials.recorded, space)
+    draws, expected = (known_on_surface(brain, v, space) for v in (trials.draws, trials.expected))
     return plot_draws(draws, expected, labels, recorded, vmax=vmax)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from synbrain_cli.brain import Brain
@@ -9,6 +11,7 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.plotting.labels import plotted_rois
 from synbrain_cli.plotting.map_plotter import Look, MapPlotter
 from synbrain_cli.plotting.maps import BrainMap
+from synbrain_cli.plotting.reliability import Reliability
 from synbrain_cli.plotting.report.page import Picture, figure_png
 from synbrain_cli.progress import Progress
 
@@ -19,16 +22,19 @@ class MapPictures:
     Parameters
     ----------
     brain : Brain
+    reliability : Reliability
+        Which voxels are shown.
     progress : Progress
 
     Attributes
     ----------
+    reliability : Reliability
     why_none : str, optional
         Why no map can be plotted.
     """
 
-    def __init__(self, brain: Brain, progress: Progress) -> None:
-        self.brain = brain
+    def __init__(self, brain: Brain, reliability: Reliability, progress: Progress) -> None:
+        self.brain, self.reliability = brain, reliability
         self._masks = plotted_rois(brain)
         self._plot: MapPlotter | None = None
         self.why_none: str | None = None
@@ -42,6 +48,10 @@ class MapPictures:
         """Whether maps are flatmaps; else they are slices, or there are none."""
         return self._plot is not None and self._plot.kind == "flatmap"
 
+    def common_vmax(self, maps: Iterable[BrainMap], n_maps: int) -> float:
+        """Return the upper end of colours that maps share: see `MapPlotter.common_vmax`."""
+        return self._plotter.common_vmax(map(self.reliability.map, maps), n_maps)
+
     def picture(self, shown: BrainMap, caption: str, vmax: float | None = None) -> Picture:
         """Return a flatmap or slices.
 
@@ -52,10 +62,38 @@ class MapPictures:
         vmax : float, optional
             Upper end of the colours.
         """
+        shown = self.reliability.map(shown)
+        figure = self._plotter(shown, vmax)
+        return Picture(figure_png(figure), self._alternative(shown), self._captioned(caption))
+
+    def pair(self, first: BrainMap, second: BrainMap, caption: str) -> list[Picture]:
+        """Return two maps on one colour scale: flatmaps side by side, or slices in two pictures.
+
+        Parameters
+        ----------
+        first, second : BrainMap
+        caption : str
+            Of both.
+        """
+        maps = self.reliability.map(first), self.reliability.map(second)
+        vmax = self._plotter.common_vmax(maps, 2)
+        if not self.are_flatmaps:
+            return [self.picture(one, caption, vmax) for one in (first, second)]
+        data = figure_png(self._plotter.pair(maps, vmax), 100)
+        alternative = " ".join(map(self._alternative, maps))
+        return [Picture(data, alternative, self._captioned(caption))]
+
+    @property
+    def _plotter(self) -> MapPlotter:
         assert self._plot is not None, self.why_none
+        return self._plot
+
+    def _captioned(self, caption: str) -> str:
+        return caption + self.reliability.caption
+
+    def _alternative(self, shown: BrainMap) -> str:
         kind = "Flatmap" if self.are_flatmaps else "Slices"
-        figure = self._plot(shown, vmax)
-        return Picture(figure_png(figure), f"{kind}: {shown.title}. {self._means(shown)}", caption)
+        return f"{kind}: {shown.title}. {self._means(shown)}"
 
     def _means(self, shown: BrainMap) -> str:
         """ROI means, largest first, as the alternative to seeing the map."""

@@ -11,6 +11,7 @@ from synbrain_cli.io.files import versions
 from synbrain_cli.io.results.comparison import Comparison
 from synbrain_cli.io.results.record import read_result
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.plotting.reliability import Reliability
 from synbrain_cli.plotting.report.page import (
     Block,
     Command,
@@ -32,8 +33,10 @@ _STRATEGIES = {
 }
 
 
-def settings_section(brain: Brain, responses: Responses | None) -> Section:
-    """Return what the model was trained on, and with which settings it drew the responses."""
+def settings_section(
+    brain: Brain, responses: Responses | None, reliability: Reliability
+) -> Section:
+    """Return what the model was trained on, how it drew the responses, and what maps show."""
     config, training = brain.config, brain.config.training
     facts = [("subject", f"sub-{brain.subject} of {config.dataset}"), ("model", brain.name)]
     if training.origin is not None:
@@ -57,6 +60,10 @@ def settings_section(brain: Brain, responses: Responses | None) -> Section:
         facts.append(("adapted from", f"{', '.join(adaptation.sources)} ({adaptation.strategy})"))
     facts += [
         ("voxels", f"{brain.n_voxels:,} ({config.space})"),
+        (
+            "voxels on maps",
+            reliability.described or "all, whatever their reliability (see --min-ncsnr)",
+        ),
         ("image encoder", config.encoder.spec),
     ]
     if responses:

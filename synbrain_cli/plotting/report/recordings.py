@@ -6,6 +6,8 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.plotting.labels import plotted_rois, subject_labels
+from synbrain_cli.plotting.reliability import Reliability
+from synbrain_cli.plotting.report.map_pictures import MapPictures
 from synbrain_cli.plotting.report.page import Block, Picture, Section, Text, figure_png
 from synbrain_cli.plotting.sources.recordings import Recordings
 from synbrain_cli.plotting.trials import (
@@ -19,15 +21,15 @@ from synbrain_cli.plotting.trials import (
 _TITLE = "Draws compared with recorded trials"
 
 
-def recordings_section(workspace: Workspace, brain: Brain, flatmaps: bool) -> Section:
+def recordings_section(workspace: Workspace, brain: Brain, pictures: MapPictures) -> Section:
     """Return flatmaps and ROI means of recorded trials beside draws.
 
     Parameters
     ----------
     workspace : Workspace
     brain : Brain
-    flatmaps : bool
-        Whether flatmaps can be plotted.
+    pictures : MapPictures
+        Which voxels flatmaps show, and whether there are any.
     """
     try:
         recordings = Recordings.of(workspace, brain, lambda text: None)
@@ -35,8 +37,8 @@ def recordings_section(workspace: Workspace, brain: Brain, flatmaps: bool) -> Se
         text = f"Not shown, because recorded trials are not available here. {error}"
         return Section(_TITLE, "", [Text(text)])
     blocks: list[Block] = []
-    if flatmaps:
-        blocks.append(_flatmaps(brain, recordings))
+    if pictures.are_flatmaps:
+        blocks.append(_flatmaps(brain, recordings, pictures.reliability))
     if plotted_rois(brain):
         trials = recorded_trials(recordings, None, N_IMAGES, TrialDraws(signal="fresh"))
         blocks.append(
@@ -56,8 +58,8 @@ def recordings_section(workspace: Workspace, brain: Brain, flatmaps: bool) -> Se
     )
 
 
-def _flatmaps(brain: Brain, recordings: Recordings) -> Picture:
-    one = next(recorded_trials(recordings, None, 1, TrialDraws()))
+def _flatmaps(brain: Brain, recordings: Recordings, reliability: Reliability) -> Picture:
+    one = reliability.trials(next(recorded_trials(recordings, None, 1, TrialDraws())))
     labels = subject_labels(brain, f"{one.name}, {brain.name}", stimulus=one.stimulus)
     n_trials = len(one.recorded)
     return Picture(
@@ -67,5 +69,6 @@ def _flatmaps(brain: Brain, recordings: Recordings) -> Picture:
         "Recorded trials above, draws of one simulated brain state below. The model was not "
         "trained on this image. Single trials should differ from each other as much in one row as "
         "in the other. The expected response should agree with the mean of the recorded trials as "
-        f"far as the image's features explain it and {n_trials} recorded trials can tell.",
+        f"far as the image's features explain it and {n_trials} recorded trials can tell."
+        + reliability.caption,
     )

@@ -10,6 +10,7 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.config import a_trial, trial_name
 from synbrain_cli.plotting.labels import Labels, plotted_rois, simulated_note, subject_labels
 from synbrain_cli.plotting.maps import BrainMap, response_maps
+from synbrain_cli.plotting.reliability import Reliability, known_on_surface
 from synbrain_cli.plotting.report.map_pictures import MapPictures
 from synbrain_cli.plotting.report.page import (
     Block,
@@ -90,7 +91,8 @@ def _region_means(brain: Brain, responses: Responses) -> Picture:
 def _maps(brain: Brain, responses: Responses, pictures: MapPictures) -> list[Block]:
     """Expected responses to the first images, a sheet of all where there are more, and one SD."""
     blocks: list[Block] = []
-    vmax = max(one.extent for one in response_maps(responses, brain, "mean"))
+    vmax = pictures.common_vmax(response_maps(responses, brain, "mean"), len(responses.names))
+    scale = f"{vmax:.3g} {brain.unit_name(responses.settings.unit)}"
     n_large = MOST_LARGE
     if not pictures.are_flatmaps:
         blocks.append(
@@ -100,7 +102,7 @@ def _maps(brain: Brain, responses: Responses, pictures: MapPictures) -> list[Blo
             )
         )
     elif len(responses.names) > MOST_LARGE:
-        blocks.append(_sheet(brain, responses, vmax))
+        blocks.append(_sheet(brain, responses, pictures.reliability, vmax))
         n_large = 1
     first = None
     for one in itertools.islice(response_maps(responses, brain, "mean"), n_large):
@@ -111,7 +113,7 @@ def _maps(brain: Brain, responses: Responses, pictures: MapPictures) -> list[Blo
                 "Expected response: what the model predicts of the image, without unexplained "
                 "signal and noise. Red is a response above the baseline of the recording, blue one "
                 "below it; cortex without data shows its folds. All maps of expected responses in "
-                "this section share one colour scale.",
+                f"this section share one colour scale, from −{scale} to {scale}.",
                 vmax,
             )
         )
@@ -125,11 +127,11 @@ def _maps(brain: Brain, responses: Responses, pictures: MapPictures) -> list[Blo
             )
         )
     if pictures.are_flatmaps and first is not None:
-        blocks.append(_rotatable_surface(brain, first))
+        blocks.append(_rotatable_surface(brain, first, pictures.reliability, vmax))
     return blocks
 
 
-def _sheet(brain: Brain, responses: Responses, vmax: float) -> Picture:
+def _sheet(brain: Brain, responses: Responses, reliability: Reliability, vmax: float) -> Picture:
     """Small flatmaps of the expected responses to all images."""
     from synbrain_cli.plotting.image_sheet import plot_sheet
 
@@ -137,7 +139,7 @@ def _sheet(brain: Brain, responses: Responses, vmax: float) -> Picture:
     for name, one in itertools.islice(
         zip(responses.names, response_maps(responses, brain, "mean"), strict=True), MOST_IMAGES
     ):
-        maps.append(brain.to_surface(one.values))
+        maps.append(known_on_surface(brain, reliability.map(one).values))
         names.append(name)
         images.append(None if one.stimulus is None else _small(one.stimulus))
     rest = len(responses.names) - len(maps)
@@ -149,7 +151,8 @@ def _sheet(brain: Brain, responses: Responses, vmax: float) -> Picture:
         figure_png(figure, 100),
         f"Flatmaps of the expected response to {len(maps)} images: {listed(names)}.",
         "Expected response to each image, as the model predicts it, on one colour scale."
-        + (f" {rest} further images are not shown." if rest else ""),
+        + (f" {rest} further images are not shown." if rest else "")
+        + reliability.caption,
     )
 
 
@@ -159,18 +162,22 @@ def _small(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[::step, ::step])
 
 
-def _rotatable_surface(brain: Brain, shown: BrainMap) -> Live:
+def _rotatable_surface(
+    brain: Brain, shown: BrainMap, reliability: Reliability, vmax: float
+) -> Live:
     from synbrain_cli.plotting.colours import ColourScale
     from synbrain_cli.plotting.surface import view_surface
 
+    shown = reliability.map(shown)
     html = view_surface(
-        brain.to_surface(shown.values),
+        known_on_surface(brain, shown.values),
         Labels(shown.title, shown.unit, note=simulated_note(brain)),
-        ColourScale(symmetric=shown.symmetric),
+        ColourScale(vmax=vmax, symmetric=shown.symmetric),
     )
     return Live(
         html,
         f"Rotatable surface: {shown.title}",
         "Drag to turn, scroll to zoom; the menu turns it without a mouse. The expected response to "
-        "the first image on the inflated surface of fsaverage.",
+        "the first image on the inflated surface of fsaverage, on the same colour scale."
+        + reliability.caption,
     )

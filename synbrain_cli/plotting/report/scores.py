@@ -13,7 +13,7 @@ from synbrain_cli.io.results.evaluation import ResponseScore, ResponseScores
 from synbrain_cli.io.results.record import Result
 from synbrain_cli.plotting.accuracy import accuracy_figure
 from synbrain_cli.plotting.calibration import plot_calibration
-from synbrain_cli.plotting.maps import evaluation_map
+from synbrain_cli.plotting.maps import evaluation_map, tested
 from synbrain_cli.plotting.report.map_pictures import MapPictures
 from synbrain_cli.plotting.report.page import (
     Block,
@@ -53,14 +53,6 @@ _DRAWS = {
     "noise_correlation": "noise correlations: r",
 }
 _DISTRIBUTIONS = ("model", "linear", "mean_pattern", "latent_nf1")
-_MAPS = {
-    "accuracy": ("model", "Correlation over test images, by voxel."),
-    "ceiling": (
-        "ceiling",
-        "The highest score that a perfect model could reach, given the noise of recordings. The "
-        "colour scale is that of the map above.",
-    ),
-}
 
 
 def not_evaluated_section(brain: Brain, why: str) -> Section:
@@ -120,10 +112,7 @@ def accuracy_section(brain: Brain, evaluation: Evaluation, pictures: MapPictures
         ),
     ]
     if not pictures.why_none:
-        for what, (column, caption) in _MAPS.items():
-            if evaluation.voxels[column].notna().any():
-                shown = evaluation_map(evaluation, what, brain)
-                blocks.append(pictures.picture(shown, caption, evaluation.vmax))
+        blocks += _maps(brain, evaluation, pictures)
     if metrics.roi:
         regions = {
             f"{name} ({scores.n_voxels:,} voxels)": scores.voxelwise_correlation
@@ -138,6 +127,25 @@ def accuracy_section(brain: Brain, evaluation: Evaluation, pictures: MapPictures
         "same for every image, and the linear encoder of the same images), of the model with "
         "images shuffled, and the noise ceiling.",
         blocks,
+    )
+
+
+def _maps(brain: Brain, evaluation: Evaluation, pictures: MapPictures) -> list[Picture]:
+    """Accuracy by voxel, beside the noise ceiling where one is known."""
+    metrics = evaluation.metrics
+    caption = (
+        f"Correlation with the recorded responses to {tested(metrics)}, by voxel. Correlations "
+        "below 0 have the colour of 0."
+    )
+    accuracy = evaluation_map(evaluation, "accuracy", brain)
+    if not evaluation.knows("ceiling"):
+        return [pictures.picture(accuracy, caption)]
+    ceiling = evaluation_map(evaluation, "ceiling", brain)
+    return pictures.pair(
+        accuracy,
+        ceiling,
+        f"{caption} Beside it the noise ceiling, the highest score that a perfect model could "
+        "reach, given the noise of recordings; both have one colour scale.",
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from synbrain_cli.brain import Brain
@@ -71,16 +70,10 @@ class Evaluation:
         """
         return cls.read(workspace.output_of(brain.name, "evaluation"), brain)
 
-    @property
-    def vmax(self) -> float:
-        """Upper end of the colours of accuracy and of the noise ceiling, so that they compare.
-
-        The 99th percentile of the ceiling, or of the accuracy's magnitude where no ceiling is
-        known.
-        """
-        known = self.voxels["ceiling"].notna().any()
-        values = self.voxels["ceiling"] if known else self.voxels["model"].abs()
-        return float(np.nanquantile(values, 0.99))
+    def knows(self, what: str) -> bool:
+        """Return whether the "accuracy" or the noise "ceiling" of any voxel is known."""
+        column = {"accuracy": "model", "ceiling": "ceiling"}[what]
+        return bool(self.voxels[column].notna().any())
 
 
 def _read_scores(path: Path, brain: Brain) -> pd.DataFrame:
