@@ -51,7 +51,7 @@ def main(root: str = ".") -> None:
 
 def step(name: str, n: str, root: str) -> None:
     workspace, quiet = Workspace(Path(root)), Progress(quiet=True)
-    made = Responses(latest_responses(workspace, None, None))
+    made = Responses(latest_responses(workspace, None, None, quiet.info))
     brain = made.brain(workspace, quiet.info)
     with tempfile.TemporaryDirectory() as folder:
         if name == "report":

@@ -128,7 +128,7 @@ def plot_flatmap(
     outlines = check_rois(labels.rois or {}, n_vertices)
     if view not in (None, "cortex", "data"):
         raise InputError(f"view: expected cortex or data, found {view!r}")
-    window = _window(data, view)
+    window = _window(_with_around(data, labels), view)
     colours = (scale or ColourScale()).fit(data)
     width = WIDTH - 2 * SIDE
     height = width * _aspect(window)
@@ -200,7 +200,7 @@ def panel_regions(
     return _named(outlines, len(given[0]) if given else 0, window, width, sizes)
 
 
-def panel_window(data: NDArray[np.float64]) -> tuple[Window, float]:
+def panel_window(data: NDArray[np.float64], labels: Labels) -> tuple[Window, float]:
     """Return the part of the patches that a panel shows, and its height over its width.
 
     Parameters
@@ -208,8 +208,10 @@ def panel_window(data: NDArray[np.float64]) -> tuple[Window, float]:
     data : float array of shape (2 · n_vertices,)
         As `synbrain_cli.plotting.validation.check_maps` returns it. The part with data is shown,
         or whole patches where data cover 40 % of them or more.
+    labels : Labels
+        What the view also holds (``around``).
     """
-    window = _window(data, None, margin=5, steepest=2)
+    window = _window(_with_around(data, labels), None, margin=5, steepest=2)
     return window, _aspect(window)
 
 
@@ -232,6 +234,19 @@ def _flat_cortex(n_vertices: int) -> _Flat:
         xy[:, 0] -= x.max() + _GAP / 2 if hemisphere == "left" else x.min() - _GAP / 2
         patches.append(_Flat(xy, faces + first, curvature[hemisphere]))
     return _Flat(*(np.concatenate(parts) for parts in zip(*patches, strict=True)))
+
+
+def _with_around(data: NDArray, labels: Labels) -> NDArray:
+    """Data with 0 where the view has to show vertices that have none."""
+    if labels.around is None:
+        return data
+    around = np.concatenate([labels.around[hemisphere] for hemisphere in HEMISPHERES])
+    if around.shape != data.shape:
+        raise InputError(
+            f"around: expected {len(data) // 2:,} vertices a hemisphere, as the maps have, found "
+            f"{len(around) // 2:,}"
+        )
+    return np.where(around & np.isnan(data), 0.0, data)
 
 
 def _window(

@@ -67,7 +67,7 @@ def plot_pair(
         )
     data = np.stack(checked)
     colours = (scale or ColourScale()).fit(data)
-    window, aspect = panel_window(np.where(np.isfinite(data).any(0), 0.0, np.nan))
+    window, aspect = panel_window(np.where(np.isfinite(data).any(0), 0.0, np.nan), labels)
     width = (_WIDTH - 2 * SIDE - _BETWEEN) / 2
     height = width * aspect
     outlines = check_rois(labels.rois or {}, data.shape[1] // 2)

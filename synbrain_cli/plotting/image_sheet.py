@@ -69,7 +69,7 @@ def plot_sheet(
         )
     data = np.stack([check_maps({h: one[h] for h in HEMISPHERES}) for one in maps])
     colours = ColourScale(vmax=vmax).fit(data)
-    window, aspect = panel_window(data[0])
+    window, aspect = panel_window(data[0], labels)
     outlines = check_rois(labels.rois or {}, data.shape[1] // 2)
     n_columns = min(_COLUMNS, len(maps))
     n_rows = math.ceil(len(maps) / n_columns)

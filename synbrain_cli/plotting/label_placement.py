@@ -272,19 +272,20 @@ class _Page:
         """Which boxes are on the map, and touch no text and no leader line."""
         left, right, bottom, top = self._canvas.window
         gap = _GAP * self._canvas.point
-        free = (boxes[:, [0, 2]] >= [left, bottom]).all(1) & (boxes[:, [1, 3]] <= [right, top]).all(
-            1
-        )
-        for other in self._boxes:
+        free = (boxes[:, [0, 2]] >= [left, bottom]).all(1)
+        free &= (boxes[:, [1, 3]] <= [right, top]).all(1)
+        if self._boxes:
+            others = np.array(self._boxes)[:, None].transpose(2, 0, 1)  # (4, n_others, 1)
             free &= (
-                (boxes[:, 1] + gap <= other.left)
-                | (boxes[:, 0] - gap >= other.right)
-                | (boxes[:, 3] + gap <= other.bottom)
-                | (boxes[:, 2] - gap >= other.top)
-            )
+                (boxes[:, 1] + gap <= others[0])
+                | (boxes[:, 0] - gap >= others[1])
+                | (boxes[:, 3] + gap <= others[2])
+                | (boxes[:, 2] - gap >= others[3])
+            ).all(0)
         for label in self.labels:
             if label.tip is not None:
-                free &= ~_crossed(np.array([*label.start, *label.tip]), boxes, gap)
+                line = np.array([*label.start, *label.tip])
+                free[free] = ~_crossed(line, boxes[free], gap)
         return free
 
     def _clear(self, label: Label) -> bool:
@@ -389,8 +390,9 @@ def _crossed(line: NDArray, boxes: NDArray, gap: float) -> NDArray[np.bool_]:
             outside = (start < lower) | (start > upper)
             low = np.where(outside, 2.0, low)
             continue
-        enter, leave = np.sort([(lower - start) / way, (upper - start) / way], axis=0)
-        low, high = np.maximum(low, enter), np.minimum(high, leave)
+        one, other = (lower - start) / way, (upper - start) / way
+        low = np.maximum(low, np.minimum(one, other))
+        high = np.minimum(high, np.maximum(one, other))
     return low <= high
 
 

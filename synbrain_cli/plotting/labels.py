@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.io.prepared_tables import roi_collections, roi_masks
 
@@ -37,6 +37,9 @@ class Labels:
         Shown in the upper left corner.
     note : str, optional
         Highlighted text that must be noticed, such as "simulated subject".
+    around : dict of bool arrays of shape (n_vertices,), optional
+        ``left`` and ``right``: vertices that views of the part with data hold also where a map has
+        no value, so that all maps of a subject show the same part.
     """
 
     title: str
@@ -44,6 +47,7 @@ class Labels:
     rois: Mapping[str, Any] | None = None
     stimulus: ArrayLike | None = None
     note: str | None = None
+    around: Mapping[str, NDArray[np.bool_]] | None = None
 
 
 def subject_labels(
@@ -80,7 +84,9 @@ def subject_labels(
         hemisphere: {name: inside for name, inside in named.items() if inside.any()}
         for hemisphere, named in _outlines(brain, space).items()
     }
-    return Labels(title, brain.unit, outlines, stimulus, simulated_note(brain))
+    reached = brain.to_surface(np.ones(brain.n_voxels, np.float32), space)
+    around = {hemisphere: np.isfinite(values) for hemisphere, values in reached.items()}
+    return Labels(title, brain.unit, outlines, stimulus, simulated_note(brain), around)
 
 
 def simulated_note(brain: Brain) -> str | None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 ISLET = 25.0  # mm²
 _SMOOTHING = 1.5  # mm: takes off the zigzag of the triangles
 _LEGEND_SIZE = 10.0  # points
-_LEGEND_LINE = 0.2  # inches
+_LEGEND_LINE = 0.19  # inches
+_MOST_LISTED = 24  # names of regions that a map does not name
 
 
 class Traced(NamedTuple):
@@ -137,8 +138,10 @@ def legend_lines(placements: Iterable[Placement], width: float) -> list[str]:
     in_order = sorted(numbers.items(), key=lambda item: item[1])
     text = "   ".join(f"{number} {name}".replace(" ", "\u00a0") for name, number in in_order)
     if left_out:
-        sides = (f"{name} ({' and '.join(sorted(side))})" for name, side in left_out.items())
-        text += f"   not named: {', '.join(sides)}".replace(" (", "\u00a0(")
+        listed = [f"{name} ({' and '.join(sorted(side))})" for name, side in left_out.items()]
+        rest = len(listed) - _MOST_LISTED
+        listed[_MOST_LISTED:] = [f"and {rest} more"] if rest > 0 else []
+        text += f"   not named: {', '.join(listed)}".replace(" (", "\u00a0(")
     text = text.strip()
     if not text:
         return []

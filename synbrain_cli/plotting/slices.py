@@ -37,8 +37,9 @@ def plot_slices(
     Left is on the left (the neurological convention), and all slices have one scale. They are, up
     to six a direction, spread evenly over those that hold voxels of the mask, and pass through the
     middle of voxels, in mm of the image's affine. Nothing is interpolated; of an oblique grid, the
-    nearest voxel is shown. Light grey is where other slices hold voxels. nilearn takes the middle
-    of the outermost voxels for the edge of a slice, so positions are right to half a voxel.
+    nearest voxel is shown. Light grey is where other slices hold voxels, and where voxels of the
+    mask have no value. nilearn takes the middle of the outermost voxels for the edge of a slice, so
+    positions are right to half a voxel.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ def plot_slices(
     from nibabel.processing import resample_from_to
     from nilearn.plotting import plot_stat_map
 
-    values, inside = _check(image, mask, background)
+    values, inside, kept = _check(image, mask, background)
     colours = (scale or ColourScale()).fit(values[inside])
     vmin, vmax = colours.limits
     opaque = inside
@@ -85,13 +86,13 @@ def plot_slices(
         opaque = inside & ~colours.scale.hides(values)
 
     # What is plotted: an upright grid around the voxels, of their size
-    positions = apply_affine(image.affine, np.argwhere(inside))  # mm
+    positions = apply_affine(image.affine, np.argwhere(kept))  # mm
     voxel = np.abs(image.affine[:3, :3]).max(axis=1)  # mm, along the axes of RAS
     border = np.ceil(_BORDER / voxel)
     origin = positions.min(axis=0) - border * voxel
     shape = tuple(np.rint(np.ptp(positions, axis=0) / voxel + 1 + 2 * border).astype(int))
     affine = from_matvec(np.diag(voxel), origin)
-    given = [nib.Nifti1Image(1.0 * a, image.affine) for a in (inside, opaque, values)]
+    given = [nib.Nifti1Image(1.0 * a, image.affine) for a in (kept, opaque, values)]
     members, transparency, data, anatomy = (
         volume and resample_from_to(volume, (shape, affine), order=0)
         for volume in (*given, background)
@@ -129,8 +130,8 @@ def plot_slices(
 
 def _check(
     image: nib.Nifti1Image, mask: nib.Nifti1Image | None, background: nib.Nifti1Image | None
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Values, 0 where there are none, and where there are some."""
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Values, 0 where there are none; where there are some; and where the mask holds voxels."""
     mask = image if mask is None else mask
     background = image if background is None else background
     for name, given in {"image": image, "mask": mask, "background": background}.items():
@@ -142,9 +143,10 @@ def _check(
             )
     values = image.get_fdata()
     check_same_grid("mask", mask, "the image", image)
-    inside = (mask.get_fdata() != 0) & ~np.isnan(values)
+    kept = np.nan_to_num(mask.get_fdata()) != 0
+    inside = kept & ~np.isnan(values)
     if not inside.any():
         raise InputError("image: expected values in the mask, found none: nothing can be plotted")
     if np.isinf(values[inside]).any():
         raise InputError("image: expected finite values or NaN, found infinite ones")
-    return np.where(inside, values, 0), inside
+    return np.where(inside, values, 0), inside, kept

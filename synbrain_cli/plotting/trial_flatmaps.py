@@ -86,7 +86,7 @@ def plot_draws(
     sds = {name: trials.std(0, ddof=1) for name, trials in rows.items() if len(trials) > 1}
     responses = np.vstack([*(trials[:n_columns] for trials in rows.values()), *means.values()])
     signed = ColourScale(vmax=vmax).fit(responses)
-    window, aspect = panel_window(means["draw"])
+    window, aspect = panel_window(means["draw"], labels)
     outlines = check_rois(labels.rois or {}, len(means["draw"]) // 2)
     width = (_WIDTH - 2 * SIDE) / (n_columns + 1 + bool(sds))
     height = (width - 0.1) * aspect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def _maps(brain: Brain, responses: Responses, pictures: MapPictures) -> list[Blo
     """Expected responses to the first images, a sheet of all where there are more, and one SD."""
     blocks: list[Block] = []
     vmax = pictures.common_vmax(response_maps(responses, brain, "mean"), len(responses.names))
-    scale = f"{vmax:.3g} {brain.unit_name(responses.settings.unit)}"
+    scale = f"from −{vmax:.3g} to {vmax:.3g} ({brain.unit_name(responses.settings.unit)})"
     n_large = MOST_LARGE
     if not pictures.are_flatmaps:
         blocks.append(
@@ -113,7 +114,7 @@ def _maps(brain: Brain, responses: Responses, pictures: MapPictures) -> list[Blo
                 "Expected response: what the model predicts of the image, without unexplained "
                 "signal and noise. Red is a response above the baseline of the recording, blue one "
                 "below it; cortex without data shows its folds. All maps of expected responses in "
-                f"this section share one colour scale, from −{scale} to {scale}.",
+                f"this section share one colour scale, {scale}.",
                 vmax,
             )
         )
@@ -143,14 +144,14 @@ def _sheet(brain: Brain, responses: Responses, reliability: Reliability, vmax: f
         names.append(name)
         images.append(None if one.stimulus is None else _small(one.stimulus))
     rest = len(responses.names) - len(maps)
-    rois = subject_labels(brain, "").rois
     unit = brain.unit_name(responses.settings.unit)
-    labels = Labels(f"Expected responses, {brain.name}", unit, rois, note=simulated_note(brain))
+    labels = replace(subject_labels(brain, f"Expected responses, {brain.name}"), unit=unit)
     figure = plot_sheet(maps, names, labels, images, vmax=vmax)
     return Picture(
         figure_png(figure, 100),
         f"Flatmaps of the expected response to {len(maps)} images: {listed(names)}.",
-        "Expected response to each image, as the model predicts it, on one colour scale."
+        "Expected response to each image, as the model predicts it, on one colour scale, which is "
+        "that of the other maps of expected responses in this section."
         + (f" {rest} further images are not shown." if rest else "")
         + reliability.caption,
     )
