@@ -230,7 +230,7 @@ def evaluation_map(evaluation: Evaluation, what: str, brain: Brain) -> BrainMap:
         When it is not known for any voxel.
     """
     column, title = {
-        "accuracy": ("model", f"prediction of {tested(evaluation.metrics)}"),
+        "accuracy": ("model", f"prediction of {images_and_trials(evaluation.metrics)}"),
         "ceiling": ("ceiling", f"noise ceiling{repeats_text(evaluation.metrics)}"),
     }[what]
     if not evaluation.knows(what):
@@ -248,7 +248,7 @@ def evaluation_map(evaluation: Evaluation, what: str, brain: Brain) -> BrainMap:
     )
 
 
-def tested(metrics: EvaluationRecord) -> str:
+def images_and_trials(metrics: EvaluationRecord) -> str:
     """Return on how many images and trials a model was tested: "200 test images (600 trials)"."""
     images, rows = (
         f"{n:,} {name}{'s' if n > 1 else ''}"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import QUIET
+from evaluation_record import evaluation_record
 from listening import Listening
+from matplotlib.text import Text
 from msgspec.structs import replace
 from PIL import Image
 from sealing import reseal_bundle
@@ -16,6 +19,7 @@ from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.evaluation.settings import EvaluateSettings
+from synbrain_cli.io.results.evaluation import FoldSizes
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 from synbrain_cli.pipeline import plot
 from synbrain_cli.pipeline.evaluate import evaluate
@@ -27,9 +31,11 @@ from synbrain_cli.plotting.maps import (
     BrainMap,
     difference_map,
     evaluation_map,
+    images_and_trials,
     recorded_maps,
     response_maps,
 )
+from synbrain_cli.plotting.reliability import Reliability, known_on_surface
 from synbrain_cli.plotting.sources.evaluation import Evaluation
 from synbrain_cli.plotting.sources.recordings import Recordings
 from synbrain_cli.plotting.sources.responses import Responses
@@ -287,17 +293,208 @@ def test_files_of_every_kind(trained, made, evaluated, brain, tmp_path, monkeypa
         assert picture.size[0] > picture.size[1]
 
 
-def test_several_images_share_one_scale(trained, made, monkeypatch, tmp_path):
-    limits = []
+# ------------------------------------------------------------------- colours, and who is shown
 
-    def remember(figure, path, dpi):
-        axes = next(a for a in figure.axes if a.get_label() == "flatmap")
-        limits.append(axes.images[-1].get_clim())
 
-    monkeypatch.setattr(plot, "save_figure", remember)
-    brain_maps(trained, "flatmap", Selection(responses=made.folder), output=tmp_path, run=QUIET_RUN)
-    assert len(limits) == 3
-    assert len(set(limits)) == 1
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that commands make, by name of their file, in place of the files."""
+    found = {}
+    monkeypatch.setattr(
+        plot, "save_figure", lambda figure, path, dpi: found.update({path.name: figure})
+    )
+    return found
+
+
+@pytest.fixture
+def reported(trained, evaluated, monkeypatch, tmp_path):
+    """Workspace in which the model has been evaluated."""
+    monkeypatch.setattr(type(trained), "outputs", property(lambda self: tmp_path))
+    shutil.copytree(evaluated.folder, tmp_path / "sub-01_evaluation")
+    return trained
+
+
+def pictures(figure):
+    """Maps of a figure, by label of their axes."""
+    return {
+        axes.get_label(): next(i for i in axes.images if i.get_gid() == "data")
+        for axes in figure.axes
+        if any(i.get_gid() == "data" for i in axes.images)
+    }
+
+
+def texts(figure):
+    return [t.get_text().replace("\n", " ") for t in figure.findobj(Text)]
+
+
+def test_several_images_share_one_scale_from_what_they_show(trained, made, figures, brain):
+    brain_maps(trained, "flatmap", Selection(responses=made.folder), run=QUIET_RUN)
+    limits = {pictures(figure)["flatmap"].get_clim() for figure in figures.values()}
+    assert len(figures) == 3
+    ((low, high),) = limits
+    assert low == -high
+    values = np.concatenate(
+        [np.concatenate(list(brain.to_surface(one).values())) for one in made.expected]
+    )
+    size = np.abs(values[np.isfinite(values)])
+    assert high == pytest.approx(np.quantile(size, 0.99), rel=0.06)  # two digits
+    assert high < size.max()
+
+
+def test_one_image_that_is_far_off_does_not_make_the_others_pale(brain):
+    """The scale of many maps is that of all their values, and not of the largest map."""
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=brain.n_voxels) * (20 if k == 0 else 1) for k in range(150)]
+    maps = [BrainMap("v", "t", "z", one) for one in values]
+    plot_map = MapPlotter(brain, "flatmap", Look(), QUIET)
+    vmax = plot_map.common_vmax(iter(maps), len(maps))
+    (first, second) = (plot_map.common_vmax([maps[k]], 1) for k in (0, 1))
+    assert vmax < 1.5 * second < first / 5
+    assert plot_map.common_vmax(iter(maps), 10**6) == pytest.approx(vmax, rel=0.15)  # of every n-th
+    assert MapPlotter(brain, "flatmap", Look(vmax=3), QUIET).common_vmax(maps, 150) == 3
+
+
+def test_the_bar_says_that_values_lie_beyond(brain):
+    values = np.linspace(-1, 1, brain.n_voxels)
+    values[:2] = 50
+    figure = MapPlotter(brain, "flatmap", Look(vmax=1), QUIET)(BrainMap("v", "t", "z", values))
+    assert next(a for a in figure.axes if a.get_label() == "colorbar")._colorbar.extend == "max"
+
+
+def test_accuracy_stands_beside_the_ceiling_on_one_scale(reported, evaluated, figures):
+    brain_maps(reported, "flatmap", Selection("sub-01"), MapChoice("accuracy"), run=QUIET_RUN)
+    brain_maps(reported, "flatmap", Selection("sub-01"), MapChoice("ceiling"), run=QUIET_RUN)
+    brain_maps(reported, "surface", Selection("sub-01"), MapChoice("accuracy"), run=QUIET_RUN)
+    both = pictures(figures["sub-01_accuracy_flatmap.png"])
+    assert list(both) == ["flatmap 1", "flatmap 2"]
+    alone = pictures(figures["sub-01_ceiling_flatmap.png"])
+    folded = pictures(figures["sub-01_accuracy_surface.png"])
+    limits = {one.get_clim() for group in (both, alone, folded) for one in group.values()}
+    ((low, high),) = limits
+    assert low == 0
+    assert high <= np.nanmax(evaluated.voxels[["model", "ceiling"]])
+    assert {one.cmap(0.9) for one in both.values()} == {one.cmap(0.9) for one in alone.values()}
+    darkness = np.array([one[:3] for one in both["flatmap 1"].cmap(np.linspace(0, 1, 9))]).sum(1)
+    assert (np.diff(darkness) > 0).all()  # sequential
+    # How many images and trials, and repeats
+    record = evaluated.metrics
+    n_images, n_trials = record.n_test_images, record.n_test_trials
+    assert n_trials > n_images > 1
+    counted = f"prediction of {n_images} test images ({n_trials} trials), sub-01"
+    for name in ("sub-01_accuracy_flatmap.png", "sub-01_accuracy_surface.png"):
+        assert counted in texts(figures[name])
+    repeats = record.repeats_per_image.max
+    assert f"noise ceiling of averages of {repeats} repeats, sub-01" in texts(
+        figures["sub-01_accuracy_flatmap.png"]
+    )
+
+
+def test_how_many_images_a_model_was_tested_on():
+    record = evaluation_record({"n_test_images": 1200, "n_test_trials": 3600})
+    assert images_and_trials(record) == "1,200 test images (3,600 trials)"
+    one = replace(record, n_test_images=1, n_test_trials=1)
+    assert images_and_trials(one) == "1 test image (1 trial)"
+    averaged = replace(record, averaged_over=3, n_test_trials=1200)
+    assert images_and_trials(averaged) == "1,200 test images (1,200 averages of 3 trials)"
+    folds = replace(record, folds=FoldSizes(n_folds=5, min=240, max=240))
+    assert images_and_trials(folds) == "1,200 test images (3,600 trials, held out in 5 folds)"
+
+
+@pytest.mark.parametrize("kind", ["flatmap", "surface"])
+def test_unreliable_voxels_are_grey_and_counted(trained, made, brain, figures, kind):
+    ncsnr = brain.voxels["ncsnr"].to_numpy()
+    least = float(np.median(ncsnr))
+    one = Selection(responses=made.folder, image="a")
+    brain_maps(trained, kind, one, look=Look(), run=QUIET_RUN)
+    brain_maps(trained, kind, one, look=Look(min_ncsnr=least), run=QUIET_RUN)
+    whole, masked = figures.values()
+    assert list(figures)[1] == f"sub-01_stim-a_stat-mean_ncsnr-{least:g}_{kind}.png"
+    n_left = (ncsnr >= least).sum()
+    said = f"ncsnr ≥ {least:g} in {n_left} of {brain.n_voxels} voxels"
+    assert any(said in text for text in texts(masked))
+    assert not any("ncsnr" in text for text in texts(whole))
+    n_shown = [
+        sum(one.get_array().count() for one in pictures(figure).values())
+        for figure in (whole, masked)
+    ]
+    assert 0.3 * n_shown[0] < n_shown[1] < 0.7 * n_shown[0]
+    for before, after in zip(pictures(whole).values(), pictures(masked).values(), strict=True):
+        assert before.get_extent() == after.get_extent()  # the same part of the cortex
+        gained = before.get_array().mask & ~after.get_array().mask
+        assert gained.mean() < 1e-5  # rounding at edges
+
+
+def test_reliable_vertices_keep_their_values(brain):
+    """Vertices are grey that are unreliable voxels by more than half; no other loses its value."""
+    rng = np.random.default_rng(0)
+    kept = rng.random(brain.n_voxels) < 0.5
+    values = np.where(kept, 2.0, np.nan)
+    shown = known_on_surface(brain, values)
+    share = brain.to_surface(kept.astype(np.float32))
+    for hemisphere in HEMISPHERES:
+        known = np.isfinite(shown[hemisphere])
+        np.testing.assert_allclose(shown[hemisphere][known], 2, rtol=1e-5)
+        weight = np.nan_to_num(share[hemisphere])
+        assert known[weight > 0.51].all()
+        assert not known[weight < 0.49].any()
+    many = np.stack([values, values + 1])
+    np.testing.assert_array_equal(known_on_surface(brain, many)["left"][0], shown["left"])
+
+
+def test_draws_of_reliable_voxels(trained, made, brain, figures):
+    least = float(np.median(brain.voxels["ncsnr"]))
+    one = Selection(responses=made.folder, image="a")
+    plot.draws(trained, one, look=Look(), run=QUIET_RUN)
+    plot.draws(trained, one, look=Look(min_ncsnr=least), run=QUIET_RUN)
+    whole, masked = figures.values()
+    assert list(figures)[1] == f"sub-01_stim-a_ncsnr-{least:g}_draws.png"
+    assert any(f"ncsnr ≥ {least:g} in " in text for text in texts(masked))
+    for before, after in zip(pictures(whole).values(), pictures(masked).values(), strict=True):
+        assert after.get_array().count() < 0.7 * before.get_array().count()
+
+
+@pytest.mark.parametrize(
+    ("least", "message"),
+    [
+        (0.0, "expected more than 0"),
+        (float("inf"), "expected more than 0, and a finite number"),
+        (99.0, r"no voxel of .*voxels.tsv reaches it, the highest ncsnr is \d"),
+    ],
+)
+def test_thresholds_that_leave_nothing_are_refused(brain, least, message):
+    with pytest.raises(InputError, match=rf"--min-ncsnr {least:g}: {message}"):
+        Reliability.of(brain, least)
+
+
+@pytest.mark.parametrize("table", [{"i": [1, 2]}, {"ncsnr": [np.nan, np.nan]}])
+def test_data_without_ncsnr_cannot_be_masked(table, tmp_path):
+    class Unknown:
+        folder, n_voxels, voxels = tmp_path, 2, pd.DataFrame(table)
+
+    with pytest.raises(InputError, match=r"--min-ncsnr 0.2: expected an ncsnr of the voxels in "):
+        Reliability.of(Unknown, 0.2)
+    assert Reliability.of(Unknown, None).voxels.all()
+
+
+def test_a_voxel_without_ncsnr_is_not_reliable(tmp_path):
+    class Partly:
+        folder, n_voxels = tmp_path, 3
+        voxels = pd.DataFrame({"ncsnr": [np.nan, 0.2, 0.1]})
+
+    reliability = Reliability.of(Partly, 0.2)
+    assert reliability.voxels.tolist() == [False, True, False]
+    assert reliability.described == "ncsnr ≥ 0.2 in 1 of 3 voxels"
+
+
+def test_slices_leave_unreliable_voxels_grey(brain):
+    values = np.where(np.arange(brain.n_voxels) % 2, 1.0, np.nan)
+    plot_map = MapPlotter(brain, "flatmap", Look(), QUIET)
+    plot_map.kind = "slices"
+    few = plot_map(BrainMap("v", "t", "z", values))
+    all_of_them = plot_map(BrainMap("v", "t", "z", np.ones(brain.n_voxels)))
+    # The same slices, which those voxels that are left out belong to
+    positions = [[t.get_text() for a in f.axes for t in a.texts] for f in (few, all_of_them)]
+    assert positions[0] == positions[1]
 
 
 @pytest.mark.parametrize("what", ["desc-draws_betas", "stat-mean_statmap"])

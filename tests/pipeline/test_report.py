@@ -27,6 +27,7 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.report import report
 from synbrain_cli.pipeline.synthesize import synthesize
+from synbrain_cli.plotting import flatmap, image_sheet, surface
 from synbrain_cli.plotting.report.key_numbers import key_numbers
 from synbrain_cli.plotting.report.page import figure_png, number_text
 from synbrain_cli.plotting.sources.responses import Responses
@@ -170,6 +171,66 @@ def test_pictures_say_what_they_show(page):
     assert all(len(alt) > 8 for alt in alts)
     means = next(alt for alt in alts if "standard deviation of a single trial" in alt)
     assert re.search(r"Means by region, in percent signal change: \S+ \d", means)
+
+
+def test_maps_of_a_section_have_the_scale_that_its_caption_names(
+    workspace, brain, monkeypatch, tmp_path
+):
+    """The sheet, the large map and the surface to turn; the standard deviation has its own."""
+    limits = {}
+
+    def remembering(where, name, scale_of):
+        original = getattr(where, name)
+
+        def plot(*given, **options):
+            limits.setdefault(name, []).append(scale_of(*given, **options))
+            return original(*given, **options)
+
+        monkeypatch.setattr(where, name, plot)
+
+    remembering(image_sheet, "plot_sheet", lambda *_, vmax: (True, vmax))
+    remembering(surface, "view_surface", lambda maps, labels, scale: (scale.symmetric, scale.vmax))
+    remembering(flatmap, "plot_flatmap", lambda maps, labels, scale: (scale.symmetric, scale.vmax))
+    text = report(workspace, brain, output=tmp_path / "r.html", run=RunContext(progress=QUIET))
+    text = unescape(text.read_text())
+    signed = [vmax for found in limits.values() for symmetric, vmax in found if symmetric]
+    assert set(limits) == {"plot_sheet", "view_surface", "plot_flatmap"}
+    assert len(signed) == 3
+    (vmax,) = set(signed)
+    said = f"one colour scale, from −{vmax:.3g} to {vmax:.3g} (percent signal change)"
+    assert said in text
+    assert "on one colour scale, which is that of the other maps" in text
+    assert "on the same colour scale." in text
+
+
+def test_maps_of_accuracy_and_ceiling_are_one_picture_of_so_many_images(page, workspace):
+    record = read_evaluation(workspace.outputs / "sub-01_evaluation")
+    text = unescape(page)
+    assert (
+        f"Correlation with the recorded responses to {record.n_test_images} test images "
+        f"({record.n_test_trials} trials), by voxel. Correlations below 0 have the colour of 0. "
+        "Beside it the noise ceiling" in text
+    )
+    alternatives = re.findall(r'alt="(Flatmap: prediction[^"]*)"', text)
+    assert len(alternatives) == 1
+    assert "Flatmap: noise ceiling of averages of" in alternatives[0]
+
+
+def test_the_report_says_which_voxels_its_maps_show(page, workspace, brain, synbrain, tmp_path):
+    assert "all, whatever their reliability (see --min-ncsnr)" in unescape(page)
+    assert "Voxels with an ncsnr below" not in page
+    ncsnr = brain.voxels["ncsnr"].to_numpy()
+    least = round(float(np.median(ncsnr)), 3)
+    n_left = (ncsnr >= least).sum()
+    output = str(tmp_path / "masked.html")
+    given = ["-w", workspace.root, "-m", "sub-01", "--min-ncsnr", least, "-o", output, "-q"]
+    code, _, error = synbrain("plot", "report", *given)
+    assert code == 0, error
+    text = unescape((tmp_path / "masked.html").read_text())
+    remain = f"Voxels with an ncsnr below {least:g} are grey: {n_left} of {brain.n_voxels} remain."
+    # Sheet, large map, standard deviation, surface to turn, recorded trials, accuracy and ceiling
+    assert text.count(remain) == 6
+    assert f"ncsnr ≥ {least:g} in {n_left} of {brain.n_voxels} voxels" in text
 
 
 def test_the_command_writes_the_same_again(workspace, page, synbrain, tmp_path):

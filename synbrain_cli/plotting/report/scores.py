@@ -13,7 +13,7 @@ from synbrain_cli.io.results.evaluation import ResponseScore, ResponseScores
 from synbrain_cli.io.results.record import Result
 from synbrain_cli.plotting.accuracy import accuracy_figure
 from synbrain_cli.plotting.calibration import plot_calibration
-from synbrain_cli.plotting.maps import evaluation_map, tested
+from synbrain_cli.plotting.maps import evaluation_map, images_and_trials
 from synbrain_cli.plotting.report.map_pictures import MapPictures
 from synbrain_cli.plotting.report.page import (
     Block,
@@ -134,8 +134,8 @@ def _maps(brain: Brain, evaluation: Evaluation, pictures: MapPictures) -> list[P
     """Accuracy by voxel, beside the noise ceiling where one is known."""
     metrics = evaluation.metrics
     caption = (
-        f"Correlation with the recorded responses to {tested(metrics)}, by voxel. Correlations "
-        "below 0 have the colour of 0."
+        f"Correlation with the recorded responses to {images_and_trials(metrics)}, by voxel. "
+        "Correlations below 0 have the colour of 0."
     )
     accuracy = evaluation_map(evaluation, "accuracy", brain)
     if not evaluation.knows("ceiling"):
