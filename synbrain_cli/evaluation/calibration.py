@@ -157,7 +157,7 @@ class _Scoring:
             if name == "model":
                 self.tallies["shuffled"].add(image, other, draws, self._generator)
         for factor, tally in self._latents.items():
-            drawn = _latent_draws(self._brain, test.tokens[image], factor, (self._seed, image))
+            drawn = _latent_draws(self._brain, test.token(image), factor, (self._seed, image))
             tally.add(image, own, Ensemble(drawn), self._generator)
         for k in range(self.imitation.n_recordings):
             drawing = Drawing(len(own), self._seed + 1 + k)

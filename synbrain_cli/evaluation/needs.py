@@ -26,14 +26,15 @@ def evaluation_bytes(
     shape = store.identity.token_shape
     is_test = (table["split"] == "test").to_numpy() | bool(n_folds)
     n_test = table["image"][is_test].nunique()
-    tokens = 4.0 * n_test * shape[0] * shape[1] * (1 + brain.config.has_networks)
+    tokens = 4.0 * n_test * shape[0] * shape[1]
+    kept = tokens * brain.config.has_networks  # while images are found among them
     # Trials as prepared and in the model's unit, their averages, and predictions with controls
     responses = 4.0 * n_voxels * (2 * is_test.sum() + 8 * n_test)
     if n_folds:
-        return tokens + responses + training_bytes(subject, store)
+        return kept + tokens + responses + training_bytes(subject, store)
     is_train = (table["split"] == "train").to_numpy()
     n_train = table["image"][is_train].nunique()
     trials, averages = (4.0 * n_voxels * n for n in (is_train.sum(), n_train))
     features = 4.0 * n_train * n_pooled(*shape)
     decoder = max(trials, averages + 2 * features + ridge_bytes(n_train, n_voxels))
-    return tokens + responses + averages + decoder
+    return responses + max(tokens, kept + averages + decoder)

@@ -37,7 +37,8 @@ class Predictions:
         """Predict the test images."""
         shuffle = derangement(test.n_images, np.random.default_rng(seed))
         names = dict.fromkeys((*brain.predictors.names, "linear"))
-        each = {name: brain.predict(name, test.tokens, unit="z") for name in names}
+        tokens = test.tokens
+        each = {name: brain.predict(name, tokens, unit="z") for name in names}
         by_name = {"model": brain.predictors.stacked(each), **each}
         constant = brain.distribution.mean_pattern
         by_name["mean_pattern"] = np.broadcast_to(constant, test.averages.shape)

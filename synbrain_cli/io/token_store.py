@@ -148,7 +148,9 @@ class TokenStore:
         MissingError, InputError
             When the tokens of an image have not been extracted, or were changed since.
         """
-        return np.asarray(self.tokens[self.rows_of(images)], np.float32)
+        tokens = np.asarray(self.tokens[self.rows_of(images)], np.float32)
+        release(self.tokens)
+        return tokens
 
     def rows_of(self, images: Iterable[str]) -> np.ndarray:
         """Return the row of ``tokens`` of each image, once the rows are known to be whole.
