@@ -240,6 +240,7 @@ save_figure(figure, "coffee.svg")
                 "Labels",
                 "subject_labels",
                 "ColourScale",
+                "figure_style",
                 "save_figure",
             )
         ),

@@ -15,6 +15,7 @@ Its tests are skipped where there is no Chromium, or no playwright to drive it w
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from itertools import pairwise
@@ -22,31 +23,55 @@ from pathlib import Path
 
 import pytest
 
-WIDTHS = (1280, 390, 320)  # a laptop, a phone, and what WCAG 2.2 asks of reflow (1.4.10)
+# A laptop, half its screen, a phone, and what WCAG 2.2 asks of reflow (1.4.10)
+WIDTHS = (1280, 640, 390, 320)
 A4 = (680, 1000)  # what the margins leave of the sheet, CSS pixels
 _SHRUNK = 1.3  # browsers make pages smaller on paper if a table needs it, Chromium by up to 4/3
 _PATIENCE = 30  # seconds for a surface to be drawn: there is no GPU
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium without a display and without a GPU."""
+WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+NO_WEBGL = ("--disable-gpu", "--disable-webgl", "--disable-webgl2", "--disable-3d-apis")
+
+
+@contextlib.contextmanager
+def _started(options):
+    """Chromium without a display and without a GPU; skips where there is none."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
         pytest.skip("Chromium is not installed")
     with api.sync_playwright() as driver:
-        started = driver.chromium.launch(
-            executable_path=found,
-            args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
-        )
+        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox", *options])
         yield started
         started.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium that draws WebGL in software."""
+    with _started(WEBGL) as started:
+        yield started
+
+
+@pytest.fixture
+def page_without_webgl(browser):
+    """As `page_of`, of a browser without WebGL, started by the driver of the other."""
+    started = browser.browser_type.launch(
+        executable_path=shutil.which("chromium") or shutil.which("chromium-browser"),
+        args=["--no-sandbox", *NO_WEBGL],
+    )
+    yield from _pages(started)
+    started.close()
 
 
 @pytest.fixture
 def page_of(browser):
     """Function that opens a file (or nothing) in a tab of its own; all are closed afterwards."""
+    yield from _pages(browser)
+
+
+def _pages(browser):
     contexts = []
 
     def open_page(path=None, *, width=1280, height=900, **options):
@@ -76,6 +101,9 @@ def check_page(page, path):
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 844})
         check_width(page)
+        check_type(page)
+        if width < 500:
+            check_cards(page)
     check_contrast(page)
     page.set_viewport_size({"width": 480, "height": 640})  # drawing surfaces takes a while
     for frame in page.locator("iframe").all():
@@ -147,6 +175,51 @@ def check_width(page):
     assert found["page"][0] <= found["page"][1], found["page"]
     for fault in ("outside", "stuck", "cut"):
         assert found[fault] == [], (fault, found[fault])
+
+
+def check_type(page):
+    """No text is smaller than 12 pixels."""
+    small = page.evaluate("""() => {
+        const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+        while (walker.nextNode()) {
+            const element = walker.currentNode.parentElement;
+            if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue;
+            const size = parseFloat(getComputedStyle(element).fontSize);
+            if (size < 12) found.push([size, walker.currentNode.data]);
+        }
+        return found;
+    }""")
+    assert not small, small
+
+
+def check_cards(page):
+    """Each row of a table is a card, and each cell beside its name, within the page."""
+    found = page.evaluate("""() => {
+        const columns = (cell) => [...cell.closest("table").querySelectorAll("thead th")]
+            .map((th) => th.textContent.trim());
+        const cells = [...document.querySelectorAll("tbody td")];
+        return {
+            nameless: cells.filter((cell) => {
+                const label = getComputedStyle(cell, "::before");
+                const name = columns(cell)[cell.cellIndex];
+                return label.content !== JSON.stringify(name) || label.display === "none"
+                    || parseFloat(label.fontSize) < 12;
+            }).map((cell) => cell.outerHTML),
+            beyond: cells.filter((cell) => {
+                const box = cell.getBoundingClientRect();
+                return box.left < 0 || box.right > innerWidth;
+            }).map((cell) => cell.outerHTML),
+            beside: cells.filter((cell) => {
+                const before = cell.previousElementSibling.getBoundingClientRect();
+                return before.bottom > cell.getBoundingClientRect().top + 1;
+            }).map((cell) => cell.outerHTML),
+            headed: [...document.querySelectorAll("thead")].filter((e) => e.checkVisibility())
+                .length,
+        };
+    }""")
+    for fault in ("nameless", "beyond", "beside"):
+        assert found[fault] == [], (fault, found[fault])
+    assert found["headed"] == 0
 
 
 def check_contrast(page):
@@ -249,15 +322,15 @@ def _settled(canvas) -> bytes:
 
 
 def check_print(page):
-    """On paper the warning stays, nothing is cut or dark, and frames leave a note."""
+    """On paper the warning stays, nothing is cut or dark, and still views replace frames."""
     warned = page.locator(".warning").count()
     page.emulate_media(media="print")
     page.set_viewport_size({"width": A4[0], "height": A4[1]})
-    for frame, note in zip(
-        page.locator("iframe").all(), page.locator(".on-paper").all(), strict=True
+    for frame, still in zip(
+        page.locator("iframe").all(), page.locator("div.still img").all(), strict=True
     ):
         assert not frame.is_visible()
-        assert note.is_visible()
+        assert still.is_visible()
     assert warned == page.locator(".warning:visible").count() <= 1
     assert not page.locator("button:visible").count()
     look = """(height) => ({

@@ -426,7 +426,34 @@ def test_choices_are_those_of_the_library():
         (plot.MapKind, maps),
     ):
         assert get_args(choices) == known
+    assert set(get_args(options.FigureStyle)) == {*figure.STYLES} - {"screen", "phone"}
     assert tuple(options.MapSpace) == (*surface_resampling.SURFACE_SPACES, "MNI", "none")
+
+
+@pytest.mark.parametrize("what", ["flatmap", "surface", "draws", "rois", "accuracy", "report"])
+def test_every_plot_command_takes_a_style(synbrain, what, monkeypatch):
+    """The style reaches what plots, and another one is refused."""
+    from synbrain_cli.pipeline import plot as plot_pipeline
+    from synbrain_cli.pipeline import report as report_pipeline
+    from synbrain_cli.plotting.figure import STYLES, current_style
+
+    seen = []
+
+    def result(*_, look=None, **__):
+        seen.append(STYLES[look.style] if look else current_style())
+        return plot_pipeline.PlotResult([])
+
+    for name in ("brain_maps", "draws", "rois", "accuracy"):
+        monkeypatch.setattr(plot_pipeline, name, result)
+    monkeypatch.setattr(report_pipeline, "report", result)
+    monkeypatch.setattr(plot_pipeline.Selection, "find_model", lambda *_: None)
+    for style in ("paper", "talk"):
+        code, _, error = synbrain("plot", what, "--style", style)
+        assert code == 0, error
+        assert seen[-1] is STYLES[style]
+    code, _, error = synbrain("plot", what, "--style", "phone")
+    assert (code, len(seen)) == (2, 2)
+    assert "paper" in error
 
 
 def test_the_library_checks_choices_for_python_callers():

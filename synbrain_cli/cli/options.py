@@ -26,6 +26,7 @@ Standardization = Literal["session", "train", "none"]
 EncoderPrecision = Literal["auto", "float32", "fp16", "bf16"]
 TrainingPrecision = Literal["auto", "float32", "bf16"]
 FigureFormat = Literal["png", "svg", "pdf"]
+FigureStyle = Literal["paper", "talk"]
 FigureSpace = Literal["fsaverage5", "fsaverage6", "fsaverage"]
 
 
@@ -148,7 +149,18 @@ ResponsesOption = Annotated[
     Path | None, typer.Option(help="Folder written by synthesize; default: the latest.")
 ]
 FormatOption = Annotated[FigureFormat, typer.Option("--format", help="File format.")]
-DpiOption = Annotated[int, typer.Option(min=20, max=1200, help="Resolution, dots per inch.")]
+DpiOption = Annotated[
+    int | None,
+    typer.Option(
+        min=20, max=1200, help="Resolution, dots per inch; default: 200, of paper 300, of talk 150."
+    ),
+]
+StyleOption = Annotated[
+    FigureStyle | None,
+    typer.Option(
+        help="paper: 89 or 183 mm wide, type of 5 to 7 points; talk: a slide of 16:9, large type."
+    ),
+]
 
 # -------------------------------------------------------------------------------- all commands
 

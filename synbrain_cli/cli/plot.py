@@ -17,6 +17,7 @@ from synbrain_cli.cli.options import (
     QuietOption,
     ResponsesOption,
     SeedOption,
+    StyleOption,
     SubjectOption,
     WorkspaceOption,
 )
@@ -101,7 +102,8 @@ def plot_flatmap(
         typer.Option("--pycortex", help="Plot with pycortex (pip install synbrain[pycortex])."),
     ] = False,
     format: FormatOption = "png",
-    dpi: DpiOption = 200,
+    dpi: DpiOption = None,
+    style: StyleOption = None,
     output: OutputOption = None,
     folder: WorkspaceOption = Path(),
     quiet: QuietOption = False,
@@ -119,7 +121,7 @@ def plot_flatmap(
         "flatmap",
         plot.Selection(model, subject, responses, image, dataset),
         plot.MapChoice(what, minus, draw),
-        look=Look(space, threshold, vmax, format, dpi, pycortex, min_ncsnr),
+        look=Look(space, threshold, vmax, format, dpi, pycortex, min_ncsnr, style),
         output=output,
         run=run,
     )
@@ -141,7 +143,8 @@ def plot_surface(
     min_ncsnr: MinNcsnrOption = None,
     space: SpaceOption = "fsaverage5",
     format: FormatOption = "png",
-    dpi: DpiOption = 200,
+    dpi: DpiOption = None,
+    style: StyleOption = None,
     output: OutputOption = None,
     folder: WorkspaceOption = Path(),
     quiet: QuietOption = False,
@@ -159,7 +162,7 @@ def plot_surface(
         "surface",
         plot.Selection(model, subject, responses, image, dataset),
         plot.MapChoice(what, minus, draw),
-        look=Look(space, threshold, vmax, format, dpi, min_ncsnr=min_ncsnr),
+        look=Look(space, threshold, vmax, format, dpi, min_ncsnr=min_ncsnr, style=style),
         output=output,
         run=run,
     )
@@ -179,7 +182,8 @@ def plot_draws(
     min_ncsnr: MinNcsnrOption = None,
     space: SpaceOption = "fsaverage5",
     format: FormatOption = "png",
-    dpi: DpiOption = 200,
+    dpi: DpiOption = None,
+    style: StyleOption = None,
     output: OutputOption = None,
     folder: WorkspaceOption = Path(),
     quiet: QuietOption = False,
@@ -196,7 +200,7 @@ def plot_draws(
         workspace,
         plot.Selection(model, subject, responses, image, dataset),
         n_draws=samples,
-        look=Look(space=space, vmax=vmax, format=format, dpi=dpi, min_ncsnr=min_ncsnr),
+        look=Look(space, None, vmax, format, dpi, min_ncsnr=min_ncsnr, style=style),
         output=output,
         run=run,
     )
@@ -213,7 +217,8 @@ def plot_rois(
     samples: SamplesOption = 20,
     seed: SeedOption = 0,
     format: FormatOption = "png",
-    dpi: DpiOption = 200,
+    dpi: DpiOption = None,
+    style: StyleOption = None,
     output: OutputOption = None,
     folder: WorkspaceOption = Path(),
     quiet: QuietOption = False,
@@ -230,7 +235,7 @@ def plot_rois(
         workspace,
         plot.Selection(model, subject, responses, image, dataset),
         n_draws=samples,
-        look=Look(format=format, dpi=dpi),
+        look=Look(format=format, dpi=dpi, style=style),
         output=output,
         run=run,
     )
@@ -243,7 +248,8 @@ def plot_accuracy(
     dataset: DatasetOption = None,
     model: ModelOption = None,
     format: FormatOption = "png",
-    dpi: DpiOption = 200,
+    dpi: DpiOption = None,
+    style: StyleOption = None,
     output: OutputOption = None,
     folder: WorkspaceOption = Path(),
     quiet: QuietOption = False,
@@ -256,7 +262,8 @@ def plot_accuracy(
     from synbrain_cli.plotting.map_plotter import Look
 
     workspace, run = open_run(folder, quiet)
-    look, selection = Look(format=format, dpi=dpi), plot.Selection(model, subject, dataset=dataset)
+    look = Look(format=format, dpi=dpi, style=style)
+    selection = plot.Selection(model, subject, dataset=dataset)
     result = plot.accuracy(workspace, selection, look=look, output=output, run=run)
     print_files(result.files)
 
@@ -272,6 +279,7 @@ def plot_report(
         Path | None,
         typer.Option("--output", "-o", help="Output file; default: outputs/MODEL_report.html."),
     ] = None,
+    style: StyleOption = None,
     folder: WorkspaceOption = Path(),
     quiet: QuietOption = False,
 ) -> None:
@@ -281,6 +289,7 @@ def plot_report(
     """
     from synbrain_cli.pipeline.plot import Selection
     from synbrain_cli.pipeline.report import report as write_report
+    from synbrain_cli.plotting.figure import figure_style
 
     workspace, run = open_run(folder, quiet)
     selection = Selection(model, subject, responses, dataset=dataset)
@@ -289,6 +298,8 @@ def plot_report(
         brain = made.brain(workspace, run.progress.info)
     else:
         brain = selection.find_model(workspace, run.progress)
-    print(
-        write_report(workspace, brain, responses=made, output=output, min_ncsnr=min_ncsnr, run=run)
-    )
+    with figure_style(style):
+        file = write_report(
+            workspace, brain, responses=made, output=output, min_ncsnr=min_ncsnr, run=run
+        )
+    print(file)

@@ -14,7 +14,7 @@ from synbrain_cli.io.bids import bids_label
 from synbrain_cli.io.workfolder import note_derived
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.plotting.accuracy import accuracy_figure
-from synbrain_cli.plotting.figure import save_figure
+from synbrain_cli.plotting.figure import figure_style, save_figure
 from synbrain_cli.plotting.labels import subject_labels
 from synbrain_cli.plotting.map_plotter import Look, MapPlotter
 from synbrain_cli.plotting.maps import (
@@ -230,7 +230,7 @@ def brain_maps(
     vmax = plot_map.common_vmax(map(reliability.map, found.range_of()), found.n_in_range)
     beside = reliability.map(found.beside) if found.beside and plot_map.plots_pairs else None
     files = []
-    with run.progress.bar(f"{kind}s", found.n_maps) as bar:
+    with figure_style(look.style), run.progress.bar(f"{kind}s", found.n_maps) as bar:
         for one in map(reliability.map, found.maps()):
             files.append(folder / f"{one.name}_{plot_map.kind}.{look.format}")
             figure = plot_map.pair((one, beside), vmax) if beside else plot_map(one, vmax)
@@ -355,7 +355,8 @@ def draws(
         if reliability.described:
             title += f"; {reliability.described}"
         labels = replace(shared, title=title, stimulus=one.stimulus)
-        figure = trials_figure(brain, one, labels, look.space, look.vmax)
+        with figure_style(look.style):
+            figure = trials_figure(brain, one, labels, look.space, look.vmax)
         name = f"sub-{brain.subject}_stim-{bids_label(one.name)}_{reliability.entity}draws"
         files.append((Path(output) if output else found.folder) / f"{name}.{look.format}")
         _save(figure, files[-1], found.folder, look)
@@ -385,7 +386,8 @@ def rois(
     look, run = look or Look(), run or RunContext()
     drawn = TrialDraws(n_draws, run.seed, "fresh")
     found = _trials(workspace, selection, N_IMAGES, drawn, run.progress)
-    figure = rois_figure(found.brain, found.trials)
+    with figure_style(look.style):
+        figure = rois_figure(found.brain, found.trials)
     folder = Path(output) if output else found.folder
     file = folder / f"{found.brain.name}_rois.{look.format}"
     _save(figure, file, found.folder, look)
@@ -457,7 +459,9 @@ def accuracy(
     evaluation = Evaluation.of(workspace, brain)
     default = evaluation.folder / "figures"
     file = (Path(output) if output else default) / f"{brain.name}_accuracy.{look.format}"
-    _save(accuracy_figure(brain, evaluation), file, default, look)
+    with figure_style(look.style):
+        figure = accuracy_figure(brain, evaluation)
+    _save(figure, file, default, look)
     return PlotResult([file])
 
 

@@ -8,7 +8,8 @@
 
 `Labels` hold title, unit, ROI outlines, stimulus and note of a figure, and `subject_labels` returns
 those of a model. `ColourScale` maps values to colours. In a notebook, a figure is shown when it is
-the last line of a cell; `save_figure` writes it to a file.
+the last line of a cell; `save_figure` writes it to a file. Figures that are made within
+`figure_style("paper")` or `figure_style("talk")` have the size and type of a journal or a slide.
 
 ===================  ==============================================================
 `plot_flatmap`       map on the flattened cortex of fsaverage
@@ -31,6 +32,7 @@ from typing import Any
 _MODULES = {
     "ColourScale": "colours",
     "Labels": "labels",
+    "figure_style": "figure",
     "plot_accuracy": "accuracy",
     "plot_calibration": "calibration",
     "plot_draws": "trial_flatmaps",
@@ -43,7 +45,7 @@ _MODULES = {
     "roi_means": "roi_intervals",
     "save_figure": "figure",
     "subject_labels": "labels",
-    "view_surface": "surface",
+    "view_surface": "rotatable_surface",
 }
 __all__ = list(_MODULES)
 

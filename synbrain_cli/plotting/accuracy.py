@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from synbrain_cli.config import trials_name
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.io.results.evaluation import EvaluationRecord, ResponseScore
 from synbrain_cli.plotting.colours import PREDICTOR_COLOURS as COLOURS
-from synbrain_cli.plotting.figure import SIDE, frame
+from synbrain_cli.plotting.figure import SIDE, add_letters, current_style, frame, wrap_names
 from synbrain_cli.plotting.labels import EARLY_AREAS, Labels, simulated_note
 
 if TYPE_CHECKING:
@@ -75,11 +76,15 @@ def plot_accuracy(
         note = "simulated subject"
     regions = _regions(metrics)
     width, height = (13.0, max(4.6, 1.4 + 0.32 * len(regions))) if regions else (7.5, 5.0)
+    n_panels, narrow = 2 if regions else 1, current_style().narrow
+    if narrow:  # panels and legends below each other
+        height = 7.8 + 0.24 * len(regions) if regions else 5.5
     framed = frame(width, height, Labels(title, "r", note=note))
-    figure, top = framed.figure, framed.box(0, height, 0, 0)[1]
-    margin = 0.6 * SIDE / width
-    figure.set_layout_engine("constrained", rect=(margin, 0, 1 - 2 * margin, top), wspace=0.03)
-    axes = figure.subplots(1, 2 if regions else 1, squeeze=False)[0]
+    figure, margin = framed.figure, 0.6 * SIDE / framed.width
+    rect = (margin, 0, 1 - 2 * margin, framed.top)
+    figure.set_layout_engine("constrained", rect=rect, wspace=0.03)
+    shape = (n_panels, 1) if narrow else (1, n_panels)
+    axes = figure.subplots(*shape, squeeze=False).ravel()
 
     n_images = f"{metrics.n_test_images:,} " if metrics is not None else ""
     score = f"correlation over {n_images}test images (r)"
@@ -92,6 +97,9 @@ def plot_accuracy(
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.tick_params(labelsize=10)
+    add_letters(axes, left=28)
+    if narrow:
+        wrap_names(axes, framed.width - 1.7)
     return figure
 
 
@@ -245,10 +253,21 @@ def _counted(n_voxels: int, n_shown: int, missing: str) -> str:
 
 def _add_legend(axes: Axes, side: str, title: str | None) -> None:
     """Add the legend below the panels: inside, it would cover voxels."""
+    handles, names = axes.get_legend_handles_labels()
+    style = {"fontsize": 10, "frameon": False, "title_fontsize": 10, "alignment": "left"}
+    if current_style().narrow:  # each below its own panel
+        from matplotlib.transforms import ScaledTranslation, blended_transform_factory
+
+        names = [textwrap.fill(name, 36) for name in names]
+        figure = axes.figure
+        below = axes.transAxes + ScaledTranslation(0, -0.75, figure.dpi_scale_trans)  # inches
+        beside = blended_transform_factory(figure.transFigure, below)
+        where = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": beside}
+        axes.legend(handles, names, title=title and textwrap.fill(title, 36), **where, **style)
+        return
     axes.figure.legend(
-        *axes.get_legend_handles_labels(), loc=f"outside lower {side}", fontsize=10, frameon=False,
-        title=title, title_fontsize=10, alignment="left", borderaxespad=1, borderpad=0.7,
-        ncols=2 if side == "right" else 1,
+        handles, names, loc=f"outside lower {side}", title=title, borderaxespad=1, borderpad=0.7,
+        ncols=2 if side == "right" and axes.figure.get_figwidth() > 12 else 1, **style,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from synbrain_cli.config import trials_name
 from synbrain_cli.io.results.augmentation import Augmentation
+from synbrain_cli.plotting.figure import add_letters, new_figure
 
 # Condition → label, colour (of the palette of Okabe & Ito 2008)
 _SHOWN = {
@@ -35,7 +36,7 @@ def plot_augmentation(augmentation: Augmentation) -> Figure:
     Figure
         Its title contains "(simulated)" where the subject is simulated.
     """
-    figure = Figure(figsize=(9.5, 5.2), layout="constrained")
+    figure = new_figure(9.5, 5.2, layout="constrained")
     axes = figure.subplots(1, 2)
     kind = " (simulated)" if augmentation.simulated else ""
     figure.suptitle(
@@ -47,6 +48,7 @@ def plot_augmentation(augmentation: Augmentation) -> Figure:
     _panel(
         axes[1], augmentation, "retrieval", f"Retrieval: first among {augmentation.n_candidates}"
     )
+    add_letters(axes, left=30)
     figure.legend(
         *axes[0].get_legend_handles_labels(),
         loc="outside lower center",

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from synbrain_cli.io.results.comparison import ComparedRow, Comparison, Estimate
 from synbrain_cli.plotting.colours import PREDICTOR_COLOURS
+from synbrain_cli.plotting.figure import new_figure
 
 # Kind of row → colour, marker
 _SHOWN = {
@@ -42,7 +43,7 @@ def plot_comparison(comparison: Comparison) -> Figure:
     by = comparison.compared_by
     rows = [row for row in comparison.rows if row.kind in _SHOWN]
     scored = [(row, score) for row in rows if (score := row.score(by)) is not None]
-    figure = Figure(figsize=(9.5, 1.9 + 0.52 * len(scored)), layout="constrained")
+    figure = new_figure(9.5, 1.9 + 0.52 * len(scored), layout="constrained")
     axes = figure.subplots()
     for position, (row, score) in enumerate(scored):
         _row(axes, position, row.kind, score)

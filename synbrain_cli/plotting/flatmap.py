@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage, fsaverage_map
 from synbrain_cli.plotting.colours import Colours, ColourScale, add_colour_bar
-from synbrain_cli.plotting.figure import SIDE, WIDTH, frame
+from synbrain_cli.plotting.figure import SIDE, WIDTH, current_style, frame
 from synbrain_cli.plotting.label_placement import Box, Canvas, Placement, Region, place_labels
 from synbrain_cli.plotting.labels import EARLY_AREAS, Labels
 from synbrain_cli.plotting.mesh_raster import Raster, Window, barycentric, plot_over, underlay
@@ -27,6 +27,7 @@ from synbrain_cli.plotting.roi_outlines import (
     add_outline,
     legend_height,
     legend_lines,
+    name_size,
     trace,
 )
 from synbrain_cli.plotting.validation import DENSITIES, check_maps, check_rois
@@ -40,6 +41,7 @@ _LONGEST_EDGE = 3.7  # times the usual one; only triangles that bridge a cut exc
 _MARGIN = 14.0  # mm of cortex around the data when zoomed
 _PIXELS = 2100  # raster columns: one per pixel at 200 dpi
 _PIXELS_ROI = 700
+_BETWEEN = 0.1  # inches between hemispheres above each other
 
 
 class _Flat(NamedTuple):
@@ -57,11 +59,12 @@ class _Lettering(NamedTuple):
     letter: float  # L and R
     outline: float  # width
     leaders: bool  # whether lines lead to names beside their regions
+    arrows: bool  # whether L and R are above, and arrows to anterior and dorsal below
 
 
-_LARGE = _Lettering(11, 20, 1.3, True)
-_MEDIUM = _Lettering(9, 14, 0.9, True)  # of panels
-_SMALL = _Lettering(7, 10, 0.5, False)  # of panels narrower than this:
+_LARGE = _Lettering(11, 20, 1.3, leaders=True, arrows=True)
+_MEDIUM = _Lettering(9, 14, 0.9, leaders=True, arrows=False)  # of panels
+_SMALL = _Lettering(7, 10, 0.5, leaders=False, arrows=False)  # of panels narrower than this:
 _NARROW = 4.0  # inches
 
 
@@ -71,6 +74,14 @@ class NamedOutlines(NamedTuple):
     lines: list[tuple[str, list[NDArray]]]  # hemisphere, outlines
     names: Placement
     sizes: _Lettering
+
+
+class _Part(NamedTuple):
+    """What one pair of axes shows: both hemispheres, or one of them."""
+
+    label: str
+    window: Window
+    hemispheres: tuple[str, ...]
 
 
 def plot_flatmap(
@@ -87,7 +98,8 @@ def plot_flatmap(
     points outward, dorsal up (the orientation of the fsaverage patches, and pycortex's). Underneath
     lies curvature in light greys, sulci darker. Values are interpolated within triangles, not
     smoothed; ROI outlines are, by 1.5 mm. Triangles that bridge a cut of the patch are left out, as
-    are the vertices that the patch lacks (the medial wall).
+    are the vertices that the patch lacks (the medial wall). In a narrow style the left hemisphere
+    is above the right one.
 
     Parameters
     ----------
@@ -107,7 +119,7 @@ def plot_flatmap(
     Returns
     -------
     matplotlib.figure.Figure
-        11 inches wide. ``save_figure`` writes it.
+        11 inches wide, or as the style has it. ``save_figure`` writes it.
 
     Raises
     ------
@@ -128,18 +140,27 @@ def plot_flatmap(
     outlines = check_rois(labels.rois or {}, n_vertices)
     if view not in (None, "cortex", "data"):
         raise InputError(f"view: expected cortex or data, found {view!r}")
-    window = _window(_with_around(data, labels), view)
     colours = (scale or ColourScale()).fit(data)
-    width = WIDTH - 2 * SIDE
-    height = width * _aspect(window)
-    regions = _named(outlines, n_vertices, window, width, _LARGE)
-    legend = legend_lines([regions.names], width)
-    below = legend_height(legend)
-    framed = frame(WIDTH, height + below, labels, background)
-    axes = framed.figure.add_axes(framed.box(SIDE, below, width, height), label="flatmap")
-    _plot_map(axes, data, window, colours, _PIXELS)
-    _plot_rois(axes, regions)
-    _plot_orientation(axes, width, height, framed.ink, background)
+    parts = _parts(_window(_with_around(data, labels), view))
+    width = current_style().width(WIDTH) - 2 * SIDE
+    height = width * _aspect(parts[0].window)
+    planned = len(parts) * (height + _BETWEEN) - _BETWEEN
+    share = 1.0
+    for _ in range(2):  # a style may leave maps less height than planned, and names less room
+        regions = _named_parts(parts, outlines, n_vertices, share * width)
+        legend = legend_lines([one.names for one in regions], width)
+        below = legend_height(legend)
+        framed = frame(WIDTH, planned + below, labels, background)
+        left, bottom, share = framed.fit(width, planned, below)
+    for row, (part, named) in enumerate(zip(reversed(parts), reversed(regions), strict=True)):
+        low = below + bottom + row * share * (height + _BETWEEN)
+        axes = framed.figure.add_axes(
+            framed.box(left, low, share * width, share * height), label=part.label
+        )
+        _plot_map(axes, data, part.window, colours, _PIXELS)
+        _plot_rois(axes, named)
+        size = (share * width, share * height)
+        _plot_orientation(axes, part, size, framed.ink, background)
     add_legend(framed, legend)
     add_colour_bar(framed, colours, labels.unit)
     return framed.figure
@@ -172,11 +193,11 @@ def plot_panel(
 
     _plot_map(axes, data, window, colours, n_columns)
     _plot_rois(axes, regions)
-    for letter, x in (("L", 0), ("R", 1)):
+    for letter, x in (("L", 0), ("R", 1)):  # below: letters of panels are above
         axes.annotate(
-            letter, (x, 1), (2 - 4 * x, -2), xycoords="axes fraction", textcoords="offset points",
-            fontsize=regions.sizes.letter, fontweight="bold", ha="right" if x else "left", va="top",
-            zorder=5, gid="hemisphere",
+            letter, (x, 0), (2 - 4 * x, 2), xycoords="axes fraction", textcoords="offset points",
+            fontsize=regions.sizes.letter, fontweight="bold", ha="right" if x else "left",
+            va="bottom", zorder=5, gid="hemisphere",
             path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
 
@@ -197,7 +218,9 @@ def panel_regions(
     """
     given = [member for named in outlines.values() for member in named.values()]
     sizes = _SMALL if width < _NARROW else _MEDIUM
-    return _named(outlines, len(given[0]) if given else 0, window, width, sizes)
+    sizes = sizes._replace(name=name_size(sizes.name))
+    part = _Part("panel", window, HEMISPHERES)
+    return _named(outlines, len(given[0]) if given else 0, part, width, sizes)
 
 
 def panel_window(data: NDArray[np.float64], labels: Labels) -> tuple[Window, float]:
@@ -272,6 +295,17 @@ def _window(
     return -half, half, bottom, top
 
 
+def _parts(window: Window) -> list[_Part]:
+    """The axes of a figure, from the top: hemispheres are above each other where it is narrow."""
+    if not current_style().narrow:
+        return [_Part("flatmap", window, HEMISPHERES)]
+    left, right, bottom, top = window
+    return [
+        _Part("flatmap-left", (left, -_GAP / 4, bottom, top), ("left",)),
+        _Part("flatmap-right", (_GAP / 4, right, bottom, top), ("right",)),
+    ]
+
+
 def _extent(xy: NDArray, margin: float) -> tuple[float, float, float]:
     x, y = np.abs(xy[:, 0]).max(), xy[:, 1]
     return float(x + margin), float(y.min() - margin), float(y.max() + margin)
@@ -342,29 +376,52 @@ def _plot_rois(axes: Axes, regions: NamedOutlines) -> None:
     add_names(axes, regions.names, regions.sizes.name)
 
 
+def _named_parts(
+    parts: list[_Part],
+    outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
+    n_vertices: int,
+    width: float,
+) -> list[NamedOutlines]:
+    """Outlines and names on each part of a figure, whose numbers have one legend."""
+    sizes = _LARGE._replace(letter=_letter_size())
+    found: list[NamedOutlines] = []
+    known: dict[str, int] = {}
+    for part in parts:
+        found.append(_named(outlines, n_vertices, part, width, sizes, tuple(known.items())))
+        known |= found[-1].names.numbers
+    return found
+
+
 def _named(
     outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
     n_vertices: int,
-    window: Window,
+    part: _Part,
     width: float,
     sizes: _Lettering,
+    known: tuple[tuple[str, int], ...] = (),
 ) -> NamedOutlines:
-    """Outlines on a view that is ``width`` inches wide, and places of their names."""
+    """Outlines on a part that is ``width`` inches wide, and places of their names.
+
+    ``known`` are names that have numbers already, and these.
+    """
     members = tuple(
         (hemisphere, name, member.tobytes())
         for hemisphere, named in outlines.items()
         for name, member in named.items()
+        if hemisphere in part.hemispheres
     )
-    taken = _marks(window, width, sizes.letter)
-    if sizes is not _LARGE:
-        taken = taken[:2]  # no arrows
-    canvas = Canvas(window, _point(window, width), taken, sizes.leaders)
-    return _traced_and_placed(members, n_vertices, canvas, sizes)
+    taken = _marks(part, width, sizes)
+    canvas = Canvas(part.window, _point(part.window, width), taken, sizes.leaders)
+    return _traced_and_placed(members, n_vertices, canvas, sizes, known)
 
 
 @lru_cache(maxsize=8)
 def _traced_and_placed(
-    members: tuple[tuple[str, str, bytes], ...], n_vertices: int, canvas: Canvas, sizes: _Lettering
+    members: tuple[tuple[str, str, bytes], ...],
+    n_vertices: int,
+    canvas: Canvas,
+    sizes: _Lettering,
+    known: tuple[tuple[str, int], ...],
 ) -> NamedOutlines:
     """Trace regions, whose members are bytes of bool arrays (n_vertices,), and place names."""
     lines, regions, unseen = [], [], []
@@ -375,7 +432,7 @@ def _traced_and_placed(
             continue
         lines.append((hemisphere, traced.lines))
         regions.append(Region(name, hemisphere, traced.x, traced.y, traced.depth))
-    names = place_labels(regions, canvas, sizes.name, EARLY_AREAS)
+    names = place_labels(regions, canvas, sizes.name, EARLY_AREAS, dict(known))
     return NamedOutlines(lines, replace(names, left_out=(*names.left_out, *unseen)), sizes)
 
 
@@ -388,20 +445,32 @@ def _outline(n_vertices: int, window: Window, hemisphere: str, member: bytes) ->
     return trace(raster.interpolate(both.ravel()), *_grid(window, _PIXELS_ROI))
 
 
-def _marks(window: Window, width: float, letter: float) -> tuple[Box, ...]:
-    """Where L and R are, and the arrows below them, which no name may cover."""
-    left, right, bottom, top = window
-    point = _point(window, width)
-    side, arrows = 1.4 * letter * point, (110 * point, 54 * point)
-    return (
-        Box(left, left + side, top - side, top),
-        Box(right - side, right, top - side, top),
-        Box(left, left + arrows[0], bottom, bottom + arrows[1]),
-        Box(right - arrows[0], right, bottom, bottom + arrows[1]),
-    )
+def _letter_size() -> float:
+    """Size of L and R on a large map, points."""
+    return current_style().title + 4
 
 
-def _plot_orientation(axes: Axes, width: float, height: float, ink: str, background: str) -> None:
+def _marks(part: _Part, width: float, sizes: _Lettering) -> tuple[Box, ...]:
+    """Where L and R and the arrows are, which no name may cover."""
+    left, right, bottom, top = part.window
+    point = _point(part.window, width)
+    side, arrows = 1.4 * sizes.letter * point, (110 * point, 54 * point)
+    low, high = (top - side, top) if sizes.arrows else (bottom, bottom + side)
+    taken = []
+    if "left" in part.hemispheres:
+        taken.append(Box(left, left + side, low, high))
+        if sizes.arrows:
+            taken.append(Box(left, left + arrows[0], bottom, bottom + arrows[1]))
+    if "right" in part.hemispheres:
+        taken.append(Box(right - side, right, low, high))
+        if sizes.arrows:
+            taken.append(Box(right - arrows[0], right, bottom, bottom + arrows[1]))
+    return tuple(taken)
+
+
+def _plot_orientation(
+    axes: Axes, part: _Part, size: tuple[float, float], ink: str, background: str
+) -> None:
     """Write L and R in the upper corners; point to anterior and dorsal in the lower ones."""
     from matplotlib.patheffects import withStroke
 
@@ -411,10 +480,13 @@ def _plot_orientation(axes: Axes, width: float, height: float, ink: str, backgro
         "path_effects": halo,
     }  # fmt: skip
     arrow = {"arrowstyle": "-|>", "color": ink, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
-    for letter, x, inward in (("L", 0, 1), ("R", 1, -1)):
+    width, height = size  # inches
+    for hemisphere, letter, x, inward in (("left", "L", 0, 1), ("right", "R", 1, -1)):
+        if hemisphere not in part.hemispheres:
+            continue
         align = "left" if inward > 0 else "right"
         axes.annotate(
-            letter, (x, 1), (6 * inward, -6), fontsize=20, fontweight="bold",
+            letter, (x, 1), (6 * inward, -6), fontsize=_letter_size(), fontweight="bold",
             ha=align, va="top", **style,
         )  # fmt: skip
         axes.annotate(

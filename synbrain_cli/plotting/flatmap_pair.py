@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
-from synbrain_cli.plotting.figure import SIDE, frame
+from synbrain_cli.plotting.figure import SIDE, add_letters, current_style, frame
 from synbrain_cli.plotting.flatmap import panel_regions, panel_window, plot_panel
 from synbrain_cli.plotting.labels import Labels
 from synbrain_cli.plotting.roi_outlines import add_legend, legend_height, legend_lines
@@ -33,6 +33,8 @@ def plot_pair(
     scale: ColourScale | None = None,
 ) -> Figure:
     """Plot two surface maps beside each other on the flattened cortex, with one colour bar.
+
+    In a narrow style one is above the other.
 
     Parameters
     ----------
@@ -68,20 +70,32 @@ def plot_pair(
     data = np.stack(checked)
     colours = (scale or ColourScale()).fit(data)
     window, aspect = panel_window(np.where(np.isfinite(data).any(0), 0.0, np.nan), labels)
-    width = (_WIDTH - 2 * SIDE - _BETWEEN) / 2
+    across = 1 if current_style().narrow else 2
+    down = 2 // across
+    page = current_style().width(_WIDTH) - 2 * SIDE
+    width = (page - (across - 1) * _BETWEEN) / across
     height = width * aspect
     outlines = check_rois(labels.rois or {}, data.shape[1] // 2)
-    regions = panel_regions(outlines, window, width)
-    legend = legend_lines([regions.names], _WIDTH - 2 * SIDE)
-    below = legend_height(legend)
     wrapped = [textwrap.wrap(title, int(13.5 * width)) for title in titles]
     above = 0.1 + _TITLE_LINE * max(map(len, wrapped))
-    framed = frame(_WIDTH, height + above + below, labels)
+    share = 1.0
+    for _ in range(2):  # a style may leave maps less height than planned, and names less room
+        regions = panel_regions(outlines, window, share * width)
+        legend = legend_lines([regions.names], page)
+        below = legend_height(legend)
+        fixed = down * above + below
+        framed = frame(_WIDTH, down * height + fixed, labels)
+        share = framed.fit(page, down * height, fixed)[2]
+    panels = []
     for k, (values, title) in enumerate(zip(data, wrapped, strict=True)):
-        box = framed.box(SIDE + k * (width + _BETWEEN), below, width, height)
-        axes = framed.figure.add_axes(box, label=f"flatmap {k + 1}")
-        axes.set_title("\n".join(title), fontsize=_TITLE, loc="left", pad=6, parse_math=False)
-        plot_panel(axes, values, window, colours, regions, n_columns=1200)
+        row, column = divmod(k, across)
+        left = SIDE + column * (width + _BETWEEN) + width * (1 - share) / 2
+        bottom = below + (down - 1 - row) * (share * height + above)
+        box = framed.box(left, bottom, share * width, share * height)
+        panels.append(framed.figure.add_axes(box, label=f"flatmap {k + 1}"))
+        panels[-1].set_title("\n".join(title), fontsize=_TITLE, loc="left", pad=6, parse_math=False)
+        plot_panel(panels[-1], values, window, colours, regions, n_columns=1200)
+    add_letters(panels, left=-2, above=-2)  # titles are above the maps
     add_legend(framed, legend)
     add_colour_bar(framed, colours, labels.unit)
     return framed.figure

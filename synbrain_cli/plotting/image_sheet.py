@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
-from synbrain_cli.plotting.figure import SIDE, Frame, frame
+from synbrain_cli.plotting.figure import SIDE, Frame, add_letters, current_style, frame
 from synbrain_cli.plotting.flatmap import panel_regions, panel_window, plot_panel
 from synbrain_cli.plotting.labels import Labels
 from synbrain_cli.plotting.roi_outlines import add_legend, legend_height, legend_lines
@@ -71,23 +71,26 @@ def plot_sheet(
     colours = ColourScale(vmax=vmax).fit(data)
     window, aspect = panel_window(data[0], labels)
     outlines = check_rois(labels.rois or {}, data.shape[1] // 2)
-    n_columns = min(_COLUMNS, len(maps))
+    most = 2 if current_style().narrow else _COLUMNS
+    n_columns = min(most, len(maps))
     n_rows = math.ceil(len(maps) / n_columns)
-    pitch = (_WIDTH - 2 * SIDE) / _COLUMNS  # inches from panel to panel
+    pitch = (current_style().width(_WIDTH) - 2 * SIDE) / most  # inches from panel to panel
     width = pitch - 0.1
     top = _TITLE if images is None else _STIMULUS + 0.08
     height = width * aspect
     regions = panel_regions(outlines, window, width)
-    legend = legend_lines([regions.names], _WIDTH - 2 * SIDE)
+    legend = legend_lines([regions.names], current_style().width(_WIDTH) - 2 * SIDE)
     below = legend_height(legend)
-    framed = frame(_WIDTH, n_rows * (height + top + 0.12) + below, labels)
+    framed = frame(_WIDTH, n_rows * (height + top + 0.12) + below, labels, slide=False)
     add_legend(framed, legend)
+    panels = []
     for k, (values, name) in enumerate(zip(data, names, strict=True)):
         row, column = divmod(k, n_columns)
         left = SIDE + column * pitch
         bottom = below + (n_rows - 1 - row) * (height + top + 0.12)
         axes = framed.figure.add_axes(framed.box(left, bottom, width, height), label=name)
         plot_panel(axes, values, window, colours, regions, n_columns=480)
+        panels.append(axes)
         stimulus = None if images is None else check_stimulus(images[k])
         beside = 0.0
         if stimulus is not None:
@@ -95,6 +98,7 @@ def plot_sheet(
             corner = framed.box(left, bottom + height + 0.04, beside, _STIMULUS)
             _show_stimulus(framed, stimulus, corner, f"stimulus {k}")
         _write_name(axes, name, beside, (width, height))
+    add_letters(panels, left=-2, above=-2)  # names and stimuli are above the maps
     add_colour_bar(framed, colours, labels.unit)
     return framed.figure
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.metrics.learning_curve import LearningCurveFit
-from synbrain_cli.plotting.figure import NOTE_BACKGROUND
+from synbrain_cli.plotting.figure import NOTE_BACKGROUND, new_figure
 
 # Of the palette of Okabe & Ito (2008); the markers can be told apart without colour
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
@@ -163,7 +163,7 @@ def plot_learning_curve(
             raise InputTypeError(f"curve {name!r}: expected a Curve, found {type(curve).__name__}")
     levels = levels or Levels()
     n_lines = len(curves) * (1 if levels.target is None else 2) + len(levels.references) + 4
-    figure = Figure(figsize=(7, 4.2 + 0.16 * n_lines), layout="constrained")
+    figure = new_figure(7, 4.2 + 0.16 * n_lines, layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
     amounts = np.unique(np.concatenate([curve.amounts for curve in curves.values()]))

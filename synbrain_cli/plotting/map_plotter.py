@@ -12,7 +12,7 @@ import numpy as np
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
 from synbrain_cli.plotting.colours import ColourScale
-from synbrain_cli.plotting.figure import FORMATS
+from synbrain_cli.plotting.figure import FORMATS, STYLES
 from synbrain_cli.plotting.labels import Labels, simulated_note, subject_labels
 from synbrain_cli.plotting.maps import BrainMap
 from synbrain_cli.plotting.reliability import known_on_surface
@@ -36,12 +36,14 @@ class Look:
     threshold, vmax : float, optional
         Limits of the colours, in the map's unit.
     format : {"png", "svg", "pdf"}
-    dpi : int
-        Dots per inch.
+    dpi : int, optional
+        Dots per inch; default those of the style.
     pycortex : bool
         Whether pycortex plots the flatmaps.
     min_ncsnr : float, optional
         Voxels with a lower ncsnr are left grey; default none.
+    style : str, optional
+        A name in `synbrain_cli.plotting.figure.STYLES`; default the current style.
 
     Raises
     ------
@@ -53,17 +55,20 @@ class Look:
     threshold: float | None = None
     vmax: float | None = None
     format: str = "png"
-    dpi: int = 200
+    dpi: int | None = None
     pycortex: bool = False
     min_ncsnr: float | None = None
+    style: str | None = None
 
     def __post_init__(self) -> None:
         for option, value, choices in (
             ("--format", self.format, FORMATS),
             ("--space", self.space, SPACES),
+            ("--style", self.style, (None, *STYLES)),
         ):
             if value not in choices:
-                raise InputError(f"{option} {value}: expected one of {', '.join(choices)}")
+                named = ", ".join(choice for choice in choices if choice)
+                raise InputError(f"{option} {value}: expected one of {named}")
         if self.vmax is not None and not 0 < self.vmax < math.inf:
             raise InputError(f"--vmax {self.vmax:g}: expected more than 0, and a finite number")
         if self.threshold is not None and not 0 <= self.threshold < math.inf:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.plotting.colours import PREDICTOR_COLOURS as COLOURS
-from synbrain_cli.plotting.figure import SIDE, Frame, frame
+from synbrain_cli.plotting.figure import SIDE, Frame, add_letters, current_style, frame
 from synbrain_cli.plotting.labels import Labels
 
 if TYPE_CHECKING:
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INNER, _OUTER = 0.5, 0.9  # nominal levels of the thick and of the thin interval
-_MOST_IMAGES = 6  # that have a panel each; of more, each region has one
+MOST_PANELS = 6  # images that have a panel each; of more, each region has one
 _NARROWEST, _WIDEST = 7.5, 13.0  # of all panels, inches
+_BESIDES = 0.6  # inches beside the panels, for their axis
 _FORMAT = 1.6  # width / height that panels are arranged for: a slide's
 _BESIDE = (0.18, 0.38)  # where repeats lie, right of their draws, as a share of the spacing,
 _FARTHEST = 36.0  # which counts as no more than this, points
@@ -66,7 +67,7 @@ def plot_rois(
     Returns
     -------
     matplotlib.figure.Figure
-        As large as its content needs, 13.6 inches wide at most.
+        As large as its content needs, 13.6 inches wide at most, or as the style has it.
 
     Raises
     ------
@@ -85,16 +86,16 @@ def plot_rois(
     draws = _check_draws(draws, rois, images)
     means = _check_expected(expected, draws)
     trials = _check_recorded(recorded, rois, images)
-    by_image = len(images) <= _MOST_IMAGES
+    by_image = len(images) <= MOST_PANELS
     panels, along = (images, rois) if by_image else (rois, images)
     values = draws if by_image else draws.transpose(2, 1, 0)  # (n_panels, n_draws, n_positions)
     means = means if by_image else means.T
     layout = _arrange(len(panels), along, by_image)
 
     framed = frame(layout.width, layout.height, labels)
-    figure, top = framed.figure, framed.box(0, layout.height, 0, 0)[1]
+    figure = framed.figure
     left, right = 1.8 * SIDE / framed.width, 0.5 * SIDE / framed.width
-    figure.set_layout_engine("constrained", rect=(left, 0, 1 - left - right, top))
+    figure.set_layout_engine("constrained", rect=(left, 0, 1 - left - right, framed.top))
     grid = figure.subplots(
         layout.n_rows, layout.n_columns, sharex=True, sharey=True, squeeze=False
     ).ravel()
@@ -108,6 +109,7 @@ def plot_rois(
         one.set_title(_short(name), fontsize=11, parse_math=False)
         one.spines[["top", "right"]].set_visible(False)
         one.tick_params(labelsize=10)
+    add_letters(axes, left=14)
     low, high = axes[0].get_ylim()
     if low <= 0 <= high:
         for one in axes:
@@ -256,13 +258,16 @@ def _arrange(n_panels: int, along: Sequence[str], by_image: bool) -> _Layout:
     # Inches per name, and height of a panel: regions are read one by one, images as a series
     wanted, least, height = (0.5, 0.28, 2.6) if by_image else (0.2, 0.055, 1.7)
     choices = []
+    style = current_style()
+    widest = style.width(_WIDEST + _BESIDES) - _BESIDES
     for n_columns in range(1, n_panels + 1):
         width = max(2.4, _NARROWEST / n_columns, wanted * n_positions + 0.3)
-        width = min(width, _WIDEST / n_columns)
+        width = min(width, widest / n_columns)
         if n_columns > 1 and width < least * n_positions + 0.3:
             break
+        width = (style.width(n_columns * width + _BESIDES) - _BESIDES) / n_columns
         n_rows = math.ceil(n_panels / n_columns)
-        misfit = abs(math.log((n_columns * width + 0.6) / (n_rows * height + 1.8) / _FORMAT))
+        misfit = abs(math.log((n_columns * width + _BESIDES) / (n_rows * height + 1.8) / _FORMAT))
         n_empty = n_rows * n_columns - n_panels
         choices.append((misfit + 0.35 * n_empty, n_rows, n_columns, width))
     _, n_rows, n_columns, width = min(choices)
@@ -273,7 +278,7 @@ def _arrange(n_panels: int, along: Sequence[str], by_image: bool) -> _Layout:
     return _Layout(
         n_rows,
         n_columns,
-        n_columns * width + 0.6,
+        n_columns * width + _BESIDES,
         max(n_rows * height, 2.6) + names * (2 if n_rows * n_columns > n_panels else 1),
         72 * spacing,
         names,

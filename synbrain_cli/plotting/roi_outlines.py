@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from synbrain_cli.plotting.figure import SIDE, Frame, text_width
+from synbrain_cli.plotting.figure import SIDE, Frame, current_style, text_width
 from synbrain_cli.plotting.label_placement import NUMBER, Placement
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ def enclosed(line: NDArray) -> float:
     """Return the area in an outline, closed by a straight line where it ends elsewhere: mm²."""
     (x, y), (x_next, y_next) = line.T, np.roll(line, -1, axis=0).T
     return float(abs((x * y_next - y * x_next).sum()) / 2)
+
+
+def name_size(designed: float) -> float:
+    """Return the size of names on a map, points: so large that numbers can be read in the style."""
+    return max(designed, current_style().least / NUMBER)
 
 
 def add_outline(axes: Axes, lines: list[NDArray], hemisphere: str, width: float = 1.2) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.io.volume import check_same_grid
 from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
-from synbrain_cli.plotting.figure import SIDE, WIDTH, frame
+from synbrain_cli.plotting.figure import SIDE, WIDTH, add_letters, current_style, frame
 from synbrain_cli.plotting.labels import Labels
 
 if TYPE_CHECKING:
@@ -101,20 +101,26 @@ def plot_slices(
     if background is not None and not anatomy.get_fdata().any():
         raise InputError("background: shows nothing where the mask is: is it in the same space?")
 
-    slot = (WIDTH - 2 * SIDE) / _MOST  # inches
+    most = 3 if current_style().narrow else _MOST
+    slot = (current_style().width(WIDTH) - 2 * SIDE) / most  # inches
     size = voxel * (np.array(shape) - 1)  # mm
     heights = size * slot / max(size[:2])  # inches
     bottom = sum(heights[up] + _GAP for _, up in _DIRECTIONS.values())
     framed = frame(WIDTH, bottom, labels)
+    left, low, share = framed.fit(current_style().width(WIDTH) - 2 * SIDE, bottom)
+    first = []
     for direction, (axis, up) in _DIRECTIONS.items():
         planes = np.flatnonzero(held.any(tuple({0, 1, 2} - {axis})))
-        n_cuts = min(_MOST, len(planes))
+        n_cuts = min(most, len(planes))
         cuts = planes[((np.arange(n_cuts) + 0.5) * len(planes) / n_cuts).astype(int)]
         bottom -= heights[up] + _GAP
         display = plot_stat_map(
             data, bg_img=anatomy, display_mode=direction, radiological=False,
             cut_coords=list(origin[axis] + voxel[axis] * cuts),
-            figure=framed.figure, axes=framed.box(SIDE, bottom, n_cuts * slot, heights[up]),
+            figure=framed.figure,
+            axes=framed.box(
+                left, low + share * bottom, share * n_cuts * slot, share * heights[up]
+            ),
             cmap=colours.cmap, vmin=vmin, vmax=vmax, colorbar=False, black_bg=False,
             # nilearn's threshold would hide zeros; the colours are grey below ours.
             transparency=transparency if opaque.any() else 0.0, threshold=None, annotate=False,
@@ -124,6 +130,8 @@ def plot_slices(
             grey = ListedColormap(["0.9"])
             display.add_overlay(nib.Nifti1Image(seen, affine), cmap=grey, zorder=-1)
         display.annotate(size=10, decimals=1)
+        first.append(display.frame_axes)
+    add_letters(first, left=16, above=-2)  # positions are written between rows
     add_colour_bar(framed, colours, labels.unit)
     return framed.figure
 

@@ -1,10 +1,7 @@
-"""Maps on the folded or inflated cortex of fsaverage: four views, or a rotatable HTML page."""
+"""Maps on the folded or inflated cortex of fsaverage: four views."""
 
 from __future__ import annotations
 
-import html
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -15,12 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES, Mesh, fsaverage, fsaverage_map
-from synbrain_cli.plotting.colours import Colours, ColourScale, add_colour_bar
-from synbrain_cli.plotting.figure import NOTE_BACKGROUND, SIDE, WIDTH, frame
-from synbrain_cli.plotting.label_placement import Canvas, Placement, Region, place_labels
+from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
+from synbrain_cli.plotting.figure import SIDE, WIDTH, add_letters, current_style, frame
+from synbrain_cli.plotting.label_placement import Box, Canvas, Placement, Region, place_labels
 from synbrain_cli.plotting.labels import EARLY_AREAS, Labels
 from synbrain_cli.plotting.mesh_raster import (
-    FOLDS,
     Raster,
     Window,
     plot_over,
@@ -35,6 +31,7 @@ from synbrain_cli.plotting.roi_outlines import (
     enclosed,
     legend_height,
     legend_lines,
+    name_size,
     trace,
 )
 from synbrain_cli.plotting.validation import DENSITIES, check_maps, check_rois
@@ -56,6 +53,7 @@ _VIEWS = {
 _PIXELS_PER_MM = 4.0  # of a raster; 3.3 reach the page at 200 dpi
 _COARSER = 2  # pixels of a raster per pixel of an outline
 _NAME = 9.0  # points, of the names of regions
+_SIDE = 14.0  # points, of L and R
 _SLIVER = 0.1  # of the largest piece of an ROI in any view; what is smaller has no outline
 _BORDER = 2.0  # mm around a hemisphere
 _APART = 5.0  # mm between the hemispheres of a view
@@ -122,27 +120,36 @@ def plot_surface(
     """
     data = check_maps(maps)
     outlines = check_rois(labels.rois or {}, len(data) // 2)
-    density = _density(data, surface)
+    density = density_of(data, surface)
     colours = (scale or ColourScale()).fit(data)
     scenes = {
         (view, hemisphere): _scene(surface, density, view, hemisphere)
         for view in _VIEWS
         for hemisphere in HEMISPHERES
     }
-    corners, (width, height) = _layout(scenes)
-    inches = (WIDTH - 2 * SIDE) / width  # per mm
-    seen, names = _named_rois(scenes, outlines, 1 / inches / 72)
-    legend = legend_lines(names.values(), WIDTH - 2 * SIDE)
-    below = legend_height(legend)
-    framed = frame(WIDTH, height * inches + below, labels)
+    _, (width, height) = _layout(scenes, _LABEL)
+    page = current_style().width(WIDTH) - 2 * SIDE
+    planned, share = page / width, 1.0  # inches per mm
+    for _ in range(2):  # a style may leave views less height than planned, and names less room
+        seen, names = _named_rois(scenes, outlines, 1 / (share * planned) / 72)
+        legend = legend_lines(names.values(), page)
+        below = legend_height(legend)
+        framed = frame(WIDTH, height * planned + below, labels)
+        titles = len(_columns()[0]) * _LABEL * planned
+        start, low, share = framed.fit(page, height * planned - titles, below + titles)
     add_legend(framed, legend)
+    inches = share * planned
+    corners, _ = _layout(scenes, _LABEL / share)
     values = dict(zip(HEMISPHERES, np.split(data, 2), strict=True))
     axes = {}
     for panel, scene in scenes.items():
         left, right, bottom, top = scene.window
         x, y = corners[panel]
         box = framed.box(
-            SIDE + x * inches, below + y * inches, (right - left) * inches, (top - bottom) * inches
+            start + x * inches,
+            below + low + y * inches,
+            (right - left) * inches,
+            (top - bottom) * inches,
         )
         axes[panel] = framed.figure.add_axes(box, label="-".join(panel))
         picture = scene.raster.interpolate(values[panel[1]])
@@ -152,110 +159,24 @@ def plot_surface(
         )
         for lines in seen[panel].lines:
             add_outline(axes[panel], lines, panel[1])
-        add_names(axes[panel], names[panel], _NAME)
+        add_names(axes[panel], names[panel], name_size(_NAME))
     _name_views(axes)
+    add_letters(axes[view, "left"] for row in zip(*_columns(), strict=True) for view in row)
     add_colour_bar(framed, colours, labels.unit)
     return framed.figure
-
-
-def view_surface(
-    maps: Mapping[str, ArrayLike],
-    labels: Labels,
-    scale: ColourScale | None = None,
-    *,
-    surface: str = "inflated",
-) -> str:
-    """Return an HTML page with a rotatable cortex, made by nilearn's ``view_surf``.
-
-    Parameters
-    ----------
-    maps, labels, scale, surface
-        As in ``plot_surface``. Of the labels, title, unit and note are shown.
-
-    Returns
-    -------
-    str
-        HTML that holds all it needs and makes no request to any network: 2.8 MB for fsaverage5,
-        half of it the plotting library; 21 MB for fsaverage. Vertices without data, and those
-        nearer to 0 than the threshold, show curvature.
-
-    Raises
-    ------
-    InputError, InputTypeError, MissingError
-        As ``plot_surface``.
-
-    Examples
-    --------
-    >>> maps = {"left": np.linspace(-1, 1, 10242), "right": np.full(10242, np.nan)}
-    >>> view_surface(maps, Labels("Left only", "z"))[:15]
-    '<!DOCTYPE html>'
-    """
-    from nilearn.plotting import view_surf
-    from nilearn.surface import InMemoryMesh, PolyMesh, SurfaceImage
-
-    data = check_maps(maps)
-    density = _density(data, surface)
-    colours = (scale or ColourScale()).fit(data)
-    (low, high), symmetric = colours.limits, colours.scale.symmetric
-    mesh = PolyMesh(**{h: InMemoryMesh(*part) for h, part in fsaverage(surface, density).items()})
-    folds = np.concatenate([fsaverage_map("curvature", density)[h] for h in HEMISPHERES])
-
-    def on_mesh(values: NDArray) -> SurfaceImage:
-        return SurfaceImage(mesh, dict(zip(HEMISPHERES, np.split(values, 2), strict=True)))
-
-    try:
-        page = view_surf(
-            surf_map=on_mesh(colours.visible(data).astype(np.float32)),
-            bg_map=on_mesh(0.32 + 0.1 * np.tanh(FOLDS * folds)),  # of nilearn's Greys, 0 white
-            hemi="both", cmap=colours.cmap,
-            vmax=high, vmin=None if symmetric else low, symmetric_cmap=symmetric,
-            colorbar_height=0.6, colorbar_fontsize=15, view="back",
-        ).html  # fmt: skip
-    except ImportError as error:
-        raise InputError(f"view_surface: {error} pip install plotly") from error
-    # nilearn's page asks for an icon on the network.
-    page = re.sub(r"<link\b[^>]*>", "", page, count=1)
-    page = re.sub(r"<title>.*?</title>", "<title></title>", page, count=1, flags=re.DOTALL)
-    page = page.replace("<title>", f"<title>{html.escape(labels.title)}", 1)
-    page = page.replace("<body>", f"<body>{_header(labels)}", 1)
-    return page.replace("</body>", f"{_colour_bar(colours, labels.unit)}</body>", 1)
-
-
-def _header(labels: Labels) -> str:
-    """Title and note over the cortex, where they do not catch the mouse."""
-    style = f"background: {NOTE_BACKGROUND}; padding: 4px; float: right"
-    note = f'<b style="{style}">{html.escape(labels.note)}</b>' if labels.note else ""
-    return (
-        '<header style="position: absolute; z-index: 1; left: 12px; right: 12px; top: 8px; '
-        f'font: 17px sans-serif; pointer-events: none">{note}{html.escape(labels.title)}</header>'
-    )
-
-
-def _colour_bar(colours: Colours, unit: str) -> str:
-    """What nilearn leaves out of the bar: unit, threshold and the ends of the range."""
-    (low, high), (below, above) = colours.limits, colours.beyond
-    ticks = {low: "≤ " * below, high: "≥ " * above}
-    if low < 0 < high:
-        ticks[0.0] = ""
-    style = {
-        "colorbar.title.text": html.escape(colours.caption(unit)),
-        "colorbar.title.side": "right",
-        "colorbar.title.font.size": 16,
-        "colorbar.title.font.color": "black",
-        "colorbar.thickness": 18,
-        "colorbar.tickvals": [list(ticks)],
-        "colorbar.ticktext": [
-            [f"{text}{tick:.3g}".replace("-", "−") for tick, text in ticks.items()]
-        ],
-    }
-    change = json.dumps(style).replace("<", "\\u003c")
-    return f'<script>$(() => Plotly.restyle("surface-plot", {change}, [1]))</script>'
 
 
 # Geometry -----------------------------------------------------------------------------------------
 
 
-def _density(data: NDArray, surface: str) -> str:
+def density_of(data: NDArray, surface: str) -> str:
+    """Return which fsaverage has as many vertices, for a surface that can be shown.
+
+    Raises
+    ------
+    InputError
+        When the surface is another.
+    """
     if surface not in SURFACES:
         raise InputError(
             f"surface: expected {', '.join(SURFACES)}, found {surface!r}"
@@ -282,7 +203,7 @@ def _scene(surface: str, density: str, view: str, hemisphere: str) -> _Scene:
     pixels = (projected - low) * _PIXELS_PER_MM - 0.5  # the first pixel's centre is at 0
     raster = rasterise(pixels, mesh.faces, n_rows, n_columns)
 
-    facing = np.clip(np.nan_to_num(raster.interpolate(_normals(mesh) @ towards)), 0, 1)
+    facing = np.clip(np.nan_to_num(raster.interpolate(normals(mesh) @ towards)), 0, 1)
     shade = np.zeros((*raster.inside.shape, 4), np.uint8)
     shade[..., 3] = np.round(255 * _SHADE * (1 - facing)) * raster.inside
     fewer = np.zeros_like(raster.inside)
@@ -299,36 +220,40 @@ def _scene(surface: str, density: str, view: str, hemisphere: str) -> _Scene:
     )
 
 
-def _normals(mesh: Mesh) -> NDArray[np.float64]:
-    """Unit vectors that point out of the surface, the mean of a vertex's triangles by area."""
+def normals(mesh: Mesh) -> NDArray[np.float64]:
+    """Return unit vectors that point outwards, the mean of a vertex's triangles by area."""
     a, b, c = mesh.coordinates[mesh.faces].astype(np.float64).transpose(1, 0, 2)
-    normals = np.zeros(mesh.coordinates.shape)
-    np.add.at(normals, mesh.faces, np.cross(b - a, c - a)[:, None])
-    return normals / np.linalg.norm(normals, axis=1, keepdims=True)
+    total = np.zeros(mesh.coordinates.shape)
+    np.add.at(total, mesh.faces, np.cross(b - a, c - a)[:, None])
+    return total / np.linalg.norm(total, axis=1, keepdims=True)
+
+
+def _columns() -> tuple[tuple[str, ...], ...]:
+    """Views below each other: lateral and posterior above, medial and ventral below."""
+    if current_style().narrow:
+        return (("lateral", "posterior", "medial", "ventral"),)
+    return (("lateral", "medial"), ("posterior", "ventral"))
 
 
 def _layout(
-    scenes: Mapping[tuple[str, str], _Scene],
+    scenes: Mapping[tuple[str, str], _Scene], label: float
 ) -> tuple[dict[tuple[str, str], tuple[float, float]], tuple[float, float]]:
-    """Lower left corner of each panel and the size of the whole, mm.
-
-    Lateral and posterior above, medial and ventral below.
-    """
+    """Lower left corner of each panel and the size of the whole, mm; ``label`` is above a view."""
     sizes = {
         panel: (scene.window[1] - scene.window[0], scene.window[3] - scene.window[2])
         for panel, scene in scenes.items()
     }
     corners = {}
-    columns = (("lateral", "medial"), ("posterior", "ventral"))
+    columns = _columns()
     rows = list(zip(*columns, strict=True))
     heights = [max(sizes[view, "left"][1] for view in row) for row in rows]
-    total = sum(heights) + _LABEL * len(rows)
+    total = sum(heights) + label * len(rows)
     x = 0.0
     for column in columns:
         width = max(sizes[view, "left"][0] for view in column)
         top = total
         for view, height in zip(column, heights, strict=True):
-            top -= _LABEL + height
+            top -= label + height
             for k, hemisphere in enumerate(HEMISPHERES):
                 own = sizes[view, hemisphere]
                 corners[view, hemisphere] = (x + k * (width + _APART), top + (height - own[1]) / 2)
@@ -340,18 +265,28 @@ def _layout(
 
 
 def _name_views(axes: Mapping[tuple[str, str], Axes]) -> None:
-    """Write the name of each view between L and R, above its hemispheres."""
-    figure = next(iter(axes.values())).figure
+    """Write the name of each view above it, right of its letter, and L and R at its corners."""
     for view in _VIEWS:
-        left, right = (axes[view, hemisphere].get_position() for hemisphere in HEMISPHERES)
-        y = left.y1 + 4 / 72 / figure.get_size_inches()[1]
         name = view + (" (anterior down)" if view == "ventral" else "")
-        for x, text, align, style in (
-            (left.x0, "L", "left", {"fontsize": 16, "fontweight": "bold"}),
-            ((left.x0 + right.x1) / 2, name, "center", {"fontsize": 12}),
-            (right.x1, "R", "right", {"fontsize": 16, "fontweight": "bold"}),
-        ):
-            figure.text(x, y, text, ha=align, va="baseline", gid=f"view-{view}", **style)
+        for hemisphere, x, letter in (("left", 0, "L"), ("right", 1, "R")):
+            axes[view, hemisphere].annotate(
+                letter, (x, 1), (0, -2), xycoords="axes fraction", textcoords="offset points",
+                fontsize=_SIDE, fontweight="bold", ha=hemisphere, va="top",
+                gid=f"side-{hemisphere}",
+            )  # fmt: skip
+        axes[view, "left"].annotate(
+            name, (0, 1), (18, 5), xycoords="axes fraction", textcoords="offset points",
+            fontsize=12, ha="left", va="bottom", gid=f"view-{view}", annotation_clip=False,
+        )  # fmt: skip
+
+
+def _corner(window: Window, hemisphere: str, point: float) -> Box:
+    """Where L or R is, which no name may cover; ``point`` is the length of a point, mm."""
+    left, right, _, top = window
+    side = 1.2 * _SIDE * point
+    if hemisphere == "left":
+        return Box(left, left + side, top - side, top)
+    return Box(right - side, right, top - side, top)
 
 
 class _Seen(NamedTuple):
@@ -391,10 +326,13 @@ def _named_rois(
             _, x, y, depth = found[best]
             seen[best, hemisphere].regions.append(Region(name, hemisphere, x, y, depth))
     numbers: dict[str, int] = {}
+    size = name_size(_NAME)
     names = {}
     for panel, one in seen.items():
-        canvas = Canvas(scenes[panel].window, point)
-        names[panel] = place_labels(one.regions, canvas, _NAME, EARLY_AREAS, numbers)
+        canvas = Canvas(
+            scenes[panel].window, point, (_corner(scenes[panel].window, panel[1], point),)
+        )
+        names[panel] = place_labels(one.regions, canvas, size, EARLY_AREAS, numbers)
         numbers |= names[panel].numbers
     first = next(iter(names))
     names[first] = replace(names[first], left_out=(*names[first].left_out, *unseen))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.plotting.colours import Colours, ColourScale, add_colour_bar
-from synbrain_cli.plotting.figure import SIDE, frame
+from synbrain_cli.plotting.figure import SIDE, add_letters, current_style, frame
 from synbrain_cli.plotting.flatmap import panel_regions, panel_window, plot_panel
 from synbrain_cli.plotting.labels import Labels
 from synbrain_cli.plotting.roi_outlines import add_legend, legend_height, legend_lines
@@ -20,9 +21,14 @@ from synbrain_cli.plotting.validation import check_maps, check_rois
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from synbrain_cli.plotting.figure import Frame
+    from synbrain_cli.plotting.flatmap import NamedOutlines
+    from synbrain_cli.plotting.mesh_raster import Window
+
 _WIDTH = 13.0  # inches
 _MOST = 4  # trials in a row
 _TITLE = 0.3  # inches over a panel
+_GAP = 0.1  # inches beside a panel
 
 
 def plot_draws(
@@ -37,10 +43,11 @@ def plot_draws(
 
     Each row shows the first trials (four at most); the mean over all recorded trials, or of draws
     the response that the model expects; and the standard deviation over all trials of the row
-    (n − 1 in its denominator). Trials and means share one colour bar; standard deviations have
-    another, from 0. Standard deviations are those of single trials, and so include their noise.
-    The mean of few recorded trials includes a good part of it, and draws have no such map: their
-    average would show, beside what is expected, the one unexplained signal that they share.
+    (n − 1 in its denominator). In a narrow style rows are columns, recordings on the left. Trials
+    and means share one colour bar; standard deviations have another, from 0. Standard deviations
+    are those of single trials, and so include their noise. The mean of few recorded trials includes
+    a good part of it, and draws have no such map: their average would show, beside what is
+    expected, the one unexplained signal that they share.
 
     Parameters
     ----------
@@ -77,50 +84,123 @@ def plot_draws(
     # As many draws as recorded trials are shown, so that rows can be compared
     n_columns = min(_MOST, max(len(rows.get("recorded trial", rows["draw"])), 2))
     means = {name: trials.mean(0) for name, trials in rows.items()}
-    means["draw"] = check_maps({h: expected[h] for h in HEMISPHERES})
-    if means["draw"].shape != rows["draw"].shape[1:]:
-        raise InputError(
-            f"expected: expected the vertices of draws, {rows['draw'].shape[1] // 2} per "
-            f"hemisphere, found {len(means['draw']) // 2}"
-        )
+    means["draw"] = _expected(expected, rows["draw"])
     sds = {name: trials.std(0, ddof=1) for name, trials in rows.items() if len(trials) > 1}
     responses = np.vstack([*(trials[:n_columns] for trials in rows.values()), *means.values()])
     signed = ColourScale(vmax=vmax).fit(responses)
     window, aspect = panel_window(means["draw"], labels)
     outlines = check_rois(labels.rois or {}, len(means["draw"]) // 2)
-    width = (_WIDTH - 2 * SIDE) / (n_columns + 1 + bool(sds))
-    height = (width - 0.1) * aspect
-    regions = panel_regions(outlines, window, width - 0.1)
-    legend = legend_lines([regions.names], _WIDTH - 2 * SIDE)
-    below = legend_height(legend)
-    framed = frame(_WIDTH, len(rows) * (height + _TITLE) + below, labels)
-    add_legend(framed, legend)
+    grid = _Grid.of(len(rows), n_columns + 1 + bool(sds), aspect)
+    grid, framed, regions = _framed(grid, labels, outlines, window)
+    first = []
 
     def plot(values: NDArray, row: int, column: int, title: str, colours: Colours) -> None:
-        bottom = below + (len(rows) - 1 - row) * (height + _TITLE)
-        axes = framed.figure.add_axes(
-            framed.box(SIDE + column * width, bottom, width - 0.1, height), label=title
-        )
-        axes.set_title(title, fontsize=11, pad=4)
+        axes = framed.figure.add_axes(grid.box(framed, row, column), label=title)
+        axes.set_title(textwrap.fill(title, 16) if grid.turned else title, fontsize=10, pad=4)
         plot_panel(axes, values, window, colours, regions)
+        if column == 0:
+            first.append(axes)
 
     for row, (name, trials) in enumerate(rows.items()):
         for k, values in enumerate(trials[:n_columns]):
             plot(values, row, k, f"{name} {k + 1} of {len(trials)}", signed)
         mean = "expected response" if name == "draw" else f"mean of {_counted(trials, name)}"
         plot(means[name], row, n_columns, mean, signed)
-    add_colour_bar(framed, signed, labels.unit, centre=0.4 if sds else 0.5, width=0.3)
+    add_letters(first, left=-2, above=-2)  # titles are above the maps
+    bar, other = grid.bars
+    add_colour_bar(framed, signed, labels.unit, **(bar if sds else {}))
     if sds:
         magnitude = ColourScale(symmetric=False).fit(np.stack(list(sds.values())))
         for row, (name, trials) in enumerate(rows.items()):
             if name in sds:
                 plot(sds[name], row, n_columns + 1, f"SD of {_counted(trials, name)}", magnitude)
-        add_colour_bar(framed, magnitude, f"SD ({labels.unit})", centre=0.86, width=0.18)
+        unit = "SD" if grid.turned else f"SD ({labels.unit})"  # the same unit as beside it
+        add_colour_bar(framed, magnitude, unit, **other)
     return framed.figure
+
+
+def _framed(
+    grid: _Grid,
+    labels: Labels,
+    outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
+    window: Window,
+) -> tuple[_Grid, Frame, NamedOutlines]:
+    """Make the figure, with the legend; return the grid above it, and regions on its maps."""
+    share = 1.0
+    for _ in range(2):  # a style may leave maps less height than planned, and names less room
+        regions = panel_regions(outlines, window, share * grid.panel[0])
+        legend = legend_lines([regions.names], current_style().width(_WIDTH) - 2 * SIDE)
+        grid = grid._replace(below=legend_height(legend))
+        framed = frame(_WIDTH, grid.size[1], labels)
+        share = grid.share(framed)
+    add_legend(framed, legend)
+    return grid, framed, regions
+
+
+class _Grid(NamedTuple):
+    """Where panels are, inches: rows of trials are columns where the figure is narrow."""
+
+    shape: tuple[int, int]  # rows and columns, as planned
+    turned: bool
+    panel: tuple[float, float]  # width and height of a map
+    below: float = 0.0  # of the legend, under all panels
+
+    @classmethod
+    def of(cls, n_rows: int, n_columns: int, aspect: float) -> _Grid:
+        style = current_style()
+        across = n_rows if style.narrow else n_columns
+        width = (style.width(_WIDTH) - 2 * SIDE) / across - _GAP
+        return cls((n_rows, n_columns), style.narrow, (width, width * aspect))
+
+    @property
+    def title(self) -> float:
+        """Height of a title, of two lines where maps are narrow."""
+        return (1.6 if self.turned else 1) * _TITLE
+
+    @property
+    def bars(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Places of the two colour bars, as shares of the width."""
+        if self.turned:
+            return {"centre": 0.27, "width": 0.34}, {"centre": 0.77, "width": 0.3}
+        return {"centre": 0.4, "width": 0.3}, {"centre": 0.86, "width": 0.18}
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height of all panels, as planned."""
+        down, across = reversed(self.shape) if self.turned else self.shape
+        width, height = self.panel
+        return across * (width + _GAP), down * (height + self.title) + self.below
+
+    def share(self, framed: Frame) -> float:
+        """What maps are multiplied by; titles and the legend keep their height."""
+        down = self.shape[self.turned]
+        fixed = down * self.title + self.below
+        return framed.fit(self.size[0], self.size[1] - fixed, fixed)[2]
+
+    def box(self, framed: Frame, row: int, column: int) -> tuple[float, float, float, float]:
+        """Shares of the figure, of one map."""
+        down = self.shape[self.turned]
+        if self.turned:
+            row, column = column, row
+        (width, height), share = self.panel, self.share(framed)
+        left = (framed.width - self.size[0]) / 2 + column * (width + _GAP)
+        bottom = self.below + (down - 1 - row) * (share * height + self.title)
+        return framed.box(left + width * (1 - share) / 2, bottom, share * width, share * height)
 
 
 def _counted(trials: NDArray, name: str) -> str:
     return f"{len(trials)} {name}{'s' if len(trials) > 1 else ''}"
+
+
+def _expected(maps: Mapping[str, ArrayLike], draws: NDArray) -> NDArray[np.float64]:
+    """Both hemispheres side by side: (2 · n_vertices,)."""
+    expected = check_maps({h: maps[h] for h in HEMISPHERES})
+    if expected.shape != draws.shape[1:]:
+        raise InputError(
+            f"expected: expected the vertices of draws, {draws.shape[1] // 2} per hemisphere, "
+            f"found {len(expected) // 2}"
+        )
+    return expected
 
 
 def _trials(maps: Mapping[str, ArrayLike], name: str) -> NDArray[np.float64]:

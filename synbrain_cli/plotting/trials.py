@@ -10,6 +10,7 @@ import numpy as np
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
+from synbrain_cli.plotting.figure import lettered
 from synbrain_cli.plotting.labels import Labels, plotted_rois, simulated_note
 from synbrain_cli.plotting.sources.recordings import Recordings
 from synbrain_cli.plotting.sources.responses import Responses
@@ -126,6 +127,15 @@ def trials_figure(
         recorded = known_on_surface(brain, trials.recorded, space)
     draws, expected = (known_on_surface(brain, v, space) for v in (trials.draws, trials.expected))
     return plot_draws(draws, expected, labels, recorded, vmax=vmax)
+
+
+def roi_panels(brain: Brain, n_images: int) -> str:
+    """Return the beginning of the caption of `rois_figure`: what its panels are."""
+    from synbrain_cli.plotting.roi_intervals import MOST_PANELS
+
+    if n_images <= MOST_PANELS:
+        return lettered(n_images, "one image each")
+    return lettered(len(plotted_rois(brain)), "one region each")
 
 
 def rois_figure(brain: Brain, trials: Iterable[ImageTrials]) -> Figure:

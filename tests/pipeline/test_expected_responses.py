@@ -372,30 +372,33 @@ def test_the_report_shows_what_its_captions_say(
 ):
     """Sheet, large map, SD, rotatable surface and trials, with captions and alternative texts."""
     import synbrain_cli.plotting.image_sheet as sheet_module
-    import synbrain_cli.plotting.surface as surface_module
+    import synbrain_cli.plotting.rotatable_surface as surface_module
 
-    pictures, sheets, surfaces = [], [], []
+    pictures, limits, sheets, surfaces = [], [], [], []
     picture, sheet = MapPictures.picture, sheet_module.plot_sheet
     surface = surface_module.view_surface
 
     def keep_picture(self, one, caption, vmax=None):
         pictures.append((one, caption))
+        limits.append(vmax)
         return picture(self, one, caption, vmax)
 
     def keep_sheet(maps, names, labels, *rest, **options):
         sheets.append((maps, names, labels.title))
+        limits.append(options["vmax"])
         return sheet(maps, names, labels, *rest, **options)
 
-    def keep_surface(maps, labels, *rest):
-        surfaces.append((maps, labels.title))
-        return surface(maps, labels, *rest)
+    def keep_surface(maps, labels, scale):
+        surfaces.append((maps, labels, scale))
+        return surface(maps, labels, scale)
 
     monkeypatch.setattr(MapPictures, "picture", keep_picture)
     monkeypatch.setattr(sheet_module, "plot_sheet", keep_sheet)
     monkeypatch.setattr(surface_module, "view_surface", keep_surface)
     file = report(workspace, brain, responses=made, output=tmp_path / "r.html", run=RUN)
 
-    ((maps, names, title),) = sheets
+    (maps, names, title), on_phones = sheets
+    assert on_phones[0] is maps
     assert (names, title) == (list(NAMES), "Expected responses, sub-01")
     for row, one in enumerate(maps):
         for hemisphere, values in brain.to_surface(mean[row]).items():
@@ -405,15 +408,20 @@ def test_the_report_shows_what_its_captions_say(
     assert caption.startswith("Expected response: what the model predicts of the image")
     np.testing.assert_array_equal(spread.values, made.sd(0))
     assert "predictive standard deviation" in sd_caption
-    ((turned, title),) = surfaces
+    ((turned, labels, scale),) = surfaces
     for hemisphere, values in brain.to_surface(mean[0]).items():
         np.testing.assert_array_equal(turned[hemisphere], values)
-    assert title == "a: expected response, sub-01"
+    assert labels.title == "a: expected response, sub-01"
+    # Scale and outlines are those of the maps
+    sizes = np.abs(np.concatenate([v for one in maps for v in one.values()], axis=0))
+    assert scale.vmax == pytest.approx(np.nanquantile(sizes, 0.99), rel=0.06)  # two digits
+    assert limits.count(scale.vmax) == 3  # the large map, and the sheet on pages and on phones
+    assert set(labels.rois["left"]) == set(subject_labels(brain, "").rois["left"])
 
     page = file.read_text()
     page = re.sub(r'(?:srcdoc|data-page)="[^"]*"|data:image/[^"]*', "", page)
     assert not re.search(r"mean (of|over) (the )?(\d+ )?draws", unescape(page), re.IGNORECASE)
-    assert "draws of one simulated brain state below" in unescape(page).replace("\n", " ")
+    assert "b: draws of one simulated brain state" in unescape(page).replace("\n", " ")
 
 
 def test_a_report_of_expected_responses_alone_has_no_draws(

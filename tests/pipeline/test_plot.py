@@ -293,6 +293,25 @@ def test_files_of_every_kind(trained, made, evaluated, brain, tmp_path, monkeypa
         assert picture.size[0] > picture.size[1]
 
 
+@pytest.mark.parametrize(("style", "widths"), [("paper", (89, 183)), ("talk", (338.7,))])
+def test_every_figure_can_have_a_style(trained, made, evaluated, tmp_path, style, widths):
+    options = {"look": Look(style=style), "output": tmp_path, "run": QUIET_RUN}
+    one = Selection(responses=made.folder, image="a")
+    files = [
+        *brain_maps(trained, "flatmap", one, **options).files,
+        *brain_maps(trained, "surface", one, **options).files,
+        *plot.draws(trained, one, **options).files,
+        *plot.rois(trained, Selection(responses=made.folder), **options).files,
+    ]
+    assert len(files) == 4
+    for file in files:
+        with Image.open(file) as picture:
+            width = 25.4 * picture.width / picture.info["dpi"][0]  # mm
+        assert min(abs(width - one) for one in widths) < 0.3
+    with pytest.raises(InputError, match=r"--style poster: expected one of screen, paper, talk"):
+        Look(style="poster")
+
+
 # ------------------------------------------------------------------- colours, and who is shown
 
 
@@ -300,9 +319,7 @@ def test_files_of_every_kind(trained, made, evaluated, brain, tmp_path, monkeypa
 def figures(monkeypatch):
     """The figures that commands make, by name of their file, in place of the files."""
     found = {}
-    monkeypatch.setattr(
-        plot, "save_figure", lambda figure, path, dpi: found.update({path.name: figure})
-    )
+    monkeypatch.setattr(plot, "_save", lambda figure, path, *_: found.update({path.name: figure}))
     return found
 
 

@@ -27,7 +27,7 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.report import report
 from synbrain_cli.pipeline.synthesize import synthesize
-from synbrain_cli.plotting import flatmap, image_sheet, surface
+from synbrain_cli.plotting import flatmap, image_sheet, rotatable_surface, surface
 from synbrain_cli.plotting.report.key_numbers import key_numbers
 from synbrain_cli.plotting.report.page import figure_png, number_text
 from synbrain_cli.plotting.sources.responses import Responses
@@ -153,7 +153,7 @@ def test_the_table_leaves_the_ceiling_of_patterns_empty_and_names_what_stands_fo
 ):
     metrics = json.loads((workspace.outputs / "sub-01_evaluation/metrics.json").read_text())
     score = metrics["overall"]["pattern_correlation"]
-    row = re.search(r"<tr>\s*<th[^>]*>correlation over voxels.*?</tr>", page, re.DOTALL)[0]
+    row = re.search(r"<tr[^>]*>\s*<th[^>]*>correlation over voxels.*?</tr>", page, re.DOTALL)[0]
     assert text(row).split()[-1] == "–"
     assert f"correlates with a trial by {number_text(score['recording'])}" in text(page)
     assert "reliability by voxel (ncsnr): median ratio" in text(page)
@@ -189,27 +189,28 @@ def test_maps_of_a_section_have_the_scale_that_its_caption_names(
         monkeypatch.setattr(where, name, plot)
 
     remembering(image_sheet, "plot_sheet", lambda *_, vmax: (True, vmax))
-    remembering(surface, "view_surface", lambda maps, labels, scale: (scale.symmetric, scale.vmax))
+    for where, name in ((rotatable_surface, "view_surface"), (surface, "plot_surface")):
+        remembering(where, name, lambda maps, labels, scale: (scale.symmetric, scale.vmax))
     remembering(flatmap, "plot_flatmap", lambda maps, labels, scale: (scale.symmetric, scale.vmax))
     text = report(workspace, brain, output=tmp_path / "r.html", run=RunContext(progress=QUIET))
     text = unescape(text.read_text())
     signed = [vmax for found in limits.values() for symmetric, vmax in found if symmetric]
-    assert set(limits) == {"plot_sheet", "view_surface", "plot_flatmap"}
-    assert len(signed) == 3
+    assert set(limits) == {"plot_sheet", "view_surface", "plot_surface", "plot_flatmap"}
+    assert len(signed) == 7  # all but the surface to turn also for phones
     (vmax,) = set(signed)
     said = f"one colour scale, from −{vmax:.3g} to {vmax:.3g} (percent signal change)"
     assert said in text
     assert "on one colour scale, which is that of the other maps" in text
-    assert "on the same colour scale." in text
+    assert "on the colour scale of the flatmaps." in text
 
 
 def test_maps_of_accuracy_and_ceiling_are_one_picture_of_so_many_images(page, workspace):
     record = read_evaluation(workspace.outputs / "sub-01_evaluation")
     text = unescape(page)
     assert (
-        f"Correlation with the recorded responses to {record.n_test_images} test images "
+        f"a: Correlation with the recorded responses to {record.n_test_images} test images "
         f"({record.n_test_trials} trials), by voxel. Correlations below 0 have the colour of 0. "
-        "Beside it the noise ceiling" in text
+        "b: the noise ceiling" in text
     )
     alternatives = re.findall(r'alt="(Flatmap: prediction[^"]*)"', text)
     assert len(alternatives) == 1
@@ -228,8 +229,8 @@ def test_the_report_says_which_voxels_its_maps_show(page, workspace, brain, synb
     assert code == 0, error
     text = unescape((tmp_path / "masked.html").read_text())
     remain = f"Voxels with an ncsnr below {least:g} are grey: {n_left} of {brain.n_voxels} remain."
-    # Sheet, large map, standard deviation, surface to turn, recorded trials, accuracy and ceiling
-    assert text.count(remain) == 6
+    # Sheet, large map, SD, surface to turn and still, recorded trials, accuracy and ceiling
+    assert text.count(remain) == 7
     assert f"ncsnr ≥ {least:g} in {n_left} of {brain.n_voxels} voxels" in text
 
 

@@ -15,6 +15,7 @@ from nilearn.datasets import load_fsaverage
 from PIL import Image
 
 from synbrain_cli.errors import InputError, InputTypeError
+from synbrain_cli.plotting.figure import new_figure
 from synbrain_cli.plotting.flatmap import plot_flatmap
 from synbrain_cli.plotting.labels import Labels
 from synbrain_cli.plotting.report.page import (
@@ -30,13 +31,16 @@ from synbrain_cli.plotting.report.page import (
     Table,
     Text,
     figure_png,
+    plotted,
     render,
     thumbnail,
 )
 
 browser, page_of, check_page = chromium.browser, chromium.page_of, chromium.check_page
+page_without_webgl = chromium.page_without_webgl
 
 EVIL = """<script>document.title = "taken"</script>" onerror="document.title = 'taken'".png"""
+STILL_CAPTION = "It cannot be turned here."
 HASH = "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb"
 COMMAND = "synbrain synthesize 'my images'  --samples 8\nsynbrain report && echo <done>"
 # Stands for a surface: a line that follows the mouse while it is held down.
@@ -61,6 +65,13 @@ def plot():
     axes.plot(np.arange(9), np.arange(9) ** 2, color="#0072B2")
     axes.set(xlabel="hours", ylabel="r")
     return figure
+
+
+STILL = Picture(thumbnail(photograph()), "A line at rest", STILL_CAPTION)
+
+
+def live():
+    return Live(TURNING, "A line to move", "Drag it.", STILL)
 
 
 def wide_table(n_rows=4):
@@ -99,7 +110,7 @@ def whole():
             [
                 Picture(figure_png(plot()), "A parabola", "It rises."),
                 Picture(thumbnail(photograph()), "A gradient", "It is dark on the left.", False),
-                Live(TURNING, "A line to move", "Drag it."),
+                live(),
             ],
         ),
         Section("Accuracy", "", [wide_table(30), Text("These are made up.")]),
@@ -129,6 +140,9 @@ def test_a_report_keeps_its_promises(page_of, report):
         ("<main", "<main style='width: 900px'"),
         ('tabindex="0"', ""),
         ("<caption>", "<caption hidden>"),
+        ("content: attr(data-label)", "content: none"),
+        (".beside { font-size: .8rem", ".beside, p { font-size: .7rem"),
+        ("  thead { display: none; }", ""),
         ('scope="row"', ""),
         ("<h2 ", "<h4 "),
         ("--soft: #505050", "--soft: #999"),
@@ -156,15 +170,14 @@ def test_the_surface_turns(page_of, tmp_path):
     mesh = load_fsaverage("fsaverage5")["inflated"]
     data = {h: np.asarray(mesh.parts[h].coordinates[:, 1]) for h in ("left", "right")}
     surface = view_surf(mesh, SurfaceImage(mesh=mesh, data=data), hemi="both", colorbar_fontsize=12)
-    live = Live(surface.html, "Made-up map on the inflated cortex", "Drag to turn it.")
+    live = Live(surface.html, "Made-up map on the inflated cortex", "Drag to turn it.", STILL)
     path = tmp_path / "report.html"
     path.write_text(render(small_page(sections=[Section("Surface", "", [live])])), encoding="utf-8")
     check_page(page_of(), path)
 
 
 def test_frames_are_filled_when_they_come_near(page_of, tmp_path):
-    live = Live(TURNING, "A line to move", "Drag it.")
-    sections = [Section("First", "", [Text("…")] * 200), Section("Last", "", [live])]
+    sections = [Section("First", "", [Text("…")] * 200), Section("Last", "", [live()])]
     path = tmp_path / "report.html"
     path.write_text(render(small_page(sections=sections)), encoding="utf-8")
     page = page_of(path)
@@ -205,12 +218,65 @@ def test_where_there_is_no_clipboard_the_command_is_selected(page_of, report):
     assert page.evaluate("getSelection().toString()") == "synbrain --help"
 
 
-def test_without_scripts_the_page_says_what_is_missing(page_of, report):
+def test_without_scripts_the_still_views_stand_for_what_turns(page_of, report):
     page = page_of(report, java_script_enabled=False)
     assert not page.locator("button:visible").count()
     assert not page.locator("iframe:visible").count()
-    assert page.get_by_text("can be turned where scripts may run").is_visible()
+    assert page.get_by_alt_text("A line at rest").is_visible()
+    assert page.get_by_text("It cannot be turned here.").is_visible()
     assert page.get_by_text("synbrain --help").is_visible()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_without_webgl_the_still_views_stand_for_what_turns(page_without_webgl, report, width):
+    page = page_without_webgl(report, width=width)
+    assert not page.evaluate("Boolean(document.createElement('canvas').getContext('webgl'))")
+    still = page.get_by_alt_text("A line at rest")
+    assert still.is_visible()
+    assert still.evaluate("(image) => image.complete && image.naturalWidth > 0")
+    assert page.get_by_text("It cannot be turned here.").is_visible()
+    assert not page.get_by_text("Drag it.").is_visible()
+    frame = page.locator("iframe")
+    assert not frame.is_visible()
+    assert frame.get_attribute("srcdoc") is None  # nothing was loaded to be hidden
+    chromium.check_width(page)
+    chromium.check_type(page)
+    chromium.check_keyboard(page)
+
+
+def test_with_webgl_only_what_turns_is_shown(page_of, report):
+    page = page_of(report)
+    assert page.locator("iframe").is_visible()
+    assert page.get_by_text("Drag it.").is_visible()
+    assert not page.get_by_alt_text("A line at rest").is_visible()
+    assert not page.get_by_text("It cannot be turned here.").is_visible()
+
+
+@pytest.mark.parametrize(("width", "narrow"), [(1280, False), (600, False), (390, True)])
+def test_narrow_screens_get_the_rendering_made_for_them(page_of, tmp_path, width, narrow):
+    picture = plotted(plot, "A parabola", "It rises.")
+    path = tmp_path / "report.html"
+    path.write_text(render(small_page(sections=[Section("s", "", [picture])])), encoding="utf-8")
+    page = page_of(path, width=width)
+    shown = page.get_by_alt_text("A parabola").evaluate("(image) => image.currentSrc")
+    assert shown == (picture.narrow_source if narrow else picture.source)
+    chromium.check_width(page)
+
+
+def test_pictures_for_narrow_screens_are_made_in_the_phone_style():
+    made = []
+
+    def figure():
+        made.append(new_figure(11, 5))
+        made[-1].text(0.5, 0.5, "x")
+        return made[-1]
+
+    picture = plotted(figure, "x", "")
+    wide, narrow = made
+    assert wide.get_figwidth() == 11
+    assert narrow.get_figwidth() == pytest.approx(3.6)
+    assert picture.size == (1210, 550)
+    assert picture.narrow_size[0] == pytest.approx(3.6 * 110 * 1.6, abs=1)
 
 
 def test_names_are_text(page_of, report):
@@ -244,7 +310,7 @@ def test_untrusted_text_is_escaped_wherever_it_stands():
         Table(EVIL, [EVIL, EVIL], [[EVIL, EVIL]], note=EVIL),
         Facts([(EVIL, EVIL)]),
         Command(EVIL),
-        Live(TURNING, EVIL, EVIL),
+        Live(TURNING, EVIL, EVIL, evil_picture),
         Text(EVIL),
     ]
     html = render(Page(EVIL, EVIL, EVIL, [Section(EVIL, EVIL, blocks)], EVIL))
@@ -253,7 +319,7 @@ def test_untrusted_text_is_escaped_wherever_it_stands():
     assert not any("onerror" in attributes for _, attributes in elements)
     assert html.count("document.title = &#34;taken&#34;") >= 20
     images = [attributes for tag, attributes in elements if tag == "img"]
-    assert [image["alt"] for image in images] == [EVIL, EVIL]
+    assert [image["alt"] for image in images] == [EVIL, EVIL, EVIL]
 
 
 def test_the_file_names_nothing_outside(whole):
@@ -309,13 +375,15 @@ def test_which_columns_are_numbers(cells, numeric):
     html = render(small_page(sections=[Section("s", "", [table])]))
     classes = [a.get("class") for tag, a in _Elements(html).found if tag == "td"]
     assert classes == ["number" if numeric else None] * len(cells)
-    assert '<th scope="col">name</th>' in html  # the first column is of names, whatever they are
+    assert (
+        '<th scope="col" role="columnheader">name</th>' in html
+    )  # the first column is of names, whatever they are
 
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match=r"expected 2 cells a row.*found 1"):
         Table("t", ["a", "b"], [["1"]])
-    with pytest.raises(InputError, match="expected the bytes of a PNG or JPEG file"):
+    with pytest.raises(InputError, match="expected the bytes of a PNG, JPEG or WebP file"):
         Picture(b"<svg/>", "an image", "")
     with pytest.raises(InputError, match="alternative text"):
         Picture(thumbnail(photograph()), " ", "")

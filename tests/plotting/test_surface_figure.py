@@ -19,7 +19,8 @@ from synbrain_cli.errors import InputError, InputTypeError, MissingError
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage, fsaverage_map
 from synbrain_cli.plotting.figure import save_figure
 from synbrain_cli.plotting.flatmap import plot_flatmap
-from synbrain_cli.plotting.surface import plot_surface, view_surface
+from synbrain_cli.plotting.rotatable_surface import view_surface
+from synbrain_cli.plotting.surface import plot_surface
 
 plot_flatmap, plot_surface = coloured(plot_flatmap), coloured(plot_surface)
 view_surface = coloured(view_surface)
@@ -245,13 +246,13 @@ def test_left_is_left_of_right_in_each_view(field):
     figure = plot_surface(field, title="sub-01", unit="z", note="simulated")
     assert {"sub-01", "simulated"} <= {t.get_text() for t in figure.texts}
     for view in VIEWS:
-        left, name, right = (t for t in figure.texts if t.get_gid() == f"view-{view}")
-        assert (left.get_text(), right.get_text()) == ("L", "R")
-        assert view in name.get_text()
-        assert left.get_position()[0] < name.get_position()[0] < right.get_position()[0]
+        said = {t.get_gid(): t for h in HEMISPHERES for t in panel(figure, f"{view}-{h}").texts}
+        assert (said["side-left"].get_text(), said["side-right"].get_text()) == ("L", "R")
+        assert view in said[f"view-{view}"].get_text()
+        assert said["letter"].get_text() == "acbd"[VIEWS.index(view)]
+        assert said["letter"].xyann[0] < said[f"view-{view}"].xyann[0]
         boxes = [panel(figure, f"{view}-{h}").get_position() for h in HEMISPHERES]
         assert boxes[0].x1 < boxes[1].x0
-        assert left.get_position()[0] == pytest.approx(boxes[0].x0)
         for h, box in zip(HEMISPHERES, boxes, strict=True):  # one scale everywhere
             axes = panel(figure, f"{view}-{h}")
             mm = np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())
@@ -428,3 +429,57 @@ def test_the_page_tells_range_unit_and_threshold(field):
     assert found["cmin"] == 0
     rgb = np.array([to_rgb(colour) for colour in found["vertexcolor_both"]])
     assert (np.ptp(rgb[np.abs(values) < 0.49], axis=1) < 0.02).all()
+
+
+@turned
+def test_the_page_outlines_and_names_the_regions_where_they_are(field, pole):
+    rois = {h: {"pole <i>": pole[h]} for h in HEMISPHERES}
+    page = view_surface(field, title="t", unit="z", rois=rois)
+    start = page.index('Plotly.addTraces("surface-plot", ') + len(
+        'Plotly.addTraces("surface-plot", '
+    )
+    lines, names = json.JSONDecoder().raw_decode(page, start)[0]
+    assert (lines["type"], lines["mode"], names["mode"]) == ("scatter3d", "lines", "text")
+    assert sorted(names["text"]) == ["<b>L</b>", "<b>R</b>", *["<b>pole &lt;i&gt;</b>"] * 2]
+    found = info(page)["inflated_both"]
+    mesh = np.stack([np.frombuffer(base64.b64decode(found[f"_{k}"]), "<f4") for k in "xyz"], axis=1)
+    path = np.array([lines[k] for k in "xyz"], float).T
+    path = path[np.isfinite(path).all(1)]
+    assert len(path) > 40
+    inside = np.concatenate([pole[h] for h in HEMISPHERES])
+
+    def nearest(vertices):
+        return np.linalg.norm(path[:, None] - mesh[vertices], axis=2).min(1)
+
+    # Along the border: an edge's length, some 3 mm, from members and from others, on both sides
+    assert nearest(inside).max() < 5
+    assert nearest(~inside).max() < 5
+    assert {side for side in path[:, 0] > mesh[:N, 0].max()} == {False, True}
+    places = dict(zip(names["text"], np.array([names[k] for k in "xyz"]).T, strict=True))
+    assert places["<b>L</b>"][0] < places["<b>R</b>"][0]
+
+
+@turned
+def test_the_page_of_no_regions_has_sides_alone(field):
+    page = view_surface(field, title="t", unit="z")
+    start = page.index('Plotly.addTraces("surface-plot", ') + len(
+        'Plotly.addTraces("surface-plot", '
+    )
+    lines, names = json.JSONDecoder().raw_decode(page, start)[0]
+    assert names["text"] == ["<b>L</b>", "<b>R</b>"]
+    assert lines["x"] == [None]
+
+
+def test_names_of_regions_do_not_cover_each_other(pole):
+    """Where two have one middle, the larger view goes to the first and the second is elsewhere."""
+    same = {h: {f"region {k}": pole[h] for k in range(6)} for h in HEMISPHERES}
+    figure = plot_surface({h: np.ones(N) for h in HEMISPHERES}, title="t", unit="z", rois=same)
+    figure.draw_without_rendering()
+    n_named = 0
+    for axes in figure.axes:
+        boxes = [
+            t.get_window_extent() for t in axes.texts if (t.get_gid() or "").startswith("roi-")
+        ]
+        n_named += len(boxes)
+        assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
+    assert n_named >= 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 import numpy as np
@@ -12,7 +13,7 @@ from synbrain_cli.plotting.labels import plotted_rois
 from synbrain_cli.plotting.map_plotter import Look, MapPlotter
 from synbrain_cli.plotting.maps import BrainMap
 from synbrain_cli.plotting.reliability import Reliability
-from synbrain_cli.plotting.report.page import Picture, figure_png
+from synbrain_cli.plotting.report.page import Picture, plotted
 from synbrain_cli.progress import Progress
 
 
@@ -63,8 +64,8 @@ class MapPictures:
             Upper end of the colours.
         """
         shown = self.reliability.map(shown)
-        figure = self._plotter(shown, vmax)
-        return Picture(figure_png(figure), self._alternative(shown), self._captioned(caption))
+        plot = functools.partial(self._plotter, shown, vmax)
+        return plotted(plot, self._alternative(shown), self._captioned(caption))
 
     def pair(self, first: BrainMap, second: BrainMap, caption: str) -> list[Picture]:
         """Return two maps on one colour scale: flatmaps side by side, or slices in two pictures.
@@ -79,9 +80,9 @@ class MapPictures:
         vmax = self._plotter.common_vmax(maps, 2)
         if not self.are_flatmaps:
             return [self.picture(one, caption, vmax) for one in (first, second)]
-        data = figure_png(self._plotter.pair(maps, vmax), 100)
+        plot = functools.partial(self._plotter.pair, maps, vmax)
         alternative = " ".join(map(self._alternative, maps))
-        return [Picture(data, alternative, self._captioned(caption))]
+        return [plotted(plot, alternative, self._captioned(caption), 100)]
 
     @property
     def _plotter(self) -> MapPlotter:

@@ -11,7 +11,7 @@ import base64
 import io
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.plotting.figure import NOTE_BACKGROUND
+from synbrain_cli.plotting.figure import NOTE_BACKGROUND, figure_style, style_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -40,40 +40,46 @@ _SETTLED = 1000  # pixels that may still change their colour when the palette is
 
 @dataclass(frozen=True)
 class Picture:
-    """An image: PNG or JPEG bytes, alternative text, and a caption that explains how to read it.
+    """An image: its bytes, alternative text, and a caption that explains how to read it.
 
-    A wide picture takes the whole width of the page, others at most that of the text.
+    The bytes are a PNG, JPEG or WebP file.
+
+    A wide picture takes the whole width of the page, others at most that of the text. On narrow
+    screens another rendering stands in its place, where there is one.
     """
 
     data: bytes
     alt: str
     caption: str
     wide: bool = True
+    narrow: bytes | None = None
 
     def __post_init__(self) -> None:
         _ = self.size  # checks the bytes
+        if self.narrow is not None:
+            _ = self.narrow_size
         if not self.alt.strip():
             raise InputError("picture: expected an alternative text (alt), found an empty one")
 
     @cached_property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels, so that the page does not jump while it loads."""
-        from PIL import Image, UnidentifiedImageError
+        return _size(self.data, self.alt)
 
-        try:
-            with Image.open(io.BytesIO(self.data), formats=("PNG", "JPEG")) as image:
-                return image.size
-        except UnidentifiedImageError as error:
-            raise InputError(
-                f"picture {self.alt!r}: expected the bytes of a PNG or JPEG file, found "
-                f"{bytes(self.data[:8])!r}…: see figure_png and thumbnail"
-            ) from error
+    @cached_property
+    def narrow_size(self) -> tuple[int, int]:
+        """The same of the rendering for narrow screens, which there must be."""
+        return _size(self.narrow or b"", self.alt)
 
     @property
     def source(self) -> str:
         """The image itself as a data URL."""
-        kind = "png" if self.data.startswith(b"\x89PNG") else "jpeg"
-        return f"data:image/{kind};base64,{base64.b64encode(self.data).decode('ascii')}"
+        return _data_url(self.data)
+
+    @property
+    def narrow_source(self) -> str:
+        """The rendering for narrow screens as a data URL."""
+        return _data_url(self.narrow or b"")
 
 
 @dataclass(frozen=True)
@@ -122,12 +128,14 @@ class Live:
     """A complete interactive HTML page (nilearn's rotatable surfaces), in a frame of its own.
 
     The frame may run scripts and nothing else: no storage, no pop-ups, no network. Screen readers
-    use the title as its name.
+    use the title as its name. Where there is no WebGL, no script or only paper, a still picture,
+    with its own caption, is in its place.
     """
 
     html: str
     title: str
     caption: str
+    still: Picture
 
     @property
     def document(self) -> str:
@@ -248,18 +256,45 @@ def figure_png(figure: Figure, dpi: float = 110) -> bytes:
     ----------
     figure : matplotlib.figure.Figure
     dpi : float
-        Dots per inch; 110 makes an 11-inch flatmap as wide as the page on a screen.
+        Dots per inch; 110 makes an 11-inch flatmap as wide as the page on a screen. Styles have
+        more, in proportion.
 
     Returns
     -------
     bytes
     """
+    return small_png(_pixels(figure, dpi))
+
+
+def _pixels(figure: Figure, dpi: float) -> Image.Image:
+    """The picture of a figure, mode RGB."""
     from PIL import Image
 
     file = io.BytesIO()
     unpacked = {"compress_level": 0}  # it is not kept
+    dpi *= style_of(figure).dots
     figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs=unpacked)
-    return small_png(Image.open(file).convert("RGB"))
+    return Image.open(file).convert("RGB")
+
+
+def plotted(plot: Callable[[], Figure], alt: str, caption: str, dpi: float = 110) -> Picture:
+    """Return a figure as a picture, with a second rendering for narrow screens.
+
+    Parameters
+    ----------
+    plot : function
+        Returns the figure in the current style.
+    alt, caption : str
+        Of the picture.
+    dpi : float
+        As `figure_png` takes it, of the wide rendering.
+    """
+    wide = figure_png(plot(), dpi)
+    with figure_style("phone"):
+        narrow = _pixels(plot(), 110)
+    # Maps are a third as large in WebP, charts are smaller as a PNG of few colours
+    files = small_png(narrow), _encoded(narrow, "WEBP", quality=80)
+    return Picture(wide, alt, caption, narrow=min(files, key=len))
 
 
 def small_png(image: Image.Image) -> bytes:
@@ -303,6 +338,26 @@ def thumbnail(image: NDArray[np.uint8], size: int = 320) -> bytes:
     small = Image.fromarray(image)
     small.thumbnail((size, size))
     return _encoded(small, "JPEG", quality=85)
+
+
+def _size(data: bytes, alt: str) -> tuple[int, int]:
+    """Width and height of an image in pixels."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
+            return image.size
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"picture {alt!r}: expected the bytes of a PNG, JPEG or WebP file, found "
+            f"{bytes(data[:8])!r}…: see figure_png and thumbnail"
+        ) from error
+
+
+def _data_url(data: bytes) -> str:
+    kinds = {b"\x89PNG": "png", b"RIFF": "webp"}
+    kind = kinds.get(data[:4], "jpeg")
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -8,12 +8,13 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.plotting.labels import plotted_rois, subject_labels
 from synbrain_cli.plotting.reliability import Reliability
 from synbrain_cli.plotting.report.map_pictures import MapPictures
-from synbrain_cli.plotting.report.page import Block, Picture, Section, Text, figure_png
+from synbrain_cli.plotting.report.page import Block, Picture, Section, Text, plotted
 from synbrain_cli.plotting.sources.recordings import Recordings
 from synbrain_cli.plotting.trials import (
     N_IMAGES,
     TrialDraws,
     recorded_trials,
+    roi_panels,
     rois_figure,
     trials_figure,
 )
@@ -40,13 +41,14 @@ def recordings_section(workspace: Workspace, brain: Brain, pictures: MapPictures
     if pictures.are_flatmaps:
         blocks.append(_flatmaps(brain, recordings, pictures.reliability))
     if plotted_rois(brain):
-        trials = recorded_trials(recordings, None, N_IMAGES, TrialDraws(signal="fresh"))
+        trials = list(recorded_trials(recordings, None, N_IMAGES, TrialDraws(signal="fresh")))
         blocks.append(
-            Picture(
-                figure_png(rois_figure(brain, trials)),
+            plotted(
+                lambda: rois_figure(brain, trials),
                 f"ROI means of recorded trials over intervals of draws, {N_IMAGES} test images.",
-                "Points are recorded trials, circles are expected responses, bars are intervals of "
-                "draws. Nine points in ten should lie within the thin bars.",
+                f"{roi_panels(brain, len(trials))}Points are recorded trials, circles are expected "
+                "responses, bars are intervals of draws. Nine points in ten should lie within the "
+                "thin bars.",
             )
         )
     shown = "" if brain.simulated else " Images of recorded datasets may not be redistributed."
@@ -62,13 +64,14 @@ def _flatmaps(brain: Brain, recordings: Recordings, reliability: Reliability) ->
     one = reliability.trials(next(recorded_trials(recordings, None, 1, TrialDraws())))
     labels = subject_labels(brain, f"{one.name}, {brain.name}", stimulus=one.stimulus)
     n_trials = len(one.recorded)
-    return Picture(
-        figure_png(trials_figure(brain, one, labels), 100),
+    return plotted(
+        lambda: trials_figure(brain, one, labels),
         f"Small flatmaps of {n_trials} recorded trials of {one.name} above, with their mean, of "
         "draws below, with the expected response, and the standard deviations of both.",
-        "Recorded trials above, draws of one simulated brain state below. The model was not "
-        "trained on this image. Single trials should differ from each other as much in one row as "
-        "in the other. The expected response should agree with the mean of the recorded trials as "
-        f"far as the image's features explain it and {n_trials} recorded trials can tell."
-        + reliability.caption,
+        "a: recorded trials, their mean and SD; b: draws of one simulated brain state, the "
+        "expected response and the SD of draws. The model was not trained on this image. Single "
+        "trials should differ from each other as much in b as in a. The expected response should "
+        "agree with the mean of the recorded trials as far as the image's features explain it and "
+        f"{n_trials} recorded trials can tell." + reliability.caption,
+        100,
     )

@@ -9,7 +9,8 @@ import numpy as np
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.config import a_trial, trial_name
-from synbrain_cli.plotting.labels import Labels, plotted_rois, simulated_note, subject_labels
+from synbrain_cli.plotting.figure import lettered
+from synbrain_cli.plotting.labels import plotted_rois, subject_labels
 from synbrain_cli.plotting.maps import BrainMap, response_maps
 from synbrain_cli.plotting.reliability import Reliability, known_on_surface
 from synbrain_cli.plotting.report.map_pictures import MapPictures
@@ -20,12 +21,12 @@ from synbrain_cli.plotting.report.page import (
     Picture,
     Section,
     Text,
-    figure_png,
     listed,
+    plotted,
     thumbnail,
 )
 from synbrain_cli.plotting.sources.responses import Responses
-from synbrain_cli.plotting.trials import response_trials, rois_figure
+from synbrain_cli.plotting.trials import response_trials, roi_panels, rois_figure
 
 MOST_LARGE = 4  # images whose flatmaps are large; more share a sheet
 MOST_IMAGES = 50  # of a sheet
@@ -64,7 +65,8 @@ def responses_section(brain: Brain, responses: Responses, pictures: MapPictures)
 def _region_means(brain: Brain, responses: Responses) -> Picture:
     """ROI means of the expected responses, and intervals of the draws."""
     n_draws, trial = responses.n_draws, trial_name(brain.config.averaged_over)
-    caption = "Circles are expected responses, "
+    trials = list(response_trials(responses))
+    caption = f"{roi_panels(brain, len(trials))}Circles are expected responses, "
     if n_draws > 1:
         caption += f"bars are intervals of draws, which are {brain.config.rows}."
     else:
@@ -81,8 +83,8 @@ def _region_means(brain: Brain, responses: Responses) -> Picture:
             f" Where the bars of two images overlap widely, one {trial} does not tell the images "
             "apart."
         )
-    return Picture(
-        figure_png(rois_figure(brain, response_trials(responses))),
+    return plotted(
+        lambda: rois_figure(brain, trials),
         f"Expected ROI means and intervals of {n_draws} {'draws' if n_draws > 1 else 'draw'} of "
         f"{len(responses.names)} images.",
         caption,
@@ -146,14 +148,15 @@ def _sheet(brain: Brain, responses: Responses, reliability: Reliability, vmax: f
     rest = len(responses.names) - len(maps)
     unit = brain.unit_name(responses.settings.unit)
     labels = replace(subject_labels(brain, f"Expected responses, {brain.name}"), unit=unit)
-    figure = plot_sheet(maps, names, labels, images, vmax=vmax)
-    return Picture(
-        figure_png(figure, 100),
+    return plotted(
+        lambda: plot_sheet(maps, names, labels, images, vmax=vmax),
         f"Flatmaps of the expected response to {len(maps)} images: {listed(names)}.",
-        "Expected response to each image, as the model predicts it, on one colour scale, which is "
-        "that of the other maps of expected responses in this section."
+        f"{lettered(len(maps), 'one image each')}Expected responses, as the model predicts them, "
+        "on one colour scale, which is that of the other maps of expected responses in this "
+        "section."
         + (f" {rest} further images are not shown." if rest else "")
         + reliability.caption,
+        100,
     )
 
 
@@ -166,19 +169,28 @@ def _small(image: np.ndarray) -> np.ndarray:
 def _rotatable_surface(
     brain: Brain, shown: BrainMap, reliability: Reliability, vmax: float
 ) -> Live:
+    """The same map on the inflated surface, with the colours and the outlines of the flatmap."""
     from synbrain_cli.plotting.colours import ColourScale
-    from synbrain_cli.plotting.surface import view_surface
+    from synbrain_cli.plotting.rotatable_surface import view_surface
+    from synbrain_cli.plotting.surface import plot_surface
 
     shown = reliability.map(shown)
-    html = view_surface(
-        known_on_surface(brain, shown.values),
-        Labels(shown.title, shown.unit, note=simulated_note(brain)),
-        ColourScale(vmax=vmax, symmetric=shown.symmetric),
+    maps = known_on_surface(brain, shown.values)
+    labels = replace(subject_labels(brain, shown.title), unit=shown.unit)
+    scale = ColourScale(vmax=vmax, symmetric=shown.symmetric)
+    what = (
+        "The expected response to the first image on the inflated surface of fsaverage, on the "
+        f"colour scale of the flatmaps.{reliability.caption}"
+    )
+    still = plotted(
+        lambda: plot_surface(maps, replace(labels, stimulus=shown.stimulus), scale),
+        f"Four views of the inflated surface: {shown.title}.",
+        f"{what} a: lateral, b: posterior, c: medial, d: ventral. In a browser that has WebGL and "
+        "runs scripts, this figure can be turned.",
     )
     return Live(
-        html,
+        view_surface(maps, labels, scale),
         f"Rotatable surface: {shown.title}",
-        "Drag to turn, scroll to zoom; the menu turns it without a mouse. The expected response to "
-        "the first image on the inflated surface of fsaverage, on the same colour scale."
-        + reliability.caption,
+        f"Drag to turn, scroll to zoom; the menu turns it without a mouse. {what}",
+        still,
     )

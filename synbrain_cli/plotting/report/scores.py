@@ -22,8 +22,8 @@ from synbrain_cli.plotting.report.page import (
     Section,
     Table,
     Text,
-    figure_png,
     number_text,
+    plotted,
 )
 from synbrain_cli.plotting.sources.evaluation import Evaluation
 
@@ -103,12 +103,15 @@ def accuracy_section(brain: Brain, evaluation: Evaluation, pictures: MapPictures
             "score",
             _note_on_patterns(metrics.overall),
         ),
-        Picture(
-            figure_png(accuracy_figure(brain, evaluation)),
+        plotted(
+            lambda: accuracy_figure(brain, evaluation),
             "Accuracy of each voxel against its noise ceiling, and by region.",
-            "Correlation of each voxel with recorded responses to images on which the model was "
-            "not trained, against the highest that noise allows. The mean pattern is the same for "
-            "every image and explains none of the differences between images.",
+            ("a: correlation" if metrics.roi else "Correlation") + " of each voxel with recorded "
+            "responses to images on which the model was not trained, against the highest that "
+            "noise allows"
+            + ("; b: medians of regions, with 95 % intervals. " if metrics.roi else ". ")
+            + "The mean pattern is the same for every image and explains none of the differences "
+            "between images.",
         ),
     ]
     if not pictures.why_none:
@@ -141,11 +144,12 @@ def _maps(brain: Brain, evaluation: Evaluation, pictures: MapPictures) -> list[P
     if not evaluation.knows("ceiling"):
         return [pictures.picture(accuracy, caption)]
     ceiling = evaluation_map(evaluation, "ceiling", brain)
+    first, second = ("a: ", "b") if pictures.are_flatmaps else ("", "Beside it")
     return pictures.pair(
         accuracy,
         ceiling,
-        f"{caption} Beside it the noise ceiling, the highest score that a perfect model could "
-        "reach, given the noise of recordings; both have one colour scale.",
+        f"{first}{caption} {second}: the noise ceiling, the highest score that a perfect model "
+        "could reach, given the noise of recordings; both have one colour scale.",
     )
 
 
@@ -196,15 +200,17 @@ def calibration_section(evaluation: Evaluation) -> Section:
         "Calibration of draws",
         f"{metrics.n_draws} draws of each test image against its held-out {rows_are}.",
         [
-            Picture(
-                figure_png(plot_calibration(metrics, evaluation.voxels)),
+            plotted(
+                lambda: plot_calibration(metrics, evaluation.voxels),
                 "Ranks of recorded trials among draws, coverage of intervals, reliability and "
                 "variance by voxel.",
-                "Upper left: the rank of a recorded trial among draws is uniform where draws are "
+                "a: the rank of a recorded trial among draws is uniform where draws are "
                 "calibrated; a hump shows that they vary too much, raised ends that they vary too "
-                "little. Upper right: intervals should hold their nominal share of trials "
-                "(diagonal). Below: reliability and variance of each voxel, of draws against "
-                "recordings.",
+                "little; bars higher than the panel are cut, and say how high they are. b: "
+                "intervals should hold their nominal share of trials (diagonal; thin lines are "
+                "regions). c, d: reliability and variance of each voxel, of draws against "
+                "recordings; vertical lines are medians of latent sampling; voxels beyond the axis "
+                "are counted in its last bar, which is then hatched.",
             ),
             Table(
                 f"Draws against held-out {rows_are}",
