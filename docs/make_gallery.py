@@ -136,8 +136,9 @@ PICTURES = [
     (
         "Accuracy on cortex",
         "synbrain plot flatmap --subject 2 --what accuracy",
-        "`--what ceiling` plots the noise ceiling; `--what recorded` and `--what error` plot a "
-        "test image.",
+        "Accuracy stands beside the noise ceiling, on one scale; `--what ceiling` plots the "
+        "ceiling alone, and\n`--min-ncsnr 0.2` leaves unreliable voxels grey. `--what recorded` "
+        "and `--what error` plot a test image.",
         lambda workspace, **o: plot.brain_maps(
             workspace, "flatmap", SUBJECT, plot.MapChoice("accuracy"), **o
         ),

@@ -21,7 +21,7 @@ from synbrain_cli.metrics.noise_correlation import noise_correlation_agreement
 # Imitations of the whole test recording: fewer would add noise of their own, the less so the more
 # images each holds.
 MOST, LEAST = 60, 10
-N_IMITATED = 9_000  # images in all imitations together, between these limits
+N_IMITATED = 12_000  # images in all imitations together, between these limits
 N_PAIRED = 500  # voxels whose noise correlations are compared: 125,000 pairs
 
 
@@ -38,7 +38,7 @@ class Imitation:
     Attributes
     ----------
     n_recordings : int
-        Imitations that are made: 60 of up to 150 images, 10 of 900 or more.
+        Imitations that are made: 60 of up to 200 images, 10 of 1,200 or more.
     """
 
     def __init__(
