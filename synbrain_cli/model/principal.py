@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
+from scipy.linalg.blas import ssyrk
 from scipy.sparse.linalg import eigsh
 
 LEAST = 1e-7  # of the largest eigenvalue: smaller ones are rounding, of products in float32
+LARGE = 2_500  # rows or features from which on eigenvectors are computed in float32, too
 FEW = 20  # times as many rows as components from which on Lanczos iteration is the faster way
 
 
@@ -42,9 +44,11 @@ def principal_components(features: NDArray[np.float32], most: int) -> PrincipalC
         Components that are wanted; fewer are returned where the features have fewer.
     """
     by_row = len(features) <= features.shape[1]
-    moments = (features @ features.T if by_row else features.T @ features).astype(np.float64)
-    values, vectors = _leading(moments, most)
-    n_components = int((values > values[0] * LEAST).sum())
+    # One triangle, at half the cost of a product; a transposed array is in the order of BLAS.
+    moments = ssyrk(1.0, features.T, trans=by_row, lower=1)
+    is_large = len(moments) > LARGE
+    values, vectors = _leading(moments if is_large else moments.astype(np.float64), most)
+    n_components = int((values > values[0] * (3 * LEAST if is_large else LEAST)).sum())
     values, vectors = values[:n_components], vectors[:, :n_components]
     length = np.sqrt(values)
     single = (vectors / length).astype(np.float32)
@@ -57,16 +61,18 @@ def principal_components(features: NDArray[np.float32], most: int) -> PrincipalC
 
 
 def _leading(
-    moments: NDArray[np.float64], most: int
+    moments: NDArray[np.floating], most: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Leading eigenvalues and eigenvectors, largest first; the matrix is overwritten."""
+    """Leading eigenvalues and eigenvectors, largest first; of the lower triangle, overwritten."""
     size = len(moments)
     if size > FEW * most:
         start = np.random.default_rng(0).standard_normal(size)  # the same in every run
+        moments = moments.astype(np.float64)
+        moments += np.tril(moments, -1).T
         values, vectors = eigsh(moments, most, which="LA", v0=start)
     else:
         wanted = (max(size - most, 0), size - 1)
         values, vectors = eigh(
             moments, subset_by_index=wanted, driver="evr", overwrite_a=True, check_finite=False
         )
-    return values[::-1], vectors[:, ::-1]
+    return values[::-1].astype(np.float64), vectors[:, ::-1].astype(np.float64)

@@ -28,6 +28,18 @@ def test_components_are_those_of_the_svd(shape, most, rng):
     np.testing.assert_allclose(features @ found.axes, scores, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(120, 80), (80, 120)])
+def test_components_of_large_matrices_are_the_same_in_float32(shape, rng, monkeypatch):
+    features = rng.normal(size=shape).astype(np.float32) * np.geomspace(3, 0.1, shape[1])
+    features = (features - features.mean(0)).astype(np.float32)
+    exact = principal_components(features, 30)
+    monkeypatch.setattr(principal, "LARGE", 10)
+    found = principal_components(features, 30)
+    np.testing.assert_allclose(found.powers, exact.powers, rtol=1e-4)
+    np.testing.assert_allclose(np.abs((found.axes * exact.axes).sum(0)), 1, atol=1e-4)
+    np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(30), atol=1e-5)
+
+
 def test_signs_do_not_depend_on_the_method(rng, monkeypatch):
     features = rng.normal(size=(90, 200)).astype(np.float32) * np.geomspace(3, 0.1, 200)
     features = (features - features.mean(0)).astype(np.float32)
