@@ -16,17 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage, fsaverage_map
 from synbrain_cli.plotting.colours import Colours, ColourScale, add_colour_bar
-from synbrain_cli.plotting.figure import SIDE, WIDTH, current_style, frame
+from synbrain_cli.plotting.figure import SIDE, WIDTH, current_style
 from synbrain_cli.plotting.label_placement import Box, Canvas, Placement, Region, place_labels
 from synbrain_cli.plotting.labels import EARLY_AREAS, Labels
 from synbrain_cli.plotting.mesh_raster import Raster, Window, barycentric, plot_over, underlay
+from synbrain_cli.plotting.named_maps import frame_named_maps
 from synbrain_cli.plotting.roi_outlines import (
     Traced,
-    add_legend,
     add_names,
     add_outline,
-    legend_height,
-    legend_lines,
     name_size,
     trace,
 )
@@ -145,23 +143,22 @@ def plot_flatmap(
     width = current_style().width(WIDTH) - 2 * SIDE
     height = width * _aspect(parts[0].window)
     planned = len(parts) * (height + _BETWEEN) - _BETWEEN
-    share = 1.0
-    for _ in range(2):  # a style may leave maps less height than planned, and names less room
+
+    def place_names(share: float) -> tuple[list[NamedOutlines], list[Placement]]:
         regions = _named_parts(parts, outlines, n_vertices, share * width)
-        legend = legend_lines([one.names for one in regions], width)
-        below = legend_height(legend)
-        framed = frame(WIDTH, planned + below, labels, background)
-        left, bottom, share = framed.fit(width, planned, below)
-    for row, (part, named) in enumerate(zip(reversed(parts), reversed(regions), strict=True)):
-        low = below + bottom + row * share * (height + _BETWEEN)
+        return regions, [one.names for one in regions]
+
+    placed = frame_named_maps(WIDTH, (width, planned), labels, place_names, background=background)
+    framed, share = placed.framed, placed.share
+    for row, (part, named) in enumerate(zip(reversed(parts), reversed(placed.named), strict=True)):
+        low = placed.bottom + row * share * (height + _BETWEEN)
         axes = framed.figure.add_axes(
-            framed.box(left, low, share * width, share * height), label=part.label
+            framed.box(placed.left, low, share * width, share * height), label=part.label
         )
         _plot_map(axes, data, part.window, colours, _PIXELS)
         _plot_rois(axes, named)
         size = (share * width, share * height)
         _plot_orientation(axes, part, size, framed.ink, background)
-    add_legend(framed, legend)
     add_colour_bar(framed, colours, labels.unit)
     return framed.figure
 

@@ -11,14 +11,17 @@ from numpy.typing import ArrayLike
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
-from synbrain_cli.plotting.figure import SIDE, add_letters, current_style, frame
+from synbrain_cli.plotting.figure import SIDE, add_letters, current_style
 from synbrain_cli.plotting.flatmap import panel_regions, panel_window, plot_panel
 from synbrain_cli.plotting.labels import Labels
-from synbrain_cli.plotting.roi_outlines import add_legend, legend_height, legend_lines
+from synbrain_cli.plotting.named_maps import frame_named_maps
 from synbrain_cli.plotting.validation import check_maps, check_rois
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from synbrain_cli.plotting.flatmap import NamedOutlines
+    from synbrain_cli.plotting.label_placement import Placement
 
 _WIDTH = 13.0  # inches
 _BETWEEN = 0.15  # inches between the maps
@@ -78,24 +81,23 @@ def plot_pair(
     outlines = check_rois(labels.rois or {}, data.shape[1] // 2)
     wrapped = [textwrap.wrap(title, int(13.5 * width)) for title in titles]
     above = 0.1 + _TITLE_LINE * max(map(len, wrapped))
-    share = 1.0
-    for _ in range(2):  # a style may leave maps less height than planned, and names less room
+
+    def place_names(share: float) -> tuple[NamedOutlines, list[Placement]]:
         regions = panel_regions(outlines, window, share * width)
-        legend = legend_lines([regions.names], page)
-        below = legend_height(legend)
-        fixed = down * above + below
-        framed = frame(_WIDTH, down * height + fixed, labels)
-        share = framed.fit(page, down * height, fixed)[2]
+        return regions, [regions.names]
+
+    size = (page, down * height)
+    placed = frame_named_maps(_WIDTH, size, labels, place_names, fixed=down * above)
+    framed, regions, share = placed.framed, placed.named, placed.share
     panels = []
     for k, (values, title) in enumerate(zip(data, wrapped, strict=True)):
         row, column = divmod(k, across)
         left = SIDE + column * (width + _BETWEEN) + width * (1 - share) / 2
-        bottom = below + (down - 1 - row) * (share * height + above)
+        bottom = placed.bottom + (down - 1 - row) * (share * height + above)
         box = framed.box(left, bottom, share * width, share * height)
         panels.append(framed.figure.add_axes(box, label=f"flatmap {k + 1}"))
         panels[-1].set_title("\n".join(title), fontsize=_TITLE, loc="left", pad=6, parse_math=False)
         plot_panel(panels[-1], values, window, colours, regions, n_columns=1200)
     add_letters(panels, left=-2, above=-2)  # titles are above the maps
-    add_legend(framed, legend)
     add_colour_bar(framed, colours, labels.unit)
     return framed.figure

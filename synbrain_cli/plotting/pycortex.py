@@ -14,16 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
 from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
-from synbrain_cli.plotting.figure import SIDE, WIDTH, frame
-from synbrain_cli.plotting.label_placement import Canvas, Region, place_labels
+from synbrain_cli.plotting.figure import SIDE, WIDTH, current_style
+from synbrain_cli.plotting.label_placement import Canvas, Placement, Region, place_labels
 from synbrain_cli.plotting.labels import EARLY_AREAS, Labels
+from synbrain_cli.plotting.named_maps import frame_named_maps
 from synbrain_cli.plotting.roi_outlines import (
     Traced,
-    add_legend,
     add_names,
     add_outline,
-    legend_height,
-    legend_lines,
+    name_size,
     trace,
 )
 from synbrain_cli.plotting.validation import check_hemispheres, check_rois
@@ -103,17 +102,22 @@ def plot_with_pycortex(
         )
         _, window = cortex.quickflat.utils.get_flatmask(subject, height=_ROWS)
         left, right, bottom, top = map(float, window)
-        width = WIDTH - 2 * SIDE
+        width = current_style().width(WIDTH) - 2 * SIDE
         height = width * (top - bottom) / (right - left)
         traced = _traced(cortex, subject, outlines, carried, tuple(map(float, window)))
-        canvas = Canvas((left, right, bottom, top), (right - left) / width / 72)
         regions = [Region(name, h, one.x, one.y, one.depth) for h, name, one in traced]
-        names = place_labels(regions, canvas, _NAME, EARLY_AREAS)
-        legend = legend_lines([names], width)
-        below = legend_height(legend)
-        framed = frame(WIDTH, height + below, labels)
-        add_legend(framed, legend)
-        axes = framed.figure.add_axes(framed.box(SIDE, below, width, height), label="pycortex")
+        size = name_size(_NAME)
+
+        def place_names(share: float) -> tuple[Placement, list[Placement]]:
+            canvas = Canvas((left, right, bottom, top), (right - left) / (share * width) / 72)
+            names = place_labels(regions, canvas, size, EARLY_AREAS)
+            return names, [names]
+
+        placed = frame_named_maps(WIDTH, (width, height), labels, place_names)
+        framed, share = placed.framed, placed.share
+        axes = framed.figure.add_axes(
+            framed.box(placed.left, placed.bottom, share * width, share * height), label="pycortex"
+        )
         cortex.quickshow(
             view, fig=axes, height=_ROWS, with_rois=False, with_labels=False, with_colorbar=False,
             with_curvature=True, curvature_brightness=0.8, curvature_contrast=0.3,
@@ -121,7 +125,7 @@ def plot_with_pycortex(
         )  # fmt: skip
         for hemisphere, _, one in traced:
             add_outline(axes, one.lines, hemisphere)
-        add_names(axes, names, _NAME)
+        add_names(axes, placed.named, size)
     for letter, x, side in (("L", 0, "left"), ("R", 1, "right")):
         axes.annotate(
             letter, (x, 1), xycoords="axes fraction", fontsize=20, fontweight="bold", ha=side,

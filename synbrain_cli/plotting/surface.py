@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES, Mesh, fsaverage, fsaverage_map
 from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
-from synbrain_cli.plotting.figure import SIDE, WIDTH, add_letters, current_style, frame
+from synbrain_cli.plotting.figure import SIDE, WIDTH, add_letters, current_style
 from synbrain_cli.plotting.label_placement import Box, Canvas, Placement, Region, place_labels
 from synbrain_cli.plotting.labels import EARLY_AREAS, Labels
 from synbrain_cli.plotting.mesh_raster import (
@@ -23,14 +23,12 @@ from synbrain_cli.plotting.mesh_raster import (
     rasterise,
     underlay,
 )
+from synbrain_cli.plotting.named_maps import frame_named_maps
 from synbrain_cli.plotting.roi_outlines import (
     Traced,
-    add_legend,
     add_names,
     add_outline,
     enclosed,
-    legend_height,
-    legend_lines,
     name_size,
     trace,
 )
@@ -129,25 +127,26 @@ def plot_surface(
     }
     _, (width, height) = _layout(scenes, _LABEL)
     page = current_style().width(WIDTH) - 2 * SIDE
-    planned, share = page / width, 1.0  # inches per mm
-    for _ in range(2):  # a style may leave views less height than planned, and names less room
+    planned = page / width  # inches per mm
+    titles = len(_columns()[0]) * _LABEL * planned
+
+    def place_names(share: float) -> tuple[Any, Iterable[Placement]]:
         seen, names = _named_rois(scenes, outlines, 1 / (share * planned) / 72)
-        legend = legend_lines(names.values(), page)
-        below = legend_height(legend)
-        framed = frame(WIDTH, height * planned + below, labels)
-        titles = len(_columns()[0]) * _LABEL * planned
-        start, low, share = framed.fit(page, height * planned - titles, below + titles)
-    add_legend(framed, legend)
-    inches = share * planned
-    corners, _ = _layout(scenes, _LABEL / share)
+        return (seen, names), names.values()
+
+    size = (page, height * planned - titles)
+    placed = frame_named_maps(WIDTH, size, labels, place_names, fixed=titles)
+    framed, (seen, names) = placed.framed, placed.named
+    inches = placed.share * planned
+    corners, _ = _layout(scenes, _LABEL / placed.share)
     values = dict(zip(HEMISPHERES, np.split(data, 2), strict=True))
     axes = {}
     for panel, scene in scenes.items():
         left, right, bottom, top = scene.window
         x, y = corners[panel]
         box = framed.box(
-            start + x * inches,
-            below + low + y * inches,
+            placed.left + x * inches,
+            placed.bottom + y * inches,
             (right - left) * inches,
             (top - bottom) * inches,
         )

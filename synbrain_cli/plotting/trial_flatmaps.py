@@ -12,18 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.plotting.colours import Colours, ColourScale, add_colour_bar
-from synbrain_cli.plotting.figure import SIDE, add_letters, current_style, frame
+from synbrain_cli.plotting.figure import SIDE, add_letters, current_style
 from synbrain_cli.plotting.flatmap import panel_regions, panel_window, plot_panel
 from synbrain_cli.plotting.labels import Labels
-from synbrain_cli.plotting.roi_outlines import add_legend, legend_height, legend_lines
+from synbrain_cli.plotting.named_maps import NamedMaps, frame_named_maps
 from synbrain_cli.plotting.validation import check_maps, check_rois
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from synbrain_cli.plotting.figure import Frame
     from synbrain_cli.plotting.flatmap import NamedOutlines
-    from synbrain_cli.plotting.mesh_raster import Window
+    from synbrain_cli.plotting.label_placement import Placement
 
 _WIDTH = 13.0  # inches
 _MOST = 4  # trials in a row
@@ -73,14 +72,7 @@ def plot_draws(
     InputError, InputTypeError
         When maps have other shapes.
     """
-    rows = {"draw": _trials(draws, "draws")}
-    if recorded is not None:
-        rows = {"recorded trial": _trials(recorded, "recorded"), **rows}
-        if rows["recorded trial"].shape[1] != rows["draw"].shape[1]:
-            raise InputError(
-                f"recorded: expected the vertices of draws, {rows['draw'].shape[1] // 2} per "
-                f"hemisphere, found {rows['recorded trial'].shape[1] // 2}"
-            )
+    rows = _rows(draws, recorded)
     # As many draws as recorded trials are shown, so that rows can be compared
     n_columns = min(_MOST, max(len(rows.get("recorded trial", rows["draw"])), 2))
     means = {name: trials.mean(0) for name, trials in rows.items()}
@@ -91,11 +83,17 @@ def plot_draws(
     window, aspect = panel_window(means["draw"], labels)
     outlines = check_rois(labels.rois or {}, len(means["draw"]) // 2)
     grid = _Grid.of(len(rows), n_columns + 1 + bool(sds), aspect)
-    grid, framed, regions = _framed(grid, labels, outlines, window)
+
+    def place_names(share: float) -> tuple[NamedOutlines, list[Placement]]:
+        regions = panel_regions(outlines, window, share * grid.panel[0])
+        return regions, [regions.names]
+
+    placed = frame_named_maps(_WIDTH, grid.size, labels, place_names, fixed=grid.titles)
+    framed, regions = placed.framed, placed.named
     first = []
 
     def plot(values: NDArray, row: int, column: int, title: str, colours: Colours) -> None:
-        axes = framed.figure.add_axes(grid.box(framed, row, column), label=title)
+        axes = framed.figure.add_axes(grid.box(placed, row, column), label=title)
         axes.set_title(textwrap.fill(title, 16) if grid.turned else title, fontsize=10, pad=4)
         plot_panel(axes, values, window, colours, regions)
         if column == 0:
@@ -119,22 +117,20 @@ def plot_draws(
     return framed.figure
 
 
-def _framed(
-    grid: _Grid,
-    labels: Labels,
-    outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
-    window: Window,
-) -> tuple[_Grid, Frame, NamedOutlines]:
-    """Make the figure, with the legend; return the grid above it, and regions on its maps."""
-    share = 1.0
-    for _ in range(2):  # a style may leave maps less height than planned, and names less room
-        regions = panel_regions(outlines, window, share * grid.panel[0])
-        legend = legend_lines([regions.names], current_style().width(_WIDTH) - 2 * SIDE)
-        grid = grid._replace(below=legend_height(legend))
-        framed = frame(_WIDTH, grid.size[1], labels)
-        share = grid.share(framed)
-    add_legend(framed, legend)
-    return grid, framed, regions
+def _rows(
+    draws: Mapping[str, ArrayLike], recorded: Mapping[str, ArrayLike] | None
+) -> dict[str, NDArray]:
+    """Trials of each row, from the top, left hemisphere before the right."""
+    rows = {"draw": _trials(draws, "draws")}
+    if recorded is None:
+        return rows
+    rows = {"recorded trial": _trials(recorded, "recorded"), **rows}
+    if rows["recorded trial"].shape[1] != rows["draw"].shape[1]:
+        raise InputError(
+            f"recorded: expected the vertices of draws, {rows['draw'].shape[1] // 2} per "
+            f"hemisphere, found {rows['recorded trial'].shape[1] // 2}"
+        )
+    return rows
 
 
 class _Grid(NamedTuple):
@@ -143,7 +139,6 @@ class _Grid(NamedTuple):
     shape: tuple[int, int]  # rows and columns, as planned
     turned: bool
     panel: tuple[float, float]  # width and height of a map
-    below: float = 0.0  # of the legend, under all panels
 
     @classmethod
     def of(cls, n_rows: int, n_columns: int, aspect: float) -> _Grid:
@@ -165,27 +160,32 @@ class _Grid(NamedTuple):
         return {"centre": 0.4, "width": 0.3}, {"centre": 0.86, "width": 0.18}
 
     @property
-    def size(self) -> tuple[float, float]:
-        """Width and height of all panels, as planned."""
+    def _down_across(self) -> tuple[int, int]:
         down, across = reversed(self.shape) if self.turned else self.shape
+        return down, across
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height of all maps, as planned, without titles."""
+        down, across = self._down_across
         width, height = self.panel
-        return across * (width + _GAP), down * (height + self.title) + self.below
+        return across * (width + _GAP), down * height
 
-    def share(self, framed: Frame) -> float:
-        """What maps are multiplied by; titles and the legend keep their height."""
-        down = self.shape[self.turned]
-        fixed = down * self.title + self.below
-        return framed.fit(self.size[0], self.size[1] - fixed, fixed)[2]
+    @property
+    def titles(self) -> float:
+        """Height of all titles above each other, which keep it where maps are smaller."""
+        return self._down_across[0] * self.title
 
-    def box(self, framed: Frame, row: int, column: int) -> tuple[float, float, float, float]:
+    def box(self, placed: NamedMaps, row: int, column: int) -> tuple[float, float, float, float]:
         """Shares of the figure, of one map."""
-        down = self.shape[self.turned]
+        down, _ = self._down_across
         if self.turned:
             row, column = column, row
-        (width, height), share = self.panel, self.share(framed)
-        left = (framed.width - self.size[0]) / 2 + column * (width + _GAP)
-        bottom = self.below + (down - 1 - row) * (share * height + self.title)
-        return framed.box(left + width * (1 - share) / 2, bottom, share * width, share * height)
+        (width, height), share = self.panel, placed.share
+        left = (placed.framed.width - self.size[0]) / 2 + column * (width + _GAP)
+        left += width * (1 - share) / 2
+        bottom = placed.bottom + (down - 1 - row) * (share * height + self.title)
+        return placed.framed.box(left, bottom, share * width, share * height)
 
 
 def _counted(trials: NDArray, name: str) -> str:
