@@ -10,7 +10,10 @@ from scipy.linalg import eigh
 from scipy.linalg.blas import ssyrk
 from scipy.sparse.linalg import eigsh
 
-LEAST = 1e-7  # of the largest eigenvalue: smaller ones are rounding, of products in float32
+# Of the largest eigenvalue; smaller ones are rounding: of products in float32, and, of a large
+# matrix, of its decomposition in float32 too
+LEAST = 1e-7
+LEAST_SINGLE = 3e-7
 LARGE = 2_500  # rows or features from which on eigenvectors are computed in float32, too
 FEW = 20  # times as many rows as components from which on Lanczos iteration is the faster way
 
@@ -48,7 +51,7 @@ def principal_components(features: NDArray[np.float32], most: int) -> PrincipalC
     moments = ssyrk(1.0, features.T, trans=by_row, lower=1)
     is_large = len(moments) > LARGE
     values, vectors = _leading(moments if is_large else moments.astype(np.float64), most)
-    n_components = int((values > values[0] * (3 * LEAST if is_large else LEAST)).sum())
+    n_components = int((values > values[0] * (LEAST_SINGLE if is_large else LEAST)).sum())
     values, vectors = values[:n_components], vectors[:, :n_components]
     length = np.sqrt(values)
     single = (vectors / length).astype(np.float32)
@@ -63,7 +66,10 @@ def principal_components(features: NDArray[np.float32], most: int) -> PrincipalC
 def _leading(
     moments: NDArray[np.floating], most: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Leading eigenvalues and eigenvectors, largest first; of the lower triangle, overwritten."""
+    """Decompose a symmetric matrix of shape (n, n), whose lower triangle is read and overwritten.
+
+    Returns the ``most`` leading eigenvalues, largest first, and eigenvectors of shape (n, most).
+    """
     size = len(moments)
     if size > FEW * most:
         start = np.random.default_rng(0).standard_normal(size)  # the same in every run
