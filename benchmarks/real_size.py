@@ -249,7 +249,9 @@ def main() -> None:
             "growth_exponent": {name: growth(found, name) for name in arguments.commands},
         }
         name = "real_size_quick" if arguments.quick else "real_size"
-        command = " ".join(["python benchmarks/real_size.py", *sys.argv[1:]])
+        # Folders of this machine are nobody else's
+        words = ["FOLDER" if word == arguments.scratch else word for word in sys.argv[1:]]
+        command = " ".join(["python benchmarks/real_size.py", *words])
         path = save(name, command, result, arguments.results)
     print(path)
     return None
