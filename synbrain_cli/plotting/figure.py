@@ -252,7 +252,7 @@ def frame(
     if style.narrow and note_lines:
         above, note_width = 0.2 + note_line * len(note_lines), 0.0
     title_left = SIDE + (picture_width + 0.25 if picture_width else 0)
-    lines = _wrap(labels.title, width - SIDE - title_left - note_width, style.title)
+    lines = wrap_text(labels.title, width - SIDE - title_left - note_width, style.title)
     beside = 0.25 + picture_height if picture_width else 0
     header = above + max(
         0.35 + line * len(lines), 0 if above else 0.35 + note_line * len(note_lines), beside
@@ -456,11 +456,11 @@ def wrap_names(panels: Iterable[Axes], width: float) -> None:
         for text in (*titles, axes.xaxis.label):
             if text.get_text() and text not in axes.texts:
                 lines = " ".join(text.get_text().split())
-                text.set_text("\n".join(_wrap(lines, width, text.get_fontsize())))
+                text.set_text("\n".join(wrap_text(lines, width, text.get_fontsize())))
 
 
-def _wrap(text: str, width: float, size: float) -> list[str]:
-    """Lines no wider than ``width`` inches."""
+def wrap_text(text: str, width: float, size: float) -> list[str]:
+    """Break a text of ``size`` points into lines no wider than ``width`` inches of the layout."""
     for n_letters in range(max(8, int(160 * width / size)), 7, -2):
         lines = textwrap.wrap(text, n_letters) or [""]
         if max(text_width(line, size) for line in lines) <= width:

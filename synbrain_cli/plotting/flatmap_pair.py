@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
-from synbrain_cli.plotting.figure import SIDE, add_letters, current_style
+from synbrain_cli.plotting.figure import SIDE, add_letters, current_style, wrap_text
 from synbrain_cli.plotting.flatmap import panel_regions, panel_window, plot_panel
 from synbrain_cli.plotting.labels import Labels
 from synbrain_cli.plotting.named_maps import frame_named_maps
@@ -79,7 +78,10 @@ def plot_pair(
     width = (page - (across - 1) * _BETWEEN) / across
     height = width * aspect
     outlines = check_rois(labels.rois or {}, data.shape[1] // 2)
-    wrapped = [textwrap.wrap(title, int(13.5 * width)) for title in titles]
+    # Printed type is a little wider than its outlines; and where the height is given, maps are
+    # narrower than planned, and titles begin further right
+    room = width * (0.95 if current_style().height is None else 0.8)
+    wrapped = [wrap_text(title, room, _TITLE) for title in titles]
     above = 0.1 + _TITLE_LINE * max(map(len, wrapped))
 
     def place_names(share: float) -> tuple[NamedOutlines, list[Placement]]:

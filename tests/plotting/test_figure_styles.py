@@ -23,6 +23,7 @@ from synbrain_cli.plotting.figure import (
     style_of,
 )
 from synbrain_cli.plotting.flatmap import plot_flatmap
+from synbrain_cli.plotting.flatmap_pair import plot_pair
 from synbrain_cli.plotting.labels import Labels
 
 PLOTTED = {  # what the plot commands and the report show
@@ -195,6 +196,26 @@ def test_panels_are_lettered_from_the_upper_left(name, style):
     # In the order of reading: each is right of the one before, or below
     for one, other in itertools.pairwise(found):
         assert boxes[other].x0 > boxes[one].x0 + 5 or boxes[other].y1 < boxes[one].y0
+
+
+@pytest.mark.parametrize("style", [None, *STYLES])
+def test_titles_of_two_maps_do_not_meet(style):
+    """As accuracy and ceiling of reliable voxels are called."""
+    kept = "sub-02; ncsnr ≥ 0.2 in 15,512 of 15,724 voxels"
+    titles = (
+        f"prediction of 1,000 test images (3,000 trials), {kept}",
+        f"noise ceiling of averages of 3 repeats, {kept}",
+    )
+    with figure_style(style):
+        figure = plot_pair([made_up.maps()] * 2, titles, Labels("t", "r", note="simulated"))
+    figure.draw_without_rendering()
+    found = [t for axes in figure.axes for t in (axes._left_title,) if t.get_text()]
+    assert [" ".join(t.get_text().split()) for t in found] == list(titles)
+    one, other = (t.get_window_extent() for t in found)
+    assert not one.overlaps(other)
+    for box in (one, other):
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.height
 
 
 def test_names_and_notes_do_not_meet_on_a_phone():
