@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -76,6 +77,12 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
+
+
+def as_typed() -> str:
+    """Return the command that started this process; folders of this machine are called FOLDER."""
+    words = [re.sub(r"^(--[\w-]+=)?[/~].*", r"\1FOLDER", word) for word in sys.argv[1:]]
+    return " ".join([f"python benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
 def save(name: str, command: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:

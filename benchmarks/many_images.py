@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import RESULTS, measured, save
+from common import RESULTS, as_typed, measured, save
 from real_size import Size, make
 from real_size import run as run_command
 
@@ -205,8 +205,7 @@ def main() -> None:
     }
     name = "many_images" + ("_real_size" if arguments.real_size else "")
     name += f"_{arguments.output}" + ("_quick" if arguments.quick else "")
-    words = " ".join(["python benchmarks/many_images.py", *sys.argv[1:]])
-    print(save(name, words, result, arguments.results))
+    print(save(name, as_typed(), result, arguments.results))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ import msgspec
 import numpy as np
 import psutil
 import torch
-from common import RESULTS, measured, save
+from common import RESULTS, as_typed, measured, save
 from flops import gigaflops
 from paper_size_steps import PAPER, PUBLISHED, QUICK, Run, know_encoder
 
@@ -85,7 +84,7 @@ def main() -> None:
             result |= measure_part(part, run, arguments, result)
             path = save(
                 name,
-                " ".join(["python benchmarks/paper_size.py", *sys.argv[1:]]),
+                as_typed(),
                 result,
                 arguments.results,
             )

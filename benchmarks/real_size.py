@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import RESULTS, report, save
+from common import RESULTS, as_typed, report, save
 
 SESSIONS, TRIALS, REPEATS, SIZE = 40, 750, 3, 150
 N_LATENTS, N_SHARED = 60, 12
@@ -249,10 +249,7 @@ def main() -> None:
             "growth_exponent": {name: growth(found, name) for name in arguments.commands},
         }
         name = "real_size_quick" if arguments.quick else "real_size"
-        # Folders of this machine are nobody else's
-        words = ["FOLDER" if word == arguments.scratch else word for word in sys.argv[1:]]
-        command = " ".join(["python benchmarks/real_size.py", *words])
-        path = save(name, command, result, arguments.results)
+        path = save(name, as_typed(), result, arguments.results)
     print(path)
     return None
 

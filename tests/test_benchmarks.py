@@ -160,6 +160,8 @@ def test_a_tiny_subject_goes_through_the_benchmark_of_the_real_size(modules, tmp
         assert found[command]["processor_seconds"] > 0
         assert found[command]["peak_gigabytes"] > 0.1
     assert record["growth_exponent"] == {"train": None, "synthesize": None}
+    assert str(tmp_path) not in file.read_text()  # no folder of one machine is kept
+    assert record["command"].endswith("--scratch FOLDER --results FOLDER")
     times = {f: {"train": {"processor_seconds": 8 * float(f[-1]) ** -1.5}} for f in ("1/4", "1/2")}
     assert script.growth(times, "train") == pytest.approx(1.5)
 

@@ -35,6 +35,7 @@ FOOTER = 1.0  # inches, for the colour bar
 NOTE_BACKGROUND = "#ffd54d"  # background colour of highlighted notes
 LETTER = 14.0  # points, of the letters of panels
 _MM = 25.4  # per inch
+_HINTED = 0.98  # share of a width for outlines: rendered, small type is up to 1 % wider
 
 
 # Styles -------------------------------------------------------------------------------------------
@@ -461,6 +462,7 @@ def wrap_names(panels: Iterable[Axes], width: float) -> None:
 
 def wrap_text(text: str, width: float, size: float) -> list[str]:
     """Break a text of ``size`` points into lines no wider than ``width`` inches of the layout."""
+    width *= _HINTED
     for n_letters in range(max(8, int(160 * width / size)), 7, -2):
         lines = textwrap.wrap(text, n_letters) or [""]
         if max(text_width(line, size) for line in lines) <= width:

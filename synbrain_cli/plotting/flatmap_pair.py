@@ -78,10 +78,7 @@ def plot_pair(
     width = (page - (across - 1) * _BETWEEN) / across
     height = width * aspect
     outlines = check_rois(labels.rois or {}, data.shape[1] // 2)
-    # Printed type is a little wider than its outlines; and where the height is given, maps are
-    # narrower than planned, and titles begin further right
-    room = width * (0.95 if current_style().height is None else 0.8)
-    wrapped = [wrap_text(title, room, _TITLE) for title in titles]
+    wrapped = [wrap_text(title, width, _TITLE) for title in titles]
     above = 0.1 + _TITLE_LINE * max(map(len, wrapped))
 
     def place_names(share: float) -> tuple[NamedOutlines, list[Placement]]:
@@ -98,7 +95,11 @@ def plot_pair(
         bottom = placed.bottom + (down - 1 - row) * (share * height + above)
         box = framed.box(left, bottom, share * width, share * height)
         panels.append(framed.figure.add_axes(box, label=f"flatmap {k + 1}"))
-        panels[-1].set_title("\n".join(title), fontsize=_TITLE, loc="left", pad=6, parse_math=False)
+        # From where a map as large as planned would begin: room for the title as it was wrapped
+        start = -(1 - share) / (2 * share)
+        panels[-1].set_title(
+            "\n".join(title), x=start, fontsize=_TITLE, loc="left", pad=6, parse_math=False
+        )
         plot_panel(panels[-1], values, window, colours, regions, n_columns=1200)
     add_letters(panels, left=-2, above=-2)  # titles are above the maps
     add_colour_bar(framed, colours, labels.unit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -130,9 +130,9 @@ def plot_surface(
     planned = page / width  # inches per mm
     titles = len(_columns()[0]) * _LABEL * planned
 
-    def place_names(share: float) -> tuple[Any, Iterable[Placement]]:
+    def place_names(share: float) -> tuple[_NamedRois, Iterable[Placement]]:
         seen, names = _named_rois(scenes, outlines, 1 / (share * planned) / 72)
-        return (seen, names), names.values()
+        return (seen, names), list(names.values())
 
     size = (page, height * planned - titles)
     placed = frame_named_maps(WIDTH, size, labels, place_names, fixed=titles)
@@ -295,11 +295,15 @@ class _Seen(NamedTuple):
     regions: list[Region]
 
 
+# By panel: what it shows, and where names are
+_NamedRois = tuple[dict[tuple[str, str], _Seen], dict[tuple[str, str], Placement]]
+
+
 def _named_rois(
     scenes: Mapping[tuple[str, str], _Scene],
     outlines: Mapping[str, Mapping[str, NDArray[np.bool_]]],
     point: float,
-) -> tuple[dict[tuple[str, str], _Seen], dict[tuple[str, str], Placement]]:
+) -> _NamedRois:
     """Outline ROIs wherever they are seen; name each in the view that shows most of it.
 
     ``point`` is the length of a point of the page, mm.

@@ -120,7 +120,7 @@ def plot_draws(
 def _rows(
     draws: Mapping[str, ArrayLike], recorded: Mapping[str, ArrayLike] | None
 ) -> dict[str, NDArray]:
-    """Trials of each row, from the top, left hemisphere before the right."""
+    """Trials of each row, from the top: float64 (n_trials, 2 · n_vertices), left before right."""
     rows = {"draw": _trials(draws, "draws")}
     if recorded is None:
         return rows

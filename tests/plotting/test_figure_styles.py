@@ -209,9 +209,8 @@ def test_titles_of_two_maps_do_not_meet(style):
     with figure_style(style):
         figure = plot_pair([made_up.maps()] * 2, titles, Labels("t", "r", note="simulated"))
     figure.draw_without_rendering()
-    found = [t for axes in figure.axes for t in (axes._left_title,) if t.get_text()]
-    assert [" ".join(t.get_text().split()) for t in found] == list(titles)
-    one, other = (t.get_window_extent() for t in found)
+    found = {" ".join(t.get_text().split()): t.get_window_extent() for t in written(figure)}
+    one, other = (found[title] for title in titles)
     assert not one.overlaps(other)
     for box in (one, other):
         assert 0 <= box.x0 < box.x1 <= figure.bbox.width
