@@ -7,6 +7,7 @@ record is read, its values whenever a record is made.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -17,6 +18,7 @@ from synbrain_cli.errors import InputError
 # Bounds of what is read from files, far beyond any use: a size out of them is a damaged file, and
 # would fill the memory.
 Size = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Index = Annotated[int, msgspec.Meta(ge=0, le=1_000)]
 Layers = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
@@ -198,14 +200,19 @@ class CoreConfig(JSONSettings, frozen=True):
     """Architecture and regularisation of an encoder that subjects share (`model.core`).
 
     The defaults are ours. They were chosen on the four-hour simulated subjects with knowledge of
-    the test scores (docs/adaptation.md). Tokens lie on a square grid.
+    the test scores (docs/adaptation.md). The tokens of every band lie on a square grid.
 
     Attributes
     ----------
-    side, n_dims : int
-        Tokens per side of the grid, and dimensions of a token.
+    bands : tuple of int
+        Those of the model's bands that are seen, from 0.
+    shapes : tuple of (int, int)
+        Tokens per image and dimensions of a token, of each band that is seen.
+    n_members : int
+        Cores whose predictions are averaged, each trained without a part of the images.
     hidden, n_local : int
-        Hidden width of the network that is applied to each token, and number of local features.
+        Hidden width of the network that is applied to each token, and number of local features of
+        each band.
     bottleneck, n_global : int
         Width of the layer between regions and global features, and number of global features.
     dropout : float
@@ -217,11 +224,15 @@ class CoreConfig(JSONSettings, frozen=True):
     Raises
     ------
     InputError
-        When the dropout is out of range.
+        When the dropout is out of range, tokens are on no square grid, or not every band has a
+        shape.
     """
 
-    side: Size = 16
-    n_dims: Size = 48
+    bands: Annotated[tuple[Index, ...], msgspec.Meta(min_length=1, max_length=100)] = (0,)
+    shapes: Annotated[tuple[tuple[Size, Size], ...], msgspec.Meta(min_length=1, max_length=100)] = (
+        (256, 48),
+    )
+    n_members: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
     hidden: Size = 48
     n_local: Size = 24
     bottleneck: Size = 32
@@ -233,6 +244,19 @@ class CoreConfig(JSONSettings, frozen=True):
 
     def __post_init__(self) -> None:
         _check(0 <= self.dropout < 1, "a dropout from 0 to below 1", self.dropout)
+        _check(len(self.shapes) == len(self.bands), "a shape for every band", len(self.shapes))
+        for n_tokens, _ in self.shapes:
+            _check(math.isqrt(n_tokens) ** 2 == n_tokens, "tokens on a square grid", n_tokens)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Tokens per side of each band's grid."""
+        return tuple(math.isqrt(n_tokens) for n_tokens, _ in self.shapes)
+
+    @property
+    def n_read(self) -> int:
+        """Local features that a voxel reads within its receptive field: those of all bands."""
+        return len(self.shapes) * self.n_local
 
 
 class StageConfig(JSONSettings, frozen=True):
@@ -284,7 +308,7 @@ class StageConfig(JSONSettings, frozen=True):
 
 # Training of the shared core (ours): as many epochs over the images of all source subjects as
 # present CORE_IMAGES images, but at least CORE_EPOCHS.
-CORE_STAGE = StageConfig(30, 32, 4e-3, 0.0, warmup_steps=150, clip_norm=0.0, patience=8)
+CORE_STAGE = StageConfig(24, 32, 4e-3, 0.0, warmup_steps=150, clip_norm=0.0, patience=8)
 CORE_IMAGES, CORE_EPOCHS = 60_000, 8
 
 
@@ -337,15 +361,15 @@ class LossConfig(JSONSettings, frozen=True):
         _check(self.response_every >= 1, "response_every of 1 or more", self.response_every)
 
 
-class EncoderIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The image encoder that computed some tokens, and its numerical precision.
+class Band(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One layer of an image encoder that computed some tokens, and its numerical precision.
 
     Attributes
     ----------
     spec : str
-        Name by which the encoder is loaded: ``gabor``, ``openclip:ARCH/PRETRAINED``.
+        Name by which the band is loaded: ``gabor``, ``openclip:ARCH/PRETRAINED@6``.
     identity : dict
-        Properties by which encoders are compared (`synbrain_cli.features.encoder.Encoder`).
+        Properties by which bands are compared (`synbrain_cli.features.encoder.EncoderBand`).
     precision : {"float32", "fp16", "bf16"}
         Precision of the computation; float32 for tokens that do not record it.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from synbrain_cli.features.encoder import Encoder
+from synbrain_cli.features.encoder import Encoder, EncoderBand
 
 SIZE = 128  # side of the working image, in pixels
 GRID = 16  # tokens per side
@@ -75,8 +75,7 @@ class Gabor(Encoder):
     is_small = True
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
-        self.spec = self.slug = "gabor"
-        self.identity = {
+        identity = {
             "name": "gabor",
             "version": 1,
             "image_size": SIZE,
@@ -84,6 +83,7 @@ class Gabor(Encoder):
             "n_dims": 48,
             "weights": None,
         }
+        self.bands = (EncoderBand("gabor", "gabor", identity),)
         super().__init__(device)
         self._opponent = torch.tensor(OPPONENT, device=device)
         self._standard = torch.tensor(STANDARD, device=device).unbind(1)  # 2 × (48,)
@@ -91,7 +91,7 @@ class Gabor(Encoder):
         self._luminance = [_bank(f, ORIENTATIONS, device) for f in SCALES]
         self._colour = [_bank(f, COLOUR_ORIENTATIONS, device) for f in COLOUR_SCALES]
 
-    def _tokens(self, images: Tensor) -> Tensor:
+    def _tokens(self, images: Tensor) -> list[Tensor]:
         x = pad(images, (MARGIN,) * 4, mode="reflect")
         x = torch.einsum("oc,nchw->nohw", self._opponent, x)  # (n, 3, 160, 160)
         spectrum = torch.fft.fft2(x).flatten(2)  # (n, 3, 160²)
@@ -106,7 +106,7 @@ class Gabor(Encoder):
         )  # (n, 45, 16, 16)
         channels = torch.cat([torch.log1p(energy / THRESHOLD), means], 1)  # (n, 48, 16, 16)
         mean, sd = self._standard
-        return (channels.flatten(2).transpose(1, 2) - mean) / sd  # (n, 256, 48)
+        return [(channels.flatten(2).transpose(1, 2) - mean) / sd]  # (n, 256, 48)
 
 
 def _bank(frequency: float, n_orientations: int, device: str | torch.device) -> tuple[Tensor, ...]:

@@ -8,7 +8,6 @@ al. 2025). Only the vision tower is built and kept in memory.
 from __future__ import annotations
 
 import difflib
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,13 @@ import open_clip
 import torch
 from open_clip.model import _build_vision_tower
 from open_clip.transformer import VisionTransformer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from synbrain_cli.checkpoints import load_checkpoint
-from synbrain_cli.errors import DAMAGED, InputError, MissingError
-from synbrain_cli.features.encoder import Encoder
+from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.openclip_config import CONFIG, read_config_beside
+from synbrain_cli.features.tower import Tower, TowerInput, load_fitting, read_state
 from synbrain_cli.paths import is_given
 
-_DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PUBLISHED = "openclip:ViT-bigG-14/laion2b_s39b_b160k"
 
 
@@ -47,16 +42,13 @@ def published_identity() -> dict[str, Any]:
     }
 
 
-class OpenCLIP(Encoder):
+class OpenCLIP(Tower):
     """Tokens of an open_clip vision tower, named ``ARCH/PRETRAINED`` or ``ARCH/FILE``.
 
-    - Vision transformers (open_clip's own and timm's): patch tokens after the final LayerNorm,
-      before any projection, without class token.
-    - ResNets: the last feature map, before attention pooling, one token per position.
-
-    Images: [0, 1] RGB → bicubic, antialiased, to the tower's own size → the weights' own mean and
-    standard deviation, all in float32. In half precision the tower's weights are cast, once,
-    which halves their memory; the statistics of a LayerNorm are taken in float32 by torch itself.
+    - Vision transformers (open_clip's own and timm's): patch tokens without class token; of a block
+      that is named (from 1) its output, else after the final LayerNorm, before any projection.
+    - ResNets: feature maps, one token per position; of a stage that is named (1 is the stem), else
+      of the last, before attention pooling.
 
     Parameters
     ----------
@@ -70,17 +62,24 @@ class OpenCLIP(Encoder):
         Where to compute.
     precision : {"float32", "fp16", "bf16"}
         What the tower computes in.
+    layers : tuple of int
+        Whose outputs are the bands; by default the final tokens alone.
 
     Raises
     ------
     InputError
-        Unknown architecture, one without patch tokens, or weights that do not fit it.
+        Unknown architecture, one without patch tokens or without such a layer, or weights that do
+        not fit it.
     MissingError
         No such tag or file, or the download failed.
     """
 
     def __init__(
-        self, name: str, device: str | torch.device = "cpu", precision: str = "float32"
+        self,
+        name: str,
+        device: str | torch.device = "cpu",
+        precision: str = "float32",
+        layers: tuple[int, ...] = (),
     ) -> None:
         super().__init__(device, precision)
         arch, _, source = name.partition("/")
@@ -104,39 +103,33 @@ class OpenCLIP(Encoder):
                 f"openclip:{arch}: expected an architecture with square input, found {height} × "
                 f"{width}: choose another"
             )
-        checksum = _checksum(tower)
-        self._dtype = _DTYPES[precision]
-        self._tower = tower.to(device, self._dtype).eval().requires_grad_(False)
-        self._mean = torch.tensor(mean, device=device).view(3, 1, 1)
-        self._sd = torch.tensor(sd, device=device).view(3, 1, 1)
+        spec = f"openclip:{arch}/{source if source != str(path) else path.resolve()}"
+        expects = TowerInput(int(height), mean, sd)
         try:
-            with torch.inference_mode():
-                shape = self._tokens(torch.zeros(1, 3, height, width, device=device)).shape
+            self._adopt(tower, spec, f"openclip:{known_as}", expects, layers)
         except (AttributeError, NotImplementedError, AssertionError, TypeError) as error:
             raise InputError(
                 f"openclip:{arch}: its {type(tower).__name__} gives no patch tokens: "
                 "choose a ViT or ResNet tower"
             ) from error
-        self.spec = f"openclip:{arch}/{source if source != str(path) else path.resolve()}"
-        self.slug = f"openclip-{known_as}-{checksum[:8]}"
-        self.identity = {
-            "name": f"openclip:{known_as}",
-            "version": 1,
-            "image_size": int(height),
-            "n_tokens": int(shape[1]),
-            "n_dims": int(shape[2]),
-            "mean": [float(x) for x in mean],
-            "deviation": [float(x) for x in sd],
-            "weights": checksum,
-        }
 
-    def _tokens(self, images: Tensor) -> Tensor:
-        x = (images - self._mean) / self._sd  # (n, 3, size, size)
+    def _maps(self, x: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
+        """Feature maps (n, n_dims, rows, columns) of layers, or of the last, normalised."""
         features = self._tower.forward_intermediates(
-            x.to(self._dtype), indices=1, normalize_intermediates=True, intermediates_only=True
+            x,
+            indices=[layer - 1 for layer in layers] or 1,
+            normalize_intermediates=not layers,
+            stop_early=bool(layers),
+            intermediates_only=True,
         )
-        (last,) = features["image_intermediates"]  # (n, n_dims, rows, columns)
-        return last.flatten(2).transpose(1, 2)  # (n, n_tokens, n_dims)
+        return features["image_intermediates"]
+
+    def _n_layers(self) -> int:
+        tower = self._tower
+        if isinstance(tower, VisionTransformer):
+            return len(tower.transformer.resblocks)
+        trunk = getattr(tower, "trunk", None)
+        return len(trunk.feature_info) if trunk is not None else 5  # of a ResNet: stem, 4 stages
 
 
 def _find_weights(
@@ -201,77 +194,9 @@ def _load_tower(arch: str, config: dict[str, Any], path: Path) -> nn.Module:
             f"openclip:{arch}: pools its patches by attention before the final LayerNorm, so has "
             "no patch tokens after it: choose another architecture"
         )
-    state = _read_state(path)
+    state = read_state(path)
     # timm's towers compute some buffers when they are built; open_clip's own need no values then.
     with torch.device("cpu" if _is_timm(config) else "meta"):
         tower = _build_vision_tower(config["embed_dim"], vision, config.get("quick_gelu", False))
-    expected = tower.state_dict()
-    strange = sorted(key for key in expected.keys() & state.keys() if not _is_plain(state[key]))
-    if strange:
-        raise InputError(
-            f"{path}: expected {strange[0]} as a plain tensor of numbers, found one of another "
-            "layout or without numbers: save model.state_dict() of the whole model again"
-        )
-    wrong = sorted(
-        key
-        for key in expected.keys() | state.keys()
-        if key not in expected or key not in state or expected[key].shape != state[key].shape
-    )
-    if wrong:
-        key = wrong[0]
-        raise InputError(
-            f"{path}: not the weights of {arch}: {len(wrong)} of {len(expected)} tensors differ; "
-            f"{key}: expected {_shape(expected, key)}, found {_shape(state, key)}: "
-            "name the architecture they were trained with"
-        )
-    tower.load_state_dict(state, assign=True)
+    load_fitting(tower, state, path, arch)
     return tower.float()
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor has numbers of its own, in a common layout."""
-    if tensor.is_meta or tensor.is_quantized or tensor.layout is not torch.strided:
-        return False
-    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
-
-
-def _shape(state: dict[str, Tensor], key: str) -> str:
-    return f"shape {tuple(state[key].shape)}" if key in state else "none"
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of the vision tower from a file, without running code in it."""
-    expected = "a state dict as .safetensors or .pt"
-    if path.suffix == ".safetensors":
-        try:
-            state = load_file(path)
-        except (*DAMAGED, SafetensorError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(
-                f"{path}: expected {expected}, found a file that does not load safely ({reason}): "
-                "copy it again, or save model.state_dict() as .safetensors"
-            ) from error
-    else:
-        state = load_checkpoint(path, expected=expected)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not state:
-        raise InputError(f"{path}: expected a state dict, found {type(state).__name__}")
-    state = {
-        key.removeprefix("module."): x.detach()
-        for key, x in state.items()
-        if isinstance(key, str) and isinstance(x, Tensor)
-    }
-    visual = {
-        key.removeprefix("visual."): x for key, x in state.items() if key.startswith("visual.")
-    }
-    return visual or state
-
-
-def _checksum(module: nn.Module) -> str:
-    """Return the SHA-256 of the names, shapes and values (as float32) of a module's tensors."""
-    digest = hashlib.sha256()
-    for key, x in sorted(module.state_dict().items()):
-        digest.update(f"{key} {tuple(x.shape)}".encode())
-        digest.update(x.detach().float().contiguous().numpy())
-    return digest.hexdigest()
