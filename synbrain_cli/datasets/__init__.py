@@ -6,6 +6,7 @@
 ``table``      any experiment with a table of trials, responses and a folder of images
                (``table_experiment``, ``table_trials``, ``table_responses``)
 ``simulated``  simulated subjects in the file formats of NSD (``simulated_cortex``,
+               ``simulated_areas``, ``simulated_features``, ``simulated_encoder``,
                ``simulated_responses``, ``simulated_files``, ``photographs``)
 
 All readers use ``sessions`` and ``splits``. A new source is a module here with a function such as

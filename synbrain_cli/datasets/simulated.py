@@ -6,9 +6,13 @@ Their visual cortex lies on the fsaverage5 geometry of nilearn. Their stimuli ar
     y_ikv = a_v + g_v · [ s_iv + c_iv · n_ikv + d_kv ]      (percent signal change)
 
     s_iv = sqrt(1 − q_v) · f_v(image i) + sqrt(q_v) · h_iv   the noise-free response (unit variance)
-    f_v    in V1, V2, V3 and hV4 the contrast energy in the receptive field of the voxel; in higher
-           areas pooled, rectified projections of log energies. Neither uses an image encoder of
-           this package
+    f_v    what the area of the voxel responds to (`simulated_areas`): in V1, V2, V3 and hV4 the
+           contrast energy in its receptive field; in OFA and OPA pooled, rectified projections of
+           log energies; in EBA conjunctions of energies wherever they are; in IPS0 energies at the
+           most salient place. These use no image encoder of this package. In FFA-1, PPA and VWFA-1
+           f is a nonlinear function of features of EfficientNet-Lite2, and in V3A a linear one of
+           `gabor` tokens: encoders of this package, chosen so that a model on their tokens can be
+           right there
     h_iv   low-rank response that no feature of the image explains, identical on every repeat
     n_ikv  trial noise: a low-rank part shared by voxels, plus a part private to each voxel
     c_iv   signal-dependent scale of the noise: sd_v · (1 + 0.25 tanh s_iv)
@@ -20,8 +24,9 @@ pose and voxel grid. The coordinates of fsaverage are taken for MNI coordinates 
 few millimetres). The true distribution is stored in ``truth/`` for tests and the documentation; no
 command reads it.
 
-The cortex is in `simulated_cortex`, the responses in `simulated_responses`, and the files of NSD in
-`simulated_files`.
+The cortex is in `simulated_cortex`, features of the stimuli are in `simulated_features` and
+`simulated_encoder`, what areas respond to in `simulated_areas`, the responses in
+`simulated_responses`, and the files of NSD in `simulated_files`.
 """
 
 from __future__ import annotations
@@ -34,15 +39,17 @@ import numpy as np
 
 from synbrain_cli.config import JSONSettings
 from synbrain_cli.datasets.nsd_design import Design
-from synbrain_cli.datasets.photographs import crop_photographs, load_photographs
+from synbrain_cli.datasets.photographs import View, cut_views, load_photographs, place_views
 from synbrain_cli.datasets.simulated_cortex import build_anatomy, functional_layout
+from synbrain_cli.datasets.simulated_features import StimulusFeatures
 from synbrain_cli.datasets.simulated_files import (
     SimulatedSubject,
     write_design,
     write_stimuli,
     write_subject,
+    write_views,
 )
-from synbrain_cli.datasets.simulated_responses import build_responses, contrast_energy
+from synbrain_cli.datasets.simulated_responses import build_responses
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import versions, write_json
 from synbrain_cli.io.surface import HEMISPHERES
@@ -120,9 +127,10 @@ def simulate(
     -------
     path
         ``root``, with ``nsddata/``, ``nsddata_betas/``, ``nsddata_stimuli/`` and ``truth/`` (one
-        ``.npz`` per subject: ``mean``, ``scale``, ``loadings``, ``private``, ``explained``; see
-        `synbrain_cli.datasets.simulated_responses.Responses`). ``dataset_description.json`` is
-        written last.
+        ``.npz`` per subject: ``mean``, ``driven``, ``scale``, ``loadings``, ``private``,
+        ``explained``, ``area``, ``kind``; see
+        `synbrain_cli.datasets.simulated_responses.Responses`; and ``views.npz``, where in which
+        photograph each image lies). ``dataset_description.json`` is written last.
 
     Raises
     ------
@@ -140,18 +148,20 @@ def simulate(
     design_seed, image_seed, common_seed, *subject_seeds = seeds
 
     progress("photographs")
-    stimuli, design = _show_photographs(config, image_seed, design_seed)
+    stimuli, views, design = _show_photographs(config, image_seed, design_seed)
     write_stimuli(root, stimuli)
+    write_views(root, views)
     write_design(root, design)
 
-    energy = contrast_energy(stimuli)
+    progress("features of the photographs")
+    features = StimulusFeatures.of(stimuli)
     layouts = {h: functional_layout(h) for h in HEMISPHERES}
     for index, seed in enumerate(subject_seeds):
         progress(f"subject {index + 1} of {config.n_subjects}")
         anatomy_seed, tuning_seed, noise_seed = seed.spawn(3)
         anatomy = build_anatomy(layouts, config.voxel_size, anatomy_seed)
         responses = build_responses(
-            energy,
+            features,
             design.subject_images[index],
             layouts,
             anatomy,
@@ -178,26 +188,28 @@ def _show_photographs(
     config: SimulationConfig,
     image_seed: np.random.SeedSequence,
     design_seed: np.random.SeedSequence,
-) -> tuple[np.ndarray, Design]:
-    """Return the images, uint8 (n_images, size, size, 3), and the design of the experiment."""
+) -> tuple[np.ndarray, list[View], Design]:
+    """Return the images, uint8 (n_images, size, size, 3), their places, and the design."""
     n_all = config.n_shared + config.n_subjects * config.n_unique
     generator = np.random.default_rng(image_seed)
-    photographs = load_photographs()
-    size = config.image_size
-    shared = crop_photographs(*photographs, config.n_shared, size, "shared", generator)
-    unique = crop_photographs(*photographs, n_all - config.n_shared, size, "unique", generator)
+    photographs, weight = load_photographs()
+    parts = {"shared": config.n_shared, "unique": n_all - config.n_shared}
+    dealt = [
+        view
+        for part, n_images in parts.items()
+        for view in place_views(photographs, weight, n_images, part, generator)
+    ]
     # As in NSD, shared images are scattered among all images; the generator is that of the design.
-    generator = np.random.default_rng(design_seed)
-    scatter = generator.permutation(n_all)
-    stimuli = np.empty((n_all, *shared.shape[1:]), np.uint8)
-    stimuli[scatter[: config.n_shared]] = shared
-    stimuli[scatter[config.n_shared :]] = unique
+    design_generator = np.random.default_rng(design_seed)
+    scatter = design_generator.permutation(n_all)
+    views = [dealt[i] for i in np.argsort(scatter)]
+    stimuli = cut_views(photographs, views, config.image_size, generator)
     subject_images = np.stack(
         [
             np.concatenate([scatter[: config.n_shared], own])
             for own in scatter[config.n_shared :].reshape(config.n_subjects, -1)
         ]
     )
-    ordering = generator.permutation(np.repeat(np.arange(config.n_images), config.n_repeats))
+    ordering = design_generator.permutation(np.repeat(np.arange(config.n_images), config.n_repeats))
     per_session = len(ordering) // config.n_sessions
-    return stimuli, Design(ordering, subject_images, config.n_shared, per_session)
+    return stimuli, views, Design(ordering, subject_images, config.n_shared, per_session)

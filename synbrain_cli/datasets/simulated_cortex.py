@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -19,15 +20,45 @@ from synbrain_cli.io.surface import HEMISPHERES, fsaverage
 
 VISUAL_ROIS = ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4")  # NSD's labels 1 to 7
 STREAMS = ("early", "midventral", "midlateral", "midparietal", "ventral", "lateral", "parietal")
-# Centre on the white surface of fsaverage in mm (|x|, y, z), radius in mm, NSD collection and
-# label, stream. Centres are approximate peaks from reviews of category-selective cortex.
+EARLY_KIND = "energy"  # of VISUAL_ROIS
+
+
+class Area(NamedTuple):
+    """A higher area: a disc on fsaverage, the same in both hemispheres.
+
+    Attributes
+    ----------
+    centre : tuple of float
+        On the white surface of fsaverage in mm (|x|, y, z).
+    radius : float
+        In mm.
+    collection : pair of str and int
+        NSD's collection of ROIs, and the code of the area in it.
+    stream : str
+        One of `STREAMS`.
+    kind : str
+        What it responds to (`synbrain_cli.datasets.simulated_areas`): ``pooled``, ``tolerant``,
+        ``routed``, ``category`` or ``linear``.
+    """
+
+    centre: tuple[float, float, float]
+    radius: float
+    collection: tuple[str, int]
+    stream: str
+    kind: str
+
+
+# Centres are approximate peaks from reviews of category-selective cortex and from the atlas of Wang
+# et al. (2015), which NSD calls Kastner2015.
 HIGHER_AREAS = {
-    "OFA": ((40, -78, -10), 11, ("floc-faces", 1), "midventral"),
-    "FFA-1": ((40, -56, -18), 10, ("floc-faces", 2), "ventral"),
-    "EBA": ((46, -72, 6), 13, ("floc-bodies", 1), "lateral"),
-    "OPA": ((34, -80, 22), 12, ("floc-places", 1), "midlateral"),
-    "PPA": ((27, -46, -8), 11, ("floc-places", 2), "ventral"),
-    "IPS0": ((24, -74, 34), 11, None, "midparietal"),
+    "OFA": Area((40, -78, -10), 10, ("floc-faces", 1), "midventral", "pooled"),
+    "FFA-1": Area((40, -56, -18), 10, ("floc-faces", 2), "ventral", "category"),
+    "EBA": Area((46, -72, 6), 11, ("floc-bodies", 1), "lateral", "tolerant"),
+    "OPA": Area((34, -80, 22), 10, ("floc-places", 1), "midlateral", "pooled"),
+    "PPA": Area((27, -46, -8), 10, ("floc-places", 2), "ventral", "category"),
+    "IPS0": Area((24, -74, 34), 10, ("Kastner2015", 18), "midparietal", "routed"),
+    "VWFA-1": Area((48, -64, -12), 9, ("floc-words", 2), "ventral", "category"),
+    "V3A": Area((16, -86, 28), 10, ("Kastner2015", 17), "midparietal", "linear"),
 }
 
 
@@ -40,8 +71,8 @@ class Layout:
     visual, higher : int16 arrays of shape (10,242,)
         Code of `VISUAL_ROIS` (1 to 7) and of `HIGHER_AREAS` (1, 2, …); 0 elsewhere.
     x, y, size : float arrays of shape (10,242,)
-        Centre and radius of the receptive field in half-widths of the image, which spans −1 to 1
-        with y upwards.
+        Centre and radius of the receptive field of early areas in half-widths of the image, which
+        spans −1 to 1 with y upwards.
     """
 
     visual: np.ndarray
@@ -117,10 +148,10 @@ def functional_layout(hemisphere: str) -> Layout:
     size = relative_size * (0.08 + 0.10 * eccentricity / 4.2)
 
     higher = np.zeros(len(white), np.int16)
-    for code, (centre, radius, _, _) in enumerate(HIGHER_AREAS.values(), start=1):
+    for code, area in enumerate(HIGHER_AREAS.values(), start=1):
         # The distance is that on the sphere, so that a disc does not extend across a sulcus.
-        distance = 75 * np.arccos(np.clip(sphere @ nearest(centre), -1, 1))
-        higher[(distance < radius) & (visual == 0) & (higher == 0)] = code
+        distance = 75 * np.arccos(np.clip(sphere @ nearest(area.centre), -1, 1))
+        higher[(distance < area.radius) & (visual == 0) & (higher == 0)] = code
     return Layout(visual, higher, x, y, size)
 
 

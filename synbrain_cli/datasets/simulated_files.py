@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import h5py
@@ -14,6 +14,8 @@ import scipy.io
 from synbrain_cli.datasets.nsd_choice import PREPARATIONS
 from synbrain_cli.datasets.nsd_design import Design
 from synbrain_cli.datasets.nsd_files import DESIGN, STIMULI
+from synbrain_cli.datasets.photographs import View
+from synbrain_cli.datasets.simulated_areas import zscore
 from synbrain_cli.datasets.simulated_cortex import (
     HIGHER_AREAS,
     STREAMS,
@@ -23,7 +25,7 @@ from synbrain_cli.datasets.simulated_cortex import (
     mni_coordinates,
     smooth_fields,
 )
-from synbrain_cli.datasets.simulated_responses import Responses, draw_session, zscore
+from synbrain_cli.datasets.simulated_responses import Responses, draw_session
 from synbrain_cli.io.files import atomic
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.io.volume import save_image
@@ -59,6 +61,22 @@ def write_stimuli(root: Path, stimuli: np.ndarray) -> None:
     """Write the images, uint8 (n_images, size, size, 3)."""
     with atomic(root / STIMULI) as path, h5py.File(path, "w") as file:
         file.create_dataset("imgBrick", data=stimuli)
+
+
+def write_views(root: Path, views: list[View]) -> None:
+    """Write where each image lies: photograph, tile and bounding box, in the order of the images.
+
+    ``tile`` and ``box`` have the columns top, bottom, left, right, in pixels of the photograph;
+    bottom and right are not part of them.
+    """
+    boxes = [view.box for view in views]
+    with atomic(root / "truth/views.npz") as path, path.open("wb") as file:
+        np.savez(
+            file,
+            photograph=np.array([view.photograph for view in views], np.int32),
+            tile=np.array([astuple(view.tile) for view in views], np.int32),
+            box=np.array([(r.start, r.stop, c.start, c.stop) for r, c in boxes], np.int32),
+        )
 
 
 def write_design(root: Path, design: Design) -> None:
@@ -102,10 +120,10 @@ def write_subject(
     _write_rois(root, subject)
     _write_transforms(root / "nsddata/ppdata" / subject.name / "transforms", subject.anatomy)
     _write_betas(root, subject, design, np.random.default_rng(seed))
-    truth = ("mean", "scale", "loadings", "private", "explained")
+    numbers = ("mean", "driven", "scale", "loadings", "private", "explained")
     with atomic(root / f"truth/{subject.name}.npz") as path, path.open("wb") as file:
-        arrays = {name: getattr(subject.responses, name).astype(np.float32) for name in truth}
-        np.savez(file, **arrays)
+        arrays = {name: getattr(subject.responses, name).astype(np.float32) for name in numbers}
+        np.savez(file, area=subject.responses.area, kind=subject.responses.kind, **arrays)
 
 
 def _write_rois(root: Path, subject: SimulatedSubject) -> None:
@@ -118,24 +136,23 @@ def _write_rois(root: Path, subject: SimulatedSubject) -> None:
     )
     streams = np.where(visual > 0, 1, 0)
     streams[visual == 7] = 1 + STREAMS.index("midventral")
-    floc: dict[str, np.ndarray] = {}
+    regions: dict[str, np.ndarray] = {}
     labels: dict[str, dict[int, str]] = {
         "nsdgeneral": {1: "nsdgeneral"},
         "prf-visualrois": dict(enumerate(VISUAL_ROIS, start=1)),
         "streams": dict(enumerate(STREAMS, start=1)),
     }
-    areas = list(HIGHER_AREAS.items())
-    for code, (area, (_, _, collection, stream)) in enumerate(areas, start=1):
-        streams[higher == code] = 1 + STREAMS.index(stream)
-        if collection:
-            values = floc.setdefault(collection[0], np.zeros_like(higher))
-            values[higher == code] = collection[1]
-            labels.setdefault(collection[0], {})[collection[1]] = area
+    for code, (name, area) in enumerate(HIGHER_AREAS.items(), start=1):
+        streams[higher == code] = 1 + STREAMS.index(area.stream)
+        collection, label = area.collection
+        values = regions.setdefault(collection, np.zeros_like(higher))
+        values[higher == code] = label
+        labels.setdefault(collection, {})[label] = name
     collections = {
         "nsdgeneral": np.ones_like(streams),
         "prf-visualrois": visual,
         "streams": streams,
-        **floc,
+        **regions,
     }
     folder = root / "nsddata/ppdata" / subject.name / "func1pt8mm/roi"
     tables = root / "nsddata/freesurfer" / subject.name / "label"

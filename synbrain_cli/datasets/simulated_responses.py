@@ -1,4 +1,4 @@
-"""Responses of the simulated subjects: image features, tuning of voxels, single trials."""
+"""Responses of the simulated subjects: what voxels are tuned to, noise, single trials."""
 
 from __future__ import annotations
 
@@ -6,78 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
-from synbrain_cli.datasets.simulated_cortex import Anatomy, Layout, smooth_fields
+from synbrain_cli.datasets.simulated_areas import (
+    CorticalFields,
+    energy_responses,
+    group_of,
+    higher_responses,
+    zscore,
+)
+from synbrain_cli.datasets.simulated_cortex import (
+    EARLY_KIND,
+    HIGHER_AREAS,
+    VISUAL_ROIS,
+    Anatomy,
+    Layout,
+)
+from synbrain_cli.datasets.simulated_features import StimulusFeatures
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
-
-# SD of the Gaussian derivatives in pixels of the finest scale (half the resolution of the image),
-# which prefer about 13, 6 and 3 cycles per image.
-SIGMA = 0.8
-
-
-def contrast_energy(images: np.ndarray) -> np.ndarray:
-    """Compute the local energies to which the simulated early areas respond.
-
-    These are energies of quadrature pairs of Gaussian derivatives of luminance (first and second
-    derivative; Freeman & Adelson 1991) at three scales, from half the resolution of the image on,
-    and four orientations, and the squares of two opponent colours. They are averaged in a 16 × 16
-    grid of cells.
-
-    Parameters
-    ----------
-    images : uint8 array of shape (n_images, size, size, 3)
-
-    Returns
-    -------
-    float32 array of shape (n_images, 16, 16, 14)
-    """
-    n_cells, angles = 16, np.arange(4) * np.pi / 4
-
-    def pool(maps: np.ndarray) -> np.ndarray:  # (n, size, size) -> (n, 16, 16)
-        return _block_mean(maps, maps.shape[1] // n_cells)
-
-    out = np.empty((len(images), n_cells, n_cells, 14), np.float32)
-    for start in range(0, len(images), 32):
-        rgb = _block_mean(images[start : start + 32].astype(np.float32) / 255, 2)
-        luminance = rgb.mean(3)
-        channels = []
-        for scale in range(3):
-            dx, dy, dxx, dyy, dxy = _derivatives(luminance)
-            for angle in angles:
-                c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-                odd = c * dx + s * dy
-                even = c * c * dxx + 2 * c * s * dxy + s * s * dyy
-                channels.append(pool(odd**2 + even**2))
-            if scale < 2:
-                luminance = _block_mean(luminance, 2)
-        red_green, blue_yellow = rgb[..., 0] - rgb[..., 1], rgb[..., 2] - rgb.mean(3)
-        channels += [pool(red_green**2), pool(blue_yellow**2)]
-        out[start : start + 32] = np.stack(channels, -1)
-    return out
-
-
-def _block_mean(maps: np.ndarray, size: int) -> np.ndarray:
-    """Average size × size squares of pixels: (n, h, w, …) -> (n, h / size, w / size, …)."""
-    corners = [(i, j) for i in range(size) for j in range(size)]
-    return sum(maps[:, i::size, j::size] for i, j in corners) / np.float32(size * size)
-
-
-def _derivatives(luminance: np.ndarray) -> list[np.ndarray]:
-    """First and second Gaussian derivatives: x, y, xx, yy, xy."""
-    rows = [gaussian_filter1d(luminance, SIGMA, axis=1, order=order) for order in (0, 1, 2)]
-    return [
-        gaussian_filter1d(rows[0], SIGMA, axis=2, order=1),
-        gaussian_filter1d(rows[1], SIGMA, axis=2),
-        gaussian_filter1d(rows[0], SIGMA, axis=2, order=2),
-        gaussian_filter1d(rows[2], SIGMA, axis=2),
-        gaussian_filter1d(rows[1], SIGMA, axis=2, order=1),
-    ]
-
-
-def zscore(values: np.ndarray) -> np.ndarray:
-    """Scale each column to mean 0 and standard deviation 1; constant columns become 0."""
-    return (values - values.mean(0)) / (values.std(0) + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -86,8 +31,8 @@ class Responses:
 
     Attributes
     ----------
-    mean : array of shape (n_images, n_voxels)
-        Noise-free response.
+    mean, driven : arrays of shape (n_images, n_voxels)
+        Noise-free response, and the part of it that the image explains: a + g · sqrt(1 − q) · f.
     scale : array of shape (n_images, n_voxels)
         Factor of the noise, which has the covariance ``loadings @ loadings.T + diag(private²)``.
     loadings : array of shape (n_voxels, n_factors)
@@ -96,43 +41,40 @@ class Responses:
         Share of the response's variance that image features explain.
     offset, gain : arrays of shape (n_voxels,)
         Mean over images, and the standard deviation of the noise (the unit of the drift).
+    area, kind : str arrays of shape (n_voxels,)
+        Name of the voxel's area, and its kind (`synbrain_cli.datasets.simulated_areas`).
     """
 
     mean: np.ndarray
+    driven: np.ndarray
     scale: np.ndarray
     loadings: np.ndarray
     private: np.ndarray
     explained: np.ndarray
     offset: np.ndarray
     gain: np.ndarray
+    area: np.ndarray
+    kind: np.ndarray
 
 
-@dataclass(frozen=True)
-class _CorticalFields:
-    """Smooth random fields over the voxels of a subject, with a common and an individual part.
+def name_areas(visual: np.ndarray, higher: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the name and the kind of each voxel's area, str (n_voxels,).
 
-    Attributes
+    Parameters
     ----------
-    positions : array of shape (n_voxels, 3)
-        Positions on the sphere of fsaverage5, with the hemispheres 400 units apart.
-    common, own : Generator
-        Generators of the common part, which is the same for all subjects, and of the individual
-        part.
+    visual, higher : int arrays of shape (n_voxels,)
+        Codes of `Layout`.
     """
-
-    positions: np.ndarray
-    common: np.random.Generator
-    own: np.random.Generator
-
-    def draw(self, n_fields: int, length: float, individual: float) -> np.ndarray:
-        """Sample fields (n_voxels, n_fields), in which ``individual`` is a share of variance."""
-        shared = smooth_fields(self.positions, n_fields, length, self.common)
-        private = smooth_fields(self.positions, n_fields, length, self.own)
-        return np.sqrt(1 - individual) * shared + np.sqrt(individual) * private
+    areas = np.array(["", *VISUAL_ROIS])[visual]
+    kinds = np.where(visual > 0, EARLY_KIND, "").astype("U8")
+    for code, (name, area) in enumerate(HIGHER_AREAS.items(), start=1):
+        areas = np.where(higher == code, name, areas)
+        kinds[higher == code] = area.kind
+    return areas, kinds
 
 
 def build_responses(
-    energy: np.ndarray,
+    features: StimulusFeatures,
     rows: np.ndarray,
     layouts: Mapping[str, Layout],
     anatomy: Anatomy,
@@ -145,9 +87,9 @@ def build_responses(
 
     Parameters
     ----------
-    energy : array of shape (n_all_images, 16, 16, n_channels)
-        Energies of all stimuli, from `contrast_energy`. Scales are computed over all stimuli, so
-        that they are the same for every subject.
+    features : StimulusFeatures
+        Of all stimuli. Scales are computed over all of them, so that they are the same for every
+        subject.
     rows : int array of shape (n_images,)
         Stimuli that are shown to this subject, in the order of ``subjectim``.
     layouts : dict of Layout
@@ -163,14 +105,22 @@ def build_responses(
         name: np.concatenate([getattr(layouts[h], name) for h in HEMISPHERES])[anatomy.owner]
         for name in ("visual", "higher", "x", "y", "size")
     }
-    early = function["visual"] > 0
+    area, kind = name_areas(function["visual"], function["higher"])
+    early = kind == EARLY_KIND
     n_images, n_voxels = len(rows), len(anatomy.owner)
     positions = np.concatenate([fsaverage("sphere")[h][0] for h in HEMISPHERES]).astype(float)
-    positions[len(positions) // 2 :, 0] += 400  # the hemispheres' spheres overlap
-    fields = _CorticalFields(positions[anatomy.owner], common, own)
-    normal = energy / (energy.mean((0, 1, 2)) + 1e-12)
-    f = _early_responses(normal[rows], function, fields)
-    f[:, ~early] = _higher_responses(normal, rows, fields, ~early)
+    n_left = len(positions) // 2
+    positions[n_left:, 0] += 400  # the hemispheres' spheres overlap
+    fields = CorticalFields(positions[anatomy.owner], common, own)
+    f = energy_responses(features.energy[rows], function, fields)
+    groups = {
+        group_of(name, one.kind): np.zeros(n_voxels, bool) for name, one in HIGHER_AREAS.items()
+    }
+    for name, one in HIGHER_AREAS.items():
+        groups[group_of(name, one.kind)] |= area == name
+    side = np.where(anatomy.owner < n_left, 1, -1)
+    for name, values in higher_responses(features, groups, side, fields).items():
+        f[:, groups[name]] = values[rows]
     f = zscore(f)
 
     # Response that no image feature explains, random over images and low-rank over voxels.
@@ -192,59 +142,16 @@ def build_responses(
     offset = 0.6 + 0.5 * fields.draw(1, 15.0, 0.5)[:, 0]
     return Responses(
         mean=offset + gain * s,
+        driven=offset + gain * np.sqrt(1 - q) * f,
         scale=gain * noise_sd * (1 + 0.25 * np.tanh(s)),
         loadings=np.sqrt(share) * loadings,
         private=np.full(n_voxels, np.sqrt(1 - share)),
         explained=1 - q,
         offset=offset,
         gain=gain * noise_sd,
+        area=area,
+        kind=kind,
     )
-
-
-def _early_responses(
-    energy: np.ndarray, function: Mapping[str, np.ndarray], fields: _CorticalFields
-) -> np.ndarray:
-    """Root of the tuned contrast energy in receptive fields: float32 (n_images, n_voxels).
-
-    ``energy`` is (n_images, 16, 16, n_channels), ``function`` a `Layout`'s properties by voxel.
-    """
-    grid, n_channels = energy.shape[1], energy.shape[-1]
-    n_voxels = len(function["x"])
-    tuning = np.exp(0.8 * fields.draw(n_channels, 12.0, 0.25))
-    centre = (np.arange(grid) + 0.5) / grid * 2 - 1
-    x0 = function["x"] + fields.own.normal(0, 0.03, n_voxels)
-    y0 = function["y"] + fields.own.normal(0, 0.03, n_voxels)
-    field = np.exp(
-        -((centre[None, None, :] - x0[:, None, None]) ** 2)
-        / (2 * function["size"][:, None, None] ** 2)
-        - ((-centre[None, :, None] - y0[:, None, None]) ** 2)
-        / (2 * function["size"][:, None, None] ** 2)
-    ).reshape(n_voxels, -1)
-    field /= field.sum(1, keepdims=True) + 1e-12
-    f = np.empty((len(energy), n_voxels), np.float32)
-    flat = energy.reshape(len(energy), -1).astype(np.float32)
-    for start in range(0, n_voxels, 256):
-        part = slice(start, start + 256)
-        filters = field[part, :, None] * tuning[part, None, :]
-        f[:, part] = np.sqrt(flat @ filters.reshape(len(filters), -1).T.astype(np.float32))
-    return f
-
-
-def _higher_responses(
-    energy: np.ndarray, rows: np.ndarray, fields: _CorticalFields, voxels: np.ndarray
-) -> np.ndarray:
-    """Rectified projections of log energies in 4 × 4 regions, pooled: (n_images, n_chosen).
-
-    ``energy`` is that of all stimuli, ``voxels`` a boolean (n_voxels,).
-    """
-    n_units, (grid, n_channels) = 24, energy.shape[2:]
-    pooled = energy.reshape(-1, 4, grid // 4, 4, grid // 4, n_channels).mean((2, 4))
-    pooled = zscore(np.log(pooled + 0.05).reshape(len(pooled), -1))
-    scores = pooled @ np.linalg.svd(pooled, full_matrices=False)[2][:12].T
-    weights = fields.common.normal(0, 0.4, (12, n_units))
-    units = zscore(np.maximum(zscore(scores) @ weights + 0.3, 0))
-    preference = fields.draw(n_units, 20.0, 0.25)
-    return units[rows] @ preference[voxels].T
 
 
 def draw_session(
