@@ -31,6 +31,7 @@ from scipy.sparse import csr_array
 from scipy.stats import chi2, t
 
 from synbrain_cli.model.covariance import Term
+from synbrain_cli.progress import UNSEEN, Share
 
 VOXELS = 256  # whose sums are taken together
 ENOUGH = 10  # repeated images from which on each voxel has its own estimates (ours)
@@ -150,6 +151,8 @@ class VarianceComponents:
     image_index : int array of shape (n_trials,)
     means : float32 array of shape (n_images, n_voxels)
         Predictions; residuals are trials less these.
+    share : Share
+        Of a task whose progress is shown.
 
     Attributes
     ----------
@@ -168,7 +171,13 @@ class VarianceComponents:
         noise.
     """
 
-    def __init__(self, trials: np.ndarray, image_index: np.ndarray, means: np.ndarray) -> None:
+    def __init__(
+        self,
+        trials: np.ndarray,
+        image_index: np.ndarray,
+        means: np.ndarray,
+        share: Share = UNSEEN,
+    ) -> None:
         self._trials, self._index, self._means = trials, image_index, means
         n_images, n_voxels = means.shape
         self.n_repeats = np.bincount(image_index, minlength=n_images)
@@ -178,7 +187,7 @@ class VarianceComponents:
         # Of each image, means over voxels: what the separation rests on
         self._within_of_image, self._square_of_image = np.zeros((2, n_images))
         self.noise, self._square = np.empty((2, n_voxels))
-        for start in range(0, n_voxels, VOXELS):
+        for start in share.over(range(0, n_voxels, VOXELS)):
             self._sum(slice(start, start + VOXELS))
         self._within_of_image /= n_voxels
         self._square_of_image /= n_voxels

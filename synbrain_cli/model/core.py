@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import cast
 
 import numpy as np
@@ -30,6 +29,7 @@ from torch.nn import functional as F
 from synbrain_cli.config import CoreConfig
 from synbrain_cli.model.fit import ParameterGroup
 from synbrain_cli.model.tokens import TokenScaler
+from synbrain_cli.tokens import Tokens
 
 VOXEL_PARTS = ("field", "local", "whole", "offset")
 REGIONS = 4  # a side: the global features see local ones averaged in 4 × 4 regions
@@ -37,16 +37,15 @@ FLOOR = 0.1  # under the logarithm of those averages
 OWN = 0.3  # scale of a voxel's offset from the field (ours); smaller is a stronger prior
 SMOOTHNESS = 8.0  # mm on fsaverage's sphere (radius 100): SD of the field's Gaussian kernel
 NEAR = 8.0  # mm: nodes farther from all voxels are left out
-_WIDTHS = (0.1, 0.16, 0.25, 0.4)  # receptive fields tried first: SDs in image sides
-_CHANNELS = 32  # principal components of tokens with which receptive fields are found
 
 
+Bands = Sequence[Tensor]  # of each band, (n_images, n_tokens, …)
 # Of one subject's voxels: positions (n_voxels, 3) on the sphere and sides (n_voxels,).
 Positions = tuple[np.ndarray, np.ndarray]
 
 
 class Core(nn.Module):
-    """Tokens on a square grid → local and global features.
+    """Tokens of several bands, each on a square grid → local and global features.
 
     Parameters
     ----------
@@ -58,34 +57,42 @@ class Core(nn.Module):
     def __init__(self, config: CoreConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
-        self.local = nn.Sequential(
-            nn.Linear(config.n_dims, config.hidden),
-            nn.GELU(),
-            nn.Linear(config.hidden, config.n_local),
+        self.local = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(n_dims, config.hidden),
+                nn.GELU(),
+                nn.Linear(config.hidden, config.n_local),
+            )
+            for _, n_dims in config.shapes
         )
+        n_pooled = sum(min(side, REGIONS) ** 2 for side in config.sides) * config.n_local
         self.whole = nn.Sequential(
-            nn.Linear(REGIONS**2 * config.n_local, config.bottleneck),
+            nn.Linear(n_pooled, config.bottleneck),
             nn.Linear(config.bottleneck, config.n_global),
         )
-        for layer in (*self.local, *self.whole):
+        for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 bound = layer.in_features**-0.5
                 for parameter in (layer.weight, layer.bias):
                     nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute features of standardised tokens (n, n_tokens, n_dims).
+    def forward(self, tokens: Bands) -> tuple[Bands, Tensor]:
+        """Compute features of standardised tokens, (n, n_tokens, n_dims) per band.
 
         Returns
         -------
-        local : (n, n_tokens, n_local), positive; whole : (n, n_global), 0 or more
+        local : (n, n_tokens, n_local) per band, positive
+        whole : (n, n_global), 0 or more
         """
-        local = F.softplus(self.local(tokens))
-        side = self.config.side
-        grid = local.transpose(1, 2).unflatten(2, (side, side))
-        # Averaged, then compressed: energies add up before they saturate.
-        pooled = (F.adaptive_avg_pool2d(grid, REGIONS) + FLOOR).log().flatten(1)
-        return local, F.relu(self.whole(pooled))
+        local, pooled = [], []
+        for x, network, side in zip(tokens, self.local, self.config.sides, strict=True):
+            features = F.softplus(network(x))
+            grid = features.transpose(1, 2).unflatten(2, (side, side))
+            # Averaged, then compressed: energies add up before they saturate.
+            regions = F.adaptive_avg_pool2d(grid, min(side, REGIONS))
+            pooled.append((regions + FLOOR).log().flatten(1))
+            local.append(features)
+        return local, F.relu(self.whole(torch.cat(pooled, 1)))
 
 
 class Voxels(nn.Module):
@@ -96,34 +103,48 @@ class Voxels(nn.Module):
     field : (n, 3)
         Receptive fields: x, y (right and down) and log standard deviation, in image sides from
         the upper left corner.
-    local, whole : (n_local, n), (n_global, n)
+    local, whole : (n_read, n), (n_global, n)
+        Local features of all bands, one band after the other.
     offset : (n,)
     """
 
     def __init__(self, n: int, config: CoreConfig) -> None:
         super().__init__()
         self.field = nn.Parameter(torch.zeros(n, 3))
-        self.local = nn.Parameter(torch.zeros(config.n_local, n))
+        self.local = nn.Parameter(torch.zeros(config.n_read, n))
         self.whole = nn.Parameter(torch.zeros(config.n_global, n))
         self.offset = nn.Parameter(torch.zeros(n))
 
-    def moved(self, basis: Tensor, shared: Voxels) -> tuple[Tensor, ...]:
-        """Return the voxels as offsets from a shared field; ``basis`` (n, n_nodes) locates them."""
+    def moved(self, basis: Tensor, shared: Voxels, own: float) -> tuple[Tensor, ...]:
+        """Return the voxels as offsets from a shared field.
+
+        Parameters
+        ----------
+        basis : (n, n_nodes)
+            Locates the voxels.
+        shared : Voxels
+            The field at the nodes.
+        own : float
+            Scale of the offsets.
+        """
         return (
-            basis @ shared.field + OWN * self.field,
-            shared.local @ basis.T + OWN * self.local,
-            shared.whole @ basis.T + OWN * self.whole,
+            basis @ shared.field + own * self.field,
+            shared.local @ basis.T + own * self.local,
+            shared.whole @ basis.T + own * self.whole,
             self.offset,
         )
 
 
-def read(features: tuple[Tensor, Tensor], voxels: tuple[Tensor, ...]) -> Tensor:
+def read(features: tuple[Bands, Tensor], voxels: tuple[Tensor, ...]) -> Tensor:
     """Return responses (n_images, n_voxels) of voxels (field, local, whole, offset) to features."""
     local, whole = features
     field, weights, whole_weights, offset = voxels
-    mask = receptive_masks(field, round(local.shape[1] ** 0.5))
-    pooled = torch.einsum("vt,ntk->nvk", mask, local)
-    return torch.einsum("nvk,kv->nv", pooled, weights) + whole @ whole_weights + offset
+    pooled = [
+        torch.einsum("vt,ntk->nvk", receptive_masks(field, round(one.shape[1] ** 0.5)), one)
+        for one in local
+    ]
+    seen = torch.einsum("nvk,kv->nv", torch.cat(pooled, 2), weights)
+    return seen + whole @ whole_weights + offset
 
 
 def receptive_masks(field: Tensor, side: int) -> Tensor:
@@ -163,6 +184,11 @@ class SharedCore(nn.Module):
         self.subjects = nn.ModuleList(Voxels(len(basis), config) for basis in bases)
         for k, basis in enumerate(bases):
             self.register_buffer(f"basis_{k}", torch.from_numpy(np.float32(basis)))
+        # Voxels that have no neighbours in a field are their own
+        self.alone = [not basis.any() for basis in bases]
+        for k in np.flatnonzero(self.alone).tolist():
+            for weights in (self._voxels(k).local, self._voxels(k).whole):
+                nn.init.normal_(weights, std=0.05, generator=generator)
 
     def start_from(self, fields: Sequence[np.ndarray]) -> None:
         """Set the receptive fields (n_voxels, 3) of every subject, found on their own data."""
@@ -176,7 +202,7 @@ class SharedCore(nn.Module):
             )
             for k, field in enumerate(fields):
                 off = self.basis(k).sum(1) < 0.5  # voxels off the sphere have only their own
-                own = torch.from_numpy(np.float32(field)) / OWN
+                own = torch.from_numpy(np.float32(field)) / self._own(k)
                 self._voxels(k).field.copy_(own * off[:, None])
 
     def basis(self, k: int) -> Tensor:
@@ -185,7 +211,11 @@ class SharedCore(nn.Module):
 
     def voxels(self, k: int) -> tuple[Tensor, ...]:
         """Return subject k's voxels as `read` takes them."""
-        return self._voxels(k).moved(self.basis(k), self.shared)
+        return self._voxels(k).moved(self.basis(k), self.shared, self._own(k))
+
+    def _own(self, k: int) -> float:
+        """Scale of the offsets of subject k's voxels from the field."""
+        return 1.0 if self.alone[k] else OWN
 
     def _voxels(self, k: int) -> Voxels:
         return cast(Voxels, self.subjects[k])
@@ -193,21 +223,35 @@ class SharedCore(nn.Module):
     def parameter_groups(self, config: CoreConfig) -> list[ParameterGroup]:
         """Return AdamW's groups.
 
-        Voxel weights decay to the field. Shared receptive fields and offsets do not decay.
+        Voxel weights decay to the field, and those of subjects without one as the field does.
+        Shared receptive fields and offsets do not decay.
         """
         subjects = [self._voxels(k) for k in range(len(self.subjects))]
-        own = [p for v in subjects for p in (v.local, v.whole, v.field)]
+        with_field = [v for v, alone in zip(subjects, self.alone, strict=True) if not alone]
+        single = [v for v, alone in zip(subjects, self.alone, strict=True) if alone]
+        own = [p for v in with_field for p in (v.local, v.whole, v.field)]
         return [
             {"params": list(self.core.parameters()), "weight_decay": config.decay_core},
-            {"params": [self.shared.local, self.shared.whole], "weight_decay": config.decay_field},
+            {
+                "params": [
+                    self.shared.local,
+                    self.shared.whole,
+                    *(p for v in single for p in (v.local, v.whole)),
+                ],
+                "weight_decay": config.decay_field,
+            },
             {"params": own, "weight_decay": config.decay_own},
             {
-                "params": [self.shared.field, *(v.offset for v in subjects)],
+                "params": [
+                    self.shared.field,
+                    *(v.field for v in single),
+                    *(v.offset for v in subjects),
+                ],
                 "weight_decay": 0.0,
             },
         ]
 
-    def forward(self, tokens: Tensor, k: int, dropout: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Bands, k: int, dropout: Tensor | None = None) -> Tensor:
         """Return responses of subject k; ``dropout`` (n, n_global) multiplies global features."""
         local, whole = self.core(tokens)
         if dropout is not None:
@@ -277,115 +321,124 @@ class Sheet:
         return weights
 
 
-def receptive_fields(tokens: np.ndarray, averages: np.ndarray) -> np.ndarray:
-    """Choose the best of a grid of Gaussian receptive fields for every voxel.
+@dataclass(frozen=True)
+class CoreEnsemble:
+    """Cores that were trained on different parts of the images, and what voxels read of each.
 
-    Ridge from tokens averaged within the field (their leading principal components), judged by
-    leave-one-out error: the search of St-Yves & Naselaris (2018), coarse.
-
-    Parameters
+    Attributes
     ----------
-    tokens : float32 array of shape (n_images, n_tokens, n_dims), standardised
-    averages : float array of shape (n_images, n_voxels)
-
-    Returns
-    -------
-    float32 array of shape (n_voxels, 3)
-        As `Voxels.field`.
+    config : CoreConfig
+    scaler : TokenScaler
+        Of the bands that the cores see.
+    cores : tuple of Core
+    voxels : tuple of tuples of tensors
+        What `read` takes, of each core.
     """
-    n_images, n_tokens, n_dims = tokens.shape
-    side = round(n_tokens**0.5)
-    rows = tokens.reshape(-1, n_dims)
-    covariance = rows.T @ rows / len(rows) - np.outer(rows.mean(0), rows.mean(0))
-    axes = np.linalg.eigh(covariance.astype(np.float64))[1][:, -_CHANNELS:].astype(np.float32)
-    channels = tokens @ axes
-    centred = np.asarray(averages - averages.mean(0), np.float32)
-    tried = [
-        (x, y, np.log(size))
-        for size in _WIDTHS
-        for x, y in product(np.linspace(0, 1, 1 + round(1 / max(size, 0.125))), repeat=2)
-    ]
-    masks = receptive_masks(torch.tensor(tried, dtype=torch.float32), side).numpy()
-    best = np.full(centred.shape[1], np.inf)
-    chosen = np.zeros(centred.shape[1], int)
-    for k, mask in enumerate(masks):
-        features = np.einsum("t,ntc->nc", mask, channels)
-        features = features - features.mean(0)
-        u, s, _ = np.linalg.svd(features, full_matrices=False)
-        kept = s**2 / (s**2 + 0.1 * (s**2).sum() / n_images)
-        left = centred - u @ (kept[:, None] * (u.T @ centred))
-        left /= 1 - (1 / n_images + (u**2) @ kept)[:, None]
-        error = np.einsum("ij,ij->j", left, left)
-        better = error < best
-        best[better], chosen[better] = error[better], k
-    return np.asarray(tried, np.float32)[chosen]
+
+    config: CoreConfig
+    scaler: TokenScaler
+    cores: tuple[Core, ...]
+    voxels: tuple[tuple[Tensor, ...], ...]
+
+    @torch.inference_mode()
+    def predict(self, tokens: Tokens, batch: int = 64) -> np.ndarray:
+        """Average the predictions of all cores.
+
+        Parameters
+        ----------
+        tokens : Tokens
+            As encoded, of all the model's bands.
+        batch : int
+            Images computed at once.
+
+        Returns
+        -------
+        float32 array of shape (n_images, n_voxels)
+        """
+        seen, parts = tokens.only(self.config.bands), []
+        for first in range(0, len(seen), batch):
+            standard = as_tensors(self.scaler(seen[first : first + batch]), self._device)
+            each = [read(c(standard), v) for c, v in zip(self.cores, self.voxels, strict=True)]
+            parts.append(torch.stack(each).mean(0).cpu())
+        return torch.cat(parts).numpy()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.voxels[0][0].device
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return named arrays, for a file."""
+        named = self.scaler.arrays()
+        for m, (core, voxels) in enumerate(zip(self.cores, self.voxels, strict=True)):
+            named |= {f"core.{m}.{k}": v.cpu().numpy() for k, v in core.state_dict().items()}
+            for name, values in zip(VOXEL_PARTS, voxels, strict=True):
+                named[f"voxels.{m}.{name}"] = values.cpu().numpy()
+        return named
+
+    @classmethod
+    def from_arrays(
+        cls,
+        config: CoreConfig,
+        named: dict[str, np.ndarray],
+        device: torch.device | str = "cpu",
+    ) -> CoreEnsemble:
+        """Rebuild from the named arrays of a file."""
+        members = range(config.n_members)
+        return cls(
+            config,
+            TokenScaler.from_arrays(named, len(config.bands)),
+            tuple(load_core(config, named, f"core.{m}.").to(device) for m in members),
+            tuple(
+                tuple(
+                    torch.from_numpy(named[f"voxels.{m}.{name}"].copy()).to(device)
+                    for name in VOXEL_PARTS
+                )
+                for m in members
+            ),
+        )
 
 
 @dataclass(frozen=True)
 class CoreEvidence:
-    """Predictions of a core: responses of the subjects it was trained on, and of a new one.
+    """Predictions of cores: responses of the subjects they were trained on, and of a new one.
 
     Attributes
     ----------
-    core : Core
-    scaler : TokenScaler
-        The core's own.
-    voxels : tuple of tensors
-        What `read` takes: of the source subjects, then the field at the positions of the new
+    ensemble : CoreEnsemble
+        Its voxels are those of the source subjects, then the field at the positions of the new
         subject's voxels on the sheet.
     n_sources : int
         Number of voxels of the source subjects.
     """
 
-    core: Core
-    scaler: TokenScaler
-    voxels: tuple[Tensor, ...]
+    ensemble: CoreEnsemble
     n_sources: int
 
-    @torch.inference_mode()
-    def __call__(self, tokens: np.ndarray, batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
-        """Predict responses of the sources, and the prior mean, from raw tokens.
-
-        Parameters
-        ----------
-        tokens : float array of shape (n_images, n_tokens, n_dims)
-        batch : int
-            Images computed at once.
-        """
-        parts = [
-            read(self.core(torch.from_numpy(self.scaler(part))), self.voxels).numpy()
-            for part in np.split(tokens, range(batch, len(tokens), batch))
-        ]
-        every = np.concatenate(parts)
+    def __call__(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
+        """Predict responses of the sources, and the prior mean, from raw tokens."""
+        every = self.ensemble.predict(tokens)
         return every[:, : self.n_sources], every[:, self.n_sources :]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return named arrays, for a file."""
-        named = {f"core.{k}": v.cpu().numpy() for k, v in self.core.state_dict().items()}
-        for name, values in zip(VOXEL_PARTS, self.voxels, strict=True):
-            named[f"voxels.{name}"] = values.cpu().numpy()
-        return named | {
-            "token_mean": self.scaler.mean,
-            "token_sd": self.scaler.sd,
-            "n_sources": np.array(self.n_sources),
-        }
+        return self.ensemble.arrays() | {"n_sources": np.array(self.n_sources)}
 
     @classmethod
     def from_arrays(cls, config: CoreConfig, named: dict[str, np.ndarray]) -> CoreEvidence:
         """Rebuild from the named arrays of a file."""
-        return cls(
-            load_core(config, named),
-            TokenScaler(named["token_mean"], named["token_sd"]),
-            tuple(torch.from_numpy(named[f"voxels.{name}"].copy()) for name in VOXEL_PARTS),
-            named["n_sources"].item(),
-        )
+        return cls(CoreEnsemble.from_arrays(config, named), named["n_sources"].item())
 
 
-def load_core(config: CoreConfig, named: dict[str, np.ndarray]) -> Core:
-    """Rebuild a core from arrays named ``core.…``."""
+def as_tensors(tokens: Tokens, device: torch.device | str = "cpu") -> list[Tensor]:
+    """Return the tokens of each band on a device."""
+    return [torch.from_numpy(band).to(device) for band in tokens.bands]
+
+
+def load_core(config: CoreConfig, named: dict[str, np.ndarray], prefix: str) -> Core:
+    """Rebuild a core from arrays whose names begin with ``prefix``."""
     with torch.device("meta"):  # no memory, whatever sizes the configuration says
         core = Core(config)
-    state = {k.removeprefix("core."): v for k, v in named.items() if k.startswith("core.")}
+    state = {k.removeprefix(prefix): v for k, v in named.items() if k.startswith(prefix)}
     tensors = {k: torch.from_numpy(v.copy()) for k, v in state.items()}
     core.load_state_dict(tensors, assign=True)
     return core.eval()

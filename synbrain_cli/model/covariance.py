@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from synbrain_cli.progress import UNSEEN, Share
 from synbrain_cli.threads import one_thread
 
 MAX_RANK = 64
@@ -123,6 +124,7 @@ def fit_low_rank(
     variance: np.ndarray,
     generator: np.random.Generator,
     max_rank: int = MAX_RANK,
+    share: Share = UNSEEN,
 ) -> LowRank:
     r"""Fit shared factors, with the remaining variance of each voxel as its private variance.
 
@@ -150,6 +152,8 @@ def fit_low_rank(
     generator : numpy Generator
         Deals images to folds, and starts the search for eigenvectors.
     max_rank : int
+    share : Share
+        Of a task whose progress is shown.
 
     Returns
     -------
@@ -174,8 +178,9 @@ def fit_low_rank(
     folds = range(N_FOLDS)
     groups = [tuple(g for g in folds if g != fold) for fold in folds] + [tuple(folds)]
     communality = np.zeros(n_voxels)
-    for _ in range(_ROUNDS if n_voxels <= DENSE else 1):  # of thousands, one is next to nothing
-        *others, everything = _eigenvectors(parts, groups, communality, start)
+    n_rounds = _ROUNDS if n_voxels <= DENSE else 1  # of thousands, one is next to nothing
+    for _, own in share.each(range(n_rounds)):
+        *others, everything = _eigenvectors(parts, groups, communality, start, own)
         held_out = np.zeros(rank)
         for fold, vectors in enumerate(others):
             chosen = vectors[:, :rank]
@@ -251,11 +256,15 @@ def _products(
 
 
 def _eigenvectors(
-    parts: Sequence[_Moment], groups: Groups, communality: np.ndarray, start: np.ndarray
+    parts: Sequence[_Moment],
+    groups: Groups,
+    communality: np.ndarray,
+    start: np.ndarray,
+    share: Share,
 ) -> list[np.ndarray]:
     """Leading eigenvectors of each group, largest first, by subspace iteration from ``start``."""
     vectors = [_orthonormal(start)] * len(groups)
-    for _ in range(_POWER_STEPS):
+    for _ in share.over(range(_POWER_STEPS)):
         vectors = [_orthonormal(p) for p in _products(parts, groups, communality, vectors)]
     turned = []
     for own, product in zip(vectors, _products(parts, groups, communality, vectors), strict=True):

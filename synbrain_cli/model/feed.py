@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
-from synbrain_cli.model.tokens import StandardTokens, TokenScaler
+from synbrain_cli.model.tokens import BandScaler, StandardBand
 from synbrain_cli.prefetch import prefetch
 
 ROOM = 0.25  # largest share of the free memory for one array (ours); the rest is for computing
@@ -31,7 +31,7 @@ class Rows:
     device : torch.device
     rows : int array of shape (n_items,), optional
         The row of each item; default: item k is row k. Rows named twice are kept once.
-    scaler : TokenScaler, optional
+    scaler : BandScaler, optional
         Applied on the device.
     resident : bool, optional
         Whether all is kept on the device; default: where it takes at most `ROOM` of what is free.
@@ -42,7 +42,7 @@ class Rows:
         array: np.ndarray,
         device: torch.device,
         rows: np.ndarray | None = None,
-        scaler: TokenScaler | None = None,
+        scaler: BandScaler | None = None,
         resident: bool | None = None,
     ) -> None:
         self.array, self.device = array, device
@@ -56,12 +56,12 @@ class Rows:
             self.scale = tuple(torch.from_numpy(x).to(device) for x in (scaler.mean, scaler.sd))
         if self.resident:
             whole = len(used) == len(array)
-            self.values = torch.from_numpy(np.array(array if whole else array[used])).to(device)
+            self.values = torch.from_numpy(np.array(array) if whole else array[used]).to(device)
             self.position = torch.from_numpy(position).to(device)
 
     @classmethod
     def of_tokens(
-        cls, tokens: StandardTokens, device: torch.device, items: np.ndarray | None = None
+        cls, tokens: StandardBand, device: torch.device, items: np.ndarray | None = None
     ) -> Rows:
         """Return standardised tokens of each image, or of the images that ``items`` index."""
         rows = tokens.rows if items is None else tokens.rows[items]

@@ -1,27 +1,38 @@
-"""Linear encoder: ridge from image tokens to voxels, one penalty per voxel.
+"""Linear encoder: regressions from image tokens to voxels, tuned and stacked voxel by voxel.
 
 The linear encoder is the baseline of every result, and part of every bundle.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.model.fields import FieldRidge, fit_fields, is_grid
 from synbrain_cli.model.penalties import TOGETHER, choose_penalties
 from synbrain_cli.model.principal import principal_components
-from synbrain_cli.model.tokens import FEW, StandardTokens
+from synbrain_cli.model.stack import fit_stack
+from synbrain_cli.model.tokens import FEW, StandardBand, StandardTokens
+from synbrain_cli.progress import UNSEEN, Share
+from synbrain_cli.tokens import Tokens
 
-MAX_FEATURES = 16_384  # pooled token features; 9,000 NSD images × these are 590 MB in float32
+MAX_FEATURES = 24_576  # of a band; 9,000 NSD images × these are 885 MB in float32
 MAX_COMPONENTS = 2_048
+LEAST_IMAGES = 20  # that receptive fields are compared on
+N_FOLDS = 5  # by which penalties are chosen
 ALPHAS = np.logspace(-4, 3, 15)  # relative to the mean squared norm of an image's features
+
+# Shares of the time, measured with half a subject of NSD
+LINEAR_TIMES = 10, 10, 1  # ridges, receptive fields, stack
+RIDGE_TIMES = 1, 10  # pooling of a band's tokens, ridge
 
 
 @dataclass(frozen=True)
-class LinearEncoder:
-    """Ridge regression in the principal components of pooled tokens.
+class Ridge:
+    """Ridge regression in the principal components of a band's pooled tokens.
 
     ``prediction = (pool(tokens) − feature_mean) @ components @ coefficients + intercept``
 
@@ -41,45 +52,177 @@ class LinearEncoder:
     intercept: np.ndarray
     alphas: np.ndarray
 
-    def predict(self, tokens: np.ndarray | StandardTokens) -> np.ndarray:
-        """Predict responses.
+    def predict(self, tokens: np.ndarray) -> np.ndarray:
+        """Predict from standardised tokens (n_images, n_tokens, n_dims): (n_images, n_voxels)."""
+        return apply_ridge(vars(self), pool_tokens(tokens))
 
-        Parameters
-        ----------
-        tokens : float array of shape (n_images, n_tokens, n_dims), or StandardTokens
+
+@dataclass(frozen=True)
+class LinearEncoder:
+    """Several regressions per band, stacked voxel by voxel.
+
+    Attributes
+    ----------
+    ridges : tuple of Ridge
+        One per band: every place of the image, with a penalty per voxel.
+    fields : tuple of FieldRidge or None
+        One per band on a square grid: the place that a voxel sees; None for other bands.
+    weights : float32 array of shape (n_members, n_voxels)
+        Of the ridges, then of the fields that there are: of their deviations from the mean.
+    mean : float32 array of shape (n_voxels,)
+        Mean response to the training images.
+    """
+
+    ridges: tuple[Ridge, ...]
+    fields: tuple[FieldRidge | None, ...]
+    weights: np.ndarray
+    mean: np.ndarray
+
+    def predict(self, tokens: Tokens | StandardTokens) -> np.ndarray:
+        """Predict responses from standardised tokens, some images at a time.
 
         Returns
         -------
         float32 array of shape (n_images, n_voxels)
+
+        Raises
+        ------
+        InputError
+            When the tokens are of other bands.
         """
-        return self.of_features(pool_tokens(tokens))
+        if isinstance(tokens, StandardTokens):
+            return np.concatenate([self.predict(part) for part in tokens.batches(TOGETHER)])
+        self._check_bands(tokens)
+        predicted = np.tile(self.mean, (len(tokens), 1))
+        for member, band, weight in zip(*self._members, self.weights, strict=True):
+            if weight.any():
+                predicted += weight * (member.predict(tokens.bands[band]) - self.mean)
+        return predicted
 
-    def of_features(self, features: np.ndarray) -> np.ndarray:
-        """Predict from pooled tokens (n_images, n_features): float32 (n_images, n_voxels)."""
-        if features.shape[1] != len(self.feature_mean):
+    def by_band(self) -> np.ndarray:
+        """Weight of each band in the stack, summed over its members: (n_bands, n_voxels)."""
+        total = np.zeros((len(self.ridges), self.weights.shape[1]), np.float32)
+        for band, weight in zip(self._members[1], self.weights, strict=True):
+            total[band] += weight
+        return total
+
+    def contributions(self, parts: Iterable[Tokens]) -> np.ndarray:
+        r"""Return how much each band contributes to the prediction of each voxel.
+
+        Weights alone do not say it: they depend on the scale of the predictions that they weigh.
+        With the members m of band b (its ridge and, on a square grid, its receptive fields), their
+        weights w and predictions, the contribution is a standard deviation over images i (ours):
+
+        .. math:: c_{bv} = \mathrm{SD}_i \sum_{m \in b} w_{mv}\, \hat y_{miv}
+
+        Contributions of bands that predict alike do not add up to the SD of their sum.
+
+        Parameters
+        ----------
+        parts : iterable of Tokens
+            Standardised tokens of the images, some at a time.
+
+        Returns
+        -------
+        float32 array of shape (n_bands, n_voxels)
+            In SDs of the responses; exactly 0 where all weights of a band are.
+
+        Raises
+        ------
+        InputError
+            When the tokens are of other bands.
+        """
+        shape = len(self.ridges), self.weights.shape[1]
+        first, total, squares = np.zeros(shape, np.float32), np.zeros(shape), np.zeros(shape)
+        n_images = 0
+        for tokens in parts:
+            self._check_bands(tokens)
+            for band in range(len(self.ridges)):
+                own = self._predict_band(tokens, band)
+                if n_images == 0:  # moments about it: equal predictions have an SD of exactly 0
+                    first[band] = own[0]
+                own -= first[band]
+                total[band] += own.sum(0, dtype=np.float64)
+                squares[band] += np.einsum("iv,iv->v", own, own, dtype=np.float64)
+            n_images += len(tokens)
+        if n_images == 0:
+            return first
+        variance = squares / n_images - (total / n_images) ** 2
+        return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
+
+    def _predict_band(self, tokens: Tokens, band: int) -> np.ndarray:
+        """Weighted predictions of a band's members, summed: float32 (n_images, n_voxels)."""
+        predicted = np.zeros((len(tokens), self.weights.shape[1]), np.float32)
+        for member, own, weight in zip(*self._members, self.weights, strict=True):
+            if own == band and weight.any():
+                predicted += weight * member.predict(tokens.bands[band])
+        return predicted
+
+    def _check_bands(self, tokens: Tokens) -> None:
+        found, expected = tokens.shapes, self._n_features
+        if [n_pooled(*shape) for shape in found] != expected:
             raise InputError(
-                f"linear encoder: expected {len(self.feature_mean)} token features, found "
-                f"{features.shape[1]}: these tokens are of another encoder"
+                f"linear encoder: expected bands of {expected} pooled features, found tokens "
+                f"{found}: these tokens are of another encoder"
             )
-        return apply_ridge(vars(self), features)
+
+    @property
+    def _members(self) -> tuple[list[Ridge | FieldRidge], list[int]]:
+        """Members in the order of the weights, and the band of each."""
+        with_field = [(k, field) for k, field in enumerate(self.fields) if field is not None]
+        members: list[Ridge | FieldRidge] = [*self.ridges, *(field for _, field in with_field)]
+        return members, [*range(len(self.ridges)), *(k for k, _ in with_field)]
+
+    @property
+    def _n_features(self) -> list[int]:
+        return [len(ridge.feature_mean) for ridge in self.ridges]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return named arrays, for a file."""
+        named = {"weights": self.weights, "mean": self.mean}
+        for k, (ridge, field) in enumerate(zip(self.ridges, self.fields, strict=True)):
+            named |= {f"ridge.{k}.{name}": value for name, value in vars(ridge).items()}
+            if field is not None:
+                named |= {f"field.{k}.{name}": value for name, value in field.arrays().items()}
+        return named
+
+    @classmethod
+    def from_arrays(cls, named: dict[str, np.ndarray], n_bands: int) -> LinearEncoder:
+        """Rebuild from the named arrays of a file."""
+
+        def part(kind: str, k: int) -> dict[str, np.ndarray]:
+            prefix = f"{kind}.{k}."
+            return {n.removeprefix(prefix): v for n, v in named.items() if n.startswith(prefix)}
+
+        fields = [part("field", k) for k in range(n_bands)]
+        return cls(
+            tuple(Ridge(**part("ridge", k)) for k in range(n_bands)),
+            tuple(FieldRidge(**field) if field else None for field in fields),
+            named["weights"],
+            named["mean"],
+        )
 
 
-def pool_tokens(tokens: np.ndarray | StandardTokens) -> np.ndarray:
-    """Average neighbouring tokens until at most `MAX_FEATURES` features are left.
+def pool_tokens(tokens: np.ndarray | StandardBand, share: Share = UNSEEN) -> np.ndarray:
+    """Average neighbouring tokens of a band until at most `MAX_FEATURES` features are left.
 
     Tokens on a square grid are averaged in 2 × 2 squares, others in consecutive pairs.
 
     Parameters
     ----------
-    tokens : array of shape (n_images, n_tokens, n_dims), or StandardTokens
+    tokens : array of shape (n_images, n_tokens, n_dims), or StandardBand
         The latter are read a few at a time.
+    share : Share
+        Of a task whose progress is shown.
 
     Returns
     -------
     float32 array of shape (n_images, n_features)
     """
-    if isinstance(tokens, StandardTokens):
-        return np.concatenate([pool_tokens(part) for part in tokens.batches(FEW)])
+    if isinstance(tokens, StandardBand):
+        n_batches = -(-tokens.shape[0] // FEW)
+        parts = zip(tokens.batches(FEW), share.over(range(n_batches)), strict=True)
+        return np.concatenate([pool_tokens(part) for part, _ in parts])
     pooled = np.asarray(tokens, np.float32)
     n_images, n_tokens, n_dims = pooled.shape
     while n_tokens * n_dims > MAX_FEATURES and n_tokens > 1:
@@ -95,47 +238,95 @@ def pool_tokens(tokens: np.ndarray | StandardTokens) -> np.ndarray:
     return pooled.reshape(n_images, -1)
 
 
+def pool_bands(tokens: Tokens | StandardTokens, share: Share = UNSEEN) -> np.ndarray:
+    """Put the pooled tokens of all bands side by side, each band with the same total variance.
+
+    Of a single band, they are as `pool_tokens` returns them.
+
+    Returns
+    -------
+    float32 array of shape (n_images, n_features)
+    """
+    bands: Sequence[np.ndarray | StandardBand] = tokens.bands
+    pooled = [pool_tokens(band, own) for band, own in share.each(bands)]
+    if len(pooled) == 1:
+        return pooled[0]
+    widest = max(one.shape[1] for one in pooled)
+    return np.concatenate([one * (widest / one.shape[1]) ** 0.5 for one in pooled], 1)
+
+
 def n_pooled(n_tokens: int, n_dims: int) -> int:
     """Features that `pool_tokens` makes of the tokens of an image."""
     return pool_tokens(np.zeros((1, n_tokens, n_dims), np.float32)).shape[1]
 
 
 def fit_linear(
-    tokens: np.ndarray | StandardTokens,
+    tokens: StandardTokens,
     responses: np.ndarray,
     generator: np.random.Generator,
-    n_folds: int = 5,
+    share: Share = UNSEEN,
 ) -> tuple[LinearEncoder, np.ndarray]:
     """Fit the linear encoder, and predict each image by a fit without this image.
 
-    Memory is that of the pooled features (`MAX_FEATURES` an image, at most) and of their moments,
-    by images or by features, whichever are fewer: 9,000 images of 256 × 1664 tokens take 0.24 GB
-    and, in float64, 0.35 GB. One band holds all features: penalties of
-    their own for tokens at several resolutions (himalaya's ``GroupRidgeCV``) predicted no better
-    and took nine times as long (docs/evaluation.md).
+    Every band has a ridge on its pooled tokens and, on a square grid, one within the receptive
+    field of each voxel; penalties, fields and the weights of all in the stack are chosen voxel by
+    voxel. Bands with penalties of their own matter where they differ in kind; stacking ridges of
+    single bands reaches what a joint ridge with a penalty per band does (himalaya's
+    ``GroupRidgeCV``) at a fraction of its cost (docs/evaluation.md).
 
     Parameters
     ----------
-    tokens : float array of shape (n_images, n_tokens, n_dims), or StandardTokens
-        Standardised (`synbrain_cli.model.tokens`).
+    tokens : StandardTokens
+        Of the images.
     responses : float array of shape (n_images, n_voxels)
         Averages over the repeats of each image: one row an image, so no image is on both sides
         of a fold.
     generator : numpy Generator
         Deals images to folds.
+    share : Share
+        Of a task whose progress is shown.
 
     Returns
     -------
     LinearEncoder
     float32 array of shape (n_images, n_voxels)
-        Leave-one-out predictions: see `fit_ridge`.
+        Predictions of every image without it: leave-one-out by ridges (`fit_ridge`), by folds of
+        receptive fields (`synbrain_cli.model.fields.fit_fields`); the stack weighs them by weights
+        of other images.
     """
-    fit, held_out = fit_ridge(pool_tokens(tokens), responses, generator, n_folds)
-    return LinearEncoder(**fit), held_out
+    ridges, fields, left_out = [], [], []
+    of_ridges, of_fields, of_stack = share.split(*LINEAR_TIMES)
+    for band, own in of_ridges.each(tokens.bands):
+        reading, fitting = own.split(*RIDGE_TIMES)
+        fit, without = fit_ridge(pool_tokens(band, reading), responses, generator, fitting)
+        ridges.append(Ridge(**fit))
+        left_out.append(without)
+    for band, own in of_fields.each(tokens.bands):
+        field = None
+        if is_grid(band.shape[1]) and len(responses) >= LEAST_IMAGES:
+            field, without = fit_fields(band, responses, generator, own)
+            left_out.append(without)
+        fields.append(field)
+    mean = responses.mean(0, dtype=np.float64).astype(np.float32)
+    if len(responses) < 2:  # nothing to weigh them by
+        weights = np.zeros((len(left_out), responses.shape[1]), np.float32)
+        weights[0] = 1
+        return LinearEncoder(tuple(ridges), tuple(fields), weights, mean), left_out[0]
+    # What little is known shrinks predictions towards the mean response, not towards 0; that of an
+    # image left out, towards the mean of the others.
+    n_images = len(responses)
+    others = np.asarray((n_images * mean - responses) / (n_images - 1), np.float32)
+    for one in left_out:
+        one -= others
+    weights, stacked = fit_stack(left_out, responses - others, generator, share=of_stack)
+    return LinearEncoder(tuple(ridges), tuple(fields), weights, mean), stacked + others
 
 
 def fit_ridge(
-    features: np.ndarray, targets: np.ndarray, generator: np.random.Generator, n_folds: int = 5
+    features: np.ndarray,
+    targets: np.ndarray,
+    generator: np.random.Generator,
+    share: Share = UNSEEN,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     r"""Ridge regression, with the penalty of each target chosen by cross-validation over rows.
 
@@ -158,6 +349,8 @@ def fit_ridge(
     targets : float array of shape (n_rows, n_targets)
     generator : numpy Generator
         Deals rows to folds.
+    share : Share
+        Of a task whose progress is shown.
 
     Returns
     -------
@@ -171,11 +364,14 @@ def fit_ridge(
         return _fit_mean(features, targets)
     from sklearn.model_selection import KFold  # a second to import, which predictions do without
 
-    n_folds = min(n_folds, len(features))
+    n_folds = min(N_FOLDS, len(features))
     mean = features.mean(0, dtype=np.float64).astype(np.float32)
     features = features - mean  # not in place: pooling may hand back the caller's own array
+    n_targets = targets.shape[1]
+    decomposing, choosing, fitting = share.split(3, 1 + n_targets / 3000, n_targets / 15_000)
     found = principal_components(features, MAX_COMPONENTS)
     del features
+    decomposing.to(1)
     unit = np.sqrt(found.powers.sum() / len(found.vectors))  # root mean squared norm of a row
     powers, vectors = found.powers / unit**2, found.vectors
     scores = (vectors * np.sqrt(powers)).astype(np.float32)
@@ -184,13 +380,13 @@ def fit_ridge(
     folds = [held_out for _, held_out in deal.split(scores)]
     intercept = targets.mean(0, dtype=np.float64).astype(np.float32)
     held_out = np.asarray(targets - intercept, np.float32)  # centred, then residuals, in place
-    best = choose_penalties(scores, held_out, folds, ALPHAS)
+    best = choose_penalties(scores, held_out, folds, ALPHAS, choosing)
     alphas = ALPHAS[best]
 
     leverage = 1 / len(scores) + vectors**2 @ (powers[:, None] / (powers[:, None] + ALPHAS))
     kept = np.maximum(1 - leverage, 1e-6).astype(np.float32)  # (n_rows, n_penalties)
     coefficients = np.empty((len(powers), targets.shape[1]), np.float32)
-    for start in range(0, targets.shape[1], TOGETHER):
+    for start in fitting.over(range(0, targets.shape[1], TOGETHER)):
         some = slice(start, start + TOGETHER)
         centred = np.ascontiguousarray(held_out[:, some])
         own = scores.T @ centred / (powers[:, None] + alphas[some]).astype(np.float32)

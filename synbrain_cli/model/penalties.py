@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
+from synbrain_cli.progress import UNSEEN, Share
+
 TOGETHER = 512  # targets that are computed together
 FEW = 16  # rows whose errors are computed together: they stay in the processor's cache
 ROUNDING = 1e-6  # of shrinkage: that of float32
@@ -116,6 +118,7 @@ def choose_penalties(
     targets: NDArray[np.float32],
     folds: Sequence[NDArray[np.integer]],
     penalties: NDArray[np.float64],
+    share: Share = UNSEEN,
 ) -> NDArray[np.integer]:
     """Choose the penalty of least squared error on rows that were held out, target by target.
 
@@ -128,6 +131,8 @@ def choose_penalties(
     folds : sequence of int arrays
         Rows that are held out by turns.
     penalties : float64 array of shape (n_penalties,)
+    share : Share
+        Of a task whose progress is shown.
 
     Returns
     -------
@@ -137,9 +142,10 @@ def choose_penalties(
     exact = scores.astype(np.float64)
     moments = exact.T @ exact
     del exact
-    parts = [_Fold.of(scores, rows, moments) for rows in folds]
+    decomposing, predicting = share.split(scores.shape[1], targets.shape[1] / 2)
+    parts = [_Fold.of(scores, rows, moments) for rows in decomposing.over(folds)]
     best = np.empty(targets.shape[1], np.intp)
-    for start in range(0, targets.shape[1], TOGETHER):
+    for start in predicting.over(range(0, targets.shape[1], TOGETHER)):
         some = slice(start, start + TOGETHER)
         block = np.ascontiguousarray(targets[:, some])
         products = scores.T @ block

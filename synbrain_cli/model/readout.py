@@ -5,7 +5,7 @@ Trial k of image i, over voxels:
 .. math:: y_{ik} = m_i + s_i \odot Q\big( (u_i + \sqrt{h_i} \odot e_{ik}) / s_i \big),
     \qquad s_i^2 = \sigma_u^2 + h_i\, \sigma_e^2
 
-- **m**, the mean: linear and deep predictions, stacked voxel by voxel (`fit_stack`).
+- **m**, the mean: several predictions, stacked voxel by voxel (`synbrain_cli.model.stack`).
 - **u**, signal that the predictions do not explain, the same on every repeat of an image: normal,
   low-rank plus private (`synbrain_cli.model.covariance`).
 - **e**, trial noise: the same form. It is signal-dependent: its variance is multiplied by
@@ -26,23 +26,25 @@ The published alternative adds noise to the latent (`LatentReadout`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from scipy.special import ndtr
 
-from synbrain_cli.errors import InputError
 from synbrain_cli.model.components import Separation, VarianceComponents
 from synbrain_cli.model.covariance import LowRank, Normal, fit_low_rank
+from synbrain_cli.progress import UNSEEN, Share
 
 # Of Q, in standard deviations: quantiles .005 to .995.
 NODES = np.linspace(-2.6, 2.6, 27).astype(np.float32)
 MAX_SIGNAL_DEPENDENCE = 0.7
+# Shares of variance components, signal dependence, factors of noise and of signal, and Q
+TIMES = 3, 1, 36, 54, 13
+Part = Literal["low_rank", "signal_dependence", "curve"]
 CURVE_TRIALS = 300  # trials that count as much as all other voxels for a voxel's Q
-_SHRINKAGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,7 @@ def fit_readout(
     image_index: np.ndarray,
     means: np.ndarray,
     generator: np.random.Generator,
-    *,
-    low_rank: bool = True,
-    signal_dependence: bool = True,
-    curve: bool = True,
+    without: Container[Part] = (),
 ) -> Readout:
     r"""Estimate unexplained signal, trial noise, its dependence on the signal, and the curve.
 
@@ -222,18 +221,10 @@ def fit_readout(
     means : float32 array of shape (n_images, n_voxels)
         Predictions by a model not fitted on that image.
     generator : numpy Generator
-    low_rank, signal_dependence, curve : bool
-        False leaves a part out, for comparisons.
+    without : container of {"low_rank", "signal_dependence", "curve"}
+        Parts that are left out, for comparisons.
     """
-    return fit_separated(
-        trials,
-        image_index,
-        means,
-        generator,
-        low_rank=low_rank,
-        signal_dependence=signal_dependence,
-        curve=curve,
-    )[0]
+    return fit_separated(trials, image_index, means, generator, without)[0]
 
 
 def fit_separated(
@@ -241,27 +232,31 @@ def fit_separated(
     image_index: np.ndarray,
     means: np.ndarray,
     generator: np.random.Generator,
-    *,
-    low_rank: bool = True,
-    signal_dependence: bool = True,
-    curve: bool = True,
+    without: Container[Part] = (),
+    share: Share = UNSEEN,
 ) -> tuple[Readout, Separation]:
     """Fit the readout, and say how surely unexplained signal is told from noise: `fit_readout`."""
-    components = VarianceComponents(trials, image_index, means)
+    of_components, of_dependence, of_noise, of_signal, of_curve = share.split(*TIMES)
+    components = VarianceComponents(trials, image_index, means, of_components)
     noise_variance, signal_variance = components.noise, components.signal
     n_repeats, degrees = components.n_repeats, components.degrees
     centre, spread = _moments_over_images(means)
     slope = np.zeros_like(noise_variance)
-    if signal_dependence:
+    if "signal_dependence" not in without:
         slope = _signal_dependence(components, means, centre, spread)
+        of_dependence.to(1)
 
     noise = LowRank.independent(noise_variance)
     signal = LowRank.independent(signal_variance)
-    if low_rank:
-        noise = fit_low_rank(components.noise_terms(), degrees, noise_variance, generator)
+    if "low_rank" not in without:
+        noise = fit_low_rank(
+            components.noise_terms(), degrees, noise_variance, generator, share=of_noise
+        )
         if signal_variance.any():
             weight = n_repeats * (n_repeats - 1.0)
-            signal = fit_low_rank(components.signal_terms(), weight, signal_variance, generator)
+            signal = fit_low_rank(
+                components.signal_terms(), weight, signal_variance, generator, share=of_signal
+            )
     readout = Readout(
         signal,
         noise,
@@ -270,8 +265,8 @@ def fit_separated(
         spread.astype(np.float32),
         _straight(len(slope)),
     )
-    if curve:
-        readout = replace(readout, curve=_curve(readout, trials, image_index, means))
+    if "curve" not in without:
+        readout = replace(readout, curve=_curve(readout, trials, image_index, means, of_curve))
     return readout, components.separation()
 
 
@@ -331,13 +326,17 @@ def _straight(n_voxels: int) -> np.ndarray:
 
 
 def _curve(
-    readout: Readout, trials: np.ndarray, image_index: np.ndarray, means: np.ndarray
+    readout: Readout,
+    trials: np.ndarray,
+    image_index: np.ndarray,
+    means: np.ndarray,
+    share: Share,
 ) -> np.ndarray:
     """Quantiles of standardised residuals at the normal distribution's `NODES`."""
     variance = (readout.signal.variance, readout.noise.variance)
     n_voxels = trials.shape[1]
     curve, moments = np.empty((len(NODES), n_voxels)), np.empty((2, n_voxels))
-    for some in _blocks(n_voxels):
+    for some in share.over(_blocks(n_voxels)):
         x = _standard(means[:, some], readout.centre[some], readout.spread[some])
         h = _relative_variance(readout.signal_dependence[some], x)
         scale = np.sqrt(np.maximum(variance[0][some] + h * variance[1][some], 1e-24))
@@ -404,91 +403,6 @@ def _bend(curve: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------ the mean
-
-
-def fit_stack(
-    predictions: np.ndarray, averages: np.ndarray, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    r"""Weigh several predictions of the mean, voxel by voxel.
-
-    Stacking (Wolpert 1992, *Neural Networks* 5:241; Breiman 1996, *Machine Learning* 24:49). Per
-    voxel v, with predictions X (images × predictors), not negative:
-
-    .. math:: w_v = \arg\min_{w \ge 0} \lVert y_v - X_v w \rVert^2
-        + \kappa\, (w - \bar w)^\top G\, (w - \bar w)
-
-    :math:`\bar w` are the weights best for all voxels together and G the mean over voxels of
-    :math:`X_v^\top X_v`: few validation images pull weights to those of all voxels, so that the
-    stack is no worse than its best member beyond what those can tell. κ is chosen by
-    cross-validation over images; infinite is among the choices.
-
-    Parameters
-    ----------
-    predictions : float array of shape (n_predictors, n_images, n_voxels)
-        Of validation images: images on which no predictor was fitted.
-    averages : float array of shape (n_images, n_voxels)
-        Their recorded responses, averaged over repeats.
-    generator : numpy Generator
-        Deals images to folds.
-
-    Returns
-    -------
-    float32 array of shape (n_predictors, n_voxels)
-        Weights.
-    float32 array of shape (n_images, n_voxels)
-        The stack's predictions of the same images, each by weights fitted without it.
-    """
-    n_images = len(averages)
-    if n_images < 2:
-        raise InputError(
-            f"stacking: expected two validation images or more, found {n_images}: prepare with a "
-            "larger --validation"
-        )
-    from sklearn.model_selection import KFold  # a second to import, which draws do without
-
-    deal = KFold(min(10, n_images), shuffle=True, random_state=int(generator.integers(2**31)))
-    folds = [held_out for _, held_out in deal.split(averages)]
-    parts = [_normal_equations(predictions[:, f], averages[f]) for f in folds]
-    gram, cross = (np.asarray(sum(part[j] for part in parts)) for j in (0, 1))
-    held_out = {kappa: np.empty(averages.shape, np.float32) for kappa in _SHRINKAGES}
-    for fold, (g, c) in zip(folds, parts, strict=True):
-        for kappa, predicted in held_out.items():
-            weights = _weights(gram - g, cross - c, kappa)
-            predicted[fold] = np.einsum("pv,piv->iv", weights, predictions[:, fold])
-    best = min(_SHRINKAGES, key=lambda k: float(((held_out[k] - averages) ** 2).sum()))
-    return _weights(gram, cross, best).astype(np.float32), held_out[best]
-
-
-def _normal_equations(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """XᵀX (n_voxels, p, p) and Xᵀy (n_voxels, p)."""
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    return np.einsum("piv,qiv->vpq", x, x), np.einsum("piv,iv->vp", x, y)
-
-
-def _weights(gram: np.ndarray, cross: np.ndarray, kappa: float) -> np.ndarray:
-    """Weights w (n_predictors, n_voxels), shrunk towards those of all voxels by κ."""
-    pooled, target = gram.mean(0), cross.mean(0)
-    common = _non_negative(pooled[None], target[None])[0]
-    if np.isinf(kappa):
-        return np.repeat(common[:, None], len(gram), axis=1)
-    return _non_negative(gram + kappa * pooled, cross + kappa * (pooled @ common)).T
-
-
-def _non_negative(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
-    """Least squares with w ≥ 0, by trying every set of predictors: (n_voxels, p)."""
-    n_voxels, n_predictors = cross.shape
-    best, gain = np.zeros((n_voxels, n_predictors)), np.zeros(n_voxels)
-    ridge = 1e-9 * np.trace(gram, axis1=1, axis2=2)[:, None, None] + 1e-30
-    for size in range(1, n_predictors + 1):
-        for chosen in map(list, combinations(range(n_predictors), size)):
-            part = gram[:, chosen][:, :, chosen] + ridge * np.eye(size)
-            w = np.linalg.solve(part, cross[:, chosen][..., None])[..., 0]
-            explained = (w * cross[:, chosen]).sum(1)  # what it takes off the squared error
-            better = (w >= 0).all(1) & (explained > gain)
-            best[better] = 0
-            best[np.ix_(better, chosen)] = w[better]
-            gain[better] = explained[better]
-    return best
 
 
 def signal_left(

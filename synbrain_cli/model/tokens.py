@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from synbrain_cli.memory import release
+from synbrain_cli.tokens import Tokens
 
 BATCH = 256  # images in memory at a time, where all would not fit
 FEW = 4  # images whose tokens stay in the processor's cache
 
 
 @dataclass(frozen=True)
-class TokenScaler:
-    """Standardisation of every token feature over training images (z-score).
+class BandScaler:
+    """Standardisation of the token features of a band over training images (z-score).
 
     Ours: the published model takes raw CLIP tokens (``mean`` 0 and ``sd`` 1). With raw tokens, the
     contrastive loss compares what all images share as much as what distinguishes them.
@@ -31,7 +32,12 @@ class TokenScaler:
     sd: np.ndarray
 
     @classmethod
-    def fit(cls, store: np.ndarray, rows: np.ndarray | None = None) -> TokenScaler:
+    def none(cls, n_tokens: int, n_dims: int) -> BandScaler:
+        """Return the scaler that leaves tokens as they are."""
+        return cls(np.zeros((n_tokens, n_dims), np.float32), np.ones(n_dims, np.float32))
+
+    @classmethod
+    def fit(cls, store: np.ndarray, rows: np.ndarray | None = None) -> BandScaler:
         """Compute mean and SD over rows of a store of tokens, which are read in batches.
 
         Parameters
@@ -66,8 +72,55 @@ class TokenScaler:
 
 
 @dataclass(frozen=True)
-class StandardTokens:
-    """Tokens of images that are standardised when they are read.
+class TokenScaler:
+    """Standardisation of the tokens of every band.
+
+    Attributes
+    ----------
+    bands : tuple of BandScaler
+    """
+
+    bands: tuple[BandScaler, ...]
+
+    @classmethod
+    def fit(cls, bands: Sequence[tuple[np.ndarray, np.ndarray]]) -> TokenScaler:
+        """Fit every band: to its store and the rows of the training images in it."""
+        return cls(tuple(BandScaler.fit(store, rows) for store, rows in bands))
+
+    def only(self, bands: Sequence[int]) -> TokenScaler:
+        """Return the scaler of some of the bands."""
+        return TokenScaler(tuple(self.bands[band] for band in bands))
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Shape (n_tokens, n_dims) of each band."""
+        return tuple((band.mean.shape[0], band.mean.shape[1]) for band in self.bands)
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """Return standardised tokens, float32."""
+        return Tokens(tuple(one(band) for one, band in zip(self.bands, tokens.bands, strict=True)))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return named arrays, for a file."""
+        return {
+            f"{name}.{k}": getattr(band, part)
+            for k, band in enumerate(self.bands)
+            for name, part in (("token_mean", "mean"), ("token_sd", "sd"))
+        }
+
+    @classmethod
+    def from_arrays(cls, named: dict[str, np.ndarray], n_bands: int) -> TokenScaler:
+        """Rebuild from the named arrays of a file."""
+        return cls(
+            tuple(
+                BandScaler(named[f"token_mean.{k}"], named[f"token_sd.{k}"]) for k in range(n_bands)
+            )
+        )
+
+
+@dataclass(frozen=True)
+class StandardBand:
+    """Tokens of images under one band, standardised when they are read.
 
     Tokens of 9,000 images (256 × 1664) take 15 GB, and are therefore not held in memory.
 
@@ -77,12 +130,12 @@ class StandardTokens:
         Tokens as computed by the encoder; a memory map.
     rows : int array of shape (n_images,)
         Rows of the images in the store.
-    scaler : TokenScaler
+    scaler : BandScaler
     """
 
     store: np.ndarray
     rows: np.ndarray
-    scaler: TokenScaler
+    scaler: BandScaler
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -96,6 +149,10 @@ class StandardTokens:
         """Return standardised tokens of some images, in memory: float32 (n, n_tokens, n_dims)."""
         return self.scaler(self.store[self.rows[images]])
 
+    def part(self, images: slice | np.ndarray) -> StandardBand:
+        """Return some of the images, unread."""
+        return StandardBand(self.store, self.rows[images], self.scaler)
+
     def batches(self, size: int = BATCH) -> Iterator[np.ndarray]:
         """Yield standardised tokens of all images, a few at a time."""
         for first in range(0, len(self), size):
@@ -105,3 +162,39 @@ class StandardTokens:
     def raw(self) -> np.ndarray:
         """Return the tokens as encoded, in memory: float32 (n_images, n_tokens, n_dims)."""
         return np.asarray(self.store[self.rows], np.float32)
+
+
+@dataclass(frozen=True)
+class StandardTokens:
+    """Tokens of images under every band, standardised when they are read.
+
+    Attributes
+    ----------
+    bands : tuple of StandardBand
+        Of the same images.
+    """
+
+    bands: tuple[StandardBand, ...]
+
+    def __len__(self) -> int:
+        return len(self.bands[0])
+
+    def only(self, bands: Sequence[int]) -> StandardTokens:
+        """Return some of the bands."""
+        return StandardTokens(tuple(self.bands[band] for band in bands))
+
+    def part(self, images: slice | np.ndarray) -> StandardTokens:
+        """Return some of the images, unread."""
+        return StandardTokens(tuple(band.part(images) for band in self.bands))
+
+    def __getitem__(self, images: slice | np.ndarray) -> Tokens:
+        """Return standardised tokens of some images, in memory, float32."""
+        return Tokens(tuple(band[images] for band in self.bands))
+
+    def batches(self, size: int = BATCH) -> Iterator[Tokens]:
+        """Yield standardised tokens of all images, a few at a time."""
+        return map(Tokens, zip(*(band.batches(size) for band in self.bands), strict=True))
+
+    def raw(self) -> Tokens:
+        """Return the tokens as encoded, in memory, float32."""
+        return Tokens(tuple(band.raw() for band in self.bands))

@@ -17,11 +17,37 @@ from dataclasses import dataclass
 import numpy as np
 
 from synbrain_cli.model.linear import apply_ridge, fit_ridge
+from synbrain_cli.model.tokens import StandardTokens
+from synbrain_cli.progress import UNSEEN, Share
+from synbrain_cli.tokens import Tokens
 
 MAX_GAIN = 1.5
+TOGETHER = 64  # images whose tokens are in memory
 
-# Raw tokens (n, n_tokens, n_dims) → evidence (n, n_evidence), prior mean (n, n_voxels) or None.
-Evidence = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+# Raw tokens of n images → evidence (n, n_evidence), prior mean (n, n_voxels) or None.
+Evidence = Callable[[Tokens], tuple[np.ndarray, np.ndarray | None]]
+
+
+def gather_evidence(
+    evidence: Evidence, tokens: StandardTokens, share: Share = UNSEEN
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return evidence and prior of images whose tokens are read some at a time.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Its models scale tokens in their own way, so that it takes them as encoded.
+    tokens : StandardTokens
+    share : Share
+        Of a task whose progress is shown.
+    """
+    firsts = range(0, len(tokens), TOGETHER)
+    parts = [
+        evidence(tokens.part(slice(first, first + TOGETHER)).raw()) for first in share.over(firsts)
+    ]
+    known = np.concatenate([part for part, _ in parts])
+    priors = [prior for _, prior in parts if prior is not None]
+    return known, np.concatenate(priors) if priors else None
 
 
 @dataclass(frozen=True)
@@ -63,8 +89,8 @@ class Transfer:
     evidence: Evidence
     adapter: Adapter
 
-    def predict(self, tokens: np.ndarray) -> np.ndarray:
-        """Return responses to raw tokens (n, n_tokens, n_dims), float32 (n, n_voxels)."""
+    def predict(self, tokens: Tokens) -> np.ndarray:
+        """Return responses to raw tokens of n images: float32 (n, n_voxels)."""
         return self.adapter(*self.evidence(tokens))
 
 
@@ -73,6 +99,7 @@ def fit_adapter(
     prior: np.ndarray | None,
     responses: np.ndarray,
     generator: np.random.Generator,
+    share: Share = UNSEEN,
 ) -> tuple[Adapter, np.ndarray]:
     """Fit a subject's voxels: the gain of the prior, then ridge on the residual.
 
@@ -84,6 +111,8 @@ def fit_adapter(
         Recorded, averaged over repeats.
     generator : numpy Generator
         Deals images to folds.
+    share : Share
+        Of a task whose progress is shown.
 
     Returns
     -------
@@ -100,5 +129,5 @@ def fit_adapter(
         gain = min(max(against / power, 0.0), MAX_GAIN) if power else 0.0
         expected = np.float32(gain) * prior
     residual = responses - expected
-    ridge, left_out = fit_ridge(evidence, residual, generator)
+    ridge, left_out = fit_ridge(evidence, residual, generator, share)
     return Adapter(gain, ridge), np.asarray(left_out + expected, np.float32)

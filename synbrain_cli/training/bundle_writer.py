@@ -15,7 +15,6 @@ from synbrain_cli.io.bundle import (
     CARD,
     Adaptation,
     BundleConfig,
-    Predictor,
     SplitSizes,
     TrainingRecord,
     TransferConfig,
@@ -26,15 +25,19 @@ from synbrain_cli.io.files import copy_at_once, versions
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import FILES, FolderKind, WorkFolder
+from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.distribution import (
     FittedDistribution,
+    HeldOut,
     baseline_variances,
     describe_readout,
 )
 from synbrain_cli.training.examples import SubjectExamples, share_predicted
 from synbrain_cli.training.networks import TrainedNetworks
+from synbrain_cli.training.shared_core import TrainedNetwork
 
+_EARLY = ("V1", "V2", "V3", "hV4")  # first in tables of regions
 MODEL = FolderKind("a model", "--name")
 
 
@@ -84,10 +87,12 @@ class TrainedParts:
     sessions : list of int
         From which the examples come.
     examples : SubjectExamples
-    held_out : dict of float32 arrays of shape (n_val_images, n_voxels)
-        Each predictor's predictions of validation images, in the order of the stack.
+    linear : LinearEncoder
+    held_out : HeldOut
+        Predictions of images by predictors that were not fitted to them.
     networks : TrainedNetworks, optional
     transfer : FittedTransfer, optional
+    network : TrainedNetwork, optional
     adaptation : Adaptation, optional
         Of adapted models.
     """
@@ -97,16 +102,18 @@ class TrainedParts:
     data: str
     sessions: list[int]
     examples: SubjectExamples
-    held_out: dict[Predictor, np.ndarray]
+    linear: LinearEncoder
+    held_out: HeldOut
     networks: TrainedNetworks | None = None
     transfer: FittedTransfer | None = None
+    network: TrainedNetwork | None = None
     adaptation: Adaptation | None = None
 
 
-def predict_held_out(networks: TrainedNetworks, examples: SubjectExamples) -> np.ndarray:
-    """Predict validation images with networks: float32 (n_val_images, n_voxels)."""
-    n_voxels = examples.val.averages.shape[1]
-    return predict_deep(networks.vae, networks.mapper, examples.val.tokens, n_voxels)
+def predict_held_out(networks: TrainedNetworks, seen: SubjectExamples) -> np.ndarray:
+    """Predict validation images, as networks see them: float32 (n_val_images, n_voxels)."""
+    n_voxels = seen.val.averages.shape[1]
+    return predict_deep(networks.vae, networks.mapper, seen.val.tokens, n_voxels)
 
 
 def write_bundle(
@@ -136,17 +143,19 @@ def write_bundle(
         recorded_unit=subject.description.unit_before_standardization,
         standardization=subject.description.standardization,
         voxel_order=networks.voxel_order if networks else None,
-        encoder=parts.store.identity,
+        bands=parts.store.bands,
         vae=networks.vae.config if networks else None,
         mapper=networks.mapper.config if networks else None,
         transfer=transfer.config if transfer else None,
-        predictors=tuple(parts.held_out),
+        network=parts.network.config if parts.network else None,
+        predictors=parts.held_out.names,
         averaged_over=subject.averaged_over,
         fingerprint=fingerprint(folder),
         training=record,
     )
     seal(folder, config)
-    (folder / CARD).write_text(model_card(work.target.name, subject, config), "utf-8")
+    members = members_table(subject, config, fitted.stack, parts.linear)
+    (folder / CARD).write_text(model_card(work.target.name, subject, config, members), "utf-8")
     work.put_in_place()
     return record
 
@@ -155,14 +164,13 @@ def _save_predictors(folder: Path, parts: TrainedParts, fitted: FittedDistributi
     """Write the arrays of every predictor, of the readout and of the baselines."""
     examples, networks, transfer = parts.examples, parts.networks, parts.transfer
     arrays = {
-        "token_mean": examples.scaler.mean,
-        "token_sd": examples.scaler.sd,
+        **examples.scaler.arrays(),
         "response_mean": examples.scale.mean.astype(np.float32),
         "response_sd": examples.scale.sd.astype(np.float32),
         "mean_pattern": examples.train.betas.mean(0, dtype=np.float64).astype(np.float32),
     }
     if networks is not None:
-        arrays["latent_sd"] = networks.latent_sd
+        arrays |= {"latent_sd": networks.latent_sd, **networks.joint.arrays()}
         by_name: dict[str, nn.Module] = {"vae": networks.vae, "mapper": networks.mapper}
         tensors: dict[str, np.ndarray] = {}
         for name, network in by_name.items():
@@ -176,9 +184,12 @@ def _save_predictors(folder: Path, parts: TrainedParts, fitted: FittedDistributi
             shutil.rmtree(into, ignore_errors=True)  # by an interrupted run
             copy_at_once(bundle.resolve(), into)
             (into / FILES).unlink(missing_ok=True)  # of the command that made it
+    if parts.network is not None:
+        save_arrays(folder / "network.safetensors", parts.network.ensemble.arrays())
     save_arrays(folder / "arrays.safetensors", arrays)
-    save_arrays(folder / "linear.safetensors", vars(fitted.linear))
-    baselines = baseline_variances(examples, parts.held_out["linear"])
+    save_arrays(folder / "linear.safetensors", parts.linear.arrays())
+    linear = parts.held_out.everywhere["linear"][len(examples.train.averages) :]
+    baselines = baseline_variances(examples, linear)
     readout = {"stack": fitted.stack, **fitted.readout.arrays(), **baselines}
     save_arrays(folder / "readout.safetensors", readout)
 
@@ -187,7 +198,8 @@ def _training_record(
     parts: TrainedParts, fitted: FittedDistribution, run: RunContext
 ) -> TrainingRecord:
     train, val, networks = parts.examples.train, parts.examples.val, parts.networks
-    predictions: dict[str, np.ndarray] = {"model": fitted.stacked, **parts.held_out}
+    of_validation = parts.held_out.of_validation(len(train.averages))
+    predictions: dict[str, np.ndarray] = {"model": fitted.stacked, **of_validation}
     validation = {name: share_predicted(val, p) for name, p in predictions.items()}
     return TrainingRecord(
         preset=networks.preset if networks else None,
@@ -195,17 +207,17 @@ def _training_record(
         data=parts.data,
         sessions=parts.sessions,
         n_trials=SplitSizes(train=len(train.betas), val=len(val.betas)),
-        n_images=SplitSizes(train=len(train.tokens), val=len(val.tokens)),
+        n_images=SplitSizes(train=len(train.averages), val=len(val.averages)),
         validation={**validation, "mean_pattern": 0.0},
-        readout=describe_readout(fitted, tuple(parts.held_out)),
+        readout=describe_readout(fitted, parts.held_out.names),
         stages=networks.histories if networks else {},
         versions=versions(),
         adaptation=parts.adaptation,
     )
 
 
-def model_card(name: str, subject: PreparedSubject, config: BundleConfig) -> str:
-    """Return the bundle's ``card.md``: training data, validation scores, licence."""
+def model_card(name: str, subject: PreparedSubject, config: BundleConfig, members: str) -> str:
+    """Return the bundle's ``card.md``: training data, validation scores, members, licence."""
     record = config.training
     simulated = "**Simulated subject: no brain was measured.**\n\n" if config.simulated else ""
     licence = (
@@ -214,7 +226,7 @@ def model_card(name: str, subject: PreparedSubject, config: BundleConfig) -> str
         else "Weights derived from a data set follow its terms (NSD: no redistribution of data)."
     )
     validation = record.validation
-    columns = ["model", *(n for n in ("deep", "transfer", "linear") if n in validation)]
+    columns = ["model", *(n for n in ("network", "transfer", "deep", "linear") if n in validation)]
     table = "\n".join(
         (
             "| " + " | ".join(columns) + " | mean pattern |",
@@ -230,7 +242,7 @@ def model_card(name: str, subject: PreparedSubject, config: BundleConfig) -> str
 {record.n_trials.train:,} training trials of {record.n_images.train:,} images, \
 sessions {record.sessions[0]} to {record.sessions[-1]}, {subject.n_voxels:,} voxels \
 ({config.space}).{averages}
-Image encoder: {config.encoder.spec}.
+Image encoder: {config.encoder}.
 
 Share of the variance of validation images' average responses that each predictor explains. These
 images chose the weights, so this is no test score; `synbrain evaluate --model {name}` computes test
@@ -238,10 +250,56 @@ scores:
 
 {table}
 
+{members}
 {repeats}
 
 {licence}
 """
+
+
+def members_table(
+    subject: PreparedSubject, config: BundleConfig, stack: np.ndarray, linear: LinearEncoder
+) -> str:
+    """Return a table for ``card.md`` of what each member of the stack carries in each region.
+
+    Parameters
+    ----------
+    subject : PreparedSubject
+        Its regions.
+    config : BundleConfig
+    stack : float array of shape (n_predictors, n_voxels)
+        Weights of the predictors.
+    linear : LinearEncoder
+    """
+    names = [band.spec for band in config.bands] if len(config.bands) > 1 else []
+    by_band = linear.by_band().astype(np.float64)
+    total = by_band.sum(0)
+    lines = [
+        f"| region | voxels | {' | '.join([*config.predictors, *names])} |",
+        "|---" * (2 + len(config.predictors) + len(names)) + "|",
+    ]
+    rois = subject.rois()
+    masks = {"all": np.ones(subject.n_voxels, bool)}
+    masks |= {name: rois[name] for name in (*_EARLY, *rois) if name in rois}
+    for region, mask in masks.items():
+        cells = [f"{weight:.2f}" for weight in np.median(stack[:, mask], 1)]
+        weighed = mask & (total > 0)
+        if names and weighed.any():
+            shares = (by_band[:, weighed] / total[weighed]).mean(1)
+            cells += [f"{share:.2f}" for share in shares]
+        else:
+            cells += ["–"] * len(names)
+        lines.append(f"| {region} | {mask.sum():,} | {' | '.join(cells)} |")
+    bands = "."
+    if names:
+        bands = """, and the share of
+each band in the weights within the linear encoder (mean over voxels). Weights depend on the scale
+of predictions: `synbrain plot layers` shows what each band contributes."""
+    table = "\n".join(lines)
+    return (
+        "What each member of the stack carries, by region: the median over voxels of its weight"
+        f"{bands}\n\n{table}\n"
+    )
 
 
 def _about_repeats(record: TrainingRecord, averaged_over: int) -> str:

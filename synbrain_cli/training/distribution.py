@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from synbrain_cli.io.bundle import NoiseShare, Predictor, Rank, ReadoutSummary, Variances
 from synbrain_cli.metrics.arrays import blockwise
 from synbrain_cli.model.components import Separation
-from synbrain_cli.model.linear import LinearEncoder, fit_ridge
-from synbrain_cli.model.readout import Readout, fit_separated, fit_stack, signal_left
+from synbrain_cli.model.readout import Readout, fit_separated, signal_left
+from synbrain_cli.model.stack import fit_stack
+from synbrain_cli.progress import UNSEEN, Share
 from synbrain_cli.training.examples import SubjectExamples
 
-FEW_IMAGES = (
-    50  # below which a tenth of them, for validation, are too few to weigh predictors (ours)
-)
+READOUT = "stacking, unexplained signal, trial noise"  # what `fit_distribution` fits
+TIMES = 1, 20  # shares of stack and readout
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Predictions of images by predictors that were not fitted to them, in standard deviations.
+
+    Attributes
+    ----------
+    everywhere : dict of float32 arrays of shape (n_train_images + n_val_images, n_voxels)
+        Of all images, each by fits without it: leave-one-out, or cross-fitted. "linear" first.
+    on_validation : dict of float32 arrays of shape (n_val_images, n_voxels)
+        Of predictors that were fitted to the training images alone: the published networks.
+    excess : dict of float32 arrays of shape (n_voxels,)
+        Of predictors ``everywhere``: variance that predictions of new images have not, as they are
+        means of several fits, each of which predicted a part of the images here.
+    """
+
+    everywhere: dict[Predictor, np.ndarray]
+    on_validation: dict[Predictor, np.ndarray] = field(default_factory=dict)
+    excess: dict[Predictor, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[Predictor, ...]:
+        """Predictors in the order of the stack."""
+        return (*self.everywhere, *self.on_validation)
+
+    def of_validation(self, n_train: int) -> dict[Predictor, np.ndarray]:
+        """Predictions of the validation images, which follow those of training."""
+        left_out = {name: values[n_train:] for name, values in self.everywhere.items()}
+        return left_out | self.on_validation
 
 
 @dataclass(frozen=True)
@@ -24,8 +54,6 @@ class FittedDistribution:
 
     Attributes
     ----------
-    linear : LinearEncoder
-        Fitted to the images of both splits.
     stack : float32 array of shape (n_predictors, n_voxels)
         Weight of each predictor.
     readout : Readout
@@ -35,7 +63,6 @@ class FittedDistribution:
         How surely unexplained signal was told from trial noise.
     """
 
-    linear: LinearEncoder
     stack: np.ndarray
     readout: Readout
     stacked: np.ndarray
@@ -43,53 +70,44 @@ class FittedDistribution:
 
 
 def fit_distribution(
-    examples: SubjectExamples,
-    held_out: dict[Predictor, np.ndarray],
-    seed: int,
-    left_out_transfer: np.ndarray | None = None,
+    examples: SubjectExamples, held_out: HeldOut, seed: int, share: Share = UNSEEN
 ) -> FittedDistribution:
-    """Fit the stack, the final linear encoder and the readout.
+    """Fit the stack and the readout.
 
-    Stacking weights come from validation images. The linear encoder is then fitted once more, to
-    the images of both splits, and the readout to its leave-one-out predictions of all images:
-    predictions of images that the mean was not fitted to. The signal
-    that the stack explains beyond the linear encoder, measured on validation images, is taken from
-    the unexplained signal.
-
-    Where every predictor has leave-one-out predictions (no networks) and there are few images (an
-    adapted model's hour, or fewer than `FEW_IMAGES`), stack and readout are both fitted to these
-    predictions of all images.
+    Predictors that predict every image without it are stacked by these predictions, and the
+    readout is fitted to what the stack leaves of the trials of all images: predictions of images
+    that the mean was not fitted to. Predictors that were fitted to the training images alone are
+    then added to that stack by the validation images; the signal that they explain there is taken
+    from the unexplained signal.
 
     Parameters
     ----------
     examples : SubjectExamples
-    held_out : dict of float32 arrays of shape (n_val_images, n_voxels)
-        Predictions of validation images: "linear" and, where there are networks or a transfer,
-        "deep" or "transfer".
+    held_out : HeldOut
     seed : int
-    left_out_transfer : float32 array of shape (n_train_images + n_val_images, n_voxels), optional
-        The transfer's leave-one-out predictions of all images.
+    share : Share
+        Of a task whose progress is shown.
     """
-    generator = np.random.default_rng([seed, 1])
-    predictions = np.stack(list(held_out.values()))
-    val = examples.val
-    # With a transfer, too, though replaced below: the linear encoder's folds, dealt next, are then
-    # the same whatever predictor stands beside it.
-    stack, stacked = fit_stack(predictions, val.averages, generator)
-    averages = examples.both.averages
-    fit, left_out = fit_ridge(examples.features, averages, generator)
-    linear = LinearEncoder(**fit)
-    trials, index = examples.both.betas, examples.both.image_index
-    left_outs = [left_out] if left_out_transfer is None else [left_out, left_out_transfer]
-    few = left_out_transfer is not None or len(averages) < FEW_IMAGES
-    if few and len(left_outs) == len(held_out):
-        stack, left_out = fit_stack(np.stack(left_outs), averages, generator)
-        readout, separation = fit_separated(trials, index, left_out, generator)
-        stacked = np.einsum("pv,piv->iv", stack, predictions)
+    generator = np.random.default_rng([seed, 2])
+    of_stack, of_readout = share.split(*TIMES)
+    val, averages = examples.val, examples.both.averages
+    everywhere = list(held_out.everywhere.values())
+    if len(everywhere) == 1:
+        stack, left_out = np.ones((1, averages.shape[1]), np.float32), everywhere[0]
     else:
-        readout, separation = fit_separated(trials, index, left_out, generator)
-        readout = signal_left(readout, stacked, held_out["linear"], val.averages)
-    return FittedDistribution(linear, stack, readout, stacked, separation)
+        place = {name: k for k, name in enumerate(held_out.everywhere)}
+        excess = {place[name]: variance for name, variance in held_out.excess.items()}
+        stack, left_out = fit_stack(everywhere, averages, generator, excess, of_stack)
+    trials, index = examples.both.betas, examples.both.image_index
+    readout, separation = fit_separated(trials, index, left_out, generator, share=of_readout)
+    stacked = left_out[len(examples.train.averages) :]
+    if held_out.on_validation:
+        before = stacked
+        beside = [before, *held_out.on_validation.values()]
+        weights, stacked = fit_stack(beside, val.averages, generator)
+        stack = np.concatenate([weights[0] * stack, weights[1:]])
+        readout = signal_left(readout, stacked, before, val.averages)
+    return FittedDistribution(stack, readout, stacked, separation)
 
 
 def baseline_variances(examples: SubjectExamples, linear: np.ndarray) -> dict[str, np.ndarray]:

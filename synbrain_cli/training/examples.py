@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from synbrain_cli.io.prepared import PreparedSubject, Trials
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.metrics.arrays import blockwise
-from synbrain_cli.model.linear import pool_tokens
-from synbrain_cli.model.tokens import StandardTokens, TokenScaler
+from synbrain_cli.model.joint_tokens import JointTokens
+from synbrain_cli.model.tokens import StandardBand, StandardTokens, TokenScaler
 
 
 @dataclass(frozen=True)
@@ -24,20 +25,16 @@ class Examples:
     betas : float32 array of shape (n_trials, n_voxels), z-scored
     image_index : int array of shape (n_trials,)
         Row of each trial's image in ``tokens`` and ``averages``.
-    tokens : StandardTokens of shape (n_images, n_tokens, n_dims)
+    tokens : StandardTokens, or StandardBand
+        Of each image, under every band; as networks see them (`seen_by_networks`), of one.
     averages : float32 array of shape (n_images, n_voxels)
         Over the repeats of each image.
     """
 
     betas: np.ndarray
     image_index: np.ndarray
-    tokens: StandardTokens
+    tokens: Any
     averages: np.ndarray
-
-    @cached_property
-    def features(self) -> np.ndarray:
-        """Pooled tokens, float32 (n_images, n_features): all are read, once."""
-        return pool_tokens(self.tokens)
 
 
 def share_predicted(examples: Examples, predicted: np.ndarray) -> float:
@@ -86,6 +83,8 @@ class SubjectExamples:
     train, val : Examples
     both : Examples
         Training examples, then validation examples; the two above are views of it.
+    images : array of str of shape (n_images,)
+        Names of the images of ``both``.
     """
 
     scaler: TokenScaler
@@ -93,10 +92,16 @@ class SubjectExamples:
     train: Examples
     val: Examples
     both: Examples
+    images: np.ndarray
 
     @classmethod
     def of(
-        cls, scaler: TokenScaler, scale: ResponseScale, both: Examples, n_train: int
+        cls,
+        scaler: TokenScaler,
+        scale: ResponseScale,
+        both: Examples,
+        n_train: int,
+        images: np.ndarray,
     ) -> SubjectExamples:
         """Divide examples after the first trials, and their images: views, not copies.
 
@@ -108,26 +113,22 @@ class SubjectExamples:
             Training examples, then validation examples, of other images.
         n_train : int
             Trials of training.
+        images : array of str of shape (n_images,)
+            Names of the images.
         """
         n_images = int(both.image_index[:n_train].max()) + 1
-        scaled = both.tokens
 
         def part(trials: slice, images: slice) -> Examples:
             return Examples(
                 both.betas[trials],
                 both.image_index[trials] - (images.start or 0),
-                StandardTokens(scaled.store, scaled.rows[images], scaled.scaler),
+                both.tokens.part(images),
                 both.averages[images],
             )
 
         train = part(slice(None, n_train), slice(None, n_images))
         val = part(slice(n_train, None), slice(n_images, None))
-        return cls(scaler, scale, train, val, both)
-
-    @cached_property
-    def features(self) -> np.ndarray:
-        """Pooled tokens of all images, those of training first; they are read once."""
-        return np.concatenate([self.train.features, self.val.features])
+        return cls(scaler, scale, train, val, both, images)
 
 
 def load_examples(
@@ -163,7 +164,9 @@ def load_examples(
             train_trials.betas.mean(0, dtype=np.float64), np.where(sd > 0, sd, 1.0)
         )
         train_trials, val_trials = scale.standardize(train_trials), scale.standardize(val_trials)
-    scaler = scaler or TokenScaler.fit(store.tokens, store.rows_of(train_trials.images))
+    scaler = scaler or TokenScaler.fit(
+        [(one.tokens, one.rows_of(train_trials.images)) for one in store.stores]
+    )
     images = np.concatenate([train_trials.images, val_trials.images])
     of_val = val_trials.image_index + len(train_trials.images)
     index = np.concatenate([train_trials.image_index, of_val])
@@ -171,6 +174,34 @@ def load_examples(
     betas = np.concatenate([train_trials.betas, val_trials.betas])
     del train_trials, val_trials  # responses are in memory once
     averages, _, _ = average_repeats(betas, index)
-    tokens = StandardTokens(store.tokens, store.rows_of(images), scaler)
+    tokens = standard_tokens(store, images, scaler)
     both = Examples(betas, index, tokens, averages)
-    return SubjectExamples.of(scaler, scale, both, n_train)
+    return SubjectExamples.of(scaler, scale, both, n_train, images)
+
+
+def seen_by_networks(examples: SubjectExamples, joint: JointTokens) -> SubjectExamples:
+    """Return the examples with the tokens of all bands as those of one."""
+    parts = {
+        name: replace(one, tokens=joint.all_of(one.tokens))
+        for name, one in (("train", examples.train), ("val", examples.val))
+    }
+    return replace(examples, **parts)
+
+
+def standard_tokens(
+    store: TokenStore, images: Iterable[str], scaler: TokenScaler
+) -> StandardTokens:
+    """Return the tokens of images, to be read and standardised when they are needed.
+
+    Raises
+    ------
+    MissingError, InputError
+        When tokens of an image have not been extracted, or were changed since.
+    """
+    images = list(images)
+    return StandardTokens(
+        tuple(
+            StandardBand(one.tokens, one.rows_of(images), own)
+            for one, own in zip(store.stores, scaler.bands, strict=True)
+        )
+    )

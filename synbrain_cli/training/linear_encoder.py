@@ -1,4 +1,4 @@
-"""The linear encoder of the training images, fitted once."""
+"""The linear encoder of a subject's images, fitted once."""
 
 from __future__ import annotations
 
@@ -8,30 +8,40 @@ import numpy as np
 
 from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.io.seal import is_kept, keep
-from synbrain_cli.model.linear import LinearEncoder, fit_ridge
+from synbrain_cli.model.linear import LinearEncoder, fit_linear
 from synbrain_cli.run import RunContext
-from synbrain_cli.training.examples import Examples
+from synbrain_cli.training.examples import SubjectExamples
 
 
-def fit_linear_encoder(examples: Examples, run: RunContext, recovery: Path) -> LinearEncoder:
-    """Fit the linear encoder to training images, or take it from the interrupted run.
+def fit_linear_encoder(
+    examples: SubjectExamples, run: RunContext, recovery: Path
+) -> tuple[LinearEncoder, np.ndarray]:
+    """Fit the linear encoder to all images, or take it from the interrupted run.
 
     Parameters
     ----------
-    examples : Examples
-        Training images; validation images judge this encoder's predictions, and join the fit of
-        the bundle's own (`synbrain_cli.training.distribution.fit_distribution`).
+    examples : SubjectExamples
+        Images of training and validation.
     run : RunContext
         Its seed deals the folds of the cross-validation.
     recovery : path
         Folder in which the encoder is kept.
+
+    Returns
+    -------
+    LinearEncoder
+    float32 array of shape (n_train_images + n_val_images, n_voxels)
+        Predictions of every image without it.
     """
-    path = recovery / "linear_training.safetensors"
+    path = recovery / "linear.safetensors"
     if is_kept(path, run.progress.info):
-        return LinearEncoder(**load_arrays(path))
-    generator = np.random.default_rng(run.seed)
-    with run.progress.stage("linear encoder"):
-        linear = LinearEncoder(**fit_ridge(examples.features, examples.averages, generator)[0])
-    save_arrays(path, vars(linear))
+        named = load_arrays(path)
+        left_out = named.pop("left_out")
+        return LinearEncoder.from_arrays(named, len(examples.both.tokens.bands)), left_out
+    generator = np.random.default_rng([run.seed, 1])
+    both = examples.both
+    with run.progress.stage("linear encoder") as share:
+        linear, left_out = fit_linear(both.tokens, both.averages, generator, share)
+    save_arrays(path, linear.arrays() | {"left_out": left_out})
     keep(path)
-    return linear
+    return linear, left_out

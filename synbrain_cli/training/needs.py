@@ -5,6 +5,7 @@ from __future__ import annotations
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.model.covariance import MAX_RANK, N_FOLDS
+from synbrain_cli.model.fields import MAX_CHANNELS, is_grid
 from synbrain_cli.model.linear import MAX_COMPONENTS, n_pooled
 
 LESS = "prepare fewer voxels or sessions (--rois, --sessions)"
@@ -13,10 +14,11 @@ LESS = "prepare fewer voxels or sessions (--rois, --sessions)"
 def training_bytes(subject: PreparedSubject, store: TokenStore) -> float:
     """Most bytes that the linear encoder and the readout take at a time.
 
-    Either responses are read (and in memory twice), or the ridge is fitted (responses, averages
-    twice, features twice and their moments), or the readout (responses, four arrays of averages,
-    and the contrasts between repeats). Beside these stand the encoder before and after validation
-    images are added, and vectors from which the factors of the readout are made.
+    Either responses are read (and in memory twice), or one band's ridge is fitted (responses,
+    averages twice, features twice and their moments) beside the encoder's members before it and
+    their predictions of all images, or the readout (responses, four arrays of averages, and the
+    contrasts between repeats). Beside these stand vectors from which the factors of the readout
+    are made.
 
     Parameters
     ----------
@@ -26,13 +28,21 @@ def training_bytes(subject: PreparedSubject, store: TokenStore) -> float:
     table = subject.trials[subject.trials["split"] != "test"]
     n_images, n_voxels = table["image"].nunique(), subject.n_voxels
     trials, averages = (4.0 * n * n_voxels for n in (len(table), n_images))
-    n_features = n_pooled(*store.identity.token_shape)
-    features = 4.0 * n_images * n_features
-    ridge = 2 * averages + 2 * features + ridge_bytes(n_images, n_features)
-    readout = 5 * averages + (trials - averages) + features
-    encoders = 8.0 * min(MAX_COMPONENTS, n_images, n_features) * (n_features + n_voxels)
+    shapes = [band.token_shape for band in store.bands]
+    widths = [n_pooled(*shape) for shape in shapes]
+    ridge = max(8.0 * n_images * width + ridge_bytes(n_images, width) for width in widths)
+    encoder = sum(
+        4.0 * min(MAX_COMPONENTS, n_images, width) * (width + n_voxels) for width in widths
+    )
+    n_members = len(shapes) + sum(is_grid(n_tokens) for n_tokens, _ in shapes)
+    # Tokens of a band on the channels that receptive fields read: of all images, and of a fold
+    fields = max(
+        8.0 * n_images * n_tokens * min(n_dims, MAX_CHANNELS) for n_tokens, n_dims in shapes
+    )
+    members = (n_members + 2) * averages + encoder + max(ridge, fields)
+    readout = 5 * averages + (trials - averages) + encoder
     factors = 24.0 * n_voxels * MAX_RANK * (N_FOLDS + 1)
-    return trials + max(trials, ridge, readout) + encoders + factors
+    return trials + max(trials, members, readout) + factors
 
 
 def ridge_bytes(n_rows: int, n_features: int) -> float:

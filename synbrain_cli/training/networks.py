@@ -8,7 +8,7 @@ kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from synbrain_cli.io.seal import is_kept, keep
 from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.model.feed import Feed, Rows
 from synbrain_cli.model.fit import Stage
+from synbrain_cli.model.joint_tokens import JointTokens
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.step import MapperStep, VAEStep
 from synbrain_cli.model.vae import BrainVAE
@@ -96,6 +97,8 @@ class TrainedNetworks:
         As in `UntrainedNetworks`.
     histories : dict
         Of the stages, by title.
+    joint : JointTokens
+        How the tokens of several bands become those of one.
     """
 
     vae: BrainVAE
@@ -104,6 +107,7 @@ class TrainedNetworks:
     preset: str
     voxel_order: str
     histories: dict[str, StageHistory]
+    joint: JointTokens = field(default_factory=JointTokens)
 
 
 @dataclass(frozen=True)

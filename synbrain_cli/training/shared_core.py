@@ -1,11 +1,19 @@
-"""The shared core: an encoder trained on several subjects at once, on which adaptation builds.
+"""The response network: cores that one or several subjects share, and what their voxels read.
 
-Kept in ``weights/cores/<subjects>_<key>/``, as it serves every new subject: the key is a checksum
-of what the core depends on (the subjects' data, the encoder, the settings and the seed).
+Every network sees the images of all subjects but those of one fold, which decide when to stop; the
+predictions of the folds' images by the network that did not see them are what stacking and readout
+are fitted to, and new images are predicted by the average of all networks (a cross-validated
+committee: Krogh & Vedelsby 1995, NeurIPS). Which bands the networks see, is decided by the first
+fold: those that need no weights, or all.
+
+Kept in ``weights/cores/<subjects>_<key>/``, as they serve every subject that they were trained on,
+and new ones: the key is a checksum of what they depend on (the subjects' data, the encoder, the
+settings and the seed).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +30,8 @@ from torch import Tensor
 
 from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.arrays import load_arrays, save_arrays
-from synbrain_cli.io.bundle import Record, StageHistory
+from synbrain_cli.io.arrays import load_arrays, map_array, save_arrays
+from synbrain_cli.io.bundle import NetworkConfig, Record, StageHistory
 from synbrain_cli.io.files import versions
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.records import read_sealed, write_sealed
@@ -36,14 +44,18 @@ from synbrain_cli.labels import derived_name
 from synbrain_cli.model.core import (
     VOXEL_PARTS,
     Core,
+    CoreEnsemble,
     CoreEvidence,
     SharedCore,
     Sheet,
+    as_tensors,
     load_core,
-    receptive_fields,
 )
+from synbrain_cli.model.feed import Rows
+from synbrain_cli.model.fields import best_fields, is_grid
 from synbrain_cli.model.fit import Stage
 from synbrain_cli.model.tokens import TokenScaler
+from synbrain_cli.progress import Bar
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import (
     Examples,
@@ -56,65 +68,124 @@ from synbrain_cli.training.voxel_order import sphere_positions
 
 CORE = FolderKind("a shared core")
 ARRAYS = "core.safetensors"
+N_FOLDS = 4  # and networks (ours)
 FEW_VOXELS = 5_000  # fewer are computed faster by one thread than by several
+CORE_SEED = 10  # added to the run's seed for each fold
+SCORED = 64  # images predicted together
 N_NODES = 2562  # of fsaverage4's sphere: the first vertices of fsaverage5's, 7 mm apart
 
 
 @dataclass(frozen=True)
 class TrainedCore:
-    """A core, the readouts of its subjects' voxels, and the prior for a new subject's voxels.
+    """Cores, the readouts of their subjects' voxels, and the prior for a new subject's voxels.
 
     Attributes
     ----------
-    core : Core
+    config : CoreConfig
     scaler : TokenScaler
-    sources : tuple of tensors
-        What the source subjects' voxels read: field, local, whole, offset.
-    shared : tuple of tensors
-        What the nodes of the sheet read: field, local, whole.
+        Of the bands that the cores see.
+    cores : tuple of Core
+    sources : tuple of tuples of tensors
+        Of each core, what the source subjects' voxels read: field, local, whole, offset.
+    shared : tuple of tuples of tensors
+        Of each core, what the nodes of the sheet read: field, local, whole.
     sheet : Sheet
+    subjects : list of str
+        ``dataset/sub-01`` of the source subjects.
+    first : int array of shape (n_subjects + 1,)
+        First voxel of each subject among those of all.
+    held_out : tuple of float32 arrays of shape (n_images, n_voxels)
+        Of each subject, predictions of the images of its examples by networks that did not see
+        them; memory maps.
+    ambiguity : float32 array of shape (n_voxels,)
+        Of all subjects' voxels: variance between the networks that saw an image, mean over images.
     """
 
-    core: Core
+    config: CoreConfig
     scaler: TokenScaler
-    sources: tuple[Tensor, ...]
-    shared: tuple[Tensor, ...]
+    cores: tuple[Core, ...]
+    sources: tuple[tuple[Tensor, ...], ...]
+    shared: tuple[tuple[Tensor, ...], ...]
     sheet: Sheet
+    subjects: list[str]
+    first: np.ndarray
+    held_out: tuple[np.ndarray, ...]
+    ambiguity: np.ndarray
 
     def evidence(self, subject: PreparedSubject) -> CoreEvidence:
         """Predict the source subjects' voxels, and a new subject's by their cortical position."""
         basis = torch.from_numpy(self.sheet.basis(*sphere_positions(subject)))
-        field, local, whole = self.shared
-        new = (basis @ field, local @ basis.T, whole @ basis.T, torch.zeros(len(basis)))
+        voxels = []
+        for sources, (field, local, whole) in zip(self.sources, self.shared, strict=True):
+            new = (basis @ field, local @ basis.T, whole @ basis.T, torch.zeros(len(basis)))
+            voxels.append(
+                tuple(
+                    torch.cat([old, one], dim=0 if name == "field" else -1)
+                    for name, old, one in zip(VOXEL_PARTS, sources, new, strict=True)
+                )
+            )
+        ensemble = CoreEnsemble(self.config, self.scaler, self.cores, tuple(voxels))
+        return CoreEvidence(ensemble, int(self.first[-1]))
+
+    def of_subject(self, label: str) -> TrainedNetwork:
+        """Return the network of one of the subjects, ``dataset/sub-01``."""
+        k = self.subjects.index(label)
+        own = slice(int(self.first[k]), int(self.first[k + 1]))
         voxels = tuple(
-            torch.cat([old, one], dim=0 if name == "field" else -1)
-            for name, old, one in zip(VOXEL_PARTS, self.sources, new, strict=True)
+            tuple(
+                part[own] if name == "field" else part[..., own]
+                for name, part in zip(VOXEL_PARTS, sources, strict=True)
+            )
+            for sources in self.sources
         )
-        return CoreEvidence(self.core, self.scaler, voxels, len(self.sources[0]))
+        ensemble = CoreEnsemble(self.config, self.scaler, self.cores, voxels)
+        config = NetworkConfig(core=self.config, subjects=self.subjects)
+        excess = (1 - 1 / len(self.cores)) * self.ambiguity[own]
+        return TrainedNetwork(ensemble, config, self.held_out[k], excess)
 
 
-def grid_side(store: TokenStore) -> int:
-    """Return the number of tokens along a side of their grid.
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """The response network of one subject.
+
+    Attributes
+    ----------
+    ensemble : CoreEnsemble
+    config : NetworkConfig
+    held_out : float32 array of shape (n_images, n_voxels)
+        Predictions of the images of its examples by networks that did not see them.
+    excess : float32 array of shape (n_voxels,)
+        Their variance that predictions of the ensemble, means of all networks, have not. Networks
+        differ more on images that none of them saw, so that this is an underestimate.
+    """
+
+    ensemble: CoreEnsemble
+    config: NetworkConfig
+    held_out: np.ndarray
+    excess: np.ndarray
+
+
+def require_grids(store: TokenStore) -> None:
+    """Refuse tokens on no square grid of 4 × 4 or more: receptive fields need one.
 
     Raises
     ------
     InputError
-        When tokens are on no square grid of 4 × 4 or more: receptive fields need one.
     """
-    n_tokens = store.tokens.shape[1]
-    side = round(n_tokens**0.5)
-    if side * side != n_tokens or side < 4:
-        raise InputError(
-            f"{store.folder}: {n_tokens} tokens per image: the shared core needs a square grid of "
-            "4 × 4 tokens or more, as those of gabor and of vision transformers"
-        )
-    return side
+    for one in store.stores:
+        n_tokens = one.band.token_shape[0]
+        if not is_grid(n_tokens):
+            raise InputError(
+                f"{one.folder}: {n_tokens} tokens per image: the shared core needs a square grid "
+                "of 4 × 4 tokens or more, as those of gabor and of vision transformers"
+            )
 
 
 class CoreRecord(Record, frozen=True):
-    """``config.json`` of a core, sealed; ``settings.json`` says what it was trained on."""
+    """``config.json`` of trained cores, sealed; ``settings.json`` says on what."""
 
-    training: StageHistory
+    core: CoreConfig
+    training: dict[str, StageHistory]
     versions: dict[str, str]
     checksums: Checksums
 
@@ -122,7 +193,7 @@ class CoreRecord(Record, frozen=True):
 def core_settings(
     subjects: Sequence[tuple[PreparedSubject, TokenStore]], seed: int
 ) -> dict[str, Any]:
-    """Return everything that a core depends on, convertible to JSON.
+    """Return everything that cores depend on, convertible to JSON.
 
     Parameters
     ----------
@@ -133,11 +204,28 @@ def core_settings(
     return {
         "subjects": [subject.label for subject, _ in subjects],
         "data": [subject.checksum for subject, _ in subjects],
-        "encoder": msgspec.to_builtins(store.identity),
-        "core": _core_config(store).to_dict(),
+        "splits": [_splits(subject) for subject, _ in subjects],
+        "bands": msgspec.to_builtins(store.bands),
+        "cores": [_core_config(store, bands).to_dict() for bands in candidate_bands(store)],
         "stage": CORE_STAGE.to_dict() | {"images": CORE_IMAGES},
         "seed": seed,
     }
+
+
+def _splits(subject: PreparedSubject) -> str:
+    """Checksum of which trials are of which split: folds deal them anew."""
+    return hashlib.sha256("\n".join(subject.trials["split"]).encode()).hexdigest()
+
+
+def candidate_bands(store: TokenStore) -> list[tuple[int, ...]]:
+    """Bands that networks may see: all, and those without weights where there are others, too.
+
+    Features of pretrained networks are many; where a subject's responses follow local contrast,
+    they would fit noise before they help.
+    """
+    every = tuple(range(len(store.bands)))
+    plain = tuple(k for k in every if store.bands[k].identity.get("weights") is None)
+    return [every] if plain in ((), every) else [plain, every]
 
 
 def train_core(
@@ -145,19 +233,23 @@ def train_core(
     subjects: Sequence[tuple[PreparedSubject, TokenStore]],
     run: RunContext,
 ) -> TrainedCore:
-    """Train a core on the training images of several subjects, or load the one trained before.
+    """Train cores on the images of one or several subjects, or load those trained before.
 
-    An interrupted training continues after its last finished epoch.
+    Training and validation images are dealt to folds together, by their names, so that no network
+    sees an image of its fold under any subject. Test images are not opened; an image that is a test
+    image of any of the subjects is in no fold. An interrupted training continues after its last
+    finished epoch.
 
     Parameters
     ----------
     workspace : Workspace
     subjects : sequence of (PreparedSubject, TokenStore)
-        One encoder for all. Validation images decide when to stop; test images are not opened.
+        One encoder for all.
     run : RunContext
     """
     # Set up
-    config = _core_config(subjects[0][1])
+    store = subjects[0][1]
+    require_grids(store)
     settings = core_settings(subjects, run.seed)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     label = "+".join(f"sub-{subject.subject}" for subject, _ in subjects)
@@ -166,31 +258,157 @@ def train_core(
         if not work.is_finished:
             # Load examples
             examples = _load_all(subjects)
-            n_images = sum(len(one.train.tokens) for one in examples)
+            tested = {
+                name
+                for subject, _ in subjects
+                for name in subject.trials["image"][subject.trials["split"] == "test"]
+            }
+            folds = _deal([one.images for one in examples], tested, run.seed)
+            n_images = sum(len(one.averages) for one in (e.both for e in examples))
             names = ", ".join(settings["subjects"])
-            run.progress.info(f"shared core: {n_images:,} images of {names}")
+            run.progress.info(f"response network: {n_images:,} images of {names}")
 
-            # Train the network
+            # Choose the bands by the first fold, and train a network for every fold
             positions = [sphere_positions(subject) for subject, _ in subjects]
             sheet = _sheet_around(positions)
             bases = [sheet.basis(*one) for one in positions]
-            network = SharedCore(config, bases, torch.Generator().manual_seed(run.seed))
-            network.start_from(
-                [receptive_fields(e.train.tokens[:], e.train.averages) for e in examples]
+            trainer = _Trainer(examples, folds, bases, work, run)
+            configs = [_core_config(store, bands) for bands in candidate_bands(store)]
+            first = [trainer.train(config, 0) for config in configs]
+            best = max(first, key=lambda one: one.history.best_score)
+            members = [best, *(trainer.train(best.config, k) for k in range(1, N_FOLDS))]
+
+            # Write the cores
+            _write_core(work, members, trainer.predict(members), sheet, trainer)
+    return _load_core(folder, settings["subjects"])
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A network that was trained without the images of one fold."""
+
+    config: CoreConfig
+    network: SharedCore
+    history: StageHistory
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """Of one subject: what `TrainedCore` calls ``held_out`` and ``ambiguity``."""
+
+    held_out: np.ndarray
+    ambiguity: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """What every network of an ensemble is trained on.
+
+    Attributes
+    ----------
+    examples : sequence of SubjectExamples
+    folds : sequence of int arrays of shape (n_images,)
+        Of each subject, the fold of every image; −1 of images that no network sees.
+    bases : sequence of arrays
+        Position of each subject's voxels among the nodes.
+    work : WorkFolder
+    run : RunContext
+    """
+
+    examples: Sequence[SubjectExamples]
+    folds: Sequence[np.ndarray]
+    bases: Sequence[np.ndarray]
+    work: WorkFolder
+    run: RunContext
+
+    def train(self, config: CoreConfig, fold: int) -> _Member:
+        """Train a network on all folds but one, which decides when to stop."""
+        seed, device = self.run.seed + fold, self.run.device
+        train = [
+            _part(one, np.flatnonzero((own != fold) & (own >= 0)), config.bands)
+            for one, own in zip(self.examples, self.folds, strict=True)
+        ]
+        val = [
+            _part(one, np.flatnonzero(own == fold), config.bands)
+            for one, own in zip(self.examples, self.folds, strict=True)
+        ]
+        network = SharedCore(config, self.bases, torch.Generator().manual_seed(seed))
+        network.start_from([best_fields(one.tokens.bands, one.averages) for one in train])
+        network = network.to(device)
+        stage = core_stage(network, train, val, self.run)
+        title = f"response network {fold + 1} of {N_FOLDS}"
+        if len(config.bands) < len(self.examples[0].scaler.bands):
+            title += ", bands without weights"
+        checkpoint = f"core-{'-'.join(map(str, config.bands))}-{fold}.pt"
+        with _fast_on_cpu(sum(map(len, self.bases))):
+            history = fit_resumably(
+                dataclasses.replace(stage, title=title, seed_offset=CORE_SEED * fold),
+                self.run,
+                self.work.recovery / checkpoint,
             )
-            network = network.to(run.device)
-            stage = core_stage(network, examples, run)
-            with _fast_on_cpu(sum(map(len, bases))):
-                history = fit_resumably(stage, run, work.recovery / "core.pt")
+        return _Member(config, network, history)
 
-            # Write the core
-            voxels = _voxels(network.cpu(), len(subjects))
-            _write_core(work, network, voxels, examples[0].scaler, sheet, history)
-    return _load_core(folder, config)
+    def predict(self, members: Sequence[_Member]) -> list[_Predicted]:
+        """Predict every image of every subject."""
+        n_images = sum(map(len, self.folds))
+        with self.run.progress.bar("predictions of response networks", n_images) as bar:
+            return self._predict_all(members, bar)
+
+    def _predict_all(self, members: Sequence[_Member], bar: Bar) -> list[_Predicted]:
+        found = []
+        for k, (one, folds) in enumerate(zip(self.examples, self.folds, strict=True)):
+            held_out = np.empty_like(one.both.averages)
+            ambiguity, n_seen = np.zeros(held_out.shape[1]), 0
+            for first in range(0, len(folds), SCORED):
+                rows = np.arange(first, min(first + SCORED, len(folds)))
+                each = np.stack([self._predict(member, k, rows) for member in members])
+                for i, fold in enumerate(folds[rows]):
+                    if fold < 0:  # seen by none
+                        held_out[rows[i]] = each[:, i].mean(0)
+                        continue
+                    held_out[rows[i]] = each[fold, i]
+                    ambiguity += np.delete(each[:, i], fold, 0).var(0, ddof=1)
+                    n_seen += 1
+                bar.to(bar.done + len(rows))
+            found.append(_Predicted(held_out, np.float32(ambiguity / max(n_seen, 1))))
+        return found
+
+    @torch.inference_mode()
+    def _predict(self, member: _Member, subject: int, rows: np.ndarray) -> np.ndarray:
+        examples = self.examples[subject].both
+        tokens = examples.tokens.only(member.config.bands).part(rows)
+        parts = [np.zeros((0, examples.averages.shape[1]), np.float32)]
+        for part in tokens.batches(SCORED):
+            seen = as_tensors(part, self.run.device)
+            parts.append(member.network(seen, subject).cpu().numpy())
+        return np.concatenate(parts)
 
 
-def _core_config(store: TokenStore) -> CoreConfig:
-    return CoreConfig(side=grid_side(store), n_dims=store.tokens.shape[2])
+def _deal(images: Sequence[np.ndarray], tested: set[str], seed: int) -> list[np.ndarray]:
+    """Fold of every image of every subject, by its name; −1 of images that are tested."""
+    names = sorted({*np.concatenate(list(images)).tolist()} - tested)
+    order = np.random.default_rng([seed, 6]).permutation(len(names))
+    fold = dict.fromkeys(tested, -1) | {names[i]: k % N_FOLDS for k, i in enumerate(order)}
+    return [np.array([fold[name] for name in own.tolist()]) for own in images]
+
+
+def _part(examples: SubjectExamples, rows: np.ndarray, bands: Sequence[int]) -> Examples:
+    """Some images of a subject, under some of the bands."""
+    both = examples.both
+    position = np.full(len(both.averages), -1)
+    position[rows] = np.arange(len(rows))
+    trials = np.flatnonzero(position[both.image_index] >= 0)
+    return Examples(
+        both.betas[:0],  # networks are trained on averages
+        position[both.image_index[trials]],
+        both.tokens.only(bands).part(rows),
+        both.averages[rows],
+    )
+
+
+def _core_config(store: TokenStore, bands: tuple[int, ...]) -> CoreConfig:
+    shapes = tuple(store.bands[k].token_shape for k in bands)
+    return CoreConfig(bands=bands, shapes=shapes, n_members=N_FOLDS)
 
 
 def _load_all(subjects: Sequence[tuple[PreparedSubject, TokenStore]]) -> list[SubjectExamples]:
@@ -209,28 +427,30 @@ def _sheet_around(positions: Sequence[tuple[np.ndarray, np.ndarray]]) -> Sheet:
     return Sheet.around(nodes, positions)
 
 
-def core_stage(network: SharedCore, examples: Sequence[SubjectExamples], run: RunContext) -> Stage:
+def core_stage(
+    network: SharedCore, train: Sequence[Examples], val: Sequence[Examples], run: RunContext
+) -> Stage:
     """Return the stage that trains a core on the images of all subjects in turn.
 
     Parameters
     ----------
     network : SharedCore
         On the run's device.
-    examples : sequence of SubjectExamples
+    train, val : sequence of Examples
         Of every subject, in the network's order.
     run : RunContext
     """
-    n_images = sum(len(one.train.tokens) for one in examples)
+    n_images = sum(len(one.averages) for one in train)
     epochs = min(CORE_STAGE.epochs, max(CORE_EPOCHS, -(-CORE_IMAGES // n_images)))
     return Stage(
-        "shared core",
+        "response network",
         network,
         network.parameter_groups(network.core.config),
-        _core_step(network, [one.train for one in examples], run.device),
-        lambda averaged: core_score(averaged, [one.val for one in examples], run.device),
+        _core_step(network, train, run.device),
+        lambda averaged: core_score(averaged, val, run.device),
         n_images,
         replace(CORE_STAGE, epochs=epochs),
-        shorter="--strategy source-map",
+        shorter="--model linear (train), --strategy source-map (adapt)",
     )
 
 
@@ -239,11 +459,11 @@ def _core_step(
 ) -> Callable[[Tensor, torch.Generator], Tensor]:
     """Mean squared error of a batch, which mixes images of all subjects."""
     config = network.core.config
-    tokens = [torch.from_numpy(one.tokens[:]).to(device) for one in train]
+    tokens = [[Rows.of_tokens(band, device) for band in one.tokens.bands] for one in train]
     averages = [torch.from_numpy(one.averages).to(device) for one in train]
     # An average over more repeats is the better estimate of the response.
     weights = [_repeat_weights(one).to(device) for one in train]
-    first = np.cumsum([0, *(len(one.tokens) for one in train)])
+    first = np.cumsum([0, *(len(one.averages) for one in train)])
 
     def step(items: Tensor, generator: torch.Generator) -> Tensor:
         error = torch.zeros((), device=device)
@@ -251,10 +471,12 @@ def _core_step(
             own = items[(items >= first[k]) & (items < first[k + 1])] - int(first[k])
             if not len(own):
                 continue
+            read = [rows.fetch(own.numpy()) for rows in tokens[k]]
             own = own.to(device)
+            seen = [rows.take(own, some) for rows, some in zip(tokens[k], read, strict=True)]
             kept = torch.rand(len(own), config.n_global, generator=generator, device=device)
             dropout = (kept >= config.dropout) / (1 - config.dropout)
-            residual = network(tokens[k][own], k, dropout) - averages[k][own]
+            residual = network(seen, k, dropout) - averages[k][own]
             error = error + (weights[k][own] * residual.square().mean(1)).sum()
         return error / len(items)
 
@@ -266,7 +488,7 @@ def core_score(network: SharedCore, val: Sequence[Examples], device: torch.devic
     """Share of the variance of validation images' averages, mean over subjects."""
     shares = []
     for k, one in enumerate(val):
-        parts = (torch.from_numpy(part).to(device) for part in one.tokens.batches(64))
+        parts = (as_tensors(part, device) for part in one.tokens.batches(64))
         predicted = torch.cat([network(part, k) for part in parts])
         shares.append(share_predicted(one, predicted.cpu().numpy()))
     return float(np.mean(shares))
@@ -301,42 +523,69 @@ def _voxels(network: SharedCore, n_subjects: int) -> tuple[Tensor, ...]:
 
 def _write_core(
     work: WorkFolder,
-    network: SharedCore,
-    voxels: tuple[Tensor, ...],
-    scaler: TokenScaler,
+    members: Sequence[_Member],
+    predicted: Sequence[_Predicted],
     sheet: Sheet,
-    history: StageHistory,
+    trainer: _Trainer,
 ) -> None:
     """Write arrays and record, and put the folder in place."""
-    tensors = {f"core.{k}": v for k, v in network.core.state_dict().items()}
-    tensors |= {f"sources.{name}": v for name, v in zip(VOXEL_PARTS, voxels, strict=True)}
-    tensors |= {f"shared.{name}": getattr(network.shared, name) for name in VOXEL_PARTS[:3]}
-    arrays = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
-    arrays |= {"token_mean": scaler.mean, "token_sd": scaler.sd}
-    arrays |= {"nodes": sheet.nodes, "side": sheet.side}
+    n_subjects, config = len(predicted), members[0].config
+    arrays = trainer.examples[0].scaler.only(config.bands).arrays()
+    for m, member in enumerate(members):
+        network = member.network.cpu()
+        tensors = {f"core.{m}.{k}": v for k, v in network.core.state_dict().items()}
+        voxels = _voxels(network, n_subjects)
+        tensors |= {f"sources.{m}.{n}": v for n, v in zip(VOXEL_PARTS, voxels, strict=True)}
+        tensors |= {f"shared.{m}.{n}": getattr(network.shared, n) for n in VOXEL_PARTS[:3]}
+        arrays |= {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+    sizes = [len(one.ambiguity) for one in predicted]
+    arrays |= {"nodes": sheet.nodes, "side": sheet.side, "first": np.cumsum([0, *sizes])}
+    arrays["ambiguity"] = np.concatenate([one.ambiguity for one in predicted])
     save_arrays(work.partial / ARRAYS, arrays)
-    checksums = {ARRAYS: file_checksum(work.partial / ARRAYS)}
-    record = CoreRecord(training=history, versions=versions(), checksums=checksums)
+    for k, one in enumerate(predicted):
+        np.save(work.partial / _held_out_file(k), one.held_out)
+    names = (ARRAYS, *map(_held_out_file, range(n_subjects)))
+    record = CoreRecord(
+        core=config,
+        training={f"fold {m + 1}": member.history for m, member in enumerate(members)},
+        versions=versions(),
+        checksums={name: file_checksum(work.partial / name) for name in names},
+    )
     write_sealed(work.partial / "config.json", record)
     work.put_in_place()
 
 
-def _load_core(folder: Path, config: CoreConfig) -> TrainedCore:
-    """Load a core, which is trained again where its folder is moved away."""
+def _held_out_file(subject: int) -> str:
+    return f"held_out_{subject}.npy"
+
+
+def _load_core(folder: Path, subjects: list[str]) -> TrainedCore:
+    """Load cores, which are trained again where their folder is moved away."""
     advice = f"move {folder} away to train it again"
     record = read_sealed(folder / "config.json", CoreRecord, advice)
-    path = checked_member(folder, ARRAYS, record.checksums, advice)
-    named = load_arrays(path)
+    config = record.core
+    named = load_arrays(checked_member(folder, ARRAYS, record.checksums, advice))
 
-    def tensors(prefix: str, names: Sequence[str]) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(named[f"{prefix}.{name}"].copy()) for name in names)
+    def tensors(prefix: str, names: Sequence[str]) -> tuple[tuple[Tensor, ...], ...]:
+        return tuple(
+            tuple(torch.from_numpy(named[f"{prefix}.{m}.{name}"].copy()) for name in names)
+            for m in range(config.n_members)
+        )
 
     return TrainedCore(
-        load_core(config, named),
-        TokenScaler(named["token_mean"], named["token_sd"]),
+        config,
+        TokenScaler.from_arrays(named, len(config.bands)),
+        tuple(load_core(config, named, f"core.{m}.") for m in range(config.n_members)),
         tensors("sources", VOXEL_PARTS),
         tensors("shared", VOXEL_PARTS[:3]),
         Sheet(named["nodes"], named["side"]),
+        subjects,
+        named["first"],
+        tuple(
+            map_array(checked_member(folder, _held_out_file(k), record.checksums, advice))
+            for k in range(len(subjects))
+        ),
+        named["ambiguity"],
     )
 
 

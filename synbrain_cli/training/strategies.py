@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,18 @@ from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.order import UnknownPlacesError
-from synbrain_cli.model.transfer import Evidence, fit_adapter
+from synbrain_cli.model.transfer import Evidence, fit_adapter, gather_evidence
+from synbrain_cli.progress import Share
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.bundle_writer import FittedTransfer, predict_held_out
-from synbrain_cli.training.examples import SubjectExamples
+from synbrain_cli.training.examples import SubjectExamples, seen_by_networks
 from synbrain_cli.training.networks import (
     Schedules,
     TrainedNetworks,
     UntrainedNetworks,
     train_networks,
 )
-from synbrain_cli.training.shared_core import core_settings, grid_side, train_core
+from synbrain_cli.training.shared_core import core_settings, require_grids, train_core
 from synbrain_cli.training.voxel_order import default_order, subject_order
 
 STRATEGIES = ("shared-core", "source-map", "fine-tuning")
@@ -120,7 +121,10 @@ def apply_strategy(strategy: str, task: AdaptationTask) -> Candidate:
     if strategy == "fine-tuning":
         return fine_tune(task)
     task.run.progress.info(f"{task.work.target.name}: {strategy}")
-    return use_shared_core(task) if strategy == "shared-core" else map_sources(task)
+    use = use_shared_core if strategy == "shared-core" else map_sources
+    source = use(task)
+    with task.run.progress.stage(f"{task.work.target.name}: evidence of {strategy}") as share:
+        return _fit_transfer(source, task.examples, task.run.seed, share)
 
 
 def strategy_settings(strategies: list[str], sources: Sources, run: RunContext) -> dict[str, Any]:
@@ -156,7 +160,7 @@ def find_obstacles(sources: Sources, store: TokenStore) -> dict[str, str]:
         )
         return obstacles
     try:
-        grid_side(store)
+        require_grids(store)
     except InputError as error:
         obstacles["shared-core"] = str(error)
     return obstacles
@@ -192,8 +196,10 @@ def fine_tune(task: AdaptationTask) -> Candidate:
         voxel_order,
         "--strategy shared-core or source-map",
     )
-    networks = train_networks(untrained, task.examples, run, task.work)
-    return Candidate(predict_held_out(networks, task.examples), networks=networks)
+    joint = brain.networks.joint
+    seen = seen_by_networks(task.examples, joint)
+    networks = replace(train_networks(untrained, seen, run, task.work), joint=joint)
+    return Candidate(predict_held_out(networks, seen), networks=networks)
 
 
 def _preset(brain: Brain) -> Preset:
@@ -259,7 +265,7 @@ class _EvidenceSource:
     bundles: list[Path] = field(default_factory=list)
 
 
-def map_sources(task: AdaptationTask) -> Candidate:
+def map_sources(task: AdaptationTask) -> _EvidenceSource:
     """Map the responses that the source models predict to the new subject's."""
     brains = task.sources.brains
     config = TransferConfig(
@@ -268,11 +274,10 @@ def map_sources(task: AdaptationTask) -> Candidate:
         fingerprints=[brain.config.fingerprint for brain in brains],
     )
     bundles = [brain.folder for brain in brains]
-    source = _EvidenceSource(SourcePredictions(brains), config, bundles=bundles)
-    return _fit_transfer(source, task.examples, task.run.seed)
+    return _EvidenceSource(SourcePredictions(brains), config, bundles=bundles)
 
 
-def use_shared_core(task: AdaptationTask) -> Candidate:
+def use_shared_core(task: AdaptationTask) -> _EvidenceSource:
     """Map what a core shared by the source subjects predicts to the new subject's responses."""
     subjects = task.sources.subjects
     if subjects is None:
@@ -280,23 +285,26 @@ def use_shared_core(task: AdaptationTask) -> Candidate:
     evidence = train_core(task.workspace, subjects, task.run).evidence(task.subject)
     config = TransferConfig(
         kind="shared-core",
-        core=evidence.core.config,
+        core=evidence.ensemble.config,
         subjects=[subject.label for subject, _ in subjects],
     )
-    source = _EvidenceSource(evidence, config, arrays=evidence.arrays())
-    return _fit_transfer(source, task.examples, task.run.seed)
+    return _EvidenceSource(evidence, config, arrays=evidence.arrays())
 
 
-def _fit_transfer(source: _EvidenceSource, examples: SubjectExamples, seed: int) -> Candidate:
+def _fit_transfer(
+    source: _EvidenceSource, examples: SubjectExamples, seed: int, share: Share
+) -> Candidate:
     """Fit the adapter to training images, to be judged on validation images, and to all."""
-    # Models of other subjects scale tokens in their own way.
-    train, val = (source.evidence(one.tokens.raw()) for one in (examples.train, examples.val))
-    generator = np.random.default_rng([seed, 5])
-    judged, _ = fit_adapter(*train, examples.train.averages, generator)
+    gathering, judging, fitting = share.split(2, 1, 1)
+    evidence, prior = gather_evidence(source.evidence, examples.both.tokens, gathering)
+    n_train, generator = len(examples.train.averages), np.random.default_rng([seed, 5])
+    train, val = (
+        (evidence[some], None if prior is None else prior[some])
+        for some in (slice(n_train), slice(n_train, None))
+    )
+    judged, _ = fit_adapter(*train, examples.train.averages, generator, judging)
     held_out = judged(*val)
-    evidence = np.concatenate([train[0], val[0]])
-    prior = None if train[1] is None else np.concatenate([train[1], val[1]])
-    final, left_out = fit_adapter(evidence, prior, examples.both.averages, generator)
+    final, left_out = fit_adapter(evidence, prior, examples.both.averages, generator, fitting)
     arrays = final.arrays() | source.arrays
     transfer = FittedTransfer(held_out, left_out, arrays, source.config, source.bundles)
     return Candidate(held_out, transfer=transfer)
