@@ -1,4 +1,8 @@
-"""Progress of a command: a bar on a terminal, plain lines in a file, with the time left."""
+"""Progress of a command: a bar on a terminal, plain lines in a file, with the time left.
+
+What is counted (images, batches) has a `Bar`. What is computed in unlike parts has a `Share`: each
+function divides its own among those that it calls, in proportion to the time that they take.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, TypeVar
 
 from synbrain_cli.text import duration, one_line
 
@@ -16,6 +21,57 @@ EVERY = 10.0  # seconds between two plain lines, at least
 MOST_LINES = 50  # of a task, about, however long it takes
 LONGEST_SILENCE = 300.0  # seconds between two plain lines, at most
 LONG = 600.0  # seconds from which on what a task takes is said, with the shorter alternative
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of a long task's time, for a function to say how much of its own is done.
+
+    Attributes
+    ----------
+    report : callable
+        Takes the fraction of the whole task that is done.
+    start, end : float
+        Fractions of the whole task between which this share lies.
+    """
+
+    report: Callable[[float], None]
+    start: float = 0.0
+    end: float = 1.0
+
+    def to(self, fraction: float) -> None:
+        """Say which fraction of this share is done."""
+        self.report(self.start + fraction * (self.end - self.start))
+
+    def split(self, *weights: float) -> list[Share]:
+        """Divide this share in proportion to weights: the times that parts take, in any unit."""
+        total = sum(weights) or 1.0
+        ends = accumulate(weights, initial=0.0)
+        places = [self.start + (self.end - self.start) * end / total for end in ends]
+        return [Share(self.report, *place) for place in pairwise(places)]
+
+    def each(self, items: Iterable[T], weights: Sequence[float] = ()) -> Iterator[tuple[T, Share]]:
+        """Yield items with the share of each, and count an item as done when the next is asked for.
+
+        Parameters
+        ----------
+        items : iterable
+        weights : sequence of float
+            Of the items' times; default: equal.
+        """
+        items = list(items)
+        for item, share in zip(items, self.split(*(weights or [1] * len(items))), strict=True):
+            yield item, share
+            share.to(1)
+
+    def over(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield items that take the same time each, as `each` does."""
+        return (item for item, _ in self.each(items))
+
+
+UNSEEN = Share(lambda _: None)  # of a task whose progress nobody shows
 
 
 @dataclass
@@ -192,35 +248,64 @@ class Progress:
         yield bar
 
     @contextlib.contextmanager
-    def stage(self, title: str) -> Iterator[None]:
-        """Name a task that has no countable parts, and say how long it has taken while it runs.
+    def stage(self, title: str) -> Iterator[Share]:
+        """Name a task of unlike parts; while it runs, say how long it has taken and will take.
 
         Parameters
         ----------
         title : str
             Name of the task; printed at its beginning.
+
+        Yields
+        ------
+        Share
+            All of the task. Nothing is known of the time left before some of it is done.
         """
         self.info(title)
         if self.quiet:
-            yield
+            yield UNSEEN
             return
-        ended = threading.Event()
-        clock = threading.Thread(target=_say_elapsed, args=(title, ended), daemon=True)
-        clock.start()
+        clock = _Clock(title)
+        talking = threading.Thread(target=clock.talk, daemon=True)
+        talking.start()
         try:
-            yield
+            yield Share(clock.set_done)
         finally:
-            ended.set()
-            clock.join()
+            clock.ended.set()
+            talking.join()
 
 
-def _say_elapsed(title: str, ended: threading.Event) -> None:
-    """Print the time since the beginning every `EVERY` seconds, less often as time goes by."""
-    start, silence = time.monotonic(), EVERY
-    while not ended.wait(silence):
-        elapsed = time.monotonic() - start
-        _print(f"{title}: {duration(elapsed)} so far")
-        silence = min(max(EVERY, elapsed / 5), LONGEST_SILENCE)
+class _Clock:
+    """Tells the time of a stage, since its beginning and left, every `EVERY` seconds or more."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.ended = title, threading.Event()
+        self._start = time.monotonic()
+        self._known = 0.0, self._start  # fraction done, and when that was said
+
+    def set_done(self, fraction: float) -> None:
+        """Note which fraction of the stage is done."""
+        self._known = fraction, time.monotonic()
+
+    def talk(self) -> None:
+        """Print lines until the stage has ended, fewer as time goes by."""
+        silence = EVERY
+        while not self.ended.wait(silence):
+            now = time.monotonic()
+            elapsed, left = now - self._start, self.left(now)
+            _print(
+                f"{self.title}: {duration(elapsed)} so far"
+                + (f", {duration(left)} left" if left is not None else "")
+            )
+            silence = min(max(EVERY, (elapsed + (left or 0)) / MOST_LINES), LONGEST_SILENCE)
+
+    def left(self, now: float) -> float | None:
+        """Seconds left at the pace so far; None before anything is done."""
+        fraction, said = self._known
+        if fraction <= 0:
+            return None
+        whole = (said - self._start) / fraction
+        return max(whole - (now - self._start), 0.0)
 
 
 def _expectation(title: str, seconds: float, shorter: str) -> str:

@@ -21,12 +21,12 @@ from synbrain_cli.brain.drawing import (
     draw_around,
     draw_latent,
 )
-from synbrain_cli.brain.images import are_tokens, check_token_shape, stream_tokens
+from synbrain_cli.brain.images import check_token_shapes, given_tokens, stream_tokens
 from synbrain_cli.brain.loading import Distribution, load_weights
 from synbrain_cli.brain.prediction import BATCH, Networks
 from synbrain_cli.config import a_trial
 from synbrain_cli.errors import InputError
-from synbrain_cli.features.encoder import Encoder, precision_here, same_encoder
+from synbrain_cli.features.encoder import Encoder, precision_here, same_bands
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.bundle import BundleConfig
 from synbrain_cli.io.bundle_checks import read_verified_config
@@ -36,6 +36,7 @@ from synbrain_cli.io.voxel_space import VoxelSpace
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.prefetch import prefetch
 from synbrain_cli.run import resolve_device
+from synbrain_cli.tokens import Tokens
 
 
 def load_model(path: Path | str, device: str = "auto") -> Brain:
@@ -106,7 +107,7 @@ class Brain:
         return (
             f"<Brain {self.name}: {config.label}{' (simulated)' if self.simulated else ''}, "
             f"{self.n_voxels:,} voxels in {config.space}, {self.unit}; {kind} on "
-            f"{config.encoder.spec}, {self.device}>"
+            f"{config.encoder}, {self.device}>"
         )
 
     @property
@@ -198,13 +199,15 @@ class Brain:
         InputError
             When its weights are others.
         """
-        wanted = self.config.encoder
-        precision = precision_here(wanted.precision, self.device)
-        encoder = load_encoder(wanted.spec, self.device, precision)
-        if not same_encoder(wanted.identity, encoder.identity):
+        wanted = self.config.bands
+        half = {band.precision for band in wanted} - {"float32"}
+        precision = precision_here(half.pop() if half else "float32", self.device)
+        encoder = load_encoder([band.spec for band in wanted], self.device, precision)
+        if not same_bands(wanted, encoder.bands):
             raise InputError(
-                f"{self.folder}: trained with the image encoder {wanted.identity}, "
-                f"{wanted.spec} is now {encoder.identity}: use the weights it was trained with"
+                f"{self.folder}: trained with the image encoder "
+                f"{[band.identity for band in wanted]}, {self.config.encoder} is now "
+                f"{[band.identity for band in encoder.bands]}: use the weights it was trained with"
             )
         return encoder
 
@@ -232,8 +235,8 @@ class Brain:
         Parameters
         ----------
         images : folder, path, list of paths, PIL images, array
-            uint8 array (n_images, height, width, 3), or the encoder's tokens, float
-            (n_images, n_tokens, n_dims).
+            uint8 array (n_images, height, width, 3), or the encoder's `Tokens`; of a single band
+            also a float array (n_images, n_tokens, n_dims).
         unit : {"recorded", "z"}
             That of the data (percent signal change, for NSD), or standardised as in training.
 
@@ -363,7 +366,7 @@ class Brain:
         """
         for tokens, digests in self._tokens(images, rows):
             means = self.mean_of_tokens(tokens)
-            for token, mean, digest in zip(tokens, means, digests, strict=False):
+            for token, mean, digest in zip(tokens.one_by_one(), means, digests, strict=False):
                 if drawing.sampling == "latent":
                     drawn = self._draw_latent(token, digest, drawing)
                     yield mean, partial(np.asarray, drawn)
@@ -393,7 +396,7 @@ class Brain:
         generators = DrawGenerators(drawing, digest, self.config.fingerprint)
         return draw_around(mean, readout or self.distribution.readout, generators)
 
-    def _draw_latent(self, token: np.ndarray, digest: str, drawing: Drawing) -> np.ndarray:
+    def _draw_latent(self, token: Tokens, digest: str, drawing: Drawing) -> np.ndarray:
         generators = DrawGenerators(drawing, digest, self.config.fingerprint)
         latent = self.latent(token)
         return draw_latent(latent, self.networks, self.n_voxels, generators, self._batch)
@@ -403,9 +406,9 @@ class Brain:
 
         Parameters
         ----------
-        predictor : {"linear", "deep", "transfer"}
-            The linear encoder; the published networks, without noise; what an adapted model takes
-            from other subjects.
+        predictor : {"linear", "network", "deep", "transfer"}
+            The linear encoder; the response network; the published networks, without noise; what
+            an adapted model takes from other subjects.
         images
             As in `mean`.
         unit : {"recorded", "z"}
@@ -427,19 +430,19 @@ class Brain:
             [
                 self._in_this_model(lambda one=token: self.predictors.predict(predictor, one))[0]
                 for tokens, digests in self._tokens(images)
-                for token, _ in zip(tokens[:, None], digests, strict=False)
+                for token, _ in zip(tokens.one_by_one(), digests, strict=False)
             ]
         )
         return values * self.response_sd + self.response_mean if unit == "recorded" else values
 
-    def mean_of_tokens(self, tokens: np.ndarray) -> np.ndarray:
+    def mean_of_tokens(self, tokens: Tokens) -> np.ndarray:
         """Predict the standardised mean response to many images' tokens at once.
 
         Faster than `mean`, which takes images one by one, and equal to it but for rounding.
 
         Parameters
         ----------
-        tokens : float array of shape (n_images, n_tokens, n_dims)
+        tokens : Tokens
 
         Returns
         -------
@@ -448,16 +451,16 @@ class Brain:
         return self.predictors.mean(tokens)
 
     @torch.inference_mode()
-    def latent(self, token: np.ndarray) -> torch.Tensor:
-        """Map the tokens of one image, (n_tokens, n_dims), to a latent (1, n_tokens, n_dims).
+    def latent(self, token: Tokens) -> torch.Tensor:
+        """Map the tokens of one image to a latent (1, n_tokens, n_dims).
 
         Raises
         ------
         InputError
             When the model has no networks.
         """
-        scaled = torch.from_numpy(self.predictors.scaler(token[None]))
-        return self.networks.mapper(scaled.to(self.device))
+        seen = self.networks.joint(self.predictors.scaler(token))
+        return self.networks.mapper(torch.from_numpy(seen).to(self.device))
 
     def _in_this_model(self, work: Callable[[], Any]) -> Any:
         """Name the bundle in what a predictor refuses."""
@@ -472,13 +475,13 @@ class Brain:
 
     def _tokens(
         self, images: Any, rows: Sequence[int] | None = None
-    ) -> Iterator[tuple[np.ndarray, list[str]]]:
-        """Tokens (n, n_tokens, n_dims) and digests of images' content, some images at a time."""
-        encoder = None
-        if are_tokens(images):
-            check_token_shape(images, self.predictors.scaler.mean.shape, self.config.encoder.spec)
-        else:
+    ) -> Iterator[tuple[Tokens, list[str]]]:
+        """Tokens and digests of images' content, some images at a time."""
+        encoder, tokens = None, given_tokens(images)
+        if tokens is None:
             encoder = self.encoder
+        else:
+            check_token_shapes(tokens, self.config.token_shapes, self.config.encoder)
         return stream_tokens(images, encoder, rows, self._batch)
 
     # ------------------------------------------------------------------ responses → space

@@ -14,21 +14,35 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.features.encoder import Encoder
 from synbrain_cli.features.images import ImageSet, image_digest
 from synbrain_cli.prefetch import prefetch
+from synbrain_cli.tokens import Tokens
 
 
-def token_digest(token: np.ndarray) -> str:
-    """Digest that stands for an image's content where tokens are given: (n_tokens, n_dims)."""
-    return hashlib.sha256(np.ascontiguousarray(token, np.float32).tobytes()).hexdigest()
+def token_digest(token: Tokens) -> str:
+    """Digest that stands for an image's content where its tokens are given."""
+    digest = hashlib.sha256()
+    for band in token.bands:
+        digest.update(np.ascontiguousarray(band, np.float32).tobytes())
+    return digest.hexdigest()
 
 
-def are_tokens(images: Any) -> bool:
-    """Whether images were given as tokens: an array of floating-point numbers."""
-    return isinstance(images, np.ndarray) and images.dtype.kind == "f"
+def given_tokens(images: Any) -> Tokens | None:
+    """Return images that were given as tokens: `Tokens`, or an array of a single band's.
+
+    Returns
+    -------
+    Tokens, or None
+        None for images of any other kind.
+    """
+    if isinstance(images, Tokens):
+        return images
+    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
+        return Tokens.of(images)
+    return None
 
 
 def stream_tokens(
     images: Any, encoder: Encoder | None, rows: Sequence[int] | None, batch: int
-) -> Iterator[tuple[np.ndarray, list[str]]]:
+) -> Iterator[tuple[Tokens, list[str]]]:
     """Yield tokens and digests of the images' content, some images at a time.
 
     Every batch has the same size: the last one is filled up with images without a digest, as on a
@@ -37,8 +51,8 @@ def stream_tokens(
     Parameters
     ----------
     images
-        Folder, path, list of paths, PIL images, uint8 array (n_images, height, width, 3), or tokens
-        (n_images, n_tokens, n_dims).
+        Folder, path, list of paths, PIL images, uint8 array (n_images, height, width, 3), or
+        `Tokens`.
     encoder : Encoder, optional
         Not needed where tokens are given.
     rows : sequence of int, optional
@@ -48,7 +62,8 @@ def stream_tokens(
 
     Yields
     ------
-    tokens : float32 array of shape (batch, n_tokens, n_dims)
+    tokens : Tokens
+        Of ``batch`` images, float32.
     digests : list of str
         As many as the batch has images of its own.
 
@@ -57,13 +72,14 @@ def stream_tokens(
     InputError
         When an image cannot be read.
     """
-    given = are_tokens(images)
-    chosen = images if given else ImageSet.of(images)
-    digest = token_digest if given else image_digest
+    given = given_tokens(images)
+    chosen: Any = ImageSet.of(images) if given is None else given
 
-    def look(row: int) -> tuple[str, np.ndarray]:
-        one = np.ascontiguousarray(chosen[row], np.float32) if given else chosen[row]
-        return digest(one), one
+    def look(row: int) -> tuple[str, Any]:
+        if given is None:
+            return image_digest(chosen[row]), chosen[row]
+        one = given[row : row + 1].astype(np.float32)
+        return token_digest(one), one
 
     def batches(seen: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[list[str], list]]:
         while some := list(islice(seen, batch)):
@@ -73,21 +89,25 @@ def stream_tokens(
     with closing(prefetch(look, range(len(chosen)) if rows is None else rows)) as seen:
         if encoder is None:
             for digests, found in batches(seen):
-                yield np.stack(found), digests
+                yield Tokens.concatenate(found), digests
         else:
             for digests, tokens in encoder.stream(batches(seen)):
-                yield tokens.astype(np.float32, copy=False), digests
+                yield tokens.astype(np.float32), digests
 
 
-def check_token_shape(tokens: np.ndarray, expected: tuple[int, int], spec: str) -> None:
-    """Refuse tokens of another shape than the model's.
+def check_token_shapes(tokens: Tokens, expected: tuple[tuple[int, int], ...], encoder: str) -> None:
+    """Refuse tokens of other bands than the model's.
 
     Raises
     ------
     InputError
     """
-    if tokens.ndim != 3 or tokens.shape[1:] != expected:
+    if tokens.shapes != expected:
+
+        def shown(shapes: tuple[tuple[int, int], ...]) -> str:
+            return ", ".join(f"(n_images, {n_tokens}, {n_dims})" for n_tokens, n_dims in shapes)
+
         raise InputError(
-            f"expected tokens of shape (n_images, {expected[0]}, {expected[1]}) for this "
-            f"model's encoder {spec}, found {tokens.shape}"
+            f"expected tokens of shape {shown(expected)} for this model's encoder {encoder}, found "
+            f"{shown(tokens.shapes)}"
         )

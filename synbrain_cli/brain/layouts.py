@@ -6,9 +6,13 @@ A word stands for a size that is the same wherever it occurs in a file
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from synbrain_cli.config import CoreConfig
 from synbrain_cli.io.arrays import Shape
 from synbrain_cli.io.bundle import BundleConfig
+from synbrain_cli.model.fields import is_grid
+from synbrain_cli.model.linear import n_pooled
 from synbrain_cli.model.readout import NODES
 
 # In networks.safetensors beside the networks' own tensors.
@@ -18,17 +22,44 @@ ORDER = "vae.order"
 
 def main_arrays(config: BundleConfig, n_voxels: int) -> dict[str, Shape]:
     """Shapes in ``arrays.safetensors``."""
-    n_tokens, n_dims = config.encoder.token_shape
     shapes: dict[str, Shape] = {
-        "token_mean": (n_tokens, n_dims),
-        "token_sd": (n_dims,),
+        **scaler_arrays(config.token_shapes),
         "response_mean": (n_voxels,),
         "response_sd": (n_voxels,),
     }
     if config.has_readout:
         shapes["mean_pattern"] = (n_voxels,)
-        if config.has_networks:
-            shapes["latent_sd"] = (n_tokens, n_dims)
+    if config.mapper is not None:
+        if config.has_readout:
+            shapes["latent_sd"] = (config.mapper.n_tokens, config.mapper.n_dims)
+        if len(config.bands) > 1:
+            shapes |= {
+                f"joint.{k}": (n_dims, f"joint {k}")
+                for k, (_, n_dims) in enumerate(config.token_shapes)
+            }
+    return shapes
+
+
+def scaler_arrays(token_shapes: Sequence[tuple[int, int]]) -> dict[str, Shape]:
+    """Shapes of a `synbrain_cli.model.tokens.TokenScaler`."""
+    shapes: dict[str, Shape] = {}
+    for k, (n_tokens, n_dims) in enumerate(token_shapes):
+        shapes |= {f"token_mean.{k}": (n_tokens, n_dims), f"token_sd.{k}": (n_dims,)}
+    return shapes
+
+
+def linear_arrays(token_shapes: Sequence[tuple[int, int]], n_voxels: int) -> dict[str, Shape]:
+    """Shapes in ``linear.safetensors``, with the receptive-field readouts of all grids."""
+    shapes: dict[str, Shape] = {"weights": ("n_members", n_voxels), "mean": (n_voxels,)}
+    for k, (n_tokens, n_dims) in enumerate(token_shapes):
+        shapes |= ridge_arrays(n_voxels, f"ridge.{k}.", n_pooled(n_tokens, n_dims))
+        if is_grid(n_tokens):
+            shapes |= {
+                f"field.{k}.axes": (n_dims, f"channels {k}"),
+                f"field.{k}.fields": (n_voxels, 3),
+                f"field.{k}.coefficients": (f"channels {k}", n_voxels),
+                f"field.{k}.intercept": (n_voxels,),
+            }
     return shapes
 
 
@@ -53,11 +84,11 @@ def readout_arrays(n_predictors: int, n_voxels: int) -> dict[str, Shape]:
 
 
 def ridge_arrays(n_voxels: int, prefix: str = "", n_features: int | str = "n_features") -> dict:
-    """Shapes of a ridge regression: ``linear.safetensors``, and in an adapted model's transfer."""
+    """Shapes of a ridge regression: in the linear encoder, and in an adapted model's transfer."""
     shapes: dict[str, Shape] = {
         "feature_mean": (n_features,),
-        "components": (n_features, "n_components"),
-        "coefficients": ("n_components", n_voxels),
+        "components": (n_features, f"{prefix}n_components"),
+        "coefficients": (f"{prefix}n_components", n_voxels),
         "intercept": (n_voxels,),
         "alphas": (n_voxels,),
     }
@@ -86,13 +117,18 @@ def transfer_arrays(core: CoreConfig | None, n_voxels: int, n_evidence: int | No
         **ridge_arrays(n_voxels, "ridge.", evidence),
     }
     if core is not None:
+        shapes |= {"n_sources": (1,), **ensemble_arrays(core, "all voxels")}
+    return shapes
+
+
+def ensemble_arrays(core: CoreConfig, n_voxels: int | str) -> dict[str, Shape]:
+    """Shapes of a `synbrain_cli.model.core.CoreEnsemble`, but those of the cores' own weights."""
+    shapes = scaler_arrays(core.shapes)
+    for m in range(core.n_members):
         shapes |= {
-            "token_mean": (core.side**2, core.n_dims),
-            "token_sd": (core.n_dims,),
-            "n_sources": (1,),
-            "voxels.field": ("all voxels", 3),
-            "voxels.local": (core.n_local, "all voxels"),
-            "voxels.whole": (core.n_global, "all voxels"),
-            "voxels.offset": ("all voxels",),
+            f"voxels.{m}.field": (n_voxels, 3),
+            f"voxels.{m}.local": (core.n_read, n_voxels),
+            f"voxels.{m}.whole": (core.n_global, n_voxels),
+            f"voxels.{m}.offset": (n_voxels,),
         }
     return shapes

@@ -14,6 +14,7 @@ import torch
 from synbrain_cli.brain.layouts import (
     ORDER,
     PUBLISHED_SCALE,
+    ensemble_arrays,
     main_arrays,
     network_arrays,
     readout_arrays,
@@ -24,7 +25,8 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.io.arrays import COPY_AGAIN, load_expected
 from synbrain_cli.io.bundle import BundleConfig
 from synbrain_cli.io.bundle_checks import source_folder
-from synbrain_cli.model.core import CoreEvidence
+from synbrain_cli.model.core import CoreEnsemble, CoreEvidence
+from synbrain_cli.model.joint_tokens import JointTokens
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import LatentReadout, Readout
 from synbrain_cli.model.tokens import TokenScaler
@@ -127,10 +129,12 @@ def load_weights(
             named["trial_variance"],
         )
     predictors = Predictors(
-        TokenScaler(arrays["token_mean"], arrays["token_sd"]),
+        TokenScaler.from_arrays(arrays, len(config.bands)),
+        config.token_shapes,
         folder / "linear.safetensors" if config.has_readout else None,
         _load_networks(folder, config, arrays, device),
         _load_transfer(folder, config, n_voxels, load_source),
+        _load_network(folder, config, n_voxels, device),
         config.predictors,
         stack,
     )
@@ -144,7 +148,8 @@ def _load_networks(
     if config.vae is None or config.mapper is None:
         return None
     path, n_voxels = folder / "networks.safetensors", len(arrays["response_mean"])
-    layout = network_arrays(n_voxels) | {"mapper.positions": config.encoder.token_shape}
+    latent_shape = config.mapper.n_tokens, config.mapper.n_dims
+    layout = network_arrays(n_voxels) | {"mapper.positions": latent_shape}
     state = load_expected(
         path, layout, optional=PUBLISHED_SCALE, integers=(ORDER,), others=("vae.", "mapper.")
     )
@@ -169,7 +174,30 @@ def _load_networks(
     latent_sd = arrays.get("latent_sd")
     if latent_sd is None:  # published weights do not record it
         latent_sd = np.ones(mapper.positions.shape, np.float32)
-    return Networks(vae.to(device).eval(), mapper.to(device).eval(), LatentReadout(latent_sd))
+    joint = JointTokens.from_arrays(arrays, len(config.bands))
+    readout = LatentReadout(latent_sd)
+    return Networks(vae.to(device).eval(), mapper.to(device).eval(), readout, joint)
+
+
+def _load_network(
+    folder: Path, config: BundleConfig, n_voxels: int, device: torch.device
+) -> CoreEnsemble | None:
+    """Load the response network."""
+    if config.network is None:
+        return None
+    path, core = folder / "network.safetensors", config.network.core
+    named = load_expected(path, ensemble_arrays(core, n_voxels), others=("core.",))
+    try:
+        return CoreEnsemble.from_arrays(core, named, device)
+    except RuntimeError as error:
+        raise _other_core(path, error) from error
+
+
+def _other_core(path: Path, error: RuntimeError) -> InputError:
+    return InputError(
+        f"{path}: its tensors are not those of the core that config.json describes "
+        f"({str(error).splitlines()[0]}): {COPY_AGAIN}"
+    )
 
 
 def _load_transfer(
@@ -188,19 +216,16 @@ def _load_transfer(
         named = load_expected(path, layout, integers=("n_sources",), others=("core.",))
         n_evidence = len(named["ridge.feature_mean"])
         n_sources = named["n_sources"].item()
-        if (n_evidence, n_evidence + n_voxels) != (n_sources, len(named["voxels.offset"])):
+        if (n_evidence, n_evidence + n_voxels) != (n_sources, len(named["voxels.0.offset"])):
             raise InputError(
                 f"{path}: expected the voxels of the source subjects ({n_evidence:,}) and of this "
-                f"one ({n_voxels:,}), found {len(named['voxels.offset']):,}, {n_sources:,} of them "
-                f"of source subjects: {COPY_AGAIN}"
+                f"one ({n_voxels:,}), found {len(named['voxels.0.offset']):,}, {n_sources:,} of "
+                f"them of source subjects: {COPY_AGAIN}"
             )
         try:
             evidence = CoreEvidence.from_arrays(core, named)
         except RuntimeError as error:
-            raise InputError(
-                f"{path}: its tensors are not those of the core that config.json describes "
-                f"({str(error).splitlines()[0]}): {COPY_AGAIN}"
-            ) from error
+            raise _other_core(path, error) from error
         return Transfer(evidence, Adapter.from_arrays(named))
     sources = [load_source(source_folder(folder, name)) for name in transfer.sources]
     found = [source.config.fingerprint for source in sources]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from synbrain_cli.brain.brain import Brain
 from synbrain_cli.errors import InputError
-from synbrain_cli.features.encoder import same_encoder
+from synbrain_cli.features.encoder import same_bands
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
 
@@ -25,9 +25,9 @@ def check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> No
             f"{subject.folder}: {subject.n_voxels} voxels, but {brain.name} has "
             f"{brain.n_voxels}: it was prepared again with another mask; train the model again"
         )
-    if not same_encoder(config.encoder.identity, store.identity.identity):
+    if not same_bands(config.bands, store.bands):
         raise InputError(
-            f"{store.folder}: tokens of {store.identity.identity}, but {brain.name} was "
-            f"trained on {config.encoder.identity}: pass its --encoder, or run "
-            "`synbrain prepare` with it"
+            f"{store.folders}: tokens of {[band.identity for band in store.bands]}, but "
+            f"{brain.name} was trained on {[band.identity for band in config.bands]}: pass its "
+            "--encoder, or run `synbrain prepare` with it"
         )

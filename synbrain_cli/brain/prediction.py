@@ -11,15 +11,18 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from synbrain_cli.brain.layouts import ridge_arrays
+from synbrain_cli.brain.layouts import linear_arrays
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.arrays import load_expected
+from synbrain_cli.model.core import CoreEnsemble
+from synbrain_cli.model.joint_tokens import JointTokens
 from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import LatentReadout
-from synbrain_cli.model.tokens import StandardTokens, TokenScaler
+from synbrain_cli.model.tokens import StandardBand, TokenScaler
 from synbrain_cli.model.transfer import Transfer
 from synbrain_cli.model.vae import BrainVAE
+from synbrain_cli.tokens import Tokens
 
 BATCH = 16  # images that go through the networks together
 
@@ -28,7 +31,7 @@ BATCH = 16  # images that go through the networks together
 def predict_deep(
     vae: BrainVAE,
     mapper: Mapper,
-    tokens: np.ndarray | StandardTokens,
+    tokens: np.ndarray | StandardBand,
     n_voxels: int,
     batch: int = 64,
 ) -> np.ndarray:
@@ -38,7 +41,8 @@ def predict_deep(
     ----------
     vae : BrainVAE
     mapper : Mapper
-    tokens : float32 array of shape (n_images, n_tokens, n_dims), standardised, or StandardTokens
+    tokens : float32 array of shape (n_images, n_tokens, n_dims), standardised, or StandardBand
+        As the networks see them (`synbrain_cli.model.joint_tokens`).
     n_voxels : int
     batch : int
         Images that are computed together.
@@ -65,18 +69,21 @@ class Networks:
     mapper : Mapper
     latent_readout : LatentReadout
         SD of the posterior, for the paper's sampling.
+    joint : JointTokens
+        How the tokens of several bands become those that the mapper takes.
     """
 
     vae: BrainVAE
     mapper: Mapper
     latent_readout: LatentReadout
+    joint: JointTokens
 
 
 class PredictsMean(Protocol):
     """A model of one subject that predicts mean responses: a `Brain`."""
 
-    def mean_of_tokens(self, tokens: np.ndarray) -> np.ndarray:
-        """Tokens (n_images, n_tokens, n_dims) → responses (n_images, n_voxels), standardised."""
+    def mean_of_tokens(self, tokens: Tokens) -> np.ndarray:
+        """Tokens of n images → responses (n_images, n_voxels), standardised."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,8 @@ class SourcePredictions:
 
     sources: Sequence[PredictsMean]
 
-    def __call__(self, tokens: np.ndarray) -> tuple[np.ndarray, None]:
-        """Raw tokens (n, n_tokens, n_dims) → responses (n, n_source_voxels); no prior."""
+    def __call__(self, tokens: Tokens) -> tuple[np.ndarray, None]:
+        """Raw tokens of n images → responses (n, n_source_voxels); no prior."""
         return np.concatenate([source.mean_of_tokens(tokens) for source in self.sources], 1), None
 
 
@@ -103,22 +110,28 @@ class Predictors:
     ----------
     scaler : TokenScaler
         Of the linear encoder and the networks.
+    token_shapes : tuple of (int, int)
+        Tokens and their dimensions, of each band.
     linear_file : Path, optional
         Of the linear encoder, read when it is first used; None of published weights.
     networks : Networks, optional
         None of linear and most adapted models.
     transfer : Transfer, optional
         What an adapted model takes from other subjects.
+    network : CoreEnsemble, optional
+        Response network; None of linear and imported models.
     names : tuple of str
-        "linear", "deep", "transfer": those in the stack.
+        "linear", "network", "transfer", "deep": those in the stack.
     stack : float32 array of shape (n_predictors, n_voxels)
         Their weights.
     """
 
     scaler: TokenScaler
+    token_shapes: tuple[tuple[int, int], ...]
     linear_file: Path | None
     networks: Networks | None
     transfer: Transfer | None
+    network: CoreEnsemble | None
     names: tuple[str, ...]
     stack: np.ndarray
 
@@ -133,16 +146,20 @@ class Predictors:
         """
         if self.linear_file is None:
             raise InputError("published weights come without a linear encoder")
-        layout = ridge_arrays(self.stack.shape[1])
-        return LinearEncoder(**load_expected(self.linear_file, layout))
+        layout = linear_arrays(self.token_shapes, self.stack.shape[1])
+        # A band has no receptive fields where images were too few to compare them
+        fields = tuple(name for name in layout if name.startswith("field."))
+        named = load_expected(self.linear_file, layout, optional=fields)
+        return LinearEncoder.from_arrays(named, len(self.token_shapes))
 
-    def predict(self, name: str, tokens: np.ndarray) -> np.ndarray:
+    def predict(self, name: str, tokens: Tokens) -> np.ndarray:
         """Predict with one of them.
 
         Parameters
         ----------
-        name : {"linear", "deep", "transfer"}
-        tokens : float array of shape (n_images, n_tokens, n_dims)
+        name : {"linear", "network", "deep", "transfer"}
+        tokens : Tokens
+            As encoded.
 
         Returns
         -------
@@ -153,14 +170,15 @@ class Predictors:
         InputError
             When the model does not have it.
         """
-        by_name: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        by_name: dict[str, Callable[[Tokens], np.ndarray]] = {
             "linear": self._linear,
             "deep": self._deep,
             "transfer": self._transfer,
+            "network": self._network,
         }
         return by_name[name](tokens)
 
-    def mean(self, tokens: np.ndarray) -> np.ndarray:
+    def mean(self, tokens: Tokens) -> np.ndarray:
         """Stack the predictions: m of every image, float32 (n_images, n_voxels), standardised."""
         mean = np.zeros((len(tokens), self.stack.shape[1]), np.float32)
         for first in range(0, len(tokens), BATCH):
@@ -198,14 +216,20 @@ class Predictors:
             )
         return self.networks
 
-    def _linear(self, tokens: np.ndarray) -> np.ndarray:
+    def _linear(self, tokens: Tokens) -> np.ndarray:
         return self.linear.predict(self.scaler(tokens))
 
-    def _deep(self, tokens: np.ndarray) -> np.ndarray:
+    def _deep(self, tokens: Tokens) -> np.ndarray:
         networks = self.require_networks()
-        return predict_deep(networks.vae, networks.mapper, self.scaler(tokens), self.stack.shape[1])
+        seen = networks.joint(self.scaler(tokens))
+        return predict_deep(networks.vae, networks.mapper, seen, self.stack.shape[1])
 
-    def _transfer(self, tokens: np.ndarray) -> np.ndarray:
+    def _network(self, tokens: Tokens) -> np.ndarray:
+        if self.network is None:
+            raise InputError("this model has no response network: train one (`synbrain train`)")
+        return self.network.predict(tokens)
+
+    def _transfer(self, tokens: Tokens) -> np.ndarray:
         if self.transfer is None:
             raise InputError("this model was not adapted from models of other subjects")
         return self.transfer.predict(tokens)

@@ -115,7 +115,7 @@ def _test_data(
 ) -> tuple[PreparedSubject, TokenStore]:
     """Prepared subject of a model, and the tokens of its images."""
     subject = workspace.find_subject(brain.subject, brain.config.dataset, progress.info)
-    spec = brain.config.encoder.spec
+    spec = [band.spec for band in brain.config.bands]
     return subject, workspace.find_tokens(subject.dataset, spec, progress.info)
 
 

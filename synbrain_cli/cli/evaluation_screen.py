@@ -38,10 +38,11 @@ RELIABILITY = {
     "ncsnr_median_ratio": "median ratio",
 }
 _PREDICTORS = {
-    "deep": "deep",
+    "network": "net",
     "transfer": "transfer",
+    "deep": "deep",
     "linear": "linear",
-    "mean_pattern": "mean pat.",
+    "mean_pattern": "mean pat",
     "shuffled": "shuffled",
     "ceiling": "ceiling",
 }

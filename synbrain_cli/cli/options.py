@@ -98,17 +98,21 @@ TestOption = Annotated[
     float, typer.Option(min=0.01, max=0.5, help="Share of the images for testing.")
 ]
 EncoderOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        help="Image encoder: gabor, or openclip:ARCH/PRETRAINED, where PRETRAINED is the name or "
-        "the file of its weights."
+        metavar="<encoder[@layers]>",
+        help="Image encoder, repeatable: gabor, pixels, efficientnet, openclip:ARCH/PRETRAINED or "
+        "timm:ARCH/TAG, where a file of weights may stand for their name; @3,6,9 names layers. "
+        "Default of prepare: gabor, efficientnet@3,4,5 and pixels; of others: all that are "
+        "prepared.",
+        show_default=False,
     ),
 ]
 EncoderPrecisionOption = Annotated[
     EncoderPrecision,
     typer.Option(
         "--precision",
-        help="Precision of an openclip encoder; auto: fp16 on a GPU, float32 elsewhere.",
+        help="Precision of pretrained encoders; auto: fp16 on a GPU, float32 elsewhere.",
     ),
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,7 +23,10 @@ from synbrain_cli.cli.options import (
 )
 from synbrain_cli.cli.running import open_run
 from synbrain_cli.cli.sections import PlainGroup
-from synbrain_cli.cli.tables import print_files
+from synbrain_cli.cli.tables import cell, print_columns, print_files, print_notes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True, help="Plot figures and write reports.")
 
@@ -268,6 +271,47 @@ def plot_accuracy(
     print_files(result.files)
 
 
+@app.command("layers")
+def plot_layers(
+    subject: SubjectOption = None,
+    dataset: DatasetOption = None,
+    model: ModelOption = None,
+    min_ncsnr: MinNcsnrOption = None,
+    space: SpaceOption = "fsaverage5",
+    format: FormatOption = "png",
+    dpi: DpiOption = None,
+    style: StyleOption = None,
+    output: OutputOption = None,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Plot which band of the linear encoder predicts each voxel best: on cortex and by region.
+
+    A band is a layer of an image encoder. Its contribution to a voxel is the standard deviation,
+    over test images, of the sum of weight × prediction over the band's members (ridge and
+    receptive fields) in the stack of the linear encoder; the best band has the largest one. Test
+    images are needed as tokens alone, without responses. Voxels are grey where the linear encoder
+    predicts nothing. A table of regions lies beside the figures, as TSV.
+
+    Example: synbrain plot layers --subject 2 --min-ncsnr 0.2
+    """
+    from synbrain_cli.pipeline.layers import layers
+    from synbrain_cli.pipeline.plot import Selection
+    from synbrain_cli.plotting.map_plotter import Look
+
+    workspace, run = open_run(folder, quiet)
+    result = layers(
+        workspace,
+        Selection(model, subject, dataset=dataset),
+        look=Look(space, format=format, dpi=dpi, min_ncsnr=min_ncsnr, style=style),
+        output=output,
+        run=run,
+    )
+    print_layers(result.table)
+    print_notes([result.definition])
+    print_files(result.files)
+
+
 @app.command("report")
 def plot_report(
     subject: SubjectOption = None,
@@ -303,3 +347,15 @@ def plot_report(
             workspace, brain, responses=made, output=output, min_ncsnr=min_ncsnr, run=run
         )
     print(file)
+
+
+def print_layers(table: pd.DataFrame) -> None:
+    """Print what each band wins in each region, and its mean share of contributions."""
+    bands = list(dict.fromkeys(table["band"]))
+    rows: list[tuple[str, ...]] = [("region", "voxels", *bands)]
+    for (region, n_voxels), own in table.groupby(["region", "n_voxels"], sort=False):
+        cells = zip(own["fraction_won"], own["mean_share"], strict=True)
+        shown = (f"{cell(won, 2)} ({cell(share, 2)})" if n_voxels else "-" for won, share in cells)
+        rows.append((region, f"{n_voxels:,}", *shown))
+    print("fraction of voxels in which each band contributes most (mean share of contributions)")
+    print_columns(rows, n_left=1)

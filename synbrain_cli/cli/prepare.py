@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from synbrain_cli.bands import DEFAULT
 from synbrain_cli.cli.options import (
     DatasetOption,
     DeviceOption,
@@ -143,7 +144,7 @@ def nsd(
     download: DownloadOption = None,
     accept_terms: AcceptTermsOption = False,
     dataset: NewDatasetOption = "nsd",
-    encoder: EncoderOption = "gabor",
+    encoder: EncoderOption = None,
     precision: EncoderPrecisionOption = "auto",
     jobs: JobsOption = None,
     seed: SeedOption = 0,
@@ -160,7 +161,7 @@ def nsd(
     from synbrain_cli.pipeline.prepare import NSDSource, Target, describe, prepare_nsd
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(workspace, dataset, encoder or "gabor", precision, overwrite)
+    target = Target(workspace, dataset, tuple(encoder or DEFAULT), precision, overwrite)
     with interruptible():
         source = NSDSource(
             root,
@@ -228,7 +229,7 @@ def algonauts(
     test: TestOption = 0.1,
     validation: ValidationOption = 0.1,
     dataset: NewDatasetOption = "algonauts",
-    encoder: EncoderOption = "gabor",
+    encoder: EncoderOption = None,
     precision: EncoderPrecisionOption = "auto",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -244,7 +245,7 @@ def algonauts(
     from synbrain_cli.pipeline.prepare import Target, describe, prepare_algonauts
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(workspace, dataset, encoder or "gabor", precision, overwrite)
+    target = Target(workspace, dataset, tuple(encoder or DEFAULT), precision, overwrite)
     with interruptible():
         choice = Choice(standardize, test, validation, seed)
         subjects = parse_subject_numbers(subject)
@@ -346,7 +347,7 @@ def table(
     split: TableSplitOption = None,
     test: TestOption = 0.15,
     validation: ValidationOption = 0.1,
-    encoder: EncoderOption = "gabor",
+    encoder: EncoderOption = None,
     precision: EncoderPrecisionOption = "auto",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -363,7 +364,7 @@ def table(
     from synbrain_cli.pipeline.prepare import Target, describe, prepare_table
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(workspace, dataset, encoder or "gabor", precision, overwrite)
+    target = Target(workspace, dataset, tuple(encoder or DEFAULT), precision, overwrite)
     with interruptible():
         experiment = Experiment(
             trials=tuple(trials),
@@ -402,7 +403,7 @@ def simulated(
             help="Sessions of an hour per subject, 750 trials each; NSD's subjects have 30 to 40.",
         ),
     ] = 4,
-    encoder: EncoderOption = "gabor",
+    encoder: EncoderOption = None,
     precision: EncoderPrecisionOption = "auto",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -418,7 +419,7 @@ def simulated(
     from synbrain_cli.pipeline.prepare import Target, describe, prepare_simulated
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(workspace, "simulated", encoder or "gabor", precision, overwrite)
+    target = Target(workspace, "simulated", tuple(encoder or DEFAULT), precision, overwrite)
     with interruptible():
         config = SimulationConfig.of_sessions(sessions, seed=seed)
         result = prepare_simulated(target, config, run)

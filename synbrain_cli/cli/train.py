@@ -28,14 +28,16 @@ from synbrain_cli.cli.running import interruptible, open_workspace
 if TYPE_CHECKING:
     from synbrain_cli.training.bundle_writer import TrainResult
 
-ModelKind = Literal["full", "linear"]
+ModelKind = Literal["auto", "network", "linear", "full"]
 VoxelOrder = Literal["auto", "file", "curve", "region", "surface"]
 Strategy = Literal["auto", "shared-core", "source-map", "fine-tuning"]
 
 ModelKindOption = Annotated[
     ModelKind,
     typer.Option(
-        "--model", help="full, or linear: linear encoder and readout only, without networks."
+        "--model",
+        help="linear: linear encoder alone; network: with the response network; full: with the "
+        "published networks, too; auto: full on a GPU, else network.",
     ),
 ]
 VoxelOrderOption = Annotated[
@@ -66,7 +68,7 @@ StrategyOption = Annotated[
 def train(
     subject: SubjectOption = None,
     dataset: DatasetOption = None,
-    model: ModelKindOption = "full",
+    model: ModelKindOption = "auto",
     preset: PresetOption = "tiny",
     voxel_order: VoxelOrderOption = "auto",
     encoder: EncoderOption = None,
@@ -83,12 +85,14 @@ def train(
     folder: WorkspaceOption = Path(),
     quiet: QuietOption = False,
 ) -> None:
-    """Train a model of one prepared subject.
+    """Train models of prepared subjects: of several, with one response network for all.
 
     After an interruption the same command goes on where it stopped.
 
     Example: synbrain train --subject 1 --preset small
     """
+    from dataclasses import replace
+
     from synbrain_cli.distributed import Processes
     from synbrain_cli.errors import InputError
     from synbrain_cli.pipeline.train import NO_NETWORKS, TrainSettings
@@ -98,18 +102,29 @@ def train(
     processes = Processes.assemble(device)
     settings = TrainSettings(model, preset, voxel_order)
     speed = choose_speed(processes.device(device), precision, compiled, micro_batch)
-    if speed is not None and not settings.has_networks:
+    if speed is not None and settings.model in ("network", "linear"):
         raise InputError(NO_NETWORKS)
     workspace, progress = open_workspace(folder, quiet or not processes.is_main)
-    chosen = workspace.find_subject(subject, dataset, progress.info)
-    store = workspace.find_tokens(chosen.dataset, encoder, progress.info)
+    named = subject.split(",") if subject else [None]
+    if name is not None and len(named) > 1:
+        raise InputError(f"--name {name}: one name for {len(named)} models: leave it out")
+    chosen = [workspace.find_subject(one, dataset, progress.info) for one in named]
+    store = workspace.find_tokens(chosen[0].dataset, encoder, progress.info)
+    settings = replace(settings, together=tuple(chosen))
     run = RunContext.create(seed, device, speed, processes, progress)
-    with interruptible():
-        result = train_model(
-            workspace, chosen, store, settings, run, name=name, overwrite=overwrite
-        )
-    if processes.is_main:
-        _print_training(result)
+    for one in chosen:
+        with interruptible():
+            result = train_model(
+                workspace,
+                one,
+                store,
+                settings,
+                run,
+                name=name,
+                overwrite=overwrite,
+            )
+        if processes.is_main:
+            _print_training(result)
 
 
 def adapt(
@@ -170,7 +185,8 @@ def _print_training(result: TrainResult) -> None:
     scores = result.record.validation
     names = {
         "model": "model",
-        "deep": "deep alone",
+        "network": "response network alone",
+        "deep": "published networks alone",
         "transfer": "transfer alone",
         "linear": "linear encoder alone",
     }

@@ -17,9 +17,11 @@ from synbrain_cli.evaluation.retrieval import FeatureSpace
 from synbrain_cli.io.prepared import PreparedSubject, Trials
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.metrics.accuracy import average_repeats
-from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_tokens
-from synbrain_cli.model.transfer import Adapter, fit_adapter
+from synbrain_cli.model.linear import LinearEncoder, fit_linear, pool_bands
+from synbrain_cli.model.transfer import Adapter, fit_adapter, gather_evidence
 from synbrain_cli.run import RunContext
+from synbrain_cli.tokens import Tokens
+from synbrain_cli.training.examples import standard_tokens
 
 MIN_TRAIN, MIN_VALIDATION = 10, 2  # images
 _BATCH = 64  # images whose tokens are read at a time
@@ -120,7 +122,7 @@ def new_images(
     ]
     if len(new) < 2:
         raise InputError(
-            f"{store.folder}: expected images that are neither of the test nor shown in the "
+            f"{store.folders}: expected images that are neither of the test nor shown in the "
             f"{len(real.betas)} real trials, found {len(new)} among {len(names)}: there is nothing "
             "to synthesize responses to; prepare more subjects of this dataset, or use a model of "
             "fewer hours (`synbrain adapt --hours 1`)"
@@ -135,51 +137,51 @@ class ModelWithoutValidation:
     Attributes
     ----------
     brain : Brain
-    linear : dict
-        As `synbrain_cli.model.linear.fit_ridge` gives, on pooled tokens.
+    linear : LinearEncoder
     adapter : Adapter, optional
         Of a model that was adapted from others.
     """
 
     brain: Brain
-    linear: dict[str, np.ndarray]
+    linear: LinearEncoder
     adapter: Adapter | None
 
     @classmethod
     def fit(
-        cls, brain: Brain, real: RealTrials, store: TokenStore, features: np.ndarray, seed: int
+        cls, brain: Brain, real: RealTrials, store: TokenStore, seed: int
     ) -> ModelWithoutValidation:
         """Fit the linear encoder and the adapter again, to training images alone.
 
-        The networks' weights were never trained on validation images. These still have a part in
-        when training stopped, the few weights of the stack, and the covariance of noise.
+        The response network, three of whose four cores have seen a validation image, gives way to
+        the linear encoder. The published networks' weights were never trained on these images. They
+        still have a part in when training stopped, the few weights of the stack, and the
+        covariance of noise.
 
         Parameters
         ----------
         brain : Brain
         real : RealTrials
         store : TokenStore
-        features : float32 array of shape (n_images, n_features)
-            Pooled tokens of ``real.images``.
         seed : int
         """
         train = ~real.validation
         averages, index, _ = average_repeats(real.betas[train], real.image_index[train])
-        linear, _ = fit_ridge(features[index], averages, np.random.default_rng([seed, 2]))
+        images = real.images[index]
+        tokens = standard_tokens(store, images, brain.predictors.scaler)
+        linear, _ = fit_linear(tokens, averages, np.random.default_rng([seed, 2]))
         adapter = None
         if brain.predictors.transfer is not None:
-            known = brain.predictors.transfer.evidence(store.take(real.images[index]))
+            known = gather_evidence(brain.predictors.transfer.evidence, tokens)
             adapter, _ = fit_adapter(*known, averages, np.random.default_rng([seed, 3]))
         return cls(brain, linear, adapter)
 
-    def means(self, tokens: np.ndarray, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def means(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
         """Predict responses by the whole model and by the model without its validation images.
 
         Parameters
         ----------
-        tokens : float32 array of shape (n_images, n_tokens, n_dims)
-        features : float32 array of shape (n_images, n_features)
-            The same, pooled.
+        tokens : Tokens
+            As encoded.
 
         Returns
         -------
@@ -188,8 +190,11 @@ class ModelWithoutValidation:
         predictors = self.brain.predictors
         own = self.brain.mean(tokens, unit="z")
         weight = dict(zip(predictors.names, predictors.stack, strict=True))
-        change = apply_ridge(self.linear, features) - apply_ridge(vars(predictors.linear), features)
-        other = own + weight["linear"] * change
+        standard = predictors.scaler(tokens)
+        refitted = self.linear.predict(standard)
+        other = own + weight["linear"] * (refitted - predictors.linear.predict(standard))
+        if predictors.network is not None:
+            other += weight["network"] * (refitted - predictors.network.predict(tokens))
         if self.adapter is not None and predictors.transfer is not None:
             known = predictors.transfer.evidence(tokens)
             change = self.adapter(*known) - predictors.transfer.adapter(*known)
@@ -273,11 +278,10 @@ def synthesize(
     with run.progress.bar("responses", len(images)) as bar:
         for start in range(0, len(images), _BATCH):
             tokens = store.take(images[start : start + _BATCH])
-            features = pool_tokens(brain.predictors.scaler(tokens))
             rows = slice(start, start + len(tokens))
-            targets[rows] = space(features)
-            means[:, rows] = model.means(tokens, features)
-            for i, token in enumerate(tokens, start):
+            targets[rows] = space(pool_bands(brain.predictors.scaler(tokens)))
+            means[:, rows] = model.means(tokens)
+            for i, token in enumerate(tokens.one_by_one(), start):
                 digest, drawing = token_digest(token), Drawing(int(n_draws[i]), run.seed)
                 for drawn, mean in zip(draws, means, strict=True):
                     drawn[i :: len(images)] = brain.draw_around(mean[i], digest, drawing)
@@ -295,7 +299,7 @@ def pooled_features(
     """Pool standardised tokens, read some images at a time: float32 (n_images, n_features)."""
     return np.concatenate(
         [
-            pool_tokens(brain.predictors.scaler(store.take(images[start : start + _BATCH])))
+            pool_bands(brain.predictors.scaler(store.take(images[start : start + _BATCH])))
             for start in range(0, len(images), _BATCH)
         ]
     )

@@ -33,6 +33,7 @@ from synbrain_cli.metrics.calibration import LEVELS, Ensemble
 from synbrain_cli.metrics.missing import known_median
 from synbrain_cli.run import RunContext
 from synbrain_cli.threads import one_thread
+from synbrain_cli.tokens import Tokens
 
 NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the published latent noise, nf in [0, 1]
 N_LATENT = 20  # draws of it: each is a pass of the decoder; both scores are fair in their number
@@ -194,7 +195,7 @@ def _averaging(regions: Masks, n_voxels: int) -> NDArray[np.float32]:
 
 @torch.inference_mode()
 def _latent_draws(
-    brain: Brain, token: NDArray[np.float32], factor: float, key: tuple[int, int]
+    brain: Brain, token: Tokens, factor: float, key: tuple[int, int]
 ) -> NDArray[np.float32]:
     """The published sampling, all draws in one pass: (N_LATENT, n_voxels), standardised."""
     shape = (N_LATENT, *brain.networks.latent_readout.sd.shape)

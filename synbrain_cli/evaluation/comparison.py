@@ -161,7 +161,7 @@ def training_of(row: Row) -> RowTraining | None:
     record = row.brain.config.training
     adaptation = record.adaptation if row.kind == "model" else None
     strategy = adaptation.strategy if adaptation else None
-    if row.kind == "model" and adaptation is None and not row.brain.config.has_networks:
+    if row.kind == "model" and adaptation is None and row.brain.config.is_linear:
         strategy = "linear encoder alone"
     return RowTraining(
         hours=record.hours or len(record.sessions) or None,

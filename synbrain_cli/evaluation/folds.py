@@ -41,7 +41,6 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.predictions import DISTRIBUTIONS, Predictions
 from synbrain_cli.evaluation.test_set import TestSet, derangement
 from synbrain_cli.io.arrays import load_arrays, save_arrays
-from synbrain_cli.io.bundle import Predictor
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.evaluation import FoldSizes
 from synbrain_cli.io.seal import is_kept, keep
@@ -50,7 +49,7 @@ from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
-from synbrain_cli.training.distribution import baseline_variances, fit_distribution
+from synbrain_cli.training.distribution import HeldOut, baseline_variances, fit_distribution
 from synbrain_cli.training.examples import load_examples
 from synbrain_cli.training.linear_encoder import fit_linear_encoder
 
@@ -159,7 +158,7 @@ def check_linear(brain: Brain) -> None:
     """
     if brain.config.predictors == ("linear",):
         return
-    what = "has networks" if brain.config.has_networks else "was adapted from other models"
+    what = "was adapted from other models" if brain.config.transfer else "has networks"
     raise InputError(
         f"--folds: {brain.name} {what}, and folds are for linear models, which are fitted again "
         f"for each fold: `synbrain train --subject {brain.subject} --model linear` makes one"
@@ -248,16 +247,15 @@ def fit_fold(brain: Brain, part: TestSet, recovery: Path) -> FoldFit:
     seed = brain.config.training.seed or 0
     examples = load_examples(part.subject, part.store)
     run = RunContext(seed, progress=Progress(quiet=True))
-    linear = fit_linear_encoder(examples.train, run, recovery)
-    held_out: dict[Predictor, Array] = {"linear": linear.of_features(examples.val.features)}
-    fitted = fit_distribution(examples, held_out, seed)
+    linear, left_out = fit_linear_encoder(examples, run, recovery)
+    fitted = fit_distribution(examples, HeldOut({"linear": left_out}), seed)
+    of_validation = left_out[len(examples.train.averages) :]
     distribution = Distribution(
         readout=fitted.readout,
-        # Features are centred over the images that are fitted, so that this is their mean.
-        mean_pattern=fitted.linear.intercept,
-        **baseline_variances(examples, held_out["linear"]),
+        mean_pattern=examples.both.averages.mean(0, dtype=np.float64).astype(np.float32),
+        **baseline_variances(examples, of_validation),
     )
-    linear_prediction = fitted.linear.predict(examples.scaler(part.tokens))
+    linear_prediction = linear.predict(examples.scaler(part.tokens))
     mean_pattern = distribution.mean_pattern
     factor, offset = np.ones_like(mean_pattern), np.zeros_like(mean_pattern)
     if brain.config.standardization == "none":

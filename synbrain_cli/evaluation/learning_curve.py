@@ -30,7 +30,7 @@ from synbrain_cli.metrics.bootstrap import Bootstrap, weighted_correlation
 from synbrain_cli.metrics.learning_curve import LearningCurveFit, fit_learning_curve
 from synbrain_cli.metrics.missing import known_mean, known_median, known_quantile
 from synbrain_cli.model.linear import fit_linear
-from synbrain_cli.model.transfer import Evidence, fit_adapter
+from synbrain_cli.model.transfer import Evidence, fit_adapter, gather_evidence
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import load_examples
 from synbrain_cli.training.shared_core import train_core
@@ -115,14 +115,14 @@ def load_curve_subjects(
                 full = full or (brain if brain.config.has_readout else None)
                 continue
             other = workspace.find_subject(brain.subject, brain.config.dataset, log)
-            spec = brain.config.encoder.spec
+            spec = [band.spec for band in brain.config.bands]
             sources.append(Source(brain, other, workspace.find_tokens(other.dataset, spec, log)))
         if not sources:
             raise InputError(
                 f"sub-{subject.subject}: no model of another subject to adapt from: name some with "
                 "--from, or train them"
             )
-        spec = sources[0].brain.config.encoder.spec
+        spec = [band.spec for band in sources[0].brain.config.bands]
         store = workspace.find_tokens(subject.dataset, spec, log)
         loaded.append(CurveSubject(subject, store, sources, full))
     return loaded
@@ -325,13 +325,12 @@ class HourModels:
         tokens, averages = examples.both.tokens, examples.both.averages
         scores = {}
         if with_linear:
-            encoder, _ = fit_linear(tokens, averages, np.random.default_rng(self.run.seed))
+            encoder, _ = fit_linear(tokens, averages, np.random.default_rng([self.run.seed, 1]))
             predicted = encoder.predict(examples.scaler(self.scorer.test.tokens))
             scores[LINEAR] = self.scorer.score(predicted)
-        raw_tokens = tokens.raw()
         for name, one in known.items():
             generator = np.random.default_rng([self.run.seed, 5])
-            adapter, _ = fit_adapter(*one.evidence(raw_tokens), averages, generator)
+            adapter, _ = fit_adapter(*gather_evidence(one.evidence, tokens), averages, generator)
             scores[name] = self.scorer.score(adapter(*one.test))
         return scores
 

@@ -23,10 +23,10 @@ def evaluation_bytes(
         With folds all images are tested, and models are fitted.
     """
     table, n_voxels = subject.trials, subject.n_voxels
-    shape = store.identity.token_shape
+    shapes = [band.token_shape for band in store.bands]
     is_test = (table["split"] == "test").to_numpy() | bool(n_folds)
     n_test = table["image"][is_test].nunique()
-    tokens = 4.0 * n_test * shape[0] * shape[1]
+    tokens = 4.0 * n_test * sum(n_tokens * n_dims for n_tokens, n_dims in shapes)
     kept = tokens * brain.config.has_networks  # while images are found among them
     # Trials as prepared and in the model's unit, their averages, and predictions with controls
     responses = 4.0 * n_voxels * (2 * is_test.sum() + 8 * n_test)
@@ -35,6 +35,6 @@ def evaluation_bytes(
     is_train = (table["split"] == "train").to_numpy()
     n_train = table["image"][is_train].nunique()
     trials, averages = (4.0 * n_voxels * n for n in (is_train.sum(), n_train))
-    features = 4.0 * n_train * n_pooled(*shape)
+    features = 4.0 * n_train * sum(n_pooled(*shape) for shape in shapes)
     decoder = max(trials, averages + 2 * features + ridge_bytes(n_train, n_voxels))
     return responses + max(tokens, kept + averages + decoder)

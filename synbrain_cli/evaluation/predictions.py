@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing, RepeatedGenerators, draw_around
 from synbrain_cli.evaluation.test_set import TestSet, derangement
+from synbrain_cli.run import RunContext
 
 DISTRIBUTIONS = ("model", "linear", "mean_pattern")  # whose draws are scored beside one another
 
@@ -23,8 +24,8 @@ class Predictions:
     Attributes
     ----------
     by_name : dict of float32 arrays of shape (n_images, n_voxels)
-        "model", "deep" and "transfer" (where the model has them), "linear", "mean_pattern",
-        "shuffled".
+        "model", "network", "transfer" and "deep" (where the model has them), "linear",
+        "mean_pattern", "shuffled".
     shuffle : int array of shape (n_images,)
         Another image for each: the control.
     """
@@ -33,12 +34,16 @@ class Predictions:
     shuffle: NDArray[np.int64]
 
     @classmethod
-    def of(cls, brain: Brain, test: TestSet, seed: int) -> Self:
-        """Predict the test images."""
-        shuffle = derangement(test.n_images, np.random.default_rng(seed))
+    def of(cls, brain: Brain, test: TestSet, run: RunContext) -> Self:
+        """Predict the test images; the run's seed shuffles them for the control."""
+        shuffle = derangement(test.n_images, np.random.default_rng(run.seed))
         names = dict.fromkeys((*brain.predictors.names, "linear"))
-        tokens = test.tokens
-        each = {name: brain.predict(name, tokens, unit="z") for name in names}
+        tokens, each = test.tokens, {}
+        with run.progress.stage("predictions of test images") as share:
+            for name, own in share.each(names):
+                images = own.over(range(test.n_images))
+                parts = [brain.predict(name, tokens[[image]], unit="z") for image in images]
+                each[name] = np.concatenate(parts)
         by_name = {"model": brain.predictors.stacked(each), **each}
         constant = brain.distribution.mean_pattern
         by_name["mean_pattern"] = np.broadcast_to(constant, test.averages.shape)

@@ -31,11 +31,13 @@ from synbrain_cli.metrics.bootstrap import Bootstrap, weighted_correlation, weig
 from synbrain_cli.metrics.identification import n_way, pattern_similarity, two_way
 from synbrain_cli.metrics.missing import known_mean, known_median
 from synbrain_cli.metrics.similarity import WeightedCKA, WeightedRSA, linear_cka, rdm, rsa
-from synbrain_cli.progress import Progress
+from synbrain_cli.progress import UNSEEN, Progress, Share
 
 Array = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 LEAST_COMPARED = 4  # images, for RSA and debiased CKA
+# Shares of correlations, skill, patterns, identification and similarities, with 500 test images
+SCORE_TIMES = 8, 1, 14, 3, 8
 
 
 class ResponseResults(Result, frozen=True, kw_only=True):
@@ -125,24 +127,28 @@ class ResponseScorer:
 
     def score_all(self, progress: Progress) -> ResponseResults:
         """Score over all voxels, and within each region of 10 voxels or more."""
-        with progress.stage("scores of predicted responses"):
-            overall = self.score(np.ones(self.test.n_voxels, bool))
-        roi = {}
         regions = scored_regions(self.brain)
-        with progress.bar("regions", len(regions)) as bar:
-            for name, mask in regions.items():
-                scores = self.score(mask)
-                roi[name] = RegionScores(n_voxels=int(mask.sum()), **dict(scores.items()))
-                bar()
+        every = np.ones(self.test.n_voxels, bool)
+        n_voxels = [int(mask.sum()) for mask in (every, *regions.values())]
+        with progress.stage("scores of predicted responses") as share:
+            of_all, *of_regions = share.split(*n_voxels)
+            overall = self.score(every, of_all)
+            roi = {}
+            for (name, mask), n, own in zip(regions.items(), n_voxels[1:], of_regions, strict=True):
+                scores = self.score(mask, own)
+                roi[name] = RegionScores(n_voxels=n, **dict(scores.items()))
         return ResponseResults(overall=overall, roi=roi)
 
-    def score(self, voxels: Mask) -> ResponseScores:
+    def score(self, voxels: Mask, share: Share = UNSEEN) -> ResponseScores:
         """Compute every score within some voxels.
 
         Parameters
         ----------
         voxels : boolean array of shape (n_voxels,)
+        share : Share
+            Of a task whose progress is shown.
         """
+        correlating, skill, patterns, identifying, comparing = share.split(*SCORE_TIMES)
         part = _Part(
             voxels,
             np.ascontiguousarray(self.test.averages[:, voxels]),
@@ -151,15 +157,20 @@ class ResponseScorer:
             np.ascontiguousarray(self.predictions.deviations["model"][:, voxels]),
         )
         scores = self._of_correlation(part)
+        correlating.to(1)
         scores["skill"] = self._skill(part)
+        skill.to(1)
         if voxels.sum() > 2:
             scores |= self._of_patterns(part)
+            patterns.to(1)
             centred = {k: p - part.baseline for k, p in part.predictions.items()}
             recorded = part.truth - part.baseline
             if self.test.least_group > 1:
                 scores |= self._identification(recorded, centred)
+            identifying.to(1)
             if self.test.least_group >= LEAST_COMPARED:
                 scores |= self._similarity(recorded, centred, voxels)
+        comparing.to(1)
         return finite(ResponseScores(**scores))
 
     def _of_correlation(self, part: _Part) -> dict[str, ResponseScore]:
@@ -310,8 +321,9 @@ def _score(
 ) -> ResponseScore:
     return ResponseScore(
         model=values["model"],
-        deep=values.get("deep", UNSET),
+        network=values.get("network", UNSET),
         transfer=values.get("transfer", UNSET),
+        deep=values.get("deep", UNSET),
         linear=values["linear"],
         mean_pattern=values["mean_pattern"],
         shuffled=values["shuffled"],

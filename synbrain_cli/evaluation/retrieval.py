@@ -23,12 +23,15 @@ from synbrain_cli.io.results.record import finite
 from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.identification import n_way, pattern_similarity
-from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_tokens
+from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_bands
 from synbrain_cli.model.principal import principal_components
-from synbrain_cli.model.tokens import StandardTokens
+from synbrain_cli.progress import UNSEEN, Share
+from synbrain_cli.training.examples import standard_tokens
 
 N_CANDIDATES = 300  # Mai et al. 2025
 N_COMPONENTS = 128  # of the tokens that the linear decoder predicts
+TIMES = 1, 40, 2  # shares of queries, of fitting the linear decoder, and of decoding
+DECODER_TIMES = 3, 2, 2, 9  # of averages over repeats, tokens, their components, and ridge
 
 Array = NDArray[np.floating]
 Found = Mapping[str, NDArray[np.float64]]  # kind of query → value of each image
@@ -36,7 +39,12 @@ Decoder = Callable[[Array], Array]  # responses (n_images, n_voxels) → similar
 
 
 def retrieve(
-    brain: Brain, test: TestSet, predictions: Predictions, bootstrap: Bootstrap, seed: int
+    brain: Brain,
+    test: TestSet,
+    predictions: Predictions,
+    bootstrap: Bootstrap,
+    seed: int,
+    share: Share = UNSEEN,
 ) -> RetrievalScores:
     """Top-1 retrieval of test images among candidates, by two decoders.
 
@@ -52,15 +60,21 @@ def retrieve(
     bootstrap : Bootstrap
     seed : int
         Of the draws, and of the folds by which the linear decoder's penalties are chosen.
+    share : Share
+        Of a task whose progress is shown.
     """
     n_candidates = min(N_CANDIDATES, test.least_group)
     found: dict[str, list[Found]] = {}
-    for part, images in zip(test.parts or (test,), test.groups, strict=True):
+    groups = zip(test.parts or (test,), test.groups, strict=True)
+    for (part, images), own in share.each(groups):
+        asking, learning, decoding = own.split(*TIMES)
         queries = _queries(brain, test, part, images, predictions, seed)
-        decoders = {"linear_decoder": _linear_decoder(brain, part, seed)}
+        asking.to(1)
+        decoders = {"linear_decoder": _linear_decoder(brain, part, seed, learning)}
         if brain.config.has_networks:
-            decoders["brainvae"] = _latent_decoder(brain, brain.predictors.scaler(part.tokens))
-        for name, decode in decoders.items():
+            seen = brain.networks.joint(brain.predictors.scaler(part.tokens))
+            decoders["brainvae"] = _latent_decoder(brain, seen)
+        for name, decode in decoding.over(decoders.items()):
             found.setdefault(name, []).append(_find(decode, queries, n_candidates))
     scores = {name: _score(parts, bootstrap) for name, parts in found.items()}
     return finite(
@@ -182,23 +196,25 @@ def _latent_decoder(brain: Brain, scaled: NDArray[np.float32]) -> Decoder:
     return similarity
 
 
-def _linear_decoder(brain: Brain, test: TestSet, seed: int) -> Decoder:
+def _linear_decoder(brain: Brain, test: TestSet, seed: int, share: Share) -> Decoder:
     """Similarity of tokens predicted from responses, by ridge, with the candidates' tokens.
 
     Fitted on the averages over repeats of training images, to the leading principal components of
     their pooled tokens.
     """
-    tokens = StandardTokens(
-        test.store.tokens, test.store.rows_of(test.images), brain.predictors.scaler
-    )
+    averaging, pooling, spanning, fitting = share.split(*DECODER_TIMES)
+    scaler = brain.predictors.scaler
+    tokens = standard_tokens(test.store, test.images, scaler)
     train = test.subject.select("train")
     averages, index, _ = average_repeats(brain.standardize(train.betas), train.image_index)
-    rows = test.store.rows_of(train.images[index])
+    shown = train.images[index]
     del train  # as large as all else together
-    features = pool_tokens(StandardTokens(test.store.tokens, rows, brain.predictors.scaler))
+    averaging.to(1)
+    features = pool_bands(standard_tokens(test.store, shown, scaler), pooling)
     space = FeatureSpace(features)
-    fit, _ = fit_ridge(averages, space(features), np.random.default_rng([seed, 4]))
-    candidates = space(pool_tokens(tokens))
+    spanning.to(1)
+    fit, _ = fit_ridge(averages, space(features), np.random.default_rng([seed, 4]), fitting)
+    candidates = space(pool_bands(tokens))
 
     def similarity(patterns: Array) -> Array:
         return pattern_similarity(apply_ridge(fit, np.asarray(patterns, np.float32)), candidates)

@@ -12,7 +12,7 @@ from synbrain_cli.io.results.evaluation import (
     ResponseScore,
 )
 
-BASELINES = ("deep", "transfer", "linear", "mean_pattern", "shuffled")
+BASELINES = ("network", "transfer", "deep", "linear", "mean_pattern", "shuffled")
 DISTRIBUTIONS = ("linear", "mean_pattern", "latent_nf1", "latent_best", "shuffled")
 
 

@@ -31,6 +31,7 @@ from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.metrics.noise_ceiling import correlation_ceiling, noise_ceiling
+from synbrain_cli.tokens import Tokens
 
 RELIABLE = 0.2  # ncsnr above which a voxel counts as reliable
 MIN_REGION = 10  # voxels of a region that has scores of its own
@@ -192,14 +193,13 @@ class TestSet:
         return int(self.trials.shape[1])
 
     @property
-    def tokens(self) -> NDArray[np.float32]:
-        """Tokens of the images (n_images, n_tokens, n_dims), read when asked for: 1.7 GB of NSD."""
+    def tokens(self) -> Tokens:
+        """Tokens of the images, read when asked for: 1.7 GB of NSD's under one band."""
         return self.store.take(self.images)
 
-    def token(self, image: int) -> NDArray[np.float32]:
-        """Tokens of one image: (n_tokens, n_dims)."""
-        token: NDArray[np.float32] = self.store.take(self.images[image : image + 1])[0]
-        return token
+    def token(self, image: int) -> Tokens:
+        """Tokens of one image."""
+        return self.store.take(self.images[image : image + 1])
 
     @cached_property
     def digests(self) -> list[str]:

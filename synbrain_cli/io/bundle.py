@@ -4,6 +4,7 @@
                           training record, and a checksum of every other file but the card; sealed
                           by one of its own content
 ``networks.safetensors``  BrainVAE (with its voxel order) and mapper; absent from linear models
+``network.safetensors``   response network; absent from linear and imported models
 ``linear.safetensors``    linear encoder; absent from published weights
 ``readout.safetensors``   stack, signal, noise: what turns predictions into draws; likewise
 ``transfer.safetensors``  what an adapted model takes from other subjects; ``sources/``, their
@@ -25,9 +26,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from synbrain_cli.bands import join_bands
 from synbrain_cli.config import (
+    Band,
     CoreConfig,
-    EncoderIdentity,
     MapperConfig,
     VAEConfig,
     trials_name,
@@ -48,18 +50,18 @@ from synbrain_cli.labels import (
     require_subject_of_dataset,
 )
 
-FORMAT = 5
+FORMAT = 6
 SURE = 0.3  # width of the interval of the noise's share, above which a note is made (ours)
 CONFIG, CARD = "config.json", "card.md"
 # What draws depend on: the weights, in this order.
-WEIGHTS = ("arrays", "linear", "networks", "readout", "transfer")
+WEIGHTS = ("arrays", "linear", "network", "networks", "readout", "transfer")
 _PIECE = 1 << 20
 # A plain name of a folder: no path, nothing hidden, no control character.
 Name = Annotated[
     str, msgspec.Meta(pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$", max_length=200)
 ]
 Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
-Predictor = Literal["linear", "deep", "transfer"]
+Predictor = Literal["linear", "network", "deep", "transfer"]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -313,6 +315,24 @@ class TransferConfig(Record, frozen=True):
             )
 
 
+class NetworkConfig(Record, frozen=True):
+    """Response network of a bundle.
+
+    Attributes
+    ----------
+    core : CoreConfig
+    subjects : list of str
+        ``dataset/sub-01`` of every subject that the network was trained on.
+    """
+
+    core: CoreConfig
+    subjects: list[str]
+
+    def __post_init__(self) -> None:
+        for label in self.subjects:
+            require_subject_of_dataset(label)
+
+
 class BundleConfig(Record, frozen=True):
     """``config.json`` of a bundle.
 
@@ -330,11 +350,14 @@ class BundleConfig(Record, frozen=True):
         How the betas were prepared.
     voxel_order : str, optional
         Along BrainVAE's convolution axis; None without networks.
-    encoder : EncoderIdentity
+    bands : tuple of Band
+        What a model sees of an image, in the order of its tokens.
     vae, mapper : VAEConfig, MapperConfig, optional
         None without networks.
     transfer : TransferConfig, optional
         Of adapted models.
+    network : NetworkConfig, optional
+        None without a response network.
     predictors : tuple of str
         From which the mean is stacked, in the order of the stack's rows.
     has_readout : bool
@@ -356,7 +379,7 @@ class BundleConfig(Record, frozen=True):
     unit: str
     recorded_unit: str
     standardization: Literal["session", "train", "none"]
-    encoder: EncoderIdentity
+    bands: Annotated[tuple[Band, ...], msgspec.Meta(min_length=1, max_length=100)]
     predictors: tuple[Predictor, ...]
     fingerprint: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]
     training: TrainingRecord
@@ -364,6 +387,7 @@ class BundleConfig(Record, frozen=True):
     vae: VAEConfig | None = None
     mapper: MapperConfig | None = None
     transfer: TransferConfig | None = None
+    network: NetworkConfig | None = None
     has_readout: bool = True
     averaged_over: int = 1
     checksums: Checksums = {}
@@ -376,6 +400,7 @@ class BundleConfig(Record, frozen=True):
             "linear": self.has_readout,
             "deep": self.vae is not None and self.mapper is not None,
             "transfer": self.transfer is not None,
+            "network": self.network is not None,
         }
         expected = [name for name, present in has.items() if present]
         if sorted(self.predictors) != sorted(expected):
@@ -384,21 +409,35 @@ class BundleConfig(Record, frozen=True):
                 f"the parts, found {', '.join(self.predictors) or 'none'}"
             )
         shapes = {
-            "the encoder": self.encoder.token_shape,
-            **{
-                name: (part.n_tokens, part.n_dims)
-                for name, part in (("vae", self.vae), ("mapper", self.mapper))
-                if part is not None
-            },
+            name: (part.n_tokens, part.n_dims)
+            for name, part in (("vae", self.vae), ("mapper", self.mapper))
+            if part is not None
         }
-        core = self.transfer.core if self.transfer else None
-        if core is not None:
-            shapes["the core"] = core.side**2, core.n_dims
+        if len(self.bands) == 1:
+            shapes["the encoder"] = self.bands[0].token_shape
         if (self.vae is None) is not (self.mapper is None) or len(set(shapes.values())) > 1:
             raise InputError(
                 "expected networks for tokens of one shape (n_tokens, n_dims), found "
                 + ", ".join(f"{shape} of {name}" for name, shape in shapes.items())
             )
+        core = self.transfer.core if self.transfer else None
+        for one in (core, self.network.core if self.network else None):
+            seen = [self.token_shapes[k] for k in one.bands if k < len(self.bands)] if one else []
+            if one is not None and tuple(seen) != one.shapes:
+                raise InputError(
+                    f"expected a core for tokens of the shapes {self.token_shapes}, found one for "
+                    f"{one.shapes}, of bands {one.bands}"
+                )
+
+    @property
+    def encoder(self) -> str:
+        """Names of the bands."""
+        return join_bands([band.spec for band in self.bands])
+
+    @property
+    def token_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Shape (n_tokens, n_dims) of the tokens of each band."""
+        return tuple(band.token_shape for band in self.bands)
 
     @property
     def label(self) -> str:
@@ -409,6 +448,11 @@ class BundleConfig(Record, frozen=True):
     def rows(self) -> str:
         """What the data and the draws are: "single trials" or "averages of 3 trials"."""
         return trials_name(self.averaged_over)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the linear encoder is all that the mean is made of."""
+        return self.predictors == ("linear",)
 
     @property
     def has_networks(self) -> bool:

@@ -41,6 +41,7 @@ def _unlisted(folder: Path, config: BundleConfig) -> list[str]:
         "linear.safetensors": config.has_readout,
         "readout.safetensors": config.has_readout,
         "networks.safetensors": config.has_networks,
+        "network.safetensors": config.network is not None,
         "transfer.safetensors": config.transfer is not None,
     }
     here = set(list_files(folder)).intersection((*needed, *VOXEL_SPACE_FILES))

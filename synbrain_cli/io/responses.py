@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from synbrain_cli.config import EncoderIdentity
+from synbrain_cli.config import Band
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.records import convert_record
@@ -114,8 +114,8 @@ class ResponseSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True
     simulated : bool
         Whether the model was trained on a simulated subject.
     subject, dataset, space : str
-    encoder : EncoderIdentity
-        Image encoder of the model.
+    bands : tuple of Band
+        What the model sees of an image.
     model, model_fingerprint : str
         Name and fingerprint of the bundle.
     sampling : str
@@ -141,7 +141,7 @@ class ResponseSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True
     subject: str
     dataset: str
     space: str
-    encoder: EncoderIdentity
+    bands: tuple[Band, ...]
     model: str
     model_fingerprint: str
     sampling: str

@@ -1,9 +1,9 @@
-"""Image tokens of a dataset under one encoder: ``prepared/<dataset>/features/<encoder>/``.
+"""Image tokens of a dataset: ``prepared/<dataset>/features/<band>/``, one folder per band.
 
 ``tokens.npy``    (n_images, n_tokens, n_dims), float32 or float16; memory-mapped
 ``images.tsv``    image of each row, a checksum of its pixels (empty for NSD's images), and one of
                   the row: its name, that checksum and its tokens
-``encoder.json``  `synbrain_cli.config.EncoderIdentity`, sealed
+``encoder.json``  `synbrain_cli.config.Band`, sealed
 
 The tokens of an image are compared with their checksum when they are first read.
 """
@@ -19,13 +19,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.config import EncoderIdentity
+from synbrain_cli.bands import join_bands
+from synbrain_cli.config import Band
 from synbrain_cli.errors import DAMAGED, InputError, MissingError, SynbrainError
 from synbrain_cli.io.arrays import map_array
 from synbrain_cli.io.records import read_sealed
 from synbrain_cli.io.tables import read_table
 from synbrain_cli.memory import release
 from synbrain_cli.paths import require_regular_file
+from synbrain_cli.tokens import Tokens
 
 ENCODER = "encoder.json"
 COLUMNS = ("image", "pixels", "checksum")
@@ -51,19 +53,19 @@ def row_checksum(image: str, pixels: str, tokens: np.ndarray) -> str:
 
 
 @dataclass(frozen=True)
-class TokenStore:
-    """Image tokens of a dataset under one encoder.
+class BandStore:
+    """Image tokens of a dataset under one band.
 
     Attributes
     ----------
     folder : Path
-        ``prepared/<dataset>/features/<encoder>/``.
+        ``prepared/<dataset>/features/<band>/``.
     """
 
     folder: Path
 
     @cached_property
-    def identity(self) -> EncoderIdentity:
+    def band(self) -> Band:
         """Content of ``encoder.json``.
 
         Raises
@@ -71,7 +73,7 @@ class TokenStore:
         MissingError, InputError
             The file is absent; a field is missing, unknown or of another type; it was changed.
         """
-        return read_sealed(self.folder / ENCODER, EncoderIdentity, EXTRACT_AGAIN)
+        return read_sealed(self.folder / ENCODER, Band, EXTRACT_AGAIN)
 
     @cached_property
     def _table(self) -> pd.DataFrame:
@@ -83,7 +85,7 @@ class TokenStore:
     @property
     def precision(self) -> str:
         """Precision in which the tokens were computed: "float32", "fp16" or "bf16"."""
-        return self.identity.precision
+        return self.band.precision
 
     @property
     def images(self) -> list[str]:
@@ -117,7 +119,7 @@ class TokenStore:
         except DAMAGED as error:
             raise InputError(f"{path}: truncated or damaged ({error}): {EXTRACT_AGAIN}") from error
         dtype = np.dtype(np.float32 if self.precision == "float32" else np.float16)
-        shape = (len(self.images), *self.identity.token_shape)
+        shape = (len(self.images), *self.band.token_shape)
         # While a store is filled, its table names the rows that are whole.
         if tokens.dtype != dtype or tokens.shape[1:] != shape[1:] or len(tokens) < len(self.images):
             raise InputError(
@@ -213,6 +215,58 @@ class TokenStore:
         return []
 
 
-def find_stores(dataset: Path) -> list[TokenStore]:
-    """Return the token stores of a dataset (``prepared/<dataset>``), sorted by name."""
-    return [TokenStore(path.parent) for path in sorted(dataset.glob(f"features/[!.]*/{ENCODER}"))]
+@dataclass(frozen=True)
+class TokenStore:
+    """Image tokens of a dataset under several bands.
+
+    Attributes
+    ----------
+    stores : tuple of BandStore
+        One or more.
+    """
+
+    stores: tuple[BandStore, ...]
+
+    @cached_property
+    def bands(self) -> tuple[Band, ...]:
+        """What the tokens are of, in the order of `Tokens.bands`."""
+        return tuple(store.band for store in self.stores)
+
+    @property
+    def spec(self) -> str:
+        """Names of the bands."""
+        return join_bands([band.spec for band in self.bands])
+
+    @property
+    def folders(self) -> str:
+        """Folders of the bands, for messages."""
+        return ", ".join(str(store.folder) for store in self.stores)
+
+    @cached_property
+    def images(self) -> list[str]:
+        """Images that have tokens of every band, in the order of the first."""
+        others = [set(store.images) for store in self.stores[1:]]
+        return [name for name in self.stores[0].images if all(name in one for one in others)]
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """Checksum of the pixels of each image; empty where names are NSD's."""
+        first = self.stores[0]
+        by_name = dict(zip(first.images, first.digests, strict=True))
+        return [by_name[name] for name in self.images]
+
+    def take(self, images: Iterable[str]) -> Tokens:
+        """Return the tokens of images, in the order given, float32: see `BandStore.take`."""
+        images = list(images)
+        return Tokens(tuple(store.take(images) for store in self.stores))
+
+    def require(self, images: Iterable[str]) -> None:
+        """Refuse images whose tokens are missing or were changed: see `BandStore.rows_of`."""
+        images = list(images)
+        for store in self.stores:
+            store.rows_of(images)
+
+
+def find_stores(dataset: Path) -> list[BandStore]:
+    """Return the stores of a dataset (``prepared/<dataset>``), one per band, sorted by name."""
+    return [BandStore(path.parent) for path in sorted(dataset.glob(f"features/[!.]*/{ENCODER}"))]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from synbrain_cli.bands import DEFAULT, band_spec, group_bands, join_bands, split_layers
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.bundle import (
     CONFIG,
@@ -18,7 +19,7 @@ from synbrain_cli.io.bundle import (
     readable_bundles,
 )
 from synbrain_cli.io.prepared import PreparedSubject, find_prepared
-from synbrain_cli.io.token_store import TokenStore, find_stores
+from synbrain_cli.io.token_store import BandStore, TokenStore, find_stores
 from synbrain_cli.labels import dataset_name, derived_name, subject_label
 from synbrain_cli.paths import is_there
 
@@ -193,7 +194,7 @@ class Workspace:
         for path, config in readable_bundles(self.weights, log):
             if config.label == label:
                 hours = config.training.hours or float("inf")
-                linear = not config.has_networks and hours == float("inf")
+                linear = config.is_linear and hours == float("inf")
                 found.append(((hours, not linear, path.name), path))
         return [path for _, path in sorted(found)]
 
@@ -237,14 +238,15 @@ class Workspace:
             dataset = max(found, key=lambda one: _written(one[0]))[1].dataset
         own = [(path, config) for path, config in found if config.dataset == dataset]
         chosen: dict[tuple[str, str], tuple[Path, BundleConfig]] = {}
-        encoder = None
+        bands = None
         for path, config in own or found:
             subject = (config.dataset, config.subject)
-            encoder = encoder or config.encoder.identity
-            if config.encoder.identity != encoder:
+            identities = [band.identity for band in config.bands]
+            bands = bands or identities
+            if identities != bands:
                 continue
             if subject not in chosen or (
-                config.has_networks and not chosen[subject][1].has_networks
+                len(config.predictors) > len(chosen[subject][1].predictors)
             ):
                 chosen[subject] = (path, config)
         if not chosen:
@@ -255,14 +257,14 @@ class Workspace:
             )
         return list(chosen.values())
 
-    def find_tokens(self, dataset: str, encoder: str | None, log: Log) -> TokenStore:
-        """Choose the tokens of a dataset, by encoder, or the first; log which of several.
+    def find_tokens(self, dataset: str, encoder: Sequence[str] | None, log: Log) -> TokenStore:
+        """Choose the tokens of a dataset: those of the bands that are named, or of all.
 
         Parameters
         ----------
         dataset : str
-        encoder : str, optional
-            As ``--encoder`` takes it.
+        encoder : sequence of str, optional
+            As ``--encoder`` takes it; without layers, all layers of that encoder.
         log : callable
             Takes messages.
 
@@ -273,22 +275,40 @@ class Workspace:
         """
         folder = self.prepared / dataset_name(dataset)
         faults: list[str] = []
-        stores = list(_readable_stores(folder, faults.append))
+        stores = sorted(_readable_stores(folder, faults.append), key=_usual_order)
         because = f"; {faults[0]}" if faults else ""
-        names = ", ".join(s.identity.spec for s in stores) or "none"
-        if encoder is not None:
-            stores = [s for s in stores if s.identity.spec == encoder]
-        if not stores:
+        there = ", ".join(store.band.spec for store in stores) or "none"
+        chosen = stores if encoder is None else []
+        for spec in encoder or ():
+            name, layers = split_layers(spec)
+            wanted = {band_spec(name, layer) for layer in layers or (None,)}
+            own = [store for store in stores if store.band.spec in wanted] or [
+                store for store in stores if not layers and split_layers(store.band.spec)[0] == name
+            ]
+            chosen += own
+            if len(own) < len(wanted):
+                chosen = []
+                break
+        if not chosen:
+            asked = " ".join(f"--encoder {spec}" for spec in encoder or ())
             raise MissingError(
                 f"{folder}: no image tokens"
-                f"{f' of {encoder}' if encoder else ''} (there are: {names}): run `synbrain "
-                f"prepare` with --encoder {encoder or 'gabor'}{because}"
+                f"{f' of {join_bands(encoder)}' if encoder else ''} (there are: {there}): run "
+                f"`synbrain prepare`{f' with {asked}' if asked else ''}{because}"
             )
         for fault in faults:
             log(fault)
-        if len(stores) > 1:
-            log(f"encoder: {stores[0].identity.spec} (of {names}; --encoder)")
-        return stores[0]
+        found = TokenStore(tuple(chosen))
+        if encoder is None and len(chosen) > 1:
+            log(f"image tokens: {found.spec} (--encoder chooses)")
+        return found
+
+
+def _usual_order(store: BandStore) -> tuple[int, str, tuple[int, ...]]:
+    """Place of a band among others: those of the default encoder in its order, then by name."""
+    encoder, layers = split_layers(store.band.spec)
+    usual = [name for name, _ in group_bands(DEFAULT)]
+    return usual.index(encoder) if encoder in usual else len(usual), encoder, layers
 
 
 def _written(bundle: Path) -> int:
@@ -333,11 +353,11 @@ def _require_model_of(path: Path, subject: str | None, dataset: str | None) -> N
         )
 
 
-def _readable_stores(dataset: Path, log: Log) -> Iterator[TokenStore]:
-    """Token stores of a dataset, sorted; one whose encoder cannot be read is passed over."""
+def _readable_stores(dataset: Path, log: Log) -> Iterator[BandStore]:
+    """Stores of a dataset, one per band; one whose band cannot be read is passed over."""
     for store in find_stores(dataset):
         try:
-            _ = store.identity
+            _ = store.band
         except SynbrainError as error:
             log(f"passed over: {error}")
         else:

@@ -18,8 +18,8 @@ from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.config import trials_name
 from synbrain_cli.datasets.splits import LEAST
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoder import same_encoder
-from synbrain_cli.io.bundle import Adaptation, Predictor, read_config, readable_bundles
+from synbrain_cli.features.encoder import same_bands
+from synbrain_cli.io.bundle import Adaptation, read_config, readable_bundles
 from synbrain_cli.io.prepared import PreparedSubject, find_prepared
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import work_folder
@@ -33,7 +33,7 @@ from synbrain_cli.training.bundle_writer import (
     TrainResult,
     write_bundle,
 )
-from synbrain_cli.training.distribution import fit_distribution
+from synbrain_cli.training.distribution import READOUT, HeldOut, fit_distribution
 from synbrain_cli.training.examples import (
     SubjectExamples,
     load_examples,
@@ -141,8 +141,8 @@ def adapt(
         run.progress.info(_announcement(settings, sources, subject, examples))
 
         # Fit the linear encoder
-        linear = fit_linear_encoder(examples.train, run, work.recovery)
-        linear_held_out = linear.of_features(examples.val.features)
+        linear, left_out = fit_linear_encoder(examples, run, work.recovery)
+        linear_held_out = left_out[len(examples.train.averages) :]
 
         # Train by every strategy, and keep the best
         task = AdaptationTask(workspace, sources, subject, examples, work, run)
@@ -155,14 +155,13 @@ def adapt(
         best = found[strategy]
 
         # Fit the readout
-        predictor: Predictor = "deep" if best.networks else "transfer"
-        held_out: dict[Predictor, np.ndarray] = {
-            "linear": linear_held_out,
-            predictor: best.held_out,
-        }
-        left_out = best.transfer.left_out if best.transfer else None
-        with run.progress.stage(f"{name} readout: stacking, unexplained signal, trial noise"):
-            fitted = fit_distribution(examples, held_out, run.seed, left_out)
+        held_out = HeldOut({"linear": left_out})
+        if best.transfer:
+            held_out.everywhere["transfer"] = best.transfer.left_out
+        else:
+            held_out.on_validation["deep"] = best.held_out
+        with run.progress.stage(f"{name} readout: {READOUT}") as share:
+            fitted = fit_distribution(examples, held_out, run.seed, share)
 
         # Write the bundle
         trials = subject.trials[within & (subject.trials["split"] != "test").to_numpy()]
@@ -172,10 +171,11 @@ def adapt(
             recorded["data"],
             sorted(set(trials["session"].tolist())),
             examples,
+            linear,
             held_out,
             best.networks,
             best.transfer,
-            Adaptation(
+            adaptation=Adaptation(
                 hours=settings.hours,
                 trials=trials["trial"].tolist(),
                 sources=sources.names,
@@ -229,7 +229,8 @@ def choose_sources_and_subject(
         but = (new.dataset, new.subject)
         found = workspace.full_models(None, log, but, new.dataset)
         log(f"from: {', '.join(path.name for path, _ in found)} (--from)")
-    store = workspace.find_tokens(new.dataset, found[0][1].encoder.spec, log)
+    bands = [band.spec for band in found[0][1].bands]
+    store = workspace.find_tokens(new.dataset, bands, log)
     return [path for path, _ in found], new, store
 
 
@@ -266,10 +267,10 @@ def _load_sources(
     brains = [load_model(path, "cpu") for path in paths]
     for brain in brains:
         model_name(brain.name)  # the new model keeps it under this name
-        if not same_encoder(brain.config.encoder.identity, store.identity.identity):
+        if not same_bands(brain.config.bands, store.bands):
             raise InputError(
-                f"{store.folder}: tokens of {store.identity.spec}, but {brain.name} was trained "
-                f"on {brain.config.encoder.spec}: run `synbrain prepare` with that --encoder"
+                f"{store.folders}: tokens of {store.spec}, but {brain.name} was trained "
+                f"on {brain.config.encoder}: run `synbrain prepare` with that --encoder"
             )
         if subject.label in _seen_subjects(brain):
             raise InputError(
@@ -286,8 +287,9 @@ def _load_sources(
 
 def _seen_subjects(brain: Brain) -> list[str]:
     """Subjects whose data a model has seen: its own, and those of the models it started from."""
-    adaptation = brain.config.training.adaptation
-    return [brain.config.label, *(adaptation.subjects if adaptation else [])]
+    adaptation, network = brain.config.training.adaptation, brain.config.network
+    others = [*(adaptation.subjects if adaptation else []), *(network.subjects if network else [])]
+    return [brain.config.label, *others]
 
 
 def _source_subjects(
@@ -301,10 +303,11 @@ def _source_subjects(
         if subject is None:
             return None
         try:
-            own = workspace.find_tokens(subject.dataset, store.identity.spec, lambda text: None)
+            bands = [band.spec for band in store.bands]
+            own = workspace.find_tokens(subject.dataset, bands, lambda text: None)
         except MissingError:
             return None
-        if own.identity.identity != store.identity.identity:
+        if not same_bands(store.bands, own.bands):
             return None
         found.setdefault(subject.folder, (subject, own))
     return list(found.values())
@@ -339,7 +342,7 @@ def _recorded(
         "tried": strategies,
         "seed": run.seed,
         "data": subject.checksum,
-        "encoder": store.identity,
+        "bands": store.bands,
         "sources": sources.names,
         "source_fingerprints": [brain.config.fingerprint for brain in sources.brains],
         "hours": settings.hours,
@@ -359,15 +362,15 @@ def _load_hours(
     networked = sources.first_with_networks
     scaler = networked.predictors.scaler if networked else None
     examples = load_examples(subject, store, within, scaler)
-    n_images = len(examples.train.tokens)
+    n_images = len(examples.train.averages)
     if n_images < MIN_IMAGES:
         raise InputError(
             f"--hours {settings.hours:g}: {n_images} training images, expected {MIN_IMAGES} or "
             "more: choose more hours"
         )
-    if len(examples.val.tokens) < LEAST:
+    if len(examples.val.averages) < LEAST:
         raise InputError(
-            f"--hours {settings.hours:g}: {len(examples.val.tokens)} validation image, expected "
+            f"--hours {settings.hours:g}: {len(examples.val.averages)} validation image, expected "
             f"{LEAST} or more: choose more hours"
         )
     return examples
@@ -384,7 +387,7 @@ def _announcement(
     return (
         f"adapting {', '.join(sources.names)} to sub-{subject.subject}: the first "
         f"{settings.hours:g} {'hour' if settings.hours == 1 else 'hours'}, "
-        f"{len(train.betas):,} trials of {len(train.tokens):,} images, "
+        f"{len(train.betas):,} trials of {len(train.averages):,} images, "
         f"{subject.n_voxels:,} voxels"
         + ("" if subject.averaged_over == 1 else f", rows are {trials_name(subject.averaged_over)}")
     )

@@ -173,7 +173,7 @@ def augment(
 
     @cache
     def responses() -> tuple[Synthesized, Synthesized]:  # where a decoder is still to be fitted
-        model = ModelWithoutValidation.fit(brain, real, store, features, run.seed)
+        model = ModelWithoutValidation.fit(brain, real, store, run.seed)
         return synthesize(model, store, new[:n_most], n_most, space, run)
 
     # Compute

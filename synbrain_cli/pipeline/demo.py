@@ -22,7 +22,9 @@ from synbrain_cli.pipeline.synthesize import synthesize
 from synbrain_cli.plotting.sources.responses import Responses
 from synbrain_cli.run import RunContext
 
-TRAINED = ("01", "02")  # the third subject is left for `synbrain adapt`
+# Subjects, and what is trained: once with the published networks, so that they are seen at work.
+# The third subject is left for `synbrain adapt`.
+TRAINED = {"01": "full", "02": "network"}
 N_DRAWS = 8
 
 
@@ -82,7 +84,8 @@ def demo(
 
     progress.info("4/5 evaluate")
     brain = load_model(model, "cpu")
-    store = workspace.find_tokens("simulated", brain.config.encoder.spec, progress.info)
+    bands = [band.spec for band in brain.config.bands]
+    store = workspace.find_tokens("simulated", bands, progress.info)
     scores = evaluate(workspace, brain, prepared.subjects[0], store, run=run)
 
     progress.info("5/5 plot")
@@ -102,7 +105,7 @@ def demo(
     )
 
 
-def train_side_by_side(workspace: Workspace, subjects: tuple[str, ...], run: RunContext) -> None:
+def train_side_by_side(workspace: Workspace, models: dict[str, str], run: RunContext) -> None:
     """Train each subject in a process of its own, sharing the cores between them.
 
     Networks this small do not gain from several cores.
@@ -110,8 +113,9 @@ def train_side_by_side(workspace: Workspace, subjects: tuple[str, ...], run: Run
     Parameters
     ----------
     workspace : Workspace
-    subjects : tuple of str
-        Labels; those with a model in ``weights/`` are left out.
+    models : dict of str
+        Label of each subject, and what is trained (``--model``); subjects with a model in
+        ``weights/`` are left out.
     run : RunContext
         Its seed is that of every training.
 
@@ -121,16 +125,16 @@ def train_side_by_side(workspace: Workspace, subjects: tuple[str, ...], run: Run
         A training failed.
     """
     cores = len(os.sched_getaffinity(0))
-    threads = str(max(1, cores // len(subjects)))
+    threads = str(max(1, cores // len(models)))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     running = {}
-    for subject in subjects:
+    for subject, model in models.items():
         if (workspace.weights / f"sub-{subject}").exists():
             run.progress.info(f"sub-{subject}: already trained")
             continue
         command = [sys.executable, "-m", "synbrain_cli", "train", "--subject", subject]
-        command += ["--dataset", "simulated", "--preset", "tiny", "--seed", str(run.seed)]
-        command += ["--encoder", "gabor", "--device", "cpu", "--workspace", str(workspace.root)]
+        command += ["--dataset", "simulated", "--model", model, "--seed", str(run.seed)]
+        command += ["--device", "cpu", "--workspace", str(workspace.root)]
         command += ["--quiet"] if run.progress.quiet else []
         running[subject] = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:

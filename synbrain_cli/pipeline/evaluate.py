@@ -137,7 +137,7 @@ def evaluate(
     # Compute
     bootstrap = Bootstrap(settings.n_boot, run.seed)
     with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
-        predictions = folds.predict(work, run) if folds else Predictions.of(brain, test, run.seed)
+        predictions = folds.predict(work, run) if folds else Predictions.of(brain, test, run)
         scorer = ResponseScorer(brain, test, predictions, bootstrap)
         responses = work.once("responses", ResponseResults, lambda: scorer.score_all(run.progress))
         draws = work.once(
@@ -145,11 +145,11 @@ def evaluate(
         )
         retrieval: RetrievalScores | UnsetType = UNSET
         if test.least_group > 1:
-            with run.progress.stage("retrieval"):
+            with run.progress.stage("retrieval") as share:
                 retrieval = work.once(
                     "retrieval",
                     RetrievalScores,
-                    lambda: retrieve(brain, test, predictions, bootstrap, run.seed),
+                    lambda: retrieve(brain, test, predictions, bootstrap, run.seed, share),
                 )
 
         # Write the results
@@ -289,7 +289,7 @@ def _voxels_table(brain: Brain, scorer: ResponseScorer, draws: Calibration) -> p
     """``voxels.tsv``: positions, ncsnr, correlations, ceiling, scores of draws."""
     known = [column for column in (*POSITION_COLUMNS, "ncsnr") if column in brain.voxels]
     voxels = brain.voxels[known].copy()
-    for name in ("model", "deep", "transfer", "linear"):
+    for name in ("model", "network", "transfer", "deep", "linear"):
         if name in scorer.correlation:
             voxels[name] = scorer.correlation[name]
     voxels["ceiling"] = scorer.test.ceiling

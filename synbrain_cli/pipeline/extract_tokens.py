@@ -1,28 +1,29 @@
-"""Extraction of image tokens: once per image and encoder, whichever subjects saw it."""
+"""Extraction of image tokens: once per image and band, whichever subjects saw it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.config import EncoderIdentity
+from synbrain_cli.bands import group_bands
+from synbrain_cli.config import Band
 from synbrain_cli.errors import InputError, SynbrainError
-from synbrain_cli.features.encoder import Encoder, kept_dtype, precision_here
-from synbrain_cli.features.loading import load_encoder
+from synbrain_cli.features.encoder import Encoder, EncoderBand, kept_dtype, precision_here
+from synbrain_cli.features.loading import FLOAT32_ONLY, load_encoder
 from synbrain_cli.io.files import atomic, create_array, half_written, holds_array, write_at
 from synbrain_cli.io.records import write_sealed
-from synbrain_cli.io.token_store import COLUMNS, ENCODER, TokenStore, row_checksum
+from synbrain_cli.io.token_store import COLUMNS, ENCODER, BandStore, TokenStore, row_checksum
 from synbrain_cli.io.workfolder import (
     FolderKind,
     WorkFolder,
@@ -47,12 +48,12 @@ PICTURE_BYTES = 425 * 425 * 3  # NSD's
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """With which encoder tokens are extracted.
+    """With which encoders tokens are extracted.
 
     Attributes
     ----------
-    encoder : str
-        As ``--encoder`` takes it.
+    encoders : tuple of str
+        As ``--encoder`` takes them.
     precision : str
         As in `load_encoder`; "auto" continues in that of tokens that are there.
     check_pixels : bool
@@ -60,7 +61,7 @@ class TokenRequest:
         one dataset may come with image folders of their own.
     """
 
-    encoder: str
+    encoders: tuple[str, ...]
     precision: str = "auto"
     check_pixels: bool = False
 
@@ -68,7 +69,7 @@ class TokenRequest:
 def extract_tokens(
     dataset: Path, images: list[str], read: ReadImages, request: TokenRequest, run: RunContext
 ) -> TokenStore:
-    """Extract the tokens of images that have none yet.
+    """Extract the tokens of images that have none yet, under every band of the encoders.
 
     Threads prefetch images and the encoder works a batch ahead of the disk, so that it never
     waits. Batches are cut at fixed rows, multiples of their size, and dealt to the processes: on a
@@ -77,7 +78,7 @@ def extract_tokens(
     memory may round otherwise, by what the precision allows (1e-3 of a token in fp16).
 
     An interrupted run continues after its last finished round: ``images.tsv`` of the partial
-    folder names the rows that are whole.
+    folder names the rows that are whole. Layers of one encoder are computed together.
 
     Parameters
     ----------
@@ -94,34 +95,76 @@ def extract_tokens(
     InputError
         Tokens of another encoder or precision; another image under the same name.
     """
-    encoder = load_encoder(request.encoder, run.device, request.precision)
-    folder = dataset / "features" / encoder.slug
-    stores = [TokenStore(folder), TokenStore(partial_folder(folder))]
-    recorded = run.processes.on_main(lambda: _recorded_precision(stores, encoder, request))
-    if request.precision == "auto" and encoder.precision != precision_here(recorded, run.device):
-        here = precision_here(recorded, run.device)
-        encoder = load_encoder(request.encoder, run.device, here)
-    if run.processes.on_main(lambda: _are_known(stores[0], images, read, request)):
-        run.processes.on_main(lambda: tidy_finished(folder, TOKENS))
-        run.progress.info(f"{folder}: tokens of {len(stores[0].images):,} images, already there")
-        return TokenStore(folder)
-    identity = EncoderIdentity(request.encoder, encoder.identity, recorded)
-    with work_folder(
-        folder,
-        TOKENS,
-        msgspec.to_builtins(identity),
-        processes=run.processes,
-        progress=run.progress,
-    ) as work:
-        filler = run.processes.on_main(
-            lambda: _open_store(work, images, identity, encoder, run.progress)
+    stores: list[BandStore] = []
+    for name, layers in group_bands(request.encoders):
+        spec = name + ("@" + ",".join(map(str, layers)) if layers else "")
+        stores += _extract(dataset / "features", images, read, spec, request, run)
+    return TokenStore(tuple(stores))
+
+
+def _extract(
+    features: Path,
+    images: list[str],
+    read: ReadImages,
+    spec: str,
+    request: TokenRequest,
+    run: RunContext,
+) -> list[BandStore]:
+    """As `extract_tokens`, with one encoder, of one or several layers."""
+    precision = request.precision
+    if precision != "auto" and spec in FLOAT32_ONLY and len(request.encoders) > 1:
+        precision = "auto"  # it was meant for the encoders beside it
+    encoder = load_encoder(spec, run.device, precision)
+    folders = [features / band.slug for band in encoder.bands]
+    recorded = run.processes.on_main(
+        lambda: _recorded_precision(folders, encoder.bands, request, precision)
+    )
+    here = precision_here(recorded, run.device)
+    if precision == "auto" and encoder.bands[0].precision != here:
+        encoder = load_encoder(spec, run.device, here)
+    finished = [BandStore(folder) for folder in folders]
+    missing = []
+    for k, store in enumerate(finished):
+        if run.processes.on_main(partial(_are_known, store, images, read, request)):
+            run.processes.on_main(partial(tidy_finished, folders[k], TOKENS))
+            run.progress.info(
+                f"{folders[k]}: tokens of {len(store.images):,} images, already there"
+            )
+        else:
+            missing.append(k)
+    if not missing:
+        return finished
+    encoder, bands = encoder.only(missing), []
+    with ExitStack() as stack:
+        works = []
+        for k, band in zip(missing, encoder.bands, strict=True):
+            bands.append(Band(band.spec, band.identity, recorded))
+            settings = msgspec.to_builtins(bands[-1])
+            work = work_folder(
+                folders[k], TOKENS, settings, processes=run.processes, progress=run.progress
+            )
+            works.append(stack.enter_context(work))
+        begun = run.processes.on_main(
+            lambda: [
+                _open_store(work, images, band, run.progress)
+                for work, band in zip(works, bands, strict=True)
+            ]
         )
-        _fill(work.partial, *filler, read, encoder, request.check_pixels, run)
-        run.processes.on_main(work.put_in_place)
-    return TokenStore(folder)
+        # Layers of which the same images are missing are computed together.
+        together: dict[int, list[int]] = {}
+        for k, state in enumerate(begun):
+            together.setdefault(begun.index(state), []).append(k)
+        for first, own in together.items():
+            places = [works[k].partial for k in own]
+            _fill(places, *begun[first], read, encoder.only(own), request.check_pixels, run)
+        for work in works:
+            run.processes.on_main(work.put_in_place)
+    return [BandStore(folder) for folder in folders]
 
 
-def _recorded_precision(stores: list[TokenStore], encoder: Encoder, request: TokenRequest) -> str:
+def _recorded_precision(
+    folders: list[Path], bands: Sequence[EncoderBand], request: TokenRequest, asked: str
+) -> str:
     """Precision of the tokens that are there, or else of the encoder.
 
     Raises
@@ -129,28 +172,31 @@ def _recorded_precision(stores: list[TokenStore], encoder: Encoder, request: Tok
     InputError
         When they are of another encoder, or of another precision than was asked for.
     """
-    finished, begun = stores
-    store = next((store for store in (finished, begun) if _has_images(store, finished)), None)
-    if store is None:
-        return encoder.precision
-    if store.identity.identity != encoder.identity:
-        raise InputError(
-            f"{store.folder}: holds tokens of {store.identity.identity}, the encoder is now "
-            f"{encoder.identity}: move that folder away to extract them again"
-        )
-    if request.precision not in ("auto", store.precision):
-        raise InputError(
-            f"{store.folder}: holds tokens computed in {store.precision}, --precision is "
-            f"{request.precision}: leave it out to continue with them, or move that folder away "
-            "to extract them again"
-        )
-    return store.precision
+    recorded = ""
+    for folder, band in zip(folders, bands, strict=True):
+        finished, begun = BandStore(folder), BandStore(partial_folder(folder))
+        store = next((store for store in (finished, begun) if _has_images(store, finished)), None)
+        if store is None:
+            continue
+        if store.band.identity != band.identity:
+            raise InputError(
+                f"{store.folder}: holds tokens of {store.band.identity}, the encoder is now "
+                f"{band.identity}: move that folder away to extract them again"
+            )
+        if asked not in ("auto", store.precision) or recorded not in ("", store.precision):
+            raise InputError(
+                f"{store.folder}: holds tokens computed in {store.precision}, --precision is "
+                f"{recorded or request.precision}: leave it out to continue with them, or move "
+                "that folder away to extract them again"
+            )
+        recorded = store.precision
+    return recorded or bands[0].precision
 
 
-def _has_images(store: TokenStore, finished: TokenStore) -> bool:
+def _has_images(store: BandStore, finished: BandStore) -> bool:
     """Whether a store has images; one that was not finished, and cannot be read, has none."""
     try:
-        return bool(store.images and store.identity)
+        return bool(store.images and store.band)
     except SynbrainError:
         if store is finished:
             raise
@@ -158,7 +204,7 @@ def _has_images(store: TokenStore, finished: TokenStore) -> bool:
 
 
 def _are_known(
-    store: TokenStore, images: list[str], read: ReadImages, request: TokenRequest
+    store: BandStore, images: list[str], read: ReadImages, request: TokenRequest
 ) -> bool:
     """Whether the store has all images, under the names of the same pixels where that is asked.
 
@@ -178,8 +224,7 @@ def _are_known(
 def _open_store(
     work: WorkFolder,
     images: list[str],
-    identity: EncoderIdentity,
-    encoder: Encoder,
+    band: Band,
     progress: Progress,
 ) -> tuple[list[str], int]:
     """Make room for the images that have no tokens yet.
@@ -192,22 +237,22 @@ def _open_store(
         Rows that are finished: those of an interrupted run, or of the finished store.
     """
     begun = _rows_begun(work.partial, progress)
-    before = begun or TokenStore(work.target)
+    before = begun or BandStore(work.target)
     before.rows_of(before.images)  # damaged tokens are said here, and not copied
     known = set(before.images)
     rows = before.images + [image for image in images if image not in known]
-    shape = (len(rows), encoder.n_tokens, encoder.n_dims)
+    shape = (len(rows), *band.token_shape)
     old = before.tokens if known else None
-    dtype = kept_dtype(identity.precision)
+    dtype = kept_dtype(band.precision)
     _grow(work.partial / "tokens.npy", old, begun is not None, len(known), shape, dtype)
-    write_sealed(work.partial / ENCODER, identity)
+    write_sealed(work.partial / ENCODER, band)
     _write_rows(work.partial, before.images, before.digests, before.checksums)
     return rows, len(known)
 
 
-def _rows_begun(folder: Path, progress: Progress) -> TokenStore | None:
+def _rows_begun(folder: Path, progress: Progress) -> BandStore | None:
     """Store of an interrupted run, if it has rows; one that is damaged is begun again."""
-    store = TokenStore(folder)
+    store = BandStore(folder)
     try:
         store.rows_of(store.images)
         return store if store.images else None
@@ -219,7 +264,7 @@ def _rows_begun(folder: Path, progress: Progress) -> TokenStore | None:
 
 
 def _fill(
-    folder: Path,
+    folders: list[Path],
     rows: list[str],
     n_done: int,
     read: ReadImages,
@@ -227,12 +272,9 @@ def _fill(
     with_digests: bool,
     run: RunContext,
 ) -> None:
-    """Compute the rows of a token store from ``n_done`` on, and name them in ``images.tsv``."""
-    store, processes = TokenStore(folder), run.processes
-    digests, checksums = (
-        column + [""] * (len(rows) - n_done) for column in (store.digests, store.checksums)
-    )
-    offset, row_bytes, dtype = store.tokens.offset, store.tokens[0].nbytes, store.tokens.dtype
+    """Compute the rows of token stores, one per band, from ``n_done`` on; name them in each."""
+    processes, n_new = run.processes, len(rows) - n_done
+    columns = [_Columns(BandStore(folder), n_new) for folder in folders]
     size = encoder.batch_size
     edges = [n_done, *range((n_done // size + 1) * size, len(rows), size), len(rows)]
     # None where an interrupted run had finished all rows.
@@ -251,28 +293,59 @@ def _fill(
             yield (batch, found), list(pixels)
 
     parts = [own_rows[i : i + READ_TOGETHER] for i in range(0, len(own_rows), READ_TOGETHER)]
+    title = f"image tokens, {encoder.spec}"
     with (
-        run.progress.bar("image tokens", len(rows), n_done, shorter=SHORTER) as bar,
+        run.progress.bar(title, len(rows), n_done, shorter=SHORTER) as bar,
         closing(prefetch(look, parts, READ_TOGETHER * PICTURE_BYTES)) as seen,
-        (folder / "tokens.npy").open("r+b") as file,
+        ExitStack() as stack,
     ):
+        files = [stack.enter_context((f / "tokens.npy").open("r+b")) for f in folders]
         computed = encoder.stream(filled(chain.from_iterable(seen)))
         for whole, part in rounds:
             mine = []
             for (batch, found), tokens in islice(computed, len(part)):
-                values = tokens.astype(dtype, copy=False)
-                write_at(file.fileno(), values, offset + batch.start * row_bytes)
-                seals = list(map(row_checksum, rows[batch], found, values))
+                seals = [
+                    one.write(file, batch, rows[batch], found, band)
+                    for one, file, band in zip(columns, files, tokens.bands, strict=True)
+                ]
                 mine.append((batch, found, seals))
                 bar.to(batch.stop, len(rows))
-            os.fsync(file.fileno())
+            for file in files:
+                os.fsync(file.fileno())
             for batch, found, seals in chain.from_iterable(processes.collect(mine)):
-                digests[batch], checksums[batch] = found, seals
-            columns = (column[: whole[-1].stop] for column in (rows, digests, checksums))
-            processes.on_main(partial(_write_rows, folder, *columns))
+                for one, own_seals in zip(columns, seals, strict=True):
+                    one.digests[batch], one.checksums[batch] = found, own_seals
+            stop = whole[-1].stop
+            for folder, one in zip(folders, columns, strict=True):
+                named = rows[:stop], one.digests[:stop], one.checksums[:stop]
+                processes.on_main(partial(_write_rows, folder, *named))
 
 
-def _check_pixels(store: TokenStore, images: list[str], read: ReadImages) -> None:
+class _Columns:
+    """Checksums of the rows of one store, and where its rows lie in the file."""
+
+    def __init__(self, store: BandStore, n_new: int) -> None:
+        self.digests, self.checksums = (
+            column + [""] * n_new for column in (store.digests, store.checksums)
+        )
+        tokens = store.tokens
+        self.offset, self.row_bytes, self.dtype = tokens.offset, tokens[0].nbytes, tokens.dtype
+
+    def write(
+        self,
+        file: BinaryIO,
+        batch: slice,
+        names: list[str],
+        digests: Sequence[str],
+        tokens: np.ndarray,
+    ) -> list[str]:
+        """Write the rows of a batch; return their checksums."""
+        values = tokens.astype(self.dtype, copy=False)
+        write_at(file.fileno(), values, self.offset + batch.start * self.row_bytes)
+        return list(map(row_checksum, names, digests, values))
+
+
+def _check_pixels(store: BandStore, images: list[str], read: ReadImages) -> None:
     known = dict(zip(store.images, store.digests, strict=True))
     again = [image for image in images if image in known]
     for image, pixels in zip(again, read(again), strict=True):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.config import EncoderIdentity, MapperConfig
+from synbrain_cli.config import Band, MapperConfig
 from synbrain_cli.datasets.nsd import BETA_SCALE
 from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.datasets.nsd_files import NSD
@@ -177,9 +177,9 @@ def import_published(
     # Read the networks, before anything is written: the files may be faulty
     networks = read_published_networks(settings.brainvae, settings.s2n, run.progress)
     spec = settings.encoder or PUBLISHED
-    encoder = EncoderIdentity(spec=spec, identity=_encoder_identity(spec, networks.mapper))
+    band = _band(spec, networks.mapper)
     origin = _origin(settings, networks)
-    recorded = _recorded(voxels, encoder, origin)
+    recorded = _recorded(voxels, band, origin)
     with work_folder(
         workspace.weights / name, MODEL, recorded, overwrite=overwrite, progress=run.progress
     ) as work:
@@ -202,7 +202,7 @@ def import_published(
             recorded_unit=UNIT,
             standardization="none",
             voxel_order="file",
-            encoder=encoder,
+            bands=(band,),
             vae=networks.vae,
             mapper=networks.mapper,
             predictors=("deep",),
@@ -217,9 +217,7 @@ def import_published(
     return TrainResult(work.target, record)
 
 
-def _recorded(
-    voxels: PublishedVoxels, encoder: EncoderIdentity, origin: Origin
-) -> Mapping[str, Any]:
+def _recorded(voxels: PublishedVoxels, band: Band, origin: Origin) -> Mapping[str, Any]:
     """Return what the bundle depends on, for its ``settings.json``."""
     mask = hashlib.sha256(voxels.volume.inside.tobytes() + voxels.volume.mask.affine.tobytes())
     return {
@@ -227,7 +225,7 @@ def _recorded(
         "files": {role: one.sha256 for role, one in origin.files.items()},
         "sources": {role: one.source for role, one in origin.files.items()},
         "licence": origin.licence,
-        "encoder": encoder,
+        "bands": [band],
         "subject": voxels.subject,
         "dataset": voxels.dataset,
         "mask": mask.hexdigest(),
@@ -392,8 +390,8 @@ def _save_networks(folder: Path, networks: PublishedNetworks, n_voxels: int) -> 
     n_tokens, n_dims = networks.mapper.n_tokens, networks.mapper.n_dims
     scale = RELEASE_SCALE / BETA_SCALE  # of the networks' unit, in percent signal change
     arrays = {
-        "token_mean": np.zeros((n_tokens, n_dims)),
-        "token_sd": np.ones(n_dims),
+        "token_mean.0": np.zeros((n_tokens, n_dims)),
+        "token_sd.0": np.ones(n_dims),
         "response_mean": np.zeros(n_voxels),
         "response_sd": np.full(n_voxels, scale),
     }
@@ -401,16 +399,25 @@ def _save_networks(folder: Path, networks: PublishedNetworks, n_voxels: int) -> 
     save_arrays(folder / "arrays.safetensors", in_float32)
 
 
-def _encoder_identity(spec: str, config: MapperConfig) -> dict[str, Any]:
-    """Return the encoder's identity, once its tokens are known to fit the mapper."""
-    identity = published_identity() if spec == PUBLISHED else load_encoder(spec).identity
+def _band(spec: str, config: MapperConfig) -> Band:
+    """Return the encoder's band, once its tokens are known to fit the mapper."""
+    if spec == PUBLISHED:
+        identity = published_identity()
+    else:
+        bands = load_encoder(spec).bands
+        if len(bands) > 1:
+            raise InputError(
+                f"--encoder {spec}: {len(bands)} layers, the mapper takes the tokens of one: name "
+                "the one it was trained with"
+            )
+        spec, identity = bands[0].spec, bands[0].identity
     found = identity["n_tokens"], identity["n_dims"]
     if found != (config.n_tokens, config.n_dims):
         raise InputError(
             f"--encoder {spec}: gives {found[0]} tokens of {found[1]} dims, the mapper takes "
             f"{config.n_tokens} of {config.n_dims}: name the encoder it was trained with"
         )
-    return identity
+    return Band(spec, identity)
 
 
 def _origin(settings: ImportSettings, networks: PublishedNetworks) -> Origin:
@@ -445,7 +452,7 @@ def _card(name: str, config: BundleConfig, origin: Origin, n_voxels: int) -> str
 Visual-to-fMRI Synthesis via Probabilistic Representation Learning", NeurIPS 2025, arXiv \
 2508.10298), imported by synbrain: responses of subject {config.subject} of {config.dataset}, \
 {n_voxels:,} voxels.
-Image encoder: {config.encoder.spec}.
+Image encoder: {config.encoder}.
 
 **The scores of this model were not measured here.** Nothing was trained or fitted: there is no \
 linear encoder, no noise ceiling and no distribution of single trials. `--sampling mean` gives the \

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from synbrain_cli.bands import DEFAULT
 from synbrain_cli.datasets import algonauts, nsd_bucket
 from synbrain_cli.datasets.download import check_space, fetch, missing
 from synbrain_cli.datasets.nsd import prepare_subject
@@ -30,6 +31,7 @@ from synbrain_cli.io.files import atomic, is_simulated, write_json
 from synbrain_cli.io.locks import locked
 from synbrain_cli.io.prepared import DESCRIPTION, PreparedSubject
 from synbrain_cli.io.prepared_writer import PREPARED
+from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import FolderKind, tidy_finished, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import dataset_name, subject_label
@@ -49,10 +51,10 @@ class Target:
     workspace : Workspace
     dataset : str
         Name below ``prepared/``: the subjects of one dataset share their images.
-    encoder : str
-        Image encoder whose tokens are extracted.
+    encoders : tuple of str
+        Image encoders whose tokens are extracted, with their layers (`synbrain_cli.bands`).
     precision : str
-        Of the encoder (`synbrain_cli.features.loading.load_encoder`).
+        Of the encoders (`synbrain_cli.features.loading.load_encoder`).
     overwrite : bool
         Prepare again what is there already.
 
@@ -64,7 +66,7 @@ class Target:
 
     workspace: Workspace
     dataset: str
-    encoder: str = "gabor"
+    encoders: tuple[str, ...] = DEFAULT
     precision: str = "auto"
     overwrite: bool = False
 
@@ -136,10 +138,10 @@ class NSDSource:
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """Prepared subjects, and where the tokens of their images are."""
+    """Prepared subjects, and the tokens of their images."""
 
     subjects: list[PreparedSubject]
-    tokens: Path
+    tokens: TokenStore
 
 
 def prepare_simulated(
@@ -357,9 +359,9 @@ def _with_tokens(
     check_pixels: bool = False,
 ) -> PrepareResult:
     images = sorted({image for subject in subjects for image in subject.trials["image"]})
-    request = TokenRequest(target.encoder, target.precision, check_pixels)
+    request = TokenRequest(target.encoders, target.precision, check_pixels)
     store = extract_tokens(target.folder, images, read, request, run)
-    return PrepareResult(subjects, store.folder)
+    return PrepareResult(subjects, store)
 
 
 def _simulate(root: Path, config: SimulationConfig, overwrite: bool, progress: Progress) -> None:

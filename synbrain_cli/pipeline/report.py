@@ -11,6 +11,7 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.paths import require_output_file
 from synbrain_cli.plotting.reliability import Reliability
 from synbrain_cli.plotting.report.key_numbers import key_numbers
+from synbrain_cli.plotting.report.layers import layers_section
 from synbrain_cli.plotting.report.map_pictures import MapPictures
 from synbrain_cli.plotting.report.model import (
     adaptation_section,
@@ -94,6 +95,7 @@ def report(
             sections.append(calibration_section(evaluated))
         else:
             sections.append(not_evaluated_section(brain, why_not))
+        sections.append(layers_section(workspace, brain, pictures))
         bar()
         sections.append(provenance_section(brain, responses, evaluated))
         bar()

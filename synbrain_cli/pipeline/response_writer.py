@@ -316,7 +316,10 @@ class ResponseWriter:
 
     def _sidecar(self) -> ResponseSidecar:
         settings, config = self.settings, self.brain.config
-        encoder = msgspec.structs.replace(config.encoder, identity=self.brain.encoder.identity)
+        bands = tuple(
+            msgspec.structs.replace(band, identity=found.identity)
+            for band, found in zip(config.bands, self.brain.encoder.bands, strict=True)
+        )
         noise_factor: float | str | None = None
         if settings.sampling == "latent":
             noise_factor = settings.noise_factor
@@ -333,7 +336,7 @@ class ResponseWriter:
             subject=config.subject,
             dataset=config.dataset,
             space=config.space,
-            encoder=encoder,
+            bands=bands,
             model=settings.model,
             model_fingerprint=settings.model_fingerprint,
             sampling=settings.sampling,

@@ -7,21 +7,23 @@ the predictions are stacked, and how single trials vary around them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from synbrain_cli.config import PRESETS, Preset, trials_name
+from synbrain_cli.distributed import SINGLE_PROCESS
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.bundle import Predictor, read_config
+from synbrain_cli.io.bundle import read_config
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import model_name, require_subject_of_dataset
 from synbrain_cli.memory import require_memory
+from synbrain_cli.model.joint_tokens import JointTokens
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.run import RunContext
@@ -32,17 +34,18 @@ from synbrain_cli.training.bundle_writer import (
     predict_held_out,
     write_bundle,
 )
-from synbrain_cli.training.distribution import fit_distribution
-from synbrain_cli.training.examples import SubjectExamples, load_examples
+from synbrain_cli.training.distribution import READOUT, HeldOut, fit_distribution
+from synbrain_cli.training.examples import SubjectExamples, load_examples, seen_by_networks
 from synbrain_cli.training.linear_encoder import fit_linear_encoder
 from synbrain_cli.training.needs import LESS, training_bytes
 from synbrain_cli.training.networks import Schedules, UntrainedNetworks, train_networks
+from synbrain_cli.training.shared_core import core_settings, train_core
 from synbrain_cli.training.voxel_order import default_order, subject_order
 
-MODELS = ("full", "linear")
+MODELS = ("auto", "network", "linear", "full")
 NO_NETWORKS = (
-    "--model linear: it has no networks, so --preset, --voxel-order, --precision, --compile and "
-    "--micro-batch have no meaning: leave them out, or train the full model"
+    "--preset, --voxel-order, --precision, --compile and --micro-batch are of the published "
+    "networks: leave them out, or train these, too (--model full)"
 )
 
 
@@ -52,14 +55,19 @@ class TrainSettings:
 
     Attributes
     ----------
-    model : {"full", "linear"}
-        "linear": the linear encoder and the readout alone, without networks.
+    model : {"auto", "network", "linear", "full"}
+        "linear": the linear encoder alone; "network": with the response network; "full": with the
+        published networks (BrainVAE and S2N mapper) beside it. "auto": the full model on a GPU, and
+        "network" on a CPU, where the published networks cost most of the time.
     preset : str
         Sizes and schedules of the networks: a name of `synbrain_cli.config.PRESETS`.
     voxel_order : str
         Order of the voxels along BrainVAE's convolution axis: "file", "curve", "region",
         "surface", or "auto", the first that the subject's files allow
         (`synbrain_cli.training.voxel_order.default_order`).
+    together : tuple of PreparedSubject
+        Subjects, the one that is modelled among them, that one response network is trained on; by
+        default it is trained on that one alone.
 
     Raises
     ------
@@ -67,21 +75,37 @@ class TrainSettings:
         For an unknown model or preset, or settings of networks for a linear model.
     """
 
-    model: str = "full"
+    model: str = "auto"
     preset: str = "tiny"
     voxel_order: str = "auto"
+    together: tuple[PreparedSubject, ...] = ()
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise InputError(f"--preset {self.preset}: expected one of {', '.join(PRESETS)}")
         if self.model not in MODELS:
-            raise InputError(f"--model {self.model}: expected {' or '.join(MODELS)}")
-        if not self.has_networks and (self.preset, self.voxel_order) != ("tiny", "auto"):
+            raise InputError(f"--model {self.model}: expected one of {', '.join(MODELS)}")
+        if self.model in ("network", "linear") and (self.preset, self.voxel_order) != (
+            "tiny",
+            "auto",
+        ):
             raise InputError(NO_NETWORKS)
 
     @property
-    def has_networks(self) -> bool:
-        """Whether networks are trained beside the linear encoder."""
+    def has_network(self) -> bool:
+        """Whether the response network is trained beside the linear encoder."""
+        return self.model != "linear"
+
+    def on(self, device: torch.device) -> TrainSettings:
+        """Decide what "auto" is on a device."""
+        if self.model != "auto":
+            return self
+        plain = (self.preset, self.voxel_order) == ("tiny", "auto")
+        return replace(self, model="network" if plain and device.type == "cpu" else "full")
+
+    @property
+    def has_published(self) -> bool:
+        """Whether BrainVAE and the S2N mapper are trained, too."""
         return self.model == "full"
 
 
@@ -125,6 +149,8 @@ def train(
         When another process is training it.
     """
     # Set up
+    settings = settings.on(run.device)
+    known = [(one, store) for one in settings.together or (subject,)]
     voxel_order = settings.voxel_order
     if voxel_order == "auto":
         voxel_order = default_order(subject)
@@ -132,9 +158,9 @@ def train(
     preset = PRESETS[settings.preset]
     require_subject_of_dataset(subject.label)
     name = model_name(
-        name or f"sub-{subject.subject}" + ("" if settings.has_networks else "_linear")
+        name or f"sub-{subject.subject}" + ("" if settings.has_network else "_linear")
     )
-    recorded = _recorded(settings, voxel_order, subject, store, run)
+    recorded = _recorded(settings, voxel_order, subject, known, run)
     with work_folder(
         workspace.weights / name,
         MODEL,
@@ -157,27 +183,47 @@ def train(
         )
 
         # Fit the linear encoder
-        held_out: dict[Predictor, Any] = {}
         if run.processes.is_main:
-            linear = fit_linear_encoder(examples.train, run, work.recovery)
-            held_out["linear"] = linear.of_features(examples.val.features)
+            linear, left_out = fit_linear_encoder(examples, run, work.recovery)
 
-        # Train the networks
+        # Train the response network
+        network = None
+        if settings.has_network and run.processes.is_main:
+            alone = replace(run, processes=SINGLE_PROCESS)
+            network = train_core(workspace, known, alone).of_subject(subject.label)
+
+        # Train the published networks
         networks = None
-        if settings.has_networks:
-            untrained = _initial_networks(preset, voxel_order, order, examples, run)
-            networks = train_networks(untrained, examples, run, work)
+        if settings.has_published:
+            joint = JointTokens.fit(examples.train.tokens)
+            seen = seen_by_networks(examples, joint)
+            untrained = _initial_networks(preset, voxel_order, order, seen, run)
+            networks = replace(train_networks(untrained, seen, run, work), joint=joint)
 
         if run.processes.is_main:
             # Fit the readout
+            held_out = HeldOut({"linear": left_out})
+            if network is not None:
+                held_out.everywhere["network"] = network.held_out
+                held_out.excess["network"] = network.excess
             if networks is not None:
-                held_out["deep"] = predict_held_out(networks, examples)
-            with run.progress.stage(f"{name} readout: stacking, unexplained signal, trial noise"):
-                fitted = fit_distribution(examples, held_out, run.seed)
+                held_out.on_validation["deep"] = predict_held_out(networks, seen)
+            with run.progress.stage(f"{name} readout: {READOUT}") as share:
+                fitted = fit_distribution(examples, held_out, run.seed, share)
 
             # Write the bundle
             data, sessions = recorded["data"], subject.sessions
-            parts = TrainedParts(subject, store, data, sessions, examples, held_out, networks)
+            parts = TrainedParts(
+                subject,
+                store,
+                data,
+                sessions,
+                examples,
+                linear,
+                held_out,
+                networks,
+                network=network,
+            )
             write_bundle(work, parts, fitted, run)
         run.processes.wait()
     run.progress.info(f"wrote {work.target}")
@@ -188,11 +234,11 @@ def _recorded(
     settings: TrainSettings,
     voxel_order: str,
     subject: PreparedSubject,
-    store: TokenStore,
+    known: Sequence[tuple[PreparedSubject, TokenStore]],
     run: RunContext,
 ) -> Mapping[str, Any]:
     """Return what the model depends on, for its ``settings.json``."""
-    has_networks, preset = settings.has_networks, PRESETS[settings.preset]
+    has_networks, preset = settings.has_published, PRESETS[settings.preset]
     return {
         "model": settings.model,
         "preset": preset.name if has_networks else None,
@@ -200,7 +246,8 @@ def _recorded(
         "seed": run.seed,
         "precision": run.speed.precision if has_networks else None,
         "data": subject.checksum,
-        "encoder": store.identity,
+        "bands": known[0][1].bands,
+        "network": core_settings(known, run.seed) if settings.has_network else None,
         "stages": _schedules(preset).to_list() if has_networks else [],
     }
 
@@ -236,6 +283,9 @@ def _shorter(preset: Preset) -> str:
     return ", ".join([*smaller, "--model linear (no networks)"])
 
 
+_KINDS = {"linear": "linear encoder alone", "network": "linear encoder and response network"}
+
+
 def _announcement(
     work: WorkFolder,
     settings: TrainSettings,
@@ -250,9 +300,9 @@ def _announcement(
         f"preset {settings.preset}, voxel order {voxel_order}, {run.device}, {run.speed.precision}"
     )
     return (
-        f"training {work.target.name}: {len(train.betas):,} trials of {len(train.tokens):,} "
+        f"training {work.target.name}: {len(train.betas):,} trials of {len(train.averages):,} "
         f"images, {train.betas.shape[1]:,} voxels, "
         + ("" if averaged_over == 1 else f"rows are {trials_name(averaged_over)}, ")
-        + (networks if settings.has_networks else "linear encoder alone")
+        + (networks if settings.has_published else _KINDS[settings.model])
         + (f", {n_processes} processes" if n_processes > 1 else "")
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from synbrain_cli.errors import MissingError
 from synbrain_cli.io.prepared import find_prepared
 from synbrain_cli.io.token_store import find_stores
@@ -43,9 +45,16 @@ def verify_prepared(
     datasets = sorted({one.folder.parent for one in chosen})
     stores = [store for folder in datasets for store in find_stores(folder)]
     found: dict[str, list[str]] = {}
-    for one in (*chosen, *stores):
-        name = str(one.folder.relative_to(workspace.prepared))
-        with progress.stage(f"{name}: comparing checksums"):
+    every = [*chosen, *stores]
+    n_bytes = [_bytes(one.folder) for one in every]
+    with progress.stage("comparing checksums") as share:
+        for one, _ in share.each(every, n_bytes):
+            name = str(one.folder.relative_to(workspace.prepared))
             found[name] = one.find_faults()
-        progress.info(f"{name}: {f'{len(found[name])} at fault' if found[name] else 'whole'}")
+            progress.info(f"{name}: {f'{len(found[name])} at fault' if found[name] else 'whole'}")
     return found
+
+
+def _bytes(folder: Path) -> int:
+    """Size of a folder's files, which is what it takes to read them."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -36,7 +36,7 @@ def list_bundles(workspace: Workspace) -> pd.DataFrame:
             {
                 "name": folder.name,
                 "subject": config.label,
-                "encoder": config.encoder.spec,
+                "encoder": config.encoder,
                 "voxels": len(voxels.read_bytes().splitlines()) - 1 if voxels.is_file() else None,
                 "megabytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6,
                 "source": _source(config.training),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
     from synbrain_cli.plotting.figure import Frame
+    from synbrain_cli.plotting.mesh_raster import Raster
 
 # Of the palette of Okabe & Ito (2008), whose colours can be told apart without colour vision
 PREDICTOR_COLOURS = {
@@ -151,6 +152,7 @@ class Colours:
     scale: ColourScale
     values: NDArray
     mappable: ScalarMappable
+    interpolation: ClassVar[str | None] = None  # of pixels: matplotlib's default
 
     @property
     def cmap(self) -> Colormap:
@@ -171,6 +173,18 @@ class Colours:
     def visible(self, values: NDArray) -> NDArray:
         """Return the values, with NaN where the threshold hides them."""
         return np.where(self.scale.hides(values), np.nan, values)
+
+    def picture(self, raster: Raster, values: NDArray) -> NDArray[np.float32]:
+        """Return values of vertices at the pixels of a view, interpolated within triangles."""
+        return raster.interpolate(values)
+
+    def key_height(self, width: float, unit: str) -> float:
+        """Return the height that the colour bar needs beyond the footer: none."""
+        return 0.0
+
+    def add_key(self, framed: Frame, unit: str) -> None:
+        """Add the colour bar: see `add_colour_bar`."""
+        add_colour_bar(framed, self, unit)
 
     def caption(self, unit: str) -> str:
         """Return the unit, and the range of values that the threshold leaves visible."""

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage, fsaverage_map
-from synbrain_cli.plotting.colours import Colours, ColourScale, add_colour_bar
+from synbrain_cli.plotting.categories import AnyColours, Categories
+from synbrain_cli.plotting.colours import Colours, ColourScale
 from synbrain_cli.plotting.figure import SIDE, WIDTH, current_style
 from synbrain_cli.plotting.label_placement import Box, Canvas, Placement, Region, place_labels
 from synbrain_cli.plotting.labels import EARLY_AREAS, Labels
@@ -85,7 +86,7 @@ class _Part(NamedTuple):
 def plot_flatmap(
     maps: Mapping[str, ArrayLike],
     labels: Labels,
-    scale: ColourScale | None = None,
+    scale: ColourScale | Categories | None = None,
     *,
     view: str | None = None,
     background: str = "white",
@@ -106,8 +107,9 @@ def plot_flatmap(
         (163,842); NaN where there are no data.
     labels : Labels
         Title, unit, and what else is to be shown of ROIs, stimulus and note.
-    scale : ColourScale, optional
-        How values become colours; by default from blue over white at 0 to red.
+    scale : ColourScale or Categories, optional
+        How values become colours; by default from blue over white at 0 to red. Of categories, a
+        pixel has the one with the largest share of the vertices around it, interpolated likewise.
     view : {"cortex", "data"}, optional
         Whole hemispheres, or the part with data, the same on both sides. By default the part, if
         data cover less than 40 % of the patch.
@@ -148,7 +150,10 @@ def plot_flatmap(
         regions = _named_parts(parts, outlines, n_vertices, share * width)
         return regions, [one.names for one in regions]
 
-    placed = frame_named_maps(WIDTH, (width, planned), labels, place_names, background=background)
+    key = colours.key_height(width, labels.unit)
+    placed = frame_named_maps(
+        WIDTH, (width, planned), labels, place_names, key=key, background=background
+    )
     framed, share = placed.framed, placed.share
     for row, (part, named) in enumerate(zip(reversed(parts), reversed(placed.named), strict=True)):
         low = placed.bottom + row * share * (height + _BETWEEN)
@@ -159,7 +164,7 @@ def plot_flatmap(
         _plot_rois(axes, named)
         size = (share * width, share * height)
         _plot_orientation(axes, part, size, framed.ink, background)
-    add_colour_bar(framed, colours, labels.unit)
+    colours.add_key(framed, labels.unit)
     return framed.figure
 
 
@@ -358,11 +363,13 @@ def _underlay(n_vertices: int, window: Window, n_columns: int) -> NDArray[np.uin
 # Plotting -----------------------------------------------------------------------------------------
 
 
-def _plot_map(axes: Axes, data: NDArray, window: Window, colours: Colours, n_columns: int) -> None:
+def _plot_map(
+    axes: Axes, data: NDArray, window: Window, colours: AnyColours, n_columns: int
+) -> None:
     """Plot the values over curvature."""
     n_vertices = len(data) // 2
     cortex = _underlay(n_vertices, window, n_columns)
-    picture = _raster(n_vertices, window, n_columns).interpolate(data)
+    picture = colours.picture(_raster(n_vertices, window, n_columns), data)
     plot_over(axes, cortex, picture, window, colours)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
+from synbrain_cli.plotting.categories import Categories
 from synbrain_cli.plotting.colours import ColourScale
 from synbrain_cli.plotting.figure import FORMATS, STYLES
 from synbrain_cli.plotting.labels import Labels, simulated_note, subject_labels
@@ -137,7 +138,7 @@ class MapPlotter:
 
             mask = self.brain.to_nifti(np.ones(self.brain.n_voxels))
             return plot_slices(self.brain.to_nifti(shown.values), labels, scale, mask=mask)
-        maps = known_on_surface(self.brain, shown.values, self._look.space)
+        maps = self._on_surface(shown)
         if self.kind == "surface":
             from synbrain_cli.plotting.surface import plot_surface
 
@@ -200,7 +201,24 @@ class MapPlotter:
             values.append(shown[:: max(1, n_maps * len(shown) // _MOST_POOLED)])
         return scale.limits(np.concatenate(values))[1]
 
-    def _scale(self, shown: BrainMap, vmax: float | None) -> ColourScale:
+    def _on_surface(self, shown: BrainMap) -> dict[str, np.ndarray]:
+        """Values of vertices; of categories, the one of most of the voxels that a vertex is of."""
+        if shown.categories is None:
+            return known_on_surface(self.brain, shown.values, self._look.space)
+        members = np.arange(len(shown.categories.names))[:, None] == shown.values
+        shares = known_on_surface(
+            self.brain,
+            np.where(np.isfinite(shown.values), members, np.float32(np.nan)),
+            self._look.space,
+        )
+        return {
+            hemisphere: np.where(np.isnan(share).any(0), np.nan, share.argmax(0))
+            for hemisphere, share in shares.items()
+        }
+
+    def _scale(self, shown: BrainMap, vmax: float | None) -> ColourScale | Categories:
+        if shown.categories is not None:
+            return shown.categories
         return ColourScale(
             threshold=self._look.threshold,
             vmax=self._look.vmax if vmax is None else vmax,

@@ -17,6 +17,7 @@ from synbrain_cli.io.responses import ResponseSettings
 from synbrain_cli.io.results.evaluation import EvaluationRecord
 from synbrain_cli.paths import is_there
 from synbrain_cli.plotting.accuracy import repeats_text
+from synbrain_cli.plotting.categories import Categories
 from synbrain_cli.plotting.sources.evaluation import Evaluation
 from synbrain_cli.plotting.sources.recordings import Recordings
 from synbrain_cli.plotting.sources.responses import Responses
@@ -39,6 +40,8 @@ class BrainMap:
     vmin : float, optional
         Lower end of colours that are not; default 0, or less where values are.
     stimulus : uint8 array of shape (height, width, 3), optional
+    categories : Categories, optional
+        Of maps whose values are numbers of these; `unit` is then the caption of their key.
     """
 
     name: str
@@ -48,6 +51,7 @@ class BrainMap:
     symmetric: bool = True
     vmin: float | None = None
     stimulus: np.ndarray | None = None
+    categories: Categories | None = None
 
 
 def response_maps(

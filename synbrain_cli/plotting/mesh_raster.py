@@ -93,7 +93,8 @@ def plot_over(
     axes.imshow(cortex, gid="cortex", zorder=1, **placed)
     axes.imshow(
         np.ma.masked_invalid(colours.visible(picture)), gid="data", zorder=2,
-        cmap=colours.cmap, norm=colours.mappable.norm, **placed,
+        cmap=colours.cmap, norm=colours.mappable.norm, interpolation=colours.interpolation,
+        **placed,
     )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ def frame_named_maps(
     place_names: Callable[[float], tuple[Named, Iterable[Placement]]],
     *,
     fixed: float = 0.0,
+    key: float = 0.0,
     background: str = "white",
 ) -> NamedMaps[Named]:
     """Make the figure of maps, with a legend of the names that are not on them.
@@ -64,6 +65,8 @@ def frame_named_maps(
         they are on each map.
     fixed : float
         Height beside that of the maps which is not made smaller, such as titles, inches.
+    key : float
+        Height of a key of colours under the legend, inches; it is left empty.
     background : str
         Colour of the figure.
     """
@@ -72,11 +75,11 @@ def frame_named_maps(
     while True:
         named, placements = place_names(share)
         legend = legend_lines(placements, page)
-        below = legend_height(legend)
+        below = legend_height(legend) + key
         framed = frame(designed, size[1] + fixed + below, labels, background)
         left, bottom, share = framed.fit(*size, fixed + below)
         if share == planned or planned < 1:  # smaller maps are named once more, and not again
             break
         planned = share
-    add_legend(framed, legend)
+    add_legend(framed, legend, key)
     return NamedMaps(framed, named, left, below + bottom, share)

@@ -94,6 +94,7 @@ class Reliability:
             one,
             name=f"{one.name}_{self.entity[:-1]}",
             title=f"{one.title}; {self.described}",
+            unit=one.unit if one.categories is None else one.unit + self.caption,
             values=self._known(one.values),
         )
 

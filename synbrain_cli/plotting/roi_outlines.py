@@ -159,11 +159,20 @@ def legend_height(lines: list[str]) -> float:
     return _LEGEND_LINE * len(lines) + (0.1 if lines else 0.0)
 
 
-def add_legend(framed: Frame, lines: list[str]) -> None:
-    """Add a legend at the foot of the maps, above the colour bar."""
+def add_legend(framed: Frame, lines: list[str], below: float = 0.0) -> None:
+    """Add a legend at the foot of the maps, above the colour bar.
+
+    Parameters
+    ----------
+    framed : Frame
+    lines : list of str
+        As `legend_lines` returns them.
+    below : float
+        What lies between the legend and the footer, inches.
+    """
     if not lines:
         return
-    left, top = framed.box(SIDE, legend_height(lines) - 0.1, 0, 0)[:2]
+    left, top = framed.box(SIDE, below + legend_height(lines) - 0.1, 0, 0)[:2]
     framed.figure.text(
         left, top, "\n".join(lines), fontsize=_LEGEND_SIZE, color=framed.ink, va="top", ha="left",
         linespacing=1.3, gid="legend", parse_math=False,

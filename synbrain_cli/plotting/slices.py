@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.io.volume import check_same_grid
-from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
+from synbrain_cli.plotting.categories import Categories
+from synbrain_cli.plotting.colours import ColourScale
 from synbrain_cli.plotting.figure import SIDE, WIDTH, add_letters, current_style, frame
 from synbrain_cli.plotting.labels import Labels
 
@@ -27,7 +28,7 @@ _BORDER = 16.0  # mm around the voxels, for nilearn's labels
 def plot_slices(
     image: nib.Nifti1Image,
     labels: Labels,
-    scale: ColourScale | None = None,
+    scale: ColourScale | Categories | None = None,
     *,
     mask: nib.Nifti1Image | None = None,
     background: nib.Nifti1Image | None = None,
@@ -47,7 +48,7 @@ def plot_slices(
         3-D; NaN where there are no data.
     labels : Labels
         Title and unit, and stimulus and note where there are some. ROIs are not outlined.
-    scale : ColourScale, optional
+    scale : ColourScale or Categories, optional
         As in `synbrain_cli.plotting.flatmap.plot_flatmap`: a map has the same colours in both.
     mask : Nifti1Image, optional
         The voxels in use, as a model keeps them in ``mask.nii.gz``: nothing is plotted outside, and
@@ -106,8 +107,10 @@ def plot_slices(
     size = voxel * (np.array(shape) - 1)  # mm
     heights = size * slot / max(size[:2])  # inches
     bottom = sum(heights[up] + _GAP for _, up in _DIRECTIONS.values())
-    framed = frame(WIDTH, bottom, labels)
-    left, low, share = framed.fit(current_style().width(WIDTH) - 2 * SIDE, bottom)
+    page = current_style().width(WIDTH) - 2 * SIDE
+    key = colours.key_height(page, labels.unit)
+    framed = frame(WIDTH, bottom + key, labels)
+    left, low, share = framed.fit(page, bottom, key)
     first = []
     for direction, (axis, up) in _DIRECTIONS.items():
         planes = np.flatnonzero(held.any(tuple({0, 1, 2} - {axis})))
@@ -119,7 +122,7 @@ def plot_slices(
             cut_coords=list(origin[axis] + voxel[axis] * cuts),
             figure=framed.figure,
             axes=framed.box(
-                left, low + share * bottom, share * n_cuts * slot, share * heights[up]
+                left, key + low + share * bottom, share * n_cuts * slot, share * heights[up]
             ),
             cmap=colours.cmap, vmin=vmin, vmax=vmax, colorbar=False, black_bg=False,
             # nilearn's threshold would hide zeros; the colours are grey below ours.
@@ -132,7 +135,7 @@ def plot_slices(
         display.annotate(size=10, decimals=1)
         first.append(display.frame_axes)
     add_letters(first, left=16, above=-2)  # positions are written between rows
-    add_colour_bar(framed, colours, labels.unit)
+    colours.add_key(framed, labels.unit)
     return framed.figure
 
 

@@ -1,9 +1,10 @@
 """Results of `synbrain evaluate`: ``metrics.json``.
 
 Each score of predicted responses is given with those of other predictors, baselines and controls:
-``deep`` (the networks alone), ``transfer`` (in an adapted model, the part learned from other
-subjects), ``linear`` (linear encoder), ``mean_pattern`` (average response to training images) and
-``shuffled`` (predictions of the model for other images). Each score of draws is given with those of
+``network`` (the response network alone), ``deep`` (the published networks alone), ``transfer`` (in
+an adapted model, the part learned from other subjects), ``linear`` (linear encoder),
+``mean_pattern`` (average response to training images) and ``shuffled`` (predictions of the model
+for other images). Each score of draws is given with those of
 simpler distributions.
 """
 
@@ -33,8 +34,9 @@ class ResponseScore(Result, frozen=True, kw_only=True):
     Attributes
     ----------
     model, linear, mean_pattern, shuffled : float or None
-    deep, transfer : float or None
-        ``deep`` is absent where the model has no networks, ``transfer`` where it was not adapted.
+    network, deep, transfer : float or None
+        ``network`` is absent without a response network, ``deep`` without the published
+        networks, ``transfer`` where the model was not adapted.
     ceiling : float or None
         Best expected value; None where no ceiling is defined or known.
     recording : float or None
@@ -48,6 +50,7 @@ class ResponseScore(Result, frozen=True, kw_only=True):
     """
 
     model: Number
+    network: Number | Absent = UNSET
     deep: Number | Absent = UNSET
     transfer: Number | Absent = UNSET
     linear: Number

@@ -6,4 +6,5 @@
 ``responses.py``     synthesized responses
 ``recordings.py``    draws compared with recorded trials
 ``scores.py``        accuracy and calibration
+``layers.py``        bands of the linear encoder
 """

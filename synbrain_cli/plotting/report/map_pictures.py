@@ -98,6 +98,8 @@ class MapPictures:
 
     def _means(self, shown: BrainMap) -> str:
         """ROI means, largest first, as the alternative to seeing the map."""
+        if shown.categories is not None:
+            return self._most(shown)
         means = {
             name: float(np.nanmean(shown.values[mask]))
             for name, mask in self._masks.items()
@@ -106,3 +108,13 @@ class MapPictures:
         ranked = sorted(means.items(), key=lambda item: -item[1])
         listed = ", ".join(f"{name} {value:.2f}".replace("-", "−") for name, value in ranked)
         return f"Means by region, in {shown.unit}: {listed}." if listed else ""
+
+    def _most(self, shown: BrainMap) -> str:
+        """The category of most voxels of each region, as the alternative to seeing the map."""
+        most = []
+        for name, mask in self._masks.items():
+            found = shown.values[mask]
+            found = found[np.isfinite(found)].astype(int)
+            if len(found):
+                most.append(f"{name} {shown.categories.names[np.bincount(found).argmax()]}")
+        return f"That of most voxels by region: {', '.join(most)}." if most else ""

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from synbrain_cli.brain import Brain
+from synbrain_cli.config import Band
 from synbrain_cli.io.bundle import Adaptation
 from synbrain_cli.io.files import versions
 from synbrain_cli.io.results.comparison import Comparison
@@ -64,7 +65,7 @@ def settings_section(
             "voxels on maps",
             reliability.described or "all, whatever their reliability (see --min-ncsnr)",
         ),
-        ("image encoder", config.encoder.spec),
+        ("image encoder", config.encoder),
     ]
     if responses:
         settings = responses.settings
@@ -127,10 +128,9 @@ def provenance_section(
 ) -> Section:
     """Return fingerprints, checksums, versions, and the commands that were typed."""
     config, training = brain.config, brain.config.training
-    identity = config.encoder.identity
     facts = [
         ("model", f"{brain.name}, fingerprint {config.fingerprint}"),
-        ("image encoder", ", ".join(f"{k} {v}" for k, v in identity.items() if v is not None)),
+        *(("image encoder", _described(band)) for band in config.bands),
         ("recorded unit", brain.unit),
         ("standardisation", config.standardization),
         ("versions at training", _versions(training.versions)),
@@ -167,3 +167,9 @@ def provenance_section(
 
 def _versions(found: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def _described(band: Band) -> str:
+    """Name of a band and all that is known of it."""
+    facts = (f"{key} {value}" for key, value in band.identity.items() if value is not None)
+    return f"{band.spec}: {', '.join(facts)}"

@@ -72,7 +72,13 @@ def not_evaluated_section(brain: Brain, why: str) -> Section:
         )
         return Section(_ACCURACY, why, [Text(text)])
     validation = brain.config.training.validation
-    names = {"model": "model", "linear": "linear encoder", "deep": "deep", "transfer": "transfer"}
+    names = {
+        "model": "model",
+        "linear": "linear encoder",
+        "network": "response network",
+        "deep": "published networks",
+        "transfer": "transfer",
+    }
     blocks: list[Block] = [
         Table(
             "Share of variance predicted in validation images",

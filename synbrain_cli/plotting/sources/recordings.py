@@ -58,7 +58,8 @@ class Recordings:
         """
         config = brain.config
         subject = workspace.find_subject(config.subject, config.dataset, log)
-        store = workspace.find_tokens(config.dataset, config.encoder.spec, log)
+        bands = [band.spec for band in config.bands]
+        store = workspace.find_tokens(config.dataset, bands, log)
         return cls(workspace, brain, subject, store)
 
     def choose(self, image: str | None, n: int) -> list[str]:
