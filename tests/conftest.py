@@ -10,18 +10,18 @@ from pathlib import Path
 
 import hypothesis
 import numpy as np
+import preset
 import pytest
 from filelock import FileLock
-from preset import TEST_PRESET
 
-from synbrain_cli import cli
-from synbrain_cli.config import PRESETS
+from synbrain_cli import cli, config
 from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.prepare import Target, prepare_simulated
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
+from synbrain_cli.training import shared_core
 
 QUIET = Progress(quiet=True)
 # The same examples in every run, however slow the machine.
@@ -87,9 +87,11 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _test_preset():
-    PRESETS["test"] = TEST_PRESET
+    known = config.CORE_STAGE
+    preset.use()
     yield
-    del PRESETS["test"]
+    del config.PRESETS["test"]
+    config.CORE_STAGE = shared_core.CORE_STAGE = known
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +136,9 @@ def prepared(made_once) -> Workspace:
     """Workspace with two simulated subjects, prepared; read-only for tests."""
 
     def make(workspace: Workspace) -> None:
-        prepare_simulated(Target(workspace, "simulated"), SMALL, RunContext(progress=QUIET))
+        prepare_simulated(
+            Target(workspace, "simulated", ("gabor",)), SMALL, RunContext(progress=QUIET)
+        )
 
     return made_once("workspace", make)
 

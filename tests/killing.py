@@ -157,12 +157,11 @@ def main(arguments: list[str]) -> None:
     # A shell that starts the tests in the background makes them ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path.insert(0, str(pathlib.Path(__file__).parent))
-    from preset import TEST_PRESET
+    import preset
 
     from synbrain_cli import cli
-    from synbrain_cli.config import PRESETS
 
-    PRESETS["test"] = TEST_PRESET
+    preset.use()
     sys.argv = ["synbrain", *arguments]
     cli.main()
 

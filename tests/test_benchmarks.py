@@ -148,7 +148,8 @@ def test_batch_is_halved_until_all_versions_fit(modules, monkeypatch):
 @pytest.mark.slow
 def test_a_tiny_subject_goes_through_the_benchmark_of_the_real_size(modules, tmp_path):
     script = importlib.import_module("real_size")
-    words = ["real_size.py", "--quick", "--commands", "train,synthesize", "--scratch", tmp_path]
+    words = ["real_size.py", "--quick", "--bands", "2", "--commands", "train,synthesize"]
+    words += ["--scratch", tmp_path]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [*map(str, words), "--results", str(tmp_path / "results")])
         script.main()

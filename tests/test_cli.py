@@ -148,7 +148,7 @@ def test_evaluate_sets_every_score_beside_its_baselines(evaluated):
     assert {"V1", "V2", "V3"} <= set(metrics["roi"])
     table = pd.read_csv(Path(output.split()[-1]).with_name("metrics.tsv"), sep="\t")
     assert set(table["region"]) == {"all", *metrics["roi"]}
-    heading = r"score +model +95 % CI +deep +linear +mean pat. +shuffled +ceiling\nr +"
+    heading = r"score +model +95 % CI +net +deep +linear +mean pat. +shuffled +ceiling\nr +"
     assert re.search(heading + cell(overall["voxelwise_correlation"]["model"]), output)
     draws = metrics["draws"]
     assert re.search(f"90 % intervals +{cell(draws['coverage_90']['model'])}", output)
@@ -274,7 +274,7 @@ def test_bad_images(trained, tmp_path, synbrain, name):
         (["train", "--subject", "1", "--encoder", "resnet"], "no image tokens of resnet"),
         (
             ["train", "--subject", "1", "--preset", "test", "--seed", "1"],
-            "other settings (seed 0, now 1)",
+            "other settings (seed 0, now 1, network.seed 0, now 1)",
         ),
         (["synthesize", IMAGES, "--subject", "3"], "no model of sub-03; models: sub-01"),
         (["synthesize", IMAGES, "--model", "gone"], "no model gone"),
@@ -339,7 +339,7 @@ def test_one_line_says_what_to_do(trained, synbrain, arguments, message):
         (["adapt", "--resume"], "No such option: --resume"),
         # Choices are listed.
         (["train", "--preset", "huge"], "'huge' is not one of 'tiny', 'small', 'paper'"),
-        (["train", "--model", "cubic"], "'cubic' is not one of 'full', 'linear'"),
+        (["train", "--model", "cubic"], "'cubic' is not one of 'auto', 'network', 'linear'"),
         (["train", "--voxel-order", "zigzag"], "'zigzag' is not one of 'auto', 'file', 'curve'"),
         (["train", "--precision", "fp8"], "'fp8' is not one of 'auto', 'float32', 'bf16'"),
         (["adapt", "--strategy", "best"], "'best' is not one of 'auto', 'shared-core'"),
@@ -386,7 +386,7 @@ def test_help_lists_commands_in_the_order_of_use(synbrain):
 def test_help_lists_choices(synbrain):
     for command, choices in (
         (("train",), "<tiny|small|paper>"),
-        (("train",), "<full|linear>"),
+        (("train",), "<auto|network|linear|full>"),
         (("adapt",), "<auto|shared-core|source-map|fine-tuning>"),
         (("plot", "flatmap"), "<png|svg|pdf>"),
         (("prepare", "table"), "<session|train|none>"),
@@ -400,7 +400,7 @@ def test_choices_are_those_of_the_library():
     from synbrain_cli.brain import drawing
     from synbrain_cli.cli import options, plot, prepare, synthesize, train
     from synbrain_cli.datasets import nsd_choice
-    from synbrain_cli.features import openclip
+    from synbrain_cli.features import encoder
     from synbrain_cli.io import prepared, surface_resampling
     from synbrain_cli.model import order
     from synbrain_cli.pipeline import adapt as adapt_pipeline
@@ -411,7 +411,7 @@ def test_choices_are_those_of_the_library():
     maps = plot_pipeline.RESPONSE_MAPS + plot_pipeline.RECORDED_MAPS + plot_pipeline.ACCURACY_MAPS
     for choices, known in (
         (options.Standardization, tuple(prepared.STANDARDIZATIONS)),
-        (options.EncoderPrecision, ("auto", *openclip._DTYPES)),
+        (options.EncoderPrecision, ("auto", *encoder.PRECISIONS)),
         (options.TrainingPrecision, config.PRECISIONS),
         (options.FigureFormat, figure.FORMATS),
         (options.FigureSpace, map_plotter.SPACES),
@@ -430,9 +430,12 @@ def test_choices_are_those_of_the_library():
     assert tuple(options.MapSpace) == (*surface_resampling.SURFACE_SPACES, "MNI", "none")
 
 
-@pytest.mark.parametrize("what", ["flatmap", "surface", "draws", "rois", "accuracy", "report"])
+@pytest.mark.parametrize(
+    "what", ["flatmap", "surface", "draws", "rois", "accuracy", "layers", "report"]
+)
 def test_every_plot_command_takes_a_style(synbrain, what, monkeypatch):
     """The style reaches what plots, and another one is refused."""
+    from synbrain_cli.pipeline import layers as layers_pipeline
     from synbrain_cli.pipeline import plot as plot_pipeline
     from synbrain_cli.pipeline import report as report_pipeline
     from synbrain_cli.plotting.figure import STYLES, current_style
@@ -441,8 +444,10 @@ def test_every_plot_command_takes_a_style(synbrain, what, monkeypatch):
 
     def result(*_, look=None, **__):
         seen.append(STYLES[look.style] if look else current_style())
-        return plot_pipeline.PlotResult([])
+        none = pd.DataFrame(columns=["region", "n_voxels", "band", "fraction_won", "mean_share"])
+        return layers_pipeline.LayersResult([], none, "")
 
+    monkeypatch.setattr(layers_pipeline, "layers", result)
     for name in ("brain_maps", "draws", "rois", "accuracy"):
         monkeypatch.setattr(plot_pipeline, name, result)
     monkeypatch.setattr(report_pipeline, "report", result)
@@ -464,7 +469,7 @@ def test_the_library_checks_choices_for_python_callers():
 
     for message, call in (
         ("--preset huge: expected one of tiny", lambda: TrainSettings(preset="huge")),
-        ("--model cubic: expected full or", lambda: TrainSettings(model="cubic")),
+        ("--model cubic: expected one of auto, network", lambda: TrainSettings(model="cubic")),
         ("--what soul: expected one of mean", lambda: plot.MapChoice(what="soul")),
         ("--format bmp: expected one of png", lambda: map_plotter.Look(format="bmp")),
         ("--space fsnative: expected one of fsav", lambda: map_plotter.Look(space="fsnative")),

@@ -222,7 +222,7 @@ def test_file_format_names_every_field(record):
 
 def test_file_format_names_every_file(trained, subject, store):
     page = (ROOT / "docs/file-format.md").read_text("utf-8")
-    folders = (subject.folder, store.folder, trained.weights / "sub-01")
+    folders = (subject.folder, store.stores[0].folder, trained.weights / "sub-01")
     names = {path.name for folder in folders for path in folder.iterdir()}
     assert not {name for name in names if f"`{name}`" not in page}
 

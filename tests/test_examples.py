@@ -63,7 +63,7 @@ def test_nsd_synthetic(nsd, tmp_path, synbrain):
         *("prepare", "table", table, "--images", output / "images"),
         *("--responses", root / "betas.nii.gz", "--mask", root / "mask.nii.gz"),
         *("--divide-by", 300, "--unit", "percent signal change", "--dataset", "nsdsynthetic"),
-        *("--subject", 1, "--device", "cpu", "-w", tmp_path),
+        *("--subject", 1, "--encoder", "gabor", "--device", "cpu", "-w", tmp_path),
     )
     assert code == 0, error
     subject = PreparedSubject(tmp_path / "prepared/nsdsynthetic/sub-01")

@@ -144,7 +144,7 @@ def test_train_and_adapt_refuse_a_name_before_they_work(trained, subject, store)
 
 def test_a_dataset_is_named_inside_prepared(tmp_path):
     with pytest.raises(InputError, match="expected the name of a dataset"):
-        Target(Workspace(tmp_path), "../weights")
+        Target(Workspace(tmp_path), "../weights", ("gabor",))
     with pytest.raises(InputError, match="expected the name of a dataset"):
         Workspace(tmp_path).find_tokens("../weights", None, str)
 
@@ -190,7 +190,7 @@ def test_a_subject_without_a_model_is_told_which_have_one(trained):
 
 
 def test_targets_are_frozen(tmp_path):
-    target = Target(Workspace(tmp_path), unicodedata.normalize("NFD", "Ünï"))
+    target = Target(Workspace(tmp_path), unicodedata.normalize("NFD", "Ünï"), ("gabor",))
     assert target.folder == tmp_path / "prepared" / "Ünï"
     with pytest.raises(dataclasses.FrozenInstanceError):
         target.dataset = "other"

@@ -56,17 +56,20 @@ def test_a_task_that_does_not_fit_is_refused(monkeypatch):
 
 
 def test_the_memory_of_nsd_is_estimated():
-    """Of 27,000 trials × 15,724 voxels alone 1.7 GB; all fits into a machine of 8 GB."""
+    """Of 27,000 trials × 15,724 voxels alone 1.7 GB; with the published encoder 7 GB at most."""
     images = np.repeat([f"{i}" for i in range(10_000)], 3)
     split = np.where(np.arange(30_000) < 3_000, "test", "train")
     subject = SimpleNamespace(
         trials=pd.DataFrame({"image": images, "split": split}), n_voxels=15_724
     )
-    store = SimpleNamespace(identity=SimpleNamespace(token_shape=(256, 1664)))
     brain = SimpleNamespace(config=SimpleNamespace(has_networks=False))
-    assert 4e9 < training_bytes(subject, store) < 7e9
-    assert 3e9 < evaluation_bytes(brain, subject, store, None) < 7e9
-    assert evaluation_bytes(brain, subject, store, 5) > training_bytes(subject, store)
+    default = ((256, 48), (196, 48), (196, 120), (49, 352), (256, 3))
+    for shapes, most, tested in ((((256, 1664),), 7e9, 7e9), (default, 15e9, 10e9)):
+        bands = [SimpleNamespace(token_shape=shape) for shape in shapes]
+        store = SimpleNamespace(bands=bands)
+        assert 4e9 < training_bytes(subject, store) < most
+        assert 3e9 < evaluation_bytes(brain, subject, store, None) < tested
+        assert evaluation_bytes(brain, subject, store, 5) > training_bytes(subject, store)
 
 
 def test_train_and_evaluate_say_what_they_need_and_refuse_what_does_not_fit(

@@ -11,7 +11,7 @@ import pytest
 from synbrain_cli import progress as module
 from synbrain_cli.config import PRESETS
 from synbrain_cli.pipeline.train import _shorter
-from synbrain_cli.progress import Progress
+from synbrain_cli.progress import Progress, Share
 from synbrain_cli.text import duration
 
 
@@ -102,24 +102,79 @@ def test_quiet_says_nothing(clock, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_stages_without_parts_say_how_long_they_have_taken(monkeypatch, capsys):
+@pytest.fixture
+def said(monkeypatch):
+    """Lines that are printed, as soon as time allows, and a way to wait for one."""
     monkeypatch.setattr(module, "EVERY", 0.02)
-    said = threading.Event()
-    printed = module._print
+    lines, heard = [], threading.Condition()
 
     def listen(line):
-        printed(line)
-        if "so far" in line:
-            said.set()
+        with heard:
+            lines.append(line)
+            heard.notify_all()
 
     monkeypatch.setattr(module, "_print", listen)
+
+    def wait_for(pattern):
+        with heard:
+            assert heard.wait_for(lambda: any(re.search(pattern, line) for line in lines), 20)
+        return lines
+
+    return wait_for
+
+
+def test_stages_say_how_long_they_have_taken_and_what_is_left_once_that_is_known(said):
     before = threading.active_count()
-    with Progress().stage("readout"):
-        assert said.wait(20)
+    with Progress().stage("readout") as share:
+        lines = said("so far$")
+        share.to(0.5)
+        said("left$")
     assert threading.active_count() == before
-    lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "readout"
     assert re.fullmatch(r"readout: \d+ s so far", lines[1])
+    assert re.fullmatch(r"readout: \d+ s so far, \d+ s left", lines[-1])
+
+
+def test_time_left_is_at_the_pace_so_far(clock):
+    of_stage = module._Clock("readout")
+    assert of_stage.left(clock.seconds) is None
+    clock.seconds += 60
+    assert of_stage.left(clock.seconds) is None
+    of_stage.set_done(0.25)
+    assert of_stage.left(clock.seconds) == pytest.approx(180)
+    clock.seconds += 20  # in the midst of the next part
+    assert of_stage.left(clock.seconds) == pytest.approx(160)
+    clock.seconds += 500  # a part that takes longer than it should
+    assert of_stage.left(clock.seconds) == 0
+    of_stage.set_done(0.5)
+    assert of_stage.left(clock.seconds) == pytest.approx(580)
+
+
+def test_shares_of_parts_make_up_the_whole():
+    told = []
+    share = Share(told.append)
+    reading, fitting = share.split(1, 3)
+    reading.to(0.5)
+    for _ in fitting.over("abc"):
+        pass
+    assert told == pytest.approx([0.125, 0.5, 0.75, 1.0])
+    told.clear()
+    for _, own in share.each([10, 20], weights=[10, 20]):
+        own.to(0.5)
+    assert told == pytest.approx([1 / 6, 1 / 3, 2 / 3, 1.0])
+    assert [(one.start, one.end) for one in share.split(0, 0)] == [(0, 0), (0, 0)]
+
+
+def test_a_part_counts_when_the_next_is_asked_for():
+    told = []
+    parts = Share(told.append).over([1, 2])
+    assert next(parts) == 1
+    assert told == []
+    assert next(parts) == 2
+    assert told == [0.5]
+    with pytest.raises(StopIteration):
+        next(parts)
+    assert told == [0.5, 1.0]
 
 
 def test_a_stage_that_fails_ends_its_clock(capsys):

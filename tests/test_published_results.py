@@ -21,6 +21,28 @@ PAGES = {name: (ROOT / name).read_text("utf-8") for name in MAKE["PAGES"]}
 NOMINAL = {".50", ".80", ".90", ".95", "1.00"}  # what a calibrated distribution scores
 
 
+def changed(content):
+    """The same scores, of another run."""
+    other = copy.deepcopy(content)
+
+    def shift(part):
+        for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+            if isinstance(value, (dict, list)):
+                shift(value)
+            elif isinstance(value, float) and key != "nominal":
+                part[key] = value + 0.123
+
+    shift(other)
+    return other
+
+
+def agreeing(before, after):
+    """Numbers with a decimal point that two texts share in one place."""
+    numbers = re.compile(r"−?\d*\.?\d+")
+    pairs = zip(numbers.findall(before), numbers.findall(after), strict=True)
+    return {one for one, two in pairs if one == two and "." in one}
+
+
 def rows(page, block):
     """Cells of a table, by the label of its row; labels of subjects hold for the rows below."""
     text = re.search(rf"<!-- results: {block} -->(.*?)<!-- end", PAGES[page], re.DOTALL)[1]
@@ -43,27 +65,24 @@ def test_pages_are_those_that_the_script_makes(page):
 
 def test_every_block_is_on_a_page_once():
     found = [name for page in PAGES.values() for name in MAKE["blocks_of"](page)]
-    assert sorted(found) == sorted(MAKE["BLOCKS"])
+    assert sorted(found) == sorted([*MAKE["BLOCKS"], *MAKE["LADDERS"]])
     assert sum(page.count("<!-- end of results -->") for page in PAGES.values()) == len(found)
 
 
 @pytest.mark.parametrize("block", MAKE["BLOCKS"])
 def test_another_run_would_change_every_block(block):
     """Or the page would state a figure that it does not take from the scores."""
-    make, other = MAKE["BLOCKS"][block], copy.deepcopy(SCORES)
+    make = MAKE["BLOCKS"][block]
+    assert agreeing(make(SCORES), make(changed(SCORES))) <= NOMINAL
 
-    def shift(content):
-        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-            if isinstance(value, (dict, list)):
-                shift(value)
-            elif isinstance(value, float) and key != "nominal":
-                content[key] = value + 0.123
 
-    shift(other)
-    before, after = make(SCORES), make(other)
-    numbers = re.compile(r"−?\d*\.?\d+")
-    pairs = zip(numbers.findall(before), numbers.findall(after), strict=True)
-    assert {one for one, two in pairs if one == two and "." in one} <= NOMINAL
+@pytest.mark.parametrize(("block", "dataset"), MAKE["LADDERS"].items())
+def test_every_cell_of_a_ladder_is_taken_from_its_results(block, dataset):
+    found = MAKE["read_ladder"](dataset)
+    assert not agreeing(MAKE["ladder"](found), MAKE["ladder"](changed(found)))
+    names = [cells[0] for _, cells in rows("docs/evaluation.md", block)]
+    each = [[*one["rungs"], "ceiling"] for one in found["subjects"].values()]
+    assert names == [name for one in each for name in one]
 
 
 def test_digits_of_the_readme_are_those_of_the_scores():
@@ -77,8 +96,8 @@ def test_digits_of_the_readme_are_those_of_the_scores():
             low, high = (printed(limit, 3) for limit in values["ci"])
             cells = means[who, label]
             assert cells[0] == f"{printed(values['model'], 3)} ({low}–{high})"
-            assert cells[2] == printed(values["linear"], 3)
-            assert cells[4] == printed(values["shuffled"], 3)
+            assert cells[3] == printed(values["linear"], 3)
+            assert cells[5] == printed(values["shuffled"], 3)
     draws = dict(rows("README.md", "draws"))
     found = SCORES["sub-01"]["draws"]
     assert draws["90 % intervals cover"][0] == printed(found["coverage_90"]["model"], 3)

@@ -445,8 +445,10 @@ def test_what_is_wrong_in_the_folder_is_named(root, tmp_path, fault):
 def test_one_subjects_fault_is_not_anothers(root, tmp_path):
     """Subject 1 is still being copied."""
     remove_image(4)(root / "subj01")
-    result = prepare_algonauts(Target(Workspace(tmp_path), "algonauts"), root, SHARES, [2], RUN)
-    assert len(np.load(result.tokens / "tokens.npy")) == N_IMAGES
+    result = prepare_algonauts(
+        Target(Workspace(tmp_path), "algonauts", ("gabor",)), root, SHARES, [2], RUN
+    )
+    assert len(result.tokens.images) == N_IMAGES
 
 
 def test_files_that_a_mac_leaves_are_no_images(root):
@@ -460,7 +462,7 @@ def test_what_is_not_there_is_listed(archive, tmp_path):
         prepare_subject(Challenge(archive), 7, tmp_path / "sub-07")
     for root in (tmp_path, tmp_path / "nowhere", archive / "subj01/roi_masks"):
         with pytest.raises(MissingError, match=r"expected the challenge's folders .* --root") as e:
-            prepare_algonauts(Target(Workspace(tmp_path), "algonauts"), root, run=RUN)
+            prepare_algonauts(Target(Workspace(tmp_path), "algonauts", ("gabor",)), root, run=RUN)
         assert str(root) in str(e.value)
 
 

@@ -854,7 +854,8 @@ def test_two_processes_do_not_prepare_the_same_subject(prepared, own):
         pytest.raises(BusyError, match="another synbrain process"),
     ):
         prepare_nsd(
-            Target(other, "nsd"), NSDSource(prepared.root / "simulated", [1], download=False)
+            Target(other, "nsd", ("gabor",)),
+            NSDSource(prepared.root / "simulated", [1], download=False),
         )
 
 
@@ -865,7 +866,7 @@ def test_preparing_again_with_other_options_asks_for_overwrite(prepared, tmp_pat
     def again(**more):
         choice = Choice(**{"rois": ("V1",), **more})
         source = NSDSource(root, [1], choice=choice, download=False)
-        return prepare_nsd(Target(workspace, "nsd"), source)
+        return prepare_nsd(Target(workspace, "nsd", ("gabor",)), source)
 
     first = again().subjects[0]
     again()  # the same: nothing to do
@@ -927,7 +928,7 @@ def test_voxels_missing_in_one_session_are_counted_there(copy, tmp_path):
 
 def test_sessions_that_came_since_are_not_passed_over(prepared, tmp_path):
     """Two hours first, the rest later: the command says so, and keeps what is there."""
-    target, root = Target(type(prepared)(tmp_path), "nsd"), prepared.root / "simulated"
+    target, root = Target(type(prepared)(tmp_path), "nsd", ("gabor",)), prepared.root / "simulated"
     first = prepare_nsd(target, NSDSource(root, [1], [1, 2])).subjects[0]
     with pytest.raises(InputError, match=r"sessions \[1, 2\].*--overwrite"):
         prepare_nsd(target, NSDSource(root, [1]))

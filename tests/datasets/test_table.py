@@ -858,7 +858,7 @@ def test_what_was_interrupted_is_not_gone_on_with_from_other_files(made, change)
 def table_of(made, **options):
     experiment = made.experiment(**options)
     overwrite = made.__dict__.get("overwrite", False)
-    target = Target(Workspace(made.folder), "made", overwrite=overwrite)
+    target = Target(Workspace(made.folder), "made", ("gabor",), overwrite=overwrite)
     return prepare_table(target, experiment, "01", RunContext(progress=QUIET))
 
 
@@ -883,7 +883,7 @@ def test_prepared_again_is_already_there(made):
     before = (first.subjects[0].folder / "betas.npy").stat().st_mtime_ns
     again = table_of(made)
     assert (again.subjects[0].folder / "betas.npy").stat().st_mtime_ns == before
-    tokens = np.load(again.tokens / "tokens.npy")
+    (tokens,) = again.tokens.take(again.tokens.images).bands
     assert len(tokens) == N_IMAGES
     assert np.isfinite(tokens).all()
 
@@ -1647,7 +1647,7 @@ def test_a_damaged_image_is_named_and_the_subject_stays(made):
     path.write_bytes(whole)
     result = table_of(made, **options)
     assert made.path("prepared/made/sub-01/betas.npy").stat().st_mtime_ns == before
-    assert len(np.load(result.tokens / "tokens.npy")) == N_IMAGES
+    assert len(result.tokens.take(result.tokens.images)) == N_IMAGES
 
 
 def test_mending_the_fault_lets_the_same_command_go_on(made):
@@ -1898,8 +1898,11 @@ def test_a_pipe_is_no_file_of_an_experiment(made, option):
 def test_subjects_and_datasets_are_named_inside_the_workspace(made):
     workspace = Workspace(made.folder)
     with pytest.raises(InputError, match="expected a label"):
-        prepare_table(Target(workspace, "d"), made.experiment(), "../../01")
+        prepare_table(Target(workspace, "d", ("gabor",)), made.experiment(), "../../01")
     result = prepare_table(
-        Target(workspace, "d"), made.experiment(), "subject01", RunContext(progress=QUIET)
+        Target(workspace, "d", ("gabor",)),
+        made.experiment(),
+        "subject01",
+        RunContext(progress=QUIET),
     )
     assert result.subjects[0].folder == made.path("prepared", "d", "sub-01")

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUIET
+from one_band import plain_scaler, renamed
 from PIL import Image
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import Ridge as SklearnRidge
 
 from synbrain_cli import load_model
-from synbrain_cli.config import EncoderIdentity
+from synbrain_cli.config import Band
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation import augmentation as module
 from synbrain_cli.evaluation.augmentation import CONDITIONS
@@ -39,10 +40,11 @@ from synbrain_cli.io.bundle import Adaptation, BundleConfig, TrainingRecord
 from synbrain_cli.io.prepared import PreparedSubject, Trials
 from synbrain_cli.io.records import read_record
 from synbrain_cli.io.results.augmentation import Augmentation
-from synbrain_cli.model.linear import LinearEncoder
+from synbrain_cli.model.linear import LinearEncoder, Ridge
 from synbrain_cli.pipeline.augment import AugmentSettings, augment
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
+from synbrain_cli.tokens import Tokens
 
 FEW = AugmentSettings((0.5, 1), n_boot=50)
 MORE = AugmentSettings((1, 4), n_boot=300)
@@ -286,9 +288,8 @@ def synthesized(brain, subject, store, n_images=7, n_trials=16):
     """A few synthesized trials by the model, and by it without its validation images."""
     real, test = training_trials(brain, subject), TestSet.load(subject, store, [brain])
     images = new_images(store, real, test.images, np.random.default_rng(0))[:n_images]
-    features = pooled_features(brain, store, real.images)
-    space = FeatureSpace(features)
-    model = ModelWithoutValidation.fit(brain, real, store, features, 0)
+    space = FeatureSpace(pooled_features(brain, store, real.images))
+    model = ModelWithoutValidation.fit(brain, real, store, 0)
     run = RunContext(5, progress=QUIET)
     return images, space, model, synthesize(model, store, images, n_trials, space, run)
 
@@ -313,16 +314,18 @@ def test_synthesized_trials_are_the_draws_of_the_model(brain, subject, store):
 
 
 def test_what_validates_taught_nothing(brain, subject, store):
-    """While choosing, the model's linear part is fitted without validation images."""
+    """While choosing, validation images have no part in the model's mean."""
     images, _, model, (final, choosing) = synthesized(brain, subject, store)
     tokens = store.take(images)
-    deep, own = brain.predict("deep", tokens, "z"), brain.predict("linear", tokens, "z")
-    features = pooled_features(brain, store, images)
-    linear = (features - model.linear["feature_mean"]) @ model.linear["components"]
-    linear = linear @ model.linear["coefficients"] + model.linear["intercept"]
-    stack = brain.predictors.stack
-    np.testing.assert_allclose(final.means, stack[0] * own + stack[1] * deep, atol=1e-5)
-    np.testing.assert_allclose(choosing.means, stack[0] * linear + stack[1] * deep, atol=1e-5)
+    weight = dict(zip(brain.predictors.names, brain.predictors.stack, strict=True))
+    parts = {name: brain.predict(name, tokens, "z") for name in weight}
+    expected = sum(weight[name] * part for name, part in parts.items())
+    np.testing.assert_allclose(final.means, expected, atol=1e-5)
+    linear = model.linear.predict(brain.predictors.scaler(tokens))
+    # In place of the response network, too, most of whose cores have seen each of these images.
+    replaced = {name: linear if name in ("linear", "network") else parts[name] for name in weight}
+    expected = sum(weight[name] * part for name, part in replaced.items())
+    np.testing.assert_allclose(choosing.means, expected, atol=1e-5)
     assert not np.allclose(final.means, choosing.means)
     table = subject.trials
     hour = table["session"] == 1
@@ -351,7 +354,7 @@ def test_ridge_is_that_of_scikit_learn(rng, n_voxels, n_added):
     weights = np.repeat([1, weight], [30, n_added])
     unit = (weights @ rows**2).sum() / weights.sum()
     for penalty, predicted in zip(penalties, ridge.path(new, penalties), strict=True):
-        reference = Ridge(alpha=penalty * unit, fit_intercept=False)
+        reference = SklearnRidge(alpha=penalty * unit, fit_intercept=False)
         expected = reference.fit(rows, targets, sample_weight=weights).predict(new - x.mean(0))
         np.testing.assert_allclose(predicted, expected + y.mean(0), rtol=2e-4, atol=2e-4)
 
@@ -425,7 +428,7 @@ class KnownBrain:
             unit="z",
             recorded_unit="z",
             standardization="session",
-            encoder=EncoderIdentity(spec="known", identity=IDENTITY, precision="float32"),
+            bands=(Band(spec="known", identity=IDENTITY, precision="float32"),),
             predictors=("linear",),
             fingerprint="0",
             training=TrainingRecord(versions={}),
@@ -433,19 +436,22 @@ class KnownBrain:
         self.device = "cpu"
         self.voxels = pd.DataFrame({"ncsnr": np.full(self.n_voxels, np.nan)})
         self.response_mean, self.response_sd = np.zeros(self.n_voxels), np.ones(self.n_voxels)
-        linear = LinearEncoder(
+        ridge = Ridge(
             feature_mean=np.zeros(n_tokens_features, np.float32),
             components=np.zeros((n_tokens_features, 1), np.float32),
             coefficients=np.zeros((1, self.n_voxels), np.float32),
             intercept=np.zeros(self.n_voxels, np.float32),
             alphas=np.zeros(self.n_voxels, np.float32),
         )
+        weights, mean = np.ones((1, self.n_voxels), np.float32), ridge.intercept
+        linear = LinearEncoder((ridge,), (None,), weights, mean)
         self.predictors = SimpleNamespace(
             names=("linear",),
             stack=np.zeros((1, self.n_voxels), np.float32),
             linear=linear,
             transfer=None,
-            scaler=lambda tokens: tokens,
+            network=None,
+            scaler=plain_scaler(4, 5),
         )
 
     def require_readout(self, what):
@@ -455,7 +461,7 @@ class KnownBrain:
         return betas
 
     def mean(self, tokens, unit):
-        mean = tokens.reshape(len(tokens), -1) @ self.responses
+        mean = tokens.bands[0].reshape(len(tokens), -1) @ self.responses
         return mean if self.knows else 0 * mean
 
     def draw_around(self, mean, digest, drawing):
@@ -505,12 +511,17 @@ def known_world(folder, *, knows, seed=0):
     (folder / "dataset_description.json").write_text("{}")
     subject = KnownSubject(folder, table, betas.astype(np.float32))
     row = {name: i for i, name in enumerate(names)}
+    one = SimpleNamespace(
+        tokens=tokens, rows_of=lambda images: np.array([row[image] for image in images])
+    )
     store = SimpleNamespace(
-        folder=folder,
-        identity=SimpleNamespace(identity=IDENTITY),
+        stores=[one],
+        folders=str(folder),
+        bands=[SimpleNamespace(identity=IDENTITY)],
         images=names,
         digests=[""] * len(names),
-        take=lambda images: tokens[[row[image] for image in images]],
+        take=lambda images: Tokens.of(tokens[one.rows_of(images)]),
+        require=one.rows_of,
     )
     return KnownBrain(responses, 20, knows=knows), subject, store
 
@@ -570,11 +581,8 @@ def test_what_does_not_belong_together_is_refused(tmp_path, trained, brain, subj
     other = trained.find_subject("2", None, QUIET.info)
     with pytest.raises(InputError, match=r"model of simulated/sub-01, not of simulated/sub-02"):
         augment(trained, brain, other, store, FEW, run=RUN)
-    tokens = SimpleNamespace(
-        folder=store.folder, identity=SimpleNamespace(identity={"name": "another"})
-    )
     with pytest.raises(InputError, match=r"tokens of .*another.*pass its --encoder"):
-        augment(trained, brain, subject, tokens, FEW, run=RUN)
+        augment(trained, brain, subject, renamed(store), FEW, run=RUN)
 
     model, known, images = known_world(tmp_path / "prepared", knows=True)
     shown = [name for name in images.images if not name.startswith("new")]

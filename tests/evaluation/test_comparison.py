@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from synbrain_cli import load_model
-from synbrain_cli.config import EncoderIdentity
+from synbrain_cli.config import Band
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation import comparison as module
@@ -424,8 +424,8 @@ def test_what_does_not_belong_together_is_refused(more, trained, brains, subject
     other = trained.find_subject("2", None, QUIET.info)
     refused([full], r"sub-01 is a model of simulated/sub-01, not of simulated/sub-02", other)
     refused([full, changed(linear, subject="02")], "changed is a model of simulated/sub-02")
-    encoder = EncoderIdentity("other", full.config.encoder.identity | {"name": "another"})
-    refused([full, changed(linear, encoder=encoder)], r"but changed was trained on .*another")
+    bands = (Band("other", full.config.bands[0].identity | {"name": "another"}),)
+    refused([full, changed(linear, bands=bands)], r"but changed was trained on .*another")
     refused([full, changed(linear, standardization="none")], "changed was trained on betas with")
     moved = changed(linear)
     moved.voxels = linear.voxels.assign(i=linear.voxels["i"] + 1)
@@ -465,7 +465,9 @@ def raw(tmp_path_factory):
         validation_share=0.2,
     )
     workspace = Workspace(root)
-    made = prepare_table(Target(workspace, "mine"), experiment, "01", RunContext(progress=QUIET))
+    made = prepare_table(
+        Target(workspace, "mine", ("gabor",)), experiment, "01", RunContext(progress=QUIET)
+    )
     store = workspace.find_tokens("mine", None, QUIET.info)
     train(workspace, made.subjects[0], store, TrainSettings(model="linear"), RUN)
     brain = load_model(workspace.weights / "sub-01_linear", "cpu")

@@ -68,7 +68,7 @@ def make(root: Path, signal: float, seed: int = 0, standardize: str = "session")
         standardize=standardize,
     )
     workspace = Workspace(root / "workspace")
-    subject = prepare_table(Target(workspace, "few"), experiment, "1", RUN).subjects[0]
+    subject = prepare_table(Target(workspace, "few", ("gabor",)), experiment, "1", RUN).subjects[0]
     store = workspace.find_tokens("few", None, QUIET.info)
     made = train(workspace, subject, store, TrainSettings(model="linear"), RUN)
     return SimpleNamespace(
@@ -150,10 +150,7 @@ def test_pooled_scores_are_those_computed_by_hand(planted, tmp_path):
     for fold in resplit(subject, deal_images(subject, store, 5, 0), 0):
         examples = load_examples(fold, store)
         averages = np.concatenate([examples.train.averages, examples.val.averages])
-        generator = np.random.default_rng([0, 1])
-        # The stack is fitted first, from the same generator, as in `fit_distribution`.
-        fit_distribution_draws(examples, generator)
-        linear, _ = fit_linear(examples.both.tokens, averages, generator)
+        linear, _ = fit_linear(examples.both.tokens, averages, np.random.default_rng([0, 1]))
         test = fold.select("test")
         predicted.append(linear.predict(examples.scaler(store.take(test.images))))
         truth.append([test.betas[test.image_index == i].mean(0) for i in range(len(test.images))])
@@ -172,14 +169,6 @@ def test_pooled_scores_are_those_computed_by_hand(planted, tmp_path):
     record = result.metrics
     assert (record.folds.n_folds, record.folds.min, record.folds.max) == (5, 4, 4)
     assert (record.n_test_images, record.n_test_trials) == (20, 60)
-
-
-def fit_distribution_draws(examples, generator):
-    """Take from the generator what the stack takes."""
-    from synbrain_cli.model.readout import fit_stack
-
-    linear, _ = fit_linear(examples.train.tokens, examples.train.averages, np.random.default_rng(0))
-    fit_stack(linear.predict(examples.val.tokens)[None], examples.val.averages, generator)
 
 
 @pytest.mark.parametrize("n_folds", [5, N_IMAGES])
@@ -250,9 +239,10 @@ def test_a_leak_would_raise_the_scores_of_noise(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "load_examples", leaking)
     monkeypatch.setattr("synbrain_cli.model.linear.ALPHAS", np.array([1e-3]))
+    monkeypatch.setattr("synbrain_cli.model.linear.LEAST_IMAGES", np.inf)  # ridges alone
     monkeypatch.setattr(
-        "synbrain_cli.training.distribution.fit_stack",
-        lambda p, a, g: (np.ones((len(p), p.shape[2]), np.float32), p[0]),
+        "synbrain_cli.model.linear.fit_stack",
+        lambda p, a, g, **_: (np.ones((len(p), a.shape[1]), np.float32), p[0]),
     )
     assert score(one, 5).metrics.overall.voxelwise_correlation.model > 0.5
 

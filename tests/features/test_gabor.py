@@ -24,8 +24,14 @@ COLOUR = [*range(32, 44), RED_GREEN, BLUE_YELLOW]
 
 
 @pytest.fixture(scope="module")
-def gabor():
+def encoder():
     return load_encoder("gabor")
+
+
+@pytest.fixture(scope="module")
+def gabor(encoder):
+    """Function of images: their tokens (n_images, 256, 48)."""
+    return lambda images: encoder(images).bands[0]
 
 
 def grating(cycles, orientation, size=128, colour=(1, 1, 1), contrast=0.3):
@@ -48,12 +54,12 @@ def grid(tokens):
     return tokens.reshape(*tokens.shape[:-2], 16, 16, tokens.shape[-1])
 
 
-def test_shape_and_identity(gabor):
-    tokens = gabor(noise(2))
-    assert tokens.shape == (2, gabor.n_tokens, gabor.n_dims) == (2, 256, 48)
+def test_shape_and_identity(encoder):
+    (tokens,), (band,) = encoder(noise(2)).bands, encoder.bands
+    assert tokens.shape == (2, *band.shape) == (2, 256, 48)
     assert tokens.dtype == np.float32
-    assert gabor.identity == load_encoder("gabor").identity
-    assert (gabor.spec, gabor.slug, gabor.identity["weights"]) == ("gabor", "gabor", None)
+    assert band.identity == load_encoder("gabor").bands[0].identity
+    assert (encoder.spec, band.slug, band.identity["weights"]) == ("gabor", "gabor", None)
 
 
 @pytest.mark.parametrize("scale", range(4))
@@ -147,7 +153,7 @@ def test_channels_are_standardised(gabor):
 
 def test_errors(gabor):
     for spec in ("gabour", "", "clip:ViT-B-32/openai"):
-        with pytest.raises(InputError, match="gabor; openclip:ARCH"):
+        with pytest.raises(InputError, match="choose one of gabor; pixels; efficientnet"):
             load_encoder(spec)
     for images in ([np.zeros((8, 8, 3))], np.zeros((1, 8, 8), np.uint8), ["a.png"]):
         with pytest.raises(InputTypeError, match=r"\(h, w, 3\)"):

@@ -59,8 +59,8 @@ def saved(tmp_path):
 def test_tokens_are_open_clips_own(saved):
     model, path = saved
     encoder = load_encoder(f"openclip:tiny-ViT/{path}")
-    tokens = encoder(IMAGES)
-    assert tokens.shape == (3, encoder.n_tokens, encoder.n_dims) == (3, 16, 32)
+    tokens = encoder(IMAGES).bands[0]
+    assert tokens.shape == (3, *encoder.bands[0].shape) == (3, 16, 32)
     assert tokens.dtype == np.float32
     # another way there: torch's resize, open_clip's forward pass with output_tokens
     x = torch.tensor(IMAGES[:, :, 4:44]).permute(0, 3, 1, 2) / 255
@@ -79,9 +79,9 @@ def test_tokens_are_open_clips_own(saved):
 def test_every_kind_of_tower(tmp_path, name):
     save_file(clip(name).visual.state_dict(), tmp_path / "visual.safetensors")
     encoder = load_encoder(f"openclip:{name}/{tmp_path / 'visual.safetensors'}")
-    together = encoder(IMAGES)
-    assert together.shape[1:] == (encoder.n_tokens, encoder.n_dims) == TOWERS[name][1]
-    alone = np.concatenate([encoder([image]) for image in IMAGES])
+    together = encoder(IMAGES).bands[0]
+    assert together.shape[1:] == encoder.bands[0].shape == TOWERS[name][1]
+    alone = np.concatenate([encoder([image]).bands[0] for image in IMAGES])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert np.abs(together[0] - together[1]).max() > 0.02 * together.std()
 
@@ -89,9 +89,71 @@ def test_every_kind_of_tower(tmp_path, name):
 def test_tokens_come_after_the_final_norm(tmp_path):
     for name in ("tiny-ViT", "tiny-average", "tiny-timm"):  # a fresh LayerNorm has no gain
         torch.save(clip(name).state_dict(), tmp_path / "w.pt")
-        tokens = load_encoder(f"openclip:{name}/{tmp_path / 'w.pt'}")(IMAGES)
+        tokens = load_encoder(f"openclip:{name}/{tmp_path / 'w.pt'}")(IMAGES).bands[0]
         np.testing.assert_allclose(tokens.mean(-1), 0, atol=1e-4)
         np.testing.assert_allclose(tokens.std(-1), 1, atol=0.05)
+
+
+def test_a_layer_is_the_output_of_its_block(saved):
+    """Patch tokens without the class token, before the final LayerNorm."""
+    model, path = saved
+    encoder = load_encoder(f"openclip:tiny-ViT/{path}@2,1")
+    assert encoder.layers == (1, 2)
+    outputs = []
+    for block in model.visual.transformer.resblocks:
+        block.register_forward_hook(lambda block, given, output: outputs.append(output))
+    tokens = encoder(IMAGES).bands
+    x = torch.tensor(IMAGES[:, :, 4:44]).permute(0, 3, 1, 2) / 255
+    x = torch.nn.functional.interpolate(x, (32, 32), mode="bicubic", antialias=True).clip(0, 1)
+    mean, sd = (
+        torch.tensor(v)[:, None, None]
+        for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    with torch.no_grad():
+        model.visual((x - mean) / sd)
+    for found, expected in zip(tokens, outputs, strict=True):
+        np.testing.assert_allclose(found, expected[:, 1:], atol=2e-6)
+
+
+def test_bands_of_layers_are_told_apart(saved):
+    _, path = saved
+    final = load_encoder(f"openclip:tiny-ViT/{path}").bands[0]
+    first, second = load_encoder(f"openclip:tiny-ViT/{path}@1,2").bands
+    assert (first.spec, second.spec) == tuple(f"openclip:tiny-ViT/{path}@{k}" for k in (1, 2))
+    assert len({final.slug, first.slug, second.slug}) == 3
+    assert first.slug == final.slug.replace("tiny-ViT-", "tiny-ViT-1-")
+    assert first.identity == final.identity | {"layer": 1}
+    assert second.identity == final.identity | {"layer": 2}
+    assert load_encoder(first.spec).bands[0].identity == first.identity
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "shape"),
+    [
+        *(("tiny-ResNet", 1, (64, 8)), ("tiny-ResNet", 2, (64, 32)), ("tiny-ResNet", 4, (4, 128))),
+        *(
+            ("tiny-ResNet", 5, (1, 256)),
+            ("tiny-timm", 3, (196, 192)),
+            ("tiny-average", 1, (16, 32)),
+        ),
+    ],
+)
+def test_layers_of_every_kind_of_tower(tmp_path, name, layer, shape):
+    save_file(clip(name).visual.state_dict(), tmp_path / "visual.safetensors")
+    encoder = load_encoder(f"openclip:{name}/{tmp_path / 'visual.safetensors'}@{layer}")
+    tokens = encoder(IMAGES).bands[0]
+    assert tokens.shape[1:] == encoder.bands[0].shape == shape
+    assert np.isfinite(tokens).all()
+
+
+def test_an_encoder_of_some_bands_gives_the_same_tokens(saved):
+    _, path = saved
+    encoder = load_encoder(["gabor", f"openclip:tiny-ViT/{path}@1,2", "pixels"])
+    whole, fewer = encoder(IMAGES), encoder.only([2, 3])
+    assert [band.spec for band in fewer.bands] == [f"openclip:tiny-ViT/{path}@2", "pixels"]
+    for one, other in zip(fewer(IMAGES).bands, whole.bands[2:], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(encoder.bands) == 4
 
 
 def test_identity_is_that_of_the_weights(saved, tmp_path):
@@ -107,16 +169,19 @@ def test_identity_is_that_of_the_weights(saved, tmp_path):
         load_encoder(f"openclip:tiny-ViT/{p}")
         for p in (path, *(tmp_path / f for f in ("visual.safetensors", "training.pt", "old.pt")))
     ]
-    tokens = encoders[0](IMAGES)
+    tokens = encoders[0](IMAGES).bands[0]
     for encoder in encoders[1:]:
-        assert encoder.identity == encoders[0].identity
-        assert encoder.slug == encoders[0].slug
-        np.testing.assert_array_equal(encoder(IMAGES), tokens)
-    assert json.loads(json.dumps(encoders[0].identity)) == encoders[0].identity
-    assert encoders[0].slug == f"openclip-tiny-ViT-{encoders[0].identity['weights'][:8]}"
+        assert encoder.bands[0].identity == encoders[0].bands[0].identity
+        assert encoder.bands[0].slug == encoders[0].bands[0].slug
+        np.testing.assert_array_equal(encoder(IMAGES).bands[0], tokens)
+    assert json.loads(json.dumps(encoders[0].bands[0].identity)) == encoders[0].bands[0].identity
+    assert (
+        encoders[0].bands[0].slug
+        == f"openclip-tiny-ViT-{encoders[0].bands[0].identity['weights'][:8]}"
+    )
     other = load_encoder(f"openclip:tiny-ViT/{tmp_path / 'other.pt'}")
-    assert other.identity != encoders[0].identity
-    assert other.slug != encoders[0].slug
+    assert other.bands[0].identity != encoders[0].bands[0].identity
+    assert other.bands[0].slug != encoders[0].bands[0].slug
 
 
 def test_half_precision_weights_become_float32(tmp_path):
@@ -124,8 +189,8 @@ def test_half_precision_weights_become_float32(tmp_path):
     torch.save(state, tmp_path / "half.pt")
     torch.save({k: v.float() for k, v in state.items()}, tmp_path / "full.pt")
     half, full = (load_encoder(f"openclip:tiny-ViT/{tmp_path / f}.pt") for f in ("half", "full"))
-    assert half.identity == full.identity
-    np.testing.assert_array_equal(half(IMAGES), full(IMAGES))
+    assert half.bands[0].identity == full.bands[0].identity
+    np.testing.assert_array_equal(half(IMAGES).bands[0], full(IMAGES).bands[0])
 
 
 @pytest.mark.parametrize(("precision", "digits"), [("fp16", 11), ("bf16", 8)])
@@ -138,13 +203,14 @@ def test_half_precision(tmp_path, name, precision, digits):
     spec = f"openclip:{name}/{tmp_path / 'v.safetensors'}"
     full, half = load_encoder(spec), load_encoder(spec, precision=precision)
     assert (full.precision, half.precision) == ("float32", precision)
-    assert half.identity == full.identity
-    assert half.slug == full.slug
-    expected, tokens = full(IMAGES), half(IMAGES)
+    assert half.bands[0].identity == full.bands[0].identity
+    assert half.bands[0].slug == full.bands[0].slug
+    expected, tokens = full(IMAGES).bands[0], half(IMAGES).bands[0]
     assert tokens.dtype == np.float32
     error = np.linalg.norm(tokens - expected) / np.linalg.norm(expected)
     assert 2.0 ** -(digits + 2) < error < 9 * 2.0**-digits
-    ((_, kept),) = half.stream([("all", list(IMAGES))])
+    ((_, computed),) = half.stream([("all", list(IMAGES))])
+    (kept,) = computed.bands
     assert kept.dtype == kept_dtype(precision) == np.float16
     np.testing.assert_array_equal(kept, tokens)
 
@@ -157,7 +223,7 @@ def test_what_fp16_cannot_hold_is_refused(tmp_path):
     spec = f"openclip:tiny-ViT/{tmp_path / 'v.safetensors'}"
     with pytest.raises(InputError, match="--precision bf16"):
         load_encoder(spec, precision="fp16")(IMAGES)
-    assert np.isfinite(load_encoder(spec, precision="bf16")(IMAGES)).all()
+    assert np.isfinite(load_encoder(spec, precision="bf16")(IMAGES).bands[0]).all()
     state["ln_post.bias"][0] = np.nan
     save_file(state, tmp_path / "v.safetensors")
     with pytest.raises(InputError, match="damaged"):
@@ -168,7 +234,7 @@ def test_a_batch_that_does_not_fit_is_halved(saved, monkeypatch):
     _, path = saved
     encoder = load_encoder(f"openclip:tiny-ViT/{path}")
     images = np.random.default_rng(1).integers(0, 256, (21, 32, 32, 3), dtype=np.uint8)
-    expected = encoder(images)
+    expected = encoder(images).bands[0]
     tower, sizes = encoder._tokens, []
 
     def small(x):
@@ -179,12 +245,12 @@ def test_a_batch_that_does_not_fit_is_halved(saved, monkeypatch):
 
     monkeypatch.setattr(encoder, "_tokens", small)
     assert encoder.batch_size == 16
-    np.testing.assert_allclose(encoder(images), expected, atol=2e-6)
+    np.testing.assert_allclose(encoder(images).bands[0], expected, atol=2e-6)
     assert encoder.batch_size == 4
     assert sizes == [16, 8, 4, 4, 4, 4, 4, 1]  # it stays there
     monkeypatch.setattr(encoder, "_tokens", lambda x: small(torch.zeros(9)))
     with pytest.raises(torch.OutOfMemoryError):
-        encoder(images)
+        encoder(images).bands[0]
 
 
 def test_stream_keeps_batches_and_their_keys(saved):
@@ -200,7 +266,7 @@ def test_stream_keeps_batches_and_their_keys(saved):
     stream = encoder.stream(batches())
     key, tokens = next(stream)
     assert (key, taken) == ("a", ["a", "b"])  # the next one is in work
-    np.testing.assert_array_equal(tokens, encoder(IMAGES[:1]))
+    np.testing.assert_array_equal(tokens.bands[0], encoder(IMAGES[:1]).bands[0])
     assert [(key, len(tokens)) for key, tokens in stream] == [("b", 2), ("c", 2)]
 
 
@@ -210,9 +276,9 @@ def test_input_statistics_beside_the_file(saved):
     beside = {"preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     (path.parent / "open_clip_config.json").write_text(json.dumps(beside))
     encoder = load_encoder(f"openclip:tiny-ViT/{path}")
-    assert encoder.identity["mean"] == [0.5] * 3
-    assert encoder.identity != default.identity
-    assert np.abs(encoder(IMAGES) - default(IMAGES)).max() > 1e-3
+    assert encoder.bands[0].identity["mean"] == [0.5] * 3
+    assert encoder.bands[0].identity != default.bands[0].identity
+    assert np.abs(encoder(IMAGES).bands[0] - default(IMAGES).bands[0]).max() > 1e-3
 
 
 def test_the_activation_function_beside_the_file(saved):
@@ -223,18 +289,20 @@ def test_the_activation_function_beside_the_file(saved):
     plain = load_encoder(f"openclip:tiny-ViT/{path}")
     try:
         beside.write_text(json.dumps({"model_cfg": {"quick_gelu": False}}))
-        assert load_encoder(f"openclip:tiny-ViT/{path}").identity == plain.identity
+        assert (
+            load_encoder(f"openclip:tiny-ViT/{path}").bands[0].identity == plain.bands[0].identity
+        )
         beside.write_text(json.dumps({"model_cfg": {"quick_gelu": True}}))
         quick = load_encoder(f"openclip:tiny-ViT/{path}")
     finally:
         beside.unlink()
-    assert quick.identity["name"] == "openclip:tiny-ViT-quickgelu"
-    assert quick.slug != plain.slug
-    assert quick.identity["weights"] == plain.identity["weights"]
+    assert quick.bands[0].identity["name"] == "openclip:tiny-ViT-quickgelu"
+    assert quick.bands[0].slug != plain.bands[0].slug
+    assert quick.bands[0].identity["weights"] == plain.bands[0].identity["weights"]
     functions = {type(m).__name__ for m in quick._tower.modules()}
     assert "QuickGELU" in functions
     assert "GELU" not in functions
-    assert np.abs(quick(IMAGES) - plain(IMAGES)).max() > 1e-4
+    assert np.abs(quick(IMAGES).bands[0] - plain(IMAGES).bands[0]).max() > 1e-4
 
 
 CONTRADICTIONS = [
@@ -297,6 +365,8 @@ ERRORS = [
     ("openclip:tiny-ViT/{pickled}", InputError, "nothing of the file was run"),
     ("openclip:tiny-ViT/{cut_safetensors}", InputError, "load safely"),
     ("openclip:tiny-ViT/{listed}", InputError, "found list"),
+    ("openclip:tiny-ViT/{path}@3", InputError, "@3: expected a layer of 1 to 2, found 3"),
+    ("openclip:tiny-ViT/{path}@2,2", InputError, "each once, found 2,2"),
 ]
 
 
@@ -334,7 +404,7 @@ def test_a_downloaded_tag_is_the_same_as_its_file(saved, monkeypatch):
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"url": "there"})
     monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(path))
     tag, file = (load_encoder(f"openclip:tiny-ViT/{s}") for s in ("tag", path))
-    assert tag.identity == file.identity
+    assert tag.bands[0].identity == file.bands[0].identity
     assert tag.spec == "openclip:tiny-ViT/tag"
     assert file.spec == f"openclip:tiny-ViT/{path}"
 

@@ -300,13 +300,12 @@ def command(arguments: Sequence[str]) -> Callable[[], None]:
     """Function that runs ``synbrain ARGUMENTS…`` in this process, with the tests' preset."""
 
     def work() -> None:
-        from preset import TEST_PRESET
+        import preset
 
         from synbrain_cli import cli
-        from synbrain_cli.config import PRESETS
         from synbrain_cli.plotting.report import page
 
-        PRESETS["test"] = TEST_PRESET
+        preset.use()
         page.figure_png.__defaults__ = (10,)  # most of a report's time goes into pixels
         sys.argv = ["synbrain", *arguments]
         cli.main()

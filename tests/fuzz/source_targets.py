@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from target import SUBJECT, Target, subject_files, token_files
-from workspace import IMPORT, OPEN_CLIP, PREPARE, SURFACE, VOLUME, know_tower
+from workspace import GABOR, IMPORT, OPEN_CLIP, PREPARE, SURFACE, VOLUME, know_tower
 
 # Of a prepared subject, without the records of the source files' sizes.
 DATA = (
@@ -15,7 +15,7 @@ DATA = (
 def _table(name: str, *arguments: str, files: tuple[str, ...], weight: float = 1) -> Target:
     return Target(
         f"table-{name}",
-        ("prepare", "table", *arguments, "--dataset", "new"),
+        ("prepare", "table", *arguments, *GABOR, "--dataset", "new"),
         ("user",),
         files,
         outputs=DATA,
@@ -104,7 +104,7 @@ TABLES = (
 def _tower(name: str, suffix: str, files: tuple[str, ...]) -> Target:
     return Target(
         f"open-clip-{name}",
-        (*PREPARE[:-2], "--dataset", "new", "--encoder", f"{OPEN_CLIP}.{suffix}"),
+        (*PREPARE[:-4], "--dataset", "new", "--encoder", f"{OPEN_CLIP}.{suffix}"),
         ("user",),
         files,
         outputs=("prepared/new/features/*/tokens.npy",),
@@ -120,7 +120,7 @@ ELSEWHERE = (
             f"nsd-{space}",
             (
                 *("prepare", "nsd", "--root", "nsd", "--no-download", "-s", "1"),
-                *("--dataset", "new", "--space", space, "--jobs", "1", *more),
+                *("--dataset", "new", "--space", space, "--jobs", "1", *GABOR, *more),
             ),
             ("nsd",),
             files,
@@ -154,7 +154,7 @@ ELSEWHERE = (
         "algonauts",
         (
             *("prepare", "algonauts", "--root", "algonauts", "--dataset", "new"),
-            *("--test", "0.25", "--validation", "0.25"),
+            *("--test", "0.25", "--validation", "0.25", *GABOR),
         ),
         ("algonauts",),
         (

@@ -28,6 +28,7 @@ N_FSAVERAGE5 = 10242
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 SUFFIXES = ("png", "jpg", "tif", "webp", "gif", "bmp")
 SHARES = ("--test", "0.25", "--validation", "0.25")
+GABOR = ("--encoder", "gabor")
 VOLUME = ("--mask", "user/mask.nii.gz", *SHARES, "-s", "1", "--images", "user/images")
 SURFACE = (
     *("--mask", "user/lh-mask.mgh", "--mask", "user/rh-mask.mgh", "--space", "fsaverage5"),
@@ -133,7 +134,7 @@ def simulated(make: _Builder) -> None:
             n_shared=24, n_unique=51, n_repeats=3, n_sessions=3, voxel_size=14.0, seed=3
         )
         quiet = RunContext(progress=Progress(quiet=True))
-        prepare_simulated(Target(Workspace(root), "simulated"), config, quiet)
+        prepare_simulated(Target(Workspace(root), "simulated", ("gabor", "pixels")), config, quiet)
 
     def tree(root: Path) -> None:
         """A copy of subject 1 in NSD's other formats and spaces."""
@@ -220,9 +221,9 @@ def experiments(make: _Builder) -> None:
     make.python(write_user_files)
     make.python(write_algonauts)
     surface = ("--left", "user/lh.npy", "--right", "user/rh.npy", *SURFACE, "--dataset", "surface")
-    make.synbrain("prepare", "table", "user/trials.tsv", *surface)
+    make.synbrain("prepare", "table", "user/trials.tsv", *surface, *GABOR)
     volume = ("--responses", "user/betas.npy", *VOLUME, "--dataset", "volume")
-    make.synbrain("prepare", "table", "user/trials.tsv", *volume)
+    make.synbrain("prepare", "table", "user/trials.tsv", *volume, *GABOR)
 
 
 def write_algonauts(root: Path) -> None:
@@ -318,7 +319,7 @@ TRAIN = ("train", "-s", "1", "--dataset", "simulated", "--preset", "test", "--na
 SYNTHESIZE = ("synthesize", "pictures", "-m", "sub-01_linear", "-n", "2", "-o", "outputs/again")
 PREPARE = (
     *("prepare", "table", "user/trials.tsv", "--responses", "user/betas.npy", *VOLUME),
-    *("--dataset", "volume"),
+    *(*GABOR, "--dataset", "volume"),
 )
 ADAPT = (
     *("adapt", "-s", "3", "--hours", "2", "--from", "sub-01,sub-02", "--name", "again"),

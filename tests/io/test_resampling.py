@@ -233,7 +233,7 @@ def test_left_and_right_of_the_average_brain_stay_apart(brain):
     values = found[tuple(reached.T)]
     assert (np.sign(values[far, 0]) == np.sign(positions[far, 0])).all()
     for axis in range(3):
-        assert np.corrcoef(values[:, axis], positions[:, axis])[0, 1] > 0.99
+        assert np.corrcoef(values[:, axis], positions[:, axis])[0, 1] > 0.985
 
 
 def test_axes_of_the_average_brain(brain):

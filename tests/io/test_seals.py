@@ -18,7 +18,7 @@ from synbrain_cli.io.bundle import fingerprint, read_config
 from synbrain_cli.io.bundle_checks import find_faults, read_verified_config
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.prepared import PreparedSubject
-from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.token_store import BandStore
 from synbrain_cli.io.workspace import Workspace
 
 
@@ -43,7 +43,7 @@ def person(prepared, tmp_path):
 @pytest.fixture
 def own_store(prepared, tmp_path):
     folder = tmp_path / "prepared/simulated/features/gabor"
-    return TokenStore(shutil.copytree(prepared.prepared / "simulated/features/gabor", folder))
+    return BandStore(shutil.copytree(prepared.prepared / "simulated/features/gabor", folder))
 
 
 # ------------------------------------------------------------------------------- bundles
@@ -134,9 +134,11 @@ IMPOSSIBLE = [
     {"dataset": ""},
     {"checksums": []},
     {"checksums": None},
-    {"encoder": {"spec": "gabor", "identity": {}}},
-    {"encoder": {"spec": "gabor", "identity": {"n_tokens": 10**12}}},
-    {"encoder": {"spec": "gabor", "identity": [], "precision": "float32"}},
+    {"bands": []},
+    {"bands": [{"spec": "gabor", "identity": {}}]},
+    {"bands": [{"spec": "gabor", "identity": {"n_tokens": 10**12}}]},
+    {"bands": [{"spec": "gabor", "identity": [], "precision": "float32"}]},
+    {"bands": {"spec": "gabor", "identity": {}}},
     {"vae": {"n_tokens": -1}},
     {"transfer": {"kind": "shared-core"}},
     {"transfer": {"kind": "source-map", "sources": ["../x"], "fingerprints": ["0"]}},
@@ -255,7 +257,8 @@ def test_bad_tokens_are_no_fault_of_the_others(own_store, tmp_path):
     other.mkdir()
     (other / "encoder.json").write_text("[]")
     said = []
-    assert Workspace(tmp_path).find_tokens("simulated", None, said.append).folder.name == "gabor"
+    found = Workspace(tmp_path).find_tokens("simulated", None, said.append)
+    assert [one.folder.name for one in found.stores] == ["gabor"]
     assert [line for line in said if "another/encoder.json" in line]
 
 
@@ -366,7 +369,7 @@ def test_tokens_that_are_read_are_those_that_were_written(own_store):
     images = own_store.images
     expected = own_store.take(images[:3])
     flip(own_store.folder / "tokens.npy", 1.0)  # of the last image
-    store = TokenStore(own_store.folder)
+    store = BandStore(own_store.folder)
     np.testing.assert_array_equal(store.take(images[:3]), expected)
     with pytest.raises(InputError, match=f"tokens of 1 images .*first: {images[-1]}"):
         store.take(images[-2:])
@@ -381,7 +384,7 @@ def test_names_and_checksums_of_tokens_are_sealed(own_store, column):
     cells = first.split("\t")
     cells[head.split("\t").index(column)] = "other"
     path.write_text("\n".join((head, "\t".join(cells), *rest)) + "\n")
-    store = TokenStore(own_store.folder)
+    store = BandStore(own_store.folder)
     with pytest.raises(InputError, match=r"tokens\.npy"):
         store.take(store.images[:1])
 
@@ -390,7 +393,7 @@ def test_the_encoder_of_tokens_is_sealed(own_store):
     path = own_store.folder / "encoder.json"
     path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
     with pytest.raises(InputError, match=r"encoder\.json: expected the content that was written"):
-        _ = TokenStore(own_store.folder).identity
+        _ = BandStore(own_store.folder).band
 
 
 def test_tokens_of_another_shape_are_refused(own_store):

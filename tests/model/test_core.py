@@ -1,4 +1,4 @@
-"""The core that subjects share: receptive fields, the cortical sheet, and that it learns."""
+"""The core that subjects share: masks, the cortical sheet, and that it learns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
+from one_band import one_scaler
 
 from synbrain_cli.config import CoreConfig, StageConfig
 from synbrain_cli.io.arrays import load_arrays, save_arrays
@@ -15,21 +17,27 @@ from synbrain_cli.model.core import (
     NEAR,
     OWN,
     Core,
+    CoreEnsemble,
     CoreEvidence,
     SharedCore,
     Sheet,
     Voxels,
+    as_tensors,
     load_core,
     read,
-    receptive_fields,
     receptive_masks,
 )
+from synbrain_cli.model.fields import best_fields
 from synbrain_cli.model.fit import Stage, fit
-from synbrain_cli.model.linear import fit_linear
+from synbrain_cli.model.linear import apply_ridge, fit_ridge
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.run import RunContext
+from synbrain_cli.tokens import Tokens
 
-SMALL = CoreConfig(side=8, n_dims=6, hidden=10, n_local=5, bottleneck=4, n_global=7)
+SMALL = CoreConfig(shapes=((64, 6),), hidden=10, n_local=5, bottleneck=4, n_global=7)
+TWO = CoreConfig(
+    bands=(0, 2), shapes=((64, 6), (25, 3)), hidden=10, n_local=5, bottleneck=4, n_global=7
+)
 
 
 def generator(seed=0):
@@ -40,12 +48,17 @@ def normal(rng, *shape):
     return torch.from_numpy(rng.normal(0, 1, shape).astype(np.float32))
 
 
+def some_tokens(rng, n, config=SMALL, scale=1.0):
+    """Of every band."""
+    return [scale * normal(rng, n, *shape) for shape in config.shapes]
+
+
 def some_voxels(rng, n, config=SMALL):
     """Voxels that read something: (field, local, whole, offset)."""
     field = torch.from_numpy(
         np.c_[rng.uniform(0, 1, (n, 2)), np.log(rng.uniform(0.1, 0.4, n))].astype(np.float32)
     )
-    parts = normal(rng, config.n_local, n), normal(rng, config.n_global, n), normal(rng, n)
+    parts = normal(rng, config.n_read, n), normal(rng, config.n_global, n), normal(rng, n)
     return (field, *parts)
 
 
@@ -59,21 +72,30 @@ def sphere(rng, n=60):
 
 
 def test_features_have_their_shapes_and_signs(rng):
-    local, whole = Core(SMALL, generator())(3 * normal(rng, 9, 64, 6))
-    assert local.shape == (9, 64, 5)
-    assert whole.shape == (9, 7)
-    assert (local > 0).all()
-    assert (whole >= 0).all()
-    assert (whole > 0).any()
+    for config in (SMALL, TWO):
+        local, whole = Core(config, generator())(some_tokens(rng, 9, config, 3))
+        assert [band.shape for band in local] == [(9, n, 5) for n, _ in config.shapes]
+        assert whole.shape == (9, 7)
+        assert all((band > 0).all() for band in local)
+        assert (whole >= 0).all()
+        assert (whole > 0).any()
 
 
 def test_local_features_are_of_their_token_alone(rng):
-    core, tokens = Core(SMALL, generator()), normal(rng, 2, 64, 6)
-    changed = tokens.clone()
-    changed[:, 13] += 1
+    core, tokens = Core(TWO, generator()), some_tokens(rng, 2, TWO)
+    changed = [band.clone() for band in tokens]
+    changed[1][:, 13] += 1
     (before, _), (after, _) = core(tokens), core(changed)
-    differs = (before != after).any(2).all(0)
+    assert torch.equal(before[0], after[0])
+    differs = (before[1] != after[1]).any(2).all(0)
     assert differs.nonzero().flatten().tolist() == [13]
+
+
+def test_global_features_see_every_band(rng):
+    core, tokens = Core(TWO, generator()), some_tokens(rng, 4, TWO)
+    for band in (0, 1):
+        changed = [one + 1 if k == band else one for k, one in enumerate(tokens)]
+        assert not torch.allclose(core(tokens)[1], core(changed)[1])
 
 
 def test_weights_come_from_the_generator_alone():
@@ -90,13 +112,15 @@ def test_weights_come_from_the_generator_alone():
 
 
 def test_a_voxel_reads_local_features_in_its_field_and_global_ones_as_they_are(rng):
-    local, whole = normal(rng, 4, 64, 5), normal(rng, 4, 7)
-    voxels = field, weights, whole_weights, offset = some_voxels(rng, 3)
+    local, whole = [normal(rng, 4, 64, 5), normal(rng, 4, 25, 5)], normal(rng, 4, 7)
+    voxels = field, weights, whole_weights, offset = some_voxels(rng, 3, TWO)
     found = read((local, whole), voxels)
-    mask = receptive_masks(field, 8)
+    masks = receptive_masks(field, 8), receptive_masks(field, 5)
     assert found.shape == (4, 3)
     for image, voxel in itertools.product(range(4), range(3)):
-        pooled = (mask[voxel][:, None] * local[image]).sum(0)
+        pooled = torch.cat(
+            [(m[voxel][:, None] * one[image]).sum(0) for m, one in zip(masks, local, strict=True)]
+        )
         expected = pooled @ weights[:, voxel] + whole[image] @ whole_weights[:, voxel]
         torch.testing.assert_close(found[image, voxel], expected + offset[voxel])
 
@@ -139,37 +163,6 @@ def test_masks_are_gaussian():
     y, x = np.meshgrid(centre, centre, indexing="ij")
     expected = np.exp(-((x - 0.4) ** 2 + (y - 0.55) ** 2) / (2 * 0.2**2)).ravel()
     np.testing.assert_allclose(mask, expected / expected.sum(), rtol=1e-3, atol=1e-6)
-
-
-def responses_of_fields(field, rng, noise, n_images=150, side=8, n_dims=5):
-    """Tokens, and responses that are weighted sums of them within Gaussian fields."""
-    tokens = rng.normal(0, 1, (n_images, side**2, n_dims)).astype(np.float32)
-    mask = receptive_masks(torch.from_numpy(field), side).numpy()
-    weights = rng.normal(0, 1, (n_dims, len(field)))
-    signal = np.einsum("vt,ntk,kv->nv", mask, tokens, weights, optimize=True)
-    return tokens, signal + noise * signal.std(0) * rng.normal(0, 1, signal.shape) + 3
-
-
-def test_fields_of_the_grid_are_found(rng):
-    centres = itertools.product([0, 0.25, 0.5, 0.75, 1], repeat=2)
-    field = np.float32([(x, y, np.log(s)) for x, y in centres for s in (0.1, 0.25)])
-    tokens, averages = responses_of_fields(field, rng, 0.3)
-    found = receptive_fields(tokens, averages)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, field)
-
-
-def test_fields_between_those_of_the_grid_are_found_nearby(rng):
-    field = np.c_[rng.uniform(0.1, 0.9, (60, 2)), np.log(rng.uniform(0.12, 0.3, 60))]
-    field = field.astype(np.float32)
-    tokens, averages = responses_of_fields(field, rng, 0.3, n_images=250)
-    found = receptive_fields(tokens, averages)
-    away = np.hypot(*(found - field)[:, :2].T)
-    assert np.median(away) < 0.1  # neighbours on the grid are 0.125 to 0.25 apart
-    assert np.corrcoef(found[:, 2], field[:, 2])[0, 1] > 0.6
-    # Where images have nothing to do with responses, fields are anywhere.
-    lost = receptive_fields(tokens, np.roll(averages, 11, axis=0))
-    assert np.median(np.hypot(*(lost - field)[:, :2].T)) > 0.3
 
 
 # -------------------------------------------------------------------------------- the sheet
@@ -265,13 +258,13 @@ def network(sheet):
 
 
 def test_responses_have_a_column_a_voxel(network, rng):
-    tokens = normal(rng, 6, 64, 6)
+    tokens = some_tokens(rng, 6)
     assert network(tokens, 0).shape == (6, 150)
     assert network(tokens, 1).shape == (6, 60)
 
 
 def test_dropout_multiplies_global_features(network, rng):
-    tokens = normal(rng, 6, 64, 6)
+    tokens = some_tokens(rng, 6)
     kept = torch.ones(6, 7)
     assert torch.equal(network(tokens, 0), network(tokens, 0, kept))
     local, whole = network.core(tokens)
@@ -285,8 +278,8 @@ def test_who_deviates_in_nothing_reads_the_field(network, rng):
     with torch.no_grad():
         network.shared.field.copy_(normal(rng, *network.shared.field.shape) / 4 + 0.5)
         assert not any(p.any() for p in network.subjects[0].parameters())
-    new = Voxels(60, SMALL).moved(network.basis(0)[:60], network.shared)
-    tokens = normal(rng, 5, 64, 6)
+    new = Voxels(60, SMALL).moved(network.basis(0)[:60], network.shared, OWN)
+    tokens = some_tokens(rng, 5)
     with torch.inference_mode():
         prior = read(network.core(tokens), new)
         torch.testing.assert_close(prior, network(tokens, 0)[:, :60])
@@ -343,7 +336,7 @@ def test_every_weight_decays_as_its_group_says(network):
     read_ones = [p for p in network.parameters() if p is not network.shared.offset]
     assert sorted(listed) == sorted(map(id, read_ones))
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
-    assert decay[id(network.core.local[0].weight)] == SMALL.decay_core
+    assert decay[id(network.core.local[0][0].weight)] == SMALL.decay_core
     assert decay[id(network.shared.local)] == SMALL.decay_field
     assert decay[id(network.subjects[1].field)] == SMALL.decay_own
     assert decay[id(network.shared.field)] == decay[id(network.subjects[0].offset)] == 0
@@ -363,48 +356,100 @@ def test_every_weight_decays_as_its_group_says(network):
         np.testing.assert_allclose(parameter.detach(), expected, rtol=1e-5)
 
 
+def test_a_subject_without_a_field_has_its_own_weights(sheet, rng):
+    """They start at random, and decay as a field does."""
+    sheet, positions, side = sheet
+    nowhere = np.zeros((30, len(sheet.nodes)), np.float32)
+    network = SharedCore(SMALL, [sheet.basis(positions, side), nowhere], generator())
+    assert network.alone == [False, True]
+    own = network.subjects[1]
+    assert own.local.std() > 0.03
+    assert not network.subjects[0].local.any()
+    fields = [rng.uniform(0, 1, (n, 3)) for n in (150, 30)]
+    network.start_from(fields)
+    np.testing.assert_allclose(network.voxels(1)[0].detach(), fields[1], atol=1e-6)
+    torch.testing.assert_close(network.voxels(1)[1], own.local)
+    groups = network.parameter_groups(SMALL)
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert len(decay) == sum(1 for _ in network.parameters())
+    assert decay[id(own.local)] == decay[id(own.whole)] == SMALL.decay_field
+    assert decay[id(own.field)] == decay[id(own.offset)] == 0
+    assert decay[id(network.subjects[0].local)] == SMALL.decay_own
+    with torch.no_grad():  # the field is nobody's here
+        network.shared.local.add_(1)
+    torch.testing.assert_close(network.voxels(1)[1], own.local)
+
+
 # ------------------------------------------------------------------------------- evidence
 
 
 @pytest.fixture
-def evidence(rng):
-    scaler = TokenScaler.fit(rng.normal(2, 3, (30, 64, 6)))
-    return CoreEvidence(Core(SMALL, generator()).eval(), scaler, some_voxels(rng, 25), 15)
+def ensemble(rng):
+    """Three cores that see the first and the third of three bands."""
+    config = replace(TWO, n_members=3)
+    arrays = [rng.normal(2, 3, (30, *shape)) for shape in config.shapes]
+    scaler = TokenScaler(tuple(one_scaler(array).bands[0] for array in arrays))
+    cores = tuple(Core(config, generator(k)).eval() for k in range(3))
+    return CoreEnsemble(config, scaler, cores, tuple(some_voxels(rng, 25, config) for _ in cores))
+
+
+@pytest.fixture
+def evidence(ensemble):
+    return CoreEvidence(ensemble, 15)
+
+
+def raw_tokens(rng, n):
+    """Of a model's three bands, as encoded; the second is seen by no core."""
+    shapes = (64, 6), (16, 9), (25, 3)
+    return Tokens(tuple(rng.normal(2, 3, (n, *shape)).astype(np.float32) for shape in shapes))
+
+
+def test_an_ensemble_averages_what_its_cores_predict_from_their_bands(ensemble, rng):
+    tokens = raw_tokens(rng, 7)
+    seen = as_tensors(ensemble.scaler(Tokens.of(tokens.bands[0], tokens.bands[2])))
+    with torch.no_grad():
+        each = [
+            read(core(seen), voxels).numpy()
+            for core, voxels in zip(ensemble.cores, ensemble.voxels, strict=True)
+        ]
+    found = ensemble.predict(tokens)
+    np.testing.assert_allclose(found, np.mean(each, 0), atol=1e-5)
+    assert found.dtype == np.float32
+    other = Tokens.of(tokens.bands[0], 0 * tokens.bands[1], tokens.bands[2])
+    np.testing.assert_array_equal(ensemble.predict(other), found)
 
 
 def test_evidence_is_the_sources_responses_and_the_prior(evidence, rng):
-    tokens = rng.normal(2, 3, (7, 64, 6)).astype(np.float32)
+    tokens = raw_tokens(rng, 7)
     sources, prior = evidence(tokens)
-    with torch.no_grad():
-        features = evidence.core(torch.from_numpy(evidence.scaler(tokens)))
-        expected = read(features, evidence.voxels).numpy()
-    np.testing.assert_allclose(np.c_[sources, prior], expected, atol=1e-5)
+    np.testing.assert_array_equal(np.c_[sources, prior], evidence.ensemble.predict(tokens))
     assert sources.shape == (7, 15)
     assert prior.shape == (7, 10)
     assert sources.dtype == prior.dtype == np.float32
 
 
 @pytest.mark.parametrize("batch", [1, 3, 10, 64])
-def test_an_image_is_answered_alike_in_any_batch(evidence, batch, rng):
-    tokens = rng.normal(2, 3, (10, 64, 6)).astype(np.float32)
-    for whole, part in zip(evidence(tokens), evidence(tokens, batch), strict=True):
-        np.testing.assert_allclose(part, whole, rtol=1e-5, atol=1e-5)
-    alone = evidence(tokens[4:5])
-    np.testing.assert_allclose(alone[0][0], evidence(tokens)[0][4], rtol=1e-5, atol=1e-5)
+def test_an_image_is_answered_alike_in_any_batch(ensemble, batch, rng):
+    tokens = raw_tokens(rng, 10)
+    whole = ensemble.predict(tokens)
+    np.testing.assert_allclose(ensemble.predict(tokens, batch), whole, rtol=1e-5, atol=1e-5)
+    alone = ensemble.predict(tokens[4:5])
+    np.testing.assert_allclose(alone[0], whole[4], rtol=1e-5, atol=1e-5)
 
 
 def test_evidence_through_a_file_is_bit_equal(evidence, rng, tmp_path):
     save_arrays(tmp_path / "core.safetensors", evidence.arrays())
-    back = CoreEvidence.from_arrays(SMALL, load_arrays(tmp_path / "core.safetensors"))
+    config = evidence.ensemble.config
+    back = CoreEvidence.from_arrays(config, load_arrays(tmp_path / "core.safetensors"))
     assert back.n_sources == 15
-    tokens = rng.normal(2, 3, (9, 64, 6)).astype(np.float32)
+    tokens = raw_tokens(rng, 9)
     for one, other in zip(evidence(tokens), back(tokens), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_core_of_other_settings_is_not_loaded(evidence):
     with pytest.raises(RuntimeError, match="size mismatch"):
-        load_core(CoreConfig(side=8, n_dims=6, hidden=11), evidence.arrays())
+        load_core(replace(TWO, hidden=11), evidence.arrays(), "core.1.")
 
 
 # ------------------------------------------------------------------------------- learning
@@ -412,7 +457,7 @@ def test_a_core_of_other_settings_is_not_loaded(evidence):
 
 def test_it_learns_what_subjects_share_and_no_linear_encoder_finds(rng):
     """Pooled energies of known receptive fields: their images' tokens correlate with nothing."""
-    config = CoreConfig(side=8, n_dims=4, hidden=16, n_local=8, bottleneck=8, n_global=8)
+    config = CoreConfig(shapes=((64, 4),), hidden=16, n_local=8, bottleneck=8, n_global=8)
     points = sphere(rng, 3000)
     patch = points[points[:, 2] > 85]
     nodes = Sheet(patch[::4], np.zeros(len(patch[::4]), int))
@@ -436,7 +481,7 @@ def test_it_learns_what_subjects_share_and_no_linear_encoder_finds(rng):
     n_train = 300
     bases = [nodes.basis(places, np.zeros(60, int)) for places, _, _ in subjects]
     network = SharedCore(config, bases, generator())
-    network.start_from([receptive_fields(t[:n_train], y[:n_train]) for _, t, y in subjects])
+    network.start_from([best_fields([t[:n_train]], y[:n_train]) for _, t, y in subjects])
     tokens = [torch.from_numpy(t) for _, t, _ in subjects]
     averages = [torch.from_numpy(y) for _, _, y in subjects]
 
@@ -445,7 +490,7 @@ def test_it_learns_what_subjects_share_and_no_linear_encoder_finds(rng):
         for k in (0, 1):
             mine = items[items // n_train == k] % n_train
             if len(mine):
-                error += (network(tokens[k][mine], k) - averages[k][mine]).square().mean(1).sum()
+                error += (network([tokens[k][mine]], k) - averages[k][mine]).square().mean(1).sum()
         return error / len(items)
 
     def share(predicted, held_out):
@@ -454,7 +499,7 @@ def test_it_learns_what_subjects_share_and_no_linear_encoder_finds(rng):
     @torch.inference_mode()
     def score(network):
         return np.mean(
-            [share(network(t[n_train:], k), y[n_train:]) for k, (_, t, y) in enumerate(known)]
+            [share(network([t[n_train:]], k), y[n_train:]) for k, (_, t, y) in enumerate(known)]
         )
 
     known = [(None, t, y) for t, y in zip(tokens, averages, strict=True)]
@@ -466,19 +511,20 @@ def test_it_learns_what_subjects_share_and_no_linear_encoder_finds(rng):
     assert losses[-1] < 0.75 * losses[0]
     ridge = []
     for _, t, y in subjects:
-        linear, _ = fit_linear(t[:n_train], y[:n_train], np.random.default_rng(0))
-        ridge.append(share(linear.predict(t[n_train:]), y[n_train:]))
+        features = t.reshape(len(t), -1)
+        linear, _ = fit_ridge(features[:n_train], y[:n_train], np.random.default_rng(0))
+        ridge.append(share(apply_ridge(linear, features[n_train:]), y[n_train:]))
     assert max(ridge) < 0.05
     assert score(network) > 0.25  # at most 1 / (1 + 0.7²) = 0.67
 
     # A third subject, without data: the field at the positions of their voxels.
     places = patch[2::3][:60]
     new = Voxels(60, config).moved(
-        torch.from_numpy(nodes.basis(places, np.zeros(60, int))), network.shared
+        torch.from_numpy(nodes.basis(places, np.zeros(60, int))), network.shared, OWN
     )
     images = rng.normal(0, 1, (100, 64, 4)).astype(np.float32)
     with torch.inference_mode():
-        prior = read(network.core(torch.from_numpy(images)), new).numpy()
+        prior = read(network.core([torch.from_numpy(images)]), new).numpy()
     expected = truth(images, places)
     r = [np.corrcoef(prior[:, v], expected[:, v])[0, 1] for v in range(60)]
     assert np.mean(r) > 0.5

@@ -9,7 +9,7 @@ import torch
 from synbrain_cli.distributed import Processes
 from synbrain_cli.model import feed as module
 from synbrain_cli.model.feed import Feed, Rows
-from synbrain_cli.model.tokens import StandardTokens, TokenScaler
+from synbrain_cli.model.tokens import BandScaler, StandardBand
 
 CPU = torch.device("cpu")
 
@@ -24,7 +24,7 @@ def store(tmp_path, rng):
 @pytest.fixture
 def tokens(store, rng):
     rows = rng.permutation(30)[:12]
-    return StandardTokens(store, rows, TokenScaler.fit(store, rows))
+    return StandardBand(store, rows, BandScaler.fit(store, rows))
 
 
 def draw(n, generator):
@@ -67,7 +67,7 @@ def test_parts_of_a_team_make_the_batch(tokens, rng):
 def test_resident_rows_are_taken_without_waiting(rng):
     """On a device without values, whatever asked for one would fail."""
     nowhere = torch.device("meta")
-    scaler = TokenScaler(np.zeros((4, 5), np.float32), np.ones((4, 5), np.float32))
+    scaler = BandScaler(np.zeros((4, 5), np.float32), np.ones((4, 5), np.float32))
     columns = (
         Rows(np.zeros((10, 3), np.float32), nowhere, resident=True),
         Rows(np.zeros((6, 4, 5), np.float16), nowhere, np.arange(10) % 6, scaler, resident=True),

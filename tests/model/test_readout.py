@@ -7,9 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.optimize import nnls
 
-from synbrain_cli.errors import InputError
 from synbrain_cli.metrics.calibration import LEVELS, coverage, pit, variance_ratio
 from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.model import readout as module
@@ -21,15 +19,13 @@ from synbrain_cli.model.readout import (
     NODES,
     LatentReadout,
     Readout,
-    _non_negative,
     fit_readout,
-    fit_stack,
     shrink,
     signal_left,
 )
 
 VARIANCE_U, VARIANCE_E = 0.4, 1.0
-PLAIN = {"low_rank": False, "signal_dependence": False, "curve": False}
+PLAIN = {"low_rank", "signal_dependence", "curve"}
 
 
 def seeded(*seed):
@@ -218,7 +214,7 @@ def test_moments_are_those_of_the_docstring(rng):
     truth, means = model(rng, 5, 60)
     counts = rng.integers(1, 5, 60)
     trials, index = record(truth, means, counts, rng)
-    fitted = fit_readout(trials, index, means, rng, **PLAIN)
+    fitted = fit_readout(trials, index, means, rng, PLAIN)
     within, signal = np.zeros(5), []
     for i in range(60):
         within += ((trials[index == i] - trials[index == i].mean(0)) ** 2).sum(0)
@@ -311,7 +307,7 @@ def test_the_curve_of_a_voxel_is_its_own_where_trials_are_many(rng):
     bend = []
     for few in (1200, 40):
         keep = index < few
-        curve = fit_readout(trials[keep], index[keep], means[:few], rng, low_rank=False).curve
+        curve = fit_readout(trials[keep], index[keep], means[:few], rng, {"low_rank"}).curve
         assert (np.diff(curve, axis=0) >= 0).all()
         # The nodes at ±2 minus twice the middle: 0 for a straight curve.
         ends = curve[[3, -4]].sum(0) - 2 * curve[13]
@@ -337,11 +333,11 @@ def test_draws_have_the_residuals_mean_and_variance_where_tails_are_long(n_trial
 def test_parts_that_are_left_out_are_not_there(rng):
     truth, means = model(rng, n_images=150, signal_dependence=0.4, curve=skewed(40))
     trials, index = record(truth, means, [3] * 150, rng)
-    constant = fit_readout(trials, index, means, rng, signal_dependence=False)
+    constant = fit_readout(trials, index, means, rng, {"signal_dependence"})
     assert (constant.signal_dependence == 0).all()
-    no_curve = fit_readout(trials, index, means, rng, curve=False)
+    no_curve = fit_readout(trials, index, means, rng, {"curve"})
     np.testing.assert_array_equal(no_curve.curve, straight(40))
-    independent = fit_readout(trials, index, means, rng, low_rank=False)
+    independent = fit_readout(trials, index, means, rng, {"low_rank"})
     assert independent.signal.loadings.shape == independent.noise.loadings.shape == (40, 0)
     for part in ("signal", "noise"):  # variances are the same with factors or without
         np.testing.assert_allclose(
@@ -362,9 +358,9 @@ def test_images_seen_once_add_nothing_to_the_noise(rng):
     counts = np.repeat([3, 1], [400, 200])
     trials, index = record(truth, means, counts, rng)
     twice = index < 400
-    both = fit_readout(trials, index, means, seeded(0), signal_dependence=False, curve=False)
+    both = fit_readout(trials, index, means, seeded(0), {"signal_dependence", "curve"})
     some = fit_readout(
-        trials[twice], index[twice], means[:400], seeded(0), signal_dependence=False, curve=False
+        trials[twice], index[twice], means[:400], seeded(0), {"signal_dependence", "curve"}
     )
     np.testing.assert_allclose(both.noise.variance, some.noise.variance, rtol=1e-6)
     np.testing.assert_allclose(both.noise.loadings, some.noise.loadings, atol=1e-4)
@@ -391,8 +387,8 @@ def test_the_order_of_trials_does_not_matter_and_arrays_are_left_alone(rng):
     trials, index = record(truth, means, rng.integers(1, 4, 100), rng)
     before = trials.copy(), index.copy(), means.copy()
     order = rng.permutation(len(index))
-    a = fit_readout(trials, index, means, seeded(0), low_rank=False)
-    b = fit_readout(trials[order], index[order], means, seeded(0), low_rank=False)
+    a = fit_readout(trials, index, means, seeded(0), {"low_rank"})
+    b = fit_readout(trials[order], index[order], means, seeded(0), {"low_rank"})
     for name, array in a.arrays().items():
         np.testing.assert_allclose(b.arrays()[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
     for array, was in zip((trials, index, means), before, strict=True):
@@ -429,162 +425,6 @@ def test_one_estimate_without_error_does_not_draw_all_others_to_it(rng):
     errors = np.r_[np.full(300, 0.1), 0]
     alone = shrink(estimates[:-1], errors[:-1])
     np.testing.assert_allclose(shrink(estimates, errors)[:-1], alone, atol=0.02)
-
-
-# The stack ----------------------------------------------------------------------------------------
-
-
-def predictors(rng, qualities, n_images, n_voxels=40, noise=1.0):
-    """Predictions that correlate with the signal by ``qualities``, best weighted 1 when alone."""
-    signal = rng.normal(size=(n_images, n_voxels))
-    predictions = [
-        q**2 * signal + q * np.sqrt(1 - q**2) * rng.normal(size=signal.shape) for q in qualities
-    ]
-    averages = signal + noise * rng.normal(size=signal.shape)
-    return np.stack(predictions).astype(np.float32), averages.astype(np.float32), signal
-
-
-def combine(weights, predictions):
-    return np.einsum("pv,piv->iv", weights, predictions)
-
-
-@pytest.mark.parametrize("n_images", [10, 60])
-@pytest.mark.parametrize(
-    "qualities", [(0.7, 0.0), (0.7, 0.3), (0.7, 0.7), (0.7, 1.0), (0.05, 0.02), (0.5, 0.4, 0.3)]
-)
-def test_the_stack_is_hardly_ever_worse_than_its_best_member(qualities, n_images):
-    excess, promise = [], []
-    for seed in range(4):
-        x, y, signal = predictors(seeded(seed), qualities, n_images + 200)
-        weights, held_out = fit_stack(x[:, :n_images], y[:n_images], seeded(seed))
-        assert weights.shape == (len(qualities), 40)
-        assert weights.dtype == held_out.dtype == np.float32
-        assert (weights >= 0).all()
-        new, truth = x[:, n_images:], signal[n_images:]
-        best = min(((one - truth) ** 2).mean() for one in new)
-        stacked = combine(weights, new)
-        excess.append(((stacked - truth) ** 2).mean() - best)
-        promised = ((held_out - y[:n_images]) ** 2).mean()
-        promise.append(promised / ((stacked - y[n_images:]) ** 2).mean())
-    # Of a signal of variance 1.
-    assert np.mean(excess) < 0.01 + 0.15 / n_images
-    assert max(excess) < 1 / n_images
-    # Held-out predictions promise what new images keep.
-    assert np.mean(promise) == pytest.approx(1, abs=0.03 + 0.7 / n_images)
-
-
-@pytest.mark.parametrize("n_images", [10, 100])
-def test_two_noisy_copies_get_equal_weights_and_a_sum_beats_both(n_images, rng):
-    x, y, signal = predictors(rng, (0.7, 0.7), n_images + 500)
-    weights, _ = fit_stack(x[:, :n_images], y[:n_images], rng)
-    first, second = weights.mean(1)
-    assert first == pytest.approx(second, rel=0.3)
-    # Of two such predictions, least squares gives each 1 / (1 + q²).
-    assert first + second == pytest.approx(2 / 1.49, rel=0.2)
-    new, truth = x[:, n_images:], signal[n_images:]
-    stacked = ((combine(weights, new) - truth) ** 2).mean()
-    assert stacked < 0.85 * min(((one - truth) ** 2).mean() for one in new)
-
-
-def test_a_perfect_prediction_gets_all_and_a_useless_one_nothing(rng):
-    x, y, _ = predictors(rng, (1.0, 1.0), 200)
-    x[1] = rng.normal(size=x[1].shape)  # varies as much as the other
-    weights, _ = fit_stack(x, y, rng)
-    np.testing.assert_allclose(weights.mean(1), [1, 0], atol=0.04)
-
-
-def test_a_prediction_that_is_wrong_way_round_is_left_out(rng):
-    x, y, _ = predictors(rng, (0.8, 0.8), 300)
-    x[1] *= -1
-    weights, _ = fit_stack(x, y, rng)
-    assert weights[1].mean() < 0.05
-
-
-def test_voxels_that_need_different_weights_get_them(rng):
-    x, y, _ = predictors(rng, (0.9, 0.9), 400)
-    x[0, :, :20] = rng.normal(size=(400, 20))  # each prediction knows half the brain
-    x[1, :, 20:] = rng.normal(size=(400, 20))
-    weights, _ = fit_stack(x, y, rng)
-    np.testing.assert_allclose(weights[0, 20:].mean() / weights[1, :20].mean(), 1, atol=0.1)
-    assert weights[0, :20].mean() < 0.1
-    assert weights[1, 20:].mean() < 0.1
-    assert weights[0, 20:].mean() == pytest.approx(1, abs=0.1)
-
-
-def test_one_prediction_is_scaled(rng):
-    x, y, _ = predictors(rng, (0.8,), 2000, 10)
-    weights, held_out = fit_stack(4 * x, y, rng)
-    assert weights.shape == (1, 10)
-    np.testing.assert_allclose(weights, 0.25, atol=0.03)
-    np.testing.assert_allclose(held_out, x[0], atol=0.4)
-
-
-def test_held_out_predictions_owe_nothing_to_their_own_image(monkeypatch, rng):
-    # One κ only: its choice looks at all images, which is one number for all of them.
-    monkeypatch.setattr(module, "_SHRINKAGES", (1.0,))
-    x, y, _ = predictors(rng, (0.7, 0.5), 40)
-    _, before = fit_stack(x, y, seeded(0))
-    for image in (0, 17, 39):
-        changed = y.copy()
-        changed[image] += 100 * rng.normal(size=40).astype(np.float32)
-        _, after = fit_stack(x, changed, seeded(0))
-        np.testing.assert_allclose(after[image], before[image], atol=1e-5)
-        moved = np.abs(after - before).max(1) > 1e-3
-        assert moved.sum() == 36  # all but its fold of four
-
-
-def test_held_out_predictions_do_not_follow_noise(rng):
-    x = rng.normal(size=(2, 30, 200)).astype(np.float32)
-    y = rng.normal(size=(30, 200)).astype(np.float32)
-    weights, held_out = fit_stack(x, y, rng)
-    assert weights.mean() < 0.05
-    assert (held_out * y).mean() < 0.005
-
-
-def test_the_stack_is_reproducible_and_leaves_arrays_alone(rng):
-    x, y, _ = predictors(rng, (0.7, 0.5), 40)
-    before = x.copy(), y.copy()
-    first, again = fit_stack(x, y, seeded(3)), fit_stack(x, y, seeded(3))
-    np.testing.assert_array_equal(first[0], again[0])
-    np.testing.assert_array_equal(first[1], again[1])
-    np.testing.assert_array_equal(x, before[0])
-    np.testing.assert_array_equal(y, before[1])
-
-
-@pytest.mark.parametrize("n_images", [0, 1])
-def test_stacking_needs_two_images(n_images, rng):
-    with pytest.raises(InputError, match="two validation images or more"):
-        fit_stack(np.ones((2, n_images, 3)), np.ones((n_images, 3)), rng)
-
-
-def test_two_images_are_enough(rng):
-    x, y, _ = predictors(rng, (0.7, 0.5), 2)
-    weights, held_out = fit_stack(x, y, rng)
-    assert np.isfinite(weights).all()
-    assert np.isfinite(held_out).all()
-
-
-@pytest.mark.parametrize("n_predictors", [1, 2, 3, 4])
-def test_least_squares_without_negative_weights_against_scipy(n_predictors, rng):
-    problems = []
-    for _ in range(100):
-        x = rng.normal(size=(20, n_predictors)) + rng.uniform(0, 3) * rng.normal(size=(20, 1))
-        x *= 10 ** rng.uniform(-0.5, 0.5, n_predictors)
-        problems.append((x, x @ rng.normal(size=n_predictors) + rng.normal(size=20)))
-    found = _non_negative(
-        np.stack([x.T @ x for x, _ in problems]), np.stack([x.T @ y for x, y in problems])
-    )
-    reference = np.stack([nnls(x, y)[0] for x, y in problems])
-    np.testing.assert_allclose(found, reference, atol=1e-5)
-    assert (reference == 0).any()
-
-
-def test_least_squares_of_predictions_that_coincide_or_are_empty(rng):
-    x = rng.normal(size=(30, 1))
-    twins, y = np.hstack([x, x, 0 * x]), 2 * x[:, 0]
-    weights = _non_negative((twins.T @ twins)[None], (twins.T @ y)[None])[0]
-    np.testing.assert_allclose(weights, [1, 1, 0], atol=1e-4)
-    np.testing.assert_array_equal(_non_negative(np.zeros((2, 2, 2)), np.zeros((2, 2))), 0)
 
 
 # Signal that the stack takes away -----------------------------------------------------------------

@@ -61,7 +61,9 @@ class Recording:
             test_share=0.4,
             **options,
         )
-        subject = prepare_table(Target(workspace, "d"), experiment, "01", RUN).subjects[0]
+        subject = prepare_table(Target(workspace, "d", ("gabor",)), experiment, "01", RUN).subjects[
+            0
+        ]
         return workspace, subject, workspace.find_tokens("d", None, lambda text: None)
 
 
@@ -105,7 +107,7 @@ def test_given_ncsnr_of_single_trials_is_a_ceiling_of_averages(recording):
         averaged_over=N,
         voxels=voxels,
     )
-    target = Target(Workspace(workspace), "d")
+    target = Target(Workspace(workspace), "d", ("gabor",))
     subject = prepare_table(target, experiment, "01", RUN).subjects[0]
     store = Workspace(workspace).find_tokens("d", None, lambda text: None)
     test = TestSet.load(subject, store)

@@ -83,10 +83,11 @@ def test_no_noise_is_the_decoded_latent(model, pictures):
     np.testing.assert_array_equal(model.draw(pictures[:2], 3, sampling="mean")[:, 2], mean)
 
 
-def test_the_mean_is_the_stack_of_both_predictions(model, pictures):
-    linear, deep = (model.predict(name, pictures[:3], "z") for name in ("linear", "deep"))
+def test_the_mean_is_the_stack_of_all_predictions(model, pictures):
+    assert model.predictors.names == ("linear", "network", "deep")
     stack = model.predictors.stack
-    stacked = stack[0] * linear + stack[1] * deep
+    parts = [model.predict(name, pictures[:3], "z") for name in model.predictors.names]
+    stacked = sum(weight * part for weight, part in zip(stack, parts, strict=True))
     np.testing.assert_allclose(model.mean(pictures[:3], "z"), stacked, rtol=1e-5, atol=1e-6)
     assert (stack >= 0).all()
 
@@ -138,7 +139,7 @@ def test_more_noise_spreads_more(model, pictures):
 def test_a_model_shows_what_it_is(model):
     assert repr(model) == (
         f"<Brain sub-01: simulated/sub-01 (simulated), {model.n_voxels} voxels in func1pt8mm, "
-        "percent signal change; linear + deep on gabor, cpu>"
+        "percent signal change; linear + network + deep on gabor, cpu>"
     )
 
 
@@ -235,8 +236,8 @@ def test_another_format_is_refused(bundle):
 
 def test_another_encoder_is_refused(bundle, pictures):
     config = read_json(bundle / "config.json")
-    config["encoder"]["identity"]["version"] = 0
-    reseal_bundle(bundle, encoder=config["encoder"])
+    config["bands"][0]["identity"]["version"] = 0
+    reseal_bundle(bundle, bands=config["bands"])
     with pytest.raises(InputError, match="trained with the image encoder"):
         load_model(bundle, "cpu").mean(pictures[:1])
 

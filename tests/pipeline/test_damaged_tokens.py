@@ -24,7 +24,8 @@ def read(names):
 def extract(dataset, n):
     run = RunContext(device=torch.device("cpu"), progress=Listening())
     names = [f"image-{i}" for i in range(n)]
-    return extract_tokens(dataset, names, read, TokenRequest("gabor"), run).folder
+    (store,) = extract_tokens(dataset, names, read, TokenRequest(("gabor",)), run).stores
+    return store.folder
 
 
 @pytest.fixture

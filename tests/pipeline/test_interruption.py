@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 from tiny import content
 
-from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.token_store import BandStore
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def assert_same_files(one: Path, other: Path, patterns):
 def test_prepare(run, prepared, tmp_path, rng):
     moments = rng.integers(1, 9, 2)
     arguments = ["prepare", "nsd", "--root", prepared.root / "simulated", "--workspace", tmp_path]
-    arguments += ["--subject", "1", "--device", "cpu"]
+    arguments += ["--subject", "1", "--device", "cpu", "--encoder", "gabor"]
     target = tmp_path / "prepared/nsd/sub-01"
     for moment in moments:
         done = run(*arguments, kill_at=moment)
@@ -65,9 +65,9 @@ def test_prepare(run, prepared, tmp_path, rng):
         ("betas.npy", "trials.tsv", "voxels.tsv", "mask.nii.gz"),
     )
     tokens = np.load(tmp_path / "prepared/nsd/features/gabor/tokens.npy")
-    names = TokenStore(tmp_path / "prepared/nsd/features/gabor").images
+    names = BandStore(tmp_path / "prepared/nsd/features/gabor").images
     store = prepared.find_tokens("simulated", None, print)
-    np.testing.assert_allclose(tokens, store.take(names), atol=1e-5)
+    np.testing.assert_allclose(tokens, store.take(names).bands[0], atol=1e-5)
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_prepare_with_a_second_pass(run, prepared, tmp_path):
     values[tuple(np.argwhere(values.std(3) > 0)[4])] = 0
     nib.save(nib.Nifti1Image(values, image.affine, image.header), path)
     arguments = ["prepare", "nsd", "--root", root, "--subject", "1", "--device", "cpu"]
-    arguments += ["--standardize", "train", "--workspace"]
+    arguments += ["--standardize", "train", "--encoder", "gabor", "--workspace"]
     whole, target = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, target):
         folder.mkdir()

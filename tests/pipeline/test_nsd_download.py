@@ -98,7 +98,8 @@ def altered(online):
 
 
 def typed(synbrain, workspace, *more):
-    return synbrain("prepare", "nsd", "--subject", "1", "--device", "cpu", "-w", workspace, *more)
+    arguments = ("--subject", "1", "--encoder", "gabor", "--device", "cpu", "-w", workspace)
+    return synbrain("prepare", "nsd", *arguments, *more)
 
 
 def fetched(root):
@@ -203,7 +204,7 @@ def test_only_the_sessions_asked_for(online, synbrain, tmp_path):
 def test_surfaces_are_fetched(online, synbrain, tmp_path, space, suffix):
     code, _, error = synbrain(
         *("prepare", "nsd", "--subject", "2", "--space", space, "--sessions", "2"),
-        *("--accept-terms", "--device", "cpu", "-w", tmp_path),
+        *("--accept-terms", "--encoder", "gabor", "--device", "cpu", "-w", tmp_path),
     )
     assert code == 0, error
     here = fetched(tmp_path / "nsd")

@@ -56,17 +56,17 @@ def test_prepare_train_draw(tower, prepared, tmp_path):
     spec, file = tower
     workspace = Workspace(tmp_path)
     result = prepare_nsd(
-        Target(workspace, "nsd", spec),
+        Target(workspace, "nsd", (spec,)),
         NSDSource(prepared.root / "simulated", subjects=[1]),
         RunContext(progress=QUIET),
     )
-    assert np.load(result.tokens / "tokens.npy", mmap_mode="r").shape[1:] == (16, 32)
-    store = workspace.find_tokens("nsd", spec, QUIET.info)
+    assert [one.tokens.shape[1:] for one in result.tokens.stores] == [(16, 32)]
+    store = workspace.find_tokens("nsd", [spec], QUIET.info)
     run = RunContext(progress=QUIET)
     train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
     model = load_model(workspace.weights / "sub-01", "cpu")
     images = np.random.default_rng(0).integers(0, 256, (3, 50, 60, 3), np.uint8)
-    assert model.config.encoder.precision == model.encoder.precision == "float32"
+    assert model.config.bands[0].precision == model.encoder.precision == "float32"
     draws = model.draw(images, n_draws=2)
     assert draws.shape == (3, 2, model.n_voxels)
     assert np.isfinite(draws).all()
@@ -92,12 +92,15 @@ def test_a_store_keeps_its_precision(tower, tmp_path, rng):
         def read(some):
             return (pictures[name] for name in some)
 
-        return extract_tokens(tmp_path, names, read, TokenRequest(spec, precision), RUN)
+        (store,) = extract_tokens(
+            tmp_path, names, read, TokenRequest((spec,), precision), RUN
+        ).stores
+        return store
 
     store = extract(names[:20], "fp16")
     assert store.precision == "fp16"
     assert store.tokens.dtype == np.float16
-    expected = load_encoder(spec, precision="fp16")(list(pictures.values())[:20])
+    expected = load_encoder(spec, precision="fp16")(list(pictures.values())[:20]).bands[0]
     np.testing.assert_array_equal(store.take(names[:20]), expected)
     assert store.take(names[:1]).dtype == np.float32
     np.testing.assert_array_equal(store.rows_of(["i03", "i00", "i03"]), [3, 0, 3])
@@ -110,22 +113,28 @@ def test_a_store_keeps_its_precision(tower, tmp_path, rng):
     grown = extract(names)  # on a CPU in float32, kept as the others are
     assert (grown.precision, grown.tokens.dtype, len(grown.tokens)) == ("fp16", np.float16, 37)
     np.testing.assert_array_equal(grown.take(names[:20]), expected)
-    exact = load_encoder(spec)([pictures[name] for name in names[20:]])
+    exact = load_encoder(spec)([pictures[name] for name in names[20:]]).bands[0]
     np.testing.assert_allclose(grown.take(names[20:]), exact, rtol=2**-11, atol=1e-7)
 
 
 def test_older_stores_are_of_float32(tower, tmp_path, rng):
     spec, _ = tower
     pictures = list(rng.integers(0, 256, (3, 40, 40, 3), np.uint8))
-    store = extract_tokens(tmp_path, ["a", "b"], lambda n: pictures[:2], TokenRequest(spec), RUN)
+
+    def extract(names, shown, precision="auto"):
+        request = TokenRequest((spec,), precision)
+        (store,) = extract_tokens(tmp_path, names, lambda _: shown, request, RUN).stores
+        return store
+
+    store = extract(["a", "b"], pictures[:2])
     path = store.folder / "encoder.json"
     assert read_json(path)["precision"] == "float32"
     change_sealed(path, precision=...)
     with pytest.raises(InputError, match="computed in float32"):
-        extract_tokens(tmp_path, ["c"], lambda n: pictures[2:], TokenRequest(spec, "fp16"), RUN)
-    store = extract_tokens(tmp_path, ["c"], lambda n: pictures[2:], TokenRequest(spec), RUN)
+        extract(["c"], pictures[2:], "fp16")
+    store = extract(["c"], pictures[2:])
     assert store.tokens.dtype == np.float32
-    np.testing.assert_array_equal(store.take("abc")[2:], load_encoder(spec)(pictures[2:]))
+    np.testing.assert_array_equal(store.take("abc")[2:], load_encoder(spec)(pictures[2:]).bands[0])
 
 
 def test_tokens_do_not_depend_on_where_a_run_stopped(tower, tmp_path, rng, monkeypatch):
@@ -145,14 +154,14 @@ def test_tokens_do_not_depend_on_where_a_run_stopped(tower, tmp_path, rng, monke
             yield pictures[name]
 
     with pytest.raises(InputError, match="i050 is broken"):
-        extract_tokens(tmp_path / "stopped", list(pictures), read, TokenRequest(spec), RUN)
+        extract_tokens(tmp_path / "stopped", list(pictures), read, TokenRequest((spec,)), RUN)
     (stopped,) = (tmp_path / "stopped/features").glob(".*.partial")
     n_done = len((stopped / "images.tsv").read_text().splitlines()) - 1
     assert n_done in (16, 32)
     broken = None
     stores = [
-        extract_tokens(tmp_path / name, list(pictures), read, TokenRequest(spec), RUN)
+        extract_tokens(tmp_path / name, list(pictures), read, TokenRequest((spec,)), RUN)
         for name in ("stopped", "whole")
     ]
     assert stores[0].images == stores[1].images == list(pictures)
-    np.testing.assert_array_equal(stores[0].tokens, stores[1].tokens)
+    np.testing.assert_array_equal(*(store.stores[0].tokens for store in stores))

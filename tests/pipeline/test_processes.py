@@ -64,6 +64,7 @@ def random_images(folder, n, rng):
 def test_tokens_do_not_depend_on_the_number_of_processes(prepared, tmp_path):
     """One; one that is killed after a round, where two go on."""
     arguments = ["prepare", "nsd", "--root", prepared.root / "simulated", "--device", "cpu"]
+    arguments += ["--encoder", "gabor"]
     features = {}
     for name in ("one", "two"):  # where the subjects are there already
         features[name] = tmp_path / name / "prepared/nsd/features/gabor"

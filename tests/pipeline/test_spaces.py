@@ -71,7 +71,9 @@ def nowhere(experiment_files, pictures, tmp_path_factory):
         standardize="none",
         unit="spikes",
     )
-    result = prepare_table(Target(workspace, "v4"), experiment, "01", RunContext(progress=QUIET))
+    result = prepare_table(
+        Target(workspace, "v4", ("gabor",)), experiment, "01", RunContext(progress=QUIET)
+    )
     store = workspace.find_tokens("v4", None, QUIET.info)
     run = RunContext(progress=QUIET)
     train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
@@ -97,7 +99,9 @@ def on_surface(experiment_files, pictures, tmp_path_factory):
         space="fsaverage5",
         unit="percent signal change",
     )
-    result = prepare_table(Target(workspace, "mine"), experiment, "01", RunContext(progress=QUIET))
+    result = prepare_table(
+        Target(workspace, "mine", ("gabor",)), experiment, "01", RunContext(progress=QUIET)
+    )
     store = workspace.find_tokens("mine", None, QUIET.info)
     run = RunContext(progress=QUIET)
     train(workspace, result.subjects[0], store, TrainSettings(preset="test"), run)
@@ -242,7 +246,7 @@ def test_training_on_a_part_of_the_mask(prepared, tmp_path, pictures):
     workspace = Workspace(tmp_path)
     choice = Choice(rois=("V1", "floc-faces"), standardize="train", split="shared1000")
     result = prepare_nsd(
-        Target(workspace, "nsd"),
+        Target(workspace, "nsd", ("gabor",)),
         NSDSource(prepared.root / "simulated", [1], choice=choice, download=False),
         RunContext(progress=QUIET),
     )

@@ -21,9 +21,9 @@ import pytest
 import torch
 
 from synbrain_cli import load_model
-from synbrain_cli.config import PRESETS, EncoderIdentity, MapperConfig, VAEConfig
+from synbrain_cli.config import PRESETS, Band, MapperConfig, VAEConfig
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.encoder import same_encoder
+from synbrain_cli.features.encoder import same_bands
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.features.openclip import OpenCLIP, published_identity
 from synbrain_cli.io.arrays import load_arrays
@@ -43,6 +43,7 @@ from synbrain_cli.pipeline.fetch_weights import fetch
 from synbrain_cli.pipeline.import_weights import NSDGENERAL, ImportSettings, import_published
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
+from synbrain_cli.tokens import Tokens
 
 QUIET = Progress(quiet=True)
 IMAGES = Path(__file__).parents[2] / "examples" / "images"
@@ -283,17 +284,26 @@ def test_encoder_is_the_published_one_unless_named(files, prepared, tmp_path, sy
 
 
 def test_encoders_agree_but_for_weights_that_are_not_known():
-    found = published_identity() | {"weights": "abc"}
-    assert same_encoder(published_identity(), found)
-    assert same_encoder(found, found)
-    assert not same_encoder(found | {"weights": "abd"}, found)
-    assert not same_encoder(published_identity() | {"image_size": 336}, found)
+    published = published_identity()
+    known, unknown, others, larger = (
+        [Band("known", published | change)]
+        for change in ({"weights": "abc"}, {}, {"weights": "abd"}, {"image_size": 336})
+    )
+    assert same_bands(unknown, known)
+    assert same_bands(known, known)
+    assert not same_bands(others, known)
+    assert not same_bands(larger, known)
+    # One by one, and in their order
+    assert same_bands([*unknown, *larger], [*known, *larger])
+    assert not same_bands([*unknown, *larger], [*larger, *known])
+    assert not same_bands([*unknown, *larger], known)
+    assert not same_bands(unknown, [*known, *larger])
 
 
 def test_another_encoder_is_refused(monkeypatch, brain):
-    known = load_encoder("gabor").identity
-    wanted = EncoderIdentity(spec="gabor", identity=known | {"version": 99})
-    config = msgspec.structs.replace(brain.config, encoder=wanted)
+    known = load_encoder("gabor").bands[0].identity
+    wanted = Band(spec="gabor", identity=known | {"version": 99})
+    config = msgspec.structs.replace(brain.config, bands=(wanted,))
     monkeypatch.setitem(vars(brain), "config", config)
     monkeypatch.delitem(vars(brain), "encoder", raising=False)
     with pytest.raises(InputError, match="trained with the image encoder"):
@@ -341,7 +351,7 @@ def test_fine_tuning_goes_on_in_the_networks_own_unit(imported, brain, short, to
         shutil.copytree(imported.root / name, root / name, symlinks=False)
     place = Workspace(root)
     person = place.find_subject("2", "simulated", str)
-    store = place.find_tokens("simulated", "gabor", str)
+    store = place.find_tokens("simulated", ["gabor"], str)
     settings = AdaptSettings([place.weights / "theirs"], strategy="fine-tuning")
     result = adapt(place, person, store, settings, RunContext(progress=QUIET))
     assert result.record.adaptation.subjects == ["simulated/sub-01"]
@@ -585,7 +595,7 @@ def test_reference_network_through_the_command(parity, tower, tmp_path, synbrain
     with np.load(parity / "tiny_vectors.npz") as vectors:
         tokens, expected = vectors["clip_tokens"], vectors[f"synth_{n_voxels}"][:, 0]
         latent, y, y_mean = vectors["s2n_latent"], vectors["y"][:, 0], vectors["y_mean"]
-    found = torch.cat([brain.latent(token) for token in tokens])
+    found = torch.cat([brain.latent(token) for token in Tokens.of(tokens).one_by_one()])
     np.testing.assert_allclose(found, latent, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(brain.mean(tokens), PERCENT * expected, rtol=1e-5, atol=1e-5)
     if n_voxels == 300:
@@ -614,7 +624,7 @@ def test_published_encoder_is_described_as_it_loads(tower, monkeypatch):
 
     import synbrain_cli.features.openclip as module
 
-    loaded = OpenCLIP(tower.removeprefix("openclip:")).identity
+    loaded = OpenCLIP(tower.removeprefix("openclip:")).bands[0].identity
     monkeypatch.setattr(module, "PUBLISHED", tower)
     tag = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda arch, name: tag)

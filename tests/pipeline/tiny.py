@@ -49,7 +49,7 @@ def prepare(subject: int) -> str:
     """Command that prepares a subject."""
     return (
         f"prepare table raw/trials{subject}.tsv --images raw/images --responses raw/r{subject}.npy "
-        f"--mask raw/mask.nii.gz --dataset tiny --subject {subject} --device cpu"
+        f"--mask raw/mask.nii.gz --dataset tiny --subject {subject} --device cpu --encoder gabor"
     )
 
 

@@ -13,38 +13,36 @@ import pytest
 import torch
 from conftest import QUIET
 from listening import Listening
+from one_band import one_store, plain_scaler, renamed
 from sealing import change_sealed
 
-from synbrain_cli.config import CoreConfig, StageConfig
+from synbrain_cli.config import Band, CoreConfig, StageConfig
 from synbrain_cli.errors import BusyError, InputError
 from synbrain_cli.io.arrays import load_arrays
 from synbrain_cli.io.files import read_json, sha256
 from synbrain_cli.io.locks import locked
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
-from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.model.core import NEAR, SharedCore, Sheet
-from synbrain_cli.model.tokens import TokenScaler
+from synbrain_cli.model.core import NEAR, SharedCore, Sheet, read
 from synbrain_cli.run import RunContext
+from synbrain_cli.tokens import Tokens
 from synbrain_cli.training import resumable_fit as training
 from synbrain_cli.training import shared_core as shared
-from synbrain_cli.training.shared_core import TrainedCore, grid_side, train_core
+from synbrain_cli.training.examples import load_examples
+from synbrain_cli.training.shared_core import (
+    N_FOLDS,
+    TrainedCore,
+    candidate_bands,
+    require_grids,
+    train_core,
+)
 from synbrain_cli.training.voxel_order import sphere_positions
 
 # Their seals have tests of their own: tests/io/test_seals.py.
 pytestmark = pytest.mark.usefixtures("unsealed")
 
 RUN = RunContext(progress=QUIET)
-STAGE = StageConfig(2, 32, 4e-3, 0.0, warmup_steps=5, clip_norm=0.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _two_epochs():
-    """Enough that every step is taken."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shared, "CORE_STAGE", STAGE)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -90,28 +88,36 @@ def test_the_record_says_what_was_trained_on_what(kept, people, store):
     assert settings["subjects"] == ["simulated/sub-01", "simulated/sub-02"]
     descriptions = [person.folder / "dataset_description.json" for person, _ in people]
     assert settings["data"] == [sha256(path) for path in descriptions]
-    assert settings["encoder"] == msgspec.to_builtins(store.identity)
-    assert (settings["core"]["side"], settings["core"]["n_dims"]) == (16, 48)
+    assert settings["bands"] == msgspec.to_builtins(list(store.bands))
+    (candidate,) = settings["cores"]
+    assert (candidate["bands"], candidate["shapes"]) == ([0], [[256, 48]])
+    assert config["core"] == candidate
     assert settings["stage"]["epochs"] == 2
-    history = config["training"]["history"]
-    assert [epoch["epoch"] for epoch in history] == [1, 2]
-    assert config["training"]["best_score"] == max(e["validation_score"] for e in history)
+    assert list(config["training"]) == [f"fold {k}" for k in range(1, N_FOLDS + 1)]
+    for record in config["training"].values():
+        history = record["history"]
+        assert [epoch["epoch"] for epoch in history] == [1, 2]
+        assert record["best_score"] == max(e["validation_score"] for e in history)
     assert "torch" in config["versions"]
     names = {"config.json", "settings.json", "core.safetensors"}
+    names |= {"held_out_0.npy", "held_out_1.npy"}
     assert {path.name for path in kept.iterdir()} == names | {".files.json"}
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]  # no lock, nothing partial
 
 
 def test_it_holds_everybodys_voxels_and_the_field(core, people):
     first, second = (person.n_voxels for person, _ in people)
-    field, local, whole, offset = core.sources
-    assert field.shape == (first + second, 3)
-    assert local.shape == (24, first + second)
-    assert whole.shape == (128, first + second)
-    assert offset.shape == (first + second,)
     nodes = len(core.sheet.nodes)
-    assert [part.shape for part in core.shared] == [(nodes, 3), (24, nodes), (128, nodes)]
-    assert all(torch.isfinite(part).all() for part in (*core.sources, *core.shared))
+    assert len(core.cores) == len(core.sources) == len(core.shared) == N_FOLDS
+    for sources, shared_parts in zip(core.sources, core.shared, strict=True):
+        field, local, whole, offset = sources
+        assert field.shape == (first + second, 3)
+        assert local.shape == (24, first + second)
+        assert whole.shape == (128, first + second)
+        assert offset.shape == (first + second,)
+        assert [part.shape for part in shared_parts] == [(nodes, 3), (24, nodes), (128, nodes)]
+        assert all(torch.isfinite(part).all() for part in (*sources, *shared_parts))
+    assert core.first.tolist() == [0, first, first + second]
 
 
 def test_the_sheet_is_fsaverages_near_the_voxels(core, people):
@@ -150,7 +156,8 @@ def test_trained_once_and_taken_up_again(workspace, people, core, kept, monkeypa
     again = train_core(workspace, people, replace(RUN, progress=progress))
     assert said == []
     assert (kept / "core.safetensors").stat().st_mtime_ns == before
-    tokens = people[0][1].tokens[:5]
+    store = people[0][1]
+    tokens = store.take(store.images[:5])
     found = (one.evidence(people[1][0])(tokens) for one in (core, again))
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -201,11 +208,7 @@ def test_another_seed_stage_encoder_or_company_is_another_core(name_of, people, 
         "sub-01",
         "sub-02",
     ]
-    other = msgspec.structs.replace(
-        store.identity, identity=store.identity.identity | {"name": "another"}
-    )
-    changed = SimpleNamespace(folder=store.folder, tokens=store.tokens, identity=other)
-    names.append(name_of([(person, changed) for person, _ in people]))
+    names.append(name_of([(person, renamed(store)) for person, _ in people]))
     with monkeypatch.context() as patch:
         patch.setattr(shared, "CORE_STAGE", StageConfig(3, 32, 4e-3, 0.0))
         names.append(name_of(people))
@@ -309,7 +312,7 @@ def test_people_whose_voxels_lie_nowhere_train_a_core_all_the_same(own, people, 
     (other.folder / "surface_resampling.npz").unlink()
     core = train_core(own, [(other, store)], RUN)
     assert core.sheet.nodes.shape == (1, 3)
-    sources, prior = core.evidence(other)(store.tokens[:6])
+    sources, prior = core.evidence(other)(store.take(store.images[:6]))
     assert sources.std(0).min() > 0
     assert (prior == 0).all()
 
@@ -317,24 +320,35 @@ def test_people_whose_voxels_lie_nowhere_train_a_core_all_the_same(own, people, 
 # -------------------------------------------------------------------------------- the grid
 
 
-@pytest.mark.parametrize(("n_tokens", "side"), [(16, 4), (25, 5), (256, 16)])
-def test_the_side_of_a_grid(n_tokens, side):
-    assert grid_side(SimpleNamespace(tokens=np.zeros((2, n_tokens, 3)), folder="x")) == side
+def stores_of(*n_tokens):
+    """Bands with so many tokens."""
+    return SimpleNamespace(
+        stores=[
+            SimpleNamespace(band=SimpleNamespace(token_shape=(n, 3)), folder=f"band{k}")
+            for k, n in enumerate(n_tokens)
+        ]
+    )
+
+
+def test_grids_of_four_tokens_a_side_or_more_will_do():
+    require_grids(stores_of(16, 25, 256))
 
 
 @pytest.mark.parametrize("n_tokens", [1, 9, 15, 50, 257])
 def test_tokens_that_are_no_grid(n_tokens):
-    with pytest.raises(InputError, match=rf"{n_tokens} tokens per image.*square grid of 4 × 4"):
-        grid_side(SimpleNamespace(tokens=np.zeros((2, n_tokens, 3)), folder="x"))
+    with pytest.raises(
+        InputError, match=rf"band1: {n_tokens} tokens per image.*square grid of 4 × 4"
+    ):
+        require_grids(stores_of(16, n_tokens, 256))
 
 
 def test_no_core_of_tokens_that_are_no_grid(own, people, tmp_path):
-    folder = shutil.copytree(people[0][1].folder, tmp_path / "few")
+    folder = shutil.copytree(people[0][1].stores[0].folder, tmp_path / "few")
     np.save(folder / "tokens.npy", np.load(folder / "tokens.npy")[:, :12])
     identity = read_json(folder / "encoder.json")["identity"] | {"n_tokens": 12}
     change_sealed(folder / "encoder.json", identity=identity)
     with pytest.raises(InputError, match="12 tokens per image"):
-        train_core(own, [(people[0][0], TokenStore(folder))], RUN)
+        train_core(own, [(people[0][0], one_store(folder))], RUN)
     assert not own.weights.exists()
 
 
@@ -343,7 +357,7 @@ def test_no_core_of_tokens_that_are_no_grid(own, people, tmp_path):
 
 def test_a_new_person_at_a_sources_places_reads_the_field_alone(monkeypatch, rng):
     """Where a source deviates in nothing, the two are the same."""
-    config = CoreConfig(side=4, n_dims=5, hidden=6, n_local=3, bottleneck=4, n_global=7)
+    config = CoreConfig(shapes=((16, 5),), hidden=6, n_local=3, bottleneck=4, n_global=7)
     points = rng.normal(0, 1, (500, 3))
     points *= 100 / np.linalg.norm(points, axis=1, keepdims=True)
     side = np.arange(500) % 2
@@ -354,10 +368,12 @@ def test_a_new_person_at_a_sources_places_reads_the_field_alone(monkeypatch, rng
         network.subjects[0].local[:, 40:] = 1  # some have something of their own
         sources = tuple(part.clone() for part in network.voxels(0))
         field = tuple(getattr(network.shared, n).clone() for n in ("field", "local", "whole"))
-    scaler = TokenScaler(np.zeros((16, 5), np.float32), np.ones(5, np.float32))
-    core = TrainedCore(network.core, scaler, sources, field, sheet)
+    core = TrainedCore(
+        *(config, plain_scaler(16, 5), (network.core,), (sources,), (field,), sheet),
+        *(["a/sub-01"], np.array([0, 67]), (np.zeros((1, 67), np.float32),), np.zeros(67)),
+    )
     monkeypatch.setattr(shared, "sphere_positions", lambda subject: places)
-    tokens = rng.normal(0, 1, (8, 16, 5)).astype(np.float32)
+    tokens = Tokens.of(rng.normal(0, 1, (8, 16, 5)).astype(np.float32))
     known, prior = core.evidence(None)(tokens)
     assert known.shape == prior.shape == (8, 67)
     np.testing.assert_allclose(prior[:, :40], known[:, :40], atol=1e-6)
@@ -370,10 +386,84 @@ def test_a_new_person_at_a_sources_places_reads_the_field_alone(monkeypatch, rng
 
 def test_evidence_of_a_trained_core(core, people):
     (first, store), (second, _) = people
-    sources, prior = core.evidence(second)(store.tokens[:6])
+    sources, prior = core.evidence(second)(store.take(store.images[:6]))
     assert sources.shape == (6, first.n_voxels + second.n_voxels)
     assert prior.shape == (6, second.n_voxels)
     # Two epochs leave a person near the field: the prior is much like their own voxels.
     own, field = sources[:, first.n_voxels :], prior
     own, field = own - own.mean(0), field - field.mean(0)
     assert (own * field).sum() / np.sqrt((own**2).sum() * (field**2).sum()) > 0.5
+
+
+# ------------------------------------------------------------------ a subject's own network
+
+
+def test_a_network_of_a_subject_is_its_part_of_the_core(core, people):
+    (first, store), (second, _) = people
+    tokens = store.take(store.images[:6])
+    sources, _ = core.evidence(second)(tokens)
+    networks = [core.of_subject(person.label) for person in (first, second)]
+    both = np.concatenate([one.ensemble.predict(tokens) for one in networks], 1)
+    np.testing.assert_allclose(both, sources, atol=1e-5)
+    for one, person in zip(networks, (first, second), strict=True):
+        assert one.config.subjects == ["simulated/sub-01", "simulated/sub-02"]
+        examples = load_examples(person, store)
+        assert one.held_out.shape == examples.both.averages.shape
+        assert one.excess.shape == (person.n_voxels,)
+        assert (one.excess > 0).all()
+        np.testing.assert_array_equal(
+            examples.images, np.r_[person.select("train").images, person.select("val").images]
+        )
+
+
+def test_images_are_dealt_by_name_and_tested_ones_to_nobody():
+    images = np.array([f"i{k:02d}" for k in range(40)])
+    others = np.concatenate([images[::2], ["x", "y"]])
+    one, other = shared._deal([images, others], {"i04", "i05", "z"}, 0)
+    assert set(one.tolist()) == {-1, *range(N_FOLDS)}
+    assert images[one == -1].tolist() == ["i04", "i05"]
+    np.testing.assert_array_equal(other[:20], one[::2])  # of one fold for whoever saw it
+    sizes = np.bincount(one[one >= 0])
+    assert sizes.max() - sizes.min() <= 3
+    again = shared._deal([images, others], {"i04", "i05", "z"}, 1)[0]
+    assert not np.array_equal(again, one)
+
+
+def test_held_out_predictions_are_by_the_network_that_did_not_see_the_image(core, people, store):
+    """Of an image that is nobody's test image, by one network; else by the average of all."""
+    examples = load_examples(people[0][0], store)
+    everyone = [load_examples(person, store).images for person, _ in people]
+    tested = {
+        name
+        for person, _ in people
+        for name in person.trials["image"][person.trials["split"] == "test"]
+    }
+    folds, _ = shared._deal(everyone, tested, 0)
+    network = core.of_subject("simulated/sub-01")
+    for fold in range(N_FOLDS):
+        rows = np.flatnonzero(folds == fold)[:5]
+        tokens = examples.both.tokens.part(rows)
+        with torch.inference_mode():
+            seen = [torch.from_numpy(band) for band in tokens[:].bands]
+            expected = read(core.cores[fold](seen), network.ensemble.voxels[fold])
+        np.testing.assert_allclose(network.held_out[rows], expected, atol=1e-4)
+
+
+def bands_of(*weights):
+    identity = {"n_tokens": 16, "n_dims": 3, "image_size": 8}
+    bands = [Band(f"b{k}", identity | {"weights": w}) for k, w in enumerate(weights)]
+    return SimpleNamespace(bands=bands)
+
+
+@pytest.mark.parametrize(
+    ("weights", "candidates"),
+    [
+        ((None,), [(0,)]),
+        ((None, None), [(0, 1)]),
+        (("abc",), [(0,)]),
+        (("abc", "abd"), [(0, 1)]),
+        ((None, "abc", None), [(0, 2), (0, 1, 2)]),
+    ],
+)
+def test_bands_with_weights_are_tried_beside_those_without(weights, candidates):
+    assert candidate_bands(bands_of(*weights)) == candidates

@@ -291,7 +291,7 @@ def test_what_is_decoded_is_in_file_order(curved_brain, subject, prepared):
     order = subject_order(subject, "curve")
     store = prepared.find_tokens("simulated", None, QUIET.info)
     tokens = store.take(subject.select("test").images[:5])
-    latent = torch.cat([curved_brain.latent(token) for token in tokens])
+    latent = torch.cat([curved_brain.latent(token) for token in tokens.one_by_one()])
     along = vae.decoder(vae.from_latent(latent), n_voxels).squeeze(1).numpy()
     expected = np.empty_like(along)
     expected[:, order] = along

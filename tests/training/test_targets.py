@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from synbrain_cli.config import VAEConfig
-from synbrain_cli.model.tokens import StandardTokens, TokenScaler
+from synbrain_cli.model.tokens import BandScaler, StandardBand
 from synbrain_cli.model.vae import BrainVAE
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import Examples
@@ -32,7 +32,7 @@ def examples(rng):
     index = rng.permutation(np.repeat(np.arange(40), rng.integers(1, 5, 40)))
     betas = rng.normal(size=(len(index), 97)).astype(np.float32)
     store = rng.normal(size=(40, 16, 20)).astype(np.float32)
-    tokens = StandardTokens(store, np.arange(40), TokenScaler.fit(store))
+    tokens = StandardBand(store, np.arange(40), BandScaler.fit(store))
     return Examples(betas, index, tokens, np.zeros((40, 97), np.float32))
 
 
