@@ -16,6 +16,7 @@ import numpy as np
 from common import Timer, measured, report, save
 
 from synbrain_cli.model.linear import fit_linear
+from synbrain_cli.model.tokens import BandScaler, StandardBand, StandardTokens
 from synbrain_cli.model.transfer import fit_adapter
 
 SIZES = {  # images, of validation, voxels, voxels of each source person, tokens
@@ -59,10 +60,12 @@ def step(name: str, size: str) -> None:
             first(evidence[n_train:], prior[n_train:])
             fit_adapter(evidence, prior, averages, generator)
     else:
-        tokens = generator.standard_normal((n_images, *shape), np.float32)
+        values = generator.standard_normal((n_images, *shape), np.float32)
+        band = StandardBand(values, np.arange(n_images), BandScaler.none(*shape))
+        tokens = StandardTokens((band,))
         with Timer() as timer:
-            first, _ = fit_linear(tokens[:n_train], averages[:n_train], generator)
-            first.predict(tokens[n_train:])
+            first, _ = fit_linear(tokens.part(slice(n_train)), averages[:n_train], generator)
+            first.predict(tokens.part(slice(n_train, None)))
             fit_linear(tokens, averages, generator)
     report(timer.seconds)
 

@@ -60,8 +60,10 @@ def main() -> None:
             responses=(arguments.responses,),
         )
         run = RunContext(arguments.seed, progress=progress)
-        prepared = prepare_table(Target(workspace, DATASET), experiment, f"{fold:02d}", run)
-        store = workspace.find_tokens(DATASET, "gabor", progress.info)
+        prepared = prepare_table(
+            Target(workspace, DATASET, ("gabor",)), experiment, f"{fold:02d}", run
+        )
+        store = workspace.find_tokens(DATASET, ["gabor"], progress.info)
         subject = prepared.subjects[0]
         made = train(
             workspace,

@@ -67,15 +67,18 @@ def make_images(folder: Path, n_images: int) -> None:
 
 def make_model(root: Path) -> Path:
     """Train a linear model of NSD's number of voxels, on random numbers as Gabor tokens."""
-    from synbrain_cli.config import EncoderIdentity
+    from synbrain_cli.config import Band
     from synbrain_cli.features.gabor import Gabor
     from synbrain_cli.io.records import write_sealed
     from synbrain_cli.io.token_store import ENCODER
 
-    encoder = Gabor()
-    make(root, Size(n_sessions=2, n_tokens=encoder.n_tokens, n_dims=encoder.n_dims))
-    store = (root / "prepared/nsd/features/real-size").rename(root / "prepared/nsd/features/gabor")
-    write_sealed(store / ENCODER, EncoderIdentity("gabor", encoder.identity, "fp16"))
+    (band,) = Gabor().bands
+    n_tokens, n_dims = band.shape
+    make(root, Size(n_sessions=2, n_tokens=n_tokens, n_dims=n_dims))
+    store = (root / "prepared/nsd/features/real-size-0").rename(
+        root / "prepared/nsd/features/gabor"
+    )
+    write_sealed(store / ENCODER, Band("gabor", band.identity, "fp16"))
     words = ["train", "-s", "1", "--model", "linear", "--device", "cpu", "--workspace", str(root)]
     run_command([*PROGRAM, *words], 1)
     return root / "weights/sub-01_linear"

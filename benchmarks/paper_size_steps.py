@@ -427,7 +427,8 @@ def tokens(run: Run) -> None:
         more = {"precision": "float32"}
     else:
         encoder = load_encoder(encoder_spec(run), run.device)
-        extract, more = encoder, {"precision": encoder.precision}
+        extract = lambda images: encoder(images).bands[0]  # noqa: E731
+        more = {"precision": encoder.precision}
     if run.keep:
         keep(run, output=extract(images[:1]))
     tell(run, lambda: extract(images), lambda: extract(images[:1]), **more)

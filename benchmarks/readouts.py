@@ -25,6 +25,7 @@ from synbrain_cli.metrics.calibration import coverage, crps, energy_score, pit
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.readout import Readout, fit_readout
+from synbrain_cli.tokens import Tokens
 from synbrain_cli.training.examples import load_examples
 
 DESIGNS = {
@@ -49,7 +50,9 @@ def main() -> None:
     workspace = Workspace(arguments.workspace)
     brain = load_model(workspace.find_model(arguments.model, None, print), "cpu")
     subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
-    store = workspace.find_tokens(subject.dataset, brain.config.encoder.spec, print)
+    store = workspace.find_tokens(
+        subject.dataset, [band.spec for band in brain.config.bands], print
+    )
     test = subject.select("test")
     tokens = store.take(test.images)
     means = brain.mean(tokens, unit="z")
@@ -59,7 +62,7 @@ def main() -> None:
     def around(readout: Readout):
         return lambda i, n: brain.draw_around(
             means[i],
-            token_digest(tokens[i]),
+            token_digest(tokens[i : i + 1]),
             Drawing(n, arguments.seed, signal="fresh"),
             readout,
         )
@@ -97,13 +100,13 @@ def fit_designs(brain: Brain, subject, store, seed: int) -> dict[str, Readout]:
     return found
 
 
-def latent_spread(brain: Brain, plain: Readout, tokens: np.ndarray, means: np.ndarray):
+def latent_spread(brain: Brain, plain: Readout, tokens: Tokens, means: np.ndarray):
     """Trial noise from the posterior's spread through the decoder, the rest independent normal."""
 
     @torch.inference_mode()
     def spread(i: int, n: int) -> np.ndarray:
         generator = np.random.default_rng([i, n])
-        latent = brain.latent(tokens[i])
+        latent = brain.latent(tokens[i : i + 1])
         noise = np.stack([brain.networks.latent_readout.noise(generator, None) for _ in range(n)])
         both = torch.cat([latent, latent + torch.from_numpy(noise)])
         decoded = brain.networks.vae.decode(both, brain.n_voxels).numpy()
@@ -115,7 +118,9 @@ def latent_spread(brain: Brain, plain: Readout, tokens: np.ndarray, means: np.nd
 
     def draw(i: int, n: int) -> np.ndarray:
         drawing = Drawing(n, 0, signal="fresh")
-        return brain.draw_around(means[i], token_digest(tokens[i]), drawing, readout) + spread(i, n)
+        return brain.draw_around(
+            means[i], token_digest(tokens[i : i + 1]), drawing, readout
+        ) + spread(i, n)
 
     return draw
 

@@ -25,9 +25,14 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, pooled_skill, voxelwise_correlation
 from synbrain_cli.model.fit import fit
 from synbrain_cli.model.mapper import Mapper
-from synbrain_cli.model.tokens import StandardTokens
 from synbrain_cli.run import RunContext
-from synbrain_cli.training.examples import Examples, SubjectExamples, load_examples
+from synbrain_cli.training.examples import (
+    Examples,
+    SubjectExamples,
+    load_examples,
+    seen_by_networks,
+    standard_tokens,
+)
 from synbrain_cli.training.networks import MapperTargets, Schedules, UntrainedNetworks, mapper_stage
 
 CPU = torch.device("cpu")
@@ -45,12 +50,15 @@ def main() -> None:
     brain = load_model(workspace.find_model(arguments.model, None, print), "cpu")
     preset = PRESETS[brain.config.training.preset]
     subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
-    store = workspace.find_tokens(subject.dataset, brain.config.encoder.spec, print)
-    examples = load_examples(subject, store)
-    scaler, train_set = examples.scaler, examples.train
+    store = workspace.find_tokens(
+        subject.dataset, [band.spec for band in brain.config.bands], print
+    )
+    joint = brain.networks.joint
+    examples = seen_by_networks(load_examples(subject, store), joint)
+    train_set = examples.train
     test = subject.select("test")
     recorded = average_repeats(brain.standardize(test.betas), test.image_index)[0]
-    tokens = StandardTokens(store.tokens, store.rows_of(test.images), scaler)
+    tokens = joint.all_of(standard_tokens(store, test.images, examples.scaler))
     baseline = train_set.averages.mean(0)
 
     brain.networks.vae.requires_grad_(False)

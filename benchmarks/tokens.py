@@ -57,7 +57,7 @@ def step(what: str, root: Path, spec: str) -> None:
     load_encoder(spec)  # imports and weights, which the other step does not count either
     with tempfile.TemporaryDirectory(dir=root) as folder, Timer() as timer:
         run = RunContext(progress=Progress(quiet=True))
-        extract_tokens(Path(folder), names, nsd.read_images, TokenRequest(spec), run)
+        extract_tokens(Path(folder), names, nsd.read_images, TokenRequest((spec,)), run)
     return report(timer.seconds)
 
 
