@@ -92,7 +92,7 @@ from synbrain_cli.run import RunContext
 
 workspace, run = Workspace(Path(".")), RunContext.create(seed=0)
 subject = workspace.find_subject("1", "simulated", print)
-store = workspace.find_tokens("simulated", "gabor", print)
+store = workspace.find_tokens("simulated", ["gabor"], print)
 ```""",
         (
             "io.workspace:Workspace",
@@ -209,6 +209,8 @@ compare(workspace, [brain], subject, store, run=run).table()
             "pipeline.augment:AugmentSettings",
             "pipeline.augment:AugmentResult",
             "pipeline.augment:AugmentResult.table",
+            "pipeline.layers:layers",
+            "pipeline.layers:LayersResult",
             "pipeline.report:report",
         ),
     ),

@@ -37,6 +37,20 @@ dots per inch, as [Nature's figure guide](https://research-figure-guide.nature.c
 takes both too.
 """
 TAIL = """
+## Which band contributes most
+
+```sh
+synbrain plot layers --subject 2 --min-ncsnr 0.2
+```
+
+colours each voxel by the band of the linear encoder that contributes most to its prediction: one
+hue per image encoder, its layers from light to dark. The contribution of a band is the standard
+deviation, over test images, of the sum of weight × prediction over the band's members (ridge and
+receptive fields); weights alone do not tell, as they depend on the scale of what they weigh. A
+second figure and a table beside it (TSV) give, by region, the fraction of voxels that each band
+wins and its mean share of the contributions. Voxels that the linear encoder does not predict are
+grey. Only the test images' tokens are needed; the model must have two bands or more.
+
 ## One file to send
 
 ```sh

@@ -1,10 +1,11 @@
-"""Write the figures of the demo into README.md and the documentation, from its metrics.json files.
+"""Write measured figures into README.md and the documentation: the demo's, and the ladders'.
 
 Run as ``.venv/bin/python docs/make_results.py WORKSPACE`` on the workspace of `make demo` after
 ``synbrain evaluate --model`` of `MODELS` (sub-03_hours-1: ``synbrain adapt --hours 1``). It keeps
 an excerpt of the scores in docs/results/demo.json, and rewrites what stands between
 ``<!-- results: NAME -->`` and ``<!-- end of results -->`` in `PAGES`. Without a workspace the pages
-are rewritten from the excerpt. ``tests/test_published_results.py`` compares the pages with it.
+are rewritten from the excerpt. The tables of `LADDERS` are of the newest results of
+``benchmarks/ladder.py``. ``tests/test_published_results.py`` compares the pages with both.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from synbrain_cli.cli.evaluation_screen import RELIABILITY
 
 ROOT = Path(__file__).parents[1]
 EXCERPT = Path(__file__).with_name("results") / "demo.json"
+RESULTS = ROOT / "benchmarks/results"
+LADDERS = {"ladder-v4": "v4"}  # block: dataset
 PAGES = ("README.md", "docs/evaluation.md", "docs/adaptation.md")
 FULL = {"sub-01": "subject 1", "sub-02": "subject 2"}
 HOUR = "sub-03_hours-1"
@@ -28,7 +31,7 @@ Scores = dict[str, Any]  # of one model: the content of its metrics.json
 Row = list[str]
 
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->)(.*?)(<!-- end of results -->)", re.DOTALL)
-_PREDICTORS = ("deep", "linear", "mean_pattern", "shuffled", "ceiling")
+_PREDICTORS = ("network", "deep", "linear", "mean_pattern", "shuffled", "ceiling")
 _RESPONSES = {
     "voxelwise_correlation": "r",
     "noise_normalised_r2": "r² / NC",
@@ -151,8 +154,8 @@ def means(found: dict[str, Scores]) -> str:
             cells = [number(values.get(k)) for k in _PREDICTORS]
             rows.append([who if label == "r" else "", label, with_interval(values), *cells])
     return table(
-        ["", "", "model", "deep", "linear", "mean pattern", "shuffled", "ceiling"], rows
-    )  # fmt: skip
+        ["", "", "model", "network", "deep", "linear", "mean pattern", "shuffled", "ceiling"], rows
+    )
 
 
 def draws(found: dict[str, Scores]) -> str:
@@ -193,9 +196,8 @@ def responses(found: dict[str, Scores]) -> str:
             cells = [number(values.get(k)) for k in _PREDICTORS]
             first = who if label == "r" else ""
             rows.append([first, label.format_map(values), with_interval(values), *cells])
-    return table(
-        ["", "score", "model", "deep", "linear", "mean pattern", "shuffled", "ceiling"], rows
-    )
+    header = ["", "score", "model", "network", "deep", "linear", "mean pattern", "shuffled"]
+    return table([*header, "ceiling"], rows)
 
 
 def retrieval(found: dict[str, Scores]) -> str:
@@ -203,11 +205,14 @@ def retrieval(found: dict[str, Scores]) -> str:
     rows = []
     columns = ("raw", "syn", "draw", "mean_pattern", "shuffled")
     for model, who in FULL.items():
+        first = who
         for decoder in ("brainvae", "linear_decoder"):
-            values = found[model]["retrieval"][decoder]
-            first = who if decoder == "brainvae" else ""
+            values = found[model]["retrieval"].get(decoder)
+            if values is None:  # no published networks
+                continue
             cells = [number(values[k]) for k in columns]
             rows.append([first, decoder.replace("_", " "), *cells])
+            first = ""
     return table(
         ["", "decoder", "recorded", "predicted", "drawn", "mean pattern", "shuffled"], rows
     )
@@ -327,9 +332,39 @@ BLOCKS: dict[str, Callable[[dict[str, Scores]], str]] = {
 }
 
 
+def read_ladder(dataset: str) -> Scores:
+    """The newest results of ``benchmarks/ladder.py`` on a dataset."""
+    file = max(RESULTS.glob(f"*_ladder_{dataset}.json"))
+    return json.loads(file.read_text("utf-8"))
+
+
+def ladder(found: Scores) -> str:
+    """evaluation.md: what each rung predicts, and how it differs from the linear encoder."""
+    rows = []
+    for label, values in found["subjects"].items():
+        first = label.replace("sub-0", "subject ").split("/")[-1]
+        for name, rung in values["rungs"].items():
+            r, (low, high) = number(rung["r"]), (number(v) for v in rung["ci"])
+            gap = [_signed(v) for v in (rung["difference"], *rung["difference_ci"])]
+            difference = "–" if name == "linear encoder" else f"{gap[0]} ({gap[1]} to {gap[2]})"
+            seconds = f"{rung['processor_seconds']:.0f}"
+            rows.append([first, name, f"{r} ({low}–{high})", difference, seconds])
+            first = ""
+        rows.append(["", "ceiling", number(values["median_ceiling"]), "–", "–"])
+    return table(["", "mean response", "r", "difference to the linear encoder", "CPU s"], rows)
+
+
+def _signed(value: float) -> str:
+    return ("+" if value > 0 else "") + number(value)
+
+
 def filled(page: str, found: dict[str, Scores]) -> str:
     """A page with its blocks written anew."""
-    return _BLOCK.sub(lambda m: m[1] + BLOCKS[m[2]](found) + m[4], page)
+
+    def block(name: str) -> str:
+        return ladder(read_ladder(LADDERS[name])) if name in LADDERS else BLOCKS[name](found)
+
+    return _BLOCK.sub(lambda m: m[1] + block(m[2]) + m[4], page)
 
 
 def blocks_of(page: str) -> list[str]:
