@@ -7,7 +7,7 @@
 
 from typing import Any
 
-__all__ = ["load_model"]
+__all__ = ["fit_prf", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +15,8 @@ def __getattr__(name: str) -> Any:
         from synbrain_cli.brain import load_model
 
         return load_model
+    if name == "fit_prf":
+        from synbrain_cli.experiments.retinotopy import fit_prf
+
+        return fit_prf
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,6 +28,7 @@ from synbrain_cli import cli, load_model
 from synbrain_cli.config import PRESETS
 from synbrain_cli.datasets.nsd_design import image_id
 from synbrain_cli.datasets.nsd_files import NSD
+from synbrain_cli.experiments.retinotopy import MappingSettings, fit_prf
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline import demo as module
@@ -161,6 +162,31 @@ def test_the_mean_is_no_worse_than_the_better_prediction(person):
         for name, values in predicted.items()
     }
     assert r["mean"] >= max(r.values()) - 0.005
+
+
+def test_receptive_fields_are_the_true_ones(person, demo):
+    """Of V1 to V3, within the picture; sizes grow from V1 to hV4."""
+    model, *_ = person
+    with np.load(demo[0].root / f"simulated/truth/subj{model.subject}.npz") as file:
+        field, area = file["field"], np.array([name[:2] for name in file["area"]])
+    found = fit_prf(
+        model, MappingSettings(n_textures=1), RunContext(progress=Progress(quiet=True))
+    ).fields
+    eccentricity = np.hypot(field[:, 0], field[:, 1])
+    near = (eccentricity < 1) & reliable(model)
+    early = near & np.isin(area, ["V1", "V2", "V3"])
+    true_angle = np.rad2deg(np.arctan2(field[:, 1], field[:, 0]))
+    away = np.abs((found.angle - true_angle + 180) % 360 - 180)[early]
+    r = np.corrcoef(found.eccentricity[early], eccentricity[early])[0, 1]
+    sizes = [np.median(found.size[near & (area == name)]) for name in ("V1", "V2", "V3", "hV")]
+    print(
+        f"sub-{model.subject}: receptive fields of {early.sum()} voxels of V1 to V3: angle error "
+        f"{np.median(away):.1f}°, eccentricity r {r:.3f}; size by area "
+        + ", ".join(f"{size:.2f}" for size in sizes)
+    )
+    assert np.median(away) < 15
+    assert r > 0.9
+    assert sizes == sorted(sizes)
 
 
 def test_noise_correlations_are_the_true_ones(person, demo):

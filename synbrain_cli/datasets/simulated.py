@@ -128,7 +128,7 @@ def simulate(
     path
         ``root``, with ``nsddata/``, ``nsddata_betas/``, ``nsddata_stimuli/`` and ``truth/`` (one
         ``.npz`` per subject: ``mean``, ``driven``, ``scale``, ``loadings``, ``private``,
-        ``explained``, ``area``, ``kind``; see
+        ``explained``, ``field``, ``area``, ``kind``; see
         `synbrain_cli.datasets.simulated_responses.Responses`; and ``views.npz``, where in which
         photograph each image lies). ``dataset_description.json`` is written last.
 

@@ -85,10 +85,16 @@ def receptive_fields(x: np.ndarray, y: np.ndarray, size: np.ndarray, grid: int) 
 
 def energy_responses(
     energy: np.ndarray, function: Mapping[str, np.ndarray], fields: CorticalFields
-) -> np.ndarray:
-    """Root of the tuned contrast energy in receptive fields: float32 (n_images, n_voxels).
+) -> tuple[np.ndarray, np.ndarray]:
+    """Root of the tuned contrast energy in receptive fields.
 
     ``energy`` is (n_images, 16, 16, n_channels), ``function`` a `Layout`'s properties by voxel.
+
+    Returns
+    -------
+    float32 array of shape (n_images, n_voxels)
+    float array of shape (n_voxels, 3)
+        The fields: x, y and SD, as `receptive_fields` takes them.
     """
     grid, n_channels = energy.shape[1], energy.shape[-1]
     n_voxels = len(function["x"])
@@ -102,7 +108,7 @@ def energy_responses(
         part = slice(start, start + 256)
         filters = field[part, :, None] * tuning[part, None, :]
         f[:, part] = np.sqrt(flat @ filters.reshape(len(filters), -1).T.astype(np.float32))
-    return f
+    return f, np.stack([x0, y0, function["size"]], 1)
 
 
 def pooled_units(energy: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -120,7 +120,7 @@ def write_subject(
     _write_rois(root, subject)
     _write_transforms(root / "nsddata/ppdata" / subject.name / "transforms", subject.anatomy)
     _write_betas(root, subject, design, np.random.default_rng(seed))
-    numbers = ("mean", "driven", "scale", "loadings", "private", "explained")
+    numbers = ("mean", "driven", "scale", "loadings", "private", "explained", "field")
     with atomic(root / f"truth/{subject.name}.npz") as path, path.open("wb") as file:
         arrays = {name: getattr(subject.responses, name).astype(np.float32) for name in numbers}
         np.savez(file, area=subject.responses.area, kind=subject.responses.kind, **arrays)

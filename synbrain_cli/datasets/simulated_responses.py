@@ -43,6 +43,9 @@ class Responses:
         Mean over images, and the standard deviation of the noise (the unit of the drift).
     area, kind : str arrays of shape (n_voxels,)
         Name of the voxel's area, and its kind (`synbrain_cli.datasets.simulated_areas`).
+    field : array of shape (n_voxels, 3)
+        Receptive fields of early areas, x, y (upwards) and SD in half-widths of the image; NaN of
+        others.
     """
 
     mean: np.ndarray
@@ -55,6 +58,7 @@ class Responses:
     gain: np.ndarray
     area: np.ndarray
     kind: np.ndarray
+    field: np.ndarray
 
 
 def name_areas(visual: np.ndarray, higher: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +116,7 @@ def build_responses(
     n_left = len(positions) // 2
     positions[n_left:, 0] += 400  # the hemispheres' spheres overlap
     fields = CorticalFields(positions[anatomy.owner], common, own)
-    f = energy_responses(features.energy[rows], function, fields)
+    f, field = energy_responses(features.energy[rows], function, fields)
     groups = {
         group_of(name, one.kind): np.zeros(n_voxels, bool) for name, one in HIGHER_AREAS.items()
     }
@@ -151,6 +155,7 @@ def build_responses(
         gain=gain * noise_sd,
         area=area,
         kind=kind,
+        field=np.where(early[:, None], field, np.nan),
     )
 
 

@@ -15,6 +15,7 @@ from synbrain_cli.bands import split_layers
 from synbrain_cli.errors import InputError
 from synbrain_cli.plotting.colours import Colours, ColourScale
 from synbrain_cli.plotting.figure import FOOTER, SIDE, text_width
+from synbrain_cli.plotting.wheels import Wheel, WheelColours
 
 if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
@@ -250,7 +251,8 @@ class CategoryColours:
         return [_Part(0, 0, group, None), *parts] if several else parts
 
 
-AnyColours = Colours | CategoryColours
+AnyScale = ColourScale | Categories | Wheel
+AnyColours = Colours | CategoryColours | WheelColours
 
 
 def _end(part: _Part) -> float:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage, fsaverage_map
-from synbrain_cli.plotting.categories import AnyColours, Categories
+from synbrain_cli.plotting.categories import AnyColours, AnyScale
 from synbrain_cli.plotting.colours import Colours, ColourScale
 from synbrain_cli.plotting.figure import SIDE, WIDTH, current_style
 from synbrain_cli.plotting.label_placement import Box, Canvas, Placement, Region, place_labels
@@ -86,7 +86,7 @@ class _Part(NamedTuple):
 def plot_flatmap(
     maps: Mapping[str, ArrayLike],
     labels: Labels,
-    scale: ColourScale | Categories | None = None,
+    scale: AnyScale | None = None,
     *,
     view: str | None = None,
     background: str = "white",
@@ -107,7 +107,7 @@ def plot_flatmap(
         (163,842); NaN where there are no data.
     labels : Labels
         Title, unit, and what else is to be shown of ROIs, stimulus and note.
-    scale : ColourScale or Categories, optional
+    scale : ColourScale, Categories or Wheel, optional
         How values become colours; by default from blue over white at 0 to red. Of categories, a
         pixel has the one with the largest share of the vertices around it, interpolated likewise.
     view : {"cortex", "data"}, optional

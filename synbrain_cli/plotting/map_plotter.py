@@ -11,7 +11,7 @@ import numpy as np
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
-from synbrain_cli.plotting.categories import Categories
+from synbrain_cli.plotting.categories import AnyScale
 from synbrain_cli.plotting.colours import ColourScale
 from synbrain_cli.plotting.figure import FORMATS, STYLES
 from synbrain_cli.plotting.labels import Labels, simulated_note, subject_labels
@@ -203,6 +203,12 @@ class MapPlotter:
 
     def _on_surface(self, shown: BrainMap) -> dict[str, np.ndarray]:
         """Values of vertices; of categories, the one of most of the voxels that a vertex is of."""
+        if shown.wheel is not None and shown.wheel.of == "angle":
+            turn = np.deg2rad(shown.values)
+            around = known_on_surface(
+                self.brain, np.stack([np.cos(turn), np.sin(turn)]), self._look.space
+            )
+            return {side: np.rad2deg(np.arctan2(up, x)) % 360 for side, (x, up) in around.items()}
         if shown.categories is None:
             return known_on_surface(self.brain, shown.values, self._look.space)
         members = np.arange(len(shown.categories.names))[:, None] == shown.values
@@ -216,9 +222,11 @@ class MapPlotter:
             for hemisphere, share in shares.items()
         }
 
-    def _scale(self, shown: BrainMap, vmax: float | None) -> ColourScale | Categories:
+    def _scale(self, shown: BrainMap, vmax: float | None) -> AnyScale:
         if shown.categories is not None:
             return shown.categories
+        if shown.wheel is not None:
+            return shown.wheel
         return ColourScale(
             threshold=self._look.threshold,
             vmax=self._look.vmax if vmax is None else vmax,

@@ -21,6 +21,7 @@ from synbrain_cli.plotting.categories import Categories
 from synbrain_cli.plotting.sources.evaluation import Evaluation
 from synbrain_cli.plotting.sources.recordings import Recordings
 from synbrain_cli.plotting.sources.responses import Responses
+from synbrain_cli.plotting.wheels import Wheel
 
 ACCURACY_UNIT = "correlation over images (r)"
 
@@ -42,6 +43,8 @@ class BrainMap:
     stimulus : uint8 array of shape (height, width, 3), optional
     categories : Categories, optional
         Of maps whose values are numbers of these; `unit` is then the caption of their key.
+    wheel : Wheel, optional
+        Of maps of polar angle or eccentricity.
     """
 
     name: str
@@ -52,6 +55,7 @@ class BrainMap:
     vmin: float | None = None
     stimulus: np.ndarray | None = None
     categories: Categories | None = None
+    wheel: Wheel | None = None
 
 
 def response_maps(

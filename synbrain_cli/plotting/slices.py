@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
 from synbrain_cli.io.volume import check_same_grid
-from synbrain_cli.plotting.categories import Categories
+from synbrain_cli.plotting.categories import AnyScale
 from synbrain_cli.plotting.colours import ColourScale
 from synbrain_cli.plotting.figure import SIDE, WIDTH, add_letters, current_style, frame
 from synbrain_cli.plotting.labels import Labels
@@ -28,7 +28,7 @@ _BORDER = 16.0  # mm around the voxels, for nilearn's labels
 def plot_slices(
     image: nib.Nifti1Image,
     labels: Labels,
-    scale: ColourScale | Categories | None = None,
+    scale: AnyScale | None = None,
     *,
     mask: nib.Nifti1Image | None = None,
     background: nib.Nifti1Image | None = None,
@@ -48,7 +48,7 @@ def plot_slices(
         3-D; NaN where there are no data.
     labels : Labels
         Title and unit, and stimulus and note where there are some. ROIs are not outlined.
-    scale : ColourScale or Categories, optional
+    scale : ColourScale, Categories or Wheel, optional
         As in `synbrain_cli.plotting.flatmap.plot_flatmap`: a map has the same colours in both.
     mask : Nifti1Image, optional
         The voxels in use, as a model keeps them in ``mask.nii.gz``: nothing is plotted outside, and

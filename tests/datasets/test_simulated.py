@@ -157,7 +157,7 @@ def test_draws_have_the_stated_mean_and_covariance(rng):
     loadings = rng.normal(0, 0.5, (n_voxels, 2))
     private = rng.uniform(0.4, 0.9, n_voxels)
     mean, scale = rng.normal(0, 1, (1, n_voxels)), rng.uniform(0.5, 2, (1, n_voxels))
-    responses = Responses(mean, mean, scale, loadings, private, *[np.zeros(n_voxels)] * 5)
+    responses = Responses(mean, mean, scale, loadings, private, *[np.zeros(n_voxels)] * 6)
     trials = draw_session(responses, np.zeros(200_000, int), np.zeros((n_voxels, 3)), rng)
     np.testing.assert_allclose(trials.mean(0), mean[0], atol=0.02)
     expected = np.outer(scale, scale) * (loadings @ loadings.T + np.diag(private**2))
@@ -168,7 +168,17 @@ def test_drift_is_slow_and_new_every_session(rng):
     n = 50
     nothing, one = np.zeros((1, n)), np.ones(n)
     still = Responses(
-        nothing, nothing, nothing, np.zeros((n, 1)), np.zeros(n), one, np.zeros(n), one, one, one
+        nothing,
+        nothing,
+        nothing,
+        np.zeros((n, 1)),
+        np.zeros(n),
+        one,
+        np.zeros(n),
+        one,
+        one,
+        one,
+        one,
     )
     fields = rng.normal(0, 1, (n, 3))
     one, two = (draw_session(still, np.zeros(750, int), fields, rng) for _ in range(2))
@@ -488,6 +498,19 @@ def test_truth_names_area_and_kind_of_each_voxel(prepared, root, number):
     for area in kinds:
         collection = HIGHER_AREAS[area].collection[0] if area in HIGHER_AREAS else "prf-visualrois"
         np.testing.assert_array_equal((table[collection] == area).to_numpy(), truth["area"] == area)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_truth_holds_the_receptive_fields_of_early_areas(root, number):
+    truth = truth_of(root, number)
+    early = truth["kind"] == "energy"
+    assert np.isfinite(truth["field"][early]).all()
+    assert np.isnan(truth["field"][~early]).all()
+    # Sizes grow from V1 to V3; ventral V1 sees the upper field, dorsal V1 the lower one
+    sizes = [np.median(truth["field"][truth["area"] == a, 2]) for a in ("V1v", "V2v", "V3v")]
+    assert sizes == sorted(sizes)
+    above, below = (np.median(truth["field"][truth["area"] == a, 1]) for a in ("V1v", "V1d"))
+    assert above > 0 > below
 
 
 @pytest.mark.parametrize("number", [1, 2])

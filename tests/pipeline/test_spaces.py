@@ -15,11 +15,13 @@ from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.settings import EvaluateSettings
+from synbrain_cli.experiments.retinotopy import MappingSettings
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import fsaverage
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline.evaluate import evaluate
+from synbrain_cli.pipeline.localize import localize_prf
 from synbrain_cli.pipeline.plot import Selection, brain_maps
 from synbrain_cli.pipeline.prepare import NSDSource, Target, prepare_nsd, prepare_table
 from synbrain_cli.pipeline.synthesize import Output, synthesize
@@ -260,3 +262,22 @@ def test_training_on_a_part_of_the_mask(prepared, tmp_path, pictures):
     here = (np.asarray(image.dataobj) != 0).any(-1)
     assert 0 < here.sum() == brain.n_voxels < whole.n_voxels
     assert (here <= whole.voxel_space.geometry.inside).all()
+
+
+@pytest.mark.parametrize("kind", ["nowhere", "on_surface"])
+def test_receptive_fields_of_subjects_without_a_volume(kind, request, tmp_path):
+    workspace = request.getfixturevalue(kind)
+    brain, run = load_model(workspace.weights / "sub-01", "cpu"), RunContext(progress=QUIET)
+    settings = MappingSettings(n_textures=1)
+    made = localize_prf(workspace, brain, settings, output=tmp_path / "prf", run=run)
+    assert len(made.table) == N_VERTICES
+    assert (made.folder / "prf.json").exists()
+    assert not list(made.folder.rglob("*.nii.gz"))
+    surfaces = sorted(path.name for path in made.folder.rglob("*.gii"))
+    if kind == "nowhere":
+        assert surfaces == []
+        assert not list(made.folder.rglob("*flatmap*"))
+        return
+    assert len(surfaces) == 2 * 4
+    left = made.folder / "sub-01_hemi-L_space-fsaverage5_stat-r2_statmap.func.gii"
+    np.testing.assert_allclose(nib.load(left).agg_data()[500:530], made.table["r2"][:30], rtol=1e-5)

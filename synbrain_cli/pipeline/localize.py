@@ -1,0 +1,170 @@
+"""`synbrain localize`: where maps and regions of a subject are, according to its model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+from msgspec import UNSET
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.evaluation.results_writer import Table, write_results
+from synbrain_cli.experiments.mapping_stimuli import mapping_apertures
+from synbrain_cli.experiments.retinotopy import (
+    MappingSettings,
+    MeasuredMaps,
+    Retinotopy,
+    describe_regions,
+    fit_prf,
+)
+from synbrain_cli.io.files import versions
+from synbrain_cli.io.results.retinotopy import RetinotopyRecord
+from synbrain_cli.io.surface import write_gifti
+from synbrain_cli.io.volume import save_image
+from synbrain_cli.io.voxel_space import Vertices, Volume
+from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
+from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.plotting.figure import figure_style, save_figure
+from synbrain_cli.plotting.map_plotter import Look, MapPlotter
+from synbrain_cli.plotting.retinotopy import ShownFields, plot_sizes
+from synbrain_cli.run import RunContext
+
+SPACE = "fsaverage5"
+UNITS = {
+    "angle": "degrees, counterclockwise from the right",
+    "eccentricity": "degrees of visual angle",
+    "size": "degrees of visual angle",
+    "r2": "share of variance",
+}
+MAPPING = FolderKind("a mapping of receptive fields", "--output", remakes=True)
+
+
+@dataclass(frozen=True)
+class MappingResult:
+    """Receptive fields of one model.
+
+    Attributes
+    ----------
+    folder : Path
+        Holds ``prf.json``, ``prf.tsv``, maps and figures.
+    record : RetinotopyRecord
+        As in ``prf.json``.
+    table : DataFrame
+        One row per voxel: position, ``angle``, ``eccentricity``, ``size`` (degrees) and ``r2``.
+    """
+
+    folder: Path
+    record: RetinotopyRecord
+    table: pd.DataFrame
+
+
+def localize_prf(
+    workspace: Workspace,
+    brain: Brain,
+    settings: MappingSettings | None = None,
+    *,
+    measured: Path | None = None,
+    look: Look | None = None,
+    output: Path | None = None,
+    run: RunContext | None = None,
+) -> MappingResult:
+    """Map the population receptive fields of a modelled subject.
+
+    Bars, wedges and rings over textures are shown to the model, and the fields that explain its
+    expected responses best are fitted (`synbrain_cli.experiments.population_fields`). Beside them
+    stands what the same fit finds where apertures are in another order. An interrupted mapping
+    continues after the last texture.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    brain : Brain
+    settings : MappingSettings, optional
+    measured : path, optional
+        Folder of the subject's own maps (`MeasuredMaps.load`), to compare with.
+    look : Look, optional
+    output : path, optional
+        Default ``outputs/<model>_prf``.
+    run : RunContext, optional
+        Its seed is that of the textures.
+
+    Raises
+    ------
+    InputError, MissingError
+        When the model has no image encoder here, or the measured maps are not those of the subject.
+    """
+    # Set up
+    settings, look, run = settings or MappingSettings(), look or Look(), run or RunContext()
+    own = MeasuredMaps.load(measured, brain) if measured else None
+    folder = Path(output) if output else workspace.output_of(brain.name, "prf")
+    recorded = {
+        "model": brain.name,
+        "fingerprint": brain.config.fingerprint,
+        "seed": run.seed,
+        "measured": str(measured) if measured else None,
+        **asdict(settings),
+        **{name: value for name, value in asdict(look).items() if value is not None},
+    }
+    with work_folder(folder, MAPPING, recorded, progress=run.progress) as work:
+        # Show the apertures, and fit the receptive fields
+        found = fit_prf(brain, settings, run, work.recovery)
+
+        # Write the results
+        record = RetinotopyRecord(
+            model=brain.name,
+            subject=brain.subject,
+            dataset=brain.config.dataset,
+            simulated=brain.simulated,
+            degrees=settings.degrees,
+            n_apertures=len(mapping_apertures().names),
+            n_textures=settings.n_textures,
+            min_r2=round(found.min_r2, 4),
+            chance_r2=round(found.chance_r2, 4),
+            regions=describe_regions(found),
+            seed=run.seed,
+            fingerprint=brain.config.fingerprint,
+            versions=versions(),
+            measured=own.agreement(found) if own else UNSET,
+            command=run.command or UNSET,
+        )
+        _write_maps(work, found)
+        _write_figures(work, found, look, run)
+        write_results(work, {"prf.json": record, "prf.tsv": Table(found.table, "%.4f")})
+    return MappingResult(folder, record, found.table)
+
+
+def _write_maps(work: WorkFolder, found: Retinotopy) -> None:
+    """Write every map in the subject's own space, and on fsaverage5 where that can be reached."""
+    brain, prefix = found.brain, work.partial / f"sub-{found.brain.subject}"
+    where, surfaces = brain.voxel_space, {}
+    if isinstance(where.geometry, Volume):
+        for name, image in found.to_nifti().items():
+            save_image(image, Path(f"{prefix}_stat-{name}_statmap.nii.gz"))
+    elif isinstance(where.geometry, Vertices):
+        own = found.visual._asdict().items()
+        whole = {name: where.geometry.to_full(values) for name, values in own}
+        surfaces[where.geometry.space] = whole
+    if SPACE in where.other_spaces and SPACE not in surfaces:
+        surfaces[SPACE] = found.to_surface(SPACE)
+    for space, maps in surfaces.items():
+        for name, hemispheres in maps.items():
+            meta = {"Unit": UNITS[name], "Simulated": str(brain.simulated)}
+            for hemisphere, values in hemispheres.items():
+                file = f"{prefix}_hemi-{hemisphere[0].upper()}_space-{space}_stat-{name}_statmap"
+                write_gifti(Path(f"{file}.func.gii"), values, hemisphere, meta)
+
+
+def _write_figures(work: WorkFolder, found: Retinotopy, look: Look, run: RunContext) -> None:
+    """Write a map of each quantity, and sizes over eccentricities by region."""
+    brain, where = found.brain, found.brain.voxel_space
+    with figure_style(look.style):
+        if look.space in where.other_spaces or where.surface_resampling or where.is_volume:
+            plot_map = MapPlotter(brain, "flatmap", look, run.progress)
+            for shown in found.maps():
+                file = work.partial / f"{shown.name}_{plot_map.kind}.{look.format}"
+                save_figure(plot_map(shown), file, dpi=look.dpi)
+        shown_fields = ShownFields(found.visual, found.min_r2, found.settings.degrees)
+        figure = plot_sizes(brain, shown_fields)
+        if figure is not None:
+            save_figure(figure, work.partial / f"sizes.{look.format}", dpi=look.dpi)
