@@ -215,6 +215,25 @@ compare(workspace, [brain], subject, store, run=run).table()
         ),
     ),
     Part(
+        "Experiments on a modelled brain",
+        """```python
+from synbrain_cli import fit_prf, load_model
+
+found = fit_prf(load_model("weights/sub-01"))
+found.to_nifti()["angle"].to_filename("angle.nii.gz")
+```""",
+        (
+            "experiments.retinotopy:fit_prf",
+            "experiments.retinotopy:MappingSettings",
+            "experiments.retinotopy:Retinotopy",
+            "experiments.retinotopy:Retinotopy.to_nifti",
+            "experiments.retinotopy:Retinotopy.to_surface",
+            "experiments.retinotopy:Retinotopy.plot",
+            "experiments.population_fields:PopulationFields",
+            "pipeline.localize:localize_prf",
+        ),
+    ),
+    Part(
         "Plotting",
         """Functions that take arrays and return matplotlib figures.
 
