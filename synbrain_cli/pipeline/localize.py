@@ -162,6 +162,12 @@ def _write_figures(work: WorkFolder, found: Retinotopy, look: Look, run: RunCont
         if look.space in where.other_spaces or where.surface_resampling or where.is_volume:
             plot_map = MapPlotter(brain, "flatmap", look, run.progress)
             for shown in found.maps():
+                if not plot_map.shows(shown):
+                    run.progress.info(
+                        f"{shown.title}: no map, as too few voxels reach an R² of "
+                        f"{found.min_r2:.2f} (--min-r2)"
+                    )
+                    continue
                 file = work.partial / f"{shown.name}_{plot_map.kind}.{look.format}"
                 save_figure(plot_map(shown), file, dpi=look.dpi)
         shown_fields = ShownFields(found.visual, found.min_r2, found.settings.degrees)

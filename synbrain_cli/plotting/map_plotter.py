@@ -151,6 +151,12 @@ class MapPlotter:
 
         return plot_flatmap(maps, labels, scale)
 
+    def shows(self, shown: BrainMap) -> bool:
+        """Whether a map has a value anywhere: vertices between voxels without one have none."""
+        if self.kind == "slices":
+            return bool(np.isfinite(shown.values).any())
+        return any(np.isfinite(values).any() for values in self._on_surface(shown).values())
+
     @property
     def plots_pairs(self) -> bool:
         """Whether two maps can stand side by side: flatmaps by matplotlib."""

@@ -19,6 +19,7 @@ from synbrain_cli.brain import load_model
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.experiments.mapping_stimuli import mapping_apertures
 from synbrain_cli.experiments.retinotopy import MappingSettings, MeasuredMaps, VisualField, respond
+from synbrain_cli.pipeline.localize import localize_prf
 from synbrain_cli.plotting.wheels import Wheel
 from synbrain_cli.run import RunContext
 
@@ -191,3 +192,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped(workspace, name, tmp_path, 
     result = module.localize_prf(workspace, brain, ONE, output=folder, run=RUN)
     assert (result.folder / "prf.json").exists()
     shutil.rmtree(folder)
+
+
+def test_a_threshold_that_no_voxel_reaches_leaves_the_maps_out(workspace, name, tmp_path):
+    brain, folder = load_model(workspace.weights / name, "cpu"), tmp_path / "prf"
+    settings = MappingSettings(n_textures=1, min_r2=0.999999)
+    result = localize_prf(workspace, brain, settings, output=folder, run=RUN)
+    assert result.record.regions["all"].n_fitted == 0
+    assert result.record.regions["all"].size is None
+    maps = [path.name for path in folder.glob("*flatmap*")]
+    assert maps == [f"sub-{brain.subject}_stat-r2_flatmap.png"]
+    assert len(list(folder.glob("*.nii.gz"))) == 4
