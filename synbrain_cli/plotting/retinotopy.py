@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 7.0, 3.6  # inches
 _LEFT, _BOTTOM = 0.8, 0.65  # inches, of the axes
+_KEY = 1.5  # inches, on the right
 _BINS = 5  # of eccentricity
 _FEWEST = 20  # voxels of a region that has a line
 _MOST = 6  # regions
@@ -131,7 +132,7 @@ def plot_sizes(brain: Brain, shown: ShownFields) -> Figure | None:
         _HEIGHT,
         Labels(f"Receptive fields by region, {brain.name}", "", note=simulated_note(brain)),
     )
-    width = current_style().width(_WIDTH) - _LEFT - SIDE
+    width = current_style().width(_WIDTH) - _LEFT - _KEY - SIDE
     axes = framed.figure.add_axes(
         framed.box(_LEFT, _BOTTOM - FOOTER, width, _HEIGHT + FOOTER - _BOTTOM - 0.2), label="sizes"
     )
@@ -149,5 +150,8 @@ def plot_sizes(brain: Brain, shown: ShownFields) -> Figure | None:
     axes.set_ylabel("size, degrees", fontsize=11)
     axes.tick_params(labelsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=9, frameon=False, ncols=2, title="region (voxels)", title_fontsize=9)
+    axes.legend(
+        fontsize=9, frameon=False, title="region (voxels)", title_fontsize=9, loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )  # fmt: skip
     return framed.figure
