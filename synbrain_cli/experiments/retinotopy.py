@@ -30,6 +30,7 @@ from synbrain_cli.io.voxel_space import POSITION_COLUMNS, Volume
 from synbrain_cli.plotting.map_plotter import Look, MapPlotter
 from synbrain_cli.plotting.maps import BrainMap
 from synbrain_cli.plotting.retinotopy import ShownFields, retinotopic_maps
+from synbrain_cli.plotting.wheels import angles_of, directions
 from synbrain_cli.progress import Bar, Progress, Share
 from synbrain_cli.run import RunContext
 
@@ -139,22 +140,20 @@ class Retinotopy:
         return {name: self.brain.to_nifti(values) for name, values in found.items()}
 
     def to_surface(self, space: str = "fsaverage5") -> dict[str, dict[str, NDArray[np.floating]]]:
-        """Resample to a cortical surface; angle and eccentricity are those of resampled centres.
+        """Resample to a cortical surface, angles as directions.
 
         Returns
         -------
         dict of dict of float arrays of shape (n_vertices,)
             By name, then ``left`` and ``right``; NaN where there are no data.
         """
-        visual = self.visual
-        turn = np.deg2rad(visual.angle)
-        centre = visual.eccentricity * np.stack([np.cos(turn), np.sin(turn)])
-        resampled = self.brain.to_surface(np.stack([*centre, visual.size, visual.r2]), space)
+        angle, *others = self.visual
+        resampled = self.brain.to_surface(np.stack([*directions(angle), *others]), space)
         maps: dict[str, dict[str, NDArray[np.floating]]] = {n: {} for n in VisualField._fields}
-        for hemisphere, (x, y, size, r2) in resampled.items():
-            maps["angle"][hemisphere] = np.rad2deg(np.arctan2(y, x)) % 360
-            maps["eccentricity"][hemisphere] = np.hypot(x, y)
-            maps["size"][hemisphere], maps["r2"][hemisphere] = size, r2
+        for hemisphere, (right, up, *rest) in resampled.items():
+            whole = angles_of(np.stack([right, up])), *rest
+            for name, values in zip(VisualField._fields, whole, strict=True):
+                maps[name][hemisphere] = values
         return maps
 
     def plot(self, what: str = "angle", look: Look | None = None) -> Figure:

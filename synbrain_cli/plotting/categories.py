@@ -6,21 +6,18 @@ import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.bands import split_layers
 from synbrain_cli.errors import InputError
-from synbrain_cli.plotting.colours import Colours, ColourScale
+from synbrain_cli.plotting.colours import Colours, ColourScale, FixedColours
 from synbrain_cli.plotting.figure import FOOTER, SIDE, text_width
 from synbrain_cli.plotting.wheels import Wheel, WheelColours
 
 if TYPE_CHECKING:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Colormap
-
     from synbrain_cli.plotting.figure import Frame
     from synbrain_cli.plotting.mesh_raster import Raster
 
@@ -117,37 +114,19 @@ class Categories:
         from matplotlib.colors import ListedColormap, Normalize
 
         limits = Normalize(-0.5, len(self.names) - 0.5)
-        return CategoryColours(self, ScalarMappable(limits, ListedColormap(list(self.colours))))
+        return CategoryColours(ScalarMappable(limits, ListedColormap(list(self.colours))), self)
 
 
 @dataclass(frozen=True)
-class CategoryColours:
+class CategoryColours(FixedColours):
     """Colours of categories on a map: what `Colours` are for a scale.
 
     Attributes
     ----------
     categories : Categories
-    mappable : matplotlib.cm.ScalarMappable
     """
 
     categories: Categories
-    mappable: ScalarMappable
-    interpolation: ClassVar[str] = "nearest"  # of pixels: between two categories lies no third
-    scale: ClassVar[ColourScale] = ColourScale()  # without a threshold
-
-    @property
-    def cmap(self) -> Colormap:
-        """The colours in order."""
-        return self.mappable.cmap
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Half a category beyond the first and the last."""
-        return self.mappable.get_clim()
-
-    def visible(self, values: NDArray) -> NDArray:
-        """Return the values: none are hidden."""
-        return values
 
     def picture(self, raster: Raster, values: NDArray) -> NDArray[np.float32]:
         """Return at each pixel the category with the largest share of its triangle's vertices.

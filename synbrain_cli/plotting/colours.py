@@ -194,6 +194,35 @@ class Colours:
         return f"{unit}  (shown: {value} ≥ {self.scale.threshold:g})"
 
 
+@dataclass(frozen=True)
+class FixedColours:
+    """Colours that do not depend on the values of a map, and hide none of them.
+
+    Attributes
+    ----------
+    mappable : matplotlib.cm.ScalarMappable
+        The colour map and its limits.
+    """
+
+    mappable: ScalarMappable
+    interpolation: ClassVar[str] = "nearest"  # of pixels: there may be nothing between two colours
+    scale: ClassVar[ColourScale] = ColourScale()  # without a threshold
+
+    @property
+    def cmap(self) -> Colormap:
+        """The colour map."""
+        return self.mappable.cmap
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Ends of the colours."""
+        return self.mappable.get_clim()
+
+    def visible(self, values: NDArray) -> NDArray:
+        """Return the values: none are hidden."""
+        return values
+
+
 def add_colour_bar(
     framed: Frame, colours: Colours, unit: str, centre: float = 0.5, width: float = 0.34
 ) -> None:

@@ -17,6 +17,7 @@ from synbrain_cli.plotting.figure import FORMATS, STYLES
 from synbrain_cli.plotting.labels import Labels, simulated_note, subject_labels
 from synbrain_cli.plotting.maps import BrainMap
 from synbrain_cli.plotting.reliability import known_on_surface
+from synbrain_cli.plotting.wheels import angles_of, directions
 from synbrain_cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -210,11 +211,8 @@ class MapPlotter:
     def _on_surface(self, shown: BrainMap) -> dict[str, np.ndarray]:
         """Values of vertices; of categories, the one of most of the voxels that a vertex is of."""
         if shown.wheel is not None and shown.wheel.of == "angle":
-            turn = np.deg2rad(shown.values)
-            around = known_on_surface(
-                self.brain, np.stack([np.cos(turn), np.sin(turn)]), self._look.space
-            )
-            return {side: np.rad2deg(np.arctan2(up, x)) % 360 for side, (x, up) in around.items()}
+            around = known_on_surface(self.brain, directions(shown.values), self._look.space)
+            return {side: angles_of(found) for side, found in around.items()}
         if shown.categories is None:
             return known_on_surface(self.brain, shown.values, self._look.space)
         members = np.arange(len(shown.categories.names))[:, None] == shown.values

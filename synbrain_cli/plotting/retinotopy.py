@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -78,37 +78,40 @@ def retinotopic_maps(brain: Brain, shown: ShownFields) -> Iterator[BrainMap]:
     brain : Brain
     shown : ShownFields
     """
-    fields, good, base = shown.fields, shown.good, f"sub-{brain.subject}_stat"
-    where = f"R² ≥ {shown.min_r2:.2f}"
-    yield BrainMap(
+    fields, where = shown.fields, f"R² ≥ {shown.min_r2:.2f}"
+    reach, base = shown.degrees / 2, f"sub-{brain.subject}_stat"
+    angle = BrainMap(
         f"{base}-angle",
         f"Polar angle of receptive fields, {brain.name}",
         f"polar angle ({where})",
-        np.where(good, fields.angle, np.nan),
-        wheel=Wheel("angle", shown.degrees / 2),
+        np.where(shown.good, fields.angle, np.nan),
+        wheel=Wheel("angle", reach),
     )
-    yield BrainMap(
-        f"{base}-eccentricity",
-        f"Eccentricity of receptive fields, {brain.name}",
-        f"degrees of visual angle ({where})",
-        np.where(good, fields.eccentricity, np.nan),
-        wheel=Wheel("eccentricity", shown.degrees / 2),
-    )
-    yield BrainMap(
-        f"{base}-size",
-        f"Size of receptive fields, {brain.name}",
-        f"degrees of visual angle ({where})",
-        np.where(good, fields.size, np.nan),
+    size = replace(
+        angle,
+        name=f"{base}-size",
+        title=f"Size of receptive fields, {brain.name}",
+        unit=f"degrees of visual angle ({where})",
+        values=np.where(shown.good, fields.size, np.nan),
         symmetric=False,
         vmin=0.0,
+        wheel=None,
     )
-    yield BrainMap(
-        f"{base}-r2",
-        f"Responses that receptive fields explain, {brain.name}",
-        "R² over apertures",
-        fields.r2,
-        symmetric=False,
-        vmin=0.0,
+    yield angle
+    yield replace(
+        size,
+        name=f"{base}-eccentricity",
+        title=f"Eccentricity of receptive fields, {brain.name}",
+        values=np.where(shown.good, fields.eccentricity, np.nan),
+        wheel=Wheel("eccentricity", reach),
+    )
+    yield size
+    yield replace(
+        size,
+        name=f"{base}-r2",
+        title=f"Responses that receptive fields explain, {brain.name}",
+        unit="R² over apertures",
+        values=fields.r2,
     )
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synbrain_cli.plotting.colours import ColourScale
+from synbrain_cli.plotting.colours import FixedColours
 from synbrain_cli.plotting.figure import FOOTER
 
 if TYPE_CHECKING:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Colormap
-
     from synbrain_cli.plotting.figure import Frame
     from synbrain_cli.plotting.mesh_raster import Raster
 
@@ -22,6 +19,18 @@ _DISC = 1.0  # inches across
 _ABOVE, _BELOW = 0.12, 0.42  # inches, of the disc
 _PIXELS = 240
 _TICK, _CAPTION = 9.0, 11.0  # points
+
+
+def directions(angles: NDArray) -> NDArray:
+    """Return angles (n,), degrees, as cosines and sines (2, n): these can be averaged."""
+    turn = np.deg2rad(angles)
+    return np.stack([np.cos(turn), np.sin(turn)])
+
+
+def angles_of(directions: NDArray) -> NDArray:
+    """Return cosines and sines (2, n), of any length, as angles (n,): degrees from 0 to 360."""
+    right, up = directions
+    return np.rad2deg(np.arctan2(up, right)) % 360
 
 
 @dataclass(frozen=True)
@@ -48,46 +57,25 @@ class Wheel:
 
         end = 360.0 if self.of == "angle" else self.reach
         name = "hsv" if self.of == "angle" else "turbo"  # as is usual in retinotopy
-        return WheelColours(self, ScalarMappable(Normalize(0, end, clip=True), colormaps[name]))
+        return WheelColours(ScalarMappable(Normalize(0, end, clip=True), colormaps[name]), self)
 
 
 @dataclass(frozen=True)
-class WheelColours:
+class WheelColours(FixedColours):
     """Colours of a wheel on a map: what `Colours` are for a scale.
 
     Attributes
     ----------
     wheel : Wheel
-    mappable : matplotlib.cm.ScalarMappable
     """
 
     wheel: Wheel
-    mappable: ScalarMappable
-    interpolation: ClassVar[str] = "nearest"  # of pixels: between 359° and 1° lies 0°
-    scale: ClassVar[ColourScale] = ColourScale()  # without a threshold
-
-    @property
-    def cmap(self) -> Colormap:
-        """The colour map."""
-        return self.mappable.cmap
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Ends of the colours."""
-        return self.mappable.get_clim()
-
-    def visible(self, values: NDArray) -> NDArray:
-        """Return the values: none are hidden."""
-        return values
 
     def picture(self, raster: Raster, values: NDArray) -> NDArray[np.float32]:
         """Return values of vertices at the pixels of a view, angles interpolated on the circle."""
         if self.wheel.of == "eccentricity":
             return raster.interpolate(values)
-        turn = np.deg2rad(values)
-        up, right = raster.interpolate(np.sin(turn)), raster.interpolate(np.cos(turn))
-        angle: NDArray[np.float32] = np.rad2deg(np.arctan2(up, right)) % np.float32(360)
-        return angle
+        return angles_of(np.stack([*map(raster.interpolate, directions(values))]))
 
     def key_height(self, width: float, unit: str) -> float:
         """Return the height that the disc needs beyond the footer, inches."""
@@ -99,7 +87,7 @@ class WheelColours:
         x, y = np.meshgrid(across, across)
         radius = np.hypot(x, y)
         if self.wheel.of == "angle":
-            shown = np.rad2deg(np.arctan2(y, x)) % 360
+            shown = angles_of(np.stack([x, y]))
         else:
             shown = radius * self.wheel.reach
         left = framed.width / 2 - _DISC / 2

@@ -361,7 +361,7 @@ class _Trainer:
             ambiguity, n_seen = np.zeros(held_out.shape[1]), 0
             for first in range(0, len(folds), SCORED):
                 rows = np.arange(first, min(first + SCORED, len(folds)))
-                each = np.stack([self._predict(member, k, rows) for member in members])
+                each = self._predict(members, k, rows)
                 for i, fold in enumerate(folds[rows]):
                     if fold < 0:  # seen by none
                         held_out[rows[i]] = each[:, i].mean(0)
@@ -374,14 +374,12 @@ class _Trainer:
         return found
 
     @torch.inference_mode()
-    def _predict(self, member: _Member, subject: int, rows: np.ndarray) -> np.ndarray:
-        examples = self.examples[subject].both
-        tokens = examples.tokens.only(member.config.bands).part(rows)
-        parts = [np.zeros((0, examples.averages.shape[1]), np.float32)]
-        for part in tokens.batches(SCORED):
-            seen = as_tensors(part, self.run.device)
-            parts.append(member.network(seen, subject).cpu().numpy())
-        return np.concatenate(parts)
+    def _predict(self, members: Sequence[_Member], subject: int, rows: np.ndarray) -> np.ndarray:
+        """Predict images of a subject by every network: (n_members, n_images, n_voxels)."""
+        bands = members[0].config.bands  # of the best of the first fold: the same for all
+        tokens = self.examples[subject].both.tokens.only(bands).part(rows)
+        (seen,) = (as_tensors(batch, self.run.device) for batch in tokens.batches(len(rows)))
+        return np.stack([one.network(seen, subject).cpu().numpy() for one in members])
 
 
 def _deal(images: Sequence[np.ndarray], tested: set[str], seed: int) -> list[np.ndarray]:

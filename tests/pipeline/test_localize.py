@@ -20,7 +20,8 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.experiments.mapping_stimuli import mapping_apertures
 from synbrain_cli.experiments.retinotopy import MappingSettings, MeasuredMaps, VisualField, respond
 from synbrain_cli.pipeline.localize import localize_prf
-from synbrain_cli.plotting.wheels import Wheel
+from synbrain_cli.plotting.map_plotter import Look, MapPlotter
+from synbrain_cli.plotting.wheels import Wheel, angles_of, directions
 from synbrain_cli.run import RunContext
 
 RUN = RunContext(progress=QUIET)
@@ -72,20 +73,40 @@ def test_files_hold_what_the_function_returns(typed, found):
     assert record["regions"]["all"]["n_fitted"] == int((found.visual.r2 >= found.min_r2).sum())
 
 
-def test_surfaces_have_the_angle_of_resampled_centres(typed, found):
+def test_surfaces_have_angles_that_were_resampled_as_directions(typed, found):
     folder, _ = typed
-    maps = found.to_surface()
+    maps, visual = found.to_surface(), found.visual
     prefix = f"sub-{found.brain.subject}_hemi-L_space-fsaverage5_stat"
     for kind in VisualField._fields:
         data = nib.load(folder / f"{prefix}-{kind}_statmap.func.gii").agg_data()
         np.testing.assert_allclose(data, maps[kind]["left"], rtol=1e-5, equal_nan=True)
-    visual = found.visual
     turn = np.deg2rad(visual.angle)
-    x = found.brain.to_surface(visual.eccentricity * np.cos(turn))["left"]
-    shown = np.isfinite(x)
-    left = {kind: maps[kind]["left"][shown] for kind in ("angle", "eccentricity")}
-    expected = left["eccentricity"] * np.cos(np.deg2rad(left["angle"]))
-    np.testing.assert_allclose(expected, x[shown], atol=1e-4)
+    right, up = (found.brain.to_surface(one)["left"] for one in (np.cos(turn), np.sin(turn)))
+    shown = np.isfinite(right)
+    angle = np.deg2rad(maps["angle"]["left"][shown])
+    length = np.hypot(right, up)[shown]
+    np.testing.assert_allclose(length * np.cos(angle), right[shown], atol=1e-5)
+    np.testing.assert_allclose(length * np.sin(angle), up[shown], atol=1e-5)
+    for kind in ("eccentricity", "size", "r2"):
+        expected = found.brain.to_surface(getattr(visual, kind))["left"]
+        np.testing.assert_allclose(maps[kind]["left"], expected, rtol=1e-5, equal_nan=True)
+
+
+def test_the_map_of_angles_shows_what_the_file_holds(found):
+    everywhere = replace(found, settings=MappingSettings(n_textures=1, min_r2=0.0))
+    shown = next(everywhere.maps())
+    plot_map = MapPlotter(found.brain, "flatmap", Look(), QUIET)
+    on_map, in_file = plot_map._on_surface(shown)["left"], found.to_surface()["angle"]["left"]
+    away = np.abs((on_map - in_file + 180) % 360 - 180)
+    assert np.nanmax(away) < 1e-3
+    np.testing.assert_array_equal(np.isnan(on_map), np.isnan(in_file))
+
+
+def test_angles_are_averaged_on_the_circle():
+    around = directions(np.array([350.0, 20.0])).mean(1, keepdims=True)
+    np.testing.assert_allclose(angles_of(around), 5)
+    angles = np.arange(0.0, 360, 15)
+    np.testing.assert_allclose(angles_of(3 * directions(angles)), angles, atol=1e-9)
 
 
 def test_the_screen_says_what_counts_and_that_the_subject_is_simulated(typed):

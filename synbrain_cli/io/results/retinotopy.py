@@ -18,7 +18,8 @@ class RegionFields(Result, frozen=True):
     eccentricity, size : float, optional
         Degrees of visual angle; None where no voxel was fitted well.
     slope : float, optional
-        Of size on eccentricity, least squares over voxels; None with fewer than ten.
+        Of size on eccentricity, degrees per degree, by least squares over the fitted voxels; None
+        with fewer than ten.
     """
 
     n_voxels: int
