@@ -34,9 +34,13 @@ from synbrain_cli.io.prepared_tables import read_voxels, roi_masks
 from synbrain_cli.io.replacing import unreplaced
 from synbrain_cli.io.voxel_space import VoxelSpace
 from synbrain_cli.model.readout import Readout
+from synbrain_cli.model.uncertainty import Doubt
 from synbrain_cli.prefetch import prefetch
 from synbrain_cli.run import resolve_device
 from synbrain_cli.tokens import Tokens
+
+# Mean response, function that makes the draws, and uncertainty of the mean
+_Begun = tuple[np.ndarray, Callable[[], np.ndarray], Doubt | None]
 
 
 def load_model(path: Path | str, device: str = "auto") -> Brain:
@@ -184,11 +188,34 @@ class Brain:
             )
 
     def statistics(self, sampling: str) -> list[str]:
-        """What is known of responses exactly: "mean" and, with a readout, "std" of a single trial.
+        """What is known of the response to an image without drawing, in this order.
 
-        The standard deviation has no closed form where noise is added to the latent.
+        "mean", the expected response; "std", the standard deviation of a single trial, which has no
+        closed form where noise is added to the latent; "sem", the standard error of the mean, which
+        needs repeats in training, without which it is not told from trial noise; "distance" of the
+        image from those of training, which models of earlier versions do not know.
         """
-        return ["mean", "std"] if self.config.has_readout and sampling != "latent" else ["mean"]
+        if not self.config.has_readout or sampling == "latent":
+            return ["mean"]
+        known = self.distribution
+        has = {
+            "mean": True,
+            "std": True,
+            "sem": not known.readout.signal.is_nothing,
+            "distance": known.uncertainty is not None,
+        }
+        return [name for name, is_known in has.items() if is_known]
+
+    def doubt(self, tokens: Tokens) -> Doubt | None:
+        """How unsure the mean response to images is, and how far they are from training images.
+
+        None of published weights, of models of earlier versions, and of those whose training images
+        did not differ.
+        """
+        known = self._distribution
+        if known is None or known.uncertainty is None:
+            return None
+        return known.uncertainty(self.predictors.leverage(tokens))
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -339,27 +366,36 @@ class Brain:
         """
         drawing = self.settle(drawing)
         recorded = drawing.unit == "recorded"
-        has_sd = "std" in self.statistics(drawing.sampling)
+        has_sd, has_sem = (n in self.statistics(drawing.sampling) for n in ("std", "sem"))
 
-        def finish(begun: tuple[np.ndarray, Callable[[], np.ndarray]]) -> ImageResponse:
-            mean, draw = begun
+        def finish(begun: _Begun) -> ImageResponse:
+            mean, draw, doubt = begun
             values = np.empty((drawing.n_draws + 1, self.n_voxels), np.float32)
             values[:-1], values[-1] = draw(), mean
             if recorded:
                 values *= self.response_sd
                 values += self.response_mean
-            sd = self.distribution.readout.sd(mean) if has_sd else None
-            if sd is not None and recorded:
-                sd *= self.response_sd
-            return ImageResponse(values[:-1], values[-1], sd)
+            sd = sem = distance = None
+            if has_sd:
+                readout = self.distribution.readout
+                if doubt is not None:
+                    readout, distance = (
+                        readout.of_image(doubt.relative[0]),
+                        float(doubt.distance[0]),
+                    )
+                sd = readout.sd(mean)
+                if has_sem:
+                    sem = np.sqrt(readout.signal.variance).astype(np.float32)
+                if recorded:
+                    sd *= self.response_sd
+                    sem = sem if sem is None else sem * self.response_sd
+            return ImageResponse(values[:-1], values[-1], sd, sem, distance)
 
         begun = self._begin(images, drawing, rows)
         yield from prefetch(finish, begun, 4 * (drawing.n_draws + 2) * self.n_voxels)
 
-    def _begin(
-        self, images: Any, drawing: Drawing, rows: Sequence[int] | None
-    ) -> Iterator[tuple[np.ndarray, Callable[[], np.ndarray]]]:
-        """Yield, for each image, its mean, and a function that makes its draws.
+    def _begin(self, images: Any, drawing: Drawing, rows: Sequence[int] | None) -> Iterator[_Begun]:
+        """Yield, for each image, its mean, a function that makes its draws, and its uncertainty.
 
         Networks have run by then: they share one device. All is standardised; draws are of shape
         (n_draws, n_voxels), or (n_voxels,) where all are equal.
@@ -369,14 +405,23 @@ class Brain:
             for token, mean, digest in zip(tokens.one_by_one(), means, digests, strict=False):
                 if drawing.sampling == "latent":
                     drawn = self._draw_latent(token, digest, drawing)
-                    yield mean, partial(np.asarray, drawn)
-                elif drawing.sampling == "mean":
-                    yield mean, partial(np.asarray, mean)
+                    yield mean, partial(np.asarray, drawn), None
+                    continue
+                doubt = self.doubt(token)
+                if drawing.sampling == "mean":
+                    yield mean, partial(np.asarray, mean), doubt
                 else:
-                    yield mean, partial(self.draw_around, mean, digest, drawing)
+                    relative = None if doubt is None else doubt.relative[0]
+                    draw = partial(self.draw_around, mean, digest, drawing, relative=relative)
+                    yield mean, draw, doubt
 
     def draw_around(
-        self, mean: np.ndarray, digest: str, drawing: Drawing, readout: Readout | None = None
+        self,
+        mean: np.ndarray,
+        digest: str,
+        drawing: Drawing,
+        readout: Readout | None = None,
+        relative: np.ndarray | None = None,
     ) -> np.ndarray:
         """Make calibrated draws for one image whose mean response is known.
 
@@ -388,13 +433,16 @@ class Brain:
         drawing : Drawing
         readout : Readout, optional
             Another distribution, drawn with the same random numbers: for comparisons.
+        relative : float32 array of shape (n_voxels,), optional
+            Uncertainty of this image's mean (`doubt`), relative to the average over images.
 
         Returns
         -------
         float32 array of shape (n_draws, n_voxels), standardised
         """
         generators = DrawGenerators(drawing, digest, self.config.fingerprint)
-        return draw_around(mean, readout or self.distribution.readout, generators)
+        own = (readout or self.distribution.readout).of_image(relative)
+        return draw_around(mean, own, generators)
 
     def _draw_latent(self, token: Tokens, digest: str, drawing: Drawing) -> np.ndarray:
         generators = DrawGenerators(drawing, digest, self.config.fingerprint)

@@ -112,11 +112,19 @@ class ImageResponse:
         Standard deviation of a single trial around ``mean``, by the readout
         (`synbrain_cli.model.readout.Readout.sd`), not over the draws. None where nothing gives it
         exactly: of draws by noise in the latent, and of models without a readout.
+    sem : float32 array of shape (n_voxels,), optional
+        Standard error of ``mean``: how far the true mean response to this image is from it
+        (`synbrain_cli.model.uncertainty`). None where ``sd`` is, and where no image was repeated in
+        training: trial noise and the error of the mean are then not told apart.
+    distance : float, optional
+        Percentage of training images that are as near to the other training images or nearer.
     """
 
     draws: np.ndarray
     mean: np.ndarray
-    sd: np.ndarray | None
+    sd: np.ndarray | None = None
+    sem: np.ndarray | None = None
+    distance: float | None = None
 
 
 class RepeatedGenerators(DrawGenerators):

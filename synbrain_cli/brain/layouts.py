@@ -14,6 +14,7 @@ from synbrain_cli.io.bundle import BundleConfig
 from synbrain_cli.model.fields import is_grid
 from synbrain_cli.model.linear import n_pooled
 from synbrain_cli.model.readout import NODES
+from synbrain_cli.model.uncertainty import PERCENTS
 
 # In networks.safetensors beside the networks' own tensors.
 PUBLISHED_SCALE = ("vae.gain", "vae.offset")
@@ -53,6 +54,11 @@ def linear_arrays(token_shapes: Sequence[tuple[int, int]], n_voxels: int) -> dic
     shapes: dict[str, Shape] = {"weights": ("n_members", n_voxels), "mean": (n_voxels,)}
     for k, (n_tokens, n_dims) in enumerate(token_shapes):
         shapes |= ridge_arrays(n_voxels, f"ridge.{k}.", n_pooled(n_tokens, n_dims))
+        shapes |= {
+            f"ridge.{k}.known.powers": (f"ridge.{k}.n_components",),
+            f"ridge.{k}.known.penalties": ("n_penalties",),
+            f"ridge.{k}.known.left_out": ("n_images", "n_penalties"),
+        }
         if is_grid(n_tokens):
             shapes |= {
                 f"field.{k}.axes": (n_dims, f"channels {k}"),
@@ -79,6 +85,9 @@ def readout_arrays(n_predictors: int, n_voxels: int) -> dict[str, Shape]:
         "signal_loadings": (n_voxels, "signal rank"),
         "noise_loadings": (n_voxels, "noise rank"),
         "curve": (len(NODES), n_voxels),
+        "uncertainty_growth": (1,),
+        "uncertainty_level": (n_voxels,),
+        "uncertainty_distances": (PERCENTS,),
         **dict.fromkeys(by_voxel, (n_voxels,)),
     }
 

@@ -31,6 +31,7 @@ from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import LatentReadout, Readout
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.model.transfer import Adapter, Transfer
+from synbrain_cli.model.uncertainty import MeanUncertainty
 from synbrain_cli.model.vae import BrainVAE
 
 
@@ -47,12 +48,15 @@ class Distribution:
     linear_variance, trial_variance : float32 arrays of shape (n_voxels,)
         Of trials around the linear encoder and around the mean pattern: the noise of the two
         baselines that draws must beat.
+    uncertainty : MeanUncertainty, optional
+        None of models of earlier versions, and where features did not vary.
     """
 
     readout: Readout
     mean_pattern: np.ndarray
     linear_variance: np.ndarray
     trial_variance: np.ndarray
+    uncertainty: MeanUncertainty | None = None
 
     @cached_property
     def normal_noise(self) -> dict[str, Readout]:
@@ -120,13 +124,17 @@ def load_weights(
     stack, distribution = np.ones((1, n_voxels), np.float32), None
     if config.has_readout:
         path = folder / "readout.safetensors"
-        named = load_expected(path, readout_arrays(len(config.predictors), n_voxels))
+        layout = readout_arrays(len(config.predictors), n_voxels)
+        # Models of earlier versions do not know how unsure they are
+        unknown = tuple(name for name in layout if name.startswith("uncertainty_"))
+        named = load_expected(path, layout, optional=unknown)
         stack = named["stack"]
         distribution = Distribution(
             Readout.from_arrays(named),
             arrays["mean_pattern"],
             named["linear_variance"],
             named["trial_variance"],
+            MeanUncertainty.from_arrays(named),
         )
     predictors = Predictors(
         TokenScaler.from_arrays(arrays, len(config.bands)),

@@ -147,9 +147,10 @@ class Predictors:
         if self.linear_file is None:
             raise InputError("published weights come without a linear encoder")
         layout = linear_arrays(self.token_shapes, self.stack.shape[1])
-        # A band has no receptive fields where images were too few to compare them
-        fields = tuple(name for name in layout if name.startswith("field."))
-        named = load_expected(self.linear_file, layout, optional=fields)
+        # A band has no receptive fields where images were too few to compare them; nor is anything
+        # known of the uncertainty of models of earlier versions
+        optional = tuple(n for n in layout if n.startswith("field.") or ".known." in n)
+        named = load_expected(self.linear_file, layout, optional=optional)
         return LinearEncoder.from_arrays(named, len(self.token_shapes))
 
     def predict(self, name: str, tokens: Tokens) -> np.ndarray:
@@ -215,6 +216,10 @@ class Predictors:
                 "`--model linear`, or draw with the sampling calibrated"
             )
         return self.networks
+
+    def leverage(self, tokens: Tokens) -> np.ndarray:
+        """Leverage of images in the linear encoder: float32 (n_images, n_voxels)."""
+        return self.linear.leverage(self.scaler(tokens))
 
     def _linear(self, tokens: Tokens) -> np.ndarray:
         return self.linear.predict(self.scaler(tokens))

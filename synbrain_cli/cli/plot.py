@@ -33,6 +33,7 @@ app = typer.Typer(cls=PlainGroup, no_args_is_help=True, help="Plot figures and w
 MapKind = Literal[
     "mean",
     "std",
+    "sem",
     "difference",
     "draw",
     "draws-mean",
@@ -46,9 +47,9 @@ WhatOption = Annotated[
     MapKind,
     typer.Option(
         help="Of synthesized responses: mean (the expected response), std (of a single trial), "
-        "difference (of expected responses), draw (one), draws-mean (average of the draws); of a "
-        "test image: recorded or error (recorded − expected); of the model: accuracy (flatmaps: "
-        "beside the noise ceiling) or ceiling."
+        "sem (of the mean), difference (of expected responses), draw (one), draws-mean (average of "
+        "the draws); of a test image: recorded or error (recorded − expected); of the model: "
+        "accuracy (flatmaps: beside the noise ceiling) or ceiling."
     ),
 ]
 ImageOption = Annotated[

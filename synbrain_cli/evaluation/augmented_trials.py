@@ -283,8 +283,11 @@ def synthesize(
             means[:, rows] = model.means(tokens)
             for i, token in enumerate(tokens.one_by_one(), start):
                 digest, drawing = token_digest(token), Drawing(int(n_draws[i]), run.seed)
+                doubt = brain.doubt(token)
+                relative = None if doubt is None else doubt.relative[0]
                 for drawn, mean in zip(draws, means, strict=True):
-                    drawn[i :: len(images)] = brain.draw_around(mean[i], digest, drawing)
+                    own = brain.draw_around(mean[i], digest, drawing, relative=relative)
+                    drawn[i :: len(images)] = own
                 bar()
     final, choosing = (
         Synthesized(trial_image, drawn, mean, targets)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Self
@@ -49,7 +49,11 @@ from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
-from synbrain_cli.training.distribution import HeldOut, baseline_variances, fit_distribution
+from synbrain_cli.training.distribution import (
+    HeldOut,
+    baseline_variances,
+    fit_distribution,
+)
 from synbrain_cli.training.examples import load_examples
 from synbrain_cli.training.linear_encoder import fit_linear_encoder
 
@@ -183,6 +187,8 @@ class FoldFit:
     distribution : Distribution
         Its mean pattern is the mean over all images that were fitted.
     factor, offset : float32 arrays of shape (n_voxels,)
+    relative : float32 array of shape (n_images, n_voxels), optional
+        Uncertainty of each image's mean, relative to the average over images.
     """
 
     model: Array
@@ -190,6 +196,7 @@ class FoldFit:
     distribution: Distribution
     factor: Array
     offset: Array
+    relative: Array | None = None
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -207,6 +214,7 @@ class FoldFit:
             distribution=distribution,
             factor=named["factor"],
             offset=named["offset"],
+            relative=named.get("relative"),
         )
 
     def save(self, path: Path) -> None:
@@ -248,14 +256,17 @@ def fit_fold(brain: Brain, part: TestSet, recovery: Path) -> FoldFit:
     examples = load_examples(part.subject, part.store)
     run = RunContext(seed, progress=Progress(quiet=True))
     linear, left_out = fit_linear_encoder(examples, run, recovery)
-    fitted = fit_distribution(examples, HeldOut({"linear": left_out}), seed)
-    of_validation = left_out[len(examples.train.averages) :]
+    fitted = fit_distribution(examples, HeldOut({"linear": left_out}, linear), seed)
+    baselines = baseline_variances(examples, left_out[len(examples.train.averages) :])
     distribution = Distribution(
         readout=fitted.readout,
         mean_pattern=examples.both.averages.mean(0, dtype=np.float64).astype(np.float32),
-        **baseline_variances(examples, of_validation),
+        linear_variance=baselines["linear_variance"],
+        trial_variance=baselines["trial_variance"],
     )
-    linear_prediction = linear.predict(examples.scaler(part.tokens))
+    seen = examples.scaler(part.tokens)
+    linear_prediction = linear.predict(seen)
+    uncertainty = fitted.uncertainty
     mean_pattern = distribution.mean_pattern
     factor, offset = np.ones_like(mean_pattern), np.zeros_like(mean_pattern)
     if brain.config.standardization == "none":
@@ -267,6 +278,7 @@ def fit_fold(brain: Brain, part: TestSet, recovery: Path) -> FoldFit:
         distribution=distribution,
         factor=factor,
         offset=np.asarray(offset, np.float32),
+        relative=uncertainty(linear.leverage(seen)).relative if uncertainty else None,
     )
 
 
@@ -280,7 +292,7 @@ class PooledPredictions(Predictions):
         Number of a fold → `FoldFit`.
     """
 
-    load_fit: Callable[[int], FoldFit]
+    load_fit: Callable[[int], FoldFit] = field(kw_only=True)
 
     @cached_property
     def deviations(self) -> dict[str, Array]:
@@ -306,12 +318,14 @@ class PooledPredictions(Predictions):
         names: Sequence[str] = DISTRIBUTIONS,
     ) -> Iterator[NDArray[np.float32]]:
         """Draw single trials of one image by the fit that did not see it: see `Predictions`."""
-        number = next(k for k, group in enumerate(test.groups) if image < group.stop)
+        number, group = next((k, g) for k, g in enumerate(test.groups) if image < g.stop)
         fit = self.load_fit(number)
         known = fit.distribution
         generators = RepeatedGenerators(drawing, test.digests[image], brain.config.fingerprint)
         for name in names:
-            readout = known.readout if name == "model" else known.normal_noise[name]
+            relative = None if fit.relative is None else fit.relative[image - group.start]
+            own = known.readout.of_image(relative)
+            readout = own if name == "model" else known.normal_noise[name]
             mean = fit.from_unit(self[name][image])
             yield fit.to_unit(draw_around(mean, readout, generators))
 
@@ -427,7 +441,7 @@ class Folds:
         return PooledPredictions(
             pooled | {"shuffled": shuffled},
             shuffle,
-            lru_cache(maxsize=1)(lambda number: FoldFit.load(paths[number])),
+            load_fit=lru_cache(maxsize=1)(lambda number: FoldFit.load(paths[number])),
         )
 
 

@@ -28,10 +28,13 @@ class Predictions:
         "mean_pattern", "shuffled".
     shuffle : int array of shape (n_images,)
         Another image for each: the control.
+    relative : float32 array of shape (n_images, n_voxels), optional
+        Uncertainty of each image's mean, relative to the average over images.
     """
 
     by_name: dict[str, NDArray[np.float32]]
     shuffle: NDArray[np.int64]
+    relative: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, brain: Brain, test: TestSet, run: RunContext) -> Self:
@@ -40,15 +43,18 @@ class Predictions:
         names = dict.fromkeys((*brain.predictors.names, "linear"))
         tokens, each = test.tokens, {}
         with run.progress.stage("predictions of test images") as share:
-            for name, own in share.each(names):
+            *of_predictors, of_doubt = share.split(*[2] * len(names), 1)
+            for name, own in zip(names, of_predictors, strict=True):
                 images = own.over(range(test.n_images))
                 parts = [brain.predict(name, tokens[[image]], unit="z") for image in images]
                 each[name] = np.concatenate(parts)
+            doubts = [brain.doubt(tokens[[i]]) for i in of_doubt.over(range(test.n_images))]
         by_name = {"model": brain.predictors.stacked(each), **each}
         constant = brain.distribution.mean_pattern
         by_name["mean_pattern"] = np.broadcast_to(constant, test.averages.shape)
         by_name["shuffled"] = by_name["model"][shuffle]
-        return cls(by_name, shuffle)
+        known = [doubt.relative for doubt in doubts if doubt is not None]
+        return cls(by_name, shuffle, np.concatenate(known) if known else None)
 
     @property
     def deviations(self) -> dict[str, NDArray[np.float32]]:
@@ -75,7 +81,8 @@ class Predictions:
         -------
         float32 array of shape (n_draws, n_voxels), standardised
         """
-        return brain.draw_around(self["model"][image], test.digests[image], drawing)
+        mean, relative = self["model"][image], self.relative_of(image)
+        return brain.draw_around(mean, test.digests[image], drawing, relative=relative)
 
     def draw_all(
         self,
@@ -103,8 +110,13 @@ class Predictions:
         known = brain.distribution
         generators = RepeatedGenerators(drawing, test.digests[image], brain.config.fingerprint)
         for name in names:
-            readout = known.readout if name == "model" else known.normal_noise[name]
+            own = known.readout.of_image(self.relative_of(image))
+            readout = own if name == "model" else known.normal_noise[name]
             yield draw_around(self[name][image], readout, generators)
+
+    def relative_of(self, image: int) -> NDArray[np.float32] | None:
+        """Uncertainty of an image's mean, where it is known: (n_voxels,)."""
+        return None if self.relative is None else self.relative[image]
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         """Predictions of one name: (n_images, n_voxels)."""

@@ -21,6 +21,7 @@ from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.results.evaluation import RetrievalScore, RetrievalScores
 from synbrain_cli.io.results.record import finite
 from synbrain_cli.metrics.accuracy import average_repeats
+from synbrain_cli.metrics.arrays import blockwise
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.identification import n_way, pattern_similarity
 from synbrain_cli.model.linear import apply_ridge, fit_ridge, pool_bands
@@ -30,8 +31,9 @@ from synbrain_cli.training.examples import standard_tokens
 
 N_CANDIDATES = 300  # Mai et al. 2025
 N_COMPONENTS = 128  # of the tokens that the linear decoder predicts
-TIMES = 1, 40, 2  # shares of queries, of fitting the linear decoder, and of decoding
-DECODER_TIMES = 3, 2, 2, 9  # of averages over repeats, tokens, their components, and ridge
+MOST_VOXELS = 4_096  # that the linear decoder reads (ours)
+TIMES = 1, 25, 2  # shares of queries, of fitting the linear decoder, and of decoding
+DECODER_TIMES = 3, 2, 2, 5  # of averages over repeats, tokens, their components, and ridge
 
 Array = NDArray[np.floating]
 Found = Mapping[str, NDArray[np.float64]]  # kind of query → value of each image
@@ -200,7 +202,7 @@ def _linear_decoder(brain: Brain, test: TestSet, seed: int, share: Share) -> Dec
     """Similarity of tokens predicted from responses, by ridge, with the candidates' tokens.
 
     Fitted on the averages over repeats of training images, to the leading principal components of
-    their pooled tokens.
+    their pooled tokens. Of more than `MOST_VOXELS` voxels, it reads those that repeat best.
     """
     averaging, pooling, spanning, fitting = share.split(*DECODER_TIMES)
     scaler = brain.predictors.scaler
@@ -209,6 +211,8 @@ def _linear_decoder(brain: Brain, test: TestSet, seed: int, share: Share) -> Dec
     averages, index, _ = average_repeats(brain.standardize(train.betas), train.image_index)
     shown = train.images[index]
     del train  # as large as all else together
+    best = _repeatable(averages)
+    averages = np.ascontiguousarray(averages[:, best])
     averaging.to(1)
     features = pool_bands(standard_tokens(test.store, shown, scaler), pooling)
     space = FeatureSpace(features)
@@ -217,6 +221,18 @@ def _linear_decoder(brain: Brain, test: TestSet, seed: int, share: Share) -> Dec
     candidates = space(pool_bands(tokens))
 
     def similarity(patterns: Array) -> Array:
-        return pattern_similarity(apply_ridge(fit, np.asarray(patterns, np.float32)), candidates)
+        seen = np.asarray(patterns[:, best], np.float32)
+        return pattern_similarity(apply_ridge(fit, seen), candidates)
 
     return similarity
+
+
+def _repeatable(averages: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Choose the voxels whose averages over repeats vary most: those with the largest signal.
+
+    Single trials all have a variance of 1, of which an average keeps the signal and loses noise.
+    """
+    if averages.shape[1] <= MOST_VOXELS:
+        return np.arange(averages.shape[1])
+    variance = blockwise(lambda block: block.var(0), averages, keep=1)
+    return np.sort(np.argsort(-variance, kind="stable")[:MOST_VOXELS])

@@ -50,10 +50,11 @@ class ResponseSettings(msgspec.Struct, frozen=True):
         As in `synbrain_cli.brain.Brain.draw`.
     images : list of ResponseImage
     statistics : list of str
-        Of which there are maps: "mean", the expected response, and "std", the predictive standard
-        deviation of a single trial, where it is known exactly.
+        "mean", the expected response, "std", the predictive standard deviation of a single trial,
+        "sem", the standard error of the expected response, and "distance" of the images from those
+        of training; what is known of them. There are maps of the first three.
     spaces : list of str
-        Spaces to which means and standard deviations were resampled.
+        Spaces to which maps of statistics were resampled.
     maps : bool
         Whether every image has files of its own (NIfTI, GIFTI) beside the arrays of all images.
     format : int

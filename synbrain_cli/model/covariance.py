@@ -110,12 +110,16 @@ class LowRank:
         shared = generator.standard_normal(self.loadings.shape[1], np.float32)
         return self.private * own + self.loadings @ shared
 
+    def scaled(self, relative: np.ndarray) -> LowRank:
+        """Return the same correlations with variances times ``relative`` (n_voxels,)."""
+        factor = np.sqrt(relative).astype(np.float32)
+        return LowRank(self.loadings * factor[:, None], self.private * factor)
+
     def with_variance(self, variance: np.ndarray) -> LowRank:
         """Return the same correlations with another variance of each voxel (n_voxels,)."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            factor = np.sqrt(np.where(self.variance > 0, variance / self.variance, 0))
-        factor = factor.astype(np.float32)
-        return LowRank(self.loadings * factor[:, None], self.private * factor)
+            relative = np.where(self.variance > 0, variance / self.variance, 0)
+        return self.scaled(relative)
 
 
 def fit_low_rank(

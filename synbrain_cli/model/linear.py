@@ -5,8 +5,8 @@ The linear encoder is the baseline of every result, and part of every bundle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from synbrain_cli.model.penalties import TOGETHER, choose_penalties
 from synbrain_cli.model.principal import principal_components
 from synbrain_cli.model.stack import fit_stack
 from synbrain_cli.model.tokens import FEW, StandardBand, StandardTokens
+from synbrain_cli.model.uncertainty import Leverage
 from synbrain_cli.progress import UNSEEN, Share
 from synbrain_cli.tokens import Tokens
 
@@ -44,6 +45,9 @@ class Ridge:
     intercept : float32 array of shape (n_voxels,)
     alphas : float32 array of shape (n_voxels,)
         Penalty chosen for each voxel by cross-validation.
+    known : Leverage, optional
+        How unsure predictions are; None of features that do not vary, and of models of earlier
+        versions.
     """
 
     feature_mean: np.ndarray
@@ -51,10 +55,38 @@ class Ridge:
     coefficients: np.ndarray
     intercept: np.ndarray
     alphas: np.ndarray
+    known: Leverage | None = None
 
     def predict(self, tokens: np.ndarray) -> np.ndarray:
         """Predict from standardised tokens (n_images, n_tokens, n_dims): (n_images, n_voxels)."""
         return apply_ridge(vars(self), pool_tokens(tokens))
+
+    def leverage(self, tokens: np.ndarray) -> np.ndarray:
+        """Leverage of images, by voxel, from standardised tokens: float64 (n_images, n_voxels).
+
+        `synbrain_cli.model.uncertainty` defines it; ``known`` is needed.
+        """
+        assert self.known is not None
+        centred = pool_tokens(tokens) - self.feature_mean
+        scores = centred @ self.components
+        unit = np.sqrt(np.square(self.components[:, 0], dtype=np.float64).sum())
+        whole = np.square(centred, dtype=np.float64).sum(1) * unit**2
+        beyond = np.maximum(whole - np.square(scores, dtype=np.float64).sum(1), 0)
+        return self.known.of_scores(scores, beyond)[:, self.known.column(self.alphas)]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return named arrays, for a file."""
+        named = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "known"}
+        if self.known is not None:
+            named |= {f"known.{name}": value for name, value in vars(self.known).items()}
+        return named
+
+    @classmethod
+    def from_arrays(cls, named: dict[str, np.ndarray]) -> Ridge:
+        """Rebuild from the named arrays of a file."""
+        own = {name: value for name, value in named.items() if not name.startswith("known.")}
+        of_known = {n.removeprefix("known."): v for n, v in named.items() if n not in own}
+        return cls(**own, known=Leverage(**of_known) if of_known else None)
 
 
 @dataclass(frozen=True)
@@ -167,6 +199,42 @@ class LinearEncoder:
             )
 
     @property
+    def knows_leverage(self) -> bool:
+        """Whether every band's ridge knows how unsure its predictions are."""
+        return all(ridge.known is not None for ridge in self.ridges)
+
+    def leverage(self, tokens: Tokens) -> np.ndarray:
+        """Leverage of images, from standardised tokens: bands averaged, each by its weight.
+
+        Returns
+        -------
+        float32 array of shape (n_images, n_voxels)
+        """
+        self._check_bands(tokens)
+        each = (ridge.leverage(band) for ridge, band in zip(self.ridges, tokens.bands, strict=True))
+        return np.asarray(self._averaged(each), np.float32)
+
+    def leverages_left_out(self, images: Iterable[int]) -> Iterator[np.ndarray]:
+        """Yield the leverage of training images, each in the fit without it.
+
+        Yields
+        ------
+        float32 array of shape (n_voxels,)
+        """
+        known = [(r.known, r.known.column(r.alphas)) for r in self.ridges if r.known is not None]
+        for image in images:
+            each = (one.left_out[image, column] for one, column in known)
+            yield np.asarray(self._averaged(each), np.float32)
+
+    def _averaged(self, each: Iterable[np.ndarray]) -> np.ndarray:
+        """Average over bands by their weights; equal weights where a voxel has none."""
+        weights = self.by_band()
+        weights = np.where(weights.any(0), weights, np.float32(1))
+        weights /= weights.sum(0)
+        total: np.ndarray = sum(w * one for w, one in zip(weights, each, strict=True))
+        return total
+
+    @property
     def _members(self) -> tuple[list[Ridge | FieldRidge], list[int]]:
         """Members in the order of the weights, and the band of each."""
         with_field = [(k, field) for k, field in enumerate(self.fields) if field is not None]
@@ -181,7 +249,7 @@ class LinearEncoder:
         """Return named arrays, for a file."""
         named = {"weights": self.weights, "mean": self.mean}
         for k, (ridge, field) in enumerate(zip(self.ridges, self.fields, strict=True)):
-            named |= {f"ridge.{k}.{name}": value for name, value in vars(ridge).items()}
+            named |= {f"ridge.{k}.{name}": value for name, value in ridge.arrays().items()}
             if field is not None:
                 named |= {f"field.{k}.{name}": value for name, value in field.arrays().items()}
         return named
@@ -194,10 +262,10 @@ class LinearEncoder:
             prefix = f"{kind}.{k}."
             return {n.removeprefix(prefix): v for n, v in named.items() if n.startswith(prefix)}
 
-        fields = [part("field", k) for k in range(n_bands)]
+        of_fields = [part("field", k) for k in range(n_bands)]
         return cls(
-            tuple(Ridge(**part("ridge", k)) for k in range(n_bands)),
-            tuple(FieldRidge(**field) if field else None for field in fields),
+            tuple(Ridge.from_arrays(part("ridge", k)) for k in range(n_bands)),
+            tuple(FieldRidge(**field) if field else None for field in of_fields),
             named["weights"],
             named["mean"],
         )
@@ -294,24 +362,24 @@ def fit_linear(
         receptive fields (`synbrain_cli.model.fields.fit_fields`); the stack weighs them by weights
         of other images.
     """
-    ridges, fields, left_out = [], [], []
+    ridges, of_bands, left_out = [], [], []
     of_ridges, of_fields, of_stack = share.split(*LINEAR_TIMES)
     for band, own in of_ridges.each(tokens.bands):
         reading, fitting = own.split(*RIDGE_TIMES)
-        fit, without = fit_ridge(pool_tokens(band, reading), responses, generator, fitting)
-        ridges.append(Ridge(**fit))
-        left_out.append(without)
+        found = regress(pool_tokens(band, reading), responses, generator, fitting)
+        ridges.append(Ridge(**found.fit, known=found.known))
+        left_out.append(found.left_out)
     for band, own in of_fields.each(tokens.bands):
         field = None
         if is_grid(band.shape[1]) and len(responses) >= LEAST_IMAGES:
             field, without = fit_fields(band, responses, generator, own)
             left_out.append(without)
-        fields.append(field)
+        of_bands.append(field)
     mean = responses.mean(0, dtype=np.float64).astype(np.float32)
     if len(responses) < 2:  # nothing to weigh them by
         weights = np.zeros((len(left_out), responses.shape[1]), np.float32)
         weights[0] = 1
-        return LinearEncoder(tuple(ridges), tuple(fields), weights, mean), left_out[0]
+        return LinearEncoder(tuple(ridges), tuple(of_bands), weights, mean), left_out[0]
     # What little is known shrinks predictions towards the mean response, not towards 0; that of an
     # image left out, towards the mean of the others.
     n_images = len(responses)
@@ -319,7 +387,27 @@ def fit_linear(
     for one in left_out:
         one -= others
     weights, stacked = fit_stack(left_out, responses - others, generator, share=of_stack)
-    return LinearEncoder(tuple(ridges), tuple(fields), weights, mean), stacked + others
+    return LinearEncoder(tuple(ridges), tuple(of_bands), weights, mean), stacked + others
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A ridge regression, and what it knows of itself.
+
+    Attributes
+    ----------
+    fit : dict of arrays
+        ``feature_mean``, ``components``, ``coefficients``, ``intercept`` and ``alphas``, as in
+        `Ridge`.
+    left_out : float32 array of shape (n_rows, n_targets)
+        Leave-one-out predictions.
+    known : Leverage, optional
+        How unsure predictions are; None of features that do not vary.
+    """
+
+    fit: dict[str, np.ndarray]
+    left_out: np.ndarray
+    known: Leverage | None = None
 
 
 def fit_ridge(
@@ -328,6 +416,17 @@ def fit_ridge(
     generator: np.random.Generator,
     share: Share = UNSEEN,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Ridge regression: the attributes ``fit`` and ``left_out`` of `regress`."""
+    found = regress(features, targets, generator, share)
+    return found.fit, found.left_out
+
+
+def regress(
+    features: np.ndarray,
+    targets: np.ndarray,
+    generator: np.random.Generator,
+    share: Share = UNSEEN,
+) -> Regression:
     r"""Ridge regression, with the penalty of each target chosen by cross-validation over rows.
 
     The fit is ridge on the principal components of the features, which with all components kept is
@@ -351,17 +450,9 @@ def fit_ridge(
         Deals rows to folds.
     share : Share
         Of a task whose progress is shown.
-
-    Returns
-    -------
-    dict
-        ``feature_mean``, ``components``, ``coefficients``, ``intercept`` and ``alphas``, as in
-        `LinearEncoder`.
-    float32 array of shape (n_rows, n_targets)
-        Leave-one-out predictions.
     """
     if not np.ptp(features, axis=0).any():
-        return _fit_mean(features, targets)
+        return Regression(*_fit_mean(features, targets))
     from sklearn.model_selection import KFold  # a second to import, which predictions do without
 
     n_folds = min(N_FOLDS, len(features))
@@ -370,6 +461,7 @@ def fit_ridge(
     n_targets = targets.shape[1]
     decomposing, choosing, fitting = share.split(3, 1 + n_targets / 3000, n_targets / 15_000)
     found = principal_components(features, MAX_COMPONENTS)
+    length = np.einsum("ij,ij->i", features, features, dtype=np.float64)
     del features
     decomposing.to(1)
     unit = np.sqrt(found.powers.sum() / len(found.vectors))  # root mean squared norm of a row
@@ -384,7 +476,10 @@ def fit_ridge(
     alphas = ALPHAS[best]
 
     leverage = 1 / len(scores) + vectors**2 @ (powers[:, None] / (powers[:, None] + ALPHAS))
-    kept = np.maximum(1 - leverage, 1e-6).astype(np.float32)  # (n_rows, n_penalties)
+    kept = np.maximum(1 - leverage, 1e-6)  # (n_rows, n_penalties)
+    beyond = np.maximum(length / unit**2 - vectors**2 @ powers, 0)
+    left_out = leverage / kept + beyond[:, None] / ALPHAS
+    kept = kept.astype(np.float32)
     coefficients = np.empty((len(powers), targets.shape[1]), np.float32)
     for start in fitting.over(range(0, targets.shape[1], TOGETHER)):
         some = slice(start, start + TOGETHER)
@@ -400,7 +495,12 @@ def fit_ridge(
         "intercept": intercept,
         "alphas": alphas.astype(np.float32),
     }
-    return fit, held_out
+    known = Leverage(
+        powers.astype(np.float32),
+        ALPHAS.astype(np.float32),
+        left_out.astype(np.float32),
+    )
+    return Regression(fit, held_out, known)
 
 
 def _fit_mean(

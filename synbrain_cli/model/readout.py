@@ -7,7 +7,8 @@ Trial k of image i, over voxels:
 
 - **m**, the mean: several predictions, stacked voxel by voxel (`synbrain_cli.model.stack`).
 - **u**, signal that the predictions do not explain, the same on every repeat of an image: normal,
-  low-rank plus private (`synbrain_cli.model.covariance`).
+  low-rank plus private (`synbrain_cli.model.covariance`). Its variance is larger for images unlike
+  those of training (`synbrain_cli.model.uncertainty`).
 - **e**, trial noise: the same form. It is signal-dependent: its variance is multiplied by
   :math:`h_{iv} = \exp(\beta_v x_{iv} - \beta_v^2/2)`, x the mean in standard deviations over
   images; h is 1 on average.
@@ -85,6 +86,19 @@ class Readout:
             np.ones(n_voxels, np.float32),
             _straight(n_voxels),
         )
+
+    def of_image(self, relative: np.ndarray | None) -> Readout:
+        """Return the distribution of an image whose mean is less sure than others, or surer.
+
+        Parameters
+        ----------
+        relative : float array of shape (n_voxels,), optional
+            Variance of u relative to its average over images (`synbrain_cli.model.uncertainty`);
+            None for the average.
+        """
+        if relative is None or self.signal.is_nothing:
+            return self
+        return replace(self, signal=self.signal.scaled(relative))
 
     def relative_noise_variance(self, mean: np.ndarray) -> np.ndarray:
         """Return h, the factor of the noise variance; shape of ``mean`` (..., n_voxels)."""

@@ -155,7 +155,7 @@ def adapt(
         best = found[strategy]
 
         # Fit the readout
-        held_out = HeldOut({"linear": left_out})
+        held_out = HeldOut({"linear": left_out}, linear)
         if best.transfer:
             held_out.everywhere["transfer"] = best.transfer.left_out
         else:

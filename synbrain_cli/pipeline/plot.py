@@ -44,7 +44,7 @@ from synbrain_cli.run import RunContext
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RESPONSE_MAPS = ("mean", "std", "difference", "draw", "draws-mean")
+RESPONSE_MAPS = ("mean", "std", "sem", "difference", "draw", "draws-mean")
 RECORDED_MAPS = ("recorded", "error")
 ACCURACY_MAPS = ("accuracy", "ceiling")
 
@@ -132,9 +132,9 @@ class MapChoice:
     ----------
     what : str
         Of synthesized responses: the expected response ("mean"), the standard deviation of a
-        single trial around it ("std"), the "difference" of expected responses from those of
-        ``minus``; of their draws, only where asked for: one "draw", or the average of an image's
-        draws ("draws-mean"). Of a test image: the mean over "recorded" trials, or the "error",
+        single trial around it ("std"), its own standard error ("sem"), the "difference" of
+        expected responses from those of ``minus``; of their draws, only where asked for: one
+        "draw", or the average of an image's draws ("draws-mean"). Of a test image: the mean over "recorded" trials, or the "error",
         which is that mean minus the expected response. Of a model: its "accuracy" by voxel, on
         flatmaps beside the noise ceiling, or the noise "ceiling" alone.
     minus : str, optional

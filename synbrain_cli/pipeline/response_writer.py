@@ -100,8 +100,16 @@ class ResponseWriter:
     def arrays(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of each array: draws, means and, where they are known, SDs."""
         n_images, _, n_voxels = self.shape
-        stats = [f"{self.prefix}_stat-{stat}_statmap.npy" for stat in self.settings.statistics]
-        return {self.array: self.shape, **dict.fromkeys(stats, (n_images, n_voxels))}
+        stats = [f"{self.prefix}_stat-{stat}_statmap.npy" for stat in self.maps]
+        arrays = {self.array: self.shape, **dict.fromkeys(stats, (n_images, n_voxels))}
+        if "distance" in self.settings.statistics:
+            arrays[f"{self.prefix}_distance.npy"] = (n_images, 1)
+        return arrays
+
+    @property
+    def maps(self) -> list[str]:
+        """Statistics of every voxel."""
+        return [stat for stat in self.settings.statistics if stat != "distance"]
 
     @property
     def map_bytes(self) -> int:
@@ -185,10 +193,10 @@ class ResponseWriter:
             arrays = 0.0
         if not self.settings.maps:
             return arrays, 0.0
-        rng, stats = np.random.default_rng(0), self.settings.statistics
-        shape = (self.settings.n_draws + 2, self.brain.n_voxels)
+        rng = np.random.default_rng(0)
+        shape = (self.settings.n_draws + len(self.maps), self.brain.n_voxels)
         values = rng.standard_normal(shape, np.float32)
-        response = ImageResponse(values[2:], values[0], values[1] if "std" in stats else None)
+        response = ImageResponse(values[len(self.maps) :], *values[: len(self.maps)])
         with tempfile.TemporaryDirectory(dir=work.recovery) as scratch:
             files = self.write_maps(Path(scratch), 0, response)
             sizes = [-(-file.stat().st_size // BLOCK) * BLOCK for file in files]
@@ -220,7 +228,8 @@ class ResponseWriter:
         InputError
             When a response is not finite.
         """
-        values = (response.draws, response.mean, response.sd)
+        distance = None if response.distance is None else np.float32([response.distance])
+        values = (response.draws, response.mean, response.sd, response.sem, distance)
         known = [one for one in values if one is not None]
         if not all(np.isfinite(one).all() for one in known):
             raise InputError(
@@ -230,7 +239,7 @@ class ResponseWriter:
         return dict(zip(self.arrays, known, strict=True))
 
     def write_maps(self, folder: Path, row: int, response: ImageResponse) -> list[Path]:
-        """Write draws, mean and SD in the subject's own space, and the latter two in others.
+        """Write draws and statistics in the subject's own space, and the latter in others.
 
         Where the settings have no maps, nothing is written.
 
@@ -257,7 +266,8 @@ class ResponseWriter:
         elif isinstance(geometry, Vertices):
             whole = geometry.to_full(response.draws)
             written += self._write_surfaces(base, geometry.space, "desc-draws_betas", whole)
-        for stat, values in (("mean", response.mean), ("std", response.sd)):
+        known = {"mean": response.mean, "std": response.sd, "sem": response.sem}
+        for stat, values in known.items():
             if values is None:
                 continue
             name = f"stat-{stat}_statmap"
@@ -301,10 +311,12 @@ class ResponseWriter:
             table["nifti"] = [
                 f"{self.prefix}_stim-{label}_desc-draws_betas.nii.gz" for label in self.stimuli
             ]
+        if "distance" in self.settings.statistics:
+            table["distance"] = self.distances(folder)
         table.to_csv(folder / "images.tsv", sep="\t", index=False)
         write_record(folder / f"{self.prefix}_desc-draws_betas.json", self._sidecar())
         # By BIDS's inheritance principle, these hold for the maps of every image, too
-        for stat in self.settings.statistics:
+        for stat in self.maps:
             file = folder / f"{self.prefix}_stat-{stat}_statmap.json"
             write_record(file, self._map_sidecar(stat))
         write_json(
@@ -313,6 +325,11 @@ class ResponseWriter:
                 f"Responses synthesized by {self.brain.name}", self.brain.simulated
             ),
         )
+
+    def distances(self, folder: Path) -> np.ndarray:
+        """Distance of each image from those of training, in percent: (n_images,)."""
+        found: np.ndarray = np.load(folder / f"{self.prefix}_distance.npy")[:, 0].round(1)
+        return found
 
     def _sidecar(self) -> ResponseSidecar:
         settings, config = self.settings, self.brain.config
@@ -372,6 +389,13 @@ def _describe(stat: str, sampling: str, averaged_over: int) -> str:
             "response, exact by the model's readout: unexplained signal and trial noise. It is not "
             "the standard deviation over the draws, which may share one unexplained signal. In "
             "other spaces, that of the voxels, resampled"
+        )
+    if stat == "sem":
+        return (
+            "Standard error of the expected response: how far the true mean response to this image "
+            "is from the model's prediction m, in standard deviations; larger for images unlike "
+            "those of training. Trial noise is not in it. In other spaces, that of the voxels, "
+            "resampled"
         )
     mean = "Expected response: the model's prediction m, exact, not an average of draws"
     if sampling == "latent":

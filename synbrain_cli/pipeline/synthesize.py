@@ -34,6 +34,7 @@ from synbrain_cli.run import RunContext
 FOLDER = FolderKind("responses", "--output")
 BATCHES_PER_ROUND = 2  # of images, in each process: what an interruption may cost
 DEFAULT_SPACES = ("fsaverage5",)
+FARTHEST = 100.0  # percent of training images that are as near to the others as an image, or nearer
 WORTH_SAYING = 1e9  # bytes on the disk
 
 
@@ -152,7 +153,7 @@ def synthesize(
         _draw(writer, drawing, done, work, run)
 
         # Write the records
-        run.processes.on_main(lambda: _finish(writer, work))
+        run.processes.on_main(lambda: _finish(writer, work, run.progress))
     shape = writer.shape
     rows = "" if brain.config.averaged_over == 1 else f"; draws are {brain.config.rows}"
     run.progress.info(
@@ -241,8 +242,16 @@ def _shorter(writer: ResponseWriter) -> str:
     return "--no-maps (arrays alone), or fewer images" if writer.settings.maps else "fewer images"
 
 
-def _finish(writer: ResponseWriter, work: WorkFolder) -> None:
+def _finish(writer: ResponseWriter, work: WorkFolder, progress: Progress) -> None:
     writer.write_records(work.partial)
+    if "distance" in writer.settings.statistics:
+        far = writer.distances(work.partial) >= FARTHEST
+        if far.any():
+            progress.info(
+                f"{far.sum():,} of {len(far):,} images are farther from the training images than "
+                "any of these is from the others (images.tsv, distance): what the model says of "
+                "them is extrapolated"
+            )
     work.put_in_place()
 
 

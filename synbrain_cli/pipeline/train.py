@@ -202,7 +202,7 @@ def train(
 
         if run.processes.is_main:
             # Fit the readout
-            held_out = HeldOut({"linear": left_out})
+            held_out = HeldOut({"linear": left_out}, linear)
             if network is not None:
                 held_out.everywhere["network"] = network.held_out
                 held_out.excess["network"] = network.excess

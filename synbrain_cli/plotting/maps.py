@@ -68,8 +68,9 @@ def response_maps(
     responses : Responses
     brain : Brain
         Model that drew the responses.
-    what : {"mean", "std", "draw", "draws-mean"}
-        The expected response m, or the standard deviation of a single trial around it, both exact;
+    what : {"mean", "std", "sem", "draw", "draws-mean"}
+        The expected response m, the standard deviation of a single trial around it, or the standard
+        error of m, all exact;
         one draw, or the average of all draws, which holds their unexplained signal and noise.
     image : str, optional
         One image; default all.
@@ -79,7 +80,7 @@ def response_maps(
     Raises
     ------
     InputError, MissingError
-        When there is no such image or draw, or the standard deviation is not known.
+        When there is no such image or draw, or the standard deviation or error is not known.
     """
     rows = responses.rows(image)
     n_draws = responses.n_draws
@@ -88,6 +89,7 @@ def response_maps(
     title = {
         "mean": "expected response",
         "std": f"standard deviation of {a_trial(brain.config.averaged_over)}",
+        "sem": "standard error of the expected response",
         "draw": f"one draw (number {draw})",
         "draws-mean": describe_draws(responses.settings),
     }[what]
@@ -97,6 +99,7 @@ def response_maps(
         values = {
             "mean": lambda row=row: np.asarray(responses.expected[row]),
             "std": lambda row=row: responses.sd(row),
+            "sem": lambda row=row: responses.sem(row),
             "draw": lambda row=row: responses.of(row)[draw],
             "draws-mean": lambda row=row: responses.of(row).mean(0, dtype=np.float64),
         }[what]()
@@ -105,7 +108,7 @@ def response_maps(
             f"{name}: {title}, {brain.name}",
             brain.unit_name(responses.settings.unit),
             values,
-            what != "std",
+            what not in ("std", "sem"),
             stimulus=responses.stimulus(row),
         )
 

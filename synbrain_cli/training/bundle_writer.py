@@ -191,6 +191,8 @@ def _save_predictors(folder: Path, parts: TrainedParts, fitted: FittedDistributi
     linear = parts.held_out.everywhere["linear"][len(examples.train.averages) :]
     baselines = baseline_variances(examples, linear)
     readout = {"stack": fitted.stack, **fitted.readout.arrays(), **baselines}
+    if fitted.uncertainty is not None:
+        readout |= fitted.uncertainty.arrays()
     save_arrays(folder / "readout.safetensors", readout)
 
 

@@ -9,8 +9,10 @@ import numpy as np
 from synbrain_cli.io.bundle import NoiseShare, Predictor, Rank, ReadoutSummary, Variances
 from synbrain_cli.metrics.arrays import blockwise
 from synbrain_cli.model.components import Separation
+from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.readout import Readout, fit_separated, signal_left
 from synbrain_cli.model.stack import fit_stack
+from synbrain_cli.model.uncertainty import SOME, MeanUncertainty, Residuals, measured_voxels
 from synbrain_cli.progress import UNSEEN, Share
 from synbrain_cli.training.examples import SubjectExamples
 
@@ -28,12 +30,15 @@ class HeldOut:
         Of all images, each by fits without it: leave-one-out, or cross-fitted. "linear" first.
     on_validation : dict of float32 arrays of shape (n_val_images, n_voxels)
         Of predictors that were fitted to the training images alone: the published networks.
+    linear : LinearEncoder, optional
+        That made the predictions "linear": it knows how unsure it is of every image.
     excess : dict of float32 arrays of shape (n_voxels,)
         Of predictors ``everywhere``: variance that predictions of new images have not, as they are
         means of several fits, each of which predicted a part of the images here.
     """
 
     everywhere: dict[Predictor, np.ndarray]
+    linear: LinearEncoder | None = None
     on_validation: dict[Predictor, np.ndarray] = field(default_factory=dict)
     excess: dict[Predictor, np.ndarray] = field(default_factory=dict)
 
@@ -61,12 +66,15 @@ class FittedDistribution:
         Stacked predictions of validation images, by predictors that were not fitted to them.
     separation : Separation
         How surely unexplained signal was told from trial noise.
+    uncertainty : MeanUncertainty, optional
+        How the uncertainty of the mean depends on the image.
     """
 
     stack: np.ndarray
     readout: Readout
     stacked: np.ndarray
     separation: Separation
+    uncertainty: MeanUncertainty | None = None
 
 
 def fit_distribution(
@@ -100,6 +108,7 @@ def fit_distribution(
         stack, left_out = fit_stack(everywhere, averages, generator, excess, of_stack)
     trials, index = examples.both.betas, examples.both.image_index
     readout, separation = fit_separated(trials, index, left_out, generator, share=of_readout)
+    uncertainty = _fit_uncertainty(held_out.linear, examples, left_out, readout)
     stacked = left_out[len(examples.train.averages) :]
     if held_out.on_validation:
         before = stacked
@@ -107,7 +116,34 @@ def fit_distribution(
         weights, stacked = fit_stack(beside, val.averages, generator)
         stack = np.concatenate([weights[0] * stack, weights[1:]])
         readout = signal_left(readout, stacked, before, val.averages)
-    return FittedDistribution(stack, readout, stacked, separation)
+    return FittedDistribution(stack, readout, stacked, separation, uncertainty)
+
+
+def _fit_uncertainty(
+    linear: LinearEncoder | None,
+    examples: SubjectExamples,
+    left_out: np.ndarray,
+    readout: Readout,
+) -> MeanUncertainty | None:
+    """Fit how the uncertainty of the mean depends on the image; None where no band varies.
+
+    ``left_out`` are predictions of all images, each without itself.
+    """
+    if linear is None or not linear.knows_leverage:
+        return None
+    averages = examples.both.averages
+    n_images, n_voxels = averages.shape
+    repeats = np.bincount(examples.both.image_index, minlength=n_images)
+    some = np.unique(np.linspace(0, n_images - 1, SOME).astype(int))
+    voxels = measured_voxels(n_voxels)
+    of_some = some[:, None], voxels
+    residuals = Residuals(
+        np.square(averages[of_some] - left_out[of_some]),
+        readout.signal.variance[voxels],
+        readout.noise.variance[voxels] / np.maximum(repeats[some, None], 1),
+    )
+    leverages = np.stack(list(linear.leverages_left_out(some)))
+    return MeanUncertainty.fit(leverages, residuals)
 
 
 def baseline_variances(examples: SubjectExamples, linear: np.ndarray) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
+from synbrain_cli.evaluation import retrieval
 from synbrain_cli.evaluation.calibration import NOISE_FACTORS, calibrate
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
@@ -520,7 +521,11 @@ def test_scores_of_draws_are_alike_with_the_same_seed_alone(brain, predicted):
 # ----------------------------------------------------------------------------- retrieval
 
 
-def test_a_linear_decoder_finds_images_in_responses_that_are_linear_in_their_tokens():
+@pytest.mark.parametrize("most", [retrieval.MOST_VOXELS, 100])
+def test_a_linear_decoder_finds_images_in_responses_that_are_linear_in_their_tokens(
+    monkeypatch, most
+):
+    monkeypatch.setattr(retrieval, "MOST_VOXELS", most)  # of 300 voxels
     rng = np.random.default_rng(0)
     n_train, n_test, n_voxels, noise = 200, 40, 300, 0.1
     n_images = n_train + n_test
@@ -567,6 +572,16 @@ def test_a_linear_decoder_finds_images_in_responses_that_are_linear_in_their_tok
         assert decoder[f"{what}_ci"][0] > 0.9, what
     assert decoder["mean_pattern"] == pytest.approx(1 / n_test)
     assert decoder["shuffled"] < 0.05
+
+
+def test_the_linear_decoder_reads_the_voxels_that_repeat_best(monkeypatch):
+    monkeypatch.setattr(retrieval, "MOST_VOXELS", 3)
+    rng = np.random.default_rng(1)
+    repeated = np.array([0.1, 0.9, 0.4, 0.8, 0.0, 0.7])
+    averages = rng.standard_normal((4000, 6)) * np.sqrt(repeated + (1 - repeated) / 3)
+    assert retrieval._repeatable(averages.astype(np.float32)).tolist() == [1, 3, 5]
+    monkeypatch.setattr(retrieval, "MOST_VOXELS", 6)
+    assert retrieval._repeatable(averages.astype(np.float32)).tolist() == list(range(6))
 
 
 # ----------------------------------------------------------------- little that is known

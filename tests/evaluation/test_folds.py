@@ -257,7 +257,8 @@ def test_draws_are_of_the_fit_that_did_not_see_the_image(planted, tmp_path):
         draws = predictions.draw(planted.brain, folds.test, image, drawing)
         np.testing.assert_array_equal(predictions["model"][image], fit.model[image % 4])
         readout, digest = fit.distribution.readout, folds.test.digests[image]
-        own = planted.brain.draw_around(fit.model[image % 4], digest, drawing, readout)
+        unsure = readout, fit.relative[image % 4]
+        own = planted.brain.draw_around(fit.model[image % 4], digest, drawing, *unsure)
         np.testing.assert_array_equal(draws, own)
         (around,) = predictions.draw_all(planted.brain, folds.test, image, drawing, ["linear"])
         expected = fit.distribution.linear_variance

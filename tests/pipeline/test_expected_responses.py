@@ -14,18 +14,22 @@ from html import unescape
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import QUIET
+from listening import Listening
 from matplotlib.figure import Figure
 from PIL import Image
 from sealing import reseal_bundle
 
 from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.images import stream_tokens
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.io.bundle import fingerprint
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.model.uncertainty import MeanUncertainty
 from synbrain_cli.pipeline import plot
 from synbrain_cli.pipeline.plot import MapChoice, Selection, brain_maps
 from synbrain_cli.pipeline.report import report
@@ -180,9 +184,45 @@ def test_maps_do_not_depend_on_how_draws_are_made(
     output = Output(tmp_path / "out", spaces=["fsaverage5"])
     other = synthesize(workspace, brain.folder, photographs, drawing, output, RUN)
     names = [path.name for path in other.folder.glob("*statmap*")]
-    assert len(names) == 4 + len(NAMES) * 6
+    assert len(names) == 6 + len(NAMES) * 9
     for name in names:
         assert (other.folder / name).read_bytes() == (made.folder / name).read_bytes(), name
+
+
+def readout_of(brain, path):
+    """Distribution around the mean response to an image, as uncertain as it is."""
+    tokens, _ = next(stream_tokens(path, brain.encoder, None, 1))
+    return brain.distribution.readout.of_image(brain.doubt(tokens).relative[0])
+
+
+def test_the_standard_error_is_that_of_the_unexplained_signal(made, brain, photographs, mean):
+    readout = readout_of(brain, photographs / "b.png")
+    values = in_volume(brain, made.folder / "sub-01_stim-b_stat-sem_statmap.nii.gz")
+    expected = np.float32(readout.signal.variance**0.5) * brain.response_sd
+    np.testing.assert_array_equal(values, expected)
+    (shown,) = response_maps(made, brain, "sem", "b")
+    np.testing.assert_array_equal(shown.values, values)
+    assert not shown.symmetric
+    # Draws of as many brain states spread by it and by trial noise
+    assert (values < made.sd(1)).all()
+
+
+def test_images_far_from_those_of_training_are_named(
+    made, workspace, brain, photographs, tmp_path, monkeypatch
+):
+    table = pd.read_csv(made.folder / "images.tsv", sep="\t")
+    found = [next(brain.stream(photographs / f"{name}.png", Drawing())) for name in NAMES]
+    np.testing.assert_allclose(table["distance"], [one.distance for one in found], atol=0.06)
+    assert ((table["distance"] >= 0) & (table["distance"] <= 100)).all()
+
+    distances = brain.distribution.uncertainty.distances
+    nearer = MeanUncertainty(0.5, np.ones(brain.n_voxels, np.float32), distances / 100)
+    monkeypatch.setattr(MeanUncertainty, "from_arrays", lambda named: nearer)
+    progress = Listening()
+    run = replace(RUN, progress=progress)
+    synthesize(workspace, brain.folder, photographs, Drawing(), Output(tmp_path / "far"), run)
+    (told,) = (line for line in progress.messages if "extrapolated" in line)
+    assert told.startswith(f"{len(NAMES)} of {len(NAMES)} images are farther from the training")
 
 
 def test_maps_in_z_scores(workspace, brain, photographs, tmp_path):
@@ -191,7 +231,9 @@ def test_maps_in_z_scores(workspace, brain, photographs, tmp_path):
     made = Responses(result.folder)
     mean = brain.mean(photographs, "z")
     np.testing.assert_array_equal(made.expected, mean)
-    np.testing.assert_array_equal(made.sd(2), brain.distribution.readout.sd(mean[2]))
+    readout = readout_of(brain, photographs / "c.png")
+    np.testing.assert_array_equal(made.sd(2), readout.sd(mean[2]))
+    np.testing.assert_array_equal(made.sem(2), np.float32(readout.signal.variance**0.5))
 
 
 def test_of_noise_in_the_latent_the_mean_alone_is_known(
@@ -202,12 +244,15 @@ def test_of_noise_in_the_latent_the_mean_alone_is_known(
     result = synthesize(workspace, brain.folder, photographs, drawing, output, RUN)
     made = Responses(result.folder)
     np.testing.assert_array_equal(made.expected, mean)
-    assert not list(result.folder.glob("*stat-std*"))
+    assert not list(result.folder.glob("*stat-s*"))
+    assert "distance" not in pd.read_csv(result.folder / "images.tsv", sep="\t")
     told = json.loads((result.folder / "sub-01_stat-mean_statmap.json").read_text())["Description"]
     assert "scatter about the networks' own prediction" in told
     assert "no map of it is written" in told
     with pytest.raises(InputError, match=r"not where noise is added to the latent.*--what draw"):
         next(response_maps(made, brain, "std"))
+    with pytest.raises(InputError, match=r"known of models trained with repeats.*--what std"):
+        next(response_maps(made, brain, "sem"))
     (title,) = (one.title for one in response_maps(made, brain, "draws-mean", "a"))
     assert title == "a: mean of 2 draws by noise in the latent, sub-01"
 
@@ -215,10 +260,11 @@ def test_of_noise_in_the_latent_the_mean_alone_is_known(
 def test_sidecars_say_what_the_maps_are(made, brain):
     told = {
         stat: json.loads((made.folder / f"sub-01_stat-{stat}_statmap.json").read_text())
-        for stat in ("mean", "std")
+        for stat in ("mean", "std", "sem")
     }
     assert "the model's prediction m, exact, not an average of draws" in told["mean"]["Description"]
     assert "not the standard deviation over the draws" in told["std"]["Description"]
+    assert "Trial noise is not in it" in told["sem"]["Description"]
     for one in told.values():
         assert one["Unit"] == brain.unit
         assert one["ModelFingerprint"] == brain.config.fingerprint

@@ -205,6 +205,26 @@ class Responses:
         """Whether the standard deviation of a single trial is known."""
         return "std" in self.settings.statistics
 
+    def sem(self, row: int) -> np.ndarray:
+        """Standard error of the expected response to an image: float32 (n_voxels,).
+
+        Raises
+        ------
+        InputError
+            When it is not known.
+        """
+        if "sem" not in self.settings.statistics:
+            raise InputError(
+                f"{self.folder}: the standard error of the expected response is known of models "
+                "trained with repeats of images, by this version or a later one, and not where "
+                "noise is added to the latent: synthesize anew, or plot another map (--what std)"
+            )
+        return np.asarray(self._sem[row])
+
+    @cached_property
+    def _sem(self) -> np.ndarray:
+        return self._array("stat-sem_statmap", (), self.draws.shape[-1])
+
     @cached_property
     def _sd(self) -> np.ndarray:
         return self._array("stat-std_statmap", (), self.draws.shape[-1])
