@@ -7,7 +7,7 @@
 
 from typing import Any
 
-__all__ = ["fit_prf", "load_model"]
+__all__ = ["fit_prf", "load_model", "select"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from synbrain_cli.experiments.retinotopy import fit_prf
 
         return fit_prf
+    if name == "select":
+        from synbrain_cli.experiments.selection import select
+
+        return select
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,308 @@
+r"""What a set of images that a model chose is worth, by parts that had no part in choosing it.
+
+The largest of many predictions are, on average, too large: those whose errors happened to be
+positive are chosen (the winner's curse). Two linear encoders of the regions' responses are
+therefore fitted to two halves of the subject's training images. What a set is worth beside the
+average of all candidates is the model's own estimate times (ours)
+
+.. math:: s = \max(0, \beta)\; \min\left(1, \frac{a_\mathrm{candidates}}{a_\mathrm{training}}\right)
+
+- β, the slope of what was **recorded** of images on what a half predicts of them, over the images
+  of the other half, which it never saw;
+- a, the slope of one half's predictions on the other's: over training images, of which neither
+  prediction knows the response, and over the candidates.
+
+Recorded responses have errors that chose nothing, so that β is 1 for predictions that are as sure
+as they should be, and 0 for noise. It is known of photographs such as those of training; where the
+halves agree less on the candidates than on these, less is believed. The slopes are averages of both
+directions.
+
+The ratio of one half's estimate to the other's own estimate of the set that this one chose was
+tried, too. It is too small: the predictions of a half are themselves drawn towards the mean
+(docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.brain.matching import check_match
+from synbrain_cli.errors import InputError
+from synbrain_cli.experiments.selection_aims import Region
+from synbrain_cli.io.arrays import load_arrays, save_arrays
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.seal import is_kept, keep
+from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.metrics.accuracy import average_repeats
+from synbrain_cli.model.linear import LEAST_IMAGES, LinearEncoder, Ridge, fit_linear
+from synbrain_cli.model.tokens import StandardTokens, TokenScaler
+from synbrain_cli.progress import Share
+from synbrain_cli.run import RunContext
+from synbrain_cli.tokens import Tokens
+from synbrain_cli.training.examples import standard_tokens
+
+TOGETHER = 512  # trials in memory at a time
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The data that a model was trained on.
+
+    Attributes
+    ----------
+    subject : PreparedSubject
+    store : TokenStore
+        Tokens of the model's encoder.
+    """
+
+    subject: PreparedSubject
+    store: TokenStore
+
+    @classmethod
+    def find(cls, workspace: Workspace, brain: Brain) -> TrainingData:
+        """Find the data of a model in a workspace.
+
+        Raises
+        ------
+        MissingError, InputError
+            When they are not there, do not belong to the model, or are of too few images.
+        """
+        config = brain.config
+        brain.require_readout("an independent estimate")
+        subject = workspace.find_subject(config.subject, config.dataset, _unheard)
+        store = workspace.find_tokens(
+            config.dataset, [band.spec for band in config.bands], _unheard
+        )
+        check_match(brain, subject, store)
+        found = cls(subject, store)
+        n_images = subject.trials["image"][found.trials_of(brain)].nunique()
+        if n_images < 2 * LEAST_IMAGES:
+            raise InputError(
+                f"{brain.name}: expected {2 * LEAST_IMAGES} training images or more to fit two "
+                f"halves, found {n_images}"
+            )
+        return found
+
+    def trials_of(self, brain: Brain) -> NDArray[np.intp]:
+        """Return the rows of the trials that a model was fitted to."""
+        rows = np.flatnonzero(self.subject.trials["split"].isin(("train", "val")))
+        adaptation = brain.config.training.adaptation
+        return rows if adaptation is None else np.intersect1d(rows, adaptation.trials)
+
+
+def _unheard(message: str) -> None:
+    """Take a message about a choice that the model leaves open to nobody."""
+
+
+class Guard(NamedTuple):
+    """How much of a model's own estimate of the sets that it chooses is believed.
+
+    Attributes
+    ----------
+    slope : float
+        Of recorded on predicted responses (β).
+    agreement, agreement_training : float
+        Slope of one half's predictions on the other's, over the candidates and over training
+        images.
+    share : float
+        Factor of the model's own estimate, as a deviation from all candidates.
+    """
+
+    slope: float
+    agreement: float
+    agreement_training: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Linear encoders of the regions' responses, fitted to two halves of the training images.
+
+    Attributes
+    ----------
+    encoders : tuple of LinearEncoder
+        Two; their targets are the regions.
+    scaler : TokenScaler
+    recorded : float64 array of shape (n_images, n_regions)
+        Average recorded response of each region to each training image, in the recorded unit.
+    predicted : float64 array of shape (2, n_images, n_regions)
+        By each half; of its own images, by fits without them.
+    is_second : bool array of shape (n_images,)
+        Images of the second half.
+    """
+
+    encoders: tuple[LinearEncoder, LinearEncoder]
+    scaler: TokenScaler
+    recorded: Array
+    predicted: Array
+    is_second: NDArray[np.bool_]
+
+    def predict(self, token: Tokens) -> Array:
+        """Predict the responses of the regions to one image: float64 (2, n_regions)."""
+        standard = self.scaler(token)
+        return np.stack([encoder.predict(standard)[0] for encoder in self.encoders]).astype(float)
+
+    def guard(self, weights: Array, candidates: Array) -> Guard:
+        """Say how much of an estimate is believed.
+
+        Parameters
+        ----------
+        weights : float64 array of shape (n_regions,)
+            Of the regions' responses in the score.
+        candidates : float64 array of shape (n_candidates, 2, n_regions)
+            `predict`, of every candidate.
+        """
+        return believe(
+            self.recorded @ weights,
+            self.predicted @ weights,
+            self.is_second,
+            (candidates @ weights).T,
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return named arrays, for a file."""
+        named = {name: getattr(self, name) for name in ("recorded", "predicted", "is_second")}
+        for k, encoder in enumerate(self.encoders):
+            named |= {f"half.{k}.{name}": value for name, value in encoder.arrays().items()}
+        return named
+
+    @classmethod
+    def from_arrays(cls, named: dict[str, np.ndarray], scaler: TokenScaler) -> Halves:
+        """Rebuild from the named arrays of a file."""
+        first, second = (
+            LinearEncoder.from_arrays(
+                {n.removeprefix(p): v for n, v in named.items() if n.startswith(p)},
+                len(scaler.bands),
+            )
+            for p in ("half.0.", "half.1.")
+        )
+        known = {name: named[name] for name in ("recorded", "predicted", "is_second")}
+        return cls((first, second), scaler, **known)
+
+
+def believe(
+    recorded: Array, predicted: Array, is_second: NDArray[np.bool_], candidates: Array
+) -> Guard:
+    """Say how much of the deviations that a model predicts is believed. The module has the formula.
+
+    Parameters
+    ----------
+    recorded : float64 array of shape (n_images,)
+        Score of the recorded responses to training images.
+    predicted : float64 array of shape (2, n_images)
+        Score of each half's predictions of them; of its own images, by fits without them.
+    is_second : bool array of shape (n_images,)
+        Images of the second half.
+    candidates : float64 array of shape (2, n_candidates)
+        Score of each half's predictions of the candidates.
+    """
+    unseen = (is_second, ~is_second)  # by the first half, and by the second
+    slope = np.mean([_slope(predicted[k][unseen[k]], recorded[unseen[k]]) for k in (0, 1)])
+    training = np.mean(
+        [_slope(predicted[k][unseen[k]], predicted[1 - k][unseen[k]]) for k in (0, 1)]
+    )
+    agreement = np.mean([_slope(candidates[k], candidates[1 - k]) for k in (0, 1)])
+    ratio = float(np.clip(agreement / training, 0, 1)) if training > 0 else 0.0
+    share = max(0.0, float(slope)) * ratio
+    return Guard(float(slope), float(agreement), float(training), share)
+
+
+def _slope(x: Array, y: Array) -> float:
+    """Slope of y on x by least squares; 0 where x does not vary."""
+    centred = x - x.mean()
+    square = float(centred @ centred)
+    return float(centred @ y) / square if square > 0 else 0.0
+
+
+def fit_halves(
+    brain: Brain,
+    data: TrainingData,
+    regions: tuple[Region, ...],
+    run: RunContext,
+    recovery: Path | None = None,
+) -> Halves:
+    """Fit two linear encoders of regions to two halves of the training images.
+
+    Parameters
+    ----------
+    brain : Brain
+    data : TrainingData
+    regions : tuple of Region
+        Their average responses are the targets: few, so that the fit costs little.
+    run : RunContext
+        Its seed deals the images to the halves.
+    recovery : path, optional
+        Folder in which they are kept for the run that continues an interrupted one.
+    """
+    path = recovery / "halves.safetensors" if recovery else None
+    scaler = brain.predictors.scaler
+    if path and is_kept(path, run.progress.info):
+        return Halves.from_arrays(load_arrays(path), scaler)
+    images, recorded = _recorded(brain, data, regions)
+    tokens = standard_tokens(data.store, images, scaler)
+    order = np.random.default_rng([run.seed, 21]).permutation(len(images))
+    is_second = np.zeros(len(images), bool)
+    is_second[order[len(order) // 2 :]] = True
+    predicted = np.empty((2, *recorded.shape))
+    encoders = []
+    with run.progress.stage("encoders of two halves of the training images") as share:
+        for k, (own, part) in enumerate(share.each((~is_second, is_second))):
+            generator = np.random.default_rng([run.seed, 22, k])
+            encoder, left_out = _fit(
+                tokens.part(np.flatnonzero(own)), recorded[own], generator, part
+            )
+            predicted[k, own] = left_out
+            predicted[k, ~own] = encoder.predict(tokens.part(np.flatnonzero(~own)))
+            encoders.append(encoder)
+    halves = Halves((encoders[0], encoders[1]), scaler, recorded, predicted, is_second)
+    if path:
+        save_arrays(path, halves.arrays())
+        keep(path)
+    return halves
+
+
+def _fit(
+    tokens: StandardTokens, targets: Array, generator: np.random.Generator, share: Share
+) -> tuple[LinearEncoder, NDArray[np.float32]]:
+    """Fit a linear encoder to a few targets, in a form that takes little memory."""
+    encoder, left_out = fit_linear(tokens, targets.astype(np.float32), generator, share)
+    few = np.eye(targets.shape[1], dtype=np.float32)
+    ridges = tuple(_multiplied(ridge, few) for ridge in encoder.ridges)
+    return replace(encoder, ridges=ridges), left_out
+
+
+def _multiplied(ridge: Ridge, few: NDArray[np.float32]) -> Ridge:
+    """Weights of features rather than of thousands of components: (n_features, n_targets)."""
+    weights = ridge.components @ ridge.coefficients
+    return replace(ridge, components=weights, coefficients=few, known=None)
+
+
+def _recorded(
+    brain: Brain, data: TrainingData, regions: tuple[Region, ...]
+) -> tuple[list[str], Array]:
+    """Names of the training images, and what each region recorded: float64 (n_images, n_regions).
+
+    Responses are read some trials at a time: all of NSD's take gigabytes.
+    """
+    rows = data.trials_of(brain)
+    n_trials = len(data.subject.trials)
+    masks = np.stack([region.mask for region in regions]).astype(float)
+    weights = masks / masks.sum(1, keepdims=True)
+    values = []
+    for first in range(0, len(rows), TOGETHER):
+        chosen = np.zeros(n_trials, bool)
+        chosen[rows[first : first + TOGETHER]] = True
+        trials = brain.standardize(data.subject.read_betas(chosen))
+        values.append((trials * brain.response_sd + brain.response_mean) @ weights.T)
+    names = data.subject.trials["image"].to_numpy(str)[rows]
+    averages, images, _ = average_repeats(np.concatenate(values), names)
+    return images.tolist(), averages.astype(float)
