@@ -99,6 +99,11 @@ class RegionReader:
                 scale = scale * np.sqrt(doubt.relative[0])
         return Seen(mean, scale, float("nan") if doubt is None else float(doubt.distance[0]))
 
+    def average_covariance(self) -> Array:
+        """Covariance of the errors of the regions' averages, of an image like those of training."""
+        scale = np.asarray(self.brain.response_sd, float) if self.has_sem else None
+        return self.read(Seen(np.zeros(self.brain.n_voxels), scale, 0.0))[1]
+
     def read(self, seen: Seen) -> tuple[Array, Array]:
         """Average over each region: means (n_regions,) and covariance of their errors (…, …)."""
         n_regions = len(self.regions)

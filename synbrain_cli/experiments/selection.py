@@ -14,9 +14,11 @@ The score, by which images are ranked, is
   of two subjects, whose voxels are others, the difference of a region's responses, each
   standardised over the candidates, over its standard error.
 
-Intervals of 95 % are ± 1.96 standard errors of the score (`synbrain_cli.experiments.screening`);
-the mean and the standard deviation over candidates count as known. How errors of two models of one
-subject go together is not known, so that their distance has no interval.
+Intervals of 95 % are ± 1.96 standard errors of the score (`synbrain_cli.experiments.screening`),
+which are widened where the training data show larger errors
+(`synbrain_cli.experiments.selection_guard`); the mean and the standard deviation over candidates
+count as known. How errors of two models of one subject go together is not known, so that their
+distance has no interval.
 """
 
 from __future__ import annotations
@@ -260,6 +262,8 @@ def select(
         halves = fit_halves(model, data, regions, run, recovery) if data is not None else None
         reader = RegionReader(model, regions)
         values = Screen((reader,), halves).through(pictures, run, recovery)
+        if halves is not None:
+            values["covariance"] = widened(reader, values["covariance"], halves.unexplained)
         score = _score(aims, values, model.unit)
         guard = None
         if halves is not None and score.weights is not None:
@@ -269,6 +273,28 @@ def select(
     values = Screen(readers, voxelwise=voxelwise).through(pictures, run, recovery)
     score = _distance(values, voxelwise)
     return Selection(model, settings, readers, pictures, values, score, None)
+
+
+def widened(reader: RegionReader, covariance: Array, unexplained: Array) -> Array:
+    """Make standard errors of regions as large, on average, as recordings say, if they are smaller.
+
+    Correlations between two regions' errors are those of the recordings.
+
+    Parameters
+    ----------
+    reader : RegionReader
+    covariance : float64 array of shape (n_images, 1, n_regions, n_regions)
+        By the model.
+    unexplained : float64 array of shape (n_regions, n_regions)
+        `Halves.unexplained`.
+    """
+    model, recorded = np.diag(reader.average_covariance()), np.diag(unexplained)
+    if not (model > 0).all() or not (recorded > 0).all():
+        return covariance
+    factor = np.sqrt(np.maximum(1, recorded / model))
+    sem = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1)) * factor
+    r = np.clip(unexplained / np.sqrt(np.outer(recorded, recorded)), -1, 1)
+    return np.asarray(sem[..., :, None] * sem[..., None, :] * r)
 
 
 def _score(aims: tuple[Aim, ...], values: Values, unit: str) -> Score:
@@ -281,7 +307,7 @@ def _score(aims: tuple[Aim, ...], values: Values, unit: str) -> Score:
         for aim, one in zip(aims, sd, strict=True):
             _require_spread(aim.region.name, float(one))
         weights /= sd
-        unit = "standard deviations of the candidates' responses"
+        unit = "standard deviations of expected responses over the images"
     variance = np.einsum("r,irs,s->i", weights, covariance, weights)
     return Score((mean - centre) @ weights, np.sqrt(variance), unit, weights)
 

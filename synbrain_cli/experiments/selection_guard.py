@@ -17,6 +17,17 @@ as they should be, and 0 for noise. It is known of photographs such as those of 
 halves agree less on the candidates than on these, less is believed. The slopes are averages of both
 directions.
 
+A third linear encoder, fitted to all training images, says how far from its prediction the mean
+response of a region is to an image that it was not fitted to. With its residuals r of trials k of
+image i, each by a fit without that image, products of different repeats share the unexplained
+signal and no noise:
+
+.. math:: U = \frac{\sum_i \sum_{k \ne l} r_{ik} r_{il}^\top}{\sum_i n_i (n_i - 1)}
+
+Standard errors of regions by the model's covariance of single voxels are too small, as a few
+hundred images do not show all of what thousands of voxels share: they are made as large as U on
+average, where they are smaller.
+
 The ratio of one half's estimate to the other's own estimate of the set that this one chose was
 tried, too. It is too small: the predictions of a half are themselves drawn towards the mean
 (docs/experiments.md).
@@ -49,6 +60,7 @@ from synbrain_cli.tokens import Tokens
 from synbrain_cli.training.examples import standard_tokens
 
 TOGETHER = 512  # trials in memory at a time
+_KEPT = "recorded", "predicted", "is_second", "unexplained"  # arrays of `Halves`
 
 Array = NDArray[np.float64]
 
@@ -138,6 +150,8 @@ class Halves:
         By each half; of its own images, by fits without them.
     is_second : bool array of shape (n_images,)
         Images of the second half.
+    unexplained : float64 array of shape (n_regions, n_regions)
+        U; NaN where no image was repeated.
     """
 
     encoders: tuple[LinearEncoder, LinearEncoder]
@@ -145,6 +159,7 @@ class Halves:
     recorded: Array
     predicted: Array
     is_second: NDArray[np.bool_]
+    unexplained: Array
 
     def predict(self, token: Tokens) -> Array:
         """Predict the responses of the regions to one image: float64 (2, n_regions)."""
@@ -170,7 +185,7 @@ class Halves:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return named arrays, for a file."""
-        named = {name: getattr(self, name) for name in ("recorded", "predicted", "is_second")}
+        named = {name: getattr(self, name) for name in _KEPT}
         for k, encoder in enumerate(self.encoders):
             named |= {f"half.{k}.{name}": value for name, value in encoder.arrays().items()}
         return named
@@ -185,8 +200,7 @@ class Halves:
             )
             for p in ("half.0.", "half.1.")
         )
-        known = {name: named[name] for name in ("recorded", "predicted", "is_second")}
-        return cls((first, second), scaler, **known)
+        return cls((first, second), scaler, **{name: named[name] for name in _KEPT})
 
 
 def believe(
@@ -247,15 +261,17 @@ def fit_halves(
     scaler = brain.predictors.scaler
     if path and is_kept(path, run.progress.info):
         return Halves.from_arrays(load_arrays(path), scaler)
-    images, recorded = _recorded(brain, data, regions)
-    tokens = standard_tokens(data.store, images, scaler)
+    trials, names = _recorded(brain, data, regions)
+    recorded, images, _ = average_repeats(trials, names)
+    tokens = standard_tokens(data.store, images.tolist(), scaler)
     order = np.random.default_rng([run.seed, 21]).permutation(len(images))
     is_second = np.zeros(len(images), bool)
     is_second[order[len(order) // 2 :]] = True
     predicted = np.empty((2, *recorded.shape))
     encoders = []
-    with run.progress.stage("encoders of two halves of the training images") as share:
-        for k, (own, part) in enumerate(share.each((~is_second, is_second))):
+    with run.progress.stage("independent estimates: linear encoders of the regions") as share:
+        of_halves, of_all = share.split(1, 1)
+        for k, (own, part) in enumerate(of_halves.each((~is_second, is_second))):
             generator = np.random.default_rng([run.seed, 22, k])
             encoder, left_out = _fit(
                 tokens.part(np.flatnonzero(own)), recorded[own], generator, part
@@ -263,7 +279,9 @@ def fit_halves(
             predicted[k, own] = left_out
             predicted[k, ~own] = encoder.predict(tokens.part(np.flatnonzero(~own)))
             encoders.append(encoder)
-    halves = Halves((encoders[0], encoders[1]), scaler, recorded, predicted, is_second)
+        _, left_out = _fit(tokens, recorded, np.random.default_rng([run.seed, 23]), of_all)
+    unexplained = _unexplained(trials, names, left_out)
+    halves = Halves((encoders[0], encoders[1]), scaler, recorded, predicted, is_second, unexplained)
     if path:
         save_arrays(path, halves.arrays())
         keep(path)
@@ -288,8 +306,8 @@ def _multiplied(ridge: Ridge, few: NDArray[np.float32]) -> Ridge:
 
 def _recorded(
     brain: Brain, data: TrainingData, regions: tuple[Region, ...]
-) -> tuple[list[str], Array]:
-    """Names of the training images, and what each region recorded: float64 (n_images, n_regions).
+) -> tuple[Array, NDArray[np.str_]]:
+    """What each region recorded in every trial (n_trials, n_regions), and the images shown.
 
     Responses are read some trials at a time: all of NSD's take gigabytes.
     """
@@ -304,5 +322,24 @@ def _recorded(
         trials = brain.standardize(data.subject.read_betas(chosen))
         values.append((trials * brain.response_sd + brain.response_mean) @ weights.T)
     names = data.subject.trials["image"].to_numpy(str)[rows]
-    averages, images, _ = average_repeats(np.concatenate(values), names)
-    return images.tolist(), averages.astype(float)
+    return np.concatenate(values).astype(float), names
+
+
+def _unexplained(trials: Array, names: NDArray[np.str_], predicted: NDArray[np.float32]) -> Array:
+    """Covariance of what predictions leave of regions' true responses. The module has the formula.
+
+    Parameters
+    ----------
+    trials : float64 array of shape (n_trials, n_regions)
+    names : str array of shape (n_trials,)
+    predicted : float32 array of shape (n_images, n_regions)
+        By fits without the image, in the order of the sorted names.
+    """
+    _, index, n_repeats = np.unique(names, return_inverse=True, return_counts=True)
+    residuals = trials - predicted[index]
+    sums = np.zeros((len(n_repeats), trials.shape[1]))
+    np.add.at(sums, index, residuals)
+    n_pairs = float((n_repeats * (n_repeats - 1.0)).sum())
+    if not n_pairs:
+        return np.full((trials.shape[1],) * 2, np.nan)
+    return np.asarray((sums.T @ sums - residuals.T @ residuals) / n_pairs)
