@@ -247,7 +247,7 @@ def recorded(workspace: Workspace, dataset: str, images: Path, n_folds: int) -> 
     subject = workspace.find_subject(None, dataset, QUIET.info)
     store = workspace.find_tokens(dataset, None, QUIET.info)
     run = RunContext(progress=QUIET)
-    files = {path.name: path for path in images.iterdir()}
+    files = {path.stem: path for path in images.iterdir()}
     gains, ratios, ranks, truth = [], [], [], []
     by_name: dict[str, list[float]] = {"own": [], "independent": []}
     folds = deal_images(subject, store, n_folds, run.seed)
@@ -262,7 +262,7 @@ def recorded(workspace: Workspace, dataset: str, images: Path, n_folds: int) -> 
         )
         halves = fit_halves(brain, TrainingData(part, store), regions, run)
         screen = Screen((RegionReader(brain, regions),), halves)
-        values = screen.through(ImageSet.of([files[name] for name in names]), run)
+        values = screen.through(ImageSet.of([files[Path(name).stem] for name in names]), run)
         test = part.select("test")
         averages = average_repeats(part.recorded(test), test.image_index)[0]
         assert test.images.tolist() == names
