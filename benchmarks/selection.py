@@ -330,10 +330,17 @@ def cost(model: Path, numbers: list[int]) -> dict[str, Any]:
             words = ["select", str(own), "--drive", region, "--model", str(model)]
             words += ["--device", "cpu", "--workspace", str(root), "--output", str(root / "out")]
             measured = run_command([*PROGRAM, *words], 1)
-            measured["encoder's share"] = encoder * n_images / measured["processor_seconds"]
             found[str(n_images)] = measured
             print(f"{n_images} images: {measured}", file=sys.stderr)
-    return {"encoder, processor seconds an image": encoder, "images": found}
+    few, many = found[str(min(numbers))], found[str(max(numbers))]
+    growth = many["processor_seconds"] - few["processor_seconds"]
+    an_image = growth / max(max(numbers) - min(numbers), 1)
+    return {
+        "processor seconds an image": an_image,
+        "of these in the encoder": encoder,
+        "encoder's share": encoder / an_image if an_image else None,
+        "images": found,
+    }
 
 
 def main() -> None:

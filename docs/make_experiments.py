@@ -1,4 +1,4 @@
-"""Make the pictures and the table of docs/experiments.md from the demo's models.
+"""Make the pictures and the table of retinotopy of docs/experiments.md from the demo's models.
 
 Run as ``.venv/bin/python docs/make_experiments.py [WORKSPACE]`` after ``make demo``, ``synbrain
 adapt --hours 1`` and ``synbrain localize prf --subject 1``; WORKSPACE is where these were run, by
@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 from PIL import Image
 
-from synbrain_cli import fit_prf, load_model
+from synbrain_cli import fit_prf, load_model, select
+from synbrain_cli.datasets.nsd_design import image_id
+from synbrain_cli.datasets.nsd_files import STIMULI
+from synbrain_cli.experiments.selection_aims import SelectionSettings
+from synbrain_cli.features.images import ImageSet
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.plotting.figure import save_figure
 from synbrain_cli.plotting.report.page import small_png
 
 PAGE = Path(__file__).with_name("experiments.md")
 FOLDER = PAGE.with_suffix("")
 WIDTH = 1000  # pixels
 PICTURES = ("angle", "eccentricity")
+SCREENED = "FFA-1"
 MODELS = {
     "sub-01": "subject 1",
     "sub-02": "subject 2",
@@ -36,11 +45,8 @@ def main(workspace: Path) -> None:
     """Write pictures and table."""
     FOLDER.mkdir(exist_ok=True)
     for name in PICTURES:
-        file = workspace / f"outputs/sub-01_prf/sub-01_stat-{name}_flatmap.png"
-        with Image.open(file) as picture:
-            shown = picture.convert("RGB")
-        shown.thumbnail((WIDTH, 10 * WIDTH))
-        (FOLDER / f"{name}.png").write_bytes(small_png(shown))
+        keep_small(workspace / f"outputs/sub-01_prf/sub-01_stat-{name}_flatmap.png", name)
+    screening(workspace)
     rows = "".join(row(workspace, name, title) for name, title in MODELS.items())
     text, n = re.subn(
         r"(?s)(<!-- retinotopy -->\n).*?(<!-- end of retinotopy -->)",
@@ -50,6 +56,27 @@ def main(workspace: Path) -> None:
     if n != 1:
         raise SystemExit(f"{PAGE}: expected one table of retinotopy, found {n}")
     PAGE.write_text(text, "utf-8")
+
+
+def keep_small(file: Path, name: str) -> None:
+    """Write a picture of the page, of fewer pixels and colours than the file has."""
+    with Image.open(file) as picture:
+        shown = picture.convert("RGB")
+    shown.thumbnail((WIDTH, 10 * WIDTH))
+    (FOLDER / f"{name}.png").write_bytes(small_png(shown))
+
+
+def screening(workspace: Path) -> None:
+    """Select among the test images of subject 1, and keep the contact sheet."""
+    brain = load_model(workspace / "weights/sub-01", "cpu")
+    names = PreparedSubject(workspace / "prepared/simulated/sub-01").select("test").images.tolist()
+    with h5py.File(workspace / "simulated" / STIMULI) as file:
+        pixels = file["imgBrick"][sorted(map(image_id, names))]
+    found = select(brain, ImageSet.of(pixels, names), SelectionSettings(drive=SCREENED, top=5))
+    with tempfile.TemporaryDirectory() as folder:
+        sheet = Path(folder) / "sheet.png"
+        save_figure(found.plot(), sheet, dpi=100)
+        keep_small(sheet, "screening")
 
 
 def row(workspace: Path, name: str, title: str) -> str:

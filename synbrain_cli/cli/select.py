@@ -88,7 +88,7 @@ def select(
     """Choose images, of thousands, that a model expects to drive, suppress or contrast regions.
 
     All images are ranked, with an interval each. Where the training data are in the workspace, what
-    the chosen set is worth is also estimated by parts of the model that did not choose it.
+    the chosen set is worth is also estimated by fits that had no part in choosing it.
 
     Example: synbrain select images --drive FFA-1 --subject 2
     """
@@ -139,6 +139,8 @@ def _print_selection(result: SelectResult) -> None:
     simulated = "; simulated" if record.simulated else ""
     print(f"{result.selection.title}{simulated}\n")
     means = [column for column in table if column.startswith("mean_")]
+    if len(means) == 1:  # but for its sign the score
+        means = []
     rows = [("", "image", "score", "95 % interval", "distance", *means)]
     for rank, row in enumerate(table.head(min(MOST_ROWS, record.n_chosen)).to_dict("records"), 1):
         rows.append(
@@ -158,25 +160,32 @@ def _print_selection(result: SelectResult) -> None:
 
 
 def _notes(result: SelectResult) -> list[str]:
+    """Say what the scores are, what the chosen set is worth, and how far it is from training."""
     record = result.record
     chosen, opposite = record.chosen, record.opposite
     notes = [
         f"score: {record.score_unit}; distance: percent of training images as near or nearer",
-        f"{record.n_chosen} images chosen: mean score {cell(chosen.own, 2)} above that of all "
-        f"images by the model's own estimate; the {record.n_chosen} at the other end "
-        f"{cell(opposite.own, 2)}",
+        f"mean score less that of all images, own estimate: {cell(chosen.own, 2)} of the "
+        f"{record.n_chosen} chosen, {cell(opposite.own, 2)} of the {record.n_chosen} at the other "
+        "end",
     ]
     guard = record.get("guard")
     if guard is not None:
         notes.append(
-            f"by parts of the model that did not choose them: {cell(chosen.independent, 2)} and "
-            f"{cell(opposite.independent, 2)}, {guard.share:.0%} of the own estimate (recorded on "
-            f"predicted responses: slope {cell(guard.slope, 2)}; halves of the training images "
-            f"agree by {cell(guard.agreement, 2)} on these images, by "
-            f"{cell(guard.agreement_training, 2)} on training images)"
+            f"independent estimate: {cell(chosen.independent, 2)} and "
+            f"{cell(opposite.independent, 2)}, {guard.share:.0%} of the own one, by linear "
+            "encoders of two halves of the training images: recorded responses on those predicted "
+            f"from the other half have a slope of {cell(guard.slope, 2)}, predictions of one half "
+            f"on those of the other {cell(guard.agreement, 2)} for these images and "
+            f"{cell(guard.agreement_training, 2)} for training images"
         )
     else:
         notes.append(f"no independent estimate: {record.get('no_guard')}")
+    if "n_apart" in dict(record.items()):
+        notes.append(
+            f"{record.n_apart:,} of all {record.n_images:,} images tell the two subjects apart by "
+            f"more than 1.96 standard errors; by chance {0.05 * record.n_images:.0f} would"
+        )
     notes.append(
         f"{record.n_far_chosen} of the {record.n_chosen} chosen, and {record.n_far:,} of all "
         f"{record.n_images:,}, are farther from the training images than any of these is from the "

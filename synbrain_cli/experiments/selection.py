@@ -175,8 +175,8 @@ class Selection:
         halves = []
         value, error = self.score.value, self.score.error
         for title, rows in (
-            ("Highest scores", self.rows(CHOSEN)[:MOST_SHOWN]),
-            ("Lowest scores", self.rows(OPPOSITE)[::-1][:MOST_SHOWN]),
+            ("Chosen: the highest scores", self.rows(CHOSEN)[:MOST_SHOWN]),
+            ("Opposite: the lowest scores", self.rows(OPPOSITE)[::-1][:MOST_SHOWN]),
         ):
             shown = [
                 Picture(
@@ -235,7 +235,7 @@ def select(
     settings : SelectionSettings
     data : TrainingData, optional
         The data that the model was trained on: what the chosen set is worth is then also estimated
-        by parts that had no part in choosing it.
+        by fits that had no part in choosing it.
     run : RunContext, optional
         Its seed deals training images to two halves.
     recovery : path, optional

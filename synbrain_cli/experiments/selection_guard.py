@@ -1,4 +1,4 @@
-r"""What a set of images that a model chose is worth, by parts that had no part in choosing it.
+r"""What a set of images that a model chose is worth, by fits that had no part in choosing it.
 
 The largest of many predictions are, on average, too large: those whose errors happened to be
 positive are chosen (the winner's curse). Two linear encoders of the regions' responses are

@@ -78,7 +78,7 @@ def select_images(
     ----------
     workspace : Workspace
         Where it holds the data that the model was trained on, the chosen set is also judged by
-        parts that had no part in choosing it.
+        fits that had no part in choosing it.
     model : Brain, or two of them
         Two are told apart, by the images on which they differ most.
     images : path, or list of paths
@@ -177,6 +177,7 @@ def _checksum(pictures: ImageSet, run: RunContext) -> str:
 def _describe(found: Selection, no_guard: str | None, run: RunContext) -> SelectionRecord:
     chosen, opposite = found.rows(CHOSEN), found.rows(OPPOSITE)
     far = found.distance >= FARTHEST
+    apart = found.table if "difference" in found.table else None
     regions = []
     for m, reader in enumerate(found.readers):
         for r, region in enumerate(reader.regions):
@@ -212,6 +213,7 @@ def _describe(found: Selection, no_guard: str | None, run: RunContext) -> Select
             versions=versions(),
             guard=GuardRecord(**found.guard._asdict()) if found.guard else UNSET,
             no_guard=no_guard or UNSET,
+            n_apart=UNSET if apart is None else int((apart["low"] > 0).sum()),
             command=run.command or UNSET,
         )
     )

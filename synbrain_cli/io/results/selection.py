@@ -33,7 +33,7 @@ class SetEstimate(Result, frozen=True):
     own : float
         By the model that chose them.
     independent : float
-        As far as parts that had no part in choosing bear it out; absent where there is none.
+        As far as fits that had no part in choosing bear it out; absent where there is none.
     """
 
     own: Number
@@ -93,6 +93,9 @@ class SelectionRecord(Result, frozen=True):
         Absent where no independent estimate could be made.
     no_guard : str
         Why none could be made; absent otherwise.
+    n_apart : int
+        Of two subjects: images on which they differ by more than 1.96 standard errors; absent
+        otherwise.
     command : str
         That was typed; absent from Python.
     """
@@ -117,4 +120,5 @@ class SelectionRecord(Result, frozen=True):
     versions: dict[str, str]
     guard: GuardRecord | Absent = UNSET
     no_guard: str | Absent = UNSET
+    n_apart: int | Absent = UNSET
     command: str | Absent = UNSET
