@@ -73,6 +73,13 @@ def select(
             min=1, help="Images to choose; default: 20, or half of the images where they are few."
         ),
     ] = None,
+    independent: Annotated[
+        bool,
+        typer.Option(
+            help="Also estimate what the chosen set is worth by linear encoders of two halves of "
+            "the training images; without them intervals are too narrow."
+        ),
+    ] = True,
     subject: SubjectOption = None,
     dataset: DatasetOption = None,
     model: ModelOption = None,
@@ -99,7 +106,7 @@ def select(
     from synbrain_cli.plotting.map_plotter import Look
 
     workspace, run = open_run(folder, quiet, seed, device)
-    settings = SelectionSettings(drive, suppress, contrast, roi, top)
+    settings = SelectionSettings(drive, suppress, contrast, roi, top, independent)
     log = run.progress.info
     with interruptible():
         if tell_apart is None:
@@ -186,6 +193,12 @@ def _notes(result: SelectResult) -> list[str]:
             f"{record.n_apart:,} of all {record.n_images:,} images tell the two subjects apart by "
             f"more than 1.96 standard errors; by chance {0.05 * record.n_images:.0f} would"
         )
+    if record.get("n_far") is None:
+        notes.append(
+            "how far the images are from the training images is not known: the model is of an "
+            "earlier version; train it again"
+        )
+        return notes
     notes.append(
         f"{record.n_far_chosen} of the {record.n_chosen} chosen, and {record.n_far:,} of all "
         f"{record.n_images:,}, are farther from the training images than any of these is from the "

@@ -122,7 +122,7 @@ class Selection:
         known: Array = self.values["distance"].max(1)
         return known
 
-    @cached_property
+    @property
     def table(self) -> pd.DataFrame:
         """One row per image, best first.
 
@@ -172,11 +172,12 @@ class Selection:
 
     def plot(self) -> Figure:
         """Plot the best and the worst images, at most 20 each, with names and scores."""
-        halves = []
+        groups = []
         value, error = self.score.value, self.score.error
+        first = f", the first {MOST_SHOWN} of {self.n_chosen}" if self.n_chosen > MOST_SHOWN else ""
         for title, rows in (
-            ("Chosen: the highest scores", self.rows(CHOSEN)[:MOST_SHOWN]),
-            ("Opposite: the lowest scores", self.rows(OPPOSITE)[::-1][:MOST_SHOWN]),
+            (f"Chosen: the highest scores{first}", self.rows(CHOSEN)[:MOST_SHOWN]),
+            (f"Opposite: the lowest scores{first}", self.rows(OPPOSITE)[::-1][:MOST_SHOWN]),
         ):
             shown = [
                 Picture(
@@ -187,8 +188,8 @@ class Selection:
                 )
                 for row in rows.tolist()
             ]
-            halves.append((title, shown))
-        return plot_contact_sheet(halves, Labels(self.title, self.score.unit, note=self._note))
+            groups.append((title, shown))
+        return plot_contact_sheet(groups, Labels(self.title, self.score.unit, note=self._note))
 
     @property
     def title(self) -> str:
@@ -259,7 +260,9 @@ def select(
     if isinstance(model, Brain):
         aims = settings.aims(model)
         regions = tuple(aim.region for aim in aims)
-        halves = fit_halves(model, data, regions, run, recovery) if data is not None else None
+        halves = None
+        if data is not None and settings.independent:
+            halves = fit_halves(model, data, regions, run, recovery)
         reader = RegionReader(model, regions)
         values = Screen((reader,), halves).through(pictures, run, recovery)
         if halves is not None:

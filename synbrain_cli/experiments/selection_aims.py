@@ -70,6 +70,9 @@ class SelectionSettings:
         With two models: region in which they are compared. Default, of one subject: all voxels.
     top : int, optional
         Images chosen; default 20, or half of the images where these are fewer than 40.
+    independent : bool
+        Also estimate what the chosen set is worth by fits that did not choose it, where the data
+        for these are there.
 
     Raises
     ------
@@ -82,6 +85,7 @@ class SelectionSettings:
     contrast: str | None = None
     roi: str | None = None
     top: int | None = None
+    independent: bool = True
 
     def __post_init__(self) -> None:
         given = [f"--{name} {text}" for name, text in self._asked.items()]

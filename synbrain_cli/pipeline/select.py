@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from msgspec import UNSET
 
 from synbrain_cli.brain import Brain
@@ -107,7 +108,7 @@ def select_images(
             run.progress.info(left_out)
     settings.n_chosen(len(pictures))
     _ = settings.aims(model) if isinstance(model, Brain) else compared(model, settings)
-    data, no_guard = _find_data(workspace, model)
+    data, no_guard = _find_data(workspace, model, settings)
     if no_guard:
         run.progress.info(f"no independent estimate: {no_guard}")
     name = f"select-{_called(brains, settings)}_{derived_name(_folder_of(images))}"
@@ -136,11 +137,13 @@ def select_images(
 
 
 def _find_data(
-    workspace: Workspace, model: Brain | tuple[Brain, Brain]
+    workspace: Workspace, model: Brain | tuple[Brain, Brain], settings: SelectionSettings
 ) -> tuple[TrainingData | None, str | None]:
-    """Training data of a model, or why no independent estimate can be made."""
+    """Training data of a model, or why no independent estimate is made."""
     if not isinstance(model, Brain):
         return None, "none is made of how far two models are apart"
+    if not settings.independent:
+        return None, "none was asked for (--no-independent)"
     try:
         return TrainingData.find(workspace, model), None
     except SynbrainError as error:
@@ -176,7 +179,7 @@ def _checksum(pictures: ImageSet, run: RunContext) -> str:
 
 def _describe(found: Selection, no_guard: str | None, run: RunContext) -> SelectionRecord:
     chosen, opposite = found.rows(CHOSEN), found.rows(OPPOSITE)
-    far = found.distance >= FARTHEST
+    far, is_known = found.distance >= FARTHEST, bool(np.isfinite(found.distance).all())
     apart = found.table if "difference" in found.table else None
     regions = []
     for m, reader in enumerate(found.readers):
@@ -202,8 +205,6 @@ def _describe(found: Selection, no_guard: str | None, run: RunContext) -> Select
             unit=found.brains[0].unit,
             n_images=len(found.pictures),
             n_chosen=found.n_chosen,
-            n_far=int(far.sum()),
-            n_far_chosen=int(far[chosen].sum()),
             mean_score=float(found.score.value.mean()),
             chosen=_estimate(found, CHOSEN),
             opposite=_estimate(found, OPPOSITE),
@@ -212,6 +213,8 @@ def _describe(found: Selection, no_guard: str | None, run: RunContext) -> Select
             fingerprints=[brain.config.fingerprint for brain in found.brains],
             versions=versions(),
             guard=GuardRecord(**found.guard._asdict()) if found.guard else UNSET,
+            n_far=int(far.sum()) if is_known else UNSET,
+            n_far_chosen=int(far[chosen].sum()) if is_known else UNSET,
             no_guard=no_guard or UNSET,
             n_apart=UNSET if apart is None else int((apart["low"] > 0).sum()),
             command=run.command or UNSET,

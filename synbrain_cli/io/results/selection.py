@@ -77,9 +77,6 @@ class SelectionRecord(Result, frozen=True):
     score_unit, unit : str
         Of scores, and of responses.
     n_images, n_chosen : int
-    n_far, n_far_chosen : int
-        Of all images and of those chosen: farther from the training images than any of these is
-        from the others.
     mean_score : float
         Over all candidates.
     chosen, opposite : SetEstimate
@@ -91,6 +88,9 @@ class SelectionRecord(Result, frozen=True):
     versions : dict
     guard : GuardRecord
         Absent where no independent estimate could be made.
+    n_far, n_far_chosen : int
+        Of all images and of those chosen: farther from the training images than any of these is
+        from the others; absent where that is not known, of models of earlier versions.
     no_guard : str
         Why none could be made; absent otherwise.
     n_apart : int
@@ -109,8 +109,6 @@ class SelectionRecord(Result, frozen=True):
     unit: str
     n_images: int
     n_chosen: int
-    n_far: int
-    n_far_chosen: int
     mean_score: Number
     chosen: SetEstimate
     opposite: SetEstimate
@@ -119,6 +117,8 @@ class SelectionRecord(Result, frozen=True):
     fingerprints: list[str]
     versions: dict[str, str]
     guard: GuardRecord | Absent = UNSET
+    n_far: int | Absent = UNSET
+    n_far_chosen: int | Absent = UNSET
     no_guard: str | Absent = UNSET
     n_apart: int | Absent = UNSET
     command: str | Absent = UNSET
