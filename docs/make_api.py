@@ -238,7 +238,6 @@ chosen.table  # one row per image, best first
             "experiments.selection:select",
             "experiments.selection_aims:SelectionSettings",
             "experiments.selection:Selection",
-            "experiments.selection:Selection.table",
             "experiments.selection:Selection.own_estimate",
             "experiments.selection:Selection.independent_estimate",
             "experiments.selection:Selection.plot",

@@ -95,6 +95,9 @@ class Selection:
     score : Score
     guard : Guard, optional
         How much of the model's own estimates is believed; None without the training data.
+    table : DataFrame
+        One row per image, best first: its condition ("chosen", "opposite" or "other"), score and
+        interval, distance from the training images, and the response of each region.
     """
 
     brains: tuple[Brain, ...]
