@@ -20,8 +20,10 @@ from synbrain_cli import fit_prf, load_model, select
 from synbrain_cli.datasets.nsd_design import image_id
 from synbrain_cli.datasets.nsd_files import STIMULI
 from synbrain_cli.experiments.selection_aims import SelectionSettings
+from synbrain_cli.experiments.selection_guard import TrainingData
 from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.plotting.figure import save_figure
 from synbrain_cli.plotting.report.page import small_png
 
@@ -72,7 +74,9 @@ def screening(workspace: Path) -> None:
     names = PreparedSubject(workspace / "prepared/simulated/sub-01").select("test").images.tolist()
     with h5py.File(workspace / "simulated" / STIMULI) as file:
         pixels = file["imgBrick"][sorted(map(image_id, names))]
-    found = select(brain, ImageSet.of(pixels, names), SelectionSettings(drive=SCREENED, top=5))
+    data = TrainingData.find(Workspace(workspace), brain)
+    settings = SelectionSettings(drive=SCREENED, top=5)
+    found = select(brain, ImageSet.of(pixels, names), settings, data=data)
     with tempfile.TemporaryDirectory() as folder:
         sheet = Path(folder) / "sheet.png"
         save_figure(found.plot(), sheet, dpi=100)

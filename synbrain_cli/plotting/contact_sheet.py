@@ -137,7 +137,7 @@ def _fitted(text: str, width: float) -> str:
     """Text with its middle left out where it is wider than ``width`` inches."""
     kept = len(text)
     shown = text
-    while kept > 4 and text_width(shown, _SIZE) > width:
+    while kept > 4 and text_width(shown, _SIZE) > 0.98 * width:  # rendered, small type is wider
         kept -= 1
         shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
     return shown
