@@ -187,6 +187,7 @@ def _describe(found: Selection, no_guard: str | None, run: RunContext) -> Select
             mean = found.values["mean"][:, m, r]
             regions.append(
                 SelectedRegion(
+                    name=region.name,
                     model=reader.brain.name,
                     n_voxels=int(region.mask.sum()),
                     all=float(mean.mean()),

@@ -289,6 +289,7 @@ def test_files_hold_what_the_function_returns(typed, found):
     assert record.chosen.independent == pytest.approx(found.independent_estimate("chosen"))
     assert record.guard.share == pytest.approx(found.guard.share)
     assert (record.n_images, record.n_chosen) == (30, 5)
+    assert (record.regions[0].name, record.regions[0].n_voxels) == ("red", 4)
     assert record.regions[0].chosen > record.regions[0].all > record.regions[0].opposite
     assert np.asarray(Image.open(folder / "contact_sheet.png").convert("L")).std() > 5
     assert found.table["image"][0] in screen

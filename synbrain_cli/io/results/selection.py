@@ -12,12 +12,15 @@ class SelectedRegion(Result, frozen=True):
 
     Attributes
     ----------
+    name : str
+        As it was asked for; "all" where two models are compared over all voxels.
     model : str
     n_voxels : int
     all, chosen, opposite : float
         Mean over all candidates, over the images that were chosen, and over those at the other end.
     """
 
+    name: str
     model: str
     n_voxels: int
     all: Number
