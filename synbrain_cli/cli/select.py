@@ -193,6 +193,12 @@ def _notes(result: SelectResult) -> list[str]:
             f"{record.n_apart:,} of all {record.n_images:,} images tell the two subjects apart by "
             f"more than 1.96 standard errors; by chance {0.05 * record.n_images:.0f} would"
         )
+    if record.get("n_trained"):
+        notes.append(
+            f"{record.n_trained_chosen} of the {record.n_chosen} chosen, and {record.n_trained:,} "
+            f"of all {record.n_images:,}, are images that the model was trained on: what it "
+            "expects of these holds noise of their recorded responses"
+        )
     if record.get("n_far") is None:
         notes.append(
             "how far the images are from the training images is not known: the model is of an "

@@ -95,6 +95,8 @@ class Selection:
     score : Score
     guard : Guard, optional
         How much of the model's own estimates is believed; None without the training data.
+    trained : bool array of shape (n_images,), optional
+        Images that the model was trained on, by their pixels; None without the training data.
     table : DataFrame
         One row per image, best first: its condition ("chosen", "opposite" or "other"), score and
         interval, distance from the training images, and the response of each region.
@@ -107,6 +109,7 @@ class Selection:
     values: Values
     score: Score
     guard: Guard | None
+    trained: NDArray[np.bool_] | None = None
 
     @property
     def n_chosen(self) -> int:
@@ -130,9 +133,10 @@ class Selection:
         """One row per image, best first.
 
         Columns: ``image``, ``source``, ``condition`` ("chosen", "opposite" or "other"), ``score``,
-        ``low`` and ``high`` (ends of its interval), ``distance``, ``mean_<region>`` and
-        ``sem_<region>`` (response and its standard error, in the recorded unit); of two models
-        these have the model's name behind them, and of two subjects ``difference`` has a sign.
+        ``low`` and ``high`` (ends of its interval), ``distance``, ``trained`` (1: the model was
+        trained on it; absent without its data), ``mean_<region>`` and ``sem_<region>`` (response
+        and its standard error, in the recorded unit). Of two models the last have the model's name
+        behind them, and of two subjects ``difference`` has a sign.
         """
         value, error = self.score.value, self.score.error
         low, high = value - NORMAL * error, value + NORMAL * error
@@ -147,6 +151,8 @@ class Selection:
             "high": high,
             "distance": self.distance,
         }
+        if self.trained is not None:
+            columns["trained"] = self.trained.astype(int)
         mean, covariance = self.values["mean"], self.values["covariance"]
         for m, reader in enumerate(self.readers):
             of_model = f"_{reader.brain.name}" if len(self.readers) > 1 else ""
@@ -268,13 +274,14 @@ def select(
             halves = fit_halves(model, data, regions, run, recovery)
         reader = RegionReader(model, regions)
         values = Screen((reader,), halves).through(pictures, run, recovery)
+        trained = None if data is None else data.holds(model, pictures)
         if halves is not None:
             values["covariance"] = widened(reader, values["covariance"], halves.unexplained)
         score = _score(aims, values, model.unit)
         guard = None
         if halves is not None and score.weights is not None:
             guard = halves.guard(score.weights, values["halves"])
-        return Selection((model,), settings, (reader,), pictures, values, score, guard)
+        return Selection((model,), settings, (reader,), pictures, values, score, guard, trained)
     readers, voxelwise = compared(model, settings)
     values = Screen(readers, voxelwise=voxelwise).through(pictures, run, recovery)
     score = _distance(values, voxelwise)

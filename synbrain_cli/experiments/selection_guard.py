@@ -46,10 +46,11 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
 from synbrain_cli.experiments.selection_aims import Region
+from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.seal import is_kept, keep
-from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.token_store import TokenStore, pixels_checksum
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.model.linear import LEAST_IMAGES, LinearEncoder, Ridge, fit_linear
@@ -103,6 +104,18 @@ class TrainingData:
                 f"halves, found {n_images}"
             )
         return found
+
+    def holds(self, brain: Brain, pictures: ImageSet) -> NDArray[np.bool_]:
+        """Return which images a model was trained on, by their pixels: bool (n_images,).
+
+        Of NSD, whose images are known by their names, none.
+        """
+        shown = set(self.subject.trials["image"].to_numpy(str)[self.trials_of(brain)])
+        known = zip(self.store.images, self.store.digests, strict=True)
+        digests = {digest for name, digest in known if digest and name in shown}
+        if not digests:
+            return np.zeros(len(pictures), bool)
+        return np.array([pixels_checksum(pixels) in digests for pixels in pictures])
 
     def trials_of(self, brain: Brain) -> NDArray[np.intp]:
         """Return the rows of the trials that a model was fitted to."""

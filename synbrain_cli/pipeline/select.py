@@ -216,6 +216,8 @@ def _describe(found: Selection, no_guard: str | None, run: RunContext) -> Select
             guard=GuardRecord(**found.guard._asdict()) if found.guard else UNSET,
             n_far=int(far.sum()) if is_known else UNSET,
             n_far_chosen=int(far[chosen].sum()) if is_known else UNSET,
+            n_trained=UNSET if found.trained is None else int(found.trained.sum()),
+            n_trained_chosen=UNSET if found.trained is None else int(found.trained[chosen].sum()),
             no_guard=no_guard or UNSET,
             n_apart=UNSET if apart is None else int((apart["low"] > 0).sum()),
             command=run.command or UNSET,

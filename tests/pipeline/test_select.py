@@ -164,6 +164,16 @@ def test_single_units_are_selected_for_by_their_number(made):
     assert "mean_voxel:6" in unit.table
 
 
+def test_training_images_are_marked(made, raw):
+    data = TrainingData.find(made.workspace, made.brain)
+    table = data.subject.trials
+    trained = set(table["image"][table["split"] != "test"])
+    shown = select(made.brain, raw / "images", DRIVE, data=data, run=RUN)
+    marked = shown.table.set_index("image")["trained"]
+    assert 0 < len(trained) < len(marked)
+    assert {name for name, mark in marked.items() if mark} == {n.split(".")[0] for n in trained}
+
+
 # ---------------------------------------------------------------------------------- intervals
 
 

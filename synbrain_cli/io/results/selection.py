@@ -94,6 +94,9 @@ class SelectionRecord(Result, frozen=True):
     n_far, n_far_chosen : int
         Of all images and of those chosen: farther from the training images than any of these is
         from the others; absent where that is not known, of models of earlier versions.
+    n_trained, n_trained_chosen : int
+        Of all images and of those chosen: images that the model was trained on, by their pixels;
+        absent without the training data.
     no_guard : str
         Why none could be made; absent otherwise.
     n_apart : int
@@ -122,6 +125,8 @@ class SelectionRecord(Result, frozen=True):
     guard: GuardRecord | Absent = UNSET
     n_far: int | Absent = UNSET
     n_far_chosen: int | Absent = UNSET
+    n_trained: int | Absent = UNSET
+    n_trained_chosen: int | Absent = UNSET
     no_guard: str | Absent = UNSET
     n_apart: int | Absent = UNSET
     command: str | Absent = UNSET
