@@ -187,7 +187,8 @@ def _notes(result: SelectResult) -> list[str]:
             f"{cell(guard.agreement_training, 2)} for training images"
         )
     else:
-        notes.append(f"no independent estimate: {record.get('no_guard')}")
+        narrow = "" if record.criterion == "tell-apart" else "; without it intervals are too narrow"
+        notes.append(f"no independent estimate: {record.get('no_guard')}{narrow}")
     if "n_apart" in dict(record.items()):
         notes.append(
             f"{record.n_apart:,} of all {record.n_images:,} images tell the two subjects apart by "

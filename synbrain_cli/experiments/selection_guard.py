@@ -5,10 +5,12 @@ positive are chosen (the winner's curse). Two linear encoders of the regions' re
 therefore fitted to two halves of the subject's training images. What a set is worth beside the
 average of all candidates is the model's own estimate times (ours)
 
-.. math:: s = \max(0, \beta)\; \min\left(1, \frac{a_\mathrm{candidates}}{a_\mathrm{training}}\right)
+.. math:: s = \max\left(0, \beta - \frac{\epsilon^2}{\beta}\right)
+    \min\left(1, \frac{a_\mathrm{candidates}}{a_\mathrm{training}}\right)
 
 - β, the slope of what was **recorded** of images on what a half predicts of them, over the images
-  of the other half, which it never saw;
+  of the other half, which it never saw, and ε, its standard error: a slope that could be chance is
+  drawn towards 0 (the positive part of James & Stein's estimate);
 - a, the slope of one half's predictions on the other's: over training images, of which neither
   prediction knows the response, and over the candidates.
 
@@ -133,8 +135,8 @@ class Guard(NamedTuple):
 
     Attributes
     ----------
-    slope : float
-        Of recorded on predicted responses (β).
+    slope, slope_error : float
+        Of recorded on predicted responses (β, ε).
     agreement, agreement_training : float
         Slope of one half's predictions on the other's, over the candidates and over training
         images.
@@ -143,6 +145,7 @@ class Guard(NamedTuple):
     """
 
     slope: float
+    slope_error: float
     agreement: float
     agreement_training: float
     share: float
@@ -233,21 +236,32 @@ def believe(
         Score of each half's predictions of the candidates.
     """
     unseen = (is_second, ~is_second)  # by the first half, and by the second
-    slope = np.mean([_slope(predicted[k][unseen[k]], recorded[unseen[k]]) for k in (0, 1)])
-    training = np.mean(
-        [_slope(predicted[k][unseen[k]], predicted[1 - k][unseen[k]]) for k in (0, 1)]
+    slope, error = _mean_slope(
+        [(predicted[k][unseen[k]], recorded[unseen[k]]) for k in (0, 1)],
     )
-    agreement = np.mean([_slope(candidates[k], candidates[1 - k]) for k in (0, 1)])
+    training, _ = _mean_slope(
+        [(predicted[k][unseen[k]], predicted[1 - k][unseen[k]]) for k in (0, 1)]
+    )
+    agreement, _ = _mean_slope([(candidates[k], candidates[1 - k]) for k in (0, 1)])
     ratio = float(np.clip(agreement / training, 0, 1)) if training > 0 else 0.0
-    share = max(0.0, float(slope)) * ratio
-    return Guard(float(slope), float(agreement), float(training), share)
+    share = max(0.0, slope - error**2 / slope) * ratio if slope > 0 else 0.0
+    return Guard(slope, error, agreement, training, share)
 
 
-def _slope(x: Array, y: Array) -> float:
-    """Slope of y on x by least squares; 0 where x does not vary."""
-    centred = x - x.mean()
-    square = float(centred @ centred)
-    return float(centred @ y) / square if square > 0 else 0.0
+def _mean_slope(pairs: list[tuple[Array, Array]]) -> tuple[float, float]:
+    """Average over pairs (x, y) of the slope of y on x, and its standard error.
+
+    By least squares; 0 where x does not vary.
+    """
+    slopes, variances = [], []
+    for x, y in pairs:
+        centred, deviations = x - x.mean(), y - y.mean()
+        square = float(centred @ centred)
+        slope = float(centred @ deviations) / square if square > 0 else 0.0
+        left = deviations - slope * centred
+        slopes.append(slope)
+        variances.append(float(left @ left) / max(len(x) - 2, 1) / square if square > 0 else 0.0)
+    return float(np.mean(slopes)), float(np.sqrt(np.sum(variances)) / len(pairs))
 
 
 def fit_halves(

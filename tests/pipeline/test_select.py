@@ -32,6 +32,7 @@ from synbrain_cli.run import RunContext
 
 RUN = RunContext(progress=QUIET)
 N_IMAGES, N_REPEATS = 60, 2
+SUBJECTS = {"01": 1, "02": 1, "03": 0}  # the last responds to nothing that is shown
 LABELS = ["red"] * 4 + ["blue"] * 4
 DRIVE = SelectionSettings(drive="red", top=5)
 
@@ -50,13 +51,13 @@ def draw_images(folder, n_images, rng):
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """Responses of four voxels to red and of four to blue, of two subjects."""
+    """Responses of four voxels to red and of four to blue."""
     folder, rng = tmp_path_factory.mktemp("raw"), np.random.default_rng(0)
     known = draw_images(folder / "images", N_IMAGES, rng)
     image = np.tile(np.arange(N_IMAGES), N_REPEATS)
     z = (known - known.mean(0)) / known.std(0)
-    for subject in ("01", "02"):
-        betas = np.repeat(z, 4, axis=1)[image] + rng.normal(size=(len(image), 8))
+    for subject, planted in SUBJECTS.items():
+        betas = planted * np.repeat(z, 4, axis=1)[image] + rng.normal(size=(len(image), 8))
         np.save(folder / f"responses-{subject}.npy", betas.astype(np.float32))
     table = pd.DataFrame({"image": [f"i{i:02d}.png" for i in image]})
     table.to_csv(folder / "trials.tsv", sep="\t", index=False)
@@ -66,9 +67,9 @@ def raw(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(raw, tmp_path_factory):
-    """A workspace with linear models of both subjects, and candidates of known colours."""
+    """A workspace with linear models of all subjects, and candidates of known colours."""
     workspace = Workspace(tmp_path_factory.mktemp("select"))
-    for subject in ("01", "02"):
+    for subject in SUBJECTS:
         experiment = Experiment(
             trials=(raw / "trials.tsv",),
             images=raw / "images",
@@ -78,7 +79,7 @@ def made(raw, tmp_path_factory):
         target = Target(workspace, "own", ("gabor", "pixels"))
         prepared = prepare_table(target, experiment, subject, RUN).subjects[0]
         for name, specs in (("both", None), ("gabor", ["gabor"])):
-            if (subject, name) == ("02", "gabor"):
+            if subject != "01" and name == "gabor":
                 continue
             store = workspace.find_tokens("own", specs, QUIET.info)
             settings = TrainSettings("linear")
@@ -92,6 +93,7 @@ def made(raw, tmp_path_factory):
         brain=load_model(workspace.weights / "both-01", "cpu"),
         other=load_model(workspace.weights / "both-02", "cpu"),
         gabor=load_model(workspace.weights / "gabor-01", "cpu"),
+        noise=load_model(workspace.weights / "both-03", "cpu"),
     )
 
 
@@ -213,6 +215,15 @@ def test_an_estimate_by_others_stands_beside_the_own(found):
     assert independent == pytest.approx(own * found.guard.share)
     assert 0.5 < found.guard.share < 1.6
     assert found.own_estimate("opposite") < 0
+
+
+def test_a_set_that_noise_chose_is_worth_nothing(made):
+    data = TrainingData.find(made.workspace, made.noise)
+    for region in ("red", "blue"):
+        settings = SelectionSettings(drive=region, top=5)
+        noise = select(made.noise, made.images, settings, data=data, run=RUN)
+        assert noise.own_estimate("chosen") > 0
+        assert abs(noise.independent_estimate("chosen")) < 0.1 * noise.own_estimate("chosen")
 
 
 # -------------------------------------------------------------------------------- two models

@@ -48,9 +48,9 @@ class GuardRecord(Result, frozen=True):
 
     Attributes
     ----------
-    slope : float
+    slope, slope_error : float
         Of recorded on predicted responses, over images that a half of the training images tells
-        nothing of.
+        nothing of, and its standard error.
     agreement, agreement_training : float
         Slope of one half's predictions on the other's, over the candidates and over training
         images.
@@ -59,6 +59,7 @@ class GuardRecord(Result, frozen=True):
     """
 
     slope: Number
+    slope_error: Number
     agreement: Number
     agreement_training: Number
     share: Number
