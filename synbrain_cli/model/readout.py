@@ -27,7 +27,7 @@ The published alternative adds noise to the latent (`LatentReadout`).
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -36,7 +36,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from synbrain_cli.model.components import Separation, VarianceComponents
-from synbrain_cli.model.covariance import LowRank, Normal, fit_low_rank
+from synbrain_cli.model.covariance import LowRank, Normal, add_regions, fit_low_rank
 from synbrain_cli.progress import UNSEEN, Share
 
 # Of Q, in standard deviations: quantiles .005 to .995.
@@ -45,6 +45,7 @@ MAX_SIGNAL_DEPENDENCE = 0.7
 # Shares of variance components, signal dependence, factors of noise and of signal, and Q
 TIMES = 3, 1, 36, 54, 13
 Part = Literal["low_rank", "signal_dependence", "curve"]
+MIN_REGION = 10  # voxels of a region that has a factor of its own (ours)
 CURVE_TRIALS = 300  # trials that count as much as all other voxels for a voxel's Q
 
 
@@ -247,9 +248,14 @@ def fit_separated(
     means: np.ndarray,
     generator: np.random.Generator,
     without: Container[Part] = (),
+    regions: Iterable[np.ndarray] = (),
     share: Share = UNSEEN,
 ) -> tuple[Readout, Separation]:
-    """Fit the readout, and say how surely unexplained signal is told from noise: `fit_readout`."""
+    """Fit the readout, and say how surely unexplained signal is told from noise: `fit_readout`.
+
+    ``regions`` are boolean arrays (n_voxels,): u and e have a factor for each whose mean varies
+    more than by the other factors (`synbrain_cli.model.covariance.add_regions`).
+    """
     of_components, of_dependence, of_noise, of_signal, of_curve = share.split(*TIMES)
     components = VarianceComponents(trials, image_index, means, of_components)
     noise_variance, signal_variance = components.noise, components.signal
@@ -271,6 +277,11 @@ def fit_separated(
             signal = fit_low_rank(
                 components.signal_terms(), weight, signal_variance, generator, share=of_signal
             )
+    if "low_rank" not in without:
+        large = [region for region in regions if region.sum() >= MIN_REGION]
+        averages = components.of_regions(large)
+        noise = add_regions(noise, large, averages.noise)
+        signal = add_regions(signal, large, averages.signal)
     readout = Readout(
         signal,
         noise,
