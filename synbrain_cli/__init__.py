@@ -7,7 +7,7 @@
 
 from typing import Any
 
-__all__ = ["fit_prf", "load_model"]
+__all__ = ["contrast", "fit_prf", "load_model", "power"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +19,12 @@ def __getattr__(name: str) -> Any:
         from synbrain_cli.experiments.retinotopy import fit_prf
 
         return fit_prf
+    if name == "contrast":
+        from synbrain_cli.experiments.contrast import contrast
+
+        return contrast
+    if name == "power":
+        from synbrain_cli.experiments.power import power
+
+        return power
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

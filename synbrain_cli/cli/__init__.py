@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from synbrain_cli.cli import demo, evaluate, localize, plot, prepare, synthesize, train, weights
+from synbrain_cli.cli import (
+    contrast,
+    demo,
+    evaluate,
+    localize,
+    plot,
+    prepare,
+    synthesize,
+    train,
+    weights,
+)
 from synbrain_cli.cli.running import run
 from synbrain_cli.cli.sections import ProgramGroup
 
@@ -59,6 +69,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(evaluate.compare)
 app.command("learning-curve")(evaluate.learning_curve)
 app.command("augment")(evaluate.augment)
+app.command("contrast")(contrast.contrast)
 app.add_typer(localize.app, name="localize")
 app.add_typer(weights.app, name="weights")
 

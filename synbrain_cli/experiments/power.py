@@ -1,8 +1,9 @@
 """Power: how often an experiment would find a contrast, by simulating it as it would be run.
 
-In every simulated experiment each image has an unexplained signal of its own, which its repeats
-share, and every trial its own noise; the conditions are compared by an ordinary general linear
-model of trials, with a regressor of each condition and a constant for each session.
+In every simulated experiment each image has an unexplained signal, which its repeats share and
+which is like that of similar images, so that experiments also differ by what the model does not
+know; every trial has its own noise. Conditions are compared by an ordinary general linear model of
+trials, with a regressor of each condition and a constant for each session.
 """
 
 from __future__ import annotations
@@ -180,6 +181,7 @@ class _Simulated:
         self._generator = generator
         n_first, n_images = found.n_first, len(found.predicted)
         self._conditions = np.arange(n_first), np.arange(n_first, n_images)
+        self._root = root_of(self._predicted.shared)
         sd = found.brain.response_sd.astype(np.float64)
         masks = found.regions.values()
         self._regions = np.stack([np.where(m, sd, 0) / m.sum() for m in masks], 1)
@@ -192,7 +194,8 @@ class _Simulated:
         regions, voxels = np.zeros((len(trials), n_regions)), np.zeros((len(trials), n_voxels))
         n = self._experiment.n_simulated
         for _ in share.over(range(n)):
-            drawn = [self._draw(rows, trials[-1]) for rows in self._conditions]
+            signals = self._signals()
+            drawn = [self._draw(rows, trials[-1], signals) for rows in self._conditions]
             means = [one @ self._regions for one in drawn]
             for k, count in enumerate(trials):
                 regions[k] += self._found([one[:count] for one in means], self._sign)
@@ -205,23 +208,34 @@ class _Simulated:
         n = self._experiment.n_simulated
         for k in share.over(range(len(images))):
             for _ in range(n):
-                means = []
+                means, signals = [], self._signals()
                 for rows in self._conditions:
                     own = self._generator.choice(rows, images[k], replace=False)
-                    means.append(self._draw(own, self._experiment.n_trials) @ self._regions)
+                    drawn = self._draw(own, self._experiment.n_trials, signals)
+                    means.append(drawn @ self._regions)
                 found[k] += self._found(means, self._sign)
         return found / n
 
-    def _draw(self, rows: NDArray[np.integer], n_trials: int) -> NDArray[np.float32]:
+    def _signals(self) -> NDArray[np.float32]:
+        """Draw unexplained signals of all images: (n_images, n_voxels)."""
+        signal, n_images = self._predicted.brain.distribution.readout.signal, len(self._root)
+        each = np.stack([signal.draw(self._generator) for _ in range(n_images)])
+        drawn: NDArray[np.float32] = self._root @ each
+        if self._predicted.relative is not None:
+            drawn *= np.sqrt(self._predicted.relative)
+        return drawn
+
+    def _draw(
+        self, rows: NDArray[np.integer], n_trials: int, signals: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         """Draw trials of a condition in random order: (n_trials, n_voxels), standardised."""
         order = self._generator.permutation(rows)
         shown = np.resize(order, n_trials)
         trials = np.empty((n_trials, self._predicted.brain.n_voxels), np.float32)
         for row in order[:n_trials]:
             own = np.flatnonzero(shown == row)
-            signal, *noises = self._generator.spawn(1 + len(own))
             readout, mean = self._predicted.readouts[row], self._predicted.means[row]
-            trials[own] = readout.draw(mean, [signal], noises)
+            trials[own] = readout.draw_given(mean, [signals[row]], [self._generator] * len(own))
         return trials
 
     def _found(self, trials: Sequence[NDArray[np.floating]], sign: Array) -> NDArray[np.bool_]:
@@ -230,6 +244,15 @@ class _Simulated:
         t, free = glm_contrast(first, second, self._experiment.sessions)
         found: NDArray[np.bool_] = t * sign > stats.t.ppf(1 - self._experiment.alpha / 2, free)
         return found
+
+
+def root_of(correlations: Array) -> NDArray[np.float32]:
+    """Return R with R Rᵀ = correlations, of which negative parts are left out."""
+    values, vectors = np.linalg.eigh(correlations)
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    # Variances stay 1 where a part was left out
+    root /= np.sqrt(np.square(root).sum(1, keepdims=True))
+    return root.astype(np.float32)
 
 
 def glm_contrast(

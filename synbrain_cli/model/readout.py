@@ -153,15 +153,36 @@ class Readout:
         float32 array of shape (n_draws, n_voxels)
             Each draw depends on its own generators alone, to the last bit.
         """
+        if self.signal.is_nothing:
+            return self.draw_given(mean, [np.zeros(len(mean), np.float32)], noises)
+        if len(signals) == 1:
+            return self.draw_given(mean, [self.signal.draw(signals[0])], noises)
+        return self.draw_given(mean, map(self.signal.draw, signals), noises)
+
+    def draw_given(
+        self, mean: np.ndarray, signals: Iterable[np.ndarray], noises: Sequence[Normal]
+    ) -> np.ndarray:
+        """Draw trials of one image whose unexplained signal is known.
+
+        Parameters
+        ----------
+        mean : float32 array of shape (n_voxels,)
+            m.
+        signals : iterable of float32 arrays of shape (n_voxels,)
+            u of each draw, or one for all.
+        noises : sequence of numpy Generators
+            Of e of each draw.
+
+        Returns
+        -------
+        float32 array of shape (n_draws, n_voxels)
+        """
         h = self.relative_noise_variance(mean)
         scale, gain = self._scale(h).astype(np.float32), np.sqrt(h).astype(np.float32)
-        u = np.zeros(len(mean), np.float32)
-        if len(signals) == 1 and not self.signal.is_nothing:
-            u = self.signal.draw(signals[0])
         draws = np.empty((len(noises), len(mean)), np.float32)
+        own, u = iter(signals), np.zeros(len(mean), np.float32)
         for k, generator in enumerate(noises):  # one by one, what is computed stays in the cache
-            if len(signals) > 1 and not self.signal.is_nothing:
-                u = self.signal.draw(signals[k])
+            u = next(own, u)  # the last one, or the only one, goes on
             t = (u + gain * self.noise.draw(generator)) / scale
             bent = t if self.is_straight else _bend(self.curve, t[None])[0]
             draws[k] = mean + scale * bent

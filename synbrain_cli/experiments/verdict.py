@@ -1,0 +1,53 @@
+"""What the controls of a contrast say, in one sentence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from synbrain_cli.experiments.contrast import Contrast
+
+HALF = 0.5  # of an effect, above which a control is said to keep it (ours)
+
+
+def say_verdict(found: Contrast, table: pd.DataFrame) -> str:
+    """Say whether the largest effect survives its controls.
+
+    Parameters
+    ----------
+    found : Contrast
+    table : DataFrame
+        Its regions, where there is one with the column ``random_weights``.
+    """
+    alpha = found.settings.alpha
+    regions = table[table["region"] != "all"] if len(table) > 1 else table
+    sure = regions[regions["p_corrected"] < alpha]
+    if not len(sure):
+        return (
+            f"No region differs between {found.names[0]} and {found.names[1]} "
+            f"(p < {alpha:g}, corrected for the number of regions)."
+        )
+    row = sure.loc[sure["t"].abs().idxmax()]
+    effect = float(row["difference"])
+    text = (
+        f"The effect is largest in {row['region']} ({effect:+.3g} {found.brain.unit}, "
+        f"95 % interval {row['low']:+.3g} to {row['high']:+.3g})"
+    )
+    if "p_adjusted" not in row:
+        return f"{text}; no controls were run."
+    kept = f"p {row['p_adjusted']:.2g}"
+    survives = row["p_adjusted"] < alpha and np.sign(row["adjusted"]) == np.sign(effect)
+    text += (
+        f": beside luminance, contrast, spatial frequency and saturation it "
+        f"{'survives' if survives else 'does not survive'} ({row['adjusted']:+.3g}, {kept})"
+    )
+    text += f"; phase-scrambled images {_keep(float(row['scrambled']) / effect)}"
+    if "random_weights" in row:
+        text += f"; an encoder of random weights {_keep(float(row['random_weights']) / effect)}"
+    return f"{text}."
+
+
+def _keep(share: float) -> str:
+    """Say which share of an effect a control keeps."""
+    verb = "keep" if share >= HALF else "lose"
+    return f"{verb} it ({share:.0%} of the effect)"
