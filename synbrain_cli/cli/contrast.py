@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from synbrain_cli.cli.options import (
+    AlphaOption,
+    ControlsOption,
+    CorrectionOption,
     DatasetOption,
     DeviceOption,
     DpiOption,
     FigureSpace,
     FormatOption,
     OutputOption,
+    PermutationsOption,
     QuietOption,
     SeedOption,
     StyleOption,
@@ -50,23 +54,10 @@ def contrast(
             "its power; simulations=500 says how often.",
         ),
     ] = None,
-    correction: Annotated[
-        Literal["fwe", "fdr"],
-        typer.Option(
-            help="Of maps: family-wise error by permutation of the images' conditions, or false "
-            "discovery rate."
-        ),
-    ] = "fwe",
-    alpha: Annotated[float, typer.Option(help="Level of the correction.")] = 0.05,
-    permutations: Annotated[int, typer.Option(min=1, help="Permutations.")] = 2000,
-    controls: Annotated[
-        bool,
-        typer.Option(
-            "--controls/--no-controls",
-            help="Show phase-scrambled images, adjust for low-level statistics, and ask a model "
-            "whose encoder has random weights, where there is one.",
-        ),
-    ] = True,
+    correction: CorrectionOption = "fwe",
+    alpha: AlphaOption = 0.05,
+    permutations: PermutationsOption = 2000,
+    controls: ControlsOption = True,
     space: Annotated[
         FigureSpace,
         typer.Option(help="Surface; fsaverage6 and fsaverage where nilearn has them."),

@@ -67,6 +67,25 @@ def _from_folder(folder: Path) -> Condition:
     return Condition(folder.resolve().name, ImageSet.of(list_images(folder)))
 
 
+def read_categories(sources: Sequence[Path]) -> list[Condition]:
+    """Read categories from a folder that has one for each, from several folders, or from a table.
+
+    Raises
+    ------
+    MissingError, InputError
+        As `read_conditions`; a folder holds no folders.
+    """
+    if len(sources) > 1 or not Path(sources[0]).is_dir():
+        return read_conditions(sources)
+    folder = Path(sources[0])
+    inside = sorted(one for one in folder.iterdir() if one.is_dir() and one.name[0] != ".")
+    if not inside:
+        raise InputError(
+            f"{folder}: expected a folder of images for each category, found no folder in it"
+        )
+    return read_conditions(inside)
+
+
 def _from_table(path: Path) -> list[Condition]:
     table = read_table(path, ("image", "condition"))
     images: dict[str, list[Path]] = {}

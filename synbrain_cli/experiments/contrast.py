@@ -18,6 +18,7 @@ number of regions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -126,6 +127,33 @@ class ContrastTest:
 
 
 @dataclass(frozen=True, eq=False)
+class Shown:
+    """Images of an experiment that were shown to a model.
+
+    Attributes
+    ----------
+    predicted : Predicted
+        Expected responses to them.
+    low_level : float array of shape (n_images, 4), optional
+        `synbrain_cli.experiments.controls.LOW_LEVEL` statistics; None without controls.
+    scrambled : float32 array of shape (n_images, n_voxels), optional
+        Expected responses to the phase-scrambled images, standardised; None without controls.
+    """
+
+    predicted: Predicted
+    low_level: Array | None = None
+    scrambled: NDArray[np.float32] | None = None
+
+    def part(self, rows: NDArray[np.integer]) -> Shown:
+        """Return some of the images."""
+        return Shown(
+            self.predicted.part(rows),
+            None if self.low_level is None else self.low_level[rows],
+            None if self.scrambled is None else self.scrambled[rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Contrast:
     """The difference of the responses to two conditions: what `contrast` returns.
 
@@ -135,14 +163,10 @@ class Contrast:
     names : (str, str)
         Of the conditions: the first minus the second.
     settings : ContrastSettings
-    predicted : Predicted
-        Of all images, those of the first condition first.
+    shown : Shown
+        All images, those of the first condition first.
     n_first : int
         Images of the first condition.
-    low_level : float array of shape (n_images, 4), optional
-        `LOW_LEVEL` statistics of the images; None without controls.
-    scrambled : float array of shape (n_voxels,), optional
-        Difference between the phase-scrambled images, in the recorded unit.
     seed : int
         Of the permutations.
     """
@@ -150,11 +174,14 @@ class Contrast:
     brain: Brain
     names: tuple[str, str]
     settings: ContrastSettings
-    predicted: Predicted
+    shown: Shown
     n_first: int
-    low_level: Array | None = None
-    scrambled: Array | None = None
     seed: int = 0
+
+    @property
+    def predicted(self) -> Predicted:
+        """Expected responses to all images."""
+        return self.shown.predicted
 
     @cached_property
     def weights(self) -> Array:
@@ -174,6 +201,13 @@ class Contrast:
         return _difference(self.predicted.means, self.weights) * self.brain.response_sd
 
     @cached_property
+    def scrambled(self) -> Array | None:
+        """D of phase-scrambled images, in the recorded unit; None without controls."""
+        if self.shown.scrambled is None:
+            return None
+        return _difference(self.shown.scrambled, self.weights) * self.brain.response_sd
+
+    @cached_property
     def errors(self) -> StandardErrors:
         """Standard errors of every voxel, in the recorded unit."""
         sd, weights = self.brain.response_sd, self.weights
@@ -191,7 +225,7 @@ class Contrast:
     @cached_property
     def adjusted(self) -> ContrastTest | None:
         """Test of every voxel beside low-level statistics of the images; None without controls."""
-        if self.low_level is None:
+        if self.shown.low_level is None:
             return None
         return self._test(self.predicted.means, self._confounds())
 
@@ -257,7 +291,7 @@ class Contrast:
                 "p_corrected": test.p_corrected,
             }
         )
-        if self.low_level is not None and self.scrambled is not None:
+        if self.scrambled is not None:
             confounds = self._confounds()
             beside = self._test(means, confounds)
             table["adjusted"] = _adjusted(means, self.n_first, confounds)
@@ -325,9 +359,9 @@ class Contrast:
         }
 
     def _confounds(self) -> Array:
-        assert self.low_level is not None
-        varies = self.low_level.std(0) > 1e-9
-        kept = self.low_level[:, varies]
+        assert self.shown.low_level is not None
+        varies = self.shown.low_level.std(0) > 1e-9
+        kept = self.shown.low_level[:, varies]
         confounds: Array = (kept - kept.mean(0)) / kept.std(0)
         return confounds[:, : max(len(self.weights) - 4, 0)]
 
@@ -388,24 +422,34 @@ def contrast(
     settings, run = settings or ContrastSettings(), run or RunContext()
     conditions = [_condition(first, "first"), _condition(second, "second")]
     check_conditions(conditions)
-    n_first = len(conditions[0])
-    total = sum(map(len, conditions)) * (2 if settings.controls else 1)
-    with run.progress.bar("images", total, shorter="fewer images, or --no-controls") as bar:
-        images = _joined(conditions)
-        predicted = predict(brain, images, bar)
-        low_level = scrambled = None
-        if settings.controls:
-            low_level = low_level_statistics(iter(images))
-            generator = np.random.default_rng([run.seed, 21])
-            total_of = np.zeros((2, brain.n_voxels))
-            for k, image in enumerate(images):
-                response = brain.mean(phase_scrambled(image, generator))[0]
-                total_of[int(k >= n_first)] += response
-                bar.to(bar.done + 1)
-            counts = np.array([[n_first], [len(images) - n_first]])
-            scrambled = np.subtract(*(total_of / counts))
+    shown = show(brain, conditions, settings.controls, run)
     names = conditions[0].name, conditions[1].name
-    return Contrast(brain, names, settings, predicted, n_first, low_level, scrambled, run.seed)
+    return Contrast(brain, names, settings, shown, len(conditions[0]), run.seed)
+
+
+def show(brain: Brain, conditions: Sequence[Condition], controls: bool, run: RunContext) -> Shown:
+    """Show the images of all conditions to a model, one condition after the other.
+
+    Parameters
+    ----------
+    brain : Brain
+    conditions : sequence of Condition
+    controls : bool
+        Whether phase-scrambled images are shown, too.
+    run : RunContext
+        Its seed is that of the phases.
+    """
+    images = _joined(conditions)
+    total = len(images) * (2 if controls else 1)
+    with run.progress.bar("images", total, shorter="fewer images, or --no-controls") as bar:
+        predicted = predict(brain, images, bar)
+        if not controls:
+            return Shown(predicted)
+        generator, scrambled = np.random.default_rng([run.seed, 21]), []
+        for image in images:
+            scrambled.append(brain.mean(phase_scrambled(image, generator)[None], unit="z")[0])
+            bar.to(bar.done + 1)
+        return Shown(predicted, low_level_statistics(images), np.stack(scrambled))
 
 
 def _condition(images: Any, name: str) -> Condition:
@@ -416,7 +460,7 @@ def _condition(images: Any, name: str) -> Condition:
     return Condition(folder or getattr(images, "name", "") or name, found)
 
 
-def _joined(conditions: list[Condition]) -> ImageSet:
+def _joined(conditions: Sequence[Condition]) -> ImageSet:
     """All images, one condition after the other, read when they are used."""
     names = [f"{one.name}_{name}" for one in conditions for name in one.images.names]
     items = [item for one in conditions for item in one.images.items]

@@ -125,3 +125,61 @@ class ContrastRecord(Result, frozen=True):
     control_model: str | Absent = UNSET
     power: PowerRecord | Absent = UNSET
     command: str | Absent = UNSET
+
+
+class CategoryRecord(Result, frozen=True):
+    """A category of images against all others.
+
+    Attributes
+    ----------
+    n_images, n_significant, n_preferring : int
+        Voxels that respond more to it, and those that it drives most.
+    auc : dict of float
+        By region of the subject: how well the t map tells its voxels from all others.
+    verdict : str
+        Whether the largest effect survives the controls, in one sentence.
+    """
+
+    n_images: int
+    n_significant: int
+    n_preferring: int
+    auc: dict[str, float]
+    verdict: str
+
+
+class CategoriesRecord(Result, frozen=True):
+    """``categories.json``.
+
+    Attributes
+    ----------
+    model, subject, dataset : str
+    simulated : bool
+    n_voxels : int
+    far : int
+        Images that are farther from the training images than any of these from the others.
+    correction : str
+    alpha : float
+    n_permutations : int
+    categories : dict of CategoryRecord
+    seed : int
+    fingerprint : str
+        Of the model.
+    versions : dict
+    command : str
+        That was typed; absent from Python.
+    """
+
+    model: str
+    subject: str
+    dataset: str
+    simulated: bool
+    n_voxels: int
+    far: int
+    correction: str
+    alpha: float
+    n_permutations: int
+    categories: dict[str, CategoryRecord]
+    seed: int
+    fingerprint: str
+    versions: dict[str, str]
+    command: str | Absent = UNSET
