@@ -145,28 +145,21 @@ def _row(record: ContrastRecord, name: str) -> dict[str, str]:
     one, power = record.regions[name], record.get("power")
     row = {
         "region": name,
-        "voxels": f"{one.n_voxels:,}",
-        "differ": f"{one.n_significant:,}",
-        "difference": cell(one.difference),
+        "voxels": f"{one.n_significant:,}/{one.n_voxels:,}",
+        "differ": cell(one.difference),
         "95 % CI": interval(*one.interval, lambda value: cell(value, 2)),
-        "d": cell(one.d, 2),
-        "se images": cell(one.se_images),
+        "images": cell(one.se_images),
         "model": cell(one.se_model),
         "trials": cell(one.se_trials),
         "p": cell(one.p_corrected),
     }
-    controls = {
-        "adjusted": "adjusted",
-        "p_adjusted": "p adj.",
-        "scrambled": "scrambled",
-        "random_weights": "random",
-    }
     known = dict(one.items())
+    controls = {"adjusted": "adjusted", "scrambled": "scrambled", "random_weights": "random"}
     row |= {head: cell(known[key]) for key, head in controls.items() if key in known}
     if power:
         needed = power.trials_needed[name]
-        row[f"power {power.trials * power.sessions}"] = cell(power.of_regions[name], 2)
-        row["for 80 %"] = "more" if needed is None else f"{needed:.0f}"
+        row["power"] = cell(power.of_regions[name], 2)
+        row["80 %"] = "more" if needed is None else f"{needed:.0f}"
     return row
 
 
@@ -180,12 +173,14 @@ def _notes(record: ContrastRecord, control: str) -> list[str]:
     if control:
         notes.append(control)
     notes.append(
-        "standard errors by source: another sample of images, the model's own mean, noise of one "
-        "trial of each image; p over the regions by permutation"
+        "voxels: significant ones of all; images, model, trials: standard errors by source "
+        "(another sample of images, the model's own mean, noise of one trial of each image); the "
+        "interval is of images and model, p of images alone, corrected over the regions"
     )
     if power:
         notes.append(
-            f"power: share of {power.n_simulated:,} simulated experiments with p < {power.alpha:g} "
-            "(uncorrected) and the sign predicted; trials of each condition for 80 %"
+            f"power: share of {power.n_simulated:,} simulated experiments of {power.trials} trials "
+            f"of each condition in {power.sessions} session{'s' * (power.sessions > 1)} with p < "
+            f"{power.alpha:g} (uncorrected) and the sign predicted; 80 %: trials that this takes"
         )
     return notes

@@ -230,6 +230,22 @@ class Contrast:
         return self._test(self.predicted.means, self._confounds())
 
     @cached_property
+    def confounded(self) -> float | None:
+        """Share of the variance of the condition that low-level statistics explain; None without.
+
+        Where it is large, conditions and statistics cannot be told apart.
+        """
+        if self.shown.low_level is None:
+            return None
+        condition = (np.arange(len(self.predicted)) < self.n_first).astype(float)
+        condition -= condition.mean()
+        confounds = self._confounds()
+        if not confounds.shape[1]:
+            return 0.0
+        fitted = confounds @ np.linalg.lstsq(confounds, condition, rcond=None)[0]
+        return float(np.square(fitted).sum() / np.square(condition).sum())
+
+    @cached_property
     def significant(self) -> NDArray[np.bool_]:
         """Voxels whose difference is significant after correction."""
         return self.test.p_corrected < self.settings.alpha

@@ -286,25 +286,19 @@ def glm_contrast(
 
 
 def trials_needed(trials: Sequence[int], powers: Array) -> float:
-    """Trials at which the power reaches `ENOUGH`, between those tried on a scale of their root.
+    """Trials at which the power reaches `ENOUGH`: interpolated on a scale of their logarithm.
 
-    The probit of the power of a t test is nearly linear in the root of the number of trials. It is
-    fitted by least squares to what was simulated between 5 and 95 %, and read between the smallest
-    and the largest number tried; NaN beyond.
+    The smallest number tried where that is enough; NaN where the largest is not.
     """
-    powers, root = np.asarray(powers, float), np.sqrt(np.asarray(trials, float))
-    inside = (powers > 0.05) & (powers < 0.95)
-    if powers.min() >= ENOUGH:
+    rising = np.maximum.accumulate(np.asarray(powers, float))
+    if rising[-1] < ENOUGH:
+        return np.nan
+    k = int(np.argmax(rising >= ENOUGH))
+    if k == 0:
         return float(trials[0])
-    if powers.max() < ENOUGH:
-        return np.nan
-    if inside.sum() < 2:
-        return float(np.interp(ENOUGH, np.maximum.accumulate(powers), trials))
-    slope, start = np.polyfit(root[inside], stats.norm.ppf(powers[inside]), 1)
-    if slope <= 0:
-        return np.nan
-    found = ((stats.norm.ppf(ENOUGH) - start) / slope) ** 2
-    return float(np.clip(found, trials[0], trials[-1]))
+    share = (ENOUGH - rising[k - 1]) / (rising[k] - rising[k - 1])
+    below, above = np.log(trials[k - 1]), np.log(trials[k])
+    return float(np.exp(below + share * (above - below)))
 
 
 def _long(

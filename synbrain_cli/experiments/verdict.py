@@ -7,6 +7,7 @@ import pandas as pd
 
 from synbrain_cli.experiments.contrast import Contrast
 
+CONFOUNDED = 0.8  # share of a condition's variance, above which nothing is said (ours)
 HALF = 0.5  # of an effect, above which a control is said to keep it (ours)
 
 
@@ -35,16 +36,28 @@ def say_verdict(found: Contrast, table: pd.DataFrame) -> str:
     )
     if "p_adjusted" not in row:
         return f"{text}; no controls were run."
-    kept = f"p {row['p_adjusted']:.2g}"
-    survives = row["p_adjusted"] < alpha and np.sign(row["adjusted"]) == np.sign(effect)
-    text += (
-        f": beside luminance, contrast, spatial frequency and saturation it "
-        f"{'survives' if survives else 'does not survive'} ({row['adjusted']:+.3g}, {kept})"
-    )
+    text += _beside_low_level(found, row, effect)
     text += f"; phase-scrambled images {_keep(float(row['scrambled']) / effect)}"
     if "random_weights" in row:
         text += f"; an encoder of random weights {_keep(float(row['random_weights']) / effect)}"
     return f"{text}."
+
+
+def _beside_low_level(found: Contrast, row: pd.Series, effect: float) -> str:
+    """Say what remains of an effect beside luminance, contrast, spatial frequency, saturation."""
+    what = "luminance, contrast, spatial frequency and saturation"
+    explained = found.confounded or 0.0
+    if explained > CONFOUNDED:
+        return (
+            f": the conditions differ so much in {what} (these explain {explained:.0%} of the "
+            "condition) that the two cannot be told apart"
+        )
+    survives = row["p_adjusted"] < found.settings.alpha
+    survives &= np.sign(row["adjusted"]) == np.sign(effect)
+    return (
+        f": beside {what} it {'survives' if survives else 'does not survive'} "
+        f"({row['adjusted']:+.3g}, p {row['p_adjusted']:.2g})"
+    )
 
 
 def _keep(share: float) -> str:

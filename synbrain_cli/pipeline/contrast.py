@@ -32,6 +32,7 @@ from synbrain_cli.plotting.map_plotter import Look, MapPlotter
 from synbrain_cli.plotting.maps import BrainMap
 from synbrain_cli.run import RunContext
 
+RANDOM_LITE2 = "timm:tf_efficientnet_lite2/random"  # efficientnet, untrained
 CONTRAST = FolderKind("a contrast", "--output", remakes=True)
 
 
@@ -159,16 +160,11 @@ def _is_random(encoder: str) -> bool:
 
 def how_to_control(brain: Brain) -> str:
     """Say how a model whose encoder has random weights is made."""
-    bands = [band.spec for band in brain.config.bands]
-    random = [
-        f"timm:tf_efficientnet_lite2/random{spec.removeprefix('efficientnet')}"
-        if spec.startswith("efficientnet")
-        else spec
-        for spec in bands
-    ]
-    if random == bands:
-        return "its encoder has no weights that could be random"
-    options = " ".join(f"--encoder {spec}" for spec in random)
+    encoders = brain.config.encoder.split(" + ")
+    random = [one.replace("efficientnet", RANDOM_LITE2, 1) for one in encoders]
+    if random == encoders:
+        return "its encoder has no weights that could be random, or none that this program knows"
+    options = " ".join(f"--encoder {one}" for one in random)
     return (
         "no model with an encoder of random weights stands beside it: prepare the data again with "
         f"`{options}`, which adds tokens, and `synbrain train --subject {brain.subject} --model "
