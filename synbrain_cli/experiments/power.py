@@ -106,7 +106,8 @@ class Power:
     images : tuple of int
         Of each condition.
     by_images : float array of shape (n_images, n_regions)
-        Probability with as many trials as the experiment has, of so many images.
+        Probability with as many trials as the experiment has, of so many images. The model of
+        trials takes images as they are: few of them, repeated often, "find" what is theirs alone.
     """
 
     contrast: Contrast
