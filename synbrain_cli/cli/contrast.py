@@ -159,8 +159,16 @@ def _row(record: ContrastRecord, name: str) -> dict[str, str]:
     if power:
         needed = power.trials_needed[name]
         row["power"] = cell(power.of_regions[name], 2)
-        row["80 %"] = "more" if needed is None else f"{needed:.0f}"
+        row["80 %"] = _needed(needed, *power.trials_interval[name])
     return row
+
+
+def _needed(number: float | None, low: float | None, high: float | None) -> str:
+    """Trials for a power of 80 %, with their interval."""
+    if number is None:
+        return "more"
+    ends = "?" if low is None else f"{low:.0f}–{'' if high is None else f'{high:.0f}'}"
+    return f"{number:.0f} ({ends})"
 
 
 def _notes(record: ContrastRecord, control: str) -> list[str]:
@@ -181,6 +189,7 @@ def _notes(record: ContrastRecord, control: str) -> list[str]:
         notes.append(
             f"power: share of {power.n_simulated:,} simulated experiments of {power.trials} trials "
             f"of each condition in {power.sessions} session{'s' * (power.sessions > 1)} with p < "
-            f"{power.alpha:g} (uncorrected) and the sign predicted; 80 %: trials that this takes"
+            f"{power.alpha:g} (uncorrected) and the sign predicted; 80 %: trials that this takes, "
+            "with a 95 % interval by what the model does not know of the difference"
         )
     return notes

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.test_set import scored_regions
-from synbrain_cli.experiments.conditions import Condition, check_conditions
+from synbrain_cli.experiments.conditions import Condition, check_conditions, images_of
 from synbrain_cli.experiments.contrast import Contrast, ContrastSettings, show
-from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.plotting.categories import Categories
 from synbrain_cli.plotting.map_plotter import Look, MapPlotter
@@ -163,7 +162,7 @@ def fit_categories(
     """
     settings, run = settings or ContrastSettings(), run or RunContext()
     if isinstance(categories, Mapping):
-        categories = [Condition(name, ImageSet.of(own)) for name, own in categories.items()]
+        categories = [Condition(name, images_of(own)) for name, own in categories.items()]
     check_conditions(categories)
     shown = show(brain, categories, settings.controls, run)
     first = np.cumsum([0, *map(len, categories)])

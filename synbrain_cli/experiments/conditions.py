@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.images import ImageSet, list_images
@@ -91,7 +92,15 @@ def _from_table(path: Path) -> list[Condition]:
     images: dict[str, list[Path]] = {}
     for image, name in zip(table["image"], table["condition"], strict=True):
         images.setdefault(str(name), []).append(path.parent / str(image))
-    return [Condition(name, ImageSet.of(own)) for name, own in images.items()]
+    return [Condition(name, images_of(own)) for name, own in images.items()]
+
+
+def images_of(images: Any) -> ImageSet:
+    """Return images in any accepted form; of listed files, several may have one name."""
+    if isinstance(images, list | tuple) and all(isinstance(x, str | Path) for x in images):
+        names = [f"{k:04d}-{Path(x).stem}" for k, x in enumerate(images, start=1)]
+        return ImageSet.of(list(map(Path, images)), names)
+    return ImageSet.of(images)
 
 
 def check_conditions(conditions: Sequence[Condition]) -> None:

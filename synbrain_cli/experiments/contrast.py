@@ -32,7 +32,7 @@ from scipy import stats
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.test_set import scored_regions
-from synbrain_cli.experiments.conditions import Condition, check_conditions
+from synbrain_cli.experiments.conditions import Condition, check_conditions, images_of
 from synbrain_cli.experiments.controls import (
     low_level_statistics,
     phase_scrambled,
@@ -390,14 +390,15 @@ class Contrast:
         condition = np.zeros((len(values), 1))
         condition[: self.n_first] = 1
         free = len(values) - 2 - (0 if confounds is None else confounds.shape[1])
-        found = permuted_ols(
-            condition,
-            values.astype(np.float64),
-            confounding_vars=confounds,
-            n_perm=self.settings.n_permutations if self.settings.correction == "fwe" else 0,
-            random_state=self.seed,
-            output_type="dict",
-        )
+        with np.errstate(invalid="ignore", divide="ignore"):  # of voxels that do not vary: t is 0
+            found = permuted_ols(
+                condition,
+                values.astype(np.float64),
+                confounding_vars=confounds,
+                n_perm=self.settings.n_permutations if self.settings.correction == "fwe" else 0,
+                random_state=self.seed,
+                output_type="dict",
+            )
         t = np.nan_to_num(found["t"][0])
         p = 2 * stats.t.sf(np.abs(t), free)
         z = np.sign(t) * -stats.norm.ppf(np.maximum(p, 1e-300) / 2)
@@ -471,7 +472,7 @@ def show(brain: Brain, conditions: Sequence[Condition], controls: bool, run: Run
 def _condition(images: Any, name: str) -> Condition:
     if isinstance(images, Condition):
         return images
-    found = ImageSet.of(images)
+    found = images_of(images)
     folder = str(images).rstrip("/").rpartition("/")[2] if isinstance(images, str) else ""
     return Condition(folder or getattr(images, "name", "") or name, found)
 

@@ -123,6 +123,20 @@ class Power:
         """Trials of each condition for a power of `ENOUGH`, by region; NaN beyond those tried."""
         return np.array([trials_needed(self.trials, own) for own in self.of_regions.T])
 
+    @cached_property
+    def needed_interval(self) -> Array:
+        """Interval of ``needed`` by what the model does not know: (n_regions, 2); infinite ends.
+
+        Trials needed are as the inverse square of the difference, of which the ends of the 95 %
+        interval are taken, with the model's own standard error.
+        """
+        table = self.contrast.region_table
+        size, error = np.abs(table["difference"]), stats.norm.ppf(0.975) * table["se_model"]
+        with np.errstate(divide="ignore"):
+            low = self.needed * (size / (size + error)) ** 2
+            high = self.needed * (size / np.maximum(size - error, 0)) ** 2
+        return np.stack([low, high], 1)
+
     @property
     def planned(self) -> int:
         """Row of the experiment's own number of trials."""

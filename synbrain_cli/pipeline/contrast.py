@@ -241,6 +241,10 @@ def _power_record(simulated: Power) -> PowerRecord:
         alpha=experiment.alpha,
         of_regions=dict(zip(names, map(float, planned), strict=True)),
         trials_needed=dict(zip(names, map(float, simulated.needed), strict=True)),
+        trials_interval={
+            name: (float(low), float(high))
+            for name, (low, high) in zip(names, simulated.needed_interval, strict=True)
+        },
     )
 
 

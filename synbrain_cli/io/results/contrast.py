@@ -62,6 +62,9 @@ class PowerRecord(Result, frozen=True):
         Probability to find the difference in the mean of each region, with the sign predicted.
     trials_needed : dict of float
         Of each condition, for a power of 80 %; None beyond those tried.
+    trials_interval : dict of pairs
+        95 % interval of these by what the model does not know of the difference; an end is None
+        where there is none.
     """
 
     trials: int
@@ -70,6 +73,7 @@ class PowerRecord(Result, frozen=True):
     alpha: float
     of_regions: dict[str, float]
     trials_needed: dict[str, Number]
+    trials_interval: dict[str, Interval]
 
 
 class ContrastRecord(Result, frozen=True):
