@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from synbrain_cli.io.results.contrast import ContrastRecord
 
 
+MANY = 1000  # trials: beyond, an interval is open
+
+
 def contrast(
     conditions: Annotated[
         list[Path],
@@ -167,7 +170,9 @@ def _needed(number: float | None, low: float | None, high: float | None) -> str:
     """Trials for a power of 80 %, with their interval."""
     if number is None:
         return "more"
-    ends = "?" if low is None else f"{low:.0f}–{'' if high is None else f'{high:.0f}'}"
+    ends = (
+        "?" if low is None else f"{low:.0f}–{'' if high is None or high > MANY else f'{high:.0f}'}"
+    )
     return f"{number:.0f} ({ends})"
 
 

@@ -37,9 +37,12 @@ def say_verdict(found: Contrast, table: pd.DataFrame) -> str:
     if "p_adjusted" not in row:
         return f"{text}; no controls were run."
     text += _beside_low_level(found, row, effect)
-    text += f"; phase-scrambled images {_keep(float(row['scrambled']) / effect)}"
+    share = float(row["scrambled"]) / effect
+    text += f"; phase-scrambled images {'keep' if share >= HALF else 'lose'} it ({share:.0%})"
     if "random_weights" in row:
-        text += f"; an encoder of random weights {_keep(float(row['random_weights']) / effect)}"
+        share = float(row["random_weights"]) / effect
+        verb = "keeps" if share >= HALF else "loses"
+        text += f"; an encoder of random weights {verb} it ({share:.0%})"
     return f"{text}."
 
 
@@ -58,9 +61,3 @@ def _beside_low_level(found: Contrast, row: pd.Series, effect: float) -> str:
         f": beside {what} it {'survives' if survives else 'does not survive'} "
         f"({row['adjusted']:+.3g}, p {row['p_adjusted']:.2g})"
     )
-
-
-def _keep(share: float) -> str:
-    """Say which share of an effect a control keeps."""
-    verb = "keep" if share >= HALF else "lose"
-    return f"{verb} it ({share:.0%} of the effect)"

@@ -195,7 +195,7 @@ def test_an_effect_of_luminance_does_not_survive_and_another_does(rng):
     plain = contrast_of(condition[:, None] + noise, n)
     assert say_verdict(plain, plain.region_table).endswith("no controls were run.")
     table = found.region_table.assign(random_weights=found.region_table["difference"] * 0.9)
-    assert "an encoder of random weights keep it (90% of the effect)" in say_verdict(found, table)
+    assert "an encoder of random weights keeps it (90%)" in say_verdict(found, table)
 
 
 # --------------------------------------------------------------------------------------- power

@@ -1,4 +1,4 @@
-"""Section of the report on contrasts of conditions: what differs, how surely, and how to find it."""
+"""Section of the report on contrasts of conditions: what differs, and how surely."""
 
 from __future__ import annotations
 
@@ -92,14 +92,8 @@ def _table(record: ContrastRecord, brain: Brain) -> Table:
     """Regions with the effect, its sources of uncertainty, its controls and its power."""
     power = record.get("power")
     controls = [n for n in _CONTROLS if record.regions["all"].get(n) is not None]
-    header = [
-        "region (voxels)",
-        "difference",
-        "95 % interval",
-        "SE images",
-        "SE model",
-        "SE trials",
-    ]
+    header = ["region (voxels)", "difference", "95 % interval"]
+    header += [f"SE {source}" for source in ("images", "model", "trials")]
     header += [_CONTROLS[name] for name in controls]
     if power:
         header += [f"power with {power.trials * power.sessions} trials", "trials for 80 %"]
