@@ -7,7 +7,7 @@
 
 from typing import Any
 
-__all__ = ["fit_prf", "load_model", "select"]
+__all__ = ["contrast", "fit_prf", "load_model", "power", "select"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +19,14 @@ def __getattr__(name: str) -> Any:
         from synbrain_cli.experiments.retinotopy import fit_prf
 
         return fit_prf
+    if name == "contrast":
+        from synbrain_cli.experiments.contrast import contrast
+
+        return contrast
+    if name == "power":
+        from synbrain_cli.experiments.power import power
+
+        return power
     if name == "select":
         from synbrain_cli.experiments.selection import select
 

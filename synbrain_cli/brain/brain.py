@@ -400,7 +400,7 @@ class Brain:
         Networks have run by then: they share one device. All is standardised; draws are of shape
         (n_draws, n_voxels), or (n_voxels,) where all are equal.
         """
-        for tokens, digests in self._tokens(images, rows):
+        for tokens, digests in self.tokens(images, rows):
             means = self.mean_of_tokens(tokens)
             for token, mean, digest in zip(tokens.one_by_one(), means, digests, strict=False):
                 if drawing.sampling == "latent":
@@ -477,7 +477,7 @@ class Brain:
         values = np.stack(
             [
                 self._in_this_model(lambda one=token: self.predictors.predict(predictor, one))[0]
-                for tokens, digests in self._tokens(images)
+                for tokens, digests in self.tokens(images)
                 for token, _ in zip(tokens.one_by_one(), digests, strict=False)
             ]
         )
@@ -521,10 +521,13 @@ class Brain:
     def _batch(self) -> int:
         return BATCH if self.device.type == "cuda" else 1
 
-    def _tokens(
+    def tokens(
         self, images: Any, rows: Sequence[int] | None = None
     ) -> Iterator[tuple[Tokens, list[str]]]:
-        """Tokens and digests of images' content, some images at a time."""
+        """Yield tokens and digests of images' content, some images at a time.
+
+        The last batch may hold more tokens than digests: it is filled up to the size of the others.
+        """
         encoder, tokens = None, given_tokens(images)
         if tokens is None:
             encoder = self.encoder

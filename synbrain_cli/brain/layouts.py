@@ -86,6 +86,7 @@ def readout_arrays(n_predictors: int, n_voxels: int) -> dict[str, Shape]:
         "noise_loadings": (n_voxels, "noise rank"),
         "curve": (len(NODES), n_voxels),
         "uncertainty_growth": (1,),
+        "uncertainty_power": (1,),
         "uncertainty_level": (n_voxels,),
         "uncertainty_distances": (PERCENTS,),
         **dict.fromkeys(by_voxel, (n_voxels,)),

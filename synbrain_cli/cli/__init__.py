@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from synbrain_cli.cli import (
+    contrast,
     demo,
     evaluate,
     localize,
@@ -69,6 +70,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(evaluate.compare)
 app.command("learning-curve")(evaluate.learning_curve)
 app.command("augment")(evaluate.augment)
+app.command("contrast")(contrast.contrast)
 app.add_typer(localize.app, name="localize")
 app.command("select")(select.select)
 app.add_typer(weights.app, name="weights")

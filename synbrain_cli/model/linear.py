@@ -227,12 +227,21 @@ class LinearEncoder:
             yield np.asarray(self._averaged(each), np.float32)
 
     def _averaged(self, each: Iterable[np.ndarray]) -> np.ndarray:
-        """Average over bands by their weights; equal weights where a voxel has none."""
+        """Average over bands by their weights."""
+        total: np.ndarray = sum(w * one for w, one in zip(self.band_weights(), each, strict=True))
+        return total
+
+    def band_weights(self) -> np.ndarray:
+        """Weight of each band, of sum 1; equal weights where a voxel has none.
+
+        Returns
+        -------
+        float32 array of shape (n_bands, n_voxels)
+        """
         weights = self.by_band()
         weights = np.where(weights.any(0), weights, np.float32(1))
-        weights /= weights.sum(0)
-        total: np.ndarray = sum(w * one for w, one in zip(weights, each, strict=True))
-        return total
+        shares: np.ndarray = weights / weights.sum(0)
+        return shares
 
     @property
     def _members(self) -> tuple[list[Ridge | FieldRidge], list[int]]:

@@ -27,7 +27,7 @@ The published alternative adds noise to the latent (`LatentReadout`).
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -36,7 +36,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from synbrain_cli.model.components import Separation, VarianceComponents
-from synbrain_cli.model.covariance import LowRank, Normal, fit_low_rank
+from synbrain_cli.model.covariance import LowRank, Normal, add_regions, fit_low_rank
 from synbrain_cli.progress import UNSEEN, Share
 
 # Of Q, in standard deviations: quantiles .005 to .995.
@@ -45,6 +45,7 @@ MAX_SIGNAL_DEPENDENCE = 0.7
 # Shares of variance components, signal dependence, factors of noise and of signal, and Q
 TIMES = 3, 1, 36, 54, 13
 Part = Literal["low_rank", "signal_dependence", "curve"]
+MIN_REGION = 10  # voxels of a region that has a factor of its own (ours)
 CURVE_TRIALS = 300  # trials that count as much as all other voxels for a voxel's Q
 
 
@@ -152,15 +153,36 @@ class Readout:
         float32 array of shape (n_draws, n_voxels)
             Each draw depends on its own generators alone, to the last bit.
         """
+        if self.signal.is_nothing:
+            return self.draw_given(mean, [np.zeros(len(mean), np.float32)], noises)
+        if len(signals) == 1:
+            return self.draw_given(mean, [self.signal.draw(signals[0])], noises)
+        return self.draw_given(mean, map(self.signal.draw, signals), noises)
+
+    def draw_given(
+        self, mean: np.ndarray, signals: Iterable[np.ndarray], noises: Sequence[Normal]
+    ) -> np.ndarray:
+        """Draw trials of one image whose unexplained signal is known.
+
+        Parameters
+        ----------
+        mean : float32 array of shape (n_voxels,)
+            m.
+        signals : iterable of float32 arrays of shape (n_voxels,)
+            u of each draw, or one for all.
+        noises : sequence of numpy Generators
+            Of e of each draw.
+
+        Returns
+        -------
+        float32 array of shape (n_draws, n_voxels)
+        """
         h = self.relative_noise_variance(mean)
         scale, gain = self._scale(h).astype(np.float32), np.sqrt(h).astype(np.float32)
-        u = np.zeros(len(mean), np.float32)
-        if len(signals) == 1 and not self.signal.is_nothing:
-            u = self.signal.draw(signals[0])
         draws = np.empty((len(noises), len(mean)), np.float32)
+        own, u = iter(signals), np.zeros(len(mean), np.float32)
         for k, generator in enumerate(noises):  # one by one, what is computed stays in the cache
-            if len(signals) > 1 and not self.signal.is_nothing:
-                u = self.signal.draw(signals[k])
+            u = next(own, u)  # the last one, or the only one, goes on
             t = (u + gain * self.noise.draw(generator)) / scale
             bent = t if self.is_straight else _bend(self.curve, t[None])[0]
             draws[k] = mean + scale * bent
@@ -247,9 +269,14 @@ def fit_separated(
     means: np.ndarray,
     generator: np.random.Generator,
     without: Container[Part] = (),
+    regions: Iterable[np.ndarray] = (),
     share: Share = UNSEEN,
 ) -> tuple[Readout, Separation]:
-    """Fit the readout, and say how surely unexplained signal is told from noise: `fit_readout`."""
+    """Fit the readout, and say how surely unexplained signal is told from noise: `fit_readout`.
+
+    ``regions`` are boolean arrays (n_voxels,): u and e have a factor for each whose mean varies
+    more than by the other factors (`synbrain_cli.model.covariance.add_regions`).
+    """
     of_components, of_dependence, of_noise, of_signal, of_curve = share.split(*TIMES)
     components = VarianceComponents(trials, image_index, means, of_components)
     noise_variance, signal_variance = components.noise, components.signal
@@ -271,6 +298,11 @@ def fit_separated(
             signal = fit_low_rank(
                 components.signal_terms(), weight, signal_variance, generator, share=of_signal
             )
+    if "low_rank" not in without:
+        large = [region for region in regions if region.sum() >= MIN_REGION]
+        averages = components.of_regions(large)
+        noise = add_regions(noise, large, averages.noise)
+        signal = add_regions(signal, large, averages.signal)
     readout = Readout(
         signal,
         noise,

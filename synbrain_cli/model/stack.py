@@ -13,9 +13,8 @@ infinite is among the choices. All of it needs no more than :math:`X_v^\top X_v`
 :math:`X_v^\top y_v` of each fold.
 
 A predictor of new images may be the mean of several fits, of which each predicted a part of the
-images here. These predictions then vary more than that mean, by the fits' ambiguity (Krogh &
-Vedelsby 1995, NeurIPS), and would be weighed too little; the excess is taken from
-:math:`X_v^\top X_v`.
+images here. These predictions then vary more than that mean (`synbrain_cli.model.committee`), and
+would be weighed too little; the excess is taken from :math:`X_v^\top X_v`.
 """
 
 from __future__ import annotations

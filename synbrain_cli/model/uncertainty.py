@@ -38,6 +38,7 @@ MEASURED = 2_000  # voxels of which residuals are compared
 SOME = 2_000  # training images over which leverages are averaged
 PERCENTS = 101  # of distances of training images: 0 to 100
 LEAST = 1e-12
+MOST_POWER = 1e6  # infinity, in a file
 
 Array = NDArray[np.floating]
 
@@ -142,14 +143,19 @@ class MeanUncertainty:
         Mean over training images of the leverage to the power of γ.
     distances : float32 array of shape (PERCENTS,)
         Percentiles over training images of the mean leverage over voxels.
+    power : float
+        p of the errors that similar images share (`synbrain_cli.model.similar_images`).
     """
 
     growth: float
     level: NDArray[np.float32]
     distances: NDArray[np.float32]
+    power: float = np.inf
 
     @classmethod
-    def fit(cls, leverages: NDArray[np.float32], residuals: Residuals) -> MeanUncertainty:
+    def fit(
+        cls, leverages: NDArray[np.float32], residuals: Residuals, power: float = np.inf
+    ) -> MeanUncertainty:
         """Fit to training images.
 
         Parameters
@@ -158,6 +164,7 @@ class MeanUncertainty:
             Of images, each by a fit without it; bands averaged.
         residuals : Residuals
             Of the same images, and of `measured_voxels`.
+        power : float
         """
         own = leverages[:, measured_voxels(leverages.shape[1])].astype(np.float64)
 
@@ -169,7 +176,7 @@ class MeanUncertainty:
         level = (leverages**growth).mean(0, dtype=np.float64).astype(np.float32)
         mean = leverages.mean(1, dtype=np.float64)
         distances = np.percentile(mean, np.linspace(0, 100, PERCENTS)).astype(np.float32)
-        return cls(growth, level, distances)
+        return cls(growth, level, distances, power)
 
     def __call__(self, leverage: NDArray[np.float32]) -> Doubt:
         """Compare new images, of leverages (n_images, n_voxels), with training images."""
@@ -180,8 +187,12 @@ class MeanUncertainty:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return named arrays, for a file."""
-        growth = np.array([self.growth], np.float32)
-        named = {"growth": growth, "level": self.level, "distances": self.distances}
+        named = {
+            "growth": np.array([self.growth], np.float32),
+            "level": self.level,
+            "distances": self.distances,
+            "power": np.array([min(self.power, MOST_POWER)], np.float32),
+        }
         return {f"uncertainty_{name}": value for name, value in named.items()}
 
     @classmethod
@@ -189,5 +200,6 @@ class MeanUncertainty:
         """Rebuild from the named arrays of a file; None where it has none of them."""
         if "uncertainty_growth" not in named:
             return None
-        values = {n: named[f"uncertainty_{n}"] for n in ("growth", "level", "distances")}
-        return cls(float(values.pop("growth")[0]), **values)
+        growth, power = (float(named[f"uncertainty_{n}"][0]) for n in ("growth", "power"))
+        level, distances = (named[f"uncertainty_{n}"] for n in ("level", "distances"))
+        return cls(growth, level, distances, np.inf if power >= MOST_POWER else power)

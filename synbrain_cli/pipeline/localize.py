@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from msgspec import UNSET
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.results_writer import Table, write_results
+from synbrain_cli.experiments.categories import CategoryMaps, fit_categories
+from synbrain_cli.experiments.conditions import Condition
+from synbrain_cli.experiments.contrast import FAR, ContrastSettings
 from synbrain_cli.experiments.mapping_stimuli import mapping_apertures
 from synbrain_cli.experiments.retinotopy import (
     MappingSettings,
@@ -18,19 +22,22 @@ from synbrain_cli.experiments.retinotopy import (
     describe_regions,
     fit_prf,
 )
+from synbrain_cli.experiments.verdict import say_verdict
+from synbrain_cli.io.bids import bids_label
 from synbrain_cli.io.files import versions
+from synbrain_cli.io.results.contrast import CategoriesRecord, CategoryRecord
+from synbrain_cli.io.results.record import finite
 from synbrain_cli.io.results.retinotopy import RetinotopyRecord
-from synbrain_cli.io.surface import write_gifti
 from synbrain_cli.io.volume import save_image
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.pipeline.map_writer import SPACE, write_surfaces, write_value_maps
 from synbrain_cli.plotting.figure import figure_style, save_figure
 from synbrain_cli.plotting.map_plotter import Look, MapPlotter
 from synbrain_cli.plotting.retinotopy import ShownFields, plot_sizes
 from synbrain_cli.run import RunContext
 
-SPACE = "fsaverage5"
 UNITS = {
     "angle": "degrees, counterclockwise from the right",
     "eccentricity": "degrees of visual angle",
@@ -38,6 +45,7 @@ UNITS = {
     "r2": "share of variance",
 }
 MAPPING = FolderKind("a mapping of receptive fields", "--output", remakes=True)
+LOCALIZER = FolderKind("a localizer of categories", "--output", remakes=True)
 
 
 @dataclass(frozen=True)
@@ -149,10 +157,7 @@ def _write_maps(work: WorkFolder, found: Retinotopy) -> None:
         surfaces[SPACE] = found.to_surface(SPACE)
     for space, maps in surfaces.items():
         for name, hemispheres in maps.items():
-            meta = {"Unit": UNITS[name], "Simulated": str(brain.simulated)}
-            for hemisphere, values in hemispheres.items():
-                file = f"{prefix}_hemi-{hemisphere[0].upper()}_space-{space}_stat-{name}_statmap"
-                write_gifti(Path(f"{file}.func.gii"), values, hemisphere, meta)
+            write_surfaces(prefix, name, space, hemispheres, brain, UNITS[name])
 
 
 def _write_figures(work: WorkFolder, found: Retinotopy, look: Look, run: RunContext) -> None:
@@ -174,3 +179,136 @@ def _write_figures(work: WorkFolder, found: Retinotopy, look: Look, run: RunCont
         figure = plot_sizes(brain, shown_fields)
         if figure is not None:
             save_figure(figure, work.partial / f"sizes.{look.format}", dpi=look.dpi)
+
+
+# ------------------------------------------------------------------------------- categories
+
+
+@dataclass(frozen=True)
+class CategoriesResult:
+    """Category regions of one model.
+
+    Attributes
+    ----------
+    folder : Path
+        Holds ``categories.json``, ``regions.tsv``, ``voxels.tsv``, maps and figures.
+    record : CategoriesRecord
+        As in ``categories.json``.
+    table : DataFrame
+        One row per voxel.
+    """
+
+    folder: Path
+    record: CategoriesRecord
+    table: pd.DataFrame
+
+
+def localize_categories(
+    workspace: Workspace,
+    brain: Brain,
+    categories: Sequence[Condition],
+    settings: ContrastSettings | None = None,
+    *,
+    look: Look | None = None,
+    output: Path | None = None,
+    run: RunContext | None = None,
+) -> CategoriesResult:
+    """Contrast each category of images with all others in a modelled subject.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    brain : Brain
+    categories : sequence of Condition
+    settings : ContrastSettings, optional
+    look : Look, optional
+    output : path, optional
+        Default ``outputs/<model>_categories``.
+    run : RunContext, optional
+
+    Raises
+    ------
+    InputError, MissingError
+        When the model has no image encoder here, or an image cannot be read.
+    """
+    # Set up
+    settings, look, run = settings or ContrastSettings(), look or Look(), run or RunContext()
+    folder = Path(output) if output else workspace.output_of(brain.name, "categories")
+    recorded = {
+        "model": brain.name,
+        "fingerprint": brain.config.fingerprint,
+        "categories": {
+            one.name: [one.images.digest(k) for k in range(len(one))] for one in categories
+        },
+        "seed": run.seed,
+        **asdict(settings),
+        **{name: value for name, value in asdict(look).items() if value is not None},
+    }
+    with work_folder(folder, LOCALIZER, recorded, progress=run.progress) as work:
+        # Show the images, and contrast each category with all others
+        found = fit_categories(brain, categories, settings, run)
+
+        # Write the results
+        record = _categories_record(found, settings, run)
+        for name, one in found.contrasts.items():
+            prefix = work.partial / f"sub-{brain.subject}_category-{bids_label(name)}"
+            write_value_maps(prefix, brain, {"t": one.test.t, "z": one.test.z}, {})
+        _write_category_figures(work, found, look, run)
+        files = {
+            "categories.json": record,
+            "regions.tsv": Table(found.auc, "%.4f"),
+            "voxels.tsv": Table(found.table, "%.5f"),
+        }
+        write_results(work, files)
+    return CategoriesResult(folder, record, found.table)
+
+
+def _categories_record(
+    found: CategoryMaps, settings: ContrastSettings, run: RunContext
+) -> CategoriesRecord:
+    brain, categories = found.brain, {}
+    for k, (name, one) in enumerate(found.contrasts.items()):
+        auc = found.auc[found.auc["category"] == name]
+        categories[name] = CategoryRecord(
+            n_images=one.n_first,
+            n_significant=int((one.significant & (one.test.t > 0)).sum()),
+            n_preferring=int((found.preferred == k).sum()),
+            auc=dict(zip(auc["region"], auc["auc"], strict=True)),
+            verdict=say_verdict(one, one.region_table),
+        )
+    predicted = next(iter(found.contrasts.values())).predicted
+    return finite(
+        CategoriesRecord(
+            model=brain.name,
+            subject=brain.subject,
+            dataset=brain.config.dataset,
+            simulated=brain.simulated,
+            n_voxels=brain.n_voxels,
+            far=int((predicted.distances >= FAR).sum()),
+            correction=settings.correction,
+            alpha=settings.alpha,
+            n_permutations=settings.n_permutations,
+            categories=categories,
+            seed=run.seed,
+            fingerprint=brain.config.fingerprint,
+            versions=versions(),
+            command=run.command or UNSET,
+        )
+    )
+
+
+def _write_category_figures(
+    work: WorkFolder, found: CategoryMaps, look: Look, run: RunContext
+) -> None:
+    """Write a map of the preferred category, and of each category's significant voxels."""
+    where = found.brain.voxel_space
+    if not (look.space in where.other_spaces or where.surface_resampling or where.is_volume):
+        return
+    with figure_style(look.style):
+        plot_map = MapPlotter(found.brain, "flatmap", look, run.progress)
+        for shown in [found.map, *(one.maps()["significant"] for one in found.contrasts.values())]:
+            if not plot_map.shows(shown):
+                run.progress.info(f"{shown.title}: no map, as no voxel reaches {shown.unit}")
+                continue
+            file = work.partial / f"{shown.name}_{plot_map.kind}.{look.format}"
+            save_figure(plot_map(shown), file, dpi=look.dpi)

@@ -134,7 +134,8 @@ class MapChoice:
         Of synthesized responses: the expected response ("mean"), the standard deviation of a
         single trial around it ("std"), its own standard error ("sem"), the "difference" of
         expected responses from those of ``minus``; of their draws, only where asked for: one
-        "draw", or the average of an image's draws ("draws-mean"). Of a test image: the mean over "recorded" trials, or the "error",
+        "draw", or the average of an image's draws ("draws-mean"). Of a test image: the mean over
+        "recorded" trials, or the "error",
         which is that mean minus the expected response. Of a model: its "accuracy" by voxel, on
         flatmaps beside the noise ceiling, or the noise "ceiling" alone.
     minus : str, optional

@@ -10,6 +10,7 @@ from synbrain_cli.io.files import atomic, versions
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.paths import require_output_file
 from synbrain_cli.plotting.reliability import Reliability
+from synbrain_cli.plotting.report.contrasts import contrasts_section
 from synbrain_cli.plotting.report.key_numbers import key_numbers
 from synbrain_cli.plotting.report.layers import layers_section
 from synbrain_cli.plotting.report.map_pictures import MapPictures
@@ -42,7 +43,7 @@ def report(
     min_ncsnr: float | None = None,
     run: RunContext | None = None,
 ) -> Path:
-    """Write the report of a model: settings, responses, comparison with recordings, test scores.
+    """Write the report of a model: settings, responses, contrasts, recordings, test scores.
 
     Parameters
     ----------
@@ -85,6 +86,7 @@ def report(
         if responses:
             sections.append(responses_section(brain, responses, pictures))
         bar()
+        sections.append(contrasts_section(workspace, brain, pictures))
         sections.append(recordings_section(workspace, brain, pictures))
         bar()
         if adaptation is not None:

@@ -11,6 +11,7 @@ from synbrain_cli.metrics.arrays import blockwise
 from synbrain_cli.model.components import Separation
 from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.readout import Readout, fit_separated, signal_left
+from synbrain_cli.model.similar_images import fit_power
 from synbrain_cli.model.stack import fit_stack
 from synbrain_cli.model.uncertainty import SOME, MeanUncertainty, Residuals, measured_voxels
 from synbrain_cli.progress import UNSEEN, Share
@@ -107,8 +108,11 @@ def fit_distribution(
         excess = {place[name]: variance for name, variance in held_out.excess.items()}
         stack, left_out = fit_stack(everywhere, averages, generator, excess, of_stack)
     trials, index = examples.both.betas, examples.both.image_index
-    readout, separation = fit_separated(trials, index, left_out, generator, share=of_readout)
-    uncertainty = _fit_uncertainty(held_out.linear, examples, left_out, readout)
+    readout, separation = fit_separated(
+        trials, index, left_out, generator, regions=examples.regions.values(), share=of_readout
+    )
+    apart = generator.spawn(1)[0]
+    uncertainty = _fit_uncertainty(held_out.linear, examples, left_out, readout, apart)
     stacked = left_out[len(examples.train.averages) :]
     if held_out.on_validation:
         before = stacked
@@ -124,6 +128,7 @@ def _fit_uncertainty(
     examples: SubjectExamples,
     left_out: np.ndarray,
     readout: Readout,
+    generator: np.random.Generator,
 ) -> MeanUncertainty | None:
     """Fit how the uncertainty of the mean depends on the image; None where no band varies.
 
@@ -140,10 +145,13 @@ def _fit_uncertainty(
     residuals = Residuals(
         np.square(averages[of_some] - left_out[of_some]),
         readout.signal.variance[voxels],
-        readout.noise.variance[voxels] / np.maximum(repeats[some, None], 1),
+        # Noise that depends on the response must not pass for uncertainty of the mean
+        (readout.relative_noise_variance(left_out[some]) * readout.noise.variance)[:, voxels]
+        / np.maximum(repeats[some, None], 1),
     )
     leverages = np.stack(list(linear.leverages_left_out(some)))
-    return MeanUncertainty.fit(leverages, residuals)
+    power = fit_power(linear, examples.both.tokens, averages, residuals.signal, voxels, generator)
+    return MeanUncertainty.fit(leverages, residuals, power)
 
 
 def baseline_variances(examples: SubjectExamples, linear: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,8 @@ class SubjectExamples:
         Training examples, then validation examples; the two above are views of it.
     images : array of str of shape (n_images,)
         Names of the images of ``both``.
+    regions : dict of bool arrays of shape (n_voxels,)
+        ROIs, whose voxels may have signal and noise in common.
     """
 
     scaler: TokenScaler
@@ -93,6 +95,7 @@ class SubjectExamples:
     val: Examples
     both: Examples
     images: np.ndarray
+    regions: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -176,7 +179,8 @@ def load_examples(
     averages, _, _ = average_repeats(betas, index)
     tokens = standard_tokens(store, images, scaler)
     both = Examples(betas, index, tokens, averages)
-    return SubjectExamples.of(scaler, scale, both, n_train, images)
+    found = SubjectExamples.of(scaler, scale, both, n_train, images)
+    return replace(found, regions=subject.rois())
 
 
 def seen_by_networks(examples: SubjectExamples, joint: JointTokens) -> SubjectExamples:

@@ -41,6 +41,7 @@ from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import derived_name
+from synbrain_cli.model.committee import SingleExcess
 from synbrain_cli.model.core import (
     VOXEL_PARTS,
     Core,
@@ -70,6 +71,7 @@ CORE = FolderKind("a shared core")
 ARRAYS = "core.safetensors"
 N_FOLDS = 4  # and networks (ours)
 FEW_VOXELS = 5_000  # fewer are computed faster by one thread than by several
+VERSION = 2  # of the arrays; another key where they are others, or computed otherwise
 CORE_SEED = 10  # added to the run's seed for each fold
 SCORED = 64  # images predicted together
 N_NODES = 2562  # of fsaverage4's sphere: the first vertices of fsaverage5's, 7 mm apart
@@ -97,8 +99,9 @@ class TrainedCore:
     held_out : tuple of float32 arrays of shape (n_images, n_voxels)
         Of each subject, predictions of the images of its examples by networks that did not see
         them; memory maps.
-    ambiguity : float32 array of shape (n_voxels,)
-        Of all subjects' voxels: variance between the networks that saw an image, mean over images.
+    excess : float32 array of shape (n_voxels,)
+        Of all subjects' voxels: variance of these predictions that those of the ensemble, means of
+        all networks, have not (`synbrain_cli.model.committee`).
     """
 
     config: CoreConfig
@@ -110,7 +113,7 @@ class TrainedCore:
     subjects: list[str]
     first: np.ndarray
     held_out: tuple[np.ndarray, ...]
-    ambiguity: np.ndarray
+    excess: np.ndarray
 
     def evidence(self, subject: PreparedSubject) -> CoreEvidence:
         """Predict the source subjects' voxels, and a new subject's by their cortical position."""
@@ -140,8 +143,7 @@ class TrainedCore:
         )
         ensemble = CoreEnsemble(self.config, self.scaler, self.cores, voxels)
         config = NetworkConfig(core=self.config, subjects=self.subjects)
-        excess = (1 - 1 / len(self.cores)) * self.ambiguity[own]
-        return TrainedNetwork(ensemble, config, self.held_out[k], excess)
+        return TrainedNetwork(ensemble, config, self.held_out[k], self.excess[own])
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,7 @@ class TrainedNetwork:
     held_out : float32 array of shape (n_images, n_voxels)
         Predictions of the images of its examples by networks that did not see them.
     excess : float32 array of shape (n_voxels,)
-        Their variance that predictions of the ensemble, means of all networks, have not. Networks
-        differ more on images that none of them saw, so that this is an underestimate.
+        Their variance that predictions of the ensemble, means of all networks, have not.
     """
 
     ensemble: CoreEnsemble
@@ -209,6 +210,7 @@ def core_settings(
         "cores": [_core_config(store, bands).to_dict() for bands in candidate_bands(store)],
         "stage": CORE_STAGE.to_dict() | {"images": CORE_IMAGES},
         "seed": seed,
+        "version": VERSION,
     }
 
 
@@ -294,10 +296,10 @@ class _Member:
 
 @dataclass(frozen=True)
 class _Predicted:
-    """Of one subject: what `TrainedCore` calls ``held_out`` and ``ambiguity``."""
+    """Of one subject: what `TrainedCore` calls ``held_out`` and ``excess``."""
 
     held_out: np.ndarray
-    ambiguity: np.ndarray
+    excess: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -358,19 +360,16 @@ class _Trainer:
         found = []
         for k, (one, folds) in enumerate(zip(self.examples, self.folds, strict=True)):
             held_out = np.empty_like(one.both.averages)
-            ambiguity, n_seen = np.zeros(held_out.shape[1]), 0
+            excess = SingleExcess(len(members), held_out.shape[1])
             for first in range(0, len(folds), SCORED):
                 rows = np.arange(first, min(first + SCORED, len(folds)))
                 each = self._predict(members, k, rows)
-                for i, fold in enumerate(folds[rows]):
-                    if fold < 0:  # seen by none
-                        held_out[rows[i]] = each[:, i].mean(0)
-                        continue
-                    held_out[rows[i]] = each[fold, i]
-                    ambiguity += np.delete(each[:, i], fold, 0).var(0, ddof=1)
-                    n_seen += 1
+                for i, (row, fold) in enumerate(zip(rows, folds[rows], strict=True)):
+                    # An image in no fold was seen by no network
+                    held_out[row] = each[fold, i] if fold >= 0 else each[:, i].mean(0)
+                    excess.add(each[:, i], fold, one.both.averages[row])
                 bar.to(bar.done + len(rows))
-            found.append(_Predicted(held_out, np.float32(ambiguity / max(n_seen, 1))))
+            found.append(_Predicted(held_out, excess.value))
         return found
 
     @torch.inference_mode()
@@ -536,9 +535,9 @@ def _write_core(
         tensors |= {f"sources.{m}.{n}": v for n, v in zip(VOXEL_PARTS, voxels, strict=True)}
         tensors |= {f"shared.{m}.{n}": getattr(network.shared, n) for n in VOXEL_PARTS[:3]}
         arrays |= {name: tensor.detach().numpy() for name, tensor in tensors.items()}
-    sizes = [len(one.ambiguity) for one in predicted]
+    sizes = [len(one.excess) for one in predicted]
     arrays |= {"nodes": sheet.nodes, "side": sheet.side, "first": np.cumsum([0, *sizes])}
-    arrays["ambiguity"] = np.concatenate([one.ambiguity for one in predicted])
+    arrays["excess"] = np.concatenate([one.excess for one in predicted])
     save_arrays(work.partial / ARRAYS, arrays)
     for k, one in enumerate(predicted):
         np.save(work.partial / _held_out_file(k), one.held_out)
@@ -583,7 +582,7 @@ def _load_core(folder: Path, subjects: list[str]) -> TrainedCore:
             map_array(checked_member(folder, _held_out_file(k), record.checksums, advice))
             for k in range(len(subjects))
         ),
-        named["ambiguity"],
+        named["excess"],
     )
 
 

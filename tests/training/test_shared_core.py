@@ -449,6 +449,40 @@ def test_held_out_predictions_are_by_the_network_that_did_not_see_the_image(core
         np.testing.assert_allclose(network.held_out[rows], expected, atol=1e-4)
 
 
+def test_their_excess_is_that_of_images_which_no_network_saw(core, people, store):
+    first = load_examples(people[0][0], store)
+    examples = [first, load_examples(people[1][0], store, scaler=first.scaler)]
+    tested = {
+        name
+        for person, _ in people
+        for name in person.trials["image"][person.trials["split"] == "test"]
+    }
+    folds = shared._deal([one.images for one in examples], tested, 0)
+    for (person, _), own, fold in zip(people, examples, folds, strict=True):
+        network = core.of_subject(person.label)
+        with torch.inference_mode():
+            tokens = [torch.from_numpy(band) for band in own.both.tokens[:].bands]
+            each = np.stack(
+                [
+                    read(c(tokens), v)
+                    for c, v in zip(core.cores, network.ensemble.voxels, strict=True)
+                ]
+            )
+        (dealt,) = np.nonzero(fold >= 0)
+        single, average = each[fold[dealt], dealt], own.both.averages[dealt]
+        seen = np.stack([np.delete(each[:, i], fold[i], 0) for i in dealt], 1)
+        ratio = ((average - single) ** 2).mean(0) / ((average - seen) ** 2).mean((0, 1))
+        ambiguity = seen.var(0, ddof=1).mean(0) * np.maximum(ratio, 1)
+        expected = len(dealt) / len(fold) * (1 - 1 / N_FOLDS) * ambiguity
+        np.testing.assert_allclose(network.excess, expected, rtol=1e-3)
+
+
+def test_what_was_kept_by_other_rules_is_not_taken_up(name_of, people, monkeypatch):
+    before = name_of(people)
+    monkeypatch.setattr(shared, "VERSION", shared.VERSION + 1)
+    assert name_of(people) != before
+
+
 def bands_of(*weights):
     identity = {"n_tokens": 16, "n_dims": 3, "image_size": 8}
     bands = [Band(f"b{k}", identity | {"weights": w}) for k, w in enumerate(weights)]

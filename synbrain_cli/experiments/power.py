@@ -1,0 +1,327 @@
+"""Power: how often an experiment would find a contrast, by simulating it as it would be run.
+
+In every simulated experiment each image has an unexplained signal, which its repeats share and
+which is like that of similar images, so that experiments also differ by what the model does not
+know; every trial has its own noise. Conditions are compared by an ordinary general linear model of
+trials, with a regressor of each condition and a constant for each session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from synbrain_cli.errors import InputError
+from synbrain_cli.experiments.contrast import Contrast
+from synbrain_cli.progress import Share
+from synbrain_cli.run import RunContext
+
+TRIALS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # of a condition, all sessions together
+IMAGES = (2, 4, 8, 16, 32, 64)
+ENOUGH = 0.8  # power that experiments are planned for (Cohen 1988)
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """How an experiment would be run.
+
+    Attributes
+    ----------
+    trials : int
+        Of each condition in each session.
+    sessions : int
+    n_simulated : int
+        Experiments that are simulated.
+    alpha : float
+        Two-sided level of the test of a region or voxel, uncorrected.
+
+    Raises
+    ------
+    InputError
+        When one is impossible.
+    """
+
+    trials: int = 20
+    sessions: int = 1
+    n_simulated: int = 500
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name, least in (("trials", 2), ("sessions", 1), ("n_simulated", 20)):
+            if getattr(self, name) < least:
+                raise InputError(
+                    f"--experiment: expected {name} of {least} or more, found {getattr(self, name)}"
+                )
+        if not 0 < self.alpha < 1:
+            raise InputError(f"alpha: expected more than 0, and less than 1, found {self.alpha:g}")
+
+    @classmethod
+    def parse(cls, text: str) -> Experiment:
+        """Read ``trials=20,sessions=1``.
+
+        Raises
+        ------
+        InputError
+            When something else is found.
+        """
+        known = {"trials": "trials", "sessions": "sessions", "simulations": "n_simulated"}
+        values = {}
+        for part in text.split(","):
+            name, equals, value = part.strip().partition("=")
+            if name not in known or not equals or not value.strip().isdigit():
+                raise InputError(
+                    f"--experiment {text}: expected trials=20,sessions=1 (of each condition in "
+                    f"each session; and simulations=500), found {part.strip()!r}"
+                )
+            values[known[name]] = int(value)
+        return cls(**values)
+
+    @property
+    def n_trials(self) -> int:
+        """Trials of each condition, all sessions together."""
+        return self.trials * self.sessions
+
+
+@dataclass(frozen=True, eq=False)
+class Power:
+    """Power of an experiment: what `power` returns.
+
+    Attributes
+    ----------
+    contrast : Contrast
+    experiment : Experiment
+    trials : tuple of int
+        Of each condition, all sessions together.
+    of_regions : float array of shape (n_trials, n_regions)
+        Probability to find the difference in the mean of a region, with the sign predicted.
+    of_voxels : float array of shape (n_trials, n_voxels)
+    images : tuple of int
+        Of each condition.
+    by_images : float array of shape (n_images, n_regions)
+        Probability with as many trials as the experiment has, of so many images. The model of
+        trials takes images as they are: few of them, repeated often, "find" what is theirs alone.
+    """
+
+    contrast: Contrast
+    experiment: Experiment
+    trials: tuple[int, ...]
+    of_regions: Array
+    of_voxels: Array
+    images: tuple[int, ...]
+    by_images: Array
+
+    @cached_property
+    def needed(self) -> Array:
+        """Trials of each condition for a power of `ENOUGH`, by region; NaN beyond those tried."""
+        return np.array([trials_needed(self.trials, own) for own in self.of_regions.T])
+
+    @cached_property
+    def needed_interval(self) -> Array:
+        """Interval of ``needed`` by what the model does not know: (n_regions, 2); infinite ends.
+
+        Trials needed are as the inverse square of the difference, of which the ends of the 95 %
+        interval are taken, with the model's own standard error.
+        """
+        table = self.contrast.region_table
+        size, error = np.abs(table["difference"]), stats.norm.ppf(0.975) * table["se_model"]
+        with np.errstate(divide="ignore"):
+            low = self.needed * (size / (size + error)) ** 2
+            high = self.needed * (size / np.maximum(size - error, 0)) ** 2
+        return np.stack([low, high], 1)
+
+    @property
+    def planned(self) -> int:
+        """Row of the experiment's own number of trials."""
+        return self.trials.index(self.experiment.n_trials)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per region and number of trials: ``power``, with a 95 % interval."""
+        return _long(self.contrast, "trials", self.trials, self.of_regions, self.experiment)
+
+    @property
+    def image_table(self) -> pd.DataFrame:
+        """One row per region and number of images."""
+        return _long(self.contrast, "images", self.images, self.by_images, self.experiment)
+
+
+def power(
+    found: Contrast, experiment: Experiment | None = None, run: RunContext | None = None
+) -> Power:
+    """Simulate an experiment many times, with more and fewer trials and images.
+
+    Trials of a condition are spread evenly over its images; where there are fewer trials than
+    images, images are chosen anew for every simulated experiment.
+
+    Parameters
+    ----------
+    found : Contrast
+    experiment : Experiment, optional
+    run : RunContext, optional
+        Its seed is that of the simulations.
+
+    Examples
+    --------
+    >>> found = contrast(load_model("weights/sub-01"), "faces", "houses")  # doctest: +SKIP
+    >>> power(found, Experiment(trials=20)).needed                       # doctest: +SKIP
+    """
+    experiment, run = experiment or Experiment(), run or RunContext()
+    sessions, n = experiment.sessions, experiment.n_trials
+    trials = tuple(sorted({k for k in TRIALS if k % sessions == 0 and k // sessions > 1} | {n}))
+    fewest = min(found.n_first, len(found.predicted) - found.n_first)
+    images = (*(k for k in IMAGES if k < min(fewest, n)), min(fewest, n))
+    simulated = _Simulated(found, experiment, np.random.default_rng([run.seed, 31]))
+    with run.progress.stage("simulated experiments") as share:
+        over_trials, over_images = share.split(trials[-1], n * len(images))
+        by_trials, voxels = simulated.by_trials(trials, over_trials)
+        by_images = simulated.by_images(images, over_images)
+    return Power(found, experiment, trials, by_trials, voxels, images, by_images)
+
+
+class _Simulated:
+    """Draws trials of both conditions, and tests them."""
+
+    def __init__(
+        self, found: Contrast, experiment: Experiment, generator: np.random.Generator
+    ) -> None:
+        self._predicted, self._experiment = found.predicted, experiment
+        self._generator = generator
+        n_first, n_images = found.n_first, len(found.predicted)
+        self._conditions = np.arange(n_first), np.arange(n_first, n_images)
+        self._root = root_of(self._predicted.shared)
+        sd = found.brain.response_sd.astype(np.float64)
+        masks = found.regions.values()
+        self._regions = np.stack([np.where(m, sd, 0) / m.sum() for m in masks], 1)
+        self._sign = np.sign(found.region_table["difference"].to_numpy())
+        self._voxel_sign = np.sign(found.difference)
+
+    def by_trials(self, trials: Sequence[int], share: Share) -> tuple[Array, Array]:
+        """Power by number of trials, of regions and voxels."""
+        n_voxels, n_regions = self._regions.shape
+        regions, voxels = np.zeros((len(trials), n_regions)), np.zeros((len(trials), n_voxels))
+        n = self._experiment.n_simulated
+        for _ in share.over(range(n)):
+            signals = self._signals()
+            drawn = [self._draw(rows, trials[-1], signals) for rows in self._conditions]
+            means = [one @ self._regions for one in drawn]
+            for k, count in enumerate(trials):
+                regions[k] += self._found([one[:count] for one in means], self._sign)
+                voxels[k] += self._found([one[:count] for one in drawn], self._voxel_sign)
+        return regions / n, voxels / n
+
+    def by_images(self, images: Sequence[int], share: Share) -> Array:
+        """Power of the experiment's number of trials, by number of images."""
+        found = np.zeros((len(images), self._regions.shape[1]))
+        n = self._experiment.n_simulated
+        for k in share.over(range(len(images))):
+            for _ in range(n):
+                means, signals = [], self._signals()
+                for rows in self._conditions:
+                    own = self._generator.choice(rows, images[k], replace=False)
+                    drawn = self._draw(own, self._experiment.n_trials, signals)
+                    means.append(drawn @ self._regions)
+                found[k] += self._found(means, self._sign)
+        return found / n
+
+    def _signals(self) -> NDArray[np.float32]:
+        """Draw unexplained signals of all images: (n_images, n_voxels)."""
+        signal, n_images = self._predicted.brain.distribution.readout.signal, len(self._root)
+        each = np.stack([signal.draw(self._generator) for _ in range(n_images)])
+        drawn: NDArray[np.float32] = self._root @ each
+        if self._predicted.relative is not None:
+            drawn *= np.sqrt(self._predicted.relative)
+        return drawn
+
+    def _draw(
+        self, rows: NDArray[np.integer], n_trials: int, signals: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Draw trials of a condition in random order: (n_trials, n_voxels), standardised."""
+        order = self._generator.permutation(rows)
+        shown = np.resize(order, n_trials)
+        trials = np.empty((n_trials, self._predicted.brain.n_voxels), np.float32)
+        for row in order[:n_trials]:
+            own = np.flatnonzero(shown == row)
+            readout, mean = self._predicted.readouts[row], self._predicted.means[row]
+            trials[own] = readout.draw_given(mean, [signals[row]], [self._generator] * len(own))
+        return trials
+
+    def _found(self, trials: Sequence[NDArray[np.floating]], sign: Array) -> NDArray[np.bool_]:
+        """Whether the conditions' difference is significant and of the sign predicted: (n,)."""
+        first, second = trials
+        t, free = glm_contrast(first, second, self._experiment.sessions)
+        found: NDArray[np.bool_] = t * sign > stats.t.ppf(1 - self._experiment.alpha / 2, free)
+        return found
+
+
+def root_of(correlations: Array) -> NDArray[np.float32]:
+    """Return R with R Rᵀ = correlations, of which negative parts are left out."""
+    values, vectors = np.linalg.eigh(correlations)
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    # Variances stay 1 where a part was left out
+    root /= np.sqrt(np.square(root).sum(1, keepdims=True))
+    return root.astype(np.float32)
+
+
+def glm_contrast(
+    first: NDArray[np.floating], second: NDArray[np.floating], sessions: int
+) -> tuple[Array, int]:
+    """Test two conditions by a general linear model with a constant for each session.
+
+    Parameters
+    ----------
+    first, second : float arrays of shape (n_trials, n)
+        Trials of each condition, the same number in each of the sessions, in order.
+    sessions : int
+
+    Returns
+    -------
+    float64 array of shape (n,)
+        t of the first condition − the second.
+    int
+        Degrees of freedom of the residuals.
+    """
+    n_trials, n = first.shape
+    both = np.stack([first, second], 1, dtype=np.float64)
+    of_session = both.reshape(sessions, -1, n)
+    centred = of_session - of_session.mean(1, keepdims=True)
+    difference = both[:, 0].mean(0) - both[:, 1].mean(0)
+    # Conditions are balanced in every session: sums of squares of the two add up
+    left = np.square(centred).sum((0, 1)) - n_trials * difference**2 / 2
+    free = 2 * n_trials - sessions - 1
+    error = np.sqrt(np.maximum(left, 1e-12) / free * 2 / n_trials)
+    return difference / error, free
+
+
+def trials_needed(trials: Sequence[int], powers: Array) -> float:
+    """Trials at which the power reaches `ENOUGH`: interpolated on a scale of their logarithm.
+
+    The smallest number tried where that is enough; NaN where the largest is not.
+    """
+    rising = np.maximum.accumulate(np.asarray(powers, float))
+    if rising[-1] < ENOUGH:
+        return np.nan
+    k = int(np.argmax(rising >= ENOUGH))
+    if k == 0:
+        return float(trials[0])
+    share = (ENOUGH - rising[k - 1]) / (rising[k] - rising[k - 1])
+    below, above = np.log(trials[k - 1]), np.log(trials[k])
+    return float(np.exp(below + share * (above - below)))
+
+
+def _long(
+    found: Contrast, what: str, numbers: Sequence[int], powers: Array, experiment: Experiment
+) -> pd.DataFrame:
+    n, rows = experiment.n_simulated, []
+    for number, own in zip(numbers, powers, strict=True):
+        for region, value in zip(found.regions, own, strict=True):
+            interval = stats.binomtest(round(value * n), n).proportion_ci(method="wilson")
+            rows.append((region, number, value, interval.low, interval.high))
+    return pd.DataFrame(rows, columns=["region", what, "power", "low", "high"])

@@ -1,0 +1,165 @@
+"""Expected responses to the images of an experiment, and how unsure they are, also together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.model.readout import Readout
+from synbrain_cli.model.similar_images import band_scores, shared_errors, similarity
+from synbrain_cli.progress import Bar
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """A model's expected responses to images, standardised.
+
+    Attributes
+    ----------
+    brain : Brain
+    means : float32 array of shape (n_images, n_voxels)
+    relative : float32 array of shape (n_images, n_voxels), optional
+        Variance of the unexplained signal relative to its average; None where it is not known.
+    shared : float64 array of shape (n_images, n_images)
+        Correlation of the images' errors (`synbrain_cli.model.similar_images`).
+    distances : float64 array of shape (n_images,)
+        From the training images, in percent; NaN where they are not known.
+    digests : list of str
+        Of the images' content.
+    """
+
+    brain: Brain
+    means: NDArray[np.float32]
+    relative: NDArray[np.float32] | None
+    shared: Array
+    distances: Array
+    digests: list[str]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.means)
+
+    @cached_property
+    def readouts(self) -> list[Readout]:
+        """The distribution of trials around each mean."""
+        readout = self.brain.distribution.readout
+        if self.relative is None:
+            return [readout] * len(self)
+        return [readout.of_image(one) for one in self.relative]
+
+    def error_variance(self, weights: Array) -> Array:
+        """Variance of the error of a weighted sum of the means, by voxel: (n_voxels,).
+
+        Parameters
+        ----------
+        weights : float array of shape (n_images,)
+        """
+        signal = self.brain.distribution.readout.signal.variance
+        root = np.ones((len(self), 1)) if self.relative is None else np.sqrt(self.relative)
+        each = weights[:, None] * root
+        squares: Array = np.einsum("iv,iv->v", each, self.shared @ each)
+        return signal * np.maximum(squares, 0)
+
+    def error_variance_of_sum(self, weights: Array, over: Array) -> float:
+        """Variance of the error of a weighted sum over images and voxels.
+
+        Parameters
+        ----------
+        weights : float array of shape (n_images,)
+        over : float array of shape (n_voxels,)
+            Weights of the voxels: for the mean of a region, 1 / its size there, and 0 elsewhere.
+        """
+        signal, inside = self.brain.distribution.readout.signal, over != 0
+        root = np.broadcast_to(over[inside], (len(self), int(inside.sum())))
+        if self.relative is not None:
+            root = root * np.sqrt(self.relative[:, inside])
+        factors, private = root @ signal.loadings[inside], root * signal.private[inside]
+        covariance = factors @ factors.T + private @ private.T
+        return float(max(weights @ (self.shared * covariance) @ weights, 0))
+
+    def noise_variance(self, weights: Array) -> Array:
+        """Variance of a weighted sum of one trial of each image by trial noise: (n_voxels,)."""
+        readout = self.brain.distribution.readout
+        of_trial = readout.relative_noise_variance(self.means) * readout.noise.variance
+        variance: Array = weights**2 @ of_trial
+        return variance
+
+    def noise_variance_of_sum(self, weights: Array, over: Array) -> float:
+        """Variance of a weighted sum over images and voxels of one trial of each image, by noise.
+
+        Parameters
+        ----------
+        weights, over
+            As in `error_variance_of_sum`.
+        """
+        readout, inside = self.brain.distribution.readout, over != 0
+        root = over[inside] * np.sqrt(readout.relative_noise_variance(self.means)[:, inside])
+        factors = root @ readout.noise.loadings[inside]
+        private = root * readout.noise.private[inside]
+        of_trial = np.square(factors).sum(1) + np.square(private).sum(1)
+        return float(weights**2 @ of_trial)
+
+    def part(self, rows: NDArray[np.integer]) -> Predicted:
+        """Return some of the images."""
+        return Predicted(
+            self.brain,
+            self.means[rows],
+            None if self.relative is None else self.relative[rows],
+            self.shared[np.ix_(rows, rows)],
+            self.distances[rows],
+            [self.digests[row] for row in rows],
+        )
+
+
+def predict(brain: Brain, images: Any, bar: Bar) -> Predicted:
+    """Predict the responses to images, one after the other.
+
+    Parameters
+    ----------
+    brain : Brain
+    images
+        As `Brain.mean` takes them.
+    bar : Bar
+        Is advanced by every image.
+
+    Raises
+    ------
+    InputError
+        When an image cannot be read; of published weights.
+    """
+    known = brain.distribution  # refuses published weights
+    means, relative, distances, digests = [], [], [], []
+    scores: list[list[NDArray[np.float32]]] = [[] for _ in brain.config.bands]
+    for tokens, own in brain.tokens(images):
+        found = brain.mean_of_tokens(tokens)
+        for token, mean, digest in zip(tokens.one_by_one(), found, own, strict=False):
+            means.append(mean)
+            digests.append(digest)
+            doubt = brain.doubt(token)
+            distances.append(np.nan if doubt is None else float(doubt.distance[0]))
+            if doubt is not None:
+                relative.append(doubt.relative[0])
+                linear, seen = brain.predictors.linear, brain.predictors.scaler(token)
+                for band, one in zip(scores, band_scores(linear, seen), strict=True):
+                    band.append(one[0])
+            bar.to(bar.done + 1)
+    shared = np.eye(len(means))
+    if known.uncertainty is not None:
+        stacked = [np.stack(band) for band in scores]
+        cosines = similarity(brain.predictors.linear, stacked)
+        shared = shared_errors(cosines, known.uncertainty.power)
+    return Predicted(
+        brain,
+        np.stack(means),
+        np.stack(relative) if relative else None,
+        shared,
+        np.array(distances),
+        digests,
+    )

@@ -1,0 +1,153 @@
+r"""Errors of the mean that similar images share.
+
+The unexplained signals u of two images that look alike are alike: what a model misses of one face,
+it misses of the next. Averages over the images of a condition therefore err more than independent
+errors would. Over images i and j, for every voxel (ours),
+
+.. math:: \mathrm{cov}(u_{iv}, u_{jv}) = \sigma_{uv}^2 \sqrt{g_{iv}\, g_{jv}}\; C_{ij}, \qquad
+    C_{ij} = \max(k_{ij}, 0)^p
+
+k is the cosine between the images' scores on the components of each band's ridge, averaged over
+bands by their weights; g is of `synbrain_cli.model.uncertainty`. The power p is the one whose C is
+nearest to the products of residuals of training images that were left out *together*: residuals of
+images that served to predict one another share noise. Both follow from the hat matrix, without
+further fits (Cook & Weisberg 1982, *Residuals and Influence in Regression*, section 3.6): with B
+its rows and columns of these images and r their residuals, :math:`(I - B)^{-1} r`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synbrain_cli.model.linear import LinearEncoder, pool_tokens
+from synbrain_cli.model.tokens import StandardBand, StandardTokens
+from synbrain_cli.tokens import Tokens
+
+POWERS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 16.0, np.inf)  # of which p is chosen
+TOGETHER = 400  # images that are left out together, at most
+GROUPS = 4  # of images that are left out together
+LEAST_TOGETHER = 10  # images that tell anything about p (ours)
+ALONE = 16.0  # p of images that share nothing known
+
+Scores = Sequence[NDArray[np.float32]]  # of each band, (n_images, n_components)
+
+
+def band_scores(linear: LinearEncoder, tokens: Tokens | StandardTokens) -> Scores:
+    """Scores of images on each band's components, from standardised tokens."""
+    bands: Sequence[np.ndarray | StandardBand] = tokens.bands
+    return [
+        (pool_tokens(band) - ridge.feature_mean) @ ridge.components
+        for ridge, band in zip(linear.ridges, bands, strict=True)
+    ]
+
+
+def similarity(linear: LinearEncoder, scores: Scores) -> NDArray[np.float64]:
+    """Cosines between images, averaged over bands: float64 (n_images, n_images)."""
+    weights = linear.band_weights().mean(1, dtype=np.float64)
+    total = np.zeros((len(scores[0]),) * 2)
+    for weight, own in zip(weights, scores, strict=True):
+        length = np.sqrt(np.square(own, dtype=np.float64).sum(1, keepdims=True))
+        unit = own / np.maximum(length, 1e-12)
+        total += weight * (unit @ unit.T)
+    return total
+
+
+def shared_errors(cosines: NDArray[np.float64], power: float) -> NDArray[np.float64]:
+    """Correlation C of images' errors, of shape (n_images, n_images); 1 of each with itself."""
+    shared = np.eye(len(cosines))
+    if np.isfinite(power):
+        shared = np.clip(cosines, 0, 1) ** power
+        np.fill_diagonal(shared, 1)
+    return shared
+
+
+def residuals_together(
+    linear: LinearEncoder,
+    scores: Scores,
+    responses: NDArray[np.float32],
+    voxels: NDArray[np.intp],
+) -> NDArray[np.float64]:
+    """Residuals of training images that are left out together, by the stack of the ridges.
+
+    Parameters
+    ----------
+    linear : LinearEncoder
+        Its ridges know their leverage.
+    scores : sequence of float32 arrays of shape (n_images, n_components)
+        Of the images (`band_scores`).
+    responses : float32 array of shape (n_images, n_voxels)
+        That the encoder was fitted to.
+    voxels : int array of shape (n_chosen,)
+
+    Returns
+    -------
+    float64 array of shape (n_images, n_chosen)
+    """
+    own = (responses[:, voxels] - linear.mean[voxels]).astype(np.float64)
+    left = own.copy()
+    weights = linear.by_band()[:, voxels]
+    for ridge, weight, seen in zip(linear.ridges, weights, scores, strict=True):
+        assert ridge.known is not None
+        fitted = seen @ ridge.coefficients[:, voxels] + ridge.intercept[voxels]
+        residual = responses[:, voxels] - fitted
+        column = ridge.known.column(ridge.alphas[voxels])
+        for k in np.unique(column):
+            shrunk = seen / (ridge.known.powers + ridge.known.penalties[k])
+            hat = 1 / len(ridge.known.left_out) + shrunk.astype(np.float64) @ seen.T
+            apart = np.eye(len(seen)) * (1 + 1e-6) - hat
+            some = column == k
+            residual[:, some] = np.linalg.solve(apart, residual[:, some])
+        left -= weight * (own - residual)
+    return left
+
+
+def fit_power(
+    linear: LinearEncoder,
+    tokens: StandardTokens,
+    responses: NDArray[np.float32],
+    signal: NDArray[np.float64],
+    voxels: NDArray[np.intp],
+    generator: np.random.Generator,
+) -> float:
+    """Choose the power p.
+
+    Parameters
+    ----------
+    linear : LinearEncoder
+    tokens : StandardTokens
+        Of the training images.
+    responses : float32 array of shape (n_images, n_voxels)
+        That the encoder was fitted to.
+    signal : float array of shape (n_chosen,)
+        Variance of the unexplained signal, of ``voxels``.
+    voxels : int array of shape (n_chosen,)
+    generator : numpy Generator
+        Chooses the images that are left out.
+
+    Returns
+    -------
+    float
+        Infinite for errors that no images share; `ALONE` where images or signal are too few to
+        tell.
+    """
+    n_images = len(responses)
+    size = min(TOGETHER, n_images // 5)
+    if size < LEAST_TOGETHER or not signal.any():
+        return ALONE
+    order = generator.permutation(n_images)
+    errors = np.zeros(len(POWERS))
+    for group in range(min(GROUPS, n_images // size)):
+        images = np.sort(order[group * size : (group + 1) * size])
+        scores = band_scores(linear, tokens.part(images))
+        residuals = residuals_together(linear, scores, responses[images], voxels)
+        products = residuals @ residuals.T / signal.sum()
+        cosines = similarity(linear, scores)
+        pairs = np.triu_indices(size, 1)
+        errors += [
+            np.square(products[pairs] - shared_errors(cosines, power)[pairs]).sum()
+            for power in POWERS
+        ]
+    return float(POWERS[int(errors.argmin())])
