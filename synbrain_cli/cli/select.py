@@ -148,12 +148,12 @@ def _print_selection(result: SelectResult) -> None:
     means = [column for column in table if column.startswith("mean_")]
     if len(means) == 1:  # but for its sign the score
         means = []
-    rows = [("", "image", "score", "95 % interval", "distance", *means)]
+    rows = [("", "name", "score", "95 % interval", "distance", *means)]
     for rank, row in enumerate(table.head(min(MOST_ROWS, record.n_chosen)).to_dict("records"), 1):
         rows.append(
             (
                 str(rank),
-                row["image"],
+                row["name"],
                 cell(row["score"], 3),
                 interval(row["low"], row["high"], lambda value: cell(value, 2)).replace(
                     "–", " to "

@@ -132,19 +132,19 @@ class Selection:
     def table(self) -> pd.DataFrame:
         """One row per image, best first.
 
-        Columns: ``image``, ``source``, ``condition`` ("chosen", "opposite" or "other"), ``score``,
-        ``low`` and ``high`` (ends of its interval), ``distance``, ``trained`` (1: the model was
-        trained on it; absent without its data), ``mean_<region>`` and ``sem_<region>`` (response
-        and its standard error, in the recorded unit). Of two models the last have the model's name
-        behind them, and of two subjects ``difference`` has a sign.
+        Columns: ``name``, ``image`` (its file; of an array its name), ``condition`` ("chosen",
+        "opposite" or "other"), ``score``, ``low`` and ``high`` (ends of its interval), ``distance``,
+        ``trained`` (1: the model was trained on it; absent without its data), ``mean_<region>`` and
+        ``sem_<region>`` (response and its standard error, in the recorded unit). Of two models the
+        last have the model's name behind them, and of two subjects ``difference`` has a sign.
         """
         value, error = self.score.value, self.score.error
         low, high = value - NORMAL * error, value + NORMAL * error
         if self.settings.criterion == "tell-apart":  # a distance
             low = np.maximum(low, 0)
         columns: dict[str, Any] = {
-            "image": self.pictures.names,
-            "source": self.pictures.sources,
+            "name": self.pictures.names,
+            "image": list(map(_file, self.pictures.names, self.pictures.sources)),
             "condition": OTHER,
             "score": value,
             "low": low,
@@ -165,6 +165,12 @@ class Selection:
         table.loc[: self.n_chosen - 1, "condition"] = CHOSEN
         table.loc[len(table) - self.n_chosen :, "condition"] = OPPOSITE
         return table
+
+    @property
+    def conditions(self) -> pd.DataFrame:
+        """Files of the chosen and of the opposite images, as `synbrain contrast` takes them."""
+        table = self.table
+        return table.loc[table["condition"] != OTHER, ["image", "condition"]]
 
     def rows(self, condition: str) -> NDArray[np.intp]:
         """Rows of the images that are "chosen" or "opposite", best first."""
@@ -216,6 +222,11 @@ class Selection:
     @property
     def _note(self) -> str | None:
         return next(filter(None, map(simulated_note, self.brains)), None)
+
+
+def _file(name: str, source: str) -> str:
+    """Path of an image's file; its name where it has none."""
+    return name if source == "array" else str(Path(source).resolve())
 
 
 def _written(value: float, error: float) -> str:

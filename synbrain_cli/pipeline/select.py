@@ -50,7 +50,7 @@ class SelectResult:
     Attributes
     ----------
     folder : Path
-        Holds ``selection.json``, ``selection.tsv`` and ``contact_sheet.png``.
+        Holds ``selection.json``, ``selection.tsv``, ``conditions.tsv`` and ``contact_sheet.png``.
     record : SelectionRecord
         As in ``selection.json``.
     selection : Selection
@@ -131,8 +131,11 @@ def select_images(
         with figure_style(look.style):
             sheet = found.plot()
         save_figure(sheet, work.partial / f"contact_sheet.{look.format}", dpi=look.dpi)
-        files = {"selection.json": record, "selection.tsv": Table(found.table, "%.6g")}
-        write_results(work, files)
+        tables = {"selection.tsv": found.table, "conditions.tsv": found.conditions}
+        write_results(
+            work,
+            {"selection.json": record} | {n: Table(one, "%.6g") for n, one in tables.items()},
+        )
     return SelectResult(folder, record, found)
 
 

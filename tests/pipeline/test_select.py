@@ -16,6 +16,7 @@ from synbrain_cli import load_model, select
 from synbrain_cli.datasets.table import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.experiments import screening
+from synbrain_cli.experiments.conditions import read_conditions
 from synbrain_cli.experiments.screening import RegionReader
 from synbrain_cli.experiments.selection import CONDITIONS, widened
 from synbrain_cli.experiments.selection_aims import SelectionSettings, find_region
@@ -105,7 +106,7 @@ def found(made):
 
 def by_name(selection, column="score"):
     """A column of the table in the order of the images' names."""
-    return selection.table.sort_values("image")[column].to_numpy()
+    return selection.table.sort_values("name")[column].to_numpy()
 
 
 # ------------------------------------------------------------------------------- what is chosen
@@ -132,7 +133,7 @@ def test_scores_are_the_average_expected_response(made, found):
 
 def test_suppressing_reverses_driving(made, found):
     reverse = select(made.brain, made.images, SelectionSettings(suppress="red", top=5), run=RUN)
-    assert reverse.table["image"].tolist() == found.table["image"].tolist()[::-1]
+    assert reverse.table["name"].tolist() == found.table["name"].tolist()[::-1]
     np.testing.assert_allclose(by_name(reverse), -by_name(found))
     np.testing.assert_allclose(by_name(reverse, "mean_red"), by_name(found, "mean_red"))
 
@@ -141,7 +142,7 @@ def test_the_order_of_the_images_changes_nothing(made, found):
     files = sorted(made.images.iterdir())
     turned = [files[i] for i in np.random.default_rng(3).permutation(len(files))]
     other = select(made.brain, turned, DRIVE, run=RUN)
-    columns = ["image", "source", "condition", "score", "distance"]
+    columns = ["name", "image", "condition", "score", "distance"]
     pd.testing.assert_frame_equal(other.table[columns], found.table[columns])
 
 
@@ -171,7 +172,7 @@ def test_training_images_are_marked(made, raw):
     table = data.subject.trials
     trained = set(table["image"][table["split"] != "test"])
     shown = select(made.brain, raw / "images", DRIVE, data=data, run=RUN)
-    marked = shown.table.set_index("image")["trained"]
+    marked = shown.table.set_index("name")["trained"]
     assert 0 < len(trained) < len(marked)
     assert {name for name, mark in marked.items() if mark} == {n.split(".")[0] for n in trained}
 
@@ -305,6 +306,11 @@ def test_files_hold_what_the_function_returns(typed, found):
     assert table["condition"].tolist() == found.table["condition"].tolist()
     for column in ("score", "low", "high", "distance", "mean_red", "sem_red"):
         np.testing.assert_allclose(table[column].astype(float), found.table[column], rtol=1e-4)
+    chosen, opposite = read_conditions([folder / "conditions.tsv"])
+    assert (chosen.name, opposite.name) == ("chosen", "opposite")
+    assert [f.rsplit("/", 1)[1] for f in chosen.images.sources] == [
+        f"{name}.png" for name in found.table["name"][:5]
+    ]
     record = read_result(folder / "selection.json", SelectionRecord, "synbrain select")
     assert record.chosen.own == pytest.approx(found.own_estimate("chosen"))
     assert record.chosen.independent == pytest.approx(found.independent_estimate("chosen"))
@@ -313,7 +319,7 @@ def test_files_hold_what_the_function_returns(typed, found):
     assert (record.regions[0].name, record.regions[0].n_voxels) == ("red", 4)
     assert record.regions[0].chosen > record.regions[0].all > record.regions[0].opposite
     assert np.asarray(Image.open(folder / "contact_sheet.png").convert("L")).std() > 5
-    assert found.table["image"][0] in screen
+    assert found.table["name"][0] in screen
     assert "note: independent estimate: " in screen
     assert str(folder) in screen
 
@@ -397,5 +403,5 @@ def test_an_interrupted_run_goes_on_where_it_stopped(made, tmp_path, monkeypatch
     monkeypatch.setattr(kind, "mean_of_tokens", lambda b, t: (seen.append(1), look(b, t))[1])
     select_images(made.workspace, made.brain, made.images, DRIVE, output=again, run=RUN)
     assert len(seen) == 30 - 16
-    for name in ("selection.tsv", "selection.json", "contact_sheet.png"):
+    for name in ("selection.tsv", "conditions.tsv", "selection.json", "contact_sheet.png"):
         assert (again / name).read_bytes() == (whole / name).read_bytes(), name
