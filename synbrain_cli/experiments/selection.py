@@ -133,10 +133,11 @@ class Selection:
         """One row per image, best first.
 
         Columns: ``name``, ``image`` (its file; of an array its name), ``condition`` ("chosen",
-        "opposite" or "other"), ``score``, ``low`` and ``high`` (ends of its interval), ``distance``,
-        ``trained`` (1: the model was trained on it; absent without its data), ``mean_<region>`` and
-        ``sem_<region>`` (response and its standard error, in the recorded unit). Of two models the
-        last have the model's name behind them, and of two subjects ``difference`` has a sign.
+        "opposite" or "other"), ``score``, ``low`` and ``high`` (ends of its interval),
+        ``distance``, ``trained`` (1: the model was trained on it; absent without its data),
+        ``mean_<region>`` and ``sem_<region>`` (response and its standard error, in the recorded
+        unit). Of two models the last have the model's name behind them, and of two subjects
+        ``difference`` has a sign.
         """
         value, error = self.score.value, self.score.error
         low, high = value - NORMAL * error, value + NORMAL * error
