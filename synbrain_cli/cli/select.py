@@ -77,7 +77,7 @@ def select(
         bool,
         typer.Option(
             help="Also estimate what the chosen set is worth by linear encoders of two halves of "
-            "the training images; without them intervals are too narrow."
+            "the training images; without them intervals may be too narrow."
         ),
     ] = True,
     subject: SubjectOption = None,
@@ -187,7 +187,9 @@ def _notes(result: SelectResult) -> list[str]:
             f"{cell(guard.agreement_training, 2)} for training images"
         )
     else:
-        narrow = "" if record.criterion == "tell-apart" else "; without it intervals are too narrow"
+        narrow = (
+            "" if record.criterion == "tell-apart" else "; without it intervals may be too narrow"
+        )
         notes.append(f"no independent estimate: {record.get('no_guard')}{narrow}")
     if "n_apart" in dict(record.items()):
         notes.append(

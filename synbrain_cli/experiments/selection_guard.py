@@ -26,9 +26,9 @@ signal and no noise:
 
 .. math:: U = \frac{\sum_i \sum_{k \ne l} r_{ik} r_{il}^\top}{\sum_i n_i (n_i - 1)}
 
-Standard errors of regions by the model's covariance of single voxels are too small, as a few
-hundred images do not show all of what thousands of voxels share: they are made as large as U on
-average, where they are smaller.
+A model's covariance of voxels may lack what many voxels share, each a little: of unions of ROIs, and
+of all regions in models of earlier versions. Standard errors are made as large as U on average,
+where they are smaller.
 
 The ratio of one half's estimate to the other's own estimate of the set that this one chose was
 tried, too. It is too small: the predictions of a half are themselves drawn towards the mean
