@@ -26,8 +26,8 @@ signal and no noise:
 
 .. math:: U = \frac{\sum_i \sum_{k \ne l} r_{ik} r_{il}^\top}{\sum_i n_i (n_i - 1)}
 
-A model's covariance of voxels may lack what many voxels share, each a little: of unions of ROIs, and
-of all regions in models of earlier versions. Standard errors are made as large as U on average,
+A model's covariance of voxels may lack what many voxels share, each a little: of unions of ROIs,
+and of all regions in models of earlier versions. Standard errors are made as large as U on average,
 where they are smaller.
 
 The ratio of one half's estimate to the other's own estimate of the set that this one chose was
