@@ -3,7 +3,8 @@
 Run as ``.venv/bin/python docs/make_experiments.py [WORKSPACE]`` after ``make demo``, ``synbrain
 adapt --hours 1``, ``synbrain localize prf --subject 1``, the training of a model with random
 weights (see the page) and ``python benchmarks/experiments.py WORKSPACE``; WORKSPACE is where these
-were run, by default the current folder. The subjects are simulated: fields are compared with the true ones.
+were run, by default the current folder. The subjects are simulated: fields are compared with the
+true ones.
 """
 
 from __future__ import annotations

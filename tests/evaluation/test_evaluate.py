@@ -547,7 +547,7 @@ def test_a_linear_decoder_finds_images_in_responses_that_are_linear_in_their_tok
         standardize=lambda betas: betas,
         distribution=SimpleNamespace(mean_pattern=signal.mean(0)),
         config=SimpleNamespace(has_networks=False),
-        draw_around=lambda mean, digest, drawing: noisy(np.tile(mean, (drawing.n_draws, 1))),
+        draw_around=lambda mean, digest, drawing, **_: noisy(np.tile(mean, (drawing.n_draws, 1))),
     )
     trials = noisy(signal[n_train:][rows])
     test = TestSet(
