@@ -217,10 +217,14 @@ compare(workspace, [brain], subject, store, run=run).table()
     Part(
         "Experiments on a modelled brain",
         """```python
-from synbrain_cli import fit_prf, load_model
+from synbrain_cli import fit_prf, load_model, select
+from synbrain_cli.experiments.selection_aims import SelectionSettings
 
-found = fit_prf(load_model("weights/sub-01"))
+brain = load_model("weights/sub-01")
+found = fit_prf(brain)
 found.to_nifti()["angle"].to_filename("angle.nii.gz")
+chosen = select(brain, "images", SelectionSettings(contrast="+V1:-hV4", top=20))
+chosen.table  # one row per image, best first
 ```""",
         (
             "experiments.retinotopy:fit_prf",
@@ -231,6 +235,16 @@ found.to_nifti()["angle"].to_filename("angle.nii.gz")
             "experiments.retinotopy:Retinotopy.plot",
             "experiments.population_fields:PopulationFields",
             "pipeline.localize:localize_prf",
+            "experiments.selection:select",
+            "experiments.selection_aims:SelectionSettings",
+            "experiments.selection:Selection",
+            "experiments.selection:Selection.own_estimate",
+            "experiments.selection:Selection.independent_estimate",
+            "experiments.selection:Selection.plot",
+            "experiments.selection_guard:TrainingData",
+            "experiments.selection_guard:TrainingData.find",
+            "experiments.selection_guard:Guard",
+            "pipeline.select:select_images",
         ),
     ),
     Part(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,25 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from synbrain_cli import fit_prf, load_model
+from synbrain_cli import fit_prf, load_model, select
 from synbrain_cli.datasets.nsd_design import image_id
+from synbrain_cli.datasets.nsd_files import STIMULI
 from synbrain_cli.experiments.conditions import read_conditions
 from synbrain_cli.experiments.power import Experiment
+from synbrain_cli.experiments.selection_aims import SelectionSettings
+from synbrain_cli.experiments.selection_guard import TrainingData
+from synbrain_cli.features.images import ImageSet
+from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.contrast import Plan, contrast_conditions
+from synbrain_cli.plotting.figure import save_figure
 from synbrain_cli.plotting.report.page import small_png
 
 PAGE = Path(__file__).with_name("experiments.md")
 FOLDER = PAGE.with_suffix("")
 WIDTH = 1000  # pixels
 PICTURES = ("angle", "eccentricity")
+SCREENED = "FFA-1"
 RESULTS = Path(__file__).parents[1] / "benchmarks/results"
 # Photographs of the simulation, by their number, of which test images are views
 CONDITIONS = {"face": (0,), "texture": (6, 7, 8)}
@@ -54,6 +62,7 @@ def main(workspace: Path) -> None:
     keep(folder / "sub-01_contrast-face-texture_stat-significant_flatmap.png", "contrast")
     for name in ("effects", "power"):
         keep(folder / f"{name}.png", name)
+    screening(workspace)
     rows = "".join(row(workspace, name, title) for name, title in MODELS.items())
     fill("retinotopy", HEAD + rows)
     newest = sorted(RESULTS.glob("*_experiments_sub-01.json"))[-1]
@@ -78,6 +87,21 @@ def fill(name: str, table: str) -> None:
     if n != 1:
         raise SystemExit(f"{PAGE}: expected one table of {name}, found {n}")
     PAGE.write_text(text, "utf-8")
+
+
+def screening(workspace: Path) -> None:
+    """Select among the test images of subject 1, and keep the contact sheet."""
+    brain = load_model(workspace / "weights/sub-01", "cpu")
+    names = PreparedSubject(workspace / "prepared/simulated/sub-01").select("test").images.tolist()
+    with h5py.File(workspace / "simulated" / STIMULI) as file:
+        pixels = file["imgBrick"][sorted(map(image_id, names))]
+    data = TrainingData.find(Workspace(workspace), brain)
+    settings = SelectionSettings(drive=SCREENED, top=5)
+    found = select(brain, ImageSet.of(pixels, names), settings, data=data)
+    with tempfile.TemporaryDirectory() as folder:
+        sheet = Path(folder) / "sheet.png"
+        save_figure(found.plot(), sheet, dpi=100)
+        keep(sheet, "screening")
 
 
 def contrast(root: Path) -> Path:

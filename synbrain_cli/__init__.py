@@ -7,7 +7,7 @@
 
 from typing import Any
 
-__all__ = ["contrast", "fit_prf", "load_model", "power"]
+__all__ = ["contrast", "fit_prf", "load_model", "power", "select"]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from synbrain_cli.experiments.power import power
 
         return power
+    if name == "select":
+        from synbrain_cli.experiments.selection import select
+
+        return select
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,6 +18,7 @@ from synbrain_cli.cli import (
     localize,
     plot,
     prepare,
+    select,
     synthesize,
     train,
     weights,
@@ -71,6 +72,7 @@ app.command("learning-curve")(evaluate.learning_curve)
 app.command("augment")(evaluate.augment)
 app.command("contrast")(contrast.contrast)
 app.add_typer(localize.app, name="localize")
+app.command("select")(select.select)
 app.add_typer(weights.app, name="weights")
 
 

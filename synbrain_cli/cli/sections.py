@@ -12,7 +12,7 @@ SECTIONS = {
     "Data and models": ("prepare", "train", "adapt"),
     "Responses": ("synthesize", "plot", "plot-flatmap"),
     "Evaluation": ("evaluate", "compare", "learning-curve", "augment"),
-    "Experiments": ("contrast", "localize"),
+    "Experiments": ("contrast", "select", "localize"),
     "Bundles": ("weights",),
 }
 

@@ -35,6 +35,20 @@ TOGETHER = 256  # rows after which memory is given back
 EXTRACT_AGAIN = "move the folder away, and run `synbrain prepare` to extract them again"
 
 
+def pixels_checksum(pixels: np.ndarray) -> str:
+    """Checksum of an image, as stores have it: 32 hexadecimal digits.
+
+    BLAKE2b, as SHA-256 would be slower than some encoders.
+
+    Parameters
+    ----------
+    pixels : uint8 array of shape (height, width, 3)
+    """
+    content = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    content.update(np.ascontiguousarray(pixels).data)
+    return content.hexdigest()
+
+
 def row_checksum(image: str, pixels: str, tokens: np.ndarray) -> str:
     """Checksum of one row of a store: 32 hexadecimal digits.
 

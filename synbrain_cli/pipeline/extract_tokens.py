@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -23,7 +22,14 @@ from synbrain_cli.features.encoder import Encoder, EncoderBand, kept_dtype, prec
 from synbrain_cli.features.loading import FLOAT32_ONLY, load_encoder
 from synbrain_cli.io.files import atomic, create_array, half_written, holds_array, write_at
 from synbrain_cli.io.records import write_sealed
-from synbrain_cli.io.token_store import COLUMNS, ENCODER, BandStore, TokenStore, row_checksum
+from synbrain_cli.io.token_store import (
+    COLUMNS,
+    ENCODER,
+    BandStore,
+    TokenStore,
+    pixels_checksum,
+    row_checksum,
+)
 from synbrain_cli.io.workfolder import (
     FolderKind,
     WorkFolder,
@@ -285,7 +291,7 @@ def _fill(
 
     def look(part: list[int]) -> list[tuple[np.ndarray, str]]:
         pictures = read([rows[row] for row in part])
-        return [(p, _digest(p) if with_digests else "") for p in pictures]
+        return [(p, pixels_checksum(p) if with_digests else "") for p in pictures]
 
     def filled(seen: Iterator[tuple[np.ndarray, str]]) -> Iterator[tuple[Any, list[np.ndarray]]]:
         for batch in own:
@@ -349,18 +355,11 @@ def _check_pixels(store: BandStore, images: list[str], read: ReadImages) -> None
     known = dict(zip(store.images, store.digests, strict=True))
     again = [image for image in images if image in known]
     for image, pixels in zip(again, read(again), strict=True):
-        if _digest(pixels) != known[image]:
+        if pixels_checksum(pixels) != known[image]:
             raise InputError(
                 f"{store.folder}: another image is known there by the name {image}: subjects of "
                 "one dataset share their images; rename it, or choose another --dataset"
             )
-
-
-def _digest(pixels: np.ndarray) -> str:
-    """Checksum of pixels and their shape (BLAKE2b: SHA-256 would be slower than some encoders)."""
-    content = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    content.update(np.ascontiguousarray(pixels))
-    return content.hexdigest()
 
 
 def _grow(

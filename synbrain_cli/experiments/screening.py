@@ -1,0 +1,246 @@
+r"""One pass through thousands of images: of each, a few numbers by region.
+
+Memory does not depend on the number of images. Of every image and model there remain the average
+expected response of each region, in the recorded unit, the covariance of their errors, and how far
+the image is from those of training; of two models of one subject also how far their responses are
+apart, voxel by voxel.
+
+The error of a region's average is the unexplained signal u of that image
+(`synbrain_cli.model.uncertainty`), which voxels share. With the region's weights w (one over its
+number of voxels, times the voxel's standard deviation), the loadings L of u and its private part p,
+
+.. math:: \mathrm{cov}_{rs} = (w_r \sqrt g)^\top (L L^\top + \mathrm{diag}(p^2))\, (w_s \sqrt g)
+
+where g says how much less sure the image is than others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import tee
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.brain.images import stream_tokens
+from synbrain_cli.brain.prediction import BATCH
+from synbrain_cli.experiments.selection_aims import Region
+from synbrain_cli.experiments.selection_guard import Halves
+from synbrain_cli.features.images import ImageSet
+from synbrain_cli.io.arrays import load_arrays, save_arrays
+from synbrain_cli.io.seal import is_kept, keep
+from synbrain_cli.model.readout import Readout
+from synbrain_cli.run import RunContext
+from synbrain_cli.tokens import Tokens
+
+TOGETHER = 64  # images between two files of an interrupted run
+
+Array = NDArray[np.float64]
+Values = dict[str, NDArray[np.float64]]  # of one image, or of several along the first axis
+
+
+class Seen(NamedTuple):
+    """Response of one model to one image, voxel by voxel, in the recorded unit.
+
+    Attributes
+    ----------
+    mean : float64 array of shape (n_voxels,)
+    scale : float64 array of shape (n_voxels,), optional
+        What the unexplained signal is multiplied by; None where it is not known.
+    distance : float
+        Percent of training images that are as near or nearer; NaN where it is not known.
+    """
+
+    mean: Array
+    scale: Array | None
+    distance: float
+
+
+@dataclass(frozen=True)
+class RegionReader:
+    """A model, and the regions whose responses are kept.
+
+    Attributes
+    ----------
+    brain : Brain
+    regions : tuple of Region
+    """
+
+    brain: Brain
+    regions: tuple[Region, ...]
+
+    @property
+    def has_sem(self) -> bool:
+        """Whether the errors of expected responses are known."""
+        return "sem" in self.brain.statistics("mean")
+
+    def see(self, token: Tokens, z: NDArray[np.float32]) -> Seen:
+        """Bring an expected response to the recorded unit, and find how sure it is.
+
+        Parameters
+        ----------
+        token : Tokens
+            Of one image.
+        z : float32 array of shape (n_voxels,), standardised
+        """
+        brain = self.brain
+        mean = z.astype(float) * brain.response_sd + brain.response_mean
+        doubt = brain.doubt(token)
+        scale = None
+        if self.has_sem:
+            scale = np.asarray(brain.response_sd, float)
+            if doubt is not None:
+                scale = scale * np.sqrt(doubt.relative[0])
+        return Seen(mean, scale, float("nan") if doubt is None else float(doubt.distance[0]))
+
+    def average_covariance(self) -> Array:
+        """Covariance of the errors of the regions' averages, of an image like those of training."""
+        scale = np.asarray(self.brain.response_sd, float) if self.has_sem else None
+        return self.read(Seen(np.zeros(self.brain.n_voxels), scale, 0.0))[1]
+
+    def read(self, seen: Seen) -> tuple[Array, Array]:
+        """Average over each region: means (n_regions,) and covariance of their errors (…, …)."""
+        n_regions = len(self.regions)
+        if seen.scale is None:
+            return self._weights @ seen.mean, np.full((n_regions, n_regions), np.nan)
+        signal = self._readout.signal
+        scaled = self._weights * seen.scale
+        shared, private = scaled @ signal.loadings, scaled * signal.private
+        return self._weights @ seen.mean, shared @ shared.T + private @ private.T
+
+    def squared_sem(self, seen: Seen) -> Array:
+        """Squared standard error of every voxel: (n_voxels,); NaN where it is not known."""
+        if seen.scale is None:
+            return np.full(len(seen.mean), np.nan)
+        return np.asarray(self._readout.signal.variance * seen.scale**2)
+
+    @cached_property
+    def _weights(self) -> Array:
+        masks = np.stack([region.mask for region in self.regions]).astype(float)
+        return np.asarray(masks / masks.sum(1, keepdims=True))
+
+    @property
+    def _readout(self) -> Readout:
+        return self.brain.distribution.readout
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What is kept of an image: the work of one pass.
+
+    Attributes
+    ----------
+    readers : tuple of RegionReader
+        One, or two whose responses are compared.
+    halves : Halves, optional
+        Also predict with these, of the first model.
+    voxelwise : bool
+        Two models of one subject: how far their responses are apart in the first region.
+    """
+
+    readers: tuple[RegionReader, ...]
+    halves: Halves | None = None
+    voxelwise: bool = False
+
+    def through(self, pictures: ImageSet, run: RunContext, recovery: Path | None = None) -> Values:
+        """Show all images, or those that an interrupted run had not finished.
+
+        Parameters
+        ----------
+        pictures : ImageSet
+        run : RunContext
+        recovery : path, optional
+            Folder in which the numbers are kept meanwhile.
+
+        Returns
+        -------
+        dict of float64 arrays
+            ``mean`` (n_images, n_models, n_regions), ``covariance`` (n_images, n_models, n_regions,
+            n_regions), ``distance`` (n_images, n_models); with halves ``halves`` (n_images, 2,
+            n_regions); of voxelwise comparisons ``apart`` and ``error`` (n_images,): summed squared
+            differences and standard errors.
+        """
+        n = len(pictures)
+        chunks = [range(first, min(first + TOGETHER, n)) for first in range(0, n, TOGETHER)]
+        files = [recovery / f"images-{chunk.start}.safetensors" if recovery else None
+                 for chunk in chunks]  # fmt: skip
+        done = {
+            k: load_arrays(path)
+            for k, path in enumerate(files)
+            if path is not None and is_kept(path, run.progress.info)
+        }
+        left = [k for k in range(len(chunks)) if k not in done]
+        rows = [row for k in left for row in chunks[k]]
+        n_done = n - len(rows)
+        with (
+            run.progress.bar("screening", n, n_done, shorter="fewer images") as bar,
+            closing(self._stream(pictures, rows)) as stream,
+        ):
+            for k in left:
+                own = []
+                for _ in chunks[k]:
+                    own.append(next(stream))
+                    bar()
+                done[k] = {name: np.stack([one[name] for one in own]) for name in own[0]}
+                path = files[k]
+                if path is not None:
+                    save_arrays(path, done[k])
+                    keep(path)
+        return {
+            name: np.concatenate([done[k][name] for k in range(len(chunks))]) for name in done[0]
+        }
+
+    def _stream(self, pictures: ImageSet, rows: Sequence[int]) -> Generator[Values, None, None]:
+        """Yield the numbers of one image after the other."""
+        if not rows:
+            return
+        each = zip(*self._tokens(pictures, rows), strict=True)
+        for batches in each:
+            predicted = [
+                reader.brain.mean_of_tokens(tokens)
+                for reader, (tokens, _) in zip(self.readers, batches, strict=True)
+            ]
+            for i in range(len(batches[0][1])):  # the last batch may be filled up
+                yield self._of_image(
+                    [tokens[i : i + 1] for tokens, _ in batches], [z[i] for z in predicted]
+                )
+
+    def _tokens(
+        self, pictures: ImageSet, rows: Sequence[int]
+    ) -> list[Iterator[tuple[Tokens, list[str]]]]:
+        """Tokens for each model, of its own encoder; an encoder of both is asked once."""
+        first, *others = (reader.brain for reader in self.readers)
+        batch = BATCH if first.device.type == "cuda" else 1
+        own = stream_tokens(pictures, first.encoder, rows, batch)
+        if not others:
+            return [own]
+        if first.config.bands == others[0].config.bands:
+            one, two = tee(own)  # asked in turns: one batch is in memory
+            return [one, two]
+        return [own, stream_tokens(pictures, others[0].encoder, rows, batch)]
+
+    def _of_image(self, tokens: Sequence[Tokens], z: Sequence[NDArray[np.float32]]) -> Values:
+        seen = [
+            reader.see(token, one)
+            for reader, token, one in zip(self.readers, tokens, z, strict=True)
+        ]
+        read = [reader.read(one) for reader, one in zip(self.readers, seen, strict=True)]
+        values = {
+            "mean": np.stack([mean for mean, _ in read]),
+            "covariance": np.stack([covariance for _, covariance in read]),
+            "distance": np.array([one.distance for one in seen]),
+        }
+        if self.halves is not None:
+            values["halves"] = self.halves.predict(tokens[0])
+        if self.voxelwise:
+            inside = self.readers[0].regions[0].mask
+            errors = [r.squared_sem(one)[inside] for r, one in zip(self.readers, seen, strict=True)]
+            values["apart"] = np.array(((seen[0].mean - seen[1].mean)[inside] ** 2).sum())
+            values["error"] = np.array(sum(error.sum() for error in errors))
+        return values
