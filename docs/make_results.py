@@ -272,9 +272,9 @@ def ranks(found: dict[str, Scores]) -> str:
 def region_means(found: dict[str, Scores]) -> str:
     """evaluation.md: coverage of region means."""
     covered = {m: found[m]["draws"]["coverage_90_region_means"]["model"] for m in MODELS}
-    full = " and ".join(number(covered[model], 2) for model in FULL)
+    full = " and ".join(number(covered[model]) for model in FULL)
     return (
-        f"{full} for subjects 1 and 2 where\n.90 is right ({number(covered[HOUR], 2)} after one "
+        f"{full} for subjects 1 and 2 where\n.90 is right ({number(covered[HOUR])} after one "
         "hour of subject 3: `synbrain adapt --hours 1`, then `synbrain evaluate`)"
     )
 

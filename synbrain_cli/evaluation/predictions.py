@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing, RepeatedGenerators, draw_around
 from synbrain_cli.evaluation.test_set import TestSet, derangement
+from synbrain_cli.model.readout import Readout
 from synbrain_cli.run import RunContext
 
 DISTRIBUTIONS = ("model", "linear", "mean_pattern")  # whose draws are scored beside one another
@@ -35,6 +36,7 @@ class Predictions:
     by_name: dict[str, NDArray[np.float32]]
     shuffle: NDArray[np.int64]
     relative: NDArray[np.float32] | None = None
+    _kept: dict[int, Readout] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, brain: Brain, test: TestSet, run: RunContext) -> Self:
@@ -81,8 +83,8 @@ class Predictions:
         -------
         float32 array of shape (n_draws, n_voxels), standardised
         """
-        mean, relative = self["model"][image], self.relative_of(image)
-        return brain.draw_around(mean, test.digests[image], drawing, relative=relative)
+        readout = self.readout_of(brain, image)
+        return brain.draw_around(self["model"][image], test.digests[image], drawing, readout)
 
     def draw_all(
         self,
@@ -110,13 +112,17 @@ class Predictions:
         known = brain.distribution
         generators = RepeatedGenerators(drawing, test.digests[image], brain.config.fingerprint)
         for name in names:
-            own = known.readout.of_image(self.relative_of(image))
-            readout = own if name == "model" else known.normal_noise[name]
+            is_model = name == "model"
+            readout = self.readout_of(brain, image) if is_model else known.normal_noise[name]
             yield draw_around(self[name][image], readout, generators)
 
-    def relative_of(self, image: int) -> NDArray[np.float32] | None:
-        """Uncertainty of an image's mean, where it is known: (n_voxels,)."""
-        return None if self.relative is None else self.relative[image]
+    def readout_of(self, brain: Brain, image: int) -> Readout:
+        """Distribution around an image's mean; that of the image asked for last is kept."""
+        if image not in self._kept:
+            relative = None if self.relative is None else self.relative[image]
+            self._kept.clear()
+            self._kept[image] = brain.distribution.readout.of_image(relative)
+        return self._kept[image]
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         """Predictions of one name: (n_images, n_voxels)."""

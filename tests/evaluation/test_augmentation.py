@@ -464,7 +464,10 @@ class KnownBrain:
         mean = tokens.bands[0].reshape(len(tokens), -1) @ self.responses
         return mean if self.knows else 0 * mean
 
-    def draw_around(self, mean, digest, drawing):
+    def doubt(self, tokens):
+        return None
+
+    def draw_around(self, mean, digest, drawing, relative=None):
         rng = np.random.default_rng([int(digest[:12], 16), drawing.seed])
         noise = rng.normal(size=(drawing.n_draws, self.n_voxels))
         return mean + (0.3 if self.knows else 1.0) * noise

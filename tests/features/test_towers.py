@@ -258,7 +258,7 @@ ERRORS = [
     ("timm:", InputError, "no architecture ''"),
     (VIT, InputError, f"expected /TAG or /FILE after it: {TAGS}"),
     (f"{VIT}@3", InputError, f"expected /TAG or /FILE after it: {TAGS}"),
-    (f"{VIT}/augreg", MissingError, f"choose from {TAGS}; or a .pt"),
+    (f"{VIT}/augreg", MissingError, f"choose from {TAGS}, random; or a .pt"),
     (f"{VIT}/nowhere.pt", MissingError, "neither a pretrained tag"),
     ("{vit}@13", InputError, "@13: expected a layer of 1 to 12, found 13"),
     ("timm:resnet10t/{file}", InputError, "not the weights of resnet10t: "),
@@ -272,6 +272,16 @@ ERRORS = [
     ("pixels@2,3", InputError, "pixels has no layers"),
     ("efficientnet:x", InputError, "choose one of gabor"),
 ]
+
+
+def test_random_weights_are_the_same_each_time_and_leave_torchs_generator_alone():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    once, again = (load_encoder(f"{VIT}/random@3") for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert once.bands[0].spec == f"{VIT}/random@3"
+    assert once.bands[0].identity == again.bands[0].identity
+    np.testing.assert_array_equal(once(IMAGES).bands[0], again(IMAGES).bands[0])
 
 
 @pytest.mark.parametrize(("spec", "error", "message"), ERRORS)
