@@ -217,16 +217,34 @@ compare(workspace, [brain], subject, store, run=run).table()
     Part(
         "Experiments on a modelled brain",
         """```python
-from synbrain_cli import fit_prf, load_model, select
+from synbrain_cli import contrast, fit_prf, load_model, power, select
 from synbrain_cli.experiments.selection_aims import SelectionSettings
 
 brain = load_model("weights/sub-01")
-found = fit_prf(brain)
-found.to_nifti()["angle"].to_filename("angle.nii.gz")
+found = contrast(brain, "faces", "houses")
+found.region_table  # effects with intervals, standard errors by source, controls
+power(found).needed  # trials of each condition for 80 %
+fields = fit_prf(brain)
+fields.to_nifti()["angle"].to_filename("angle.nii.gz")
 chosen = select(brain, "images", SelectionSettings(contrast="+V1:-hV4", top=20))
 chosen.table  # one row per image, best first
 ```""",
         (
+            "experiments.contrast:contrast",
+            "experiments.contrast:ContrastSettings",
+            "experiments.contrast:Contrast",
+            "experiments.contrast:Contrast.to_nifti",
+            "experiments.contrast:Contrast.plot",
+            "experiments.power:power",
+            "experiments.power:Experiment",
+            "experiments.power:Power",
+            "experiments.power:Power.to_nifti",
+            "experiments.power:Power.plot",
+            "experiments.categories:fit_categories",
+            "experiments.categories:CategoryMaps",
+            "experiments.categories:CategoryMaps.plot",
+            "pipeline.contrast:contrast_conditions",
+            "pipeline.localize:localize_categories",
             "experiments.retinotopy:fit_prf",
             "experiments.retinotopy:MappingSettings",
             "experiments.retinotopy:Retinotopy",

@@ -5,30 +5,23 @@
 >>> draws = model.draw("examples/images", n_draws=8)        # doctest: +SKIP
 """
 
+from importlib import import_module
 from typing import Any
 
-__all__ = ["contrast", "fit_prf", "load_model", "power", "select"]
+__all__ = ["contrast", "fit_categories", "fit_prf", "load_model", "power", "select"]
+
+# torch loads when one is asked for, not when `synbrain --help` imports the package
+_MODULES = {
+    "contrast": "experiments.contrast",
+    "fit_categories": "experiments.categories",
+    "fit_prf": "experiments.retinotopy",
+    "load_model": "brain",
+    "power": "experiments.power",
+    "select": "experiments.selection",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load_model":  # torch loads here, not when `synbrain --help` imports the package
-        from synbrain_cli.brain import load_model
-
-        return load_model
-    if name == "fit_prf":
-        from synbrain_cli.experiments.retinotopy import fit_prf
-
-        return fit_prf
-    if name == "contrast":
-        from synbrain_cli.experiments.contrast import contrast
-
-        return contrast
-    if name == "power":
-        from synbrain_cli.experiments.power import power
-
-        return power
-    if name == "select":
-        from synbrain_cli.experiments.selection import select
-
-        return select
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

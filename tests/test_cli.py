@@ -347,7 +347,7 @@ def test_one_line_says_what_to_do(trained, synbrain, arguments, message):
         (["synthesize", IMAGES, "--signal", "new"], "'new' is not one of 'shared', 'fresh'"),
         (["synthesize", IMAGES, "--unit", "T"], "'T' is not one of 'recorded', 'z'"),
         (["synthesize", IMAGES, "--space", "moon"], "'moon' is not one of 'fsaverage5'"),
-        (["plot-flatmap", "--what", "soul"], "'soul' is not one of 'mean', 'std', 'difference'"),
+        (["plot-flatmap", "--what", "soul"], "'soul' is not one of 'mean', 'std', 'sem', 'diff"),
         (["plot-flatmap", "--format", "bmp"], "'bmp' is not one of 'png', 'svg', 'pdf'"),
         (["plot-flatmap", "--space", "fsnative"], "'fsnative' is not one of 'fsaverage5'"),
         (["prepare", "nsd", "--space", "MNI"], "'MNI' is not one of 'func1pt8mm', 'func1mm'"),

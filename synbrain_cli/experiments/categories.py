@@ -39,6 +39,9 @@ COLOURS = (
 class CategoryMaps:
     """Where each category drives responses more than all others: what `fit_categories` returns.
 
+    ``preferred`` is the category that drives each voxel most; ``auc`` has one row per category and
+    region of the subject, ``table`` one per voxel.
+
     Attributes
     ----------
     brain : Brain

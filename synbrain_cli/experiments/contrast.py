@@ -157,6 +157,11 @@ class Shown:
 class Contrast:
     """The difference of the responses to two conditions: what `contrast` returns.
 
+    ``region_table`` has one row per region: the difference of its mean with a 95 % interval, d,
+    standard errors by source, p corrected over the regions, and the controls. ``table`` has one row
+    per voxel. ``difference``, ``errors``, ``test``, ``adjusted`` and ``scrambled`` are the same as
+    arrays; ``significant`` voxels are those after correction.
+
     Attributes
     ----------
     brain : Brain

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -21,6 +23,9 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.experiments.contrast import Contrast
 from synbrain_cli.progress import Share
 from synbrain_cli.run import RunContext
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TRIALS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # of a condition, all sessions together
 IMAGES = (2, 4, 8, 16, 32, 64)
@@ -94,6 +99,10 @@ class Experiment:
 class Power:
     """Power of an experiment: what `power` returns.
 
+    ``needed`` has the trials of each condition that a power of 80 % takes, by region, and
+    ``needed_interval`` its interval by what the model does not know of the difference; ``table``
+    and ``image_table`` have one row per region and number of trials, or of images.
+
     Attributes
     ----------
     contrast : Contrast
@@ -146,6 +155,16 @@ class Power:
     def table(self) -> pd.DataFrame:
         """One row per region and number of trials: ``power``, with a 95 % interval."""
         return _long(self.contrast, "trials", self.trials, self.of_regions, self.experiment)
+
+    def to_nifti(self) -> nib.Nifti1Image:
+        """Return the experiment's power at every voxel, on the subject's own grid."""
+        return self.contrast.brain.to_nifti(self.of_voxels[self.planned])
+
+    def plot(self) -> Figure:
+        """Plot the power over the number of trials, for the regions that need fewest."""
+        from synbrain_cli.plotting.contrast import plot_power
+
+        return plot_power(self)
 
     @property
     def image_table(self) -> pd.DataFrame:

@@ -133,6 +133,8 @@ def test_results_are_objects(found):
         found.plot("power")
     simulated = power(found, Experiment(trials=8, n_simulated=20), RUN)
     assert list(simulated.table.columns) == ["region", "trials", "power", "low", "high"]
+    assert simulated.plot().axes
+    assert simulated.to_nifti().shape == found.to_nifti()["t"].shape
     low, high = simulated.needed_interval.T
     known = np.isfinite(simulated.needed)
     assert (low[known] <= simulated.needed[known]).all()
