@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing, RepeatedGenerators, draw_around
+from synbrain_cli.brain.prediction import BATCH
 from synbrain_cli.evaluation.test_set import TestSet, derangement
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.run import RunContext
@@ -45,12 +46,13 @@ class Predictions:
         names = dict.fromkeys((*brain.predictors.names, "linear"))
         tokens, each = test.tokens, {}
         with run.progress.stage("predictions of test images") as share:
-            *of_predictors, of_doubt = share.split(*[2] * len(names), 1)
+            *of_predictors, of_doubt = share.split(*[8] * len(names), 1)
             for name, own in zip(names, of_predictors, strict=True):
                 images = own.over(range(test.n_images))
                 parts = [brain.predict(name, tokens[[image]], unit="z") for image in images]
                 each[name] = np.concatenate(parts)
-            doubts = [brain.doubt(tokens[[i]]) for i in of_doubt.over(range(test.n_images))]
+            starts = of_doubt.over(range(0, test.n_images, BATCH))
+            doubts = [brain.doubt(tokens[start : start + BATCH]) for start in starts]
         by_name = {"model": brain.predictors.stacked(each), **each}
         constant = brain.distribution.mean_pattern
         by_name["mean_pattern"] = np.broadcast_to(constant, test.averages.shape)
