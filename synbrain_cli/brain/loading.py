@@ -126,8 +126,8 @@ def load_weights(
         path = folder / "readout.safetensors"
         layout = readout_arrays(len(config.predictors), n_voxels)
         # Models of earlier versions do not know how unsure they are
-        unknown = tuple(name for name in layout if name.startswith("uncertainty_"))
-        named = load_expected(path, layout, optional=unknown)
+        unknown = [name for name in layout if name.startswith("uncertainty_")]
+        named = load_expected(path, layout, optional=[unknown])
         stack = named["stack"]
         distribution = Distribution(
             Readout.from_arrays(named),
@@ -159,7 +159,11 @@ def _load_networks(
     latent_shape = config.mapper.n_tokens, config.mapper.n_dims
     layout = network_arrays(n_voxels) | {"mapper.positions": latent_shape}
     state = load_expected(
-        path, layout, optional=PUBLISHED_SCALE, integers=(ORDER,), others=("vae.", "mapper.")
+        path,
+        layout,
+        optional=[[name] for name in PUBLISHED_SCALE],
+        integers=(ORDER,),
+        others=("vae.", "mapper."),
     )
     if not np.array_equal(np.sort(state[ORDER]), np.arange(n_voxels)):
         raise InputError(f"{path}: expected every voxel once in {ORDER}: {COPY_AGAIN}")

@@ -149,7 +149,9 @@ class Predictors:
         layout = linear_arrays(self.token_shapes, self.stack.shape[1])
         # A band has no receptive fields where images were too few to compare them; nor is anything
         # known of the uncertainty of models of earlier versions
-        optional = tuple(n for n in layout if n.startswith("field.") or ".known." in n)
+        bands = range(len(self.token_shapes))
+        beginnings = [one for k in bands for one in (f"field.{k}.", f"ridge.{k}.known.")]
+        optional = [[name for name in layout if name.startswith(one)] for one in beginnings]
         named = load_expected(self.linear_file, layout, optional=optional)
         return LinearEncoder.from_arrays(named, len(self.token_shapes))
 

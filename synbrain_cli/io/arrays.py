@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,7 @@ def load_expected(
     path: Path,
     shapes: Mapping[str, Shape],
     *,
-    optional: Container[str] = (),
+    optional: Iterable[Sequence[str]] = (),
     integers: Container[str] = (),
     others: tuple[str, ...] = (),
 ) -> dict[str, np.ndarray]:
@@ -74,8 +74,8 @@ def load_expected(
     path : path
     shapes : mapping of str to Shape
         Of every array that is expected.
-    optional : container of str
-        Names that may be absent.
+    optional : iterable of sequences of str
+        Names that may be absent, all of a sequence together.
     integers : container of str
         Arrays of int64; all others are of finite float32.
     others : tuple of str
@@ -100,7 +100,8 @@ def load_expected(
     ['x', 'y']
     """
     arrays = load_arrays(path)
-    missing = [name for name in shapes if name not in arrays and name not in optional]
+    absent = {n for group in optional if not any(n in arrays for n in group) for n in group}
+    missing = [name for name in shapes if name not in arrays and name not in absent]
     unknown = [name for name in arrays if name not in shapes and not name.startswith(others or "?")]
     if missing or unknown:
         found = f"{unknown[0]!r}, which is unknown" if unknown else "none of that name"

@@ -80,7 +80,7 @@ def subject(request, recorded, tmp_path_factory):
     with PreparedWriter(folder, {}, trials, N_VOXELS, request.param) as writer:
         for session in (2, 3, 7):
             writer.write_session(session, recorded[session == SESSIONS])
-        writer.finish(pd.DataFrame(index=range(N_VOXELS)), None, {}, origin)
+        writer.finish(pd.DataFrame({"ncsnr": np.ones(N_VOXELS)}), None, {}, origin)
     return PreparedSubject(folder)
 
 

@@ -215,6 +215,32 @@ def test_arrays_are_those_that_the_configuration_describes(trained, tmp_path, na
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("readout", "uncertainty_level"),
+        ("linear", "ridge.0.known.powers"),
+        ("linear", "field.0.axes"),
+    ],
+)
+def test_what_models_may_lack_is_there_as_a_whole_or_not_at_all(trained, tmp_path, file, name):
+    folder = shutil.copytree(trained.weights / "sub-01", tmp_path / "sub-01")
+    path = folder / f"{file}.safetensors"
+    arrays = {key: array.copy() for key, array in load_arrays(path).items()}
+    beginning = name.rpartition("_" if file == "readout" else ".")[0]
+    part = [key for key in arrays if key.startswith(beginning)]
+    save_arrays(path, {key: array for key, array in arrays.items() if key != name})
+    reseal_bundle(folder, fingerprint=fingerprint(folder))
+    with pytest.raises(InputError, match=rf"{file}\.safetensors: expected the array {name}"):
+        _ = load_model(folder, "cpu").predictors.linear
+    save_arrays(path, {key: array for key, array in arrays.items() if key not in part})
+    reseal_bundle(folder, fingerprint=fingerprint(folder))
+    model = load_model(folder, "cpu")
+    assert len(model.predictors.linear.ridges) == 1
+    if file == "readout":
+        assert model.statistics("calibrated") == ["mean", "std", "sem"]
+
+
 def test_a_readout_of_another_subject_is_refused(bundle, linear_bundles):
     shutil.copy(linear_bundles["2"] / "readout.safetensors", bundle)
     reseal_bundle(bundle, fingerprint=fingerprint(bundle))

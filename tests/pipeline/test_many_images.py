@@ -46,7 +46,7 @@ def test_without_maps_the_arrays_are_the_same(linear_bundles, images, tmp_path):
     for path in (tmp_path / "whole").glob("*.npy"):
         assert path.read_bytes() == (tmp_path / "arrays" / path.name).read_bytes()
     names = {path.name for path in (tmp_path / "arrays").iterdir()}
-    assert len(list((tmp_path / "arrays").glob("*.npy"))) == 3
+    assert len(list((tmp_path / "arrays").glob("*.npy"))) == 5  # draws, mean, SD, SE, distance
     assert not [name for name in names if "_stim-" in name]
     assert {path.name for path in (tmp_path / "whole").iterdir()} - names  # the maps
     assert "nifti" in whole.images

@@ -99,7 +99,7 @@ def test_responses_do_not_depend_on_the_number_of_processes(trained, tmp_path, r
         "sub-01_desc-draws_betas.json",
     )
     assert expected.returncode == 0, expected.stderr
-    broken = alone(tmp_path, *arguments, tmp_path / "two", kill_at=300)  # of 7 names an image
+    broken = alone(tmp_path, *arguments, tmp_path / "two", kill_at=430)  # of 10 names an image
     assert broken.returncode == -signal.SIGKILL
     done = np.load(tmp_path / ".two.recovery/images_done.npy").any(1)
     assert np.flatnonzero(done).tolist() == list(range(32))
