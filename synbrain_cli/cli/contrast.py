@@ -99,12 +99,12 @@ def contrast(
         raise InputError(
             f"expected two folders of images, or one table, found {len(conditions)} paths"
         )
-    names = [(None, one) for one in model.split(",")] if model else []
-    names += [(one, None) for one in subject.split(",")] if subject and not model else []
-    found = [
-        workspace.find_model(name, label, run.progress.info, dataset)
-        for label, name in names or [(subject, None)]
-    ]
+    log = run.progress.info
+    if model is not None:
+        found = workspace.find_models(model, subject, log, dataset)
+    else:
+        labels = subject.split(",") if subject else [None]
+        found = [workspace.find_model(None, label, log, dataset) for label in labels]
     if output and len(found) > 1:
         raise InputError("--output: expected one model, found several: leave it out")
     pair = require_pair(read_conditions(conditions))

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CORRECTIONS = ("fwe", "fdr")
-FAR = 100.0  # percent: farther than any training image from the others
 
 Array = NDArray[np.float64]
 

@@ -44,6 +44,7 @@ from synbrain_cli.experiments.selection_aims import (
 from synbrain_cli.experiments.selection_guard import Guard, TrainingData, fit_halves
 from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
+from synbrain_cli.model.uncertainty import FARTHEST
 from synbrain_cli.plotting.contact_sheet import Picture, plot_contact_sheet
 from synbrain_cli.plotting.labels import Labels, simulated_note
 from synbrain_cli.run import RunContext
@@ -51,7 +52,6 @@ from synbrain_cli.run import RunContext
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FARTHEST = 100.0  # percent of training images that are as near to the others as an image, or nearer
 NORMAL = 1.959964  # standard errors on either side of an interval of 95 %
 MOST_SHOWN = 20  # pictures at each end of a contact sheet
 CHOSEN, OPPOSITE, OTHER = CONDITIONS = ("chosen", "opposite", "other")

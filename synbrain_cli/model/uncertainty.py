@@ -21,8 +21,6 @@ measured (ours): it is the one under which residuals of training images, each pr
 itself, are most likely as normal variables of variance :math:`\sigma_u^2 g + \sigma_e^2 / n_i`,
 with the trial noise of an average over n repeats. 0 is among the choices.
 
-Cores of a response network that disagree on an image were tried, too: beside the leverage they
-tell nothing more (docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -36,6 +34,7 @@ from numpy.typing import NDArray
 GROWTHS = tuple(np.linspace(0, 1, 21))  # of which γ is chosen
 MEASURED = 2_000  # voxels of which residuals are compared
 SOME = 2_000  # training images over which leverages are averaged
+FARTHEST = 100.0  # percent: distance of an image farther than any of training from the others
 PERCENTS = 101  # of distances of training images: 0 to 100
 LEAST = 1e-12
 MOST_POWER = 1e6  # infinity, in a file

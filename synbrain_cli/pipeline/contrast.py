@@ -15,7 +15,7 @@ from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.results_writer import Table, write_results
 from synbrain_cli.experiments.conditions import Condition
-from synbrain_cli.experiments.contrast import FAR, Contrast, ContrastSettings, contrast
+from synbrain_cli.experiments.contrast import Contrast, ContrastSettings, contrast
 from synbrain_cli.experiments.power import Experiment, Power, power
 from synbrain_cli.experiments.verdict import say_verdict
 from synbrain_cli.io.bids import bids_label
@@ -25,6 +25,7 @@ from synbrain_cli.io.results.contrast import ContrastRecord, PowerRecord, Region
 from synbrain_cli.io.results.record import finite
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.model.uncertainty import FARTHEST
 from synbrain_cli.pipeline.map_writer import write_value_maps
 from synbrain_cli.plotting.contrast import plot_effects, plot_power
 from synbrain_cli.plotting.figure import figure_style, save_figure
@@ -214,7 +215,7 @@ def _record(
             simulated=brain.simulated,
             conditions=found.names,
             n_images=(found.n_first, len(found.predicted) - found.n_first),
-            far=int((found.predicted.distances >= FAR).sum()),
+            far=int((found.predicted.distances >= FARTHEST).sum()),
             correction=settings.correction,
             alpha=settings.alpha,
             n_permutations=settings.n_permutations,

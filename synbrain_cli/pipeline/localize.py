@@ -13,7 +13,7 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.results_writer import Table, write_results
 from synbrain_cli.experiments.categories import CategoryMaps, fit_categories
 from synbrain_cli.experiments.conditions import Condition
-from synbrain_cli.experiments.contrast import FAR, ContrastSettings
+from synbrain_cli.experiments.contrast import ContrastSettings
 from synbrain_cli.experiments.mapping_stimuli import mapping_apertures
 from synbrain_cli.experiments.retinotopy import (
     MappingSettings,
@@ -32,6 +32,7 @@ from synbrain_cli.io.volume import save_image
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.model.uncertainty import FARTHEST
 from synbrain_cli.pipeline.map_writer import SPACE, write_surfaces, write_value_maps
 from synbrain_cli.plotting.figure import figure_style, save_figure
 from synbrain_cli.plotting.map_plotter import Look, MapPlotter
@@ -284,7 +285,7 @@ def _categories_record(
             dataset=brain.config.dataset,
             simulated=brain.simulated,
             n_voxels=brain.n_voxels,
-            far=int((predicted.distances >= FAR).sum()),
+            far=int((predicted.distances >= FARTHEST).sum()),
             correction=settings.correction,
             alpha=settings.alpha,
             n_permutations=settings.n_permutations,

@@ -16,7 +16,6 @@ from synbrain_cli.errors import SynbrainError
 from synbrain_cli.evaluation.results_writer import Table, write_results
 from synbrain_cli.experiments.selection import (
     CHOSEN,
-    FARTHEST,
     OPPOSITE,
     Selection,
     compared,
@@ -36,6 +35,7 @@ from synbrain_cli.io.results.selection import (
 from synbrain_cli.io.workfolder import FolderKind, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import derived_name
+from synbrain_cli.model.uncertainty import FARTHEST
 from synbrain_cli.plotting.figure import figure_style, save_figure
 from synbrain_cli.plotting.map_plotter import Look
 from synbrain_cli.run import RunContext

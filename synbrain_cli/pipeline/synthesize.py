@@ -26,6 +26,7 @@ from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import derived_name
 from synbrain_cli.memory import gigabytes, require_disk
+from synbrain_cli.model.uncertainty import FARTHEST
 from synbrain_cli.pipeline.response_writer import ResponseWriter
 from synbrain_cli.prefetch import prefetch
 from synbrain_cli.progress import Progress
@@ -34,7 +35,6 @@ from synbrain_cli.run import RunContext
 FOLDER = FolderKind("responses", "--output")
 BATCHES_PER_ROUND = 2  # of images, in each process: what an interruption may cost
 DEFAULT_SPACES = ("fsaverage5",)
-FARTHEST = 100.0  # percent of training images that are as near to the others as an image, or nearer
 WORTH_SAYING = 1e9  # bytes on the disk
 
 

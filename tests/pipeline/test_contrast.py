@@ -159,6 +159,7 @@ def test_the_same_command_gives_the_same_files(typed, trained, conditions, tmp_p
         (["coarse", "away"], "expected a folder of images for each condition"),
         (["coarse", "fine", "--experiment", "20"], "expected trials=20,sessions=1"),
         (["coarse", "fine", "--alpha", "2"], "--alpha 2: expected"),
+        (["coarse", "fine", "--subject", "2"], "sub-01"),  # the model named is of another subject
     ],
 )
 def test_faults_are_one_line(trained, conditions, words, message, tmp_path):
