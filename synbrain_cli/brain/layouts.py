@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from synbrain_cli.config import CoreConfig
 from synbrain_cli.io.arrays import Shape
 from synbrain_cli.io.bundle import BundleConfig
+from synbrain_cli.model.curve import NODES
 from synbrain_cli.model.fields import is_grid
 from synbrain_cli.model.linear import n_pooled
-from synbrain_cli.model.readout import NODES
 from synbrain_cli.model.uncertainty import PERCENTS
 
 # In networks.safetensors beside the networks' own tensors.
@@ -89,7 +89,11 @@ def readout_arrays(n_predictors: int, n_voxels: int) -> dict[str, Shape]:
         "uncertainty_power": (1,),
         "uncertainty_level": (n_voxels,),
         "uncertainty_distances": (PERCENTS,),
+        "image_blind_signal_loadings": (n_voxels, "image-blind signal rank"),
+        "image_blind_noise_loadings": (n_voxels, "image-blind noise rank"),
+        "image_blind_curve": (len(NODES), n_voxels),
         **dict.fromkeys(by_voxel, (n_voxels,)),
+        **{f"image_blind_{name}": (n_voxels,) for name in by_voxel[:5]},
     }
 
 

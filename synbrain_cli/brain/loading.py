@@ -28,7 +28,7 @@ from synbrain_cli.io.bundle_checks import source_folder
 from synbrain_cli.model.core import CoreEnsemble, CoreEvidence
 from synbrain_cli.model.joint_tokens import JointTokens
 from synbrain_cli.model.mapper import Mapper
-from synbrain_cli.model.readout import LatentReadout, Readout
+from synbrain_cli.model.readout import IMAGE_BLIND, LatentReadout, Readout
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.model.transfer import Adapter, Transfer
 from synbrain_cli.model.uncertainty import MeanUncertainty
@@ -50,6 +50,9 @@ class Distribution:
         baselines that draws must beat.
     uncertainty : MeanUncertainty, optional
         None of models of earlier versions, and where features did not vary.
+    image_blind : Readout, optional
+        Of images that nothing is known of; its ``centre`` is the pattern that it is around. None
+        of models of earlier versions.
     """
 
     readout: Readout
@@ -57,6 +60,7 @@ class Distribution:
     linear_variance: np.ndarray
     trial_variance: np.ndarray
     uncertainty: MeanUncertainty | None = None
+    image_blind: Readout | None = None
 
     @cached_property
     def normal_noise(self) -> dict[str, Readout]:
@@ -125,9 +129,9 @@ def load_weights(
     if config.has_readout:
         path = folder / "readout.safetensors"
         layout = readout_arrays(len(config.predictors), n_voxels)
-        # Models of earlier versions do not know how unsure they are
-        unknown = [name for name in layout if name.startswith("uncertainty_")]
-        named = load_expected(path, layout, optional=[unknown])
+        # Of models of earlier versions, neither is known
+        unknown = [[n for n in layout if n.startswith(p)] for p in ("uncertainty_", IMAGE_BLIND)]
+        named = load_expected(path, layout, optional=unknown)
         stack = named["stack"]
         distribution = Distribution(
             Readout.from_arrays(named),
@@ -135,6 +139,7 @@ def load_weights(
             named["linear_variance"],
             named["trial_variance"],
             MeanUncertainty.from_arrays(named),
+            Readout.from_arrays(named, IMAGE_BLIND) if f"{IMAGE_BLIND}curve" in named else None,
         )
     predictors = Predictors(
         TokenScaler.from_arrays(arrays, len(config.bands)),

@@ -33,20 +33,19 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from scipy.special import ndtr
+from numpy.typing import NDArray
 
 from synbrain_cli.model.components import Separation, VarianceComponents
 from synbrain_cli.model.covariance import LowRank, Normal, add_regions, fit_low_rank
+from synbrain_cli.model.curve import Standardised, bend, fit_curve, sd_of_normal, straight
 from synbrain_cli.progress import UNSEEN, Share
 
-# Of Q, in standard deviations: quantiles .005 to .995.
-NODES = np.linspace(-2.6, 2.6, 27).astype(np.float32)
 MAX_SIGNAL_DEPENDENCE = 0.7
 # Shares of variance components, signal dependence, factors of noise and of signal, and Q
 TIMES = 3, 1, 36, 54, 13
 Part = Literal["low_rank", "signal_dependence", "curve"]
 MIN_REGION = 10  # voxels of a region that has a factor of its own (ours)
-CURVE_TRIALS = 300  # trials that count as much as all other voxels for a voxel's Q
+IMAGE_BLIND = "image_blind_"  # names in files of a readout around the mean pattern
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Readout:
             nothing,
             nothing,
             np.ones(n_voxels, np.float32),
-            _straight(n_voxels),
+            straight(n_voxels),
         )
 
     def of_image(self, relative: np.ndarray | None) -> Readout:
@@ -108,7 +107,7 @@ class Readout:
     @cached_property
     def _curve_sd(self) -> np.ndarray:
         """SD of Q of a standard normal variable, float64 (n_voxels,)."""
-        return _sd_of_normal(self.curve)
+        return sd_of_normal(self.curve)
 
     def sd(self, mean: np.ndarray) -> np.ndarray:
         """Return the standard deviation of a single trial around its mean: exact, not from draws.
@@ -126,9 +125,9 @@ class Readout:
         float32 array of shape (..., n_voxels)
         """
         h = self.relative_noise_variance(mean)
-        return (self._scale(h) * self._curve_sd).astype(np.float32)
+        return (self.scale(h) * self._curve_sd).astype(np.float32)
 
-    def _scale(self, h: np.ndarray) -> np.ndarray:
+    def scale(self, h: np.ndarray) -> np.ndarray:
         """Return s, given h; shape of ``h`` (..., n_voxels)."""
         return np.sqrt(np.maximum(self.signal.variance + h * self.noise.variance, 1e-24))
 
@@ -178,20 +177,20 @@ class Readout:
         float32 array of shape (n_draws, n_voxels)
         """
         h = self.relative_noise_variance(mean)
-        scale, gain = self._scale(h).astype(np.float32), np.sqrt(h).astype(np.float32)
+        scale, gain = self.scale(h).astype(np.float32), np.sqrt(h).astype(np.float32)
         draws = np.empty((len(noises), len(mean)), np.float32)
         own, u = iter(signals), np.zeros(len(mean), np.float32)
         for k, generator in enumerate(noises):  # one by one, what is computed stays in the cache
             u = next(own, u)  # the last one, or the only one, goes on
             t = (u + gain * self.noise.draw(generator)) / scale
-            bent = t if self.is_straight else _bend(self.curve, t[None])[0]
+            bent = t if self.is_straight else bend(self.curve, t[None])[0]
             draws[k] = mean + scale * bent
         return draws
 
     @cached_property
     def is_straight(self) -> bool:
         """Whether Q is the identity."""
-        return np.array_equal(self.curve, _straight(self.curve.shape[1]))
+        return np.array_equal(self.curve, straight(self.curve.shape[1]))
 
     def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
         """Return named arrays, for a file."""
@@ -203,13 +202,14 @@ class Readout:
         return named
 
     @classmethod
-    def from_arrays(cls, named: dict[str, np.ndarray]) -> Readout:
-        """Rebuild from the named arrays of a file (`arrays`, without prefix)."""
+    def from_arrays(cls, named: dict[str, np.ndarray], prefix: str = "") -> Readout:
+        """Rebuild from the named arrays of a file (`arrays`)."""
         signal, noise = (
-            LowRank(named[f"{name}_loadings"], named[f"{name}_private"])
+            LowRank(named[f"{prefix}{name}_loadings"], named[f"{prefix}{name}_private"])
             for name in ("signal", "noise")
         )
-        return cls(signal, noise, **{name: named[stored] for name, stored in _STORED.items()})
+        others = {name: named[f"{prefix}{stored}"] for name, stored in _STORED.items()}
+        return cls(signal, noise, **others)
 
 
 # Attributes and their names in files. The checksum of these files seeds the draws, so that a name
@@ -243,7 +243,7 @@ def fit_readout(
       average response.
       Estimates of single voxels are noisy and are shrunk towards that of all (empirical Bayes,
       Efron & Morris 1975, JASA 70:311);
-    - curve: the quantiles of r / s, shrunk towards those of all voxels.
+    - curve: `synbrain_cli.model.curve`, of the quantiles of r / s.
 
     Where no image was repeated, u and e cannot be separated: all residual variance is assigned to
     e, and u is 0. Where few were, their variances are shrunk over voxels.
@@ -279,26 +279,17 @@ def fit_separated(
     """
     of_components, of_dependence, of_noise, of_signal, of_curve = share.split(*TIMES)
     components = VarianceComponents(trials, image_index, means, of_components)
-    noise_variance, signal_variance = components.noise, components.signal
-    n_repeats, degrees = components.n_repeats, components.degrees
     centre, spread = _moments_over_images(means)
-    slope = np.zeros_like(noise_variance)
+    slope = np.zeros_like(components.noise)
     if "signal_dependence" not in without:
         slope = _signal_dependence(components, means, centre, spread)
         of_dependence.to(1)
 
-    noise = LowRank.independent(noise_variance)
-    signal = LowRank.independent(signal_variance)
+    noise = LowRank.independent(components.noise)
+    signal = LowRank.independent(components.signal)
     if "low_rank" not in without:
-        noise = fit_low_rank(
-            components.noise_terms(), degrees, noise_variance, generator, share=of_noise
-        )
-        if signal_variance.any():
-            weight = n_repeats * (n_repeats - 1.0)
-            signal = fit_low_rank(
-                components.signal_terms(), weight, signal_variance, generator, share=of_signal
-            )
-    if "low_rank" not in without:
+        noise = _noise_factors(components, generator, of_noise)
+        signal = _signal_factors(components, generator, of_signal)
         large = [region for region in regions if region.sum() >= MIN_REGION]
         averages = components.of_regions(large)
         noise = add_regions(noise, large, averages.noise)
@@ -309,11 +300,87 @@ def fit_separated(
         slope.astype(np.float32),
         centre.astype(np.float32),
         spread.astype(np.float32),
-        _straight(len(slope)),
+        straight(len(slope)),
     )
     if "curve" not in without:
-        readout = replace(readout, curve=_curve(readout, trials, image_index, means, of_curve))
+        standardised = _standardised(readout, trials, image_index, means)
+        curve = fit_curve(standardised, image_index, means.shape[1], of_curve)
+        readout = replace(readout, curve=curve)
     return readout, components.separation()
+
+
+def fit_image_blind(
+    readout: Readout,
+    trials: np.ndarray,
+    image_index: np.ndarray,
+    pattern: np.ndarray,
+    generator: np.random.Generator,
+    regions: Iterable[np.ndarray] = (),
+) -> Readout:
+    """Fit the distribution of trials of an image that nothing is known of, around one pattern.
+
+    All signal is unexplained: u is the whole of it. The trial noise is that of ``readout``, at the
+    average response; where images were not repeated, it is what trials leave of the pattern. The
+    pattern is the ``centre`` of the result.
+
+    Parameters
+    ----------
+    readout : Readout
+        Fitted to the same trials around predictions of their images.
+    trials : float32 array of shape (n_trials, n_voxels)
+    image_index : int array of shape (n_trials,)
+    pattern : float32 array of shape (n_voxels,)
+    generator : numpy Generator
+    regions : iterable of bool arrays of shape (n_voxels,)
+    """
+    means = np.broadcast_to(pattern, (int(image_index.max()) + 1, len(pattern)))
+    components = VarianceComponents(trials, image_index, means)
+    large = [region for region in regions if region.sum() >= MIN_REGION]
+    averages = components.of_regions(large)
+    noise = readout.noise
+    if not components.separable:
+        noise = add_regions(_noise_factors(components, generator), large, averages.noise)
+    signal = add_regions(_signal_factors(components, generator), large, averages.signal)
+    nothing, one = np.zeros_like(pattern), np.ones_like(pattern)
+    blind = Readout(signal, noise, nothing, pattern, one, straight(len(pattern)))
+    standardised = _standardised(blind, trials, image_index, means)
+    return replace(blind, curve=fit_curve(standardised, image_index, len(pattern)))
+
+
+def _standardised(
+    readout: Readout, trials: np.ndarray, image_index: np.ndarray, means: np.ndarray
+) -> Standardised:
+    """Residuals in standard deviations, of some voxels at a time."""
+    signal, noise = readout.signal.variance, readout.noise.variance
+
+    def standardised(some: slice) -> NDArray[np.float32]:
+        x = _standard(means[:, some], readout.centre[some], readout.spread[some])
+        h = _relative_variance(readout.signal_dependence[some], x)
+        scale = np.sqrt(np.maximum(signal[some] + h * noise[some], 1e-24))
+        residuals = (trials[:, some] - means[image_index, some]).astype(np.float32)
+        return (residuals / scale[image_index]).astype(np.float32)
+
+    return standardised
+
+
+def _noise_factors(
+    components: VarianceComponents, generator: np.random.Generator, share: Share = UNSEEN
+) -> LowRank:
+    """Factors of e, from contrasts of repeats."""
+    terms = components.noise_terms()
+    return fit_low_rank(terms, components.degrees, components.noise, generator, share=share)
+
+
+def _signal_factors(
+    components: VarianceComponents, generator: np.random.Generator, share: Share = UNSEEN
+) -> LowRank:
+    """Factors of u, from products of different repeats."""
+    if not components.signal.any():
+        return LowRank.independent(components.signal)
+    weight = components.n_repeats * (components.n_repeats - 1.0)
+    return fit_low_rank(
+        components.signal_terms(), weight, components.signal, generator, share=share
+    )
 
 
 def _moments_over_images(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -365,87 +432,6 @@ def shrink(estimates: np.ndarray, errors: np.ndarray) -> np.ndarray:
     total = np.maximum(variance + errors**2, 1e-24)
     mean = np.average(estimates, weights=1 / total)
     return mean + variance / total * (estimates - mean)
-
-
-def _straight(n_voxels: int) -> np.ndarray:
-    return np.repeat(NODES[:, None], n_voxels, axis=1)
-
-
-def _curve(
-    readout: Readout,
-    trials: np.ndarray,
-    image_index: np.ndarray,
-    means: np.ndarray,
-    share: Share,
-) -> np.ndarray:
-    """Quantiles of standardised residuals at the normal distribution's `NODES`."""
-    variance = (readout.signal.variance, readout.noise.variance)
-    n_voxels = trials.shape[1]
-    curve, moments = np.empty((len(NODES), n_voxels)), np.empty((2, n_voxels))
-    for some in share.over(_blocks(n_voxels)):
-        x = _standard(means[:, some], readout.centre[some], readout.spread[some])
-        h = _relative_variance(readout.signal_dependence[some], x)
-        scale = np.sqrt(np.maximum(variance[0][some] + h * variance[1][some], 1e-24))
-        residuals = (trials[:, some] - means[image_index, some]).astype(np.float32)
-        standard = residuals / scale[image_index]
-        curve[:, some] = np.quantile(standard, ndtr(NODES), axis=0)
-        moments[:, some] = standard.mean(0), standard.std(0)
-    trust = len(trials) / (len(trials) + CURVE_TRIALS)
-    curve = trust * curve + (1 - trust) * curve.mean(1, keepdims=True)
-    # Few nodes miss some of long tails: mean and variance are made those of the residuals.
-    mean, sd = _moments(curve)
-    return ((curve - mean) * (moments[1] / sd) + moments[0]).astype(np.float32)
-
-
-def _moments(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of Q of a standard normal variable: (n_voxels,) each."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-    weights = weights / weights.sum()
-    values = _bend(curve, np.repeat(nodes[:, None], curve.shape[1], axis=1))
-    mean = weights @ values
-    return mean, np.sqrt(weights @ (values - mean) ** 2)
-
-
-def _sd_of_normal(curve: np.ndarray) -> np.ndarray:
-    r"""Standard deviation of Q of a standard normal variable, in closed form: (n_voxels,).
-
-    Between two nodes Q is c + g t, and over any interval (a, b)
-
-    .. math:: \int \varphi = \Phi(b) - \Phi(a), \quad \int t\varphi = \varphi(a) - \varphi(b),
-        \quad \int t^2 \varphi = \int \varphi + a\varphi(a) - b\varphi(b)
-
-    (`_moments` approximates the same in the fit, to some thousandths.)
-    """
-    nodes, values = NODES.astype(np.float64), curve.astype(np.float64)
-    slope = np.diff(values, axis=0) / np.diff(nodes)[:, None]
-    slope = np.concatenate([np.ones_like(values[:1]), slope, np.ones_like(values[:1])])
-    start = np.concatenate([values[:1] - nodes[0], values - slope[1:] * nodes[:, None]])
-    ends = np.concatenate([[-np.inf], nodes, [np.inf]])
-    density = np.exp(-(ends**2) / 2) / np.sqrt(2 * np.pi)
-    weighted = np.concatenate([[0.0], nodes * density[1:-1], [0.0]])
-    mass, first = np.diff(ndtr(ends)), -np.diff(density)
-    second = mass - np.diff(weighted)
-    mean = mass @ start + first @ slope
-    square = mass @ start**2 + 2 * (first @ (start * slope)) + second @ slope**2
-    return np.sqrt(np.maximum(square - mean**2, 0))
-
-
-def _bend(curve: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Q of (n, n_voxels), by linear interpolation between equally spaced nodes."""
-    position = (t - NODES[0]) / (NODES[1] - NODES[0])
-    j = position.astype(np.int32)
-    np.clip(j, 0, len(NODES) - 2, out=j)
-    part = position - j
-    j *= t.shape[1]
-    j += np.arange(t.shape[1], dtype=np.int32)
-    below = np.take(curve, j)
-    j += t.shape[1]
-    bent = below + (np.take(curve, j) - below) * np.clip(part, 0, 1, out=part)
-    beyond = np.abs(t) > NODES[-1]
-    if beyond.any():
-        far = t[beyond]
-        bent[beyond] += np.minimum(far - NODES[0], 0) + np.maximum(far - NODES[-1], 0)
-    return bent
 
 
 # ------------------------------------------------------------------------------ the mean

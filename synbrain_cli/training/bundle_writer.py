@@ -190,10 +190,7 @@ def _save_predictors(folder: Path, parts: TrainedParts, fitted: FittedDistributi
     save_arrays(folder / "linear.safetensors", parts.linear.arrays())
     linear = parts.held_out.everywhere["linear"][len(examples.train.averages) :]
     baselines = baseline_variances(examples, linear)
-    readout = {"stack": fitted.stack, **fitted.readout.arrays(), **baselines}
-    if fitted.uncertainty is not None:
-        readout |= fitted.uncertainty.arrays()
-    save_arrays(folder / "readout.safetensors", readout)
+    save_arrays(folder / "readout.safetensors", fitted.arrays() | baselines)
 
 
 def _training_record(

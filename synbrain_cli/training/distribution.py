@@ -10,7 +10,13 @@ from synbrain_cli.io.bundle import NoiseShare, Predictor, Rank, ReadoutSummary, 
 from synbrain_cli.metrics.arrays import blockwise
 from synbrain_cli.model.components import Separation
 from synbrain_cli.model.linear import LinearEncoder
-from synbrain_cli.model.readout import Readout, fit_separated, signal_left
+from synbrain_cli.model.readout import (
+    IMAGE_BLIND,
+    Readout,
+    fit_image_blind,
+    fit_separated,
+    signal_left,
+)
 from synbrain_cli.model.similar_images import fit_power
 from synbrain_cli.model.stack import fit_stack
 from synbrain_cli.model.uncertainty import SOME, MeanUncertainty, Residuals, measured_voxels
@@ -67,6 +73,9 @@ class FittedDistribution:
         Stacked predictions of validation images, by predictors that were not fitted to them.
     separation : Separation
         How surely unexplained signal was told from trial noise.
+    image_blind : Readout
+        Of trials around the mean pattern, of images that nothing is known of: the lower bound of
+        what knowing the image tells.
     uncertainty : MeanUncertainty, optional
         How the uncertainty of the mean depends on the image.
     """
@@ -75,7 +84,16 @@ class FittedDistribution:
     readout: Readout
     stacked: np.ndarray
     separation: Separation
+    image_blind: Readout
     uncertainty: MeanUncertainty | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return named arrays, for a file."""
+        named = {"stack": self.stack, **self.readout.arrays()}
+        named |= self.image_blind.arrays(IMAGE_BLIND)
+        if self.uncertainty is not None:
+            named |= self.uncertainty.arrays()
+        return named
 
 
 def fit_distribution(
@@ -111,8 +129,10 @@ def fit_distribution(
     readout, separation = fit_separated(
         trials, index, left_out, generator, regions=examples.regions.values(), share=of_readout
     )
-    apart = generator.spawn(1)[0]
+    apart, blind = generator.spawn(2)
     uncertainty = _fit_uncertainty(held_out.linear, examples, left_out, readout, apart)
+    pattern = examples.both.averages.mean(0, dtype=np.float64).astype(np.float32)
+    image_blind = fit_image_blind(readout, trials, index, pattern, blind, examples.regions.values())
     stacked = left_out[len(examples.train.averages) :]
     if held_out.on_validation:
         before = stacked
@@ -120,7 +140,7 @@ def fit_distribution(
         weights, stacked = fit_stack(beside, val.averages, generator)
         stack = np.concatenate([weights[0] * stack, weights[1:]])
         readout = signal_left(readout, stacked, before, val.averages)
-    return FittedDistribution(stack, readout, stacked, separation, uncertainty)
+    return FittedDistribution(stack, readout, stacked, separation, image_blind, uncertainty)
 
 
 def _fit_uncertainty(

@@ -10,13 +10,12 @@ from scipy import stats
 
 from synbrain_cli.metrics.calibration import LEVELS, coverage, pit, variance_ratio
 from synbrain_cli.metrics.noise_ceiling import ncsnr
-from synbrain_cli.model import readout as module
 from synbrain_cli.model.components import VarianceComponents
 from synbrain_cli.model.covariance import LowRank
+from synbrain_cli.model.curve import NODES, bend, sd_of_normal
 from synbrain_cli.model.draw_key import draw_generator, draw_key
 from synbrain_cli.model.readout import (
     MAX_SIGNAL_DEPENDENCE,
-    NODES,
     LatentReadout,
     Readout,
     fit_readout,
@@ -163,9 +162,9 @@ def test_the_sd_is_exact(rng):
     truth = replace(truth, curve=(jagged - jagged.mean(0)).astype(np.float32))
     t = np.arange(-12, 12, 2.0**-12)
     density = stats.norm.pdf(t) * 2.0**-12
-    bent = module._bend(truth.curve, np.repeat(t[:, None], 30, axis=1))
+    bent = bend(truth.curve, np.repeat(t[:, None], 30, axis=1))
     sd = np.sqrt(density @ bent**2 - (density @ bent) ** 2)
-    np.testing.assert_allclose(module._sd_of_normal(truth.curve), sd, rtol=1e-5)
+    np.testing.assert_allclose(sd_of_normal(truth.curve), sd, rtol=1e-5)
     h = truth.relative_noise_variance(means[:3])
     scale = np.sqrt(truth.signal.variance + h * truth.noise.variance)
     np.testing.assert_allclose(truth.sd(means[:3]), scale * sd, rtol=1e-5)

@@ -1,0 +1,196 @@
+r"""The shape of residuals, voxel by voxel: a monotone curve Q of a standard normal variable.
+
+Q goes through its values at `NODES` in straight lines, and on with slope 1. It is fitted to the
+quantiles of standardised residuals. A voxel's own quantiles are noisy; they are shrunk towards
+those of all voxels, by as much as makes residuals of images that were left out likeliest: where
+all voxels are normal, nearly all the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from synbrain_cli.progress import UNSEEN, Share
+
+Array = NDArray[np.float64]
+# Some voxels → their residuals in standard deviations, float32 (n_trials, n_chosen)
+Standardised = Callable[[slice], NDArray[np.float32]]
+
+# Of Q, in standard deviations: quantiles .005 to .995.
+NODES = np.linspace(-2.6, 2.6, 27).astype(np.float32)
+LEAST_SLOPE = 0.2  # of Q where it is inverted, SD by SD (ours)
+# Trials that count as much as all other voxels for a voxel's Q, of which one number is chosen
+CURVE_TRIALS = (100.0, 300.0, 1e3, 3e3, 1e4, 1e5, np.inf)
+CHOSEN_BY = 512  # voxels, at equal distances, whose residuals choose it
+BLOCK = 512  # voxels that are computed together
+
+
+def straight(n_voxels: int) -> NDArray[np.float32]:
+    """Return the identity, float32 (n_nodes, n_voxels)."""
+    return np.repeat(NODES[:, None], n_voxels, axis=1)
+
+
+def fit_curve(
+    standardised: Standardised, image_index: np.ndarray, n_voxels: int, share: Share = UNSEEN
+) -> NDArray[np.float32]:
+    """Fit Q of every voxel to residuals.
+
+    Parameters
+    ----------
+    standardised : callable
+        Slice of voxels → their residuals in standard deviations, float32 (n_trials, n_chosen).
+    image_index : int array of shape (n_trials,)
+        Image of each trial. Images are left out whole.
+    n_voxels : int
+    share : Share
+        Of a task whose progress is shown.
+
+    Returns
+    -------
+    float32 array of shape (n_nodes, n_voxels)
+        Mean and variance of Q of a standard normal variable are those of the residuals.
+    """
+    curve, moments = np.empty((len(NODES), n_voxels)), np.empty((2, n_voxels))
+    for start in share.over(range(0, n_voxels, BLOCK)):
+        some = slice(start, start + BLOCK)
+        residuals = standardised(some)
+        curve[:, some] = _quantiles(residuals)
+        moments[:, some] = residuals.mean(0), residuals.std(0)
+    some = slice(0, n_voxels, max(1, n_voxels // CHOSEN_BY))
+    count = trials_worth_all_voxels(standardised(some), image_index)
+    curve = _shrink(curve, len(image_index), count)
+    # Few nodes miss some of long tails: mean and variance are made those of the residuals.
+    mean, sd = _moments(curve)
+    return ((curve - mean) * (moments[1] / sd) + moments[0]).astype(np.float32)
+
+
+def trials_worth_all_voxels(residuals: NDArray[np.float32], image_index: np.ndarray) -> float:
+    """Choose how much a voxel's own quantiles count, by residuals of images left out.
+
+    Parameters
+    ----------
+    residuals : float32 array of shape (n_trials, n_voxels)
+        In standard deviations.
+    image_index : int array of shape (n_trials,)
+        Images of even and odd numbers predict one another.
+
+    Returns
+    -------
+    float
+        The one of `CURVE_TRIALS` under which they are likeliest; infinite for one Q of all voxels.
+    """
+    odd = image_index % 2 == 1
+    if not 0 < odd.sum() < len(odd):
+        return np.inf
+    likelihood = np.zeros(len(CURVE_TRIALS))
+    for fitted, left_out in ((odd, ~odd), (~odd, odd)):
+        own = _quantiles(residuals[fitted])
+        sd = np.maximum(residuals[fitted].std(0, dtype=np.float64), 1e-12)
+        for k, count in enumerate(CURVE_TRIALS):
+            curve = _shrink(own, int(fitted.sum()), count)
+            mean, spread = _moments(curve)
+            curve = (curve - mean) * (sd / spread) + residuals[fitted].mean(0, dtype=np.float64)
+            t, log_slope = unbend(curve, residuals[left_out])
+            likelihood[k] -= (t**2 / 2 + log_slope).sum()
+    return float(CURVE_TRIALS[int(likelihood.argmax())])
+
+
+def _quantiles(residuals: NDArray[np.float32]) -> Array:
+    quantiles: Array = np.quantile(residuals, ndtr(NODES), axis=0)
+    return quantiles
+
+
+def _shrink(curve: Array, n_trials: int, count: float) -> Array:
+    """Shrink quantiles (n_nodes, n_voxels) of so many trials towards those of all voxels."""
+    trust = n_trials / (n_trials + count)
+    return trust * curve + (1 - trust) * curve.mean(1, keepdims=True)
+
+
+def _moments(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of Q of a standard normal variable: (n_voxels,) each."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    weights = weights / weights.sum()
+    values = bend(curve, np.repeat(nodes[:, None], curve.shape[1], axis=1))
+    mean = weights @ values
+    return mean, np.sqrt(weights @ (values - mean) ** 2)
+
+
+def sd_of_normal(curve: np.ndarray) -> np.ndarray:
+    r"""Standard deviation of Q of a standard normal variable, in closed form: (n_voxels,).
+
+    Between two nodes Q is c + g t, and over any interval (a, b)
+
+    .. math:: \int \varphi = \Phi(b) - \Phi(a), \quad \int t\varphi = \varphi(a) - \varphi(b),
+        \quad \int t^2 \varphi = \int \varphi + a\varphi(a) - b\varphi(b)
+
+    (`_moments` approximates the same in the fit, to some thousandths.)
+    """
+    nodes, values = NODES.astype(np.float64), curve.astype(np.float64)
+    slope = np.diff(values, axis=0) / np.diff(nodes)[:, None]
+    slope = np.concatenate([np.ones_like(values[:1]), slope, np.ones_like(values[:1])])
+    start = np.concatenate([values[:1] - nodes[0], values - slope[1:] * nodes[:, None]])
+    ends = np.concatenate([[-np.inf], nodes, [np.inf]])
+    density = np.exp(-(ends**2) / 2) / np.sqrt(2 * np.pi)
+    weighted = np.concatenate([[0.0], nodes * density[1:-1], [0.0]])
+    mass, first = np.diff(ndtr(ends)), -np.diff(density)
+    second = mass - np.diff(weighted)
+    mean = mass @ start + first @ slope
+    square = mass @ start**2 + 2 * (first @ (start * slope)) + second @ slope**2
+    return np.sqrt(np.maximum(square - mean**2, 0))
+
+
+def bend(curve: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Q of (n, n_voxels), by linear interpolation between equally spaced nodes."""
+    position = (t - NODES[0]) / (NODES[1] - NODES[0])
+    j = position.astype(np.int32)
+    np.clip(j, 0, len(NODES) - 2, out=j)
+    part = position - j
+    j *= t.shape[1]
+    j += np.arange(t.shape[1], dtype=np.int32)
+    below = np.take(curve, j)
+    j += t.shape[1]
+    bent = below + (np.take(curve, j) - below) * np.clip(part, 0, 1, out=part)
+    beyond = np.abs(t) > NODES[-1]
+    if beyond.any():
+        far = t[beyond]
+        bent[beyond] += np.minimum(far - NODES[0], 0) + np.maximum(far - NODES[-1], 0)
+    return bent
+
+
+def unbend(curve: np.ndarray, values: np.ndarray) -> tuple[Array, Array]:
+    """Invert Q, with slopes of `LEAST_SLOPE` at least.
+
+    Parameters
+    ----------
+    curve : array of shape (n_nodes, n_voxels)
+    values : array of shape (n, n_voxels)
+
+    Returns
+    -------
+    t : float64 array of shape (n, n_voxels)
+        Where Q is ``values``.
+    log_slope : float64 array of shape (n, n_voxels)
+        Log of the slope of Q there.
+    """
+    nodes = NODES.astype(np.float64)
+    steps = np.maximum(
+        np.diff(curve.astype(np.float64), axis=0), LEAST_SLOPE * np.diff(nodes)[:, None]
+    )
+    # Steps that were made steeper move the curve: its middle stays where it is.
+    heights = np.concatenate([np.zeros((1, curve.shape[1])), np.cumsum(steps, axis=0)])
+    middle = len(nodes) // 2
+    heights += curve[middle] - heights[middle]
+    below = (values[None] >= heights[1:-1, None]).sum(0)  # interval of each value, 0 … n_nodes − 2
+    voxel = np.arange(curve.shape[1])
+    width = nodes[1] - nodes[0]
+    slope = steps[below, voxel] / width
+    t = nodes[below] + (values - heights[below, voxel]) / slope
+    low, high = heights[0], heights[-1]
+    t = np.where(values < low, nodes[0] + values - low, t)
+    t = np.where(values > high, nodes[-1] + values - high, t)
+    outside = (values < low) | (values > high)
+    return t, np.where(outside, 0.0, np.log(slope))
