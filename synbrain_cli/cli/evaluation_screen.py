@@ -28,8 +28,13 @@ DRAWS = {
     "coverage_50": "50 % intervals",
     "coverage_90": "90 % intervals",
     "coverage_90_region_means": "90 %, ROI means",
+    "coverage_90_region_differences": "–, differences",
+    "coverage_90_noise_components": "–, noise comp.",
+    "coverage_90_signal_components": "–, signal comp.",
+    "coverage_90_distances": "–, distances",
     "crps": "CRPS",
     "energy_score": "energy score",
+    "variogram_score": "variogram",
     "variance_ratio": "variance ratio",
 }
 RELIABILITY = {
@@ -70,6 +75,7 @@ def print_evaluation(metrics: EvaluationRecord, rois: bool) -> None:
     if rois:
         _print_regions(metrics)
     _print_draws(metrics)
+    _print_likelihood(metrics)
     _print_retrieval(metrics)
     print_notes(metrics.notes)
 
@@ -190,6 +196,26 @@ def reliability_lines(metrics: EvaluationRecord) -> list[str]:
     if metrics.folds is UNSET:  # test trials of folds are those that the ncsnr of the data is of
         lines.append(f"   of test trials:   {listed({k: s.test_trials for k, s in found.items()})}")
     return lines
+
+
+def _print_likelihood(metrics: EvaluationRecord) -> None:
+    """Print how likely the recorded trials are, beside what could be known of them."""
+    from msgspec import UNSET
+
+    found = metrics.likelihood
+    print("\nLikelihood of test trials (bits per voxel and trial above the mean pattern's)")
+    rows = [("told", "model", "95 % CI", "linear+N", "no image", "shuffled")]
+    for told, score in (
+        ("the image", found.given_image),
+        ("and its repeats", found.given_repeats),
+        ("information gain", found.information_gain),
+    ):
+        if score is not UNSET:
+            values = (cell(score.get(key)) for key in ("linear", "image_blind", "shuffled"))
+            rows.append((told, cell(score.model), interval(*score.ci), *values))
+    print_columns(rows, n_left=1)
+    if found.information_gain is not UNSET:
+        print("information gain: 0 told nothing of the image, 1 told it and its other repeats")
 
 
 def _print_retrieval(metrics: EvaluationRecord) -> None:

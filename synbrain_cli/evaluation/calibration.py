@@ -5,7 +5,7 @@ Draws are scored image by image, so that memory does not grow with their number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,10 +16,11 @@ from scipy.stats import binom
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.evaluation.draw_tally import REGION_LEVEL, Tally
+from synbrain_cli.evaluation.draw_tally import SUMMARY_LEVEL, Judged, Tally
 from synbrain_cli.evaluation.imitation import Imitation
 from synbrain_cli.evaluation.predictions import DISTRIBUTIONS, Predictions
 from synbrain_cli.evaluation.settings import EvaluateSettings
+from synbrain_cli.evaluation.summaries import Kind, Summaries
 from synbrain_cli.evaluation.test_set import TestSet, scored_regions
 from synbrain_cli.io.results.evaluation import (
     DrawScore,
@@ -37,6 +38,7 @@ from synbrain_cli.tokens import Tokens
 
 NOISE_FACTORS = (0.25, 0.5, 0.75, 1.0)  # of the published latent noise, nf in [0, 1]
 N_LATENT = 20  # draws of it: each is a pass of the decoder; both scores are fair in their number
+N_PAIRS = 2_000  # of voxels, of the variogram score (ours)
 ACCEPTABLE = (0.84, 0.96)  # 90 % coverage of a voxel or region; outside it a note is made
 
 Masks = Mapping[str, NDArray[np.bool_]]
@@ -138,11 +140,18 @@ class _Scoring:
         self._brain, self._test, self._predictions = brain, test, predictions
         self._n_draws, self._seed = settings.n_draws, seed
         self._generator = np.random.default_rng([seed, 2])
-        averaging = _averaging(scored_regions(brain), brain.n_voxels)
+        judged = Judged(
+            Summaries.of(
+                scored_regions(brain),
+                brain.distribution.readout.noise.loadings,
+                predictions["model"],
+            ),
+            _pairs(brain.n_voxels, np.random.default_rng([seed, 4])),
+        )
         names = (*DISTRIBUTIONS, "shuffled")
         factors = NOISE_FACTORS if settings.latent and brain.config.has_networks else ()
-        self.tallies = {name: Tally(test.n_images, averaging) for name in names}
-        self._latents = {factor: Tally(test.n_images, averaging) for factor in factors}
+        self.tallies = {name: Tally(test.n_images, judged) for name in names}
+        self._latents = {factor: Tally(test.n_images, judged) for factor in factors}
         self.imitation = Imitation(brain.n_voxels, test.n_repeats, self._generator)
 
     def add(self, image: int) -> None:
@@ -186,11 +195,13 @@ class _Scoring:
         return min(self._latents, key=lambda f: self._latents[f].energy_image.mean())
 
 
-def _averaging(regions: Masks, n_voxels: int) -> NDArray[np.float32]:
-    """Voxels → region means: float32 (n_voxels, n_regions)."""
-    masks = np.array(list(regions.values()), np.float32).reshape(len(regions), n_voxels).T
-    weights: NDArray[np.float32] = masks / np.maximum(masks.sum(0), 1)
-    return weights
+def _pairs(n_voxels: int, generator: np.random.Generator) -> NDArray[np.intp]:
+    """Pairs of voxels at random: int (N_PAIRS, 2), or all where these are fewer."""
+    if n_voxels * (n_voxels - 1) // 2 <= N_PAIRS:
+        return np.stack(np.triu_indices(n_voxels, 1), 1)
+    first = generator.integers(n_voxels, size=N_PAIRS)
+    second = (first + generator.integers(1, n_voxels, size=N_PAIRS)) % n_voxels
+    return np.stack([first, second], 1)
 
 
 @torch.inference_mode()
@@ -218,9 +229,14 @@ def _scores(
         coverage_80=coverage[1],
         coverage_90=coverage[2],
         coverage_95=coverage[3],
-        coverage_90_region_means=_region_means(tallies, regions, bootstrap) if regions else UNSET,
+        coverage_90_region_means=_summaries(tallies, "region_means", bootstrap, list(regions)),
+        coverage_90_region_differences=_summaries(tallies, "region_differences", bootstrap),
+        coverage_90_noise_components=_summaries(tallies, "noise_components", bootstrap),
+        coverage_90_signal_components=_summaries(tallies, "signal_components", bootstrap),
+        coverage_90_distances=_summaries(tallies, "distances", bootstrap),
         crps=_crps(tallies, regions, bootstrap),
-        energy_score=_energy_score(tallies, bootstrap),
+        energy_score=_of_patterns(tallies, lambda tally: tally.energy_image, bootstrap),
+        variogram_score=_variogram_score(tallies, bootstrap),
         variance_ratio=_variance_ratio(tallies, recorded, regions),
         variance_ratio_median_voxel=replace(
             _beside(tallies, lambda t: float(known_median(_ratio(t.variance(), recorded)))),
@@ -261,21 +277,34 @@ def _coverage(
     return replace(_beside(tallies, covered), nominal=level, ci=interval, roi=by_region)
 
 
-def _region_means(tallies: Mapping[str, Tally], regions: Masks, bootstrap: Bootstrap) -> DrawScore:
-    """Share of trials whose mean over a region is within the central 90 % of the draws'.
+def _summaries(
+    tallies: Mapping[str, Tally], kind: Kind, bootstrap: Bootstrap, names: Sequence[str] = ()
+) -> DrawScore | UnsetType:
+    """Share of trials whose summaries are within the central 90 % of the draws'.
 
-    The draws of single voxels can be right while voxels vary together too little, or too much.
+    Absent where there is no summary of the kind. ``names`` are those of single summaries.
     """
     model = tallies["model"]
+    columns = model.judged.summaries.kinds.get(kind)
+    if columns is None:
+        return UNSET
+    # Distances are of every image but the first
+    known = np.isfinite(model.inside_summaries[:, columns]).all(1)
+
+    def inside(tally: Tally) -> NDArray[np.float64]:
+        return tally.inside_summaries[known, columns]
 
     def covered(tally: Tally) -> float | None:
-        return float(tally.inside_regions.mean()) if tally.reaches(REGION_LEVEL) else None
+        return float(inside(tally).mean()) if tally.reaches(SUMMARY_LEVEL) else None
 
+    by_name = dict(zip(names, inside(model).mean(0).tolist(), strict=False))
+    histogram = model.summary_histogram[columns].sum(0)
     return replace(
         _beside(tallies, covered),
-        nominal=REGION_LEVEL,
-        ci=bootstrap.limits_of_mean(model.inside_regions.mean(1)),
-        roi=dict(zip(regions, model.inside_regions.mean(0).tolist(), strict=True)),
+        nominal=SUMMARY_LEVEL,
+        ci=bootstrap.limits_of_mean(inside(model).mean(1)),
+        roi=by_name or UNSET,
+        pit_histogram=(histogram / histogram.mean()).round(4).tolist(),
     )
 
 
@@ -292,11 +321,22 @@ def _crps(tallies: Mapping[str, Tally], regions: Masks, bootstrap: Bootstrap) ->
     )
 
 
-def _energy_score(tallies: Mapping[str, Tally], bootstrap: Bootstrap) -> DrawScore:
-    """Energy score of whole patterns."""
-    per_image = {name: tally.energy_image for name, tally in tallies.items()}
+def _variogram_score(tallies: Mapping[str, Tally], bootstrap: Bootstrap) -> DrawScore | UnsetType:
+    """Variogram score of patterns; absent for a single voxel."""
+    if not len(tallies["model"].judged.pairs):
+        return UNSET
+    return _of_patterns(tallies, lambda tally: tally.variogram_image, bootstrap)
+
+
+def _of_patterns(
+    tallies: Mapping[str, Tally],
+    of_images: Callable[[Tally], NDArray[np.float64]],
+    bootstrap: Bootstrap,
+) -> DrawScore:
+    """A score of whole patterns that is a mean over images."""
+    per_image = {name: of_images(tally) for name, tally in tallies.items()}
     return replace(
-        _beside(tallies, lambda t: float(t.energy_image.mean())),
+        _beside(tallies, lambda tally: float(of_images(tally).mean())),
         ci=bootstrap.limits_of_mean(per_image["model"]),
         gain_ci=_gains(per_image, bootstrap),
     )

@@ -7,10 +7,26 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from synbrain_cli.evaluation.summaries import Summaries
 from synbrain_cli.io.results.evaluation import N_BINS
 from synbrain_cli.metrics.calibration import LEVELS, Ensemble, pit
 
-REGION_LEVEL = 0.9  # of the intervals in which trials' region means are counted
+SUMMARY_LEVEL = 0.9  # of the intervals in which summaries of trials are counted
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is judged of draws beside single voxels and whole patterns.
+
+    Attributes
+    ----------
+    summaries : Summaries
+    pairs : int array of shape (n_pairs, 2)
+        Of voxels, of the variogram score.
+    """
+
+    summaries: Summaries
+    pairs: NDArray[np.intp]
 
 
 @dataclass
@@ -20,8 +36,8 @@ class Tally:
     Parameters
     ----------
     n_images : int
-    averaging : float32 array of shape (n_voxels, n_regions)
-        Voxels → region means.
+    judged : Judged
+        What is judged beside single voxels and whole patterns.
 
     Attributes
     ----------
@@ -31,18 +47,20 @@ class Tally:
         Trials inside each central interval; and their share, over an image's trials and voxels.
     crps, crps_image : arrays of shape (n_voxels,) and (n_images,)
         Sum over trials; and mean over an image's trials and voxels.
-    energy_image : array of shape (n_images,)
+    energy_image, variogram_image : arrays of shape (n_images,)
         Mean over an image's trials.
     moments : array of shape (2, n_voxels)
         Sums of draws and of their squares.
-    inside_regions : array of shape (n_images, n_regions)
-        Share of an image's trials whose region mean is inside the central 90 % of the draws'.
+    inside_summaries : array of shape (n_images, n_summaries)
+        Share of an image's trials whose summary is inside the central 90 % of the draws'.
+    summary_histogram : array of shape (n_summaries, N_BINS)
+        Trials by the rank of their summary.
     n_trials, n_draws : int
         Numbers scored so far.
     """
 
     n_images: int
-    averaging: NDArray[np.float32]  # (n_voxels, n_regions): voxels → region means
+    judged: Judged
     n_trials: int = 0
     histogram: NDArray[np.float64] = field(init=False)
     inside: NDArray[np.float64] = field(init=False)
@@ -51,19 +69,24 @@ class Tally:
     crps_image: NDArray[np.float64] = field(init=False)
     energy_image: NDArray[np.float64] = field(init=False)
     moments: NDArray[np.float64] = field(init=False)
-    inside_regions: NDArray[np.float64] = field(init=False)
+    variogram_image: NDArray[np.float64] = field(init=False)
+    inside_summaries: NDArray[np.float64] = field(init=False)
+    summary_histogram: NDArray[np.float64] = field(init=False)
     n_draws: int = 0
+    _before: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
     def __post_init__(self) -> None:
         self.histogram = np.zeros(N_BINS)
-        n_voxels, n_regions = self.averaging.shape
+        n_voxels = len(self.judged.summaries.weights)
         self.inside = np.zeros((len(LEVELS), n_voxels))
         self.inside_image = np.zeros((self.n_images, len(LEVELS)))
         self.crps = np.zeros(n_voxels)
         self.crps_image = np.zeros(self.n_images)
         self.energy_image = np.zeros(self.n_images)
         self.moments = np.zeros((2, n_voxels))
-        self.inside_regions = np.zeros((self.n_images, n_regions))
+        self.variogram_image = np.zeros(self.n_images)
+        self.inside_summaries = np.full((self.n_images, self.judged.summaries.n), np.nan)
+        self.summary_histogram = np.zeros((self.judged.summaries.n, N_BINS))
 
     def add(
         self,
@@ -96,13 +119,35 @@ class Tally:
         self.crps_image[image] = score.mean(dtype=np.float64)
         self.energy_image[image] = draws.energy_score(trials).mean(dtype=np.float64)
         self.moments += draws.total, draws.squares
-        if self.averaging.size:
-            means = (trials @ self.averaging, draws.draws @ self.averaging)
-            # Random numbers of their own: those of voxels are the same with and without regions.
-            rank = pit(*means, generator.spawn(1)[0])
-            self.inside_regions[image] = (np.abs(rank - 0.5) <= REGION_LEVEL / 2).mean(0)
+        self.variogram_image[image] = draws.variogram_score(trials, self.judged.pairs).mean()
+        # Random numbers of their own: those of voxels are the same with and without regions.
+        self._add_summaries(image, trials, draws.draws, generator.spawn(1)[0])
         self.n_trials += len(trials)
         self.n_draws += len(draws)
+
+    def _add_summaries(
+        self,
+        image: int,
+        trials: NDArray[np.float32],
+        draws: NDArray[np.float32],
+        generator: np.random.Generator,
+    ) -> None:
+        """Rank summaries of trials among those of draws; distances are to the image before."""
+        before, self._before = self._before, (trials[:1], draws)
+        if not self.judged.summaries.n:
+            return
+        others = (
+            [None, None] if before is None else [np.repeat(before[0], len(trials), 0), before[1]]
+        )
+        recorded, drawn = (
+            self.judged.summaries(patterns, other)
+            for patterns, other in zip((trials, draws), others, strict=True)
+        )
+        rank = pit(recorded, drawn, generator)
+        inside = np.abs(rank - 0.5) <= SUMMARY_LEVEL / 2
+        self.inside_summaries[image] = np.where(np.isnan(rank), np.nan, inside).mean(0)
+        for column, histogram in zip(rank.T, self.summary_histogram, strict=True):
+            histogram += np.histogram(column[np.isfinite(column)], N_BINS, (0, 1))[0]
 
     def reaches(self, level: float) -> bool:
         """False where the interval would reach beyond the outermost of so few draws."""

@@ -38,7 +38,7 @@ from synbrain_cli.brain.drawing import Drawing, RepeatedGenerators, draw_around
 from synbrain_cli.brain.loading import Distribution
 from synbrain_cli.datasets.splits import LEAST, split_trials
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.predictions import DISTRIBUTIONS, Predictions
+from synbrain_cli.evaluation.predictions import DISTRIBUTIONS, Around, Predictions
 from synbrain_cli.evaluation.test_set import TestSet, derangement
 from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.io.prepared import PreparedSubject
@@ -46,7 +46,7 @@ from synbrain_cli.io.results.evaluation import FoldSizes
 from synbrain_cli.io.seal import is_kept, keep
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import WorkFolder
-from synbrain_cli.model.readout import Readout
+from synbrain_cli.model.readout import IMAGE_BLIND, Readout
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.distribution import (
@@ -207,6 +207,7 @@ class FoldFit:
             mean_pattern=named["mean_pattern"],
             linear_variance=named["linear_variance"],
             trial_variance=named["trial_variance"],
+            image_blind=Readout.from_arrays(named, IMAGE_BLIND),
         )
         return cls(
             model=named["model"],
@@ -219,7 +220,10 @@ class FoldFit:
 
     def save(self, path: Path) -> None:
         """Save it for the run that continues an interrupted one."""
-        parts = vars(self) | vars(self.distribution) | self.distribution.readout.arrays()
+        known = self.distribution
+        parts = vars(self) | vars(known) | known.readout.arrays()
+        if known.image_blind is not None:
+            parts |= known.image_blind.arrays(IMAGE_BLIND)
         arrays = {k: v for k, v in parts.items() if isinstance(v, np.ndarray)}
         save_arrays(path, arrays)
         keep(path)
@@ -263,6 +267,7 @@ def fit_fold(brain: Brain, part: TestSet, recovery: Path) -> FoldFit:
         mean_pattern=examples.both.averages.mean(0, dtype=np.float64).astype(np.float32),
         linear_variance=baselines["linear_variance"],
         trial_variance=baselines["trial_variance"],
+        image_blind=fitted.image_blind,
     )
     seen = examples.scaler(part.tokens)
     linear_prediction = linear.predict(seen)
@@ -318,16 +323,43 @@ class PooledPredictions(Predictions):
         names: Sequence[str] = DISTRIBUTIONS,
     ) -> Iterator[NDArray[np.float32]]:
         """Draw single trials of one image by the fit that did not see it: see `Predictions`."""
-        number, group = next((k, g) for k, g in enumerate(test.groups) if image < g.stop)
-        fit = self.load_fit(number)
-        known = fit.distribution
         generators = RepeatedGenerators(drawing, test.digests[image], brain.config.fingerprint)
+        fit, around = self._fit_of(test, image)[0], self.around(brain, test, image)
         for name in names:
-            relative = None if fit.relative is None else fit.relative[image - group.start]
-            own = known.readout.of_image(relative)
-            readout = own if name == "model" else known.normal_noise[name]
-            mean = fit.from_unit(self[name][image])
-            yield fit.to_unit(draw_around(mean, readout, generators))
+            drawn = draw_around(around[name].mean, around[name].readout, generators)
+            yield fit.to_unit(drawn)
+
+    def around(self, brain: Brain, test: TestSet, image: int) -> dict[str, Around]:
+        """Return the distributions around an image's predictions, in the unit of its fit."""
+        fit, group = self._fit_of(test, image)
+        known, other = fit.distribution, int(self.shuffle[image])
+        is_within = group.start <= other < group.stop  # not where folds hold one image
+
+        def of_image(number: int) -> Readout:
+            relative = None if fit.relative is None else fit.relative[number - group.start]
+            return known.readout.of_image(relative)
+
+        readouts = {
+            "model": of_image(image),
+            "shuffled": of_image(other) if is_within else known.readout,
+            **known.normal_noise,
+        }
+        found = {
+            name: Around(fit.from_unit(self[name][image]), readout)
+            for name, readout in readouts.items()
+        }
+        if known.image_blind is not None:
+            found["image_blind"] = Around(known.image_blind.centre, known.image_blind)
+        return found
+
+    def recorded(self, test: TestSet, image: int) -> Array:
+        """Trials of one image, in the unit of its fit."""
+        return self._fit_of(test, image)[0].from_unit(super().recorded(test, image))
+
+    def _fit_of(self, test: TestSet, image: int) -> tuple[FoldFit, slice]:
+        """Fit that did not see an image, and the images of its fold."""
+        number, group = next((k, g) for k, g in enumerate(test.groups) if image < g.stop)
+        return self.load_fit(number), group
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,20 @@ from synbrain_cli.run import RunContext
 DISTRIBUTIONS = ("model", "linear", "mean_pattern")  # whose draws are scored beside one another
 
 
+@dataclass(frozen=True)
+class Around:
+    """The distribution of single trials of one image around one prediction of it.
+
+    Attributes
+    ----------
+    mean : float32 array of shape (n_voxels,)
+    readout : Readout
+    """
+
+    mean: NDArray[np.float32]
+    readout: Readout
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """What a model, its baselines and controls predict for the test images, standardised.
@@ -111,20 +125,45 @@ class Predictions:
         ------
         float32 array of shape (n_draws, n_voxels), standardised
         """
-        known = brain.distribution
         generators = RepeatedGenerators(drawing, test.digests[image], brain.config.fingerprint)
+        around = self.around(brain, test, image)
         for name in names:
-            is_model = name == "model"
-            readout = self.readout_of(brain, image) if is_model else known.normal_noise[name]
-            yield draw_around(self[name][image], readout, generators)
+            yield draw_around(around[name].mean, around[name].readout, generators)
+
+    def around(self, brain: Brain, test: TestSet, image: int) -> dict[str, Around]:
+        """Return the distributions of one image's trials, by name.
+
+        "model"; "linear" and "mean_pattern", with independent normal noise; "shuffled", the model's
+        for another image; "image_blind", of images that nothing is known of, where the model has
+        it.
+        """
+        known, other = brain.distribution, int(self.shuffle[image])
+        noise = known.normal_noise
+        found = {
+            "model": Around(self["model"][image], self.readout_of(brain, image)),
+            "linear": Around(self["linear"][image], noise["linear"]),
+            "mean_pattern": Around(self["mean_pattern"][image], noise["mean_pattern"]),
+            "shuffled": Around(self["shuffled"][image], self._readout(brain, other)),
+        }
+        if known.image_blind is not None:
+            found["image_blind"] = Around(known.image_blind.centre, known.image_blind)
+        return found
+
+    def recorded(self, test: TestSet, image: int) -> NDArray[np.float32]:
+        """Trials of one image, in the unit of `around`: (n_trials, n_voxels)."""
+        trials: NDArray[np.float32] = test.trials[test.image_index == image]
+        return trials
 
     def readout_of(self, brain: Brain, image: int) -> Readout:
         """Distribution around an image's mean; that of the image asked for last is kept."""
         if image not in self._kept:
-            relative = None if self.relative is None else self.relative[image]
             self._kept.clear()
-            self._kept[image] = brain.distribution.readout.of_image(relative)
+            self._kept[image] = self._readout(brain, image)
         return self._kept[image]
+
+    def _readout(self, brain: Brain, image: int) -> Readout:
+        relative = None if self.relative is None else self.relative[image]
+        return brain.distribution.readout.of_image(relative)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         """Predictions of one name: (n_images, n_voxels)."""

@@ -7,6 +7,7 @@ import pandas as pd
 from synbrain_cli.io.results.evaluation import (
     DrawScore,
     EvaluationRecord,
+    LikelihoodScore,
     NoiseCorrelationScore,
     ReliabilityScore,
     ResponseScore,
@@ -65,4 +66,23 @@ def draws_table(metrics: EvaluationRecord) -> pd.DataFrame:
             {"region": region, "score": score, "model": value}
             for region, value in known.get("roi", {}).items()
         ]
+    return pd.DataFrame(rows)
+
+
+def likelihood_table(metrics: EvaluationRecord) -> pd.DataFrame:
+    """Likelihoods of the recorded trials: one row each, one column per distribution."""
+    rows = []
+    for score, values in metrics.likelihood.items():
+        low, high = values.ci
+        others = {n: values.get(n) for n in ("linear", "image_blind", "shuffled")}
+        rows.append(
+            {
+                "region": "all",
+                "score": f"{score}_bits" if isinstance(values, LikelihoodScore) else score,
+                "model": values.model,
+                "ci_low": low,
+                "ci_high": high,
+                **others,
+            }
+        )
     return pd.DataFrame(rows)

@@ -6,16 +6,16 @@ trial among the draws is uniform (``pit``, ``coverage``), and draws have the sam
 `synbrain_cli.metrics.noise_correlation`. ``crps`` and ``energy_score`` are proper scores: the true
 distribution has the best expected score.
 
-``pit``, ``crps`` and ``energy_score`` take the recorded trials of one image, (n_trials, n_voxels),
-and the draws for that image, (n_draws, n_voxels). They return one row per trial, to be joined
-over images. ``variance_ratio`` takes all test images at once; ``line_agreement`` takes one number
-per voxel.
+``pit``, ``crps``, ``energy_score`` and ``variogram_score`` take the recorded trials of one image,
+(n_trials, n_voxels), and the draws for that image, (n_draws, n_voxels). They return one row per
+trial, to be joined over images. ``variance_ratio`` takes all test images at once;
+``line_agreement`` takes one number per voxel.
 
 Everywhere here:
 
 - draws are compared with single trials, never with averages over repeats, which vary less;
-- ``crps``, ``energy_score`` and ``variance_ratio`` return the dtype of the input (float64 for
-  integers); sums are taken in float64;
+- ``crps``, ``energy_score``, ``variogram_score`` and ``variance_ratio`` return the dtype of the
+  input (float64 for integers); sums are taken in float64;
 - a missing value (NaN) makes the results it enters NaN; the two exceptions, ``pit_histogram`` and
   ``line_agreement``, say so.
 """
@@ -138,6 +138,33 @@ def energy_score(trials: ArrayLike, draws: ArrayLike) -> np.ndarray:
     return Ensemble(draws).energy_score(trials)
 
 
+def variogram_score(trials: ArrayLike, draws: ArrayLike, pairs: NDArray[np.integer]) -> np.ndarray:
+    r"""Variogram score of the draws as patterns over voxels, one per trial.
+
+    .. math:: \frac1P \sum_{(v, w)} \Big( |y_v - y_w|^{1/2}
+        - \frac1M \sum_m |x_{mv} - x_{mw}|^{1/2} \Big)^2
+
+    less the part of it that is due to so few draws, so that it is fair (Scheuerer & Hamill 2015,
+    *Monthly Weather Review* 143, of order 1/2). It judges how voxels vary together, to which the
+    ``energy_score`` is nearly blind, and does not notice a bias that all voxels share.
+
+    Parameters
+    ----------
+    trials : array of shape (n_trials, n_voxels)
+        Recorded single trials of one image.
+    draws : array of shape (n_draws, n_voxels)
+        Draws for that image, in the same unit. At least two.
+    pairs : int array of shape (n_pairs, 2)
+        Pairs of voxels, all of the same weight.
+
+    Returns
+    -------
+    array of shape (n_trials,)
+        In the unit of the responses; lower is better. NaN where a voxel of a pair is missing.
+    """
+    return Ensemble(draws).variogram_score(trials, pairs)
+
+
 class Ensemble:
     """Draws of one image, for several scores of several sets of trials.
 
@@ -186,6 +213,17 @@ class Ensemble:
         at_least_two(len(self), "a fair score", "draws")
         error = cdist(trials.astype(np.float64), self.draws.astype(np.float64)).mean(1)
         return (error - self._distance / 2).astype(float_dtype(trials, self.draws))
+
+    def variogram_score(self, trials: ArrayLike, pairs: NDArray[np.integer]) -> np.ndarray:
+        """Variogram scores of trials: see `variogram_score`."""
+        trials = self._same_voxels(trials)
+        at_least_two(len(self), "a fair score", "draws")
+        first, second = np.asarray(pairs).T
+        drawn = np.sqrt(np.abs(self.draws[:, first] - self.draws[:, second]))
+        recorded = np.sqrt(np.abs(trials[:, first] - trials[:, second]))
+        error = (recorded - drawn.mean(0, dtype=np.float64)) ** 2
+        by_chance = drawn.var(0, ddof=1, dtype=np.float64).mean() / len(self)
+        return (error.mean(1) - by_chance).astype(float_dtype(trials, self.draws))
 
     @cached_property
     def total(self) -> NDArray[np.float64]:

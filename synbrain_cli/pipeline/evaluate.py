@@ -18,6 +18,7 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.calibration import Calibration, calibrate
 from synbrain_cli.evaluation.doubt import doubtful_scores, notes_on_doubt
 from synbrain_cli.evaluation.folds import Folds
+from synbrain_cli.evaluation.likelihood import score_likelihood
 from synbrain_cli.evaluation.needs import evaluation_bytes
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
@@ -25,7 +26,7 @@ from synbrain_cli.evaluation.response_scores import ResponseResults, ResponseSco
 from synbrain_cli.evaluation.results_writer import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.retrieval import retrieve
 from synbrain_cli.evaluation.settings import EvaluateSettings, check_draws
-from synbrain_cli.evaluation.tables import draws_table, scores_table
+from synbrain_cli.evaluation.tables import draws_table, likelihood_table, scores_table
 from synbrain_cli.evaluation.test_set import UNITS, TestSet
 from synbrain_cli.io.files import versions
 from synbrain_cli.io.prepared import PreparedSubject
@@ -34,6 +35,7 @@ from synbrain_cli.io.results.evaluation import (
     VOXELS,
     EvaluationRecord,
     FoldSizes,
+    LikelihoodScores,
     RetrievalScores,
 )
 from synbrain_cli.io.results.record import ModelProvenance, finite
@@ -75,6 +77,14 @@ class EvaluateResult:
         """One row per score of the draws."""
         return draws_table(self.metrics)
 
+    def likelihood_table(self) -> pd.DataFrame:
+        """One row per likelihood of the recorded trials."""
+        return likelihood_table(self.metrics)
+
+    def tables(self) -> list[pd.DataFrame]:
+        """All of them, as ``metrics.tsv`` has them."""
+        return [self.table(), self.draws_table(), self.likelihood_table()]
+
     def paper_table(self) -> pd.DataFrame:
         """The published table's columns, on its scale."""
         return paper_table(self.metrics)
@@ -92,7 +102,7 @@ def evaluate(
     """Score a model on its subject's test images, or its recipe on all images, by folds.
 
     An interrupted evaluation continues after the last step that it finished: refits to folds,
-    scores of responses, scores of draws, retrieval.
+    scores of responses, scores of draws, likelihood, retrieval.
 
     Parameters
     ----------
@@ -143,6 +153,12 @@ def evaluate(
         draws = work.once(
             "draws", Calibration, lambda: calibrate(brain, test, predictions, settings, run)
         )
+        with run.progress.stage("likelihood of test trials") as share:
+            likelihood = work.once(
+                "likelihood",
+                LikelihoodScores,
+                lambda: score_likelihood(brain, test, predictions, bootstrap, share),
+            )
         retrieval: RetrievalScores | UnsetType = UNSET
         if test.least_group > 1:
             with run.progress.stage("retrieval") as share:
@@ -162,14 +178,15 @@ def evaluate(
             *notes_on_doubt(doubtful_scores(responses.overall, test.n_images)),
             *test.notes,
         ]
-        steps = _Steps(responses, draws, retrieval, folds.sizes if folds else UNSET)
+        sizes = folds.sizes if folds else UNSET
+        steps = _Steps(responses, draws, likelihood, retrieval, sizes)
         metrics = _metrics(brain, test, steps, notes, settings, run)
         result = EvaluateResult(folder, metrics, _voxels_table(brain, scorer, draws))
         write_results(
             work,
             {
                 METRICS: metrics,
-                "metrics.tsv": Table(pd.concat([result.table(), result.draws_table()])),
+                "metrics.tsv": Table(pd.concat(result.tables())),
                 VOXELS: Table(result.voxels, "%.5g"),
                 "calibration.png": plot_calibration(metrics, result.voxels),
             },
@@ -183,6 +200,7 @@ class _Steps:
 
     responses: ResponseResults
     draws: Calibration
+    likelihood: LikelihoodScores
     retrieval: RetrievalScores | UnsetType
     folds: FoldSizes | UnsetType
 
@@ -221,6 +239,7 @@ def _metrics(
         retrieval=steps.retrieval,
         folds=steps.folds,
         draws=steps.draws.scores,
+        likelihood=steps.likelihood,
         doubtful=doubtful_scores(steps.responses.overall, test.n_images),
         notes=notes,
         provenance=provenance,

@@ -26,6 +26,11 @@ from synbrain_cli.io.results.record import (
 )
 
 METRICS, VOXELS = "metrics.json", "voxels.tsv"
+N_BINS = 20  # of PIT histograms
+# A density of equal bins from 0 to 1, whose mean is 1.
+Histogram = Annotated[
+    list[Annotated[float, Meta(ge=0, le=N_BINS)]], Meta(min_length=N_BINS, max_length=N_BINS)
+]
 
 
 class ResponseScore(Result, frozen=True, kw_only=True):
@@ -120,6 +125,8 @@ class DrawScore(Result, frozen=True, kw_only=True):
         Region → value of ``model`` in it.
     gain_ci : dict
         95 % interval of the difference between each other distribution and ``model``.
+    pit_histogram : list of float
+        Density of the rank of recorded trials among the model's draws, in 20 bins; of summaries.
     """
 
     model: Number
@@ -132,6 +139,7 @@ class DrawScore(Result, frozen=True, kw_only=True):
     ci: Interval | Absent = UNSET
     roi: dict[str, Number] | Absent = UNSET
     gain_ci: dict[str, Interval] | Absent = UNSET
+    pit_histogram: Histogram | Absent = UNSET
 
 
 class ReliabilityScore(Result, frozen=True, kw_only=True):
@@ -183,13 +191,6 @@ class LatentNoiseFactor(Result, frozen=True, kw_only=True):
     crps: dict[str, Number]
 
 
-N_BINS = 20  # of PIT histograms
-# A density of equal bins from 0 to 1, whose mean is 1.
-Histogram = Annotated[
-    list[Annotated[float, Meta(ge=0, le=N_BINS)]], Meta(min_length=N_BINS, max_length=N_BINS)
-]
-
-
 class PITHistograms(Result, frozen=True, kw_only=True):
     """Density of the rank of recorded trials among the draws of each distribution, in 20 bins.
 
@@ -217,8 +218,15 @@ class DrawScores(Result, frozen=True, kw_only=True):
         Share of recorded trials within the central interval of draws.
     coverage_90_region_means : DrawScore
         The same for means over regions; absent where there are no regions.
+    coverage_90_region_differences, coverage_90_noise_components, coverage_90_signal_components,
+    coverage_90_distances : DrawScore
+        The same for differences of two region means, for projections on the directions of most
+        noise and of most signal, and for the distance of a trial from a trial of another image
+        (Euclidean, and one minus correlation). Absent where there are none.
     crps, energy_score : DrawScore
         Lower is better.
+    variogram_score : DrawScore
+        How voxels vary together; lower is better. Absent for a single voxel.
     variance_ratio, variance_ratio_median_voxel : DrawScore
         Total variance of draws divided by that of recorded trials.
     pit_histogram : PITHistograms
@@ -236,8 +244,13 @@ class DrawScores(Result, frozen=True, kw_only=True):
     coverage_90: DrawScore
     coverage_95: DrawScore
     coverage_90_region_means: DrawScore | Absent = UNSET
+    coverage_90_region_differences: DrawScore | Absent = UNSET
+    coverage_90_noise_components: DrawScore | Absent = UNSET
+    coverage_90_signal_components: DrawScore | Absent = UNSET
+    coverage_90_distances: DrawScore | Absent = UNSET
     crps: DrawScore
     energy_score: DrawScore
+    variogram_score: DrawScore | Absent = UNSET
     variance_ratio: DrawScore
     variance_ratio_median_voxel: DrawScore
     pit_histogram: PITHistograms
@@ -246,6 +259,72 @@ class DrawScores(Result, frozen=True, kw_only=True):
     ncsnr_slope: ReliabilityScore | Absent = UNSET
     ncsnr_median_ratio: ReliabilityScore | Absent = UNSET
     noise_correlation: NoiseCorrelationScore | Absent = UNSET
+
+
+class LikelihoodScore(Result, frozen=True, kw_only=True):
+    """Log-likelihood of recorded test trials, jointly over voxels.
+
+    In bits per voxel and trial, above that of the mean pattern with independent normal noise.
+
+    Attributes
+    ----------
+    model : float or None
+    linear : float or None
+        Linear encoder with independent normal noise. Absent given other repeats, which tell it
+        nothing.
+    image_blind : float or None
+        Of images that nothing is known of, with the same trial noise. Absent of models of earlier
+        versions.
+    shuffled : float or None
+        Model, for another image.
+    ci : pair of float or None
+        95 % interval of ``model`` over images.
+    gain_ci : dict
+        95 % interval of the difference between ``model`` and each of the others.
+    """
+
+    model: Number
+    linear: Number | Absent = UNSET
+    image_blind: Number | Absent = UNSET
+    shuffled: Number
+    ci: Interval
+    gain_ci: dict[str, Interval]
+
+
+class InformationGain(Result, frozen=True, kw_only=True):
+    """Share of what can be known of a trial that the image tells the model.
+
+    Attributes
+    ----------
+    model, shuffled : float or None
+        0 as for the image-blind model, 1 as for the model that is told the other repeats of the
+        image as well.
+    ci : pair of float or None
+        95 % interval of ``model`` over images.
+    """
+
+    model: Number
+    shuffled: Number
+    ci: Interval
+
+
+class LikelihoodScores(Result, frozen=True, kw_only=True):
+    """Likelihood of the recorded trials (`synbrain_cli.model.density`).
+
+    Attributes
+    ----------
+    given_image : LikelihoodScore
+        Of single trials.
+    given_repeats : LikelihoodScore
+        Of every trial of repeated images, given the other repeats of its image as well. Absent
+        where no test image was shown twice.
+    information_gain : InformationGain
+        Normalised, over repeated images. Absent without these and without an image-blind model.
+    """
+
+    given_image: LikelihoodScore
+    given_repeats: LikelihoodScore | Absent = UNSET
+    information_gain: InformationGain | Absent = UNSET
 
 
 class RetrievalScore(Result, frozen=True, kw_only=True):
@@ -338,6 +417,7 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
         Scores are of every image when it was held out, pooled over refits of the model's recipe on
         the other folds; they are not of the bundle itself. Absent where they are.
     draws : DrawScores
+    likelihood : LikelihoodScores
     doubtful : dict
         Score over all voxels that means nothing → why (`synbrain_cli.evaluation.doubt`).
     notes : list of str
@@ -361,6 +441,7 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
     retrieval: RetrievalScores | Absent = UNSET
     folds: FoldSizes | Absent = UNSET
     draws: DrawScores
+    likelihood: LikelihoodScores
     doubtful: dict[str, str]
     notes: list[str]
     provenance: ModelProvenance
