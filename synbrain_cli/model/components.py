@@ -10,15 +10,22 @@ Casella & McCulloch 1992, *Variance Components*, chapter 3) are, for each voxel,
 Their precision is that of their degrees of freedom: repeats within images, D = Σ(n − 1), and images
 I. An estimate of d degrees of freedom has a relative standard error of √(2/d).
 
-- `ENOUGH` images or more were repeated: every voxel has its own estimates. D and I are then at
-  least `ENOUGH`, and the relative standard error of either mean square is 45 % at most.
-- Fewer, but some: estimates of single voxels are pooled towards their mean over voxels. They keep
-  the spread over voxels that remains when that of their errors is taken off (constrained empirical
-  Bayes: Louis 1984, *JASA* 79:393), so that they vary over voxels as the truth does.
+Few repeats say little of a voxel's noise, while its total variance T and what the predictions
+explain of it, of all images, are known well; and the more of a voxel is explained, the less of it
+is noise.
+
+- `ENOUGH` images or more were repeated: the share of the noise in T is shrunk, by empirical Bayes,
+  towards a regression over voxels on the explained share and on the regions (ours). With many
+  repeats the estimates of voxels remain nearly what they are.
+- Fewer, but some: noise and signal are pooled towards their means over voxels.
 - No image was repeated: nothing tells the two apart.
 
-In the first two cases, the pooled share of the noise has a 95 % interval by the jackknife over
-images, which says how sure the separation is.
+Shrunk estimates keep the spread over voxels that remains when that of their errors is taken off
+(constrained empirical Bayes: Louis 1984, *JASA* 79:393), so that they vary over voxels as the truth
+does.
+
+The pooled share of the noise has a 95 % interval by the jackknife over images, which says how sure
+the separation is.
 """
 
 from __future__ import annotations
@@ -28,7 +35,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from scipy.stats import chi2, t
 
@@ -37,6 +44,8 @@ from synbrain_cli.progress import UNSEEN, Share
 
 VOXELS = 256  # whose sums are taken together
 ENOUGH = 10  # repeated images from which on each voxel has its own estimates (ours)
+LEAST_VOXELS = 20  # of a regression over voxels (ours)
+RIDGES = np.logspace(-1, 4, 11)  # penalties of regions, of which one is chosen
 
 
 @dataclass(frozen=True)
@@ -160,6 +169,7 @@ class VarianceComponents:
     image_index : int array of shape (n_trials,)
     means : float32 array of shape (n_images, n_voxels)
         Predictions; residuals are trials less these.
+    regions : sequence of bool arrays of shape (n_voxels,)
     share : Share
         Of a task whose progress is shown.
 
@@ -185,9 +195,11 @@ class VarianceComponents:
         trials: np.ndarray,
         image_index: np.ndarray,
         means: np.ndarray,
+        regions: Sequence[NDArray[np.bool_]] = (),
         share: Share = UNSEEN,
     ) -> None:
         self._trials, self._index, self._means = trials, image_index, means
+        self._regions = regions
         n_images, n_voxels = means.shape
         self.n_repeats = np.bincount(image_index, minlength=n_images)
         self.separable = bool((self.n_repeats > 1).any() and (self.n_repeats > 0).sum() > 1)
@@ -195,7 +207,7 @@ class VarianceComponents:
         self.average, self.within = np.empty((2, n_images, n_voxels), np.float32)
         # Of each image, means over voxels: what the separation rests on
         self._within_of_image, self._square_of_image = np.zeros((2, n_images))
-        self.noise, self._square = np.empty((2, n_voxels))
+        self.noise, self._square, self._total, self._left = np.empty((4, n_voxels))
         for start in share.over(range(0, n_voxels, VOXELS)):
             self._sum(slice(start, start + VOXELS))
         self._within_of_image /= n_voxels
@@ -210,6 +222,7 @@ class VarianceComponents:
         repeats = self.n_repeats[:, None]
         block = self._trials[:, some].astype(np.float64)
         recorded = sum_by_image(block, index, n_images) / np.maximum(repeats, 1)
+        self._total[some] = block.var(0)
         average = np.where(repeats > 0, recorded - self._means[:, some], 0)
         block -= recorded[index]
         within = sum_by_image(np.square(block, out=block), index, n_images)
@@ -217,6 +230,8 @@ class VarianceComponents:
             within += repeats * average**2
         self.average[:, some], self.within[:, some] = average, within
         self.noise[some] = within.sum(0) / self.degrees.sum()
+        around = repeats * average**2 if self.separable else 0
+        self._left[some] = (within + around).sum(0) / len(index)
         square = average**2
         self._square[some] = square.sum(0) / (self.n_repeats > 0).sum()
         self._within_of_image += within.sum(1)
@@ -237,13 +252,9 @@ class VarianceComponents:
         factor = np.sqrt(self.n_repeats * (self.n_repeats - 1.0))
         return [_Averages(1.0, self.average, factor), Contrasts(-1.0, self._trials, self._index)]
 
-    def of_regions(self, regions: Sequence[np.ndarray]) -> RegionComponents:
-        """Variances of the means over regions, from products of the same and different repeats.
-
-        Parameters
-        ----------
-        regions : sequence of bool arrays of shape (n_voxels,)
-        """
+    def of_regions(self) -> RegionComponents:
+        """Variances of the means over regions, from products of the same and different repeats."""
+        regions = self._regions
         index, n_images, n = self._index, len(self._means), self.n_repeats
         averaging = np.array([region / region.sum() for region in regions], np.float32)
         averaging = averaging.reshape(len(regions), self._means.shape[1]).T
@@ -259,7 +270,7 @@ class VarianceComponents:
         return RegionComponents(signal, within.sum(0) / self.degrees.sum())
 
     def _estimate(self) -> None:
-        """Estimate the signal; where repeated images are few, pool both over voxels."""
+        """Estimate the signal, and shrink both."""
         shown = self.n_repeats > 0
         counts = self.n_repeats[shown]
         signal = self._square - self.noise * (1 / counts).mean()
@@ -270,6 +281,12 @@ class VarianceComponents:
             error = 2 / len(counts) * (level**2).mean() + (1 / counts).mean() ** 2 * error_noise
             self.noise = np.maximum(pool(self.noise, error_noise), 0)
             signal = pool(signal, error)
+        elif len(self.noise) >= LEAST_VOXELS:
+            explained = 1 - _ratio(self._left, self._total)
+            own = _ratio(self.noise, self._total)
+            share = shrink_noise_share(own, self.degrees.sum(), explained, self._regions)
+            self.noise = self._total * np.clip(share, 0, 1 - explained)
+            signal = self._square - self.noise * (1 / counts).mean()
         self.signal = np.maximum(signal, 0)
 
     def separation(self) -> Separation:
@@ -324,6 +341,48 @@ def sum_by_image(rows: np.ndarray, image_index: np.ndarray, n_images: int) -> np
     one = (np.ones(n_rows), (image_index, np.arange(n_rows)))
     total: NDArray[np.float64] = csr_array(one, shape=(n_images, n_rows)) @ rows
     return total
+
+
+def shrink_noise_share(
+    own: NDArray[np.float64],
+    degrees: float,
+    explained: NDArray[np.float64],
+    regions: Sequence[NDArray[np.bool_]],
+) -> NDArray[np.float64]:
+    """Shrink each voxel's share of noise towards what its explained share and its regions say.
+
+    Parameters
+    ----------
+    own : float array of shape (n_voxels,)
+        Estimates of the voxels' noise, as shares of their total variance.
+    degrees : float
+        Degrees of freedom of each: its variance is 2 / degrees of its square.
+    explained : float array of shape (n_voxels,)
+        Share of the total variance that predictions of left-out images explain.
+    regions : sequence of bool arrays of shape (n_voxels,)
+
+    Returns
+    -------
+    float array of shape (n_voxels,)
+    """
+    from sklearn.linear_model import RidgeCV  # takes a second to import; draws need it not
+
+    line = np.stack([np.ones_like(own), explained], 1)
+    expected = line @ np.linalg.lstsq(line, own, rcond=None)[0]
+    if len(regions):
+        inside = np.stack(regions, 1).astype(float)
+        expected += RidgeCV(RIDGES).fit(inside, own - expected).predict(inside)
+    error = 2 / (degrees + 2) * expected**2
+    left = own - expected
+    variance = max(float(np.var(left) - error.mean()), 0.0)
+    kept = np.sqrt(_ratio(variance, variance + error))
+    return expected + kept * left
+
+
+def _ratio(above: ArrayLike, below: ArrayLike) -> NDArray[np.float64]:
+    """Quotient; 0 where the divisor is 0."""
+    above, below = np.broadcast_arrays(np.asarray(above, float), np.asarray(below, float))
+    return np.divide(above, below, out=np.zeros(below.shape), where=below > 0)
 
 
 def pool(estimates: np.ndarray, error: float) -> np.ndarray:

@@ -278,7 +278,8 @@ def fit_separated(
     more than by the other factors (`synbrain_cli.model.covariance.add_regions`).
     """
     of_components, of_dependence, of_noise, of_signal, of_curve = share.split(*TIMES)
-    components = VarianceComponents(trials, image_index, means, of_components)
+    large = [region for region in regions if region.sum() >= MIN_REGION]
+    components = VarianceComponents(trials, image_index, means, large, of_components)
     centre, spread = _moments_over_images(means)
     slope = np.zeros_like(components.noise)
     if "signal_dependence" not in without:
@@ -290,8 +291,7 @@ def fit_separated(
     if "low_rank" not in without:
         noise = _noise_factors(components, generator, of_noise)
         signal = _signal_factors(components, generator, of_signal)
-        large = [region for region in regions if region.sum() >= MIN_REGION]
-        averages = components.of_regions(large)
+        averages = components.of_regions()
         noise = add_regions(noise, large, averages.noise)
         signal = add_regions(signal, large, averages.signal)
     readout = Readout(
@@ -334,9 +334,9 @@ def fit_image_blind(
     regions : iterable of bool arrays of shape (n_voxels,)
     """
     means = np.broadcast_to(pattern, (int(image_index.max()) + 1, len(pattern)))
-    components = VarianceComponents(trials, image_index, means)
     large = [region for region in regions if region.sum() >= MIN_REGION]
-    averages = components.of_regions(large)
+    components = VarianceComponents(trials, image_index, means, large)
+    averages = components.of_regions()
     noise = readout.noise
     if not components.separable:
         noise = add_regions(_noise_factors(components, generator), large, averages.noise)

@@ -435,14 +435,19 @@ def test_draws_scored_against_trials_of_their_own_distribution(brain, predicted)
     assert means["model"] == pytest.approx(0.9, abs=0.03)
     assert all(abs(value - 0.9) < 0.08 for value in means["roi"].values())
     assert means["linear"] < 0.8 > means["mean_pattern"]
+    for kind in ("region_differences", "noise_components", "signal_components", "distances"):
+        summary = scores[f"coverage_90_{kind}"]
+        assert summary["model"] == pytest.approx(0.9, abs=0.05), kind
+        assert np.mean(summary["pit_histogram"]) == pytest.approx(1, abs=1e-3), kind
+        assert summary["linear"] < summary["model"] - 0.05, kind
     assert all(0.9 < height < 1.1 for height in scores["pit_histogram"]["model"])
     assert scores["variance_ratio"]["model"] == pytest.approx(1, abs=0.05)
     assert scores["variance_ratio_median_voxel"]["model"] == pytest.approx(1, abs=0.05)
-    for score in ("crps", "energy_score"):
+    for score in ("crps", "energy_score", "variogram_score"):
         for name in ("mean_pattern", "linear", "shuffled"):
             assert scores[score]["model"] < scores[score][name], (score, name)
             # The linear encoder's mean is nearly the model's: intervals of its gain may hold 0.
-            surely = name != "linear" or score == "crps"
+            surely = name != "linear" or score != "energy_score"
             assert scores[score]["gain_ci"][name][0 if surely else 1] > 0, (score, name)
     assert not [note for note in found.notes if "intervals cover" in note]
 

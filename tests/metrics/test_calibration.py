@@ -3,6 +3,7 @@
 import doctest
 import functools
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -228,6 +229,58 @@ def test_energy_score_agrees_with_reference_and_loops(n_draws, dtype):
     tolerance = 1e-6 if dtype == np.float32 else 1e-12
     np.testing.assert_allclose(found, reference, rtol=tolerance)
     np.testing.assert_allclose(found, loops, rtol=tolerance)
+
+
+@pytest.mark.parametrize("n_draws", [2, 5, 30])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_variogram_score_agrees_with_reference(n_draws, dtype):
+    trials = rng().normal(size=(3, 6)).astype(dtype)
+    drawn = rng(1).normal(size=(n_draws, 6)).astype(dtype)
+    pairs = np.stack(np.triu_indices(6, 1), 1)
+    found = calibration.variogram_score(trials, drawn, pairs)
+    assert found.dtype == dtype
+    every = np.repeat(drawn[None].astype(float), 3, axis=0)
+    reference = scoringrules.vs_ensemble(
+        trials.astype(float), every, estimator="nrg", backend="numpy"
+    )
+    roots = np.sqrt(np.abs(drawn[:, pairs[:, 0]] - drawn[:, pairs[:, 1]]).astype(float))
+    by_chance = roots.var(0, ddof=1).mean() / n_draws
+    expected = reference / (2 * len(pairs)) - by_chance  # the reference takes a pair twice
+    np.testing.assert_allclose(found, expected, rtol=1e-4 if dtype == np.float32 else 1e-12)
+
+
+def test_few_draws_are_not_punished_by_the_variogram_score():
+    generator, pairs = rng(), np.stack(np.triu_indices(8, 1), 1)
+    scores = {
+        n: [
+            calibration.variogram_score(
+                generator.normal(size=(2, 8)), generator.normal(size=(n, 8)), pairs
+            ).mean()
+            for _ in range(1500)
+        ]
+        for n in (2, 40)
+    }
+    error = np.hypot(*(stats.sem(values) for values in scores.values()))
+    assert np.mean(scores[2]) == pytest.approx(np.mean(scores[40]), abs=4 * error)
+
+
+def test_the_variogram_score_sees_correlations_that_the_energy_score_hardly_sees():
+    generator, pairs = rng(), np.stack(np.triu_indices(8, 1), 1)
+
+    def patterns(n, shared):
+        own = generator.normal(size=(n, 8))
+        return np.sqrt(shared) * generator.normal(size=(n, 1)) + np.sqrt(1 - shared) * own
+
+    trials = patterns(400, 0.6)
+    right, wrong = patterns(400, 0.6), patterns(400, 0.0)
+    scores = {
+        "energy": calibration.energy_score,
+        "variogram": partial(calibration.variogram_score, pairs=pairs),
+    }
+    loss = {
+        n: score(trials, wrong).mean() / score(trials, right).mean() for n, score in scores.items()
+    }
+    assert loss["variogram"] - 1 > 3 * (loss["energy"] - 1) > 0
 
 
 def test_energy_score_of_one_voxel_is_crps():

@@ -8,7 +8,7 @@ from one_band import one_scaler, standard
 
 from synbrain_cli.metrics.calibration import line_agreement
 from synbrain_cli.metrics.noise_ceiling import ncsnr
-from synbrain_cli.model.components import ENOUGH, VarianceComponents, pool
+from synbrain_cli.model.components import ENOUGH, VarianceComponents, pool, shrink_noise_share
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.readout import fit_readout
 from synbrain_cli.training.distribution import HeldOut, fit_distribution
@@ -182,9 +182,9 @@ def test_one_voxel_and_identical_repeats_are_estimated(rng):
 
 
 def test_many_repeated_images_have_the_classical_estimates(rng):
-    """Nothing is pooled: as before there were small designs."""
+    """Too few voxels for a regression over them: nothing is shrunk."""
     index = np.repeat(np.arange(30), [3] * 25 + [1] * 5)
-    trials, means = rng.normal(size=(len(index), 40)), rng.normal(size=(30, 40))
+    trials, means = rng.normal(size=(len(index), 15)), rng.normal(size=(30, 15))
     found = VarianceComponents(trials.astype(np.float32), index, means.astype(np.float32))
     residuals = trials - means[index]
     counts = np.bincount(index)[:, None]
@@ -194,6 +194,36 @@ def test_many_repeated_images_have_the_classical_estimates(rng):
     np.testing.assert_allclose(
         found.signal, np.maximum((average**2 - noise / counts).mean(0), 0), rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["predictions", "none"])
+def test_noise_of_few_repeats_is_told_by_what_is_explained(rng, known):
+    """An hour: 350 images once, 130 twice; voxels of shares of noise between .5 and .95."""
+    n_voxels, counts = 400, np.repeat([1, 2], [350, 130])
+    index = np.repeat(np.arange(480), counts)
+    share = rng.uniform(0.5, 0.95, n_voxels)
+    parts = np.sqrt(1 - share) * rng.normal(size=(2, 480, n_voxels))
+    means, u = np.sqrt(0.6) * parts[0], np.sqrt(0.4) * parts[1]
+    trials = (means + u)[index] + np.sqrt(share) * rng.normal(size=(len(index), n_voxels))
+    if not known:
+        means = np.zeros_like(means)
+    found = VarianceComponents(trials.astype(np.float32), index, means.astype(np.float32))
+    agreement = np.corrcoef(found.noise, share)[0, 1]
+    assert agreement > (0.85 if known else 0.6)
+    assert found.noise.mean() == pytest.approx(share.mean(), abs=0.02)
+    total = found.noise + found.signal + means.var(0)
+    assert total.mean() == pytest.approx(1, abs=0.03)
+
+
+def test_many_repeats_outweigh_what_voxels_have_in_common(rng):
+    share, explained = rng.uniform(0.5, 0.9, (2, 300))
+    own = share + 0.5 * share * np.sqrt(2 / 1e5) * rng.normal(size=300)
+    shrunk = shrink_noise_share(own, 1e5, explained, [])
+    np.testing.assert_allclose(shrunk, own, atol=2e-3)
+    region = np.arange(300) < 150
+    own = np.where(region, 0.6, 0.8) + 0.05 * rng.normal(size=300)
+    shrunk = shrink_noise_share(own, 20, np.zeros(300), [region, ~region])
+    np.testing.assert_allclose(shrunk, np.where(region, 0.6, 0.8), atol=0.02)
 
 
 def test_pooling_keeps_the_spread_that_is_not_error(rng):
