@@ -22,6 +22,7 @@ DRAWS = {
     },
     "pit_histogram": {name: [1.0] * 20 for name in DISTRIBUTIONS},
 }
+BITS = {"model": 0.3, "linear": 0.1, "shuffled": 0.2, "ci": [0.2, 0.4], "gain_ci": {}}
 CONTENT = {
     "model": "sub-01",
     "subject": "simulated/sub-01",
@@ -39,6 +40,7 @@ CONTENT = {
     "roi": {},
     "retrieval": {"n_candidates": 300, "chance": 1 / 300, "linear_decoder": DECODER},
     "draws": DRAWS,
+    "likelihood": {"given_image": BITS},
     "doubtful": {},
     "notes": [],
     "provenance": {"fingerprint": "0", "data": "0", "seed": 0, "n_boot": 1000, "versions": {}},

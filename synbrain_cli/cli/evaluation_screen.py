@@ -28,14 +28,15 @@ DRAWS = {
     "coverage_50": "50 % intervals",
     "coverage_90": "90 % intervals",
     "coverage_90_region_means": "90 %, ROI means",
-    "coverage_90_region_differences": "–, differences",
-    "coverage_90_noise_components": "–, noise comp.",
-    "coverage_90_signal_components": "–, signal comp.",
-    "coverage_90_distances": "–, distances",
     "crps": "CRPS",
     "energy_score": "energy score",
-    "variogram_score": "variogram",
     "variance_ratio": "variance ratio",
+}
+SUMMARIES = {
+    "coverage_90_region_differences": "differences",
+    "coverage_90_noise_components": "noise",
+    "coverage_90_signal_components": "signal",
+    "coverage_90_distances": "distances",
 }
 RELIABILITY = {
     "ncsnr_correlation": "r",
@@ -75,7 +76,6 @@ def print_evaluation(metrics: EvaluationRecord, rois: bool) -> None:
     if rois:
         _print_regions(metrics)
     _print_draws(metrics)
-    _print_likelihood(metrics)
     _print_retrieval(metrics)
     print_notes(metrics.notes)
 
@@ -175,6 +175,8 @@ def _print_draws(metrics: EvaluationRecord) -> None:
     noise = draws.noise_correlation
     if noise is not UNSET:
         print(f"noise correlations: r {cell(noise.model)} (ceiling {cell(noise.ceiling)})")
+    for line in filter(None, (summary_line(metrics), *likelihood_lines(metrics))):
+        print(line)
 
 
 def reliability_lines(metrics: EvaluationRecord) -> list[str]:
@@ -198,24 +200,29 @@ def reliability_lines(metrics: EvaluationRecord) -> list[str]:
     return lines
 
 
-def _print_likelihood(metrics: EvaluationRecord) -> None:
-    """Print how likely the recorded trials are, beside what could be known of them."""
+def summary_line(metrics: EvaluationRecord) -> str:
+    """What 90 % intervals cover of region differences, projections and distances."""
+    found = {label: metrics.draws.get(key) for key, label in SUMMARIES.items()}
+    known = [f"{label} {cell(score.model)}" for label, score in found.items() if score is not None]
+    return f"90 % intervals of summaries: {', '.join(known)}" if known else ""
+
+
+def likelihood_lines(metrics: EvaluationRecord) -> list[str]:
+    """How likely recorded trials are, beside baselines and what could be known of them."""
     from msgspec import UNSET
 
-    found = metrics.likelihood
-    print("\nLikelihood of test trials (bits per voxel and trial above the mean pattern's)")
-    rows = [("told", "model", "95 % CI", "linear+N", "no image", "shuffled")]
-    for told, score in (
-        ("the image", found.given_image),
-        ("and its repeats", found.given_repeats),
-        ("information gain", found.information_gain),
-    ):
-        if score is not UNSET:
-            values = (cell(score.get(key)) for key in ("linear", "image_blind", "shuffled"))
-            rows.append((told, cell(score.model), interval(*score.ci), *values))
-    print_columns(rows, n_left=1)
-    if found.information_gain is not UNSET:
-        print("information gain: 0 told nothing of the image, 1 told it and its other repeats")
+    given, gain = metrics.likelihood.given_image, metrics.likelihood.information_gain
+    names = {"linear": "linear+N", "image_blind": "no image", "shuffled": "shuffled"}
+    others = [
+        f"{label} {cell(given.get(key))}"
+        for key, label in names.items()
+        if given.get(key) is not None
+    ]
+    lines = [f"bits per voxel and trial: {cell(given.model)} ({', '.join(others)})"]
+    if gain is not UNSET:
+        told = f"information gain: {cell(gain.model)} ({interval(*gain.ci)})"
+        lines.append(f"{told}; 1 knows the image's other repeats")
+    return lines
 
 
 def _print_retrieval(metrics: EvaluationRecord) -> None:

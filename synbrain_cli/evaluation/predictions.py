@@ -143,7 +143,7 @@ class Predictions:
             "model": Around(self["model"][image], self.readout_of(brain, image)),
             "linear": Around(self["linear"][image], noise["linear"]),
             "mean_pattern": Around(self["mean_pattern"][image], noise["mean_pattern"]),
-            "shuffled": Around(self["shuffled"][image], self._readout(brain, other)),
+            "shuffled": Around(self["model"][other], self._readout(brain, other)),
         }
         if known.image_blind is not None:
             found["image_blind"] = Around(known.image_blind.centre, known.image_blind)

@@ -205,10 +205,11 @@ def test_files(scored, brain):
     table = pd.read_csv(scored.folder / "metrics.tsv", sep="\t")
     assert set(table["region"]) == {"all", *metrics["roi"]}
     table = table[table["region"] == "all"].set_index("score")
-    assert set(table.index) == SCORES | set(metrics["draws"]) - {
-        "pit_histogram",
-        "latent_noise_factor",
-    }
+    of_draws = set(metrics["draws"]) - {"pit_histogram", "latent_noise_factor"}
+    likelihoods = {"given_image_bits", "given_repeats_bits", "information_gain"}
+    assert set(table.index) == SCORES | of_draws | likelihoods
+    bits = metrics["likelihood"]["given_image"]
+    assert table["image_blind"]["given_image_bits"] == pytest.approx(bits["image_blind"], abs=1e-5)
     for score in ("rsa", "crps"):
         source = metrics["overall"].get(score, metrics["draws"].get(score))
         assert table["linear"][score] == pytest.approx(source["linear"], abs=1e-5)
@@ -671,7 +672,8 @@ def test_without_repeats_there_is_no_ceiling_and_the_notes_say_so(scored_once):
     assert "no noise ceiling" in notes
     assert "no test image was shown twice" in notes
     assert "the draws take all as noise" in notes
-    assert not [score for score in metrics["draws"] if "ncsnr" in score or "noise" in score]
+    assert not [s for s in metrics["draws"] if "ncsnr" in s or s == "noise_correlation"]
+    assert set(metrics["likelihood"]) == {"given_image"}
     assert set(LEVELS) < set(metrics["draws"])
     assert scored_once.voxels["ceiling"].isna().all()
     assert "ncsnr_of_draws" not in scored_once.voxels

@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.config import trials_name
-from synbrain_cli.io.results.evaluation import ResponseScore, ResponseScores
+from synbrain_cli.io.results.evaluation import EvaluationRecord, ResponseScore, ResponseScores
 from synbrain_cli.io.results.record import Result
 from synbrain_cli.plotting.accuracy import accuracy_figure
 from synbrain_cli.plotting.calibration import plot_calibration
@@ -44,8 +44,13 @@ _DRAWS = {
     "coverage_90": "coverage of 90 % intervals",
     "coverage_95": "coverage of 95 % intervals",
     "coverage_90_region_means": "coverage of 90 % intervals of region means",
+    "coverage_90_region_differences": "– of differences of region means",
+    "coverage_90_noise_components": "– of projections on the directions of most noise",
+    "coverage_90_signal_components": "– of projections on the directions of most signal",
+    "coverage_90_distances": "– of distances between trials of two images",
     "crps": "CRPS (lower is better)",
     "energy_score": "energy score (lower is better)",
+    "variogram_score": "variogram score (lower is better)",
     "variance_ratio": "variance / variance of recorded trials",
     "ncsnr_correlation": "reliability by voxel (ncsnr): r",
     "ncsnr_slope": "reliability by voxel (ncsnr): slope",
@@ -228,13 +233,39 @@ def calibration_section(evaluation: Evaluation) -> Section:
                 "Linear + normal, mean pattern + normal: independent normal noise around the "
                 "linear encoder and the mean pattern; latent: the published sampling.",
             ),
+            _likelihood(metrics),
         ],
     )  # fmt: skip
+
+
+def _likelihood(metrics: EvaluationRecord) -> Table:
+    """How likely the recorded trials are, beside what could be known of them."""
+    found = metrics.likelihood
+    rows = []
+    for label, values in (
+        ("told the image, in bits", found.given_image),
+        ("told its other repeats as well, in bits", found.given_repeats),
+        ("normalised information gain", found.information_gain),
+    ):
+        if values is not UNSET:
+            low, high = values.ci
+            others = (number_text(values.get(k)) for k in ("linear", "image_blind", "shuffled"))
+            own = f"{number_text(values.model)} ({number_text(low)} to {number_text(high)})"
+            rows.append([label, own, *others])
+    return Table(
+        "Log-likelihood of recorded trials, jointly over voxels",
+        ["the model is", "model (95 % CI)", "linear + normal", "image unknown", "shuffled images"],
+        rows,
+        "In bits per voxel and trial above that of the mean pattern with independent normal noise. "
+        "Image unknown: the same noise around the mean pattern. Information gain: 0 where the "
+        "image tells the model nothing, 1 where it tells as much as the image and its other "
+        "repeats together.",
+    )
 
 
 def _reference(score: str, values: Result) -> float | None:
     """What a score of draws should be: nominal coverage, noise ceiling, or recorded trials."""
     if score.startswith("coverage"):
-        return int(score.removeprefix("coverage_").removesuffix("_region_means")) / 100
+        return int(score.split("_")[1]) / 100
     names = ("nominal", "ceiling", "test_trials")
     return next((best for name in names if (best := values.get(name)) is not None), None)
