@@ -48,8 +48,16 @@ _DRAWS = {
     "coverage_95": "95 %",
     "crps": "CRPS",
     "energy_score": "energy score",
+    "variogram_score": "variogram score",
     "variance_ratio": "variance ratio",
     "variance_ratio_median_voxel": "– of the median voxel",
+}
+_SUMMARIES = {
+    "region_means": "90 %, of region means",
+    "region_differences": "– of their differences",
+    "noise_components": "– of projections, most noise",
+    "signal_components": "– of projections, most signal",
+    "distances": "– of distances of trials",
 }
 _SHORT = {
     "coverage_50": "50 % intervals cover",
@@ -71,7 +79,8 @@ def excerpt(metrics: Scores) -> Scores:
     draws["pit_histogram"] = {k: histograms[k] for k in ("model", "latent_nf1") if k in histograms}
     for score, values in draws.items():
         if score not in ("coverage_90", "pit_histogram"):
-            draws[score] = {k: v for k, v in values.items() if k != "roi"}
+            left_out = ("roi", "pit_histogram")
+            draws[score] = {k: v for k, v in values.items() if k not in left_out}
     retrieval = {
         decoder: {k: v for k, v in values.items() if not k.endswith("_ci")}
         if isinstance(values, dict)
@@ -80,6 +89,7 @@ def excerpt(metrics: Scores) -> Scores:
     }
     found = {k: metrics[k] for k in kept}
     found |= {"overall": metrics["overall"], "draws": draws, "retrieval": retrieval}
+    found |= {"likelihood": metrics["likelihood"]}
     return _rounded(found | {"provenance": metrics["provenance"]})
 
 
@@ -234,9 +244,10 @@ def all_draws(found: dict[str, Scores]) -> str:
         regions = [v for v in scores["coverage_90"]["roi"].values() if v is not None]
         span = f"{number(min(regions))} to {number(max(regions))}"
         rows.append(["", "90 %, by region", span, *[""] * len(columns), ".90"])
-        means = scores["coverage_90_region_means"]
-        cells = [number(means.get(k)) for k in columns]
-        rows.append(["", "90 %, of region means", with_interval(means), *cells, ".90"])
+        for kind, label in _SUMMARIES.items():
+            summary = scores[f"coverage_90_{kind}"]
+            cells = [number(summary.get(k)) for k in columns]
+            rows.append(["", label, with_interval(summary), *cells, ".90"])
         rows.append(_reliability_row(found[model], len(columns)))
         noise = scores["noise_correlation"]
         rows.append(
@@ -304,7 +315,7 @@ def hour(found: dict[str, Scores]) -> str:
             ".50, .80, .90, .95",
         ]
     ]
-    for score in ("variance_ratio", "crps", "energy_score"):
+    for score in ("variance_ratio", "crps", "energy_score", "variogram_score"):
         values = scores[score]
         cells = [number(values[k]) for k in columns]
         rows.append([_DRAWS[score], with_interval(values), *cells, nominal(score, values)])
@@ -315,6 +326,23 @@ def hour(found: dict[str, Scores]) -> str:
         ["noise correlations: r", number(noise["model"]), "–", "–", number(noise["ceiling"])]
     )
     return table(["", "draws", "linear+N", "mean+N", "reference"], rows)
+
+
+def likelihood(found: dict[str, Scores]) -> str:
+    """evaluation.md: bits of recorded trials, beside baselines and bounds."""
+    rows = []
+    for model, who in {**FULL, HOUR: "one hour of subject 3"}.items():
+        scores = found[model]["likelihood"]
+        for score, label in (
+            ("given_image", "told the image: bits"),
+            ("given_repeats", "and its other repeats: bits"),
+            ("information_gain", "information gain"),
+        ):
+            values = scores[score]
+            cells = [number(values.get(k)) for k in ("linear", "image_blind", "shuffled")]
+            rows.append([who, label, with_interval(values), *cells])
+            who = ""
+    return table(["", "", "model", "linear+N", "image unknown", "shuffled"], rows)
 
 
 BLOCKS: dict[str, Callable[[dict[str, Scores]], str]] = {
@@ -329,6 +357,7 @@ BLOCKS: dict[str, Callable[[dict[str, Scores]], str]] = {
     "region-means": region_means,
     "gains": gains,
     "hour": hour,
+    "likelihood": likelihood,
 }
 
 
