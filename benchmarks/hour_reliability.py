@@ -108,7 +108,7 @@ def ncsnr(share: Array) -> Array:
 
 def smoothed(left: Array, subject: PreparedSubject, degrees: float, share: Array) -> Array:
     """What neighbouring voxels have in common of what is left, shrunk by its error."""
-    size = np.sqrt(np.square(subject.voxel_space.affine[:3, :3]).sum(0))
+    size = np.array(subject.voxel_space.geometry.mask.header.get_zooms()[:3])
     positions = subject.voxels[["i", "j", "k"]].to_numpy(float) * size
     weights = kernel(positions, positions, NEAR)
     weights /= weights.sum(1, keepdims=True)

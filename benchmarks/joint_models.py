@@ -106,7 +106,7 @@ def positions_of(subject) -> Array | None:
     """Voxel positions in mm, where the grid is known."""
     if not {"i", "j", "k"} <= set(subject.voxels):
         return None
-    size = np.sqrt(np.square(subject.voxel_space.affine[:3, :3]).sum(0))
+    size = np.array(subject.voxel_space.geometry.mask.header.get_zooms()[:3])
     return subject.voxels[["i", "j", "k"]].to_numpy(float) * size
 
 

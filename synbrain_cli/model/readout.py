@@ -321,7 +321,7 @@ def fit_image_blind(
 
     All signal is unexplained: u is the whole of it. The trial noise is that of ``readout``, at the
     average response; where images were not repeated, it is what trials leave of the pattern. The
-    pattern is the ``centre`` of the result.
+    pattern is the ``centre`` of the result. Q is that of ``readout``.
 
     Parameters
     ----------
@@ -342,9 +342,7 @@ def fit_image_blind(
         noise = add_regions(_noise_factors(components, generator), large, averages.noise)
     signal = add_regions(_signal_factors(components, generator), large, averages.signal)
     nothing, one = np.zeros_like(pattern), np.ones_like(pattern)
-    blind = Readout(signal, noise, nothing, pattern, one, straight(len(pattern)))
-    standardised = _standardised(blind, trials, image_index, means)
-    return replace(blind, curve=fit_curve(standardised, image_index, len(pattern)))
+    return Readout(signal, noise, nothing, pattern, one, readout.curve)
 
 
 def _standardised(

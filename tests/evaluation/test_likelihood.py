@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from synbrain_cli import load_model
 from synbrain_cli.brain.drawing import Drawing
-from synbrain_cli.evaluation.likelihood import image_by_image, score_likelihood
+from synbrain_cli.evaluation.likelihood import count_steps, image_by_image, score_likelihood
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.metrics.bootstrap import Bootstrap
@@ -102,3 +102,37 @@ def test_without_repeats_there_is_no_information_gain(brain, made):
     assert found.given_repeats is UNSET
     assert found.information_gain is UNSET
     assert np.isfinite(found.given_image.model)
+
+
+def test_counts_are_told_from_other_numbers(rng):
+    n = 300
+    trials = np.stack(
+        [
+            rng.poisson(2, n) * 0.37 - 1.0,
+            rng.normal(size=n),
+            np.round(300 * rng.normal(size=n)) / 300,
+            np.full(n, 2.0),
+            rng.choice([0.0, 1.0, 1.5, 3.7], n),
+        ],
+        axis=1,
+    )
+    expected = [0.37, 0, 0, 0, 0]
+    np.testing.assert_allclose(count_steps(trials.astype(np.float32)), expected, atol=1e-4)
+    assert not count_steps(trials[:100]).any(), "too few trials to tell"
+
+
+def test_counts_are_not_as_likely_as_one_likes(brain, made):
+    """Steps of Q where the counts lie change nothing; rounding does not make trials likelier."""
+    test, predictions = made
+    rounded = replace(test, trials=np.round(2 * test.trials) / 2)
+    bits, _ = image_by_image(brain, rounded, predictions)
+    assert (count_steps(rounded.trials) > 0).all()
+    steep = copy.copy(brain)
+    flat = brain.distribution.readout.curve.copy()
+    flat = np.round(2 * flat) / 2  # steps at the rounded values
+    readout = replace(brain.distribution.readout, curve=flat.astype(np.float32))
+    steep._distribution = replace(brain.distribution, readout=readout)
+    again, _ = image_by_image(steep, rounded, replace(predictions, _kept={}))
+    assert again["model"].mean() == pytest.approx(bits["model"].mean(), abs=1e-6)
+    whole, _ = image_by_image(brain, test, predictions)
+    assert bits["model"].mean() < whole["model"].mean() + 0.01
