@@ -59,7 +59,7 @@ def main(workspace: Path) -> None:
     for name in PICTURES:
         keep(workspace / f"outputs/sub-01_prf/sub-01_stat-{name}_flatmap.png", name)
     folder = contrast(workspace)
-    keep(folder / "sub-01_contrast-face-texture_stat-significant_flatmap.png", "contrast")
+    keep(folder / "sub-01_contrast-faceMinustexture_stat-significant_flatmap.png", "contrast")
     for name in ("effects", "power"):
         keep(folder / f"{name}.png", name)
     screening(workspace)

@@ -88,33 +88,33 @@ def test_synthesize_writes_what_it_says(made, trained):
     brain = load_model(trained.weights / "sub-01", "cpu")
     responses = brain.stream(IMAGES, Drawing())
     for row, (name, response) in enumerate(zip(names, responses, strict=True)):
-        image = nib.load(folder / f"sub-01_stim-{name}_desc-draws_betas.nii.gz")
+        image = nib.load(folder / f"sub-01/func/sub-01_stim-{name}_desc-draws_betas.nii.gz")
         np.testing.assert_array_equal(np.asarray(image.dataobj)[mask].T, draws[row])
         for stat, expected in (("mean", response.mean), ("std", response.sd)):
-            image = nib.load(folder / f"sub-01_stim-{name}_stat-{stat}_statmap.nii.gz")
+            image = nib.load(folder / f"sub-01/func/sub-01_stim-{name}_stat-{stat}_statmap.nii.gz")
             np.testing.assert_array_equal(np.asarray(image.dataobj)[mask], expected)
             for hemisphere, structure in (("L", "CortexLeft"), ("R", "CortexRight")):
                 gifti = nib.load(
-                    folder / f"sub-01_stim-{name}_hemi-{hemisphere}_space-fsaverage5"
+                    folder / f"sub-01/func/sub-01_stim-{name}_hemi-{hemisphere}_space-fsaverage5"
                     f"_stat-{stat}_statmap.func.gii"
                 )
                 assert gifti.meta["AnatomicalStructurePrimary"] == structure
                 assert gifti.darrays[0].data.shape == (10242,)
-    sidecar = json.loads((folder / "sub-01_desc-draws_betas.json").read_text())
+    sidecar = json.loads((folder / "sub-01/func/sub-01_desc-draws_betas.json").read_text())
     assert sidecar["Simulated"] is True
     assert sidecar["Unit"] == "percent signal change"
     assert json.loads((folder / "dataset_description.json").read_text())["GeneratedBy"]
-    assert [path.name for path in folder.glob(".*")] == [".files.json"]
+    assert sorted(path.name for path in folder.glob(".*")) == [".bidsignore", ".files.json"]
 
 
 def test_synthesize_again_changes_nothing(made, trained, synbrain):
     folder, _ = made
-    before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     arguments = ["synthesize", IMAGES, "--subject", "1", "--samples", "3", "-w", trained.root]
     code, _, error = synbrain(*arguments)
     assert code == 0
     assert "already there" in error
-    assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
     code, _, error = synbrain(*arguments, "--seed", "5")
     assert code == 1
     assert "--overwrite" in error
@@ -199,7 +199,8 @@ def test_the_command_that_was_typed_is_kept_without_private_folders(made, evalua
     assert synbrain(*arguments)[0] == 0
     folder = root / "outputs/sub-01_coffee"
     expected = f"synbrain synthesize coffee.png -n 2 -w {root.name} -q"
-    assert json.loads((folder / "sub-01_desc-draws_betas.json").read_text())["Command"] == expected
+    sidecar = folder / "sub-01/func/sub-01_desc-draws_betas.json"
+    assert json.loads(sidecar.read_text())["Command"] == expected
     shutil.rmtree(folder)
 
 

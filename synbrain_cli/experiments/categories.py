@@ -17,6 +17,7 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.test_set import scored_regions
 from synbrain_cli.experiments.conditions import Condition, check_conditions, images_of
 from synbrain_cli.experiments.contrast import Contrast, ContrastSettings, show
+from synbrain_cli.experiments.keeping import Keeping
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.plotting.categories import Categories
 from synbrain_cli.plotting.map_plotter import Look, MapPlotter
@@ -141,6 +142,8 @@ def fit_categories(
     categories: Sequence[Condition] | Mapping[str, Any],
     settings: ContrastSettings | None = None,
     run: RunContext | None = None,
+    *,
+    keeping: Keeping | None = None,
 ) -> CategoryMaps:
     """Contrast each category of images with all others.
 
@@ -151,6 +154,8 @@ def fit_categories(
     settings : ContrastSettings, optional
     run : RunContext, optional
         Its seed is that of permutations and of scrambled phases.
+    keeping : Keeping, optional
+        Keeps the responses for the run that continues an interrupted one.
 
     Raises
     ------
@@ -167,7 +172,7 @@ def fit_categories(
     if isinstance(categories, Mapping):
         categories = [Condition(name, images_of(own)) for name, own in categories.items()]
     check_conditions(categories)
-    shown = show(brain, categories, settings.controls, run)
+    shown = show(brain, categories, settings.controls, run, keeping)
     first = np.cumsum([0, *map(len, categories)])
     every, contrasts = np.arange(first[-1]), {}
     for k, one in enumerate(categories):

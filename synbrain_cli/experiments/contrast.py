@@ -18,9 +18,9 @@ number of regions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
@@ -37,8 +37,10 @@ from synbrain_cli.experiments.controls import (
     low_level_statistics,
     phase_scrambled,
 )
+from synbrain_cli.experiments.keeping import Keeping, Values
 from synbrain_cli.experiments.predicted import Predicted, predict
 from synbrain_cli.features.images import ImageSet
+from synbrain_cli.io.bids import bids_label
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.plotting.map_plotter import Look, MapPlotter
 from synbrain_cli.plotting.maps import BrainMap
@@ -354,13 +356,18 @@ class Contrast:
         return plot_map(maps[what])
 
     @property
+    def label(self) -> str:
+        """BIDS label of the contrast: ``faceMinushouse``."""
+        return "Minus".join(map(bids_label, self.names))
+
+    @property
     def title(self) -> str:
         """The first condition − the second."""
         return f"{self.names[0]} − {self.names[1]}"
 
     def maps(self) -> dict[str, BrainMap]:
         """Return maps with title and unit."""
-        brain, (first, second) = self.brain, self.names
+        brain = self.brain
         level = f"{self.settings.correction.upper()} p < {self.settings.alpha:g}"
         units = {
             "difference": brain.unit,
@@ -370,7 +377,7 @@ class Contrast:
         }
         return {
             name: BrainMap(
-                f"sub-{brain.subject}_contrast-{first}-{second}_stat-{name}",
+                f"sub-{brain.subject}_contrast-{self.label}_stat-{name}",
                 f"{self.title}, {brain.name}",
                 units[name],
                 values,
@@ -419,6 +426,8 @@ def contrast(
     second: Any,
     settings: ContrastSettings | None = None,
     run: RunContext | None = None,
+    *,
+    keeping: Keeping | None = None,
 ) -> Contrast:
     """Contrast the expected responses to two conditions.
 
@@ -429,6 +438,8 @@ def contrast(
     settings : ContrastSettings, optional
     run : RunContext, optional
         Its seed is that of permutations and of scrambled phases.
+    keeping : Keeping, optional
+        Keeps the responses for the run that continues an interrupted one.
 
     Raises
     ------
@@ -443,12 +454,18 @@ def contrast(
     settings, run = settings or ContrastSettings(), run or RunContext()
     conditions = [_condition(first, "first"), _condition(second, "second")]
     check_conditions(conditions)
-    shown = show(brain, conditions, settings.controls, run)
+    shown = show(brain, conditions, settings.controls, run, keeping)
     names = conditions[0].name, conditions[1].name
     return Contrast(brain, names, settings, shown, len(conditions[0]), run.seed)
 
 
-def show(brain: Brain, conditions: Sequence[Condition], controls: bool, run: RunContext) -> Shown:
+def show(
+    brain: Brain,
+    conditions: Sequence[Condition],
+    controls: bool,
+    run: RunContext,
+    keeping: Keeping | None = None,
+) -> Shown:
     """Show the images of all conditions to a model, one condition after the other.
 
     Parameters
@@ -459,18 +476,31 @@ def show(brain: Brain, conditions: Sequence[Condition], controls: bool, run: Run
         Whether phase-scrambled images are shown, too.
     run : RunContext
         Its seed is that of the phases.
+    keeping : Keeping, optional
+        Keeps the responses for the run that continues an interrupted one.
     """
+    keeping = keeping or Keeping()
     images = _joined(conditions)
     total = len(images) * (2 if controls else 1)
     with run.progress.bar("images", total, shorter="fewer images, or --no-controls") as bar:
-        predicted = predict(brain, images, bar)
+        predicted = predict(brain, images, bar, keeping)
         if not controls:
             return Shown(predicted)
-        generator, scrambled = np.random.default_rng([run.seed, 21]), []
-        for image in images:
-            scrambled.append(brain.mean(phase_scrambled(image, generator)[None], unit="z")[0])
-            bar.to(bar.done + 1)
-        return Shown(predicted, low_level_statistics(images), np.stack(scrambled))
+        generator = np.random.default_rng([run.seed, 21])
+        stream = partial(_scrambled, brain, images, generator)
+        scrambled = keeping.in_pieces("scrambled", len(images), stream, bar)["mean"]
+        return Shown(predicted, low_level_statistics(images), scrambled)
+
+
+def _scrambled(
+    brain: Brain, images: ImageSet, generator: np.random.Generator, rows: Sequence[int]
+) -> Generator[Values, None, None]:
+    """Yield the responses to phase-scrambled images; phases are drawn for the others, too."""
+    left = set(rows)
+    for k in range(max(rows, default=-1) + 1):
+        turned = phase_scrambled(images[k], generator)
+        if k in left:
+            yield {"mean": brain.mean(turned[None], unit="z")[0]}
 
 
 def _condition(images: Any, name: str) -> Condition:

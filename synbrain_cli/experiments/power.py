@@ -8,10 +8,10 @@ trials, with a regressor of each condition and a constant for each session.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +21,7 @@ from scipy import stats
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.experiments.contrast import Contrast
+from synbrain_cli.experiments.keeping import Keeping, Values
 from synbrain_cli.progress import Share
 from synbrain_cli.run import RunContext
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRIALS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # of a condition, all sessions together
+TOGETHER = 10  # simulated experiments between two files of an interrupted run
 IMAGES = (2, 4, 8, 16, 32, 64)
 ENOUGH = 0.8  # power that experiments are planned for (Cohen 1988)
 
@@ -173,7 +175,11 @@ class Power:
 
 
 def power(
-    found: Contrast, experiment: Experiment | None = None, run: RunContext | None = None
+    found: Contrast,
+    experiment: Experiment | None = None,
+    run: RunContext | None = None,
+    *,
+    keeping: Keeping | None = None,
 ) -> Power:
     """Simulate an experiment many times, with more and fewer trials and images.
 
@@ -186,6 +192,8 @@ def power(
     experiment : Experiment, optional
     run : RunContext, optional
         Its seed is that of the simulations.
+    keeping : Keeping, optional
+        Keeps what was simulated for the run that continues an interrupted one.
 
     Examples
     --------
@@ -197,7 +205,8 @@ def power(
     trials = tuple(sorted({k for k in TRIALS if k % sessions == 0 and k // sessions > 1} | {n}))
     fewest = min(found.n_first, len(found.predicted) - found.n_first)
     images = (*(k for k in IMAGES if k < min(fewest, n)), min(fewest, n))
-    simulated = _Simulated(found, experiment, np.random.default_rng([run.seed, 31]))
+    generator = np.random.default_rng([run.seed, 31])
+    simulated = _Simulated(found, experiment, generator, keeping or Keeping())
     with run.progress.stage("simulated experiments") as share:
         over_trials, over_images = share.split(trials[-1], n * len(images))
         by_trials, voxels = simulated.by_trials(trials, over_trials)
@@ -209,10 +218,14 @@ class _Simulated:
     """Draws trials of both conditions, and tests them."""
 
     def __init__(
-        self, found: Contrast, experiment: Experiment, generator: np.random.Generator
+        self,
+        found: Contrast,
+        experiment: Experiment,
+        generator: np.random.Generator,
+        keeping: Keeping,
     ) -> None:
         self._predicted, self._experiment = found.predicted, experiment
-        self._generator = generator
+        self._generator, self._keeping = generator, keeping
         n_first, n_images = found.n_first, len(found.predicted)
         self._conditions = np.arange(n_first), np.arange(n_first, n_images)
         self._root = root_of(self._predicted.shared)
@@ -225,30 +238,63 @@ class _Simulated:
     def by_trials(self, trials: Sequence[int], share: Share) -> tuple[Array, Array]:
         """Power by number of trials, of regions and voxels."""
         n_voxels, n_regions = self._regions.shape
-        regions, voxels = np.zeros((len(trials), n_regions)), np.zeros((len(trials), n_voxels))
-        n = self._experiment.n_simulated
-        for _ in share.over(range(n)):
+        shapes = {"regions": (len(trials), n_regions), "voxels": (len(trials), n_voxels)}
+
+        def once(found: Values) -> None:
             signals = self._signals()
             drawn = [self._draw(rows, trials[-1], signals) for rows in self._conditions]
             means = [one @ self._regions for one in drawn]
             for k, count in enumerate(trials):
-                regions[k] += self._found([one[:count] for one in means], self._sign)
-                voxels[k] += self._found([one[:count] for one in drawn], self._voxel_sign)
-        return regions / n, voxels / n
+                found["regions"][k] += self._found([one[:count] for one in means], self._sign)
+                found["voxels"][k] += self._found([one[:count] for one in drawn], self._voxel_sign)
+
+        n = self._experiment.n_simulated
+        found = self._count("trials", shapes, [once] * n, share)
+        return found["regions"] / n, found["voxels"] / n
 
     def by_images(self, images: Sequence[int], share: Share) -> Array:
         """Power of the experiment's number of trials, by number of images."""
-        found = np.zeros((len(images), self._regions.shape[1]))
-        n = self._experiment.n_simulated
-        for k in share.over(range(len(images))):
-            for _ in range(n):
-                means, signals = [], self._signals()
-                for rows in self._conditions:
-                    own = self._generator.choice(rows, images[k], replace=False)
-                    drawn = self._draw(own, self._experiment.n_trials, signals)
-                    means.append(drawn @ self._regions)
-                found[k] += self._found(means, self._sign)
-        return found / n
+
+        def once(found: Values, k: int) -> None:
+            means, signals = [], self._signals()
+            for rows in self._conditions:
+                own = self._generator.choice(rows, images[k], replace=False)
+                drawn = self._draw(own, self._experiment.n_trials, signals)
+                means.append(drawn @ self._regions)
+            found["regions"][k] += self._found(means, self._sign)
+
+        n, shape = self._experiment.n_simulated, (len(images), self._regions.shape[1])
+        each = [partial(once, k=k) for k in range(len(images)) for _ in range(n)]
+        return self._count("images", {"regions": shape}, each, share)["regions"] / n
+
+    def _count(
+        self,
+        name: str,
+        shapes: Mapping[str, tuple[int, ...]],
+        experiments: Sequence[Callable[[Values], None]],
+        share: Share,
+    ) -> Values:
+        """Simulate experiments in turn, and count how often the difference was found.
+
+        What an interrupted run had counted after the last `TOGETHER` experiments is taken over,
+        with the state of the generator.
+        """
+        total: Values = {key: np.zeros(shape) for key, shape in shapes.items()}
+        n = len(experiments)
+        for start in range(0, n, TOGETHER):
+            own = self._keeping.find(f"{name}-{start}")
+            if own is None:
+                own = {key: np.zeros(shape, np.uint16) for key, shape in shapes.items()}
+                for k, simulate in enumerate(experiments[start : start + TOGETHER], start=start):
+                    simulate(own)
+                    share.to((k + 1) / n)
+                own["generator"] = _state_of(self._generator)
+                self._keeping.note(f"{name}-{start}", own)
+            else:
+                _restore(self._generator, own["generator"])
+            for key in total:
+                total[key] += own[key]
+        return total
 
     def _signals(self) -> NDArray[np.float32]:
         """Draw unexplained signals of all images: (n_images, n_voxels)."""
@@ -278,6 +324,25 @@ class _Simulated:
         t, free = glm_contrast(first, second, self._experiment.sessions)
         found: NDArray[np.bool_] = t * sign > stats.t.ppf(1 - self._experiment.alpha / 2, free)
         return found
+
+
+_WORD = 1 << 64
+
+
+def _state_of(generator: np.random.Generator) -> NDArray[np.uint64]:
+    """State of a PCG64 generator: its two numbers of 128 bits, and what is left of a draw."""
+    state: Any = generator.bit_generator.state
+    numbers = [state["state"]["state"], state["state"]["inc"]]
+    words = [part for number in numbers for part in divmod(number, _WORD)]
+    return np.array([*words, state["has_uint32"], state["uinteger"]], np.uint64)
+
+
+def _restore(generator: np.random.Generator, words: NDArray[np.uint64]) -> None:
+    """Bring a PCG64 generator into a state that `_state_of` returned."""
+    high, low, inc_high, inc_low, has_uint32, uinteger = map(int, words)
+    numbers = {"state": high * _WORD + low, "inc": inc_high * _WORD + inc_low}
+    known: Any = {"bit_generator": "PCG64", "state": numbers}
+    generator.bit_generator.state = known | {"has_uint32": has_uint32, "uinteger": uinteger}
 
 
 def root_of(correlations: Array) -> NDArray[np.float32]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
+from synbrain_cli.experiments.keeping import Keeping, Values
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.model.similar_images import band_scores, shared_errors, similarity
 from synbrain_cli.progress import Bar
@@ -118,7 +120,7 @@ class Predicted:
         )
 
 
-def predict(brain: Brain, images: Any, bar: Bar) -> Predicted:
+def predict(brain: Brain, images: Any, bar: Bar, keeping: Keeping | None = None) -> Predicted:
     """Predict the responses to images, one after the other.
 
     Parameters
@@ -128,6 +130,8 @@ def predict(brain: Brain, images: Any, bar: Bar) -> Predicted:
         As `Brain.mean` takes them.
     bar : Bar
         Is advanced by every image.
+    keeping : Keeping, optional
+        Keeps what is known of the images for the run that continues an interrupted one.
 
     Raises
     ------
@@ -135,31 +139,34 @@ def predict(brain: Brain, images: Any, bar: Bar) -> Predicted:
         When an image cannot be read; of published weights.
     """
     known = brain.distribution  # refuses published weights
-    means, relative, distances, digests = [], [], [], []
-    scores: list[list[NDArray[np.float32]]] = [[] for _ in brain.config.bands]
-    for tokens, own in brain.tokens(images):
-        found = brain.mean_of_tokens(tokens)
-        for token, mean, digest in zip(tokens.one_by_one(), found, own, strict=False):
-            means.append(mean)
-            digests.append(digest)
-            doubt = brain.doubt(token)
-            distances.append(np.nan if doubt is None else float(doubt.distance[0]))
-            if doubt is not None:
-                relative.append(doubt.relative[0])
-                linear, seen = brain.predictors.linear, brain.predictors.scaler(token)
-                for band, one in zip(scores, band_scores(linear, seen), strict=True):
-                    band.append(one[0])
-            bar.to(bar.done + 1)
-    shared = np.eye(len(means))
+    n, stream = len(images), partial(_stream, brain, images)
+    found = (keeping or Keeping()).in_pieces("images", n, stream, bar)
+    shared = np.eye(n)
     if known.uncertainty is not None:
-        stacked = [np.stack(band) for band in scores]
-        cosines = similarity(brain.predictors.linear, stacked)
+        scores = [found[f"score.{k}"] for k in range(len(brain.config.bands))]
+        cosines = similarity(brain.predictors.linear, scores)
         shared = shared_errors(cosines, known.uncertainty.power)
+    digests = [bytes(one).decode("ascii") for one in found["digest"]]
     return Predicted(
-        brain,
-        np.stack(means),
-        np.stack(relative) if relative else None,
-        shared,
-        np.array(distances),
-        digests,
+        brain, found["mean"], found.get("relative"), shared, found["distance"], digests
     )
+
+
+def _stream(brain: Brain, images: Any, rows: Sequence[int]) -> Generator[Values, None, None]:
+    """Yield what is known of one image after the other."""
+    if not rows:
+        return
+    for tokens, digests in brain.tokens(images, rows):
+        means = brain.mean_of_tokens(tokens)
+        for token, mean, digest in zip(tokens.one_by_one(), means, digests, strict=False):
+            doubt = brain.doubt(token)
+            own: Values = {
+                "mean": mean,
+                "digest": np.frombuffer(digest.encode("ascii"), np.uint8),
+                "distance": np.array(np.nan if doubt is None else float(doubt.distance[0])),
+            }
+            if doubt is not None:
+                own["relative"] = doubt.relative[0]
+                linear, seen = brain.predictors.linear, brain.predictors.scaler(token)
+                own |= {f"score.{k}": one[0] for k, one in enumerate(band_scores(linear, seen))}
+            yield own

@@ -17,9 +17,8 @@ where g says how much less sure the image is than others.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import tee
 from pathlib import Path
 from typing import NamedTuple
@@ -30,19 +29,15 @@ from numpy.typing import NDArray
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.images import stream_tokens
 from synbrain_cli.brain.prediction import BATCH
+from synbrain_cli.experiments.keeping import Keeping, Values
 from synbrain_cli.experiments.selection_aims import Region
 from synbrain_cli.experiments.selection_guard import Halves
 from synbrain_cli.features.images import ImageSet
-from synbrain_cli.io.arrays import load_arrays, save_arrays
-from synbrain_cli.io.seal import is_kept, keep
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.run import RunContext
 from synbrain_cli.tokens import Tokens
 
-TOGETHER = 64  # images between two files of an interrupted run
-
 Array = NDArray[np.float64]
-Values = dict[str, NDArray[np.float64]]  # of one image, or of several along the first axis
 
 
 class Seen(NamedTuple):
@@ -166,35 +161,9 @@ class Screen:
             n_regions); of voxelwise comparisons ``apart`` and ``error`` (n_images,): summed squared
             differences and standard errors.
         """
-        n = len(pictures)
-        chunks = [range(first, min(first + TOGETHER, n)) for first in range(0, n, TOGETHER)]
-        files = [recovery / f"images-{chunk.start}.safetensors" if recovery else None
-                 for chunk in chunks]  # fmt: skip
-        done = {
-            k: load_arrays(path)
-            for k, path in enumerate(files)
-            if path is not None and is_kept(path, run.progress.info)
-        }
-        left = [k for k in range(len(chunks)) if k not in done]
-        rows = [row for k in left for row in chunks[k]]
-        n_done = n - len(rows)
-        with (
-            run.progress.bar("screening", n, n_done, shorter="fewer images") as bar,
-            closing(self._stream(pictures, rows)) as stream,
-        ):
-            for k in left:
-                own = []
-                for _ in chunks[k]:
-                    own.append(next(stream))
-                    bar()
-                done[k] = {name: np.stack([one[name] for one in own]) for name in own[0]}
-                path = files[k]
-                if path is not None:
-                    save_arrays(path, done[k])
-                    keep(path)
-        return {
-            name: np.concatenate([done[k][name] for k in range(len(chunks))]) for name in done[0]
-        }
+        keeping, stream = Keeping(recovery, run.progress.info), partial(self._stream, pictures)
+        with run.progress.bar("screening", len(pictures), shorter="fewer images") as bar:
+            return keeping.in_pieces("images", len(pictures), stream, bar)
 
     def _stream(self, pictures: ImageSet, rows: Sequence[int]) -> Generator[Values, None, None]:
         """Yield the numbers of one image after the other."""

@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
-from synbrain_cli.experiments.screening import RegionReader, Screen, Values
+from synbrain_cli.experiments.keeping import Values
+from synbrain_cli.experiments.screening import RegionReader, Screen
 from synbrain_cli.experiments.selection_aims import (
     Aim,
     Region,

@@ -12,6 +12,7 @@
 ``arrays.safetensors``    token scaler, SD of the posterior, standardisation, mean pattern
 ``mask.nii.gz`` or ``vertices.npz``, ``voxels.tsv``, ``surface_resampling.npz``,
 ``mni_resampling.npz``    as in the prepared subject
+``dataset_description.json``  the bundle as a BIDS derivative (`synbrain_cli.io.bids`)
 ``settings.json``         the settings of the command that made it (`synbrain_cli.io.workfolder`)
 ``card.md``               what it was trained on, and its scores
 """
@@ -36,6 +37,7 @@ from synbrain_cli.config import (
 )
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.arrays import COPY_AGAIN
+from synbrain_cli.io.bids import Derivative, write_derivative
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.records import convert_sealed, write_sealed
 from synbrain_cli.io.seal import (
@@ -473,13 +475,16 @@ def fingerprint(folder: Path) -> str:
 
 
 def seal(folder: Path, config: BundleConfig) -> None:
-    """Write ``config.json`` with the checksums of the files beside it, and read it back.
+    """Describe a bundle, write ``config.json`` with the checksums of its files, and read it back.
 
     Raises
     ------
     InputError
         When what was written could not be read again.
     """
+    kind = "Imported model" if config.training.origin else "Model"
+    described = Derivative(f"{kind} of {config.label}", config.simulated, data=[config.dataset])
+    write_derivative(folder, described)
     sealed = msgspec.structs.replace(config, checksums=checksums_of(folder, but=(CONFIG, CARD)))
     write_sealed(folder / CONFIG, sealed)
     read_config(folder)

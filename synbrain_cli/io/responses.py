@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from synbrain_cli.config import Band
 from synbrain_cli.errors import InputError
+from synbrain_cli.io.bids import func_folder
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.records import convert_record
 
-FORMAT = 2
+FORMAT = 3
 SETTINGS = "settings.json"
 AGAIN = "synthesize again with --overwrite"  # what to do about a folder that cannot be read
 AXES = ("image (rows of images.tsv)", "draw", "voxel (rows of the model's voxels.tsv)")
@@ -58,7 +60,8 @@ class ResponseSettings(msgspec.Struct, frozen=True):
     maps : bool
         Whether every image has files of its own (NIfTI, GIFTI) beside the arrays of all images.
     format : int
-        Of the folder. Before format 2, maps of the mean were averages of draws.
+        Of the folder. Before format 3, arrays and maps were not in ``sub-01/func``; before format
+        2, maps of the mean were averages of draws.
     """
 
     model: str
@@ -75,6 +78,21 @@ class ResponseSettings(msgspec.Struct, frozen=True):
     spaces: list[str] = []
     maps: bool = True
     format: int = FORMAT
+
+
+def array_of(folder: Path, what: str, subject: str = "*") -> Path | None:
+    """Find an array of a folder of responses; None where there is none.
+
+    Parameters
+    ----------
+    folder : path
+    what : str
+        End of its name, without suffix: ``desc-draws_betas``.
+    subject : str
+        Label; default any.
+    """
+    pattern = func_folder(Path(), subject) / f"sub-{subject}_{what}.npy"
+    return min(folder.glob(str(pattern)), default=None)
 
 
 def read_settings(path: Path) -> ResponseSettings:
@@ -162,14 +180,14 @@ class MapSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
     ----------
     description : str
         What the maps show, and what they do not.
-    axes : tuple of str
-        Meaning of the axes of the array.
+    axes : tuple of str, optional
+        Meaning of the axes of the array, where there is one.
     unit, simulated, subject, dataset, space, model, model_fingerprint, averaged_over, versions
         As in `ResponseSidecar`.
     """
 
     description: str
-    axes: tuple[str, ...] = MAP_AXES
+    axes: tuple[str, ...] | UnsetType = UNSET
     unit: str
     simulated: bool
     subject: str
@@ -179,3 +197,23 @@ class MapSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
     model_fingerprint: str
     averaged_over: int
     versions: dict[str, str]
+
+
+class SegmentationSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    """JSON sidecar of a mask or of regions, with the fields that BIDS has for these.
+
+    Attributes
+    ----------
+    description : str
+    type : str, optional
+        Of a mask: "ROI".
+    spatial_reference : str
+        "orig": the subject's own grid.
+    sources : list of str, optional
+        Files that it was made of, as BIDS URIs.
+    """
+
+    description: str
+    type: str | UnsetType = UNSET
+    spatial_reference: str = "orig"
+    sources: list[str] | UnsetType = UNSET

@@ -209,6 +209,34 @@ def write_gifti(
         image.to_filename(temporary)
 
 
+def write_hemispheres(
+    base: Path, what: str, hemispheres: Mapping[str, ArrayLike], meta: Mapping[str, Any]
+) -> list[Path]:
+    """Write maps of a surface: a GIFTI file for each hemisphere, named as in BIDS.
+
+    Parameters
+    ----------
+    base : path
+        Path without suffix, up to the entities of subject and stimulus or contrast.
+    what : str
+        The rest of the name: space, statistic and suffix, ``space-fsaverage5_stat-t_statmap``.
+    hemispheres : dict of float arrays of shape (n_vertices,) or (n_maps, n_vertices)
+        ``left``, ``right`` or both.
+    meta : mapping
+        As in `to_gifti`.
+
+    Returns
+    -------
+    list of Path
+        The files: ``<base>_hemi-L_<what>.func.gii``, ``hemi-R``.
+    """
+    files = []
+    for hemisphere, values in hemispheres.items():
+        files.append(Path(f"{base}_hemi-{hemisphere[0].upper()}_{what}.func.gii"))
+        write_gifti(files[-1], values, hemisphere, meta)
+    return files
+
+
 # Helpers ------------------------------------------------------------------------------------------
 
 

@@ -85,6 +85,14 @@ class Volume:
         """Place values (n_voxels,) or (n_maps, n_voxels) on the grid, with 0 outside the mask."""
         return unmask(values, self.mask, description=description)
 
+    def labelled(self, labels: np.ndarray) -> nib.Nifti1Image:
+        """Place whole numbers (n_voxels,) on the grid, in their own dtype, with 0 elsewhere."""
+        volume = np.zeros(self.inside.shape, labels.dtype)
+        volume[self.inside] = labels
+        header = self.mask.header.copy()
+        header.set_data_dtype(labels.dtype)
+        return nib.Nifti1Image(volume, self.mask.affine, header)
+
 
 @dataclass(frozen=True, eq=False)
 class Vertices:

@@ -16,6 +16,7 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.results_writer import Table, write_results
 from synbrain_cli.experiments.conditions import Condition
 from synbrain_cli.experiments.contrast import Contrast, ContrastSettings, contrast
+from synbrain_cli.experiments.keeping import Keeping
 from synbrain_cli.experiments.power import Experiment, Power, power
 from synbrain_cli.experiments.verdict import say_verdict
 from synbrain_cli.io.bids import bids_label
@@ -26,10 +27,10 @@ from synbrain_cli.io.results.record import finite
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.uncertainty import FARTHEST
-from synbrain_cli.pipeline.map_writer import write_value_maps
+from synbrain_cli.pipeline.map_writer import MapWriter, StatMap
 from synbrain_cli.plotting.contrast import plot_effects, plot_power
 from synbrain_cli.plotting.figure import figure_style, save_figure
-from synbrain_cli.plotting.map_plotter import Look, MapPlotter
+from synbrain_cli.plotting.map_plotter import Look
 from synbrain_cli.plotting.maps import BrainMap
 from synbrain_cli.run import RunContext
 
@@ -87,7 +88,8 @@ def contrast_conditions(
     """Contrast two conditions in a modelled subject, and write maps, tables and figures.
 
     Beside the model stands, where the workspace has one, a model of the same subject whose encoder
-    has random weights.
+    has random weights. An interrupted contrast continues after the last images and simulated
+    experiments that were finished.
 
     Parameters
     ----------
@@ -115,14 +117,19 @@ def contrast_conditions(
     recorded = _recorded(brain, plan, look, control, run)
     with work_folder(folder, CONTRAST, recorded, progress=run.progress) as work:
         # Predict the responses, and test their difference
-        found = contrast(brain, *conditions, settings, run)
+        keeping = Keeping(work.recovery, run.progress.info)
+        found = contrast(brain, *conditions, settings, run, keeping=keeping.part("model"))
         beside = None
         if control is not None:
             plain = replace(settings, controls=False)
-            beside = contrast(control, *conditions, plain, run).region_table["difference"]
+            own = keeping.part("control")
+            shown = contrast(control, *conditions, plain, run, keeping=own)
+            beside = shown.region_table["difference"]
 
         # Simulate the experiment
-        simulated = power(found, experiment, run) if experiment else None
+        simulated = None
+        if experiment is not None:
+            simulated = power(found, experiment, run, keeping=keeping.part("power"))
 
         # Write the results
         table = found.region_table
@@ -251,16 +258,34 @@ def _power_record(simulated: Power) -> PowerRecord:
 
 def _write_maps(work: WorkFolder, found: Contrast, simulated: Power | None) -> None:
     """Write every map in the subject's own space, and on fsaverage5 where that can be reached."""
-    first, second = (bids_label(name) for name in found.names)
-    prefix = f"sub-{found.brain.subject}_contrast-{first}Minus{second}"
-    values = {"difference": found.difference, "t": found.test.t, "z": found.test.z}
+    settings, unit, n = found.settings, found.brain.unit, len(found.predicted)
+    level = f"{settings.correction.upper()} p < {settings.alpha:g}"
+    over = f"over {n} images, of {found.title}"
+    reached = np.where(found.significant, found.test.z, 0)
+    described = {
+        "difference": (found.difference, unit, f"Difference of expected responses, {found.title}"),
+        "t": (found.test.t, "1", f"Student's t {over}"),
+        "z": (found.test.z, "1", f"z {over}: not corrected for the number of voxels"),
+        "significant": (reached, "1", f"z {over}, where {level} over voxels; 0 elsewhere"),
+    }
     if simulated is not None:
-        values["power"] = simulated.of_voxels[simulated.planned]
-    units = {"difference": found.brain.unit, "power": "probability"}
-    write_value_maps(work.partial / prefix, found.brain, values, units)
-    thresholded = {"z": np.where(found.significant, found.test.z, 0)}
-    corrected = f"{prefix}_desc-{found.settings.correction}"
-    write_value_maps(work.partial / corrected, found.brain, thresholded, units)
+        trials, alpha = simulated.experiment.n_trials, simulated.experiment.alpha
+        shown = (
+            f"Share of simulated experiments with {trials} trials of each condition in which p < "
+            f"{alpha:g}, uncorrected"
+        )
+        described["power"] = simulated.of_voxels[simulated.planned], "probability", shown
+    writer = MapWriter(work.partial, found.brain)
+    writer.write(StatMap(stat, *of, contrast=found.label) for stat, of in described.items())
+    shown = f"Voxels whose responses differ significantly, {found.title} ({level} over voxels)"
+    source = writer.uri(f"contrast-{found.label}_stat-significant_statmap.nii.gz")
+    writer.write_mask("significant", found.significant, shown, source)
+    writer.describe(
+        f"Contrast {found.title} in {found.brain.name}",
+        f"Where responses of {found.brain.config.label} to two sets of images differ "
+        f"({found.title}), as the model {found.brain.name} expects them (unit: {unit}). "
+        "`voxels.tsv` and `regions.tsv` hold the numbers, `contrast.json` settings and verdict.",
+    )
 
 
 def _write_figures(
@@ -272,20 +297,13 @@ def _write_figures(
     run: RunContext,
 ) -> None:
     """Write flatmaps of difference and significance, effects by region, and power."""
-    brain, where = found.brain, found.brain.voxel_space
+    maps = found.maps()
+    shown = [maps["difference"], maps["significant"]]
+    if simulated is not None:
+        shown.append(_power_map(simulated, maps["difference"]))
     with figure_style(look.style):
-        if look.space in where.other_spaces or where.surface_resampling or where.is_volume:
-            plot_map = MapPlotter(brain, "flatmap", look, run.progress)
-            maps = found.maps()
-            shown = [maps["difference"], maps["significant"]]
-            if simulated is not None:
-                shown.append(_power_map(simulated, maps["difference"]))
-            for one in shown:
-                if not plot_map.shows(one):
-                    run.progress.info(f"{one.title}: no map of {one.unit}, as no voxel reaches it")
-                    continue
-                file = work.partial / f"{one.name}_{plot_map.kind}.{look.format}"
-                save_figure(plot_map(one), file, dpi=look.dpi)
+        writer = MapWriter(work.partial, found.brain)
+        writer.plot(shown, look, run.progress, lambda one: f"no voxel reaches {one.unit}")
         figures = {"effects": plot_effects(found, table)}
         if simulated is not None:
             figures["power"] = plot_power(simulated)

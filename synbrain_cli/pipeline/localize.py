@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from synbrain_cli.evaluation.results_writer import Table, write_results
 from synbrain_cli.experiments.categories import CategoryMaps, fit_categories
 from synbrain_cli.experiments.conditions import Condition
 from synbrain_cli.experiments.contrast import ContrastSettings
+from synbrain_cli.experiments.keeping import Keeping
 from synbrain_cli.experiments.mapping_stimuli import mapping_apertures
 from synbrain_cli.experiments.retinotopy import (
     MappingSettings,
@@ -23,19 +25,16 @@ from synbrain_cli.experiments.retinotopy import (
     fit_prf,
 )
 from synbrain_cli.experiments.verdict import say_verdict
-from synbrain_cli.io.bids import bids_label
 from synbrain_cli.io.files import versions
 from synbrain_cli.io.results.contrast import CategoriesRecord, CategoryRecord
 from synbrain_cli.io.results.record import finite
 from synbrain_cli.io.results.retinotopy import RetinotopyRecord
-from synbrain_cli.io.volume import save_image
-from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.uncertainty import FARTHEST
-from synbrain_cli.pipeline.map_writer import SPACE, write_surfaces, write_value_maps
+from synbrain_cli.pipeline.map_writer import MapWriter, StatMap, Surfaces
 from synbrain_cli.plotting.figure import figure_style, save_figure
-from synbrain_cli.plotting.map_plotter import Look, MapPlotter
+from synbrain_cli.plotting.map_plotter import Look
 from synbrain_cli.plotting.retinotopy import ShownFields, plot_sizes
 from synbrain_cli.run import RunContext
 
@@ -44,6 +43,12 @@ UNITS = {
     "eccentricity": "degrees of visual angle",
     "size": "degrees of visual angle",
     "r2": "share of variance",
+}
+SHOWN = {
+    "angle": "Polar angle of the centre of the population receptive field",
+    "eccentricity": "Eccentricity of the centre of the population receptive field",
+    "size": "Size of the population receptive field: its SD over the root of the exponent",
+    "r2": "Share of the variance of responses to the mapping stimuli that the field explains",
 }
 MAPPING = FolderKind("a mapping of receptive fields", "--output", remakes=True)
 LOCALIZER = FolderKind("a localizer of categories", "--output", remakes=True)
@@ -145,39 +150,31 @@ def localize_prf(
 
 def _write_maps(work: WorkFolder, found: Retinotopy) -> None:
     """Write every map in the subject's own space, and on fsaverage5 where that can be reached."""
-    brain, prefix = found.brain, work.partial / f"sub-{found.brain.subject}"
-    where, surfaces = brain.voxel_space, {}
-    if isinstance(where.geometry, Volume):
-        for name, image in found.to_nifti().items():
-            save_image(image, Path(f"{prefix}_stat-{name}_statmap.nii.gz"))
-    elif isinstance(where.geometry, Vertices):
-        own = found.visual._asdict().items()
-        whole = {name: where.geometry.to_full(values) for name, values in own}
-        surfaces[where.geometry.space] = whole
-    if SPACE in where.other_spaces and SPACE not in surfaces:
-        surfaces[SPACE] = found.to_surface(SPACE)
-    for space, maps in surfaces.items():
-        for name, hemispheres in maps.items():
-            write_surfaces(prefix, name, space, hemispheres, brain, UNITS[name])
+
+    def there(name: str, space: str) -> Surfaces:
+        return found.to_surface(space)[name]
+
+    writer, brain = MapWriter(work.partial, found.brain), found.brain
+    writer.write(
+        StatMap(name, values, UNITS[name], SHOWN[name], resample=partial(there, name))
+        for name, values in found.visual._asdict().items()
+    )
+    writer.describe(
+        f"Receptive fields of {brain.name}",
+        f"Population receptive fields of {brain.config.label}, fitted to the responses that the "
+        f"model {brain.name} expects to mapping stimuli. `prf.tsv` holds the numbers, `prf.json` "
+        "settings and medians by region.",
+    )
 
 
 def _write_figures(work: WorkFolder, found: Retinotopy, look: Look, run: RunContext) -> None:
     """Write a map of each quantity, and sizes over eccentricities by region."""
-    brain, where = found.brain, found.brain.voxel_space
+    too_few = f"too few voxels reach an R² of {found.min_r2:.2f} (--min-r2)"
     with figure_style(look.style):
-        if look.space in where.other_spaces or where.surface_resampling or where.is_volume:
-            plot_map = MapPlotter(brain, "flatmap", look, run.progress)
-            for shown in found.maps():
-                if not plot_map.shows(shown):
-                    run.progress.info(
-                        f"{shown.title}: no map, as too few voxels reach an R² of "
-                        f"{found.min_r2:.2f} (--min-r2)"
-                    )
-                    continue
-                file = work.partial / f"{shown.name}_{plot_map.kind}.{look.format}"
-                save_figure(plot_map(shown), file, dpi=look.dpi)
+        writer = MapWriter(work.partial, found.brain)
+        writer.plot(found.maps(), look, run.progress, lambda shown: too_few)
         shown_fields = ShownFields(found.visual, found.min_r2, found.settings.degrees)
-        figure = plot_sizes(brain, shown_fields)
+        figure = plot_sizes(found.brain, shown_fields)
         if figure is not None:
             save_figure(figure, work.partial / f"sizes.{look.format}", dpi=look.dpi)
 
@@ -216,6 +213,8 @@ def localize_categories(
 ) -> CategoriesResult:
     """Contrast each category of images with all others in a modelled subject.
 
+    An interrupted localizer continues after the last images that were finished.
+
     Parameters
     ----------
     workspace : Workspace
@@ -247,13 +246,12 @@ def localize_categories(
     }
     with work_folder(folder, LOCALIZER, recorded, progress=run.progress) as work:
         # Show the images, and contrast each category with all others
-        found = fit_categories(brain, categories, settings, run)
+        keeping = Keeping(work.recovery, run.progress.info)
+        found = fit_categories(brain, categories, settings, run, keeping=keeping)
 
         # Write the results
         record = _categories_record(found, settings, run)
-        for name, one in found.contrasts.items():
-            prefix = work.partial / f"sub-{brain.subject}_category-{bids_label(name)}"
-            write_value_maps(prefix, brain, {"t": one.test.t, "z": one.test.z}, {})
+        _write_category_maps(work, found)
         _write_category_figures(work, found, look, run)
         files = {
             "categories.json": record,
@@ -298,18 +296,36 @@ def _categories_record(
     )
 
 
+def _write_category_maps(work: WorkFolder, found: CategoryMaps) -> None:
+    """Write the maps of each category against all others, and the category each voxel prefers."""
+    writer, brain = MapWriter(work.partial, found.brain), found.brain
+    for one in found.contrasts.values():
+        over = f"over {len(one.predicted)} images, of {one.title}"
+        writer.write(
+            (
+                StatMap("t", one.test.t, "1", f"Student's t {over}", one.label),
+                StatMap("z", one.test.z, "1", f"z {over}: not corrected for voxels", one.label),
+            )
+        )
+    settings, names = one.settings, list(found.contrasts)
+    shown = (
+        "Category of the largest z above 0 among those that are significant against all others "
+        f"({settings.correction.upper()} p < {settings.alpha:g} over voxels)"
+    )
+    writer.write_regions("preferred", found.preferred, names, shown)
+    writer.describe(
+        f"Category regions of {brain.name}",
+        f"Where responses of {brain.config.label} to a category of images ({', '.join(names)}) "
+        f"differ from those to all others, as the model {brain.name} expects them. `voxels.tsv` "
+        "and `regions.tsv` hold the numbers, `categories.json` settings and verdicts.",
+    )
+
+
 def _write_category_figures(
     work: WorkFolder, found: CategoryMaps, look: Look, run: RunContext
 ) -> None:
     """Write a map of the preferred category, and of each category's significant voxels."""
-    where = found.brain.voxel_space
-    if not (look.space in where.other_spaces or where.surface_resampling or where.is_volume):
-        return
+    maps = [found.map, *(one.maps()["significant"] for one in found.contrasts.values())]
     with figure_style(look.style):
-        plot_map = MapPlotter(found.brain, "flatmap", look, run.progress)
-        for shown in [found.map, *(one.maps()["significant"] for one in found.contrasts.values())]:
-            if not plot_map.shows(shown):
-                run.progress.info(f"{shown.title}: no map, as no voxel reaches {shown.unit}")
-                continue
-            file = work.partial / f"{shown.name}_{plot_map.kind}.{look.format}"
-            save_figure(plot_map(shown), file, dpi=look.dpi)
+        writer = MapWriter(work.partial, found.brain)
+        writer.plot(maps, look, run.progress, lambda shown: f"no voxel reaches {shown.unit}")

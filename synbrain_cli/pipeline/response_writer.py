@@ -22,23 +22,23 @@ from synbrain_cli.config import a_trial
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.arrays import map_array
-from synbrain_cli.io.bids import bids_labels, derivative_description
+from synbrain_cli.io.bids import bids_labels, func_folder
 from synbrain_cli.io.files import (
     array_header,
     create_array,
     holds_array,
     versions,
     write_at,
-    write_json,
 )
 from synbrain_cli.io.records import write_record
-from synbrain_cli.io.responses import MapSidecar, ResponseSettings, ResponseSidecar
-from synbrain_cli.io.surface import write_gifti
+from synbrain_cli.io.responses import MAP_AXES, ResponseSettings, ResponseSidecar
+from synbrain_cli.io.surface import write_hemispheres
 from synbrain_cli.io.volume import save_image
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.memory import release
 from synbrain_cli.pipeline.images_done import SIZE, ImagesDone
+from synbrain_cli.pipeline.map_writer import MapWriter, map_sidecar
 from synbrain_cli.progress import Progress
 
 MNI_NAME = "MNI152NLin6Asym"  # FSL's MNI152, as templates are named in BIDS
@@ -86,10 +86,14 @@ class ResponseWriter:
         """BIDS label of each image."""
         return bids_labels(self.pictures.names)
 
+    def name(self, what: str) -> str:
+        """Path in the folder of a file of all images, or of one by its ``stim-``."""
+        return func_folder(Path(), self.brain.subject).joinpath(f"{self.prefix}_{what}").as_posix()
+
     @property
     def array(self) -> str:
-        """Name of the array of draws."""
-        return f"{self.prefix}_desc-draws_betas.npy"
+        """Path of the array of draws in the folder."""
+        return self.name("desc-draws_betas.npy")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -98,12 +102,12 @@ class ResponseWriter:
 
     @cached_property
     def arrays(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each array: draws, means and, where they are known, SDs."""
+        """Path and shape of each array: draws, means and, where they are known, SDs."""
         n_images, _, n_voxels = self.shape
-        stats = [f"{self.prefix}_stat-{stat}_statmap.npy" for stat in self.maps]
+        stats = [self.name(f"stat-{stat}_statmap.npy") for stat in self.maps]
         arrays = {self.array: self.shape, **dict.fromkeys(stats, (n_images, n_voxels))}
         if "distance" in self.settings.statistics:
-            arrays[f"{self.prefix}_distance.npy"] = (n_images, 1)
+            arrays[self.name("distance.npy")] = (n_images, 1)
         return arrays
 
     @property
@@ -125,6 +129,7 @@ class ResponseWriter:
     def create(self, work: WorkFolder) -> None:
         """Create the arrays, with no image done."""
         self.done(work).create()
+        (work.partial / self.array).parent.mkdir(parents=True, exist_ok=True)
         for name, shape in self.arrays.items():
             create_array(work.partial / name, np.float32, shape)
 
@@ -198,19 +203,20 @@ class ResponseWriter:
         values = rng.standard_normal(shape, np.float32)
         response = ImageResponse(values[len(self.maps) :], *values[: len(self.maps)])
         with tempfile.TemporaryDirectory(dir=work.recovery) as scratch:
+            (Path(scratch) / self.array).parent.mkdir(parents=True)
             files = self.write_maps(Path(scratch), 0, response)
             sizes = [-(-file.stat().st_size // BLOCK) * BLOCK for file in files]
         return arrays, float(n_left * sum(sizes))
 
     def _find_maps(self, folder: Path) -> dict[str, list[str]]:
-        """BIDS label of each image → the names of the files of its maps."""
+        """BIDS label of each image → the paths of its maps in the folder."""
         found: dict[str, list[str]] = {label: [] for label in self.stimuli}
         begin = f"{self.prefix}_stim-"
-        with os.scandir(folder) as entries:
+        with os.scandir(func_folder(folder, self.brain.subject)) as entries:
             for entry in entries:
                 label = entry.name.removeprefix(begin).partition("_")[0]
                 if entry.name.startswith(begin) and label in found and entry.is_file():
-                    found[label].append(entry.name)
+                    found[label].append(self.name(entry.name.removeprefix(f"{self.prefix}_")))
         return found
 
     @contextmanager
@@ -259,13 +265,15 @@ class ResponseWriter:
         written: list[Path] = []
         if not self.settings.maps:
             return written
-        base = folder / f"{self.prefix}_stim-{self.stimuli[row]}"
+        base = folder / self.name(f"stim-{self.stimuli[row]}")
+        meta = self._meta
         if isinstance(geometry, Volume):
             written.append(Path(f"{base}_desc-draws_betas.nii.gz"))
             save_image(brain.to_nifti(response.draws), written[-1])
         elif isinstance(geometry, Vertices):
             whole = geometry.to_full(response.draws)
-            written += self._write_surfaces(base, geometry.space, "desc-draws_betas", whole)
+            what = f"space-{geometry.space}_desc-draws_betas"
+            written += write_hemispheres(base, what, whole, meta)
         known = {"mean": response.mean, "std": response.sd, "sem": response.sem}
         for stat, values in known.items():
             if values is None:
@@ -280,25 +288,22 @@ class ResponseWriter:
                     save_image(brain.to_mni(values), written[-1])
                 else:
                     there = brain.to_surface(values, space)
-                    written += self._write_surfaces(base, space, name, there)
+                    written += write_hemispheres(base, f"space-{space}_{name}", there, meta)
         return written
 
-    def _write_surfaces(
-        self, base: Path, space: str, name: str, values: dict[str, np.ndarray]
-    ) -> Iterator[Path]:
+    @property
+    def _meta(self) -> dict[str, str]:
+        """What GIFTI files say of themselves."""
         meta = {
             "Unit": self.brain.unit_name(self.settings.unit),
             "Simulated": str(self.brain.simulated),
         }
         if self.brain.config.averaged_over > 1:
             meta["AveragedOver"] = str(self.brain.config.averaged_over)
-        for hemisphere, data in values.items():
-            file = f"{base}_hemi-{hemisphere[0].upper()}_space-{space}_{name}.func.gii"
-            write_gifti(Path(file), data, hemisphere, meta)
-            yield Path(file)
+        return meta
 
     def write_records(self, folder: Path) -> None:
-        """Write ``images.tsv``, the sidecars and ``dataset_description.json``."""
+        """Write ``images.tsv``, the sidecars, and what others read first."""
         names = self.pictures.names
         table = pd.DataFrame(
             {
@@ -309,26 +314,29 @@ class ResponseWriter:
         )
         if self.settings.maps and self.brain.voxel_space.is_volume:
             table["nifti"] = [
-                f"{self.prefix}_stim-{label}_desc-draws_betas.nii.gz" for label in self.stimuli
+                self.name(f"stim-{label}_desc-draws_betas.nii.gz") for label in self.stimuli
             ]
         if "distance" in self.settings.statistics:
             table["distance"] = self.distances(folder)
         table.to_csv(folder / "images.tsv", sep="\t", index=False)
-        write_record(folder / f"{self.prefix}_desc-draws_betas.json", self._sidecar())
+        write_record(folder / self.name("desc-draws_betas.json"), self._sidecar())
         # By BIDS's inheritance principle, these hold for the maps of every image, too
+        unit = self.brain.unit_name(self.settings.unit)
         for stat in self.maps:
-            file = folder / f"{self.prefix}_stat-{stat}_statmap.json"
-            write_record(file, self._map_sidecar(stat))
-        write_json(
-            folder / "dataset_description.json",
-            derivative_description(
-                f"Responses synthesized by {self.brain.name}", self.brain.simulated
-            ),
+            shown = _describe(stat, self.settings.sampling, self.brain.config.averaged_over)
+            sidecar = map_sidecar(self.brain, shown, unit)
+            sidecar = msgspec.structs.replace(sidecar, axes=MAP_AXES)
+            write_record(folder / self.name(f"stat-{stat}_statmap.json"), sidecar)
+        MapWriter(folder, self.brain).describe(
+            f"Responses synthesized by {self.brain.name}",
+            f"Responses of {self.prefix} of {self.brain.config.dataset} to {len(names):,} images, "
+            f"as the model {self.brain.name} expects and draws them (unit: {unit}). "
+            "`images.tsv` lists the images, one row for each row of the arrays.",
         )
 
     def distances(self, folder: Path) -> np.ndarray:
         """Distance of each image from those of training, in percent: (n_images,)."""
-        found: np.ndarray = np.load(folder / f"{self.prefix}_distance.npy")[:, 0].round(1)
+        found: np.ndarray = np.load(folder / self.name("distance.npy"))[:, 0].round(1)
         return found
 
     def _sidecar(self) -> ResponseSidecar:
@@ -363,21 +371,6 @@ class ResponseWriter:
             seed=settings.seed,
             versions=versions(),
             command=self.command,
-        )
-
-    def _map_sidecar(self, stat: str) -> MapSidecar:
-        settings, config = self.settings, self.brain.config
-        return MapSidecar(
-            description=_describe(stat, settings.sampling, config.averaged_over),
-            unit=self.brain.unit_name(settings.unit),
-            simulated=config.simulated,
-            subject=config.subject,
-            dataset=config.dataset,
-            space=config.space,
-            model=settings.model,
-            model_fingerprint=settings.model_fingerprint,
-            averaged_over=config.averaged_over,
-            versions=versions(),
         )
 
 
@@ -430,7 +423,8 @@ class ArraysWriter:
             start = len(array_header(np.float32, self.writer.arrays[name]))
             write_at(self.files[name], values, start + row * values.nbytes)
         maps = self.writer.write_maps(self.folder, row, response)
-        return _digest(rows.values(), self.folder, [path.name for path in maps])
+        names = [path.relative_to(self.folder).as_posix() for path in maps]
+        return _digest(rows.values(), self.folder, names)
 
     def sync(self) -> None:
         """Bring what was written to the disk."""

@@ -24,6 +24,7 @@ from synbrain_cli.experiments.selection import (
 from synbrain_cli.experiments.selection_aims import SelectionSettings
 from synbrain_cli.experiments.selection_guard import TrainingData
 from synbrain_cli.features.images import ImageSet, passed_over
+from synbrain_cli.io.bids import Derivative, write_derivative
 from synbrain_cli.io.files import sha256, versions
 from synbrain_cli.io.results.record import finite
 from synbrain_cli.io.results.selection import (
@@ -131,6 +132,7 @@ def select_images(
         with figure_style(look.style):
             sheet = found.plot()
         save_figure(sheet, work.partial / f"contact_sheet.{look.format}", dpi=look.dpi)
+        write_derivative(work.partial, _derivative(found, brains))
         tables = {"selection.tsv": found.table, "conditions.tsv": found.conditions}
         write_results(
             work,
@@ -151,6 +153,21 @@ def _find_data(
         return TrainingData.find(workspace, model), None
     except SynbrainError as error:
         return None, str(error)
+
+
+def _derivative(found: Selection, brains: Sequence[Brain]) -> Derivative:
+    """What was selected and by which models, for those who read the folder."""
+    names = " and ".join(brain.name for brain in brains)
+    return Derivative(
+        f"Images selected by {names}",
+        any(brain.simulated for brain in brains),
+        f"{found.n_chosen:,} of {len(found.pictures):,} images, chosen for the responses that "
+        f"{names} expect{'s' if len(brains) == 1 else ''} ({found.settings.criterion}): "
+        "`selection.tsv` ranks all images, `conditions.tsv` lists the chosen and the opposite "
+        "ones, `selection.json` holds settings and scores. There are no maps.",
+        {brain.folder.absolute(): brain.config.fingerprint for brain in brains},
+        [brain.config.dataset for brain in brains],
+    )
 
 
 def _called(brains: Sequence[Brain], settings: SelectionSettings) -> str:

@@ -924,8 +924,8 @@ def synthesized(synbrain, trained, output, *options):
         *("-w", trained.root, "-o", output, "--device", "cpu", "-q"),
     )
     assert code == 0, error
-    record = read_json(output / "sub-01_desc-draws_betas.json")
-    return np.load(output / "sub-01_desc-draws_betas.npy")[0], record
+    record = read_json(output / "sub-01/func/sub-01_desc-draws_betas.json")
+    return np.load(output / "sub-01/func/sub-01_desc-draws_betas.npy")[0], record
 
 
 def test_sampling_and_signal_are_what_was_asked(synbrain, trained, brain, tmp_path):

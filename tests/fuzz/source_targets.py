@@ -94,7 +94,7 @@ TABLES = (
         (*("synthesize", "user/images", "-m", "sub-01_linear", "--space", "none"), "-o", "new"),
         ("user/images", "weights/sub-01_linear"),
         ("user/images/*",),
-        outputs=("new/*_betas.npy",),
+        outputs=("new/**/*_betas.npy",),
         free=("user/images/*",),
         weight=2,
     ),

@@ -13,7 +13,7 @@ BUNDLES = (
             (*("synthesize", "pictures", "-m", name, "-n", "2", "-o", "new"), *options),
             (f"weights/{name}", "pictures"),
             bundle_files(name, *more),
-            outputs=("new/*.npy", "new/*_statmap.nii.gz", "new/*.gii"),
+            outputs=("new/**/*.npy", "new/**/*_statmap.nii.gz", "new/**/*.gii"),
             weight=weight,
         )
         for name, weight, options, more in (

@@ -150,7 +150,7 @@ def test_nobody_is_advised_to_show_images_twice(averages):
 def test_draws_say_that_they_are_averages(averages, recording):
     workspace, brain, _ = averages
     written = synthesize(workspace, brain.folder, recording.folder / "images" / "im00.png", run=RUN)
-    sidecar = json.loads((written.folder / "sub-01_desc-draws_betas.json").read_text())
+    sidecar = json.loads((written.folder / "sub-01/func/sub-01_desc-draws_betas.json").read_text())
     assert sidecar["AveragedOver"] == N
     assert sidecar["Description"] == "Synthesized responses, averages of 4 trials"
 

@@ -80,17 +80,17 @@ def test_files_hold_what_the_function_returns(typed, found, brain):
         float(found.region_table["difference"][0]), abs=1e-6
     )
     assert record["power"]["sessions"] == 2
-    prefix = "sub-01_contrast-coarseMinusfine"
+    prefix = "sub-01/func/sub-01_contrast-coarseMinusfine"
     inside = np.asarray(nib.load(brain.folder / "mask.nii.gz").dataobj) > 0
     for name, values in (("difference", found.difference), ("t", found.test.t)):
         image = nib.load(folder / f"{prefix}_stat-{name}_statmap.nii.gz")
         np.testing.assert_allclose(image.get_fdata()[inside], values, rtol=1e-4, atol=1e-5)
         assert (folder / f"{prefix}_hemi-L_space-fsaverage5_stat-{name}_statmap.func.gii").exists()
-    thresholded = nib.load(folder / f"{prefix}_desc-fwe_stat-z_statmap.nii.gz").get_fdata()[inside]
+    thresholded = nib.load(folder / f"{prefix}_stat-significant_statmap.nii.gz").get_fdata()[inside]
     np.testing.assert_array_equal(thresholded != 0, found.significant & (found.test.z != 0))
     power_map = nib.load(folder / f"{prefix}_stat-power_statmap.nii.gz").get_fdata()
     assert 0 <= power_map.min() <= power_map.max() <= 1
-    for figure in ("effects", "power", "sub-01_contrast-coarse-fine_stat-difference_flatmap"):
+    for figure in ("effects", "power", "sub-01_contrast-coarseMinusfine_stat-difference_flatmap"):
         assert Image.open(folder / f"{figure}.png").size[0] > 500
 
 
@@ -209,7 +209,7 @@ def test_categories_as_typed(trained, conditions, brain, tmp_path):
     others = sorted(conditions.glob("fine/*.png")) + sorted(conditions.glob("noise/*.png"))
     alone = contrast(brain, conditions / "coarse", others, settings, RUN)
     np.testing.assert_allclose(found.contrasts["coarse"].test.t, alone.test.t, rtol=1e-3, atol=1e-4)
-    assert (folder / "sub-01_category-fine_stat-t_statmap.nii.gz").exists()
+    assert (folder / "sub-01/func/sub-01_contrast-fineMinusothers_stat-t_statmap.nii.gz").exists()
     assert "coarse" in done.stdout
     with pytest.raises(InputError, match="what: expected one of preferred, coarse, fine, noise"):
         found.plot("faces")

@@ -43,7 +43,7 @@ def test_responses_and_reports_are_of_the_dataset(both, typed, synbrain):
     for dataset in ("simulated", "other"):  # those of the latter are the latest
         output, _ = typed("synthesize", both.root / "a.png", "--dataset", dataset, "--no-maps")
         name = "one" if dataset == "simulated" else "other"
-        assert f"{name}_a/sub-01_desc-draws_betas.npy" in output
+        assert f"{name}_a/sub-01/func/sub-01_desc-draws_betas.npy" in output
     for dataset, name in (("simulated", "one"), ("other", "other")):
         output, _ = typed("plot", "flatmap", "--dataset", dataset)
         assert f"outputs/{name}_a/figures/" in output
@@ -60,7 +60,7 @@ def test_responses_and_reports_are_of_the_dataset(both, typed, synbrain):
     assert code == 1
     assert "leave out --model, --subject and --dataset" in error
     # Of responses whose sidecar is damaged the dataset is not known.
-    sidecar = folder / "sub-01_desc-draws_betas.json"
+    sidecar = folder / "sub-01/func/sub-01_desc-draws_betas.json"
     write_json(sidecar, {**read_json(sidecar), "Dataset": 1})
     code, _, error = synbrain("plot", "flatmap", "--dataset", "simulated", "-w", both.root)
     assert code == 1

@@ -134,7 +134,7 @@ def in_volume(brain, path):
 def on_surface(folder, label, space, stat):
     return {
         hemisphere: nib.load(
-            folder / f"sub-01_stim-{label}_hemi-{hemisphere[0].upper()}_space-{space}"
+            folder / f"sub-01/func/sub-01_stim-{label}_hemi-{hemisphere[0].upper()}_space-{space}"
             f"_stat-{stat}_statmap.func.gii"
         )
         .darrays[0]
@@ -146,13 +146,14 @@ def on_surface(folder, label, space, stat):
 def test_every_map_of_the_mean_is_the_models_mean(made, brain, mean):
     np.testing.assert_array_equal(made.expected, mean)
     for row, label in enumerate(NAMES):
-        values = in_volume(brain, made.folder / f"sub-01_stim-{label}_stat-mean_statmap.nii.gz")
+        name = f"sub-01/func/sub-01_stim-{label}_stat-mean_statmap.nii.gz"
+        values = in_volume(brain, made.folder / name)
         np.testing.assert_array_equal(values, mean[row])
         for space in ("fsaverage5", "fsnative"):
             expected = brain.to_surface(mean[row], space)
             for hemisphere, found in on_surface(made.folder, label, space, "mean").items():
                 np.testing.assert_array_equal(found, np.float32(expected[hemisphere]))
-        name = f"sub-01_stim-{label}_space-MNI152NLin6Asym_stat-mean_statmap.nii.gz"
+        name = f"sub-01/func/sub-01_stim-{label}_space-MNI152NLin6Asym_stat-mean_statmap.nii.gz"
         there = np.asarray(nib.load(made.folder / name).dataobj)
         np.testing.assert_array_equal(there, np.asarray(brain.to_mni(mean[row]).dataobj))
 
@@ -161,7 +162,7 @@ def test_every_map_of_the_sd_is_that_of_a_single_trial(made, brain, photographs)
     """The SD over many draws with a signal of their own, within its Monte Carlo error."""
     n_draws = 20_000
     draws = brain.draw(photographs / "b.png", n_draws, seed=3, signal="fresh")[0]
-    values = in_volume(brain, made.folder / "sub-01_stim-b_stat-std_statmap.nii.gz")
+    values = in_volume(brain, made.folder / "sub-01/func/sub-01_stim-b_stat-std_statmap.nii.gz")
     # The error of an SD, with the kurtosis of the voxel's own draws
     centred = draws - draws.mean(0, dtype=np.float64)
     kurtosis = (centred**4).mean(0) / (centred**2).mean(0) ** 2
@@ -184,7 +185,7 @@ def test_maps_do_not_depend_on_how_draws_are_made(
 ):
     output = Output(tmp_path / "out", spaces=["fsaverage5"])
     other = synthesize(workspace, brain.folder, photographs, drawing, output, RUN)
-    names = [path.name for path in other.folder.glob("*statmap*")]
+    names = [path.relative_to(other.folder) for path in other.folder.rglob("*statmap*")]
     assert len(names) == 6 + len(NAMES) * 9
     for name in names:
         assert content(other.folder / name) == content(made.folder / name), name
@@ -198,7 +199,7 @@ def readout_of(brain, path):
 
 def test_the_standard_error_is_that_of_the_unexplained_signal(made, brain, photographs, mean):
     readout = readout_of(brain, photographs / "b.png")
-    values = in_volume(brain, made.folder / "sub-01_stim-b_stat-sem_statmap.nii.gz")
+    values = in_volume(brain, made.folder / "sub-01/func/sub-01_stim-b_stat-sem_statmap.nii.gz")
     expected = np.float32(readout.signal.variance**0.5) * brain.response_sd
     np.testing.assert_array_equal(values, expected)
     (shown,) = response_maps(made, brain, "sem", "b")
@@ -245,9 +246,11 @@ def test_of_noise_in_the_latent_the_mean_alone_is_known(
     result = synthesize(workspace, brain.folder, photographs, drawing, output, RUN)
     made = Responses(result.folder)
     np.testing.assert_array_equal(made.expected, mean)
-    assert not list(result.folder.glob("*stat-s*"))
+    assert not list(result.folder.rglob("*stat-s*"))
     assert "distance" not in pd.read_csv(result.folder / "images.tsv", sep="\t")
-    told = json.loads((result.folder / "sub-01_stat-mean_statmap.json").read_text())["Description"]
+    told = json.loads((result.folder / "sub-01/func/sub-01_stat-mean_statmap.json").read_text())[
+        "Description"
+    ]
     assert "scatter about the networks' own prediction" in told
     assert "no map of it is written" in told
     with pytest.raises(InputError, match=r"not where noise is added to the latent.*--what draw"):
@@ -260,7 +263,7 @@ def test_of_noise_in_the_latent_the_mean_alone_is_known(
 
 def test_sidecars_say_what_the_maps_are(made, brain):
     told = {
-        stat: json.loads((made.folder / f"sub-01_stat-{stat}_statmap.json").read_text())
+        stat: json.loads((made.folder / f"sub-01/func/sub-01_stat-{stat}_statmap.json").read_text())
         for stat in ("mean", "std", "sem")
     }
     assert "the model's prediction m, exact, not an average of draws" in told["mean"]["Description"]

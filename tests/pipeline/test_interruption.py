@@ -43,10 +43,10 @@ def kill_then_finish(run, arguments, final, moments):
 
 def assert_same_files(one: Path, other: Path, patterns):
     for pattern in patterns:
-        files = sorted(one.glob(pattern))
+        files = sorted(one.rglob(pattern))
         assert files, pattern
         for file in files:
-            assert content(file) == content(other / file.name), file.name
+            assert content(file) == content(other / file.relative_to(one)), file.name
 
 
 @pytest.mark.slow

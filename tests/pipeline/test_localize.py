@@ -61,7 +61,7 @@ def test_files_hold_what_the_function_returns(typed, found):
     for column, values in found.visual._asdict().items():
         np.testing.assert_allclose(table[column], values, atol=1e-3)
     inside = np.asarray(nib.load(found.brain.folder / "mask.nii.gz").dataobj) > 0
-    prefix = f"sub-{found.brain.subject}"
+    prefix = f"sub-{found.brain.subject}/func/sub-{found.brain.subject}"
     for kind in VisualField._fields:
         image = nib.load(folder / f"{prefix}_stat-{kind}_statmap.nii.gz")
         np.testing.assert_allclose(
@@ -76,7 +76,8 @@ def test_files_hold_what_the_function_returns(typed, found):
 def test_surfaces_have_angles_that_were_resampled_as_directions(typed, found):
     folder, _ = typed
     maps, visual = found.to_surface(), found.visual
-    prefix = f"sub-{found.brain.subject}_hemi-L_space-fsaverage5_stat"
+    subject = f"sub-{found.brain.subject}"
+    prefix = f"{subject}/func/{subject}_hemi-L_space-fsaverage5_stat"
     for kind in VisualField._fields:
         data = nib.load(folder / f"{prefix}-{kind}_statmap.func.gii").agg_data()
         np.testing.assert_allclose(data, maps[kind]["left"], rtol=1e-5, equal_nan=True)
@@ -223,4 +224,4 @@ def test_a_threshold_that_no_voxel_reaches_leaves_the_maps_out(workspace, name, 
     assert result.record.regions["all"].size is None
     maps = [path.name for path in folder.glob("*flatmap*")]
     assert maps == [f"sub-{brain.subject}_stat-r2_flatmap.png"]
-    assert len(list(folder.glob("*.nii.gz"))) == 4
+    assert len(list(folder.rglob("*_statmap.nii.gz"))) == 4

@@ -43,12 +43,13 @@ def test_without_maps_the_arrays_are_the_same(linear_bundles, images, tmp_path):
     model = linear_bundles["1"]
     whole = draw(model, images, Output(tmp_path / "whole"))
     arrays = draw(model, images, Output(tmp_path / "arrays", maps=False))
-    for path in (tmp_path / "whole").glob("*.npy"):
-        assert path.read_bytes() == (tmp_path / "arrays" / path.name).read_bytes()
-    names = {path.name for path in (tmp_path / "arrays").iterdir()}
-    assert len(list((tmp_path / "arrays").glob("*.npy"))) == 5  # draws, mean, SD, SE, distance
+    for path in (tmp_path / "whole").rglob("*.npy"):
+        own = tmp_path / "arrays" / path.relative_to(tmp_path / "whole")
+        assert path.read_bytes() == own.read_bytes()
+    names = {path.name for path in (tmp_path / "arrays").rglob("*")}
+    assert len(list((tmp_path / "arrays").rglob("*.npy"))) == 5  # draws, mean, SD, SE, distance
     assert not [name for name in names if "_stim-" in name]
-    assert {path.name for path in (tmp_path / "whole").iterdir()} - names  # the maps
+    assert {path.name for path in (tmp_path / "whole").rglob("*")} - names  # the maps
     assert "nifti" in whole.images
     assert "nifti" not in arrays.images
     assert not read_settings(tmp_path / "arrays" / "settings.json").maps
@@ -82,7 +83,7 @@ def test_what_does_not_fit_on_the_disk_is_refused_before_it_begins(
     free = 1000
     with pytest.raises(InputError, match=r"pass --no-maps \(0\.\d GB\), fewer --samples"):
         draw(model, images, Output(tmp_path / "full"))
-    assert not list((tmp_path / ".full.partial").glob("*.npy"))
+    assert not list((tmp_path / ".full.partial").rglob("*.npy"))
     with pytest.raises(InputError, match="fewer --samples") as refused:
         draw(model, images, Output(tmp_path / "full_arrays", maps=False))
     assert "--no-maps" not in str(refused.value)
@@ -94,7 +95,7 @@ def test_the_estimate_is_what_is_written(linear_bundles, images, tmp_path, monke
         module, "require_disk", lambda needed, *more: found.append(needed) or "enough"
     )
     draw(linear_bundles["1"], images, Output(tmp_path / "out"))
-    files = [p for p in (tmp_path / "out").iterdir() if p.name.endswith((".npy", ".gz", ".gii"))]
+    files = [p for p in (tmp_path / "out").rglob("*") if p.name.endswith((".npy", ".gz", ".gii"))]
     written = sum(-(-path.stat().st_size // 4096) * 4096 for path in files)
     assert found[0] == pytest.approx(written, rel=0.15)
 

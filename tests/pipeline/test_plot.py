@@ -517,7 +517,7 @@ def test_slices_leave_unreliable_voxels_grey(brain):
 @pytest.mark.parametrize("what", ["desc-draws_betas", "stat-mean_statmap"])
 def test_responses_cut_short_are_named(made, tmp_path, what):
     folder = shutil.copytree(made.folder, tmp_path / "copy")
-    (array,) = folder.glob(f"sub-01_{what}.npy")
+    (array,) = folder.glob(f"sub-01/func/sub-01_{what}.npy")
     array.write_bytes(array.read_bytes()[:-100])
     with pytest.raises(InputError, match=rf"{array.name}.*truncated"):
         Responses(folder)

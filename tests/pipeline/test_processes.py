@@ -49,7 +49,8 @@ def together(folder, *arguments):
 
 
 def contents(folder):
-    return {file.name: content(file) for file in folder.iterdir()}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {file.relative_to(folder).as_posix(): content(file) for file in files}
 
 
 def random_images(folder, n, rng):
@@ -94,10 +95,8 @@ def test_responses_do_not_depend_on_the_number_of_processes(trained, tmp_path, r
     images = random_images(tmp_path / "images", 70, rng)
     arguments = ["synthesize", images, "--model", trained.weights / "sub-01", "--samples", "2"]
     arguments += ["--device", "cpu", "--workspace", tmp_path, "--output"]
-    expected, sidecar = (
-        alone(tmp_path, *arguments, tmp_path / "one"),
-        "sub-01_desc-draws_betas.json",
-    )
+    expected = alone(tmp_path, *arguments, tmp_path / "one")
+    sidecar = "sub-01/func/sub-01_desc-draws_betas.json"
     assert expected.returncode == 0, expected.stderr
     broken = alone(tmp_path, *arguments, tmp_path / "two", kill_at=430)  # of 10 names an image
     assert broken.returncode == -signal.SIGKILL

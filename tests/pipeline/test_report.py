@@ -264,7 +264,8 @@ def test_responses_of_another_training_are_refused_or_left_out(workspace, traine
     save_arrays(folder / "arrays.safetensors", arrays | {"response_sd": arrays["response_sd"] * 2})
     reseal_bundle(folder, fingerprint=fingerprint(folder))
     brain = load_model(folder, "cpu")
-    (folder,) = (path.parent for path in workspace.outputs.glob("*/*_desc-draws_betas.npy"))
+    arrays = workspace.outputs.glob("*/sub-*/func/*_desc-draws_betas.npy")
+    (folder,) = (path.parents[2] for path in arrays)
     with pytest.raises(InputError, match="was not drawn by"):
         report(workspace, brain, responses=Responses(folder), run=RunContext(progress=QUIET))
     said = text(

@@ -76,8 +76,8 @@ def count_all(path):
     np.save(path, done)
 
 
-MAP = "sub-01_stim-image20_desc-draws_betas.nii.gz"
-ARRAY = "sub-01_desc-draws_betas.npy"
+MAP = "sub-01/func/sub-01_stim-image20_desc-draws_betas.nii.gz"
+ARRAY = "sub-01/func/sub-01_desc-draws_betas.npy"
 RECORD, LAST = ".again.recovery/images_done.npy", range(32, 40)
 DAMAGES = {
     "nothing": (None, None, [range(32, 40)]),
@@ -87,12 +87,12 @@ DAMAGES = {
         [range(16), range(32, 40)],
     ),
     "an expected response": (
-        ".again.partial/sub-01_stat-mean_statmap.npy",
+        ".again.partial/sub-01/func/sub-01_stat-mean_statmap.npy",
         lambda p: change_byte(p, 140),
         [range(16), range(32, 40)],
     ),
     "the SDs are missing": (
-        ".again.partial/sub-01_stat-std_statmap.npy",
+        ".again.partial/sub-01/func/sub-01_stat-std_statmap.npy",
         lambda p: p.unlink(),
         [range(40)],
     ),
@@ -115,7 +115,10 @@ def test_damaged_responses_are_drawn_again(stopped, images, damage):
     draw(model, images, folder / "again", progress)
     assert sorted(written) == [row for rows in again for row in rows]
     assert any("drawn again" in m for m in progress.messages) == (change is not None)
-    whole = sorted(path.name for path in (folder / "whole").iterdir())
-    assert whole == sorted(path.name for path in (folder / "again").iterdir())
+    whole, again = (
+        sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
+        for made in (folder / "whole", folder / "again")
+    )
+    assert whole == again
     assert not [n for n in whole if content(folder / "whole" / n) != content(folder / "again" / n)]
     assert module.BATCH == 16

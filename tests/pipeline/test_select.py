@@ -15,7 +15,7 @@ from PIL import Image
 from synbrain_cli import load_model, select
 from synbrain_cli.datasets.table import Experiment
 from synbrain_cli.errors import InputError
-from synbrain_cli.experiments import screening
+from synbrain_cli.experiments import keeping
 from synbrain_cli.experiments.conditions import read_conditions
 from synbrain_cli.experiments.screening import RegionReader
 from synbrain_cli.experiments.selection import CONDITIONS, widened
@@ -381,7 +381,7 @@ def test_one_image_is_nothing_to_choose_among(typed, made, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(screening, "TOGETHER", 8)
+    monkeypatch.setattr(keeping, "TOGETHER", 8)
     whole = select_images(
         made.workspace, made.brain, made.images, DRIVE, output=tmp_path / "whole", run=RUN
     ).folder

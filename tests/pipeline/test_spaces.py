@@ -120,7 +120,8 @@ def test_a_subject_without_a_place(nowhere, pictures):
     assert not list(made.folder.rglob("*.nii.gz"))
     assert not list(made.folder.rglob("*.gii"))
     assert "nifti" not in made.images
-    assert '"Unit": "spikes"' in (made.folder / "sub-01_desc-draws_betas.json").read_text()
+    sidecar = made.folder / "sub-01/func/sub-01_desc-draws_betas.json"
+    assert '"Unit": "spikes"' in sidecar.read_text()
     with pytest.raises(InputError, match="expected voxels of a volume"):
         brain.to_nifti(draws[0])
     with pytest.raises(InputError, match="the position of its voxels is not known"):
@@ -175,13 +176,14 @@ def test_a_subject_on_a_surface(on_surface, pictures):
     expected = brain.mean(pictures / "p03.png")[0]
     for h, label, part in (("left", "L", draws[:, :30]), ("right", "R", draws[:, 30:])):
         name = f"sub-01_stim-p03_hemi-{label}_space-fsaverage5_desc-draws_betas.func.gii"
-        image = nib.load(made.folder / name)
+        image = nib.load(made.folder / "sub-01/func" / name)
         values = np.stack([array.data for array in image.darrays])
         assert values.shape == (2, 10_242)
         np.testing.assert_array_equal(values[:, 500:530], part)
         assert np.isnan(np.delete(values, np.arange(500, 530), axis=1)).all()
         assert image.meta["AnatomicalStructurePrimary"] == f"Cortex{h.capitalize()}"
-        mean = nib.load(made.folder / name.replace("desc-draws_betas", "stat-mean_statmap"))
+        name = name.replace("desc-draws_betas", "stat-mean_statmap")
+        mean = nib.load(made.folder / "sub-01/func" / name)
         own = expected[:30] if label == "L" else expected[30:]
         np.testing.assert_array_equal(mean.darrays[0].data[500:530], own)
     figures = brain_maps(
@@ -203,12 +205,12 @@ def test_responses_in_every_space_within_reach(trained, pictures, tmp_path):
     )
     mean = brain.mean(pictures / "p00.png")[0]
     for hemisphere, label in (("left", "L"), ("right", "R")):
-        name = f"sub-01_stim-p00_hemi-{label}_space-fsnative_stat-mean_statmap.func.gii"
+        name = f"sub-01/func/sub-01_stim-p00_hemi-{label}_space-fsnative_stat-mean_statmap.func.gii"
         found = nib.load(made.folder / name).darrays[0].data
         expected = brain.to_surface(mean, "fsnative")[hemisphere]
         np.testing.assert_array_equal(found, np.float32(expected))
-        assert not list(made.folder.glob("*space-fsaverage5*"))
-    name = "sub-01_stim-p00_space-MNI152NLin6Asym_stat-mean_statmap.nii.gz"
+        assert not list(made.folder.rglob("*space-fsaverage5*"))
+    name = "sub-01/func/sub-01_stim-p00_space-MNI152NLin6Asym_stat-mean_statmap.nii.gz"
     image = nib.load(made.folder / name)
     assert image.shape == (91, 109, 91)
     np.testing.assert_array_equal(image.affine[:3, :3], 2 * np.eye(3))
@@ -279,5 +281,5 @@ def test_receptive_fields_of_subjects_without_a_volume(kind, request, tmp_path):
         assert not list(made.folder.rglob("*flatmap*"))
         return
     assert len(surfaces) == 2 * 4
-    left = made.folder / "sub-01_hemi-L_space-fsaverage5_stat-r2_statmap.func.gii"
+    left = made.folder / "sub-01/func/sub-01_hemi-L_space-fsaverage5_stat-r2_statmap.func.gii"
     np.testing.assert_allclose(nib.load(left).agg_data()[500:530], made.table["r2"][:30], rtol=1e-5)

@@ -171,7 +171,7 @@ def test_what_was_never_fitted_is_refused(brain, tokens):
 def test_bundle_records_order_unit_and_sources(imported, files, brain):
     folder = imported.weights / "theirs"
     kinds = {".json", ".safetensors", ".gz", ".tsv", ".npz", ".md"}
-    assert {p.suffix for p in folder.iterdir()} <= kinds
+    assert {p.suffix for p in folder.iterdir() if not p.name.startswith(".")} <= kinds
     config = read_json(folder / "config.json")
     assert config["voxel_order"] == "file"
     networks = load_arrays(folder / "networks.safetensors")
@@ -325,12 +325,13 @@ def test_synthesize_and_flatmap(imported, synbrain):
     )
     assert code == 0, error
     folder = Path(output.split()[0]).parent
-    sidecar = read_json(folder / "sub-01_desc-draws_betas.json")
+    sidecar = read_json(folder / "sub-01/func/sub-01_desc-draws_betas.json")
     assert sidecar["NoiseFactor"] == 1
     assert sidecar["Unit"] == "percent signal change"
     expected = load_model(imported.weights / "theirs", "cpu").mean(IMAGES / "coffee.png")
-    np.testing.assert_array_equal(np.load(folder / "sub-01_stat-mean_statmap.npy"), expected)
-    assert not list(folder.glob("*stat-std*"))  # nothing was fitted that gives it
+    mean = np.load(folder / "sub-01/func/sub-01_stat-mean_statmap.npy")
+    np.testing.assert_array_equal(mean, expected)
+    assert not list(folder.rglob("*stat-std*"))  # nothing was fitted that gives it
     code, output, error = synbrain("plot", "flatmap", "--dpi", 40, *place)
     assert code == 0, error
     assert Path(output.strip()).name.endswith("_flatmap.png")

@@ -9,6 +9,7 @@ import numpy as np
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.bids import bids_label
 from synbrain_cli.io.results.contrast import ContrastRecord, RegionContrast
 from synbrain_cli.io.results.record import read_result
 from synbrain_cli.io.tables import read_table
@@ -81,7 +82,7 @@ def _map(folder: Path, record: ContrastRecord, brain: Brain) -> BrainMap:
     z, p = (table[column].astype(float).to_numpy() for column in ("z", "p_corrected"))
     first, second = record.conditions
     return BrainMap(
-        f"sub-{brain.subject}_contrast-{first}-{second}",
+        f"sub-{brain.subject}_contrast-{'Minus'.join(map(bids_label, record.conditions))}",
         f"{first} − {second}, {brain.name}",
         f"z ({record.correction.upper()} p < {record.alpha:g})",
         np.where(p < record.alpha, z, np.nan),

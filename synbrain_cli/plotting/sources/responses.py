@@ -19,6 +19,7 @@ from synbrain_cli.io.responses import (
     AGAIN,
     SETTINGS,
     ResponseSidecar,
+    array_of,
     convert_settings,
     read_settings,
 )
@@ -74,19 +75,19 @@ class Responses:
 
     def _array(self, what: str, inner: tuple[int, ...], n_voxels: int | None = None) -> np.ndarray:
         """Open an array of all images: float32 (n_images, *inner, n_voxels)."""
-        found = list(self.folder.glob(f"sub-*_{what}.npy"))
-        if not found:
+        found = array_of(self.folder, what)
+        if found is None:
             raise MissingError(
                 f"{self.folder}: its array *_{what}.npy does not exist: copy the folder again, or "
                 f"{AGAIN}"
             )
-        array = read_array(require_regular_file(found[0], "an array of responses", AGAIN))
+        array = read_array(require_regular_file(found, "an array of responses", AGAIN))
         shape = (len(self.names), *inner)
         wide = array.shape[-1:] if n_voxels is None else (n_voxels,)
         if array.dtype != np.float32 or array.ndim == 0 or array.shape != (*shape, *wide):
             sizes = " × ".join(map(str, (*shape, "voxels" if n_voxels is None else n_voxels)))
             raise InputError(
-                f"{found[0]}: expected float32 values of the images in {SETTINGS} and images.tsv, "
+                f"{found}: expected float32 values of the images in {SETTINGS} and images.tsv, "
                 f"{sizes}, found {array.dtype} of shape {array.shape}: {AGAIN}"
             )
         return array
@@ -100,8 +101,9 @@ class Responses:
         MissingError, InputError
             When the sidecar of the draws cannot be read.
         """
-        path = next(self.folder.glob("sub-*_desc-draws_betas.npy")).with_suffix(".json")
-        return read_record(path, ResponseSidecar, AGAIN).command
+        path = array_of(self.folder, "desc-draws_betas")
+        assert path is not None  # it was opened
+        return read_record(path.with_suffix(".json"), ResponseSidecar, AGAIN).command
 
     @property
     def n_draws(self) -> int:
@@ -263,8 +265,8 @@ def latest_responses(
     found = sorted(workspace.outputs.glob(f"[!.]*/{SETTINGS}"), key=lambda p: p.stat().st_mtime)
     folders = [path.parent for path in found if _is_of(path, model, log)]
     if subject is not None:
-        prefix = f"sub-{subject_label(subject)}_"
-        folders = [f for f in folders if list(f.glob(f"{prefix}desc-draws_betas.npy"))]
+        label = subject_label(subject)
+        folders = [f for f in folders if array_of(f, "desc-draws_betas", label)]
     if dataset is not None:
         folders = [folder for folder in folders if _dataset_of(folder, log) == dataset]
     if not folders:
@@ -281,8 +283,9 @@ def latest_responses(
 def _dataset_of(folder: Path, log: Log) -> str | None:
     """Dataset of the subject of responses; None where their sidecar cannot be read."""
     try:
-        for sidecar in folder.glob("sub-*_desc-draws_betas.json"):
-            return read_record(sidecar, ResponseSidecar, AGAIN).dataset
+        draws = array_of(folder, "desc-draws_betas")
+        if draws is not None:
+            return read_record(draws.with_suffix(".json"), ResponseSidecar, AGAIN).dataset
     except SynbrainError as error:
         log(f"passed over: {error}")
     return None
