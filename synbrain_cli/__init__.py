@@ -8,7 +8,15 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["contrast", "fit_categories", "fit_prf", "load_model", "power", "select"]
+__all__ = [
+    "contrast",
+    "fit_categories",
+    "fit_prf",
+    "load_model",
+    "power",
+    "register_with_berg",
+    "select",
+]
 
 # torch loads when one is asked for, not when `synbrain --help` imports the package
 _MODULES = {
@@ -17,6 +25,7 @@ _MODULES = {
     "fit_prf": "experiments.retinotopy",
     "load_model": "brain",
     "power": "experiments.power",
+    "register_with_berg": "brain.berg",
     "select": "experiments.selection",
 }
 

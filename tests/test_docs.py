@@ -13,7 +13,7 @@ import pytest
 from typer.main import get_command
 
 from synbrain_cli import cli
-from synbrain_cli.io import bundle, prepared, responses
+from synbrain_cli.io import berg, bundle, prepared, responses
 from synbrain_cli.io.results import augmentation, comparison, evaluation, learning_curve
 
 ROOT = Path(__file__).parents[1]
@@ -207,6 +207,8 @@ RECORDS = (
         responses.ResponseSettings,
         responses.ResponseSidecar,
         responses.MapSidecar,
+        responses.SegmentationSidecar,
+        berg.BergCard,
         prepared.PreparedDescription,
     ),
 )

@@ -5,6 +5,7 @@
 ``prediction.py``  the predictors that the mean is stacked from
 ``drawing.py``     how single-trial responses are drawn around the mean
 ``images.py``      images → tokens and digests
+``berg.py``        models in the Brain Encoding Response Generator
 ``matching.py``    whether model, prepared subject and tokens belong together
 """
 

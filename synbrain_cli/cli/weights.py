@@ -14,7 +14,9 @@ from synbrain_cli.cli.sections import PlainGroup
 from synbrain_cli.cli.tables import cell, print_columns, print_files
 
 app = typer.Typer(
-    cls=PlainGroup, no_args_is_help=True, help="List, verify, import and fetch models' weights."
+    cls=PlainGroup,
+    no_args_is_help=True,
+    help="List, verify, export, import and fetch models' weights.",
 )
 
 
@@ -85,6 +87,35 @@ def weights_card(
 
     workspace, _ = open_workspace(folder, True)
     print(read_card(workspace, name), end="")
+
+
+@app.command("export")
+def weights_export(
+    name: Annotated[
+        str,
+        typer.Argument(help="Model: a name in weights/, or a path.", autocompletion=complete_model),
+    ],
+    berg: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the Brain Encoding Response Generator (BERG); made where there is none."
+        ),
+    ],
+    overwrite: OverwriteOption = False,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Copy a model into a folder of BERG, whose own calls then load it and encode images with it.
+
+    In Python, call synbrain_cli.register_with_berg(FOLDER) first.
+
+    Example: synbrain weights export sub-01 --berg brain-encoding-response-generator
+    """
+    from synbrain_cli.pipeline.export_weights import export_to_berg
+
+    workspace, run = open_run(folder, quiet)
+    with interruptible():
+        print(export_to_berg(workspace, name, berg, overwrite=overwrite, run=run))
 
 
 @app.command("import")

@@ -293,7 +293,7 @@ def test_responses_whose_means_are_of_draws_are_refused(
         latest_responses(Workspace(tmp_path), None, None, passed_over.append)
     assert message in passed_over[0]
     output = Output(folder, ["fsaverage5", "fsnative", "MNI"])
-    with pytest.raises(InputError, match=r"format none, now 2.*pass --overwrite"):
+    with pytest.raises(InputError, match=r"format none, now 3.*pass --overwrite"):
         synthesize(workspace, brain.folder, photographs, Drawing(N_DRAWS), output, RUN)
 
 

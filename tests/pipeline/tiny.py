@@ -85,11 +85,23 @@ SCENARIOS = {
     "compare": Scenario("trained", "compare one other --draws 20 --device cpu"),
     "learning_curve": Scenario("trained", "learning-curve --subject 1 --hours 1,2 --from two"),
     "augment": Scenario("trained", "augment --model one --amounts 1 --device cpu"),
+    "contrast": Scenario(
+        "trained",
+        "contrast raw/first raw/second --model one --permutations 20 --device cpu "
+        "--experiment trials=4,sessions=1,simulations=20",
+    ),
+    "categories": Scenario(
+        "trained",
+        "localize categories raw/first raw/second raw/third --model one --permutations 20 "
+        "--device cpu",
+        few=1,
+    ),
     "import": Scenario(
         "prepared",
         "weights import --brainvae raw/last.pth --s2n raw/last.pt --encoder gabor --dataset tiny "
         "--subject 1 --mask raw/mask.nii.gz --name theirs",
     ),
+    "export": Scenario("trained", "weights export one --berg outputs/berg", few=1),
     "report": Scenario("trained", "plot report --model one", few=1),
     "accuracy": Scenario("trained", "plot accuracy --model one --output outputs/accuracy.png"),
 }
@@ -145,6 +157,10 @@ def write_raw(folder: Path) -> None:
         picture.save(folder / f"images/im{k:02d}.png")
         if k < 3:
             picture.save(folder / f"some/new{k}.png")
+        if k < 15:
+            condition = folder / ("first", "second", "third")[k // 5]
+            condition.mkdir(exist_ok=True)
+            picture.save(condition / f"im{k:02d}.png")
     mask = np.zeros((4, 3, 3), np.uint8)
     mask.ravel()[:N_VOXELS] = 1
     nib.save(nib.Nifti1Image(mask, np.diag([2.0, 2, 2, 1])), folder / "mask.nii.gz")
