@@ -13,6 +13,7 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import atomic, versions, write_json
 
 BIDS_VERSION = "1.11.1"
+MODEL = "model"  # name of the first model's folder in BIDS URIs
 # What BIDS has no names for, and why it is named so all the same: the content of ``.bidsignore``.
 NOT_BIDS = {
     "BIDS 1.11 has no names for maps of statistics: these are those of Nilearn and FitLins": (
@@ -149,8 +150,8 @@ def _description(folder: Path, derivative: Derivative) -> dict[str, Any]:
     """Describe a derivative, with the models and data sets that it was made with."""
     found = derivative_description(derivative.name, derivative.simulated)
     links = {
-        bids_label(Path(model).name): Path(os.path.relpath(model, folder)).as_posix()
-        for model in derivative.models
+        MODEL + (str(k) if k > 1 else ""): Path(os.path.relpath(model, folder)).as_posix()
+        for k, model in enumerate(derivative.models, start=1)
     }
     prints = derivative.models.values()
     sources = [

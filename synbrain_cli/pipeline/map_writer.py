@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.io.bids import Derivative, bids_label, func_folder, write_derivative
+from synbrain_cli.io.bids import MODEL, Derivative, bids_label, func_folder, write_derivative
 from synbrain_cli.io.files import atomic, versions
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.responses import MapSidecar, SegmentationSidecar
@@ -93,7 +93,7 @@ class MapWriter:
             "Voxels that the model predicts. The last axis of arrays, and the rows of voxels.tsv, "
             "are these voxels in C order (the last axis of the volume fastest)"
         )
-        source = f"bids:{bids_label(brain.name)}:mask.nii.gz"
+        source = f"bids:{MODEL}:mask.nii.gz"
         self.write_mask("voxels", np.ones(brain.n_voxels, bool), shown, source)
 
     def write(self, maps: Iterable[StatMap]) -> None:

@@ -93,6 +93,20 @@ def test_only_names_that_bids_does_not_have_are_ignored(workspace, tmp_path, com
     assert not wrong & seen
 
 
+def test_pictures_of_other_commands_and_subjects_on_surfaces(workspace, tmp_path):
+    folder = shutil.copytree(workspace / FOLDERS["synthesize"], tmp_path / "copy")
+    (folder / "figures").mkdir()
+    for name in ("figures/a.png", "figures/b.svg", "report.html"):
+        (folder / name).write_text("a picture")
+    assert set(validate(folder)) == {f"warning {AUTHORS}"}
+    for path in [*folder.rglob("*.nii.gz"), *folder.rglob("*_mask.json")]:
+        path.unlink()
+    base = folder / "sub-01/func/sub-01_stim-a_hemi-L_space-fsaverage"
+    for name in ("desc-draws_betas", "stat-mean_statmap"):
+        Path(f"{base}_{name}.func.gii").write_text("a surface")
+    assert set(validate(folder)) == {f"warning {AUTHORS}"}
+
+
 def test_the_validator_looks_into_masks_and_regions(workspace, tmp_path):
     folder = shutil.copytree(workspace / FOLDERS["categories"], tmp_path / "copy")
     (mask,) = folder.rglob("*_desc-voxels_mask.nii.gz")
@@ -158,7 +172,7 @@ def test_models_are_named_as_seen_from_the_folder(workspace):
         model = (folder / source["URL"]).resolve()
         assert model == workspace / "weights/one"
         assert json.loads((model / "config.json").read_text())["fingerprint"] == source["Version"]
-        assert described["DatasetLinks"] == {"one": source["URL"]}
+        assert described["DatasetLinks"] == {"model": source["URL"]}
 
 
 @pytest.mark.parametrize("command", ["synthesize", "contrast", "categories", "prf"])
