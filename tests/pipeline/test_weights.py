@@ -324,7 +324,7 @@ def test_synthesize_and_flatmap(imported, synbrain):
         "synthesize", IMAGES / "coffee.png", "--model", "theirs", *more, *place
     )
     assert code == 0, error
-    folder = Path(output.split()[0]).parent
+    folder = Path(output.split()[0]).parents[2]
     sidecar = read_json(folder / "sub-01/func/sub-01_desc-draws_betas.json")
     assert sidecar["NoiseFactor"] == 1
     assert sidecar["Unit"] == "percent signal change"
