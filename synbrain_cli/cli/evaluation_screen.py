@@ -204,7 +204,7 @@ def summary_line(metrics: EvaluationRecord) -> str:
     """What 90 % intervals cover of region differences, projections and distances."""
     found = {label: metrics.draws.get(key) for key, label in SUMMARIES.items()}
     known = [f"{label} {cell(score.model)}" for label, score in found.items() if score is not None]
-    return f"90 % intervals of summaries: {', '.join(known)}" if known else ""
+    return f"90 % of summaries: {', '.join(known)}" if known else ""
 
 
 def likelihood_lines(metrics: EvaluationRecord) -> list[str]:
@@ -218,7 +218,7 @@ def likelihood_lines(metrics: EvaluationRecord) -> list[str]:
         for key, label in names.items()
         if given.get(key) is not None
     ]
-    lines = [f"bits per voxel and trial: {cell(given.model)} ({', '.join(others)})"]
+    lines = [f"bits per voxel: {cell(given.model)} ({', '.join(others)})"]
     if gain is not UNSET:
         told = f"information gain: {cell(gain.model)} ({interval(*gain.ci)})"
         lines.append(f"{told}; 1 knows the image's other repeats")
