@@ -1,7 +1,8 @@
 """Names of image encoders and of their bands.
 
 A band is one layer of one encoder, named ``ENCODER@LAYER``; encoders of a single layer are named
-without it. ``ENCODER@3,6,9`` names several bands of one encoder at once.
+without it. ``ENCODER@3,6,9`` names several bands of one encoder at once. ``tokens:NAME`` is a band
+that the user computed (`synbrain prepare --tokens NAME=FILE`).
 
 >>> split_layers("openclip:ViT-B-16/laion2b_s34b_b88k@3,6")
 ('openclip:ViT-B-16/laion2b_s34b_b88k', (3, 6))
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 
 from synbrain_cli.errors import InputError
 
+OWN = "tokens:"  # begins the names of bands that the user computed
 DEFAULT = ("gabor", "efficientnet@3,4,5", "pixels")
 _LAYERS = re.compile(r"^(?P<encoder>.*[^@])@(?P<layers>\d+(,\d+)*)$")
 
@@ -35,6 +37,15 @@ def split_layers(spec: str) -> tuple[str, tuple[int, ...]]:
     if len(set(layers)) < len(layers) or min(layers) < 1:
         raise InputError(f"{spec}: expected layers from 1 on, each once, found {found['layers']}")
     return found["encoder"], tuple(sorted(layers))
+
+
+def is_own(spec: str) -> bool:
+    """Return whether a band's tokens come from a file of the user's, and no encoder computes them.
+
+    >>> is_own("tokens:clip"), is_own("gabor")
+    (True, False)
+    """
+    return spec.startswith(OWN)
 
 
 def band_spec(encoder: str, layer: int | None) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import msgspec
 from msgspec.structs import replace
 
+from synbrain_cli.bands import is_own
 from synbrain_cli.errors import InputError
 
 # Bounds of what is read from files, far beyond any use: a size out of them is a damaged file, and
@@ -367,9 +368,12 @@ class Band(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes
     ----------
     spec : str
-        Name by which the band is loaded: ``gabor``, ``openclip:ARCH/PRETRAINED@6``.
+        Name by which the band is loaded: ``gabor``, ``openclip:ARCH/PRETRAINED@6``; ``tokens:NAME``
+        is of the user's own.
     identity : dict
-        Properties by which bands are compared (`synbrain_cli.features.encoder.EncoderBand`).
+        Properties by which bands are compared (`synbrain_cli.features.encoder.EncoderBand`); of a
+        band of the user's own ``weights`` is a checksum of its tokens
+        (`synbrain_cli.io.token_files`).
     precision : {"float32", "fp16", "bf16"}
         Precision of the computation; float32 for tokens that do not record it.
 
@@ -384,7 +388,8 @@ class Band(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: Literal["float32", "fp16", "bf16"] = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("n_tokens", "n_dims", "image_size"):
+        own = is_own(self.spec)
+        for name in ("n_tokens", "n_dims", *(() if own else ("image_size",))):
             size = self.identity.get(name)
             _check(
                 type(size) is int and 1 <= size <= 1_000_000,

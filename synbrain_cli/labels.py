@@ -21,6 +21,11 @@ from dataclasses import dataclass
 from synbrain_cli.errors import InputError
 from synbrain_cli.text import one_line
 
+# Of image files that this program reads; how names of images are told from names of files.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".ppm", ".pgm", ".avif"),
+)
 MAX_CHARACTERS = 80
 # Names are parts of longer ones: `.NAME.recovery`, `NAME_augmentation`; file systems take 255.
 MAX_BYTES = 200
@@ -36,6 +41,8 @@ _NO_NAME = re.compile(
 _NO_COLUMN = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
+# Layers of encoders follow @, several names are joined by +.
+_NO_TOKENS = re.compile(rf"[@=+\s]|{_NO_NAME.pattern}")
 _SUBJECT = re.compile(r"[A-Za-z0-9]+")
 # `sub-` belongs to no label (BIDS); the words do not where a number follows.
 _PREFIX = re.compile(r"sub-|(?:participant|subject|subj|sub)[-_ ]?(?=[0-9]+$)", re.IGNORECASE)
@@ -66,6 +73,7 @@ class NameKind:
 
 _MODEL = NameKind("a model", "--name", reserved=("cores", "readme.md"))
 _DATASET = NameKind("a dataset", "--dataset")
+_TOKENS = NameKind("a band of your own", "--tokens", _NO_TOKENS)
 _ROI = NameKind("an ROI", "--roi", _NO_COLUMN, ("all",), is_path=False)
 _COLUMN = NameKind("a column", "--voxels", _NO_COLUMN, is_path=False)
 
@@ -88,6 +96,28 @@ def dataset_name(name: str) -> str:
     InputError
     """
     return _checked(name, _DATASET)
+
+
+def tokens_name(name: str) -> str:
+    """Return the name of a band that the user computed, checked: it follows ``tokens:``.
+
+    Raises
+    ------
+    InputError
+    """
+    return _checked(name, _TOKENS)
+
+
+def image_stem(name: str) -> str:
+    """Return the name of an image without the suffix of an image file, folders kept.
+
+    Examples
+    --------
+    >>> image_stem("faces/img.1.png"), image_stem("img.1")
+    ('faces/img.1', 'img.1')
+    """
+    stem, _, suffix = name.rpartition(".")
+    return stem if stem and f".{suffix.lower()}" in IMAGE_SUFFIXES else name
 
 
 def roi_label(name: str) -> str:

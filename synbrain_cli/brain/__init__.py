@@ -6,6 +6,7 @@
 ``drawing.py``     how single-trial responses are drawn around the mean
 ``images.py``      images → tokens and digests
 ``berg.py``        models in the Brain Encoding Response Generator
+``token_source.py``  image encoder, and files of tokens of the user's own
 ``matching.py``    whether model, prepared subject and tokens belong together
 """
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from synbrain_cli.bands import is_own
 from synbrain_cli.brain.drawing import (
     DrawGenerators,
     Drawing,
@@ -21,9 +22,15 @@ from synbrain_cli.brain.drawing import (
     draw_around,
     draw_latent,
 )
-from synbrain_cli.brain.images import check_token_shapes, given_tokens, stream_tokens
+from synbrain_cli.brain.images import (
+    check_token_shapes,
+    given_tokens,
+    named_images,
+    stream_tokens,
+)
 from synbrain_cli.brain.loading import Distribution, load_weights
 from synbrain_cli.brain.prediction import BATCH, Networks
+from synbrain_cli.brain.token_source import TokenFiles, TokenSource, match_files
 from synbrain_cli.config import a_trial
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.encoder import Encoder, precision_here, same_bands
@@ -32,6 +39,7 @@ from synbrain_cli.io.bundle import BundleConfig
 from synbrain_cli.io.bundle_checks import read_verified_config
 from synbrain_cli.io.prepared_tables import read_voxels, roi_masks
 from synbrain_cli.io.replacing import unreplaced
+from synbrain_cli.io.token_files import TokenFile
 from synbrain_cli.io.voxel_space import VoxelSpace
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.model.uncertainty import Doubt
@@ -43,7 +51,7 @@ from synbrain_cli.tokens import Tokens
 _Begun = tuple[np.ndarray, Callable[[], np.ndarray], Doubt | None]
 
 
-def load_model(path: Path | str, device: str = "auto") -> Brain:
+def load_model(path: Path | str, device: str = "auto", tokens: TokenFiles = ()) -> Brain:
     """Load a model bundle.
 
     Parameters
@@ -52,18 +60,22 @@ def load_model(path: Path | str, device: str = "auto") -> Brain:
         ``weights/<name>``.
     device : str
         "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", …
+    tokens : mapping of str to path, optional
+        Of a model that was trained on tokens of the user's own: name of each such band → file with
+        its tokens of the images that will be shown (`synbrain_cli.io.token_files`).
 
     Raises
     ------
     MissingError, InputError
-        Not a bundle, incomplete, or changed since it was written.
+        Not a bundle, incomplete, or changed since it was written; tokens of another shape, or of a
+        band that the model does not have.
 
     Examples
     --------
     >>> model = load_model("weights/sub-01")                         # doctest: +SKIP
     >>> draws = model.draw("examples/images", n_draws=8, seed=0)     # doctest: +SKIP
     """
-    return Brain(Path(path), resolve_device(device))
+    return Brain(Path(path), resolve_device(device), tokens)
 
 
 class Brain:
@@ -74,6 +86,8 @@ class Brain:
     folder : Path
         Model bundle.
     device : torch.device
+    tokens : mapping of str to path, or sequence of TokenFile, optional
+        As in `load_model`.
 
     Attributes
     ----------
@@ -89,7 +103,7 @@ class Brain:
         One row per voxel.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, tokens: TokenFiles = ()) -> None:
         self.folder = folder
         self.device = device
         with unreplaced(folder):
@@ -101,6 +115,7 @@ class Brain:
         self.response_mean, self.response_sd = weights.response_mean, weights.response_sd
         self._distribution = weights.distribution
         self.voxel_space = VoxelSpace(folder, self.config.checksums)
+        self._token_files = tokens
 
     def __repr__(self) -> str:
         """Return what the model is, in one line."""
@@ -218,15 +233,31 @@ class Brain:
         return known.uncertainty(self.predictors.leverage(tokens))
 
     @cached_property
-    def encoder(self) -> Encoder:
+    def source(self) -> TokenSource:
+        """What makes tokens of images: the image encoder, and files of tokens of the user's own.
+
+        Raises
+        ------
+        InputError
+            As `encoder`; tokens of another shape, or of a band that the model does not have.
+        """
+        files = match_files(self.name, self.config.bands, self._token_files)
+        return TokenSource(self.name, self.config.bands, self.encoder, files)
+
+    @cached_property
+    def encoder(self) -> Encoder | None:
         """The image encoder, checked to be the one trained with, in its precision on a GPU.
+
+        Of the bands that are computed from pictures; None where the user computed all of them.
 
         Raises
         ------
         InputError
             When its weights are others.
         """
-        wanted = self.config.bands
+        wanted = [band for band in self.config.bands if not is_own(band.spec)]
+        if not wanted:
+            return None
         half = {band.precision for band in wanted} - {"float32"}
         precision = precision_here(half.pop() if half else "float32", self.device)
         encoder = load_encoder([band.spec for band in wanted], self.device, precision)
@@ -263,7 +294,8 @@ class Brain:
         ----------
         images : folder, path, list of paths, PIL images, array
             uint8 array (n_images, height, width, 3), or the encoder's `Tokens`; of a single band
-            also a float array (n_images, n_tokens, n_dims).
+            also a float array (n_images, n_tokens, n_dims) or (n_images, n_features). Of a band of
+            the user's own also the path of a file of tokens.
         unit : {"recorded", "z"}
             That of the data (percent signal change, for NSD), or standardised as in training.
 
@@ -528,12 +560,17 @@ class Brain:
 
         The last batch may hold more tokens than digests: it is filled up to the size of the others.
         """
-        encoder, tokens = None, given_tokens(images)
-        if tokens is None:
-            encoder = self.encoder
-        else:
+        tokens = given_tokens(images)
+        if tokens is not None:
             check_token_shapes(tokens, self.config.token_shapes, self.config.encoder)
-        return stream_tokens(images, encoder, rows, self._batch)
+            source = TokenSource(self.name, self.config.bands, None, {})
+            return stream_tokens(tokens, source, rows, self._batch)
+        unseen, source = named_images(images), self.source
+        if unseen is not None:  # the file is that of the tokens, too, where no other was given
+            file = images if isinstance(images, TokenFile) else TokenFile.parse(str(images))
+            files = match_files(self.name, self.config.bands, [file]) | source.files
+            source = replace(source, files=files)
+        return stream_tokens(images if unseen is None else unseen, source, rows, self._batch)
 
     # ------------------------------------------------------------------ responses → space
 

@@ -20,9 +20,11 @@ from synbrain_cli.cli.options import (
     PermutationsOption,
     QuietOption,
     SeedOption,
+    ShownTokensOption,
     StyleOption,
     WorkspaceOption,
 )
+from synbrain_cli.cli.parsers import parse_tokens
 from synbrain_cli.cli.running import interruptible, open_run
 from synbrain_cli.cli.tables import cell, interval, print_columns, print_notes
 
@@ -49,6 +51,7 @@ def contrast(
         str | None,
         typer.Option("--model", "-m", help="Models, names in weights/: sub-01, or sub-01,sub-02."),
     ] = None,
+    tokens: ShownTokensOption = None,
     experiment: Annotated[
         str | None,
         typer.Option(
@@ -115,7 +118,7 @@ def contrast(
     )
     with interruptible():
         for path in found:
-            brain = load_model(path, str(run.device))
+            brain = load_model(path, str(run.device), parse_tokens(tokens))
             result = contrast_conditions(
                 workspace,
                 brain,
@@ -124,7 +127,7 @@ def contrast(
                 output=output,
                 run=run,
             )
-            missing = controls and not result.record.get("control_model")
+            missing = result.has_controls and not result.record.get("control_model")
             print_contrast(result.record, how_to_control(brain) if missing else "")
             print(result.folder)
 

@@ -116,6 +116,26 @@ EncoderPrecisionOption = Annotated[
     ),
 ]
 
+TokensOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tokens",
+        metavar="<[name=]file>",
+        help="Features of your own as a band, repeatable: .npy, .h5, .hdf5 or .safetensors, "
+        "(images, tokens, dims) or (images, features). Rows are in the order of the sorted image "
+        "names, or as FILE.tsv says. Without --encoder, no other band is made.",
+    ),
+]
+ShownTokensOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tokens",
+        metavar="<[name=]file>",
+        help="Tokens of the images, for a model of features of your own; one per band of this "
+        "kind, in the form that prepare takes.",
+    ),
+]
+
 # ----------------------------------------------------------------------------------- training
 
 PresetOption = Annotated[

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from synbrain_cli.bands import DEFAULT
 from synbrain_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from synbrain_cli.io.token_files import TokenFile
 
 MAX_SESSION = 9999  # far more than any subject has
 
@@ -68,6 +74,23 @@ def parse_named_file(text: str) -> tuple[str, Path]:
     if not (name and separator and path):
         raise InputError(f"--roi {text}: expected NAME=FILE, such as FFA=ffa_mask.nii.gz")
     return name, Path(path)
+
+
+def parse_tokens(tokens: Sequence[str] | None) -> tuple[TokenFile, ...]:
+    """Files of tokens, of FILE or NAME=FILE each.
+
+    Raises
+    ------
+    InputError
+    """
+    from synbrain_cli.io.token_files import TokenFile
+
+    return tuple(TokenFile.parse(text) for text in tokens or ())
+
+
+def chosen_encoders(encoder: Sequence[str] | None, tokens: Sequence[str] | None) -> tuple[str, ...]:
+    """Image encoders: those named; none where tokens alone are given; else the default."""
+    return tuple(encoder) if encoder else () if tokens else DEFAULT
 
 
 def parse_subject_numbers(subjects: list[str] | None) -> list[int] | None:

@@ -21,10 +21,17 @@ from synbrain_cli.cli.options import (
     StandardizeOption,
     SubjectOption,
     TestOption,
+    TokensOption,
     ValidationOption,
     WorkspaceOption,
 )
-from synbrain_cli.cli.parsers import parse_named_file, parse_sessions, parse_subject_numbers
+from synbrain_cli.cli.parsers import (
+    chosen_encoders,
+    parse_named_file,
+    parse_sessions,
+    parse_subject_numbers,
+    parse_tokens,
+)
 from synbrain_cli.cli.running import interruptible, open_run, open_workspace
 from synbrain_cli.cli.sections import PlainGroup
 from synbrain_cli.cli.tables import print_columns, print_records
@@ -145,6 +152,7 @@ def nsd(
     accept_terms: AcceptTermsOption = False,
     dataset: NewDatasetOption = "nsd",
     encoder: EncoderOption = None,
+    tokens: TokensOption = None,
     precision: EncoderPrecisionOption = "auto",
     jobs: JobsOption = None,
     seed: SeedOption = 0,
@@ -161,7 +169,14 @@ def nsd(
     from synbrain_cli.pipeline.prepare import NSDSource, Target, describe, prepare_nsd
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(workspace, dataset, tuple(encoder or DEFAULT), precision, overwrite)
+    target = Target(
+        workspace,
+        dataset,
+        chosen_encoders(encoder, tokens),
+        precision,
+        parse_tokens(tokens),
+        overwrite,
+    )
     with interruptible():
         source = NSDSource(
             root,
@@ -230,6 +245,7 @@ def algonauts(
     validation: ValidationOption = 0.1,
     dataset: NewDatasetOption = "algonauts",
     encoder: EncoderOption = None,
+    tokens: TokensOption = None,
     precision: EncoderPrecisionOption = "auto",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -245,7 +261,14 @@ def algonauts(
     from synbrain_cli.pipeline.prepare import Target, describe, prepare_algonauts
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(workspace, dataset, tuple(encoder or DEFAULT), precision, overwrite)
+    target = Target(
+        workspace,
+        dataset,
+        chosen_encoders(encoder, tokens),
+        precision,
+        parse_tokens(tokens),
+        overwrite,
+    )
     with interruptible():
         choice = Choice(standardize, test, validation, seed)
         subjects = parse_subject_numbers(subject)
@@ -263,7 +286,12 @@ TrialsArgument = Annotated[
         "tables are joined."
     ),
 ]
-ImagesOption = Annotated[Path, typer.Option(help="Folder of the images that the table names.")]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the images that the table names; only with --tokens may it be left out."
+    ),
+]
 TableDatasetOption = Annotated[
     str, typer.Option("--dataset", help="Name of the experiment in prepared/.")
 ]
@@ -329,9 +357,9 @@ TableSplitOption = Annotated[
 @app.command("table")
 def table(
     trials: TrialsArgument,
-    images: ImagesOption,
     dataset: TableDatasetOption,
     subject: TableSubjectOption,
+    images: ImagesOption = None,
     responses: BetasOption = None,
     left: LeftOption = None,
     right: RightOption = None,
@@ -348,6 +376,7 @@ def table(
     test: TestOption = 0.15,
     validation: ValidationOption = 0.1,
     encoder: EncoderOption = None,
+    tokens: TokensOption = None,
     precision: EncoderPrecisionOption = "auto",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -364,7 +393,14 @@ def table(
     from synbrain_cli.pipeline.prepare import Target, describe, prepare_table
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(workspace, dataset, tuple(encoder or DEFAULT), precision, overwrite)
+    target = Target(
+        workspace,
+        dataset,
+        chosen_encoders(encoder, tokens),
+        precision,
+        parse_tokens(tokens),
+        overwrite,
+    )
     with interruptible():
         experiment = Experiment(
             trials=tuple(trials),
@@ -419,7 +455,9 @@ def simulated(
     from synbrain_cli.pipeline.prepare import Target, describe, prepare_simulated
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(workspace, "simulated", tuple(encoder or DEFAULT), precision, overwrite)
+    target = Target(
+        workspace, "simulated", tuple(encoder or DEFAULT), precision, overwrite=overwrite
+    )
     with interruptible():
         config = SimulationConfig.of_sessions(sessions, seed=seed)
         result = prepare_simulated(target, config, run)

@@ -16,10 +16,12 @@ from synbrain_cli.cli.options import (
     OutputOption,
     QuietOption,
     SeedOption,
+    ShownTokensOption,
     StyleOption,
     SubjectOption,
     WorkspaceOption,
 )
+from synbrain_cli.cli.parsers import parse_tokens
 from synbrain_cli.cli.running import interruptible, open_run
 from synbrain_cli.cli.tables import cell, interval, print_columns, print_notes
 
@@ -31,8 +33,13 @@ MOST_ROWS = 10  # of the ranking, on the screen
 
 def select(
     images: Annotated[
-        list[Path], typer.Argument(help="A folder of candidate images, or image files.")
-    ],
+        list[Path] | None,
+        typer.Argument(
+            help="A folder of candidate images, or image files; of a model that sees no pictures "
+            "a file of tokens, or nothing beside --tokens."
+        ),
+    ] = None,
+    tokens: ShownTokensOption = None,
     drive: Annotated[
         str | None,
         typer.Option(
@@ -100,6 +107,7 @@ def select(
     Example: synbrain select images --drive FFA-1 --subject 2
     """
     from synbrain_cli.brain import load_model
+    from synbrain_cli.brain.images import shown_images
     from synbrain_cli.errors import InputError
     from synbrain_cli.experiments.selection_aims import SelectionSettings
     from synbrain_cli.pipeline.select import select_images
@@ -108,9 +116,12 @@ def select(
     workspace, run = open_run(folder, quiet, seed, device)
     settings = SelectionSettings(drive, suppress, contrast, roi, top, independent)
     log = run.progress.info
+    given = images[0] if images and len(images) == 1 else images
     with interruptible():
+        pictures, named_by, files = shown_images(given or None, parse_tokens(tokens))
         if tell_apart is None:
-            brains = load_model(workspace.find_model(model, subject, log, dataset), str(run.device))
+            found = workspace.find_model(model, subject, log, dataset)
+            brains = load_model(found, str(run.device), files)
         else:
             if settings.criterion != "tell-apart":
                 raise InputError(
@@ -126,11 +137,11 @@ def select(
                 raise InputError(
                     f"--tell-apart {tell_apart}: expected two models, separated by a comma"
                 )
-            brains = tuple(load_model(path, str(run.device)) for path in found)
+            brains = tuple(load_model(path, str(run.device), files) for path in found)
         result = select_images(
             workspace,
             brains,
-            images[0] if len(images) == 1 else images,
+            named_by if pictures.are_seen else pictures,
             settings,
             look=Look(format=format, dpi=dpi, style=style),
             output=output,

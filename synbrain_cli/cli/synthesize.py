@@ -16,9 +16,11 @@ from synbrain_cli.cli.options import (
     OverwriteOption,
     QuietOption,
     SeedOption,
+    ShownTokensOption,
     SubjectOption,
     WorkspaceOption,
 )
+from synbrain_cli.cli.parsers import parse_tokens
 from synbrain_cli.cli.running import interruptible, open_run
 
 Sampling = Literal["calibrated", "latent", "mean"]
@@ -51,7 +53,14 @@ MapSpacesOption = Annotated[
 
 
 def synthesize(
-    images: Annotated[list[Path], typer.Argument(help="A folder of images, or image files.")],
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="A folder of images, or image files; of a model that sees no pictures a file of "
+            "tokens, or nothing beside --tokens."
+        ),
+    ] = None,
+    tokens: ShownTokensOption = None,
     subject: SubjectOption = None,
     dataset: DatasetOption = None,
     model: ModelOption = None,
@@ -95,14 +104,16 @@ def synthesize(
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     spaces = None if space is None else [s.value for s in space if s != MapSpace.NONE]
+    shown = images[0] if images and len(images) == 1 else images
     with interruptible():
         result = write_responses(
             workspace,
             workspace.find_model(model, subject, run.progress.info, dataset),
-            images[0] if len(images) == 1 else images,
+            shown or None,
             Drawing(samples, seed, sampling, signal, noise_factor, unit),
             Output(output, spaces, maps, overwrite),
             run,
+            parse_tokens(tokens),
         )
     if run.processes.is_main:
         print(result.draws)

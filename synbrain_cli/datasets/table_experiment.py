@@ -34,8 +34,9 @@ class Experiment:
         Table (.tsv, .csv), or several tables that are concatenated, with one row per trial in the
         order of the responses. Columns are ``image``, and optionally ``session`` (whole numbers
         from 1), ``repeat`` and ``split`` (train, val, test); others are ignored.
-    images : path
-        Folder of the images, which the table names with or without their suffix.
+    images : path, optional
+        Folder of the images, which the table names with or without their suffix; None where only
+        their tokens are known.
     responses : tuple of paths
         ``.npy`` (n_trials, n_voxels) or (x, y, z, n_trials), 4-D NIfTI, or HDF5 with ``betas`` or
         ``betasmd``. Empty for surfaces.
@@ -75,7 +76,7 @@ class Experiment:
     """
 
     trials: Path | tuple[Path, ...]
-    images: Path
+    images: Path | None
     responses: tuple[Path, ...] = ()
     left: tuple[Path, ...] = ()
     right: tuple[Path, ...] = ()
@@ -180,7 +181,8 @@ class Experiment:
         options["trials"] = [f"{path.name} (sha256 {sha256(path)})" for path in self.tables]
         options["mask"] = [sha256(path) for path in self.mask]
         options["rois"] = {name: sha256(path) for name, path in self.rois}
-        options["images"] = str(options["images"])
+        if self.images is not None:
+            options["images"] = str(self.images)
         options["responses"] = [fingerprint(path) for path in self.files]
         options["sources"] = {str(path): path.stat().st_size for path in self.files}
         return json.loads(json.dumps(options))

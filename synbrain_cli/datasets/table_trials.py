@@ -18,6 +18,7 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.images import SUFFIXES, read_image
 from synbrain_cli.io.prepared_tables import SPLITS
 from synbrain_cli.io.tables import has_no_value, missing_column, read_table, row_in, whole_numbers
+from synbrain_cli.labels import image_stem
 from synbrain_cli.paths import require_folder
 
 IMAGE_COLUMNS = ("image", "stim_file")  # the second is the name in BIDS
@@ -95,28 +96,48 @@ class TrialTable:
                     "trial: expected sessions (days of recording) in the column session, numbered "
                     "from 1"
                 )
-        files = self._find_images(table[column])
+        names = self._names_of(table[column])
         repeat: Any = 0
         if _is_given(table, "repeat"):
             repeat = whole_numbers(table["repeat"], self.row)
         return pd.DataFrame(
             {
-                "image": [files[value].stem for value in table[column]],
+                "image": [names[value] for value in table[column]],
                 "session": session,
                 "repeat": repeat,
                 "split": table["split"] if _is_given(table, "split") else "",
             }
         )
 
+    def _names_of(self, values: pd.Series) -> dict[str, str]:
+        """Return the name of the image of each value: without folder and suffix."""
+        if self.experiment.images is not None:
+            return {value: path.stem for value, path in self._find_images(values).items()}
+        value_of: dict[str, str] = {}
+        for value in values.unique():
+            name = image_stem(value).rpartition("/")[2]
+            if not name or value_of.setdefault(name, value) != value:
+                raise InputError(
+                    f"{self.experiment.table_names}: {value_of.get(name, '')} and {value} have the "
+                    "same name: images are identified by their name without folder and suffix, so "
+                    "rename one of them"
+                )
+        return {value: name for name, value in value_of.items()}
+
     def _find_images(self, values: pd.Series) -> dict[str, Path]:
         """Return the image file of each value in the table; every image has a name of its own."""
         folder = self.experiment.images
+        if folder is None:
+            raise InputError(
+                f"{self.experiment.table_names}: expected a folder of images, found none: pass "
+                "--images"
+            )
         if not folder.exists():
             raise MissingError(f"--images {folder}: no such folder")
         require_folder(folder, "the folder of images (--images)")
         by_stem: dict[str, list[Path]] = {}
         for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            if _is_image(path):
                 by_stem.setdefault(path.stem, []).append(path)
         found: dict[str, Path] = {}
         missing = []
@@ -154,8 +175,9 @@ class TrialTable:
 
         Only files of the image folder are found, whatever folder the value names.
         """
-        experiment = self.experiment
-        folder, name = experiment.images, Path(value)
+        experiment, name = self.experiment, Path(value)
+        folder = experiment.images
+        assert folder is not None
         candidates = [folder / name.name]
         root = folder.absolute()
         if ".." not in name.parts and (root / name).is_relative_to(root):
@@ -191,6 +213,27 @@ class TrialTable:
         """Name of each image → its file."""
         column = self.experiment.image_column or next(c for c in IMAGE_COLUMNS if c in self._joined)
         return {path.stem: path for path in self._find_images(self._joined[column]).values()}
+
+    def image_paths(self) -> dict[str, str]:
+        """Name of each image → its path, or, without a folder of images, its value in the table."""
+        if self.experiment.images is not None:
+            return {name: path.as_posix() for name, path in self.image_files.items()}
+        column = self.experiment.image_column or next(c for c in IMAGE_COLUMNS if c in self._joined)
+        return {name: value for value, name in self._names_of(self._joined[column]).items()}
+
+    def sorted_images(self) -> tuple[list[str], str]:
+        """Return the sorted names of all images, and what they are, for messages.
+
+        They are those of the files in the folder of images; where that is not given, or has images
+        in folders only, those of the table.
+        """
+        folder = self.experiment.images
+        if folder is not None:
+            require_folder(folder, "the folder of images (--images)")
+            files = sorted(path.name for path in folder.iterdir() if _is_image(path))
+            if files:
+                return files, f"the images in {folder}"
+        return sorted(self.table["image"].unique()), f"the images of {self.experiment.table_names}"
 
     def read_images(self, names: list[str]) -> Iterator[np.ndarray]:
         """Yield the pixels of images: uint8 (height, width, 3).
@@ -319,6 +362,11 @@ class TrialTable:
 def _is_given(table: pd.DataFrame, column: str) -> bool:
     """Whether a column exists and has a value in any row."""
     return column in table and not has_no_value(table[column]).all()
+
+
+def _is_image(path: Path) -> bool:
+    """Whether an entry of a folder has the name of an image file."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _is_file(path: Path) -> bool:

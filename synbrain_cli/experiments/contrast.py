@@ -480,7 +480,7 @@ def show(
         Keeps the responses for the run that continues an interrupted one.
     """
     keeping = keeping or Keeping()
-    images = _joined(conditions)
+    images = joined(conditions)
     total = len(images) * (2 if controls else 1)
     with run.progress.bar("images", total, shorter="fewer images, or --no-controls") as bar:
         predicted = predict(brain, images, bar, keeping)
@@ -511,8 +511,8 @@ def _condition(images: Any, name: str) -> Condition:
     return Condition(folder or getattr(images, "name", "") or name, found)
 
 
-def _joined(conditions: Sequence[Condition]) -> ImageSet:
-    """All images, one condition after the other, read when they are used."""
+def joined(conditions: Sequence[Condition]) -> ImageSet:
+    """Return all images, one condition after the other, read when they are used."""
     names = [f"{one.name}_{name}" for one in conditions for name in one.images.names]
     items = [item for one in conditions for item in one.images.items]
     return ImageSet(items, names)

@@ -186,13 +186,13 @@ class Screen:
         """Tokens for each model, of its own encoder; an encoder of both is asked once."""
         first, *others = (reader.brain for reader in self.readers)
         batch = BATCH if first.device.type == "cuda" else 1
-        own = stream_tokens(pictures, first.encoder, rows, batch)
+        own = stream_tokens(pictures, first.source, rows, batch)
         if not others:
             return [own]
         if first.config.bands == others[0].config.bands:
             one, two = tee(own)  # asked in turns: one batch is in memory
             return [one, two]
-        return [own, stream_tokens(pictures, others[0].encoder, rows, batch)]
+        return [own, stream_tokens(pictures, others[0].source, rows, batch)]
 
     def _of_image(self, tokens: Sequence[Tokens], z: Sequence[NDArray[np.float32]]) -> Values:
         seen = [

@@ -33,6 +33,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
+from synbrain_cli.brain.images import named_images
 from synbrain_cli.errors import InputError
 from synbrain_cli.experiments.keeping import Values
 from synbrain_cli.experiments.screening import RegionReader, Screen
@@ -277,7 +278,7 @@ def select(
     >>> select(model, "images", SelectionSettings(drive="FFA-1")).table  # doctest: +SKIP
     """
     run = run or RunContext()
-    pictures = ImageSet.of(images)
+    pictures = named_images(images) or ImageSet.of(images)
     settings.n_chosen(len(pictures))
     if isinstance(model, Brain):
         aims = settings.aims(model)

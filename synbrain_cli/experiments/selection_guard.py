@@ -115,7 +115,7 @@ class TrainingData:
         shown = set(self.subject.trials["image"].to_numpy(str)[self.trials_of(brain)])
         known = zip(self.store.images, self.store.digests, strict=True)
         digests = {digest for name, digest in known if digest and name in shown}
-        if not digests:
+        if not digests or not pictures.are_seen:
             return np.zeros(len(pictures), bool)
         return np.array([pixels_checksum(pixels) in digests for pixels in pictures])
 

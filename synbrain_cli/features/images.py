@@ -12,6 +12,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,16 +22,14 @@ from PIL import Image, ImageOps, features
 
 from synbrain_cli.errors import DAMAGED, InputError, InputTypeError, MissingError
 from synbrain_cli.features.grey import ADVICE, LEAST_16_BIT, grey_to_8_bits
+from synbrain_cli.labels import IMAGE_SUFFIXES
 from synbrain_cli.paths import require_folder, require_regular_file
 
 if TYPE_CHECKING:
     import torch
 
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
-    *(".ppm", ".pgm"),
-    *((".avif",) if features.check("avif") else ()),  # not in every build of Pillow
-)
+# AVIF is not in every build of Pillow.
+SUFFIXES = tuple(x for x in IMAGE_SUFFIXES if x != ".avif" or features.check("avif"))
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a small file can claim far more
 # What Pillow warns of is refused here, or of no consequence for the pixels.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -213,6 +212,13 @@ def _unique_names(names: Sequence[str], sources: Sequence[str]) -> list[str]:
     return safe
 
 
+@dataclass(frozen=True)
+class Unseen:
+    """Stands for an image of which tokens are known, in a file, and no picture."""
+
+    file: Path
+
+
 class ImageSet(Sequence):
     """Images of any accepted kind, which are read one at a time when they are used.
 
@@ -223,13 +229,14 @@ class ImageSet(Sequence):
     names : list of str
         Unique and safe in file names: a file's stem, else ``image-0001``, ``image-0002``, …
     sources : list of str
-        Path of the file, or ``"array"``.
+        Path of the file, of images without a picture that of their tokens, or ``"array"``.
     """
 
     def __init__(self, items: Sequence[Any], names: Sequence[str] | None = None) -> None:
         self._items = items
-        listed = items if isinstance(items, list) else [None] * len(items)  # leave arrays unread
-        self.sources = [str(x) if isinstance(x, Path) else "array" for x in listed]
+        # Arrays stay unread
+        self._listed = listed = items if isinstance(items, list) else [None] * len(items)
+        self.sources = [_source(x) for x in listed]
         if names is None:
             names = [
                 x.stem if isinstance(x, Path) else f"image-{i:04d}"
@@ -271,6 +278,25 @@ list of uint8 arrays (h, w, 3), or ImageSet
             raise InputError("expected at least one image, found an empty list")
         return cls([_item(x, i) for i, x in enumerate(images)], names)
 
+    @classmethod
+    def unseen(cls, names: Sequence[str], file: Path) -> ImageSet:
+        """Make a set of images without pictures, whose tokens are in a file."""
+        return cls([Unseen(file)] * len(names), names)
+
+    @property
+    def are_seen(self) -> bool:
+        """Whether there are pictures."""
+        return not any(isinstance(x, Unseen) for x in self._items[:1])
+
+    @property
+    def called(self) -> list[str]:
+        """Names by which files of tokens know the images: paths, or names where there are none."""
+        paths = map(Path.as_posix, map(Path, self.sources))
+        return [
+            path if isinstance(item, Path) else name
+            for path, name, item in zip(paths, self.names, self._listed, strict=True)
+        ]
+
     @property
     def items(self) -> list[Any]:
         """Images as they were given: paths, PIL images or arrays."""
@@ -285,6 +311,11 @@ list of uint8 arrays (h, w, 3), or ImageSet
         item = self._items[i]
         if isinstance(item, Path):
             return read_image(item)
+        if isinstance(item, Unseen):
+            raise InputError(
+                f"{self.names[i]}: its tokens are known ({item.file}), but not its picture: pass "
+                "the images themselves"
+            )
         if isinstance(item, Image.Image):
             try:
                 return _rgb(item, self.names[i])
@@ -305,6 +336,12 @@ list of uint8 arrays (h, w, 3), or ImageSet
     def digest(self, i: int) -> str:
         """Return the `image_digest` of image ``i``."""
         return image_digest(self[i])
+
+
+def _source(item: Any) -> str:
+    if isinstance(item, Unseen):
+        return str(item.file)
+    return str(item) if isinstance(item, Path) else "array"
 
 
 def image_digest(image: np.ndarray) -> str:

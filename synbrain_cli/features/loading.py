@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from synbrain_cli.bands import group_bands
+from synbrain_cli.bands import OWN, group_bands, is_own
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.encoder import PRECISIONS, Encoder, SideBySide, precision_here
 
@@ -102,4 +102,9 @@ def _load_one(
         from synbrain_cli.features.timm_towers import Timm
 
         return Timm(rest, device, precision, layers)
+    if is_own(spec):
+        raise InputError(
+            f"{spec}: tokens of your own are in a file, which no encoder computes: pass "
+            f"--tokens {spec.removeprefix(OWN)}=FILE"
+        )
     raise InputError(f"no image encoder is called {spec!r}: choose one of {'; '.join(SPECS)}")

@@ -29,9 +29,9 @@ class ResponseImage(msgspec.Struct, frozen=True):
     name : str
         Name of the image.
     sha256 : str
-        Checksum of the file.
+        Checksum of the file; empty for an image without a picture.
     source : str, optional
-        Path of the file.
+        Path of the file, or of that of its tokens.
     """
 
     name: str
@@ -59,6 +59,9 @@ class ResponseSettings(msgspec.Struct, frozen=True):
         Spaces to which maps of statistics were resampled.
     maps : bool
         Whether every image has files of its own (NIfTI, GIFTI) beside the arrays of all images.
+    tokens : dict
+        Band of the user's own → checksum of the file of tokens
+        (`synbrain_cli.io.token_files.TokenRows`).
     format : int
         Of the folder. Before format 3, arrays and maps were not in ``sub-01/func``; before format
         2, maps of the mean were averages of draws.
@@ -77,6 +80,7 @@ class ResponseSettings(msgspec.Struct, frozen=True):
     statistics: list[str]
     spaces: list[str] = []
     maps: bool = True
+    tokens: dict[str, str] = {}
     format: int = FORMAT
 
 

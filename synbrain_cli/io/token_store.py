@@ -1,8 +1,9 @@
 """Image tokens of a dataset: ``prepared/<dataset>/features/<band>/``, one folder per band.
 
 ``tokens.npy``    (n_images, n_tokens, n_dims), float32 or float16; memory-mapped
-``images.tsv``    image of each row, a checksum of its pixels (empty for NSD's images), and one of
-                  the row: its name, that checksum and its tokens
+``images.tsv``    image of each row, a checksum of its pixels (empty for NSD's images, and in bands
+                  that the user computed), and one of the row: its name, that checksum and its
+                  tokens
 ``encoder.json``  `synbrain_cli.config.Band`, sealed
 
 The tokens of an image are compared with their checksum when they are first read.
@@ -264,8 +265,11 @@ class TokenStore:
 
     @cached_property
     def digests(self) -> list[str]:
-        """Checksum of the pixels of each image; empty where names are NSD's."""
-        first = self.stores[0]
+        """Checksum of the pixels of each image; empty where names are NSD's.
+
+        Of a band that was computed from pixels, where there is one.
+        """
+        first = next((store for store in self.stores if any(store.digests)), self.stores[0])
         by_name = dict(zip(first.images, first.digests, strict=True))
         return [by_name[name] for name in self.images]
 

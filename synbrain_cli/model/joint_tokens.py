@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from synbrain_cli.errors import InputError
 from synbrain_cli.model.fields import channel_axes
 from synbrain_cli.model.tokens import BandScaler, StandardBand, StandardTokens
 from synbrain_cli.tokens import Tokens
@@ -36,13 +35,7 @@ class JointTokens:
 
     @classmethod
     def fit(cls, tokens: StandardTokens) -> JointTokens:
-        """Find the components of every band.
-
-        Raises
-        ------
-        InputError
-            When a band of several is on no square grid.
-        """
+        """Find the components of every band."""
         if len(tokens.bands) == 1:
             return cls()
         widths = _shares([band.shape[2] for band in tokens.bands])
@@ -82,22 +75,17 @@ class JointTokens:
 def on_grid(tokens: NDArray[np.float32]) -> NDArray[np.float32]:
     """Average the tokens of a band to `SIDE` × `SIDE`: each cell over the tokens that it overlaps.
 
+    Tokens that are on no square grid have no known place: every cell is the mean of all of them.
+
     Parameters
     ----------
     tokens : float32 array of shape (n_images, n_tokens, n_dims)
-
-    Raises
-    ------
-    InputError
-        When the tokens are on no square grid.
     """
     n_images, n_tokens, n_dims = tokens.shape
     side = round(n_tokens**0.5)
     if side * side != n_tokens:
-        raise InputError(
-            f"networks on several bands: expected tokens on a square grid, found {n_tokens} per "
-            "image: train with --encoder and one band, or with --model linear"
-        )
+        mean = tokens.mean(1, keepdims=True, dtype=np.float64).astype(np.float32)
+        return np.repeat(mean, SIDE**2, axis=1)
     if side == SIDE:
         return tokens
     low = np.arange(SIDE) / SIDE

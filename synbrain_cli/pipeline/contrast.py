@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from msgspec import UNSET
 
+from synbrain_cli.bands import is_own
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.results_writer import Table, write_results
 from synbrain_cli.experiments.conditions import Condition
-from synbrain_cli.experiments.contrast import Contrast, ContrastSettings, contrast
+from synbrain_cli.experiments.contrast import Contrast, ContrastSettings, contrast, joined
 from synbrain_cli.experiments.keeping import Keeping
 from synbrain_cli.experiments.power import Experiment, Power, power
 from synbrain_cli.experiments.verdict import say_verdict
@@ -68,12 +69,15 @@ class ContrastResult:
         As in ``contrast.json``.
     regions, voxels : DataFrame
         As in the tables.
+    has_controls : bool
+        Whether controls were shown.
     """
 
     folder: Path
     record: ContrastRecord
     regions: pd.DataFrame
     voxels: pd.DataFrame
+    has_controls: bool
 
 
 def contrast_conditions(
@@ -108,6 +112,7 @@ def contrast_conditions(
     """
     # Set up
     look, run = look or Look(), run or RunContext()
+    plan = _with_possible_controls(brain, plan, run)
     conditions, settings, experiment = plan.conditions, plan.settings, plan.experiment
     names = [bids_label(one.name) for one in conditions]
     folder = (
@@ -147,7 +152,19 @@ def contrast_conditions(
             files["power.tsv"] = Table(simulated.table)
             files["power_images.tsv"] = Table(simulated.image_table)
         write_results(work, files)
-    return ContrastResult(folder, record, table, found.table)
+    return ContrastResult(folder, record, table, found.table, settings.controls)
+
+
+def _with_possible_controls(brain: Brain, plan: Plan, run: RunContext) -> Plan:
+    """Leave controls out, and say so, where a model cannot be shown pictures made here."""
+    own = [band.spec for band in brain.config.bands if is_own(band.spec)]
+    if not own or not plan.settings.controls:
+        return plan
+    run.progress.info(
+        f"no controls: {brain.name} predicts from {', '.join(own)}, and nothing computes these "
+        "tokens of phase-scrambled images"
+    )
+    return replace(plan, settings=replace(plan.settings, controls=False))
 
 
 def find_control(workspace: Workspace, brain: Brain, run: RunContext) -> Brain | None:
@@ -185,9 +202,12 @@ def _recorded(
 ) -> Mapping[str, Any]:
     """Return what the results depend on, for ``settings.json``."""
     experiment = plan.experiment
+    known = brain.source.known(joined(plan.conditions))
+    tokens = {spec: rows.identity["weights"] for spec, rows in known.items()}
     return {
         "model": brain.name,
         "fingerprint": brain.config.fingerprint,
+        **({"tokens": tokens} if tokens else {}),
         "conditions": {
             one.name: [one.images.digest(k) for k in range(len(one))] for one in plan.conditions
         },

@@ -252,7 +252,7 @@ def _open_store(
     dtype = kept_dtype(band.precision)
     _grow(work.partial / "tokens.npy", old, begun is not None, len(known), shape, dtype)
     write_sealed(work.partial / ENCODER, band)
-    _write_rows(work.partial, before.images, before.digests, before.checksums)
+    write_rows(work.partial, before.images, before.digests, before.checksums)
     return rows, len(known)
 
 
@@ -324,7 +324,7 @@ def _fill(
             stop = whole[-1].stop
             for folder, one in zip(folders, columns, strict=True):
                 named = rows[:stop], one.digests[:stop], one.checksums[:stop]
-                processes.on_main(partial(_write_rows, folder, *named))
+                processes.on_main(partial(write_rows, folder, *named))
 
 
 class _Columns:
@@ -388,7 +388,8 @@ def _grow(
     grown.replace(path)
 
 
-def _write_rows(folder: Path, rows: list[str], digests: list[str], checksums: list[str]) -> None:
+def write_rows(folder: Path, rows: list[str], digests: list[str], checksums: list[str]) -> None:
+    """Write the table of a store: the image of each row, and its checksums."""
     with atomic(folder / "images.tsv") as path:
         table = pd.DataFrame(dict(zip(COLUMNS, (rows, digests, checksums), strict=True)))
         table.to_csv(path, sep="\t", index=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +17,7 @@ from synbrain_cli.datasets import algonauts, nsd_bucket
 from synbrain_cli.datasets.download import check_space, fetch, missing
 from synbrain_cli.datasets.nsd import prepare_subject
 from synbrain_cli.datasets.nsd_choice import Choice
-from synbrain_cli.datasets.nsd_design import SESSIONS
+from synbrain_cli.datasets.nsd_design import N_IMAGES, SESSIONS, image_name
 from synbrain_cli.datasets.nsd_files import NSD
 from synbrain_cli.datasets.s3 import Bucket
 from synbrain_cli.datasets.simulated import SimulationConfig, simulate
@@ -31,11 +31,13 @@ from synbrain_cli.io.files import atomic, is_simulated, write_json
 from synbrain_cli.io.locks import locked
 from synbrain_cli.io.prepared import DESCRIPTION, PreparedSubject
 from synbrain_cli.io.prepared_writer import PREPARED
-from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.token_files import TokenFile, TokenRows
+from synbrain_cli.io.token_store import BandStore, TokenStore
 from synbrain_cli.io.workfolder import FolderKind, tidy_finished, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import dataset_name, subject_label
 from synbrain_cli.pipeline.extract_tokens import ReadImages, TokenRequest, extract_tokens
+from synbrain_cli.pipeline.own_tokens import keep_own_tokens, require_own_tokens
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
@@ -55,6 +57,8 @@ class Target:
         Image encoders whose tokens are extracted, with their layers (`synbrain_cli.bands`).
     precision : str
         Of the encoders (`synbrain_cli.features.loading.load_encoder`).
+    tokens : tuple of TokenFile
+        Tokens that the user computed, each a band beside those of the encoders.
     overwrite : bool
         Prepare again what is there already.
 
@@ -68,6 +72,7 @@ class Target:
     dataset: str
     encoders: tuple[str, ...] = DEFAULT
     precision: str = "auto"
+    tokens: tuple[TokenFile, ...] = ()
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -191,6 +196,8 @@ def prepare_nsd(
     if not numbers:
         raise MissingError(f"{nsd.root / 'nsddata_betas/ppdata'}: no subject with betas")
 
+    own = _own_rows(target, [image_name(k) for k in range(N_IMAGES)], "NSD's images", run)
+
     def wanted(number: int) -> dict[str, Any]:
         # Sessions that came since it was prepared are not passed over in silence.
         here = sorted(source.sessions or nsd.session_files(number, choice))
@@ -214,7 +221,7 @@ def prepare_nsd(
             for n in numbers
         ],
     )
-    result = _with_tokens(target, prepared, nsd.read_images, run)
+    result = _with_tokens(target, prepared, Shown(nsd.read_images, own=own), run)
     run.processes.on_main(lambda: _write_stimuli(target.folder, nsd, prepared, run.progress))
     return result
 
@@ -245,6 +252,8 @@ def prepare_algonauts(
     """
     choice, run = choice or algonauts.Choice(), run or RunContext()
     challenge = algonauts.Challenge(Path(root))
+    every = sorted({name for n in challenge.folders for name in challenge.image_files(n)})
+    own = _own_rows(target, every, f"the training images of all subjects in {root}", run)
 
     def prepare(number: int, folder: Path) -> PreparedSubject:
         return algonauts.prepare_subject(challenge, number, folder, choice)
@@ -256,7 +265,7 @@ def prepare_algonauts(
             for n in subjects or sorted(challenge.folders)
         ],
     )
-    return _with_tokens(target, prepared, challenge.read_images, run)
+    return _with_tokens(target, prepared, Shown(challenge.read_images, own=own), run)
 
 
 def prepare_table(
@@ -278,6 +287,7 @@ def prepare_table(
     SynbrainError
     """
     run, subject = run or RunContext(), subject_label(subject)
+    shown = own_experiment_images(target, experiment, run)
 
     def prepare(folder: Path) -> PreparedSubject:
         return prepare_experiment(experiment, subject, folder, progress=run.progress)
@@ -287,9 +297,32 @@ def prepare_table(
         run.processes,
         lambda: [_prepare_one(target, subject, wanted, prepare, run.progress)],
     )
-    read = TrialTable(experiment).read_images
-    # Subjects of one dataset may come with image folders of their own.
-    return _with_tokens(target, prepared, read, run, check_pixels=True)
+    return _with_tokens(target, prepared, shown, run)
+
+
+def own_experiment_images(target: Target, experiment: Experiment, run: RunContext) -> Shown:
+    """Say where pictures and tokens of the images of an experiment of the user's come from.
+
+    Raises
+    ------
+    MissingError, InputError
+        An encoder without pictures; tokens that do not belong to the images.
+    """
+    if experiment.images is None and target.encoders:
+        raise InputError(
+            f"{' + '.join(target.encoders)}: expected the images, which encoders see: pass "
+            "--images, or tokens of your own (--tokens) and no --encoder"
+        )
+    table = TrialTable(experiment)
+    if not target.tokens:
+        # Subjects of one dataset may come with image folders of their own.
+        return Shown(table.read_images, check_pixels=True)
+    order, where = table.sorted_images()
+    own = _own_rows(target, order, where, run)
+    called = table.image_paths()
+    for one in own:
+        one.rows_of(list(called.values()))  # said before the responses are read
+    return Shown(table.read_images, True, own, called)
 
 
 # ------------------------------------------------------------------- shared by all datasets
@@ -351,17 +384,49 @@ def _by_main(
     return [PreparedSubject(folder) for folder in folders]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Where pictures and tokens of a dataset's images come from.
+
+    Attributes
+    ----------
+    read : ReadImages
+        Reads pictures by the names of images.
+    check_pixels : bool
+        As in `TokenRequest`.
+    own : tuple of TokenRows
+        Tokens that the user computed.
+    called : dict
+        Image → path or name by which files of tokens know it; others by their own names.
+    """
+
+    read: ReadImages
+    check_pixels: bool = False
+    own: tuple[TokenRows, ...] = ()
+    called: dict[str, str] = field(default_factory=dict)
+
+
+def _own_rows(
+    target: Target, order: Sequence[str], where: str, run: RunContext
+) -> tuple[TokenRows, ...]:
+    """Open the files of tokens that the user computed, and read them once, before the responses."""
+    rows = tuple(file.of_images(order, where) for file in target.tokens)
+    run.processes.on_main(lambda: require_own_tokens(target.tokens, rows))
+    return rows
+
+
 def _with_tokens(
-    target: Target,
-    subjects: list[PreparedSubject],
-    read: ReadImages,
-    run: RunContext,
-    check_pixels: bool = False,
+    target: Target, subjects: list[PreparedSubject], shown: Shown, run: RunContext
 ) -> PrepareResult:
     images = sorted({image for subject in subjects for image in subject.trials["image"]})
-    request = TokenRequest(target.encoders, target.precision, check_pixels)
-    store = extract_tokens(target.folder, images, read, request, run)
-    return PrepareResult(subjects, store)
+    request = TokenRequest(target.encoders, target.precision, shown.check_pixels)
+    stores: tuple[BandStore, ...] = ()
+    if target.encoders:
+        stores = extract_tokens(target.folder, images, shown.read, request, run).stores
+    queries = [shown.called.get(image, image) for image in images]
+    for one in shown.own:
+        stores += (keep_own_tokens(target.folder, images, queries, one, run),)
+    return PrepareResult(subjects, TokenStore(stores))
 
 
 def _simulate(root: Path, config: SimulationConfig, overwrite: bool, progress: Progress) -> None:

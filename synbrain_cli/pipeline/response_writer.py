@@ -342,8 +342,8 @@ class ResponseWriter:
     def _sidecar(self) -> ResponseSidecar:
         settings, config = self.settings, self.brain.config
         bands = tuple(
-            msgspec.structs.replace(band, identity=found.identity)
-            for band, found in zip(config.bands, self.brain.encoder.bands, strict=True)
+            msgspec.structs.replace(band, identity=found)
+            for band, found in zip(config.bands, self.brain.source.identities, strict=True)
         )
         noise_factor: float | str | None = None
         if settings.sampling == "latent":

@@ -12,6 +12,7 @@ import numpy as np
 from msgspec import UNSET
 
 from synbrain_cli.brain import Brain
+from synbrain_cli.brain.images import named_images
 from synbrain_cli.errors import SynbrainError
 from synbrain_cli.evaluation.results_writer import Table, write_results
 from synbrain_cli.experiments.selection import (
@@ -51,7 +52,8 @@ class SelectResult:
     Attributes
     ----------
     folder : Path
-        Holds ``selection.json``, ``selection.tsv``, ``conditions.tsv`` and ``contact_sheet.png``.
+        Holds ``selection.json``, ``selection.tsv``, ``conditions.tsv`` and, of pictures,
+        ``contact_sheet.png``.
     record : SelectionRecord
         As in ``selection.json``.
     selection : Selection
@@ -84,7 +86,8 @@ def select_images(
     model : Brain, or two of them
         Two are told apart, by the images on which they differ most.
     images : path, or list of paths
-        A folder of images, or image files.
+        A folder of images, image files, or an `ImageSet`; of models that see no pictures also a
+        file of tokens.
     settings : SelectionSettings
     look : Look, optional
         Of the contact sheet.
@@ -102,7 +105,7 @@ def select_images(
     # Set up
     look, run = look or Look(), run or RunContext()
     brains = (model,) if isinstance(model, Brain) else model
-    pictures = ImageSet.of(images)
+    pictures = named_images(images) or ImageSet.of(images)
     if isinstance(images, str | Path) and Path(images).is_dir():
         left_out = passed_over(Path(images))
         if left_out:
@@ -120,6 +123,7 @@ def select_images(
         "data": data.subject.checksum if data else None,
         "seed": run.seed,
         "images": _checksum(pictures, run),
+        **({"tokens": tokens} if (tokens := _token_checksums(brains, pictures)) else {}),
         **asdict(settings),
         **{name: value for name, value in asdict(look).items() if value is not None},
     }
@@ -129,9 +133,12 @@ def select_images(
 
         # Write the results
         record = _describe(found, no_guard, run)
-        with figure_style(look.style):
-            sheet = found.plot()
-        save_figure(sheet, work.partial / f"contact_sheet.{look.format}", dpi=look.dpi)
+        if pictures.are_seen:
+            with figure_style(look.style):
+                sheet = found.plot()
+            save_figure(sheet, work.partial / f"contact_sheet.{look.format}", dpi=look.dpi)
+        else:
+            run.progress.info("no contact sheet: the candidates are known by their tokens alone")
         write_derivative(work.partial, _derivative(found, brains))
         tables = {"selection.tsv": found.table, "conditions.tsv": found.conditions}
         write_results(
@@ -181,6 +188,8 @@ def _called(brains: Sequence[Brain], settings: SelectionSettings) -> str:
 
 def _folder_of(images: Any) -> str:
     """Name of a folder of images, or of one image file without its suffix."""
+    if isinstance(images, ImageSet) and not images.are_seen:
+        return Path(images.sources[0]).stem
     if not isinstance(images, str | Path):
         return "images"
     path = Path(images).resolve()
@@ -192,9 +201,19 @@ def _checksum(pictures: ImageSet, run: RunContext) -> str:
     digest = hashlib.sha256()
     with run.progress.bar("checksums of the images", len(pictures)) as bar:
         for name, source in zip(pictures.names, pictures.sources, strict=True):
-            digest.update(f"{name}\t{source}\t{sha256(source)}\n".encode())
+            content = sha256(source) if pictures.are_seen else ""
+            digest.update(f"{name}\t{source}\t{content}\n".encode())
             bar()
     return digest.hexdigest()
+
+
+def _token_checksums(brains: Sequence[Brain], pictures: ImageSet) -> dict[str, str]:
+    """Checksum of the tokens in each band of the user's own."""
+    return {
+        spec: str(rows.identity["weights"])
+        for brain in brains
+        for spec, rows in brain.source.known(pictures).items()
+    }
 
 
 def _describe(found: Selection, no_guard: str | None, run: RunContext) -> SelectionRecord:

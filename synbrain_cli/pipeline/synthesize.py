@@ -16,12 +16,14 @@ import pandas as pd
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.images import shown_images
 from synbrain_cli.brain.prediction import BATCH
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet, passed_over
 from synbrain_cli.io.files import sha256
 from synbrain_cli.io.responses import AGAIN, ResponseImage, ResponseSettings
 from synbrain_cli.io.tables import read_table, row_in, whole_numbers
+from synbrain_cli.io.token_files import TokenFile
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import derived_name
@@ -97,6 +99,7 @@ def synthesize(
     drawing: Drawing | None = None,
     output: Output | None = None,
     run: RunContext | None = None,
+    tokens: Sequence[TokenFile] = (),
 ) -> SynthesizeResult:
     """Draw responses to images and write them as arrays, volumes and surfaces.
 
@@ -109,12 +112,15 @@ def synthesize(
     workspace : Workspace
     model : path
         Bundle.
-    images : path, or list of paths
-        Folder of images, or image files.
+    images : path, or list of paths, optional
+        Folder of images, or image files; or, of a model that sees no pictures, a file of tokens,
+        or None where ``tokens`` name the images.
     drawing : Drawing, optional
     output : Output, optional
     run : RunContext, optional
         Its device, processes and progress are used; the seed is that of the drawing.
+    tokens : sequence of TokenFile
+        Tokens of the images in bands of the user's own.
 
     Raises
     ------
@@ -126,10 +132,10 @@ def synthesize(
     """
     # Set up
     output, run = output or Output(), run or RunContext()
-    pictures = ImageSet.of(images)
+    pictures, images, tokens = shown_images(images, tokens)
     if isinstance(images, (str, Path)) and Path(images).is_dir():
         _log_passed_over(Path(images), run.progress)
-    brain = Brain(Path(model), run.device)
+    brain = Brain(Path(model), run.device, tokens)
     drawing = brain.settle(drawing or Drawing())
     settings = run.processes.on_main(
         lambda: _recorded(brain, drawing, pictures, output, run.progress)
@@ -268,11 +274,12 @@ def _recorded(
 ) -> ResponseSettings:
     """Return what the responses depend on, for ``settings.json``."""
     spaces = _choose_spaces(brain, output.spaces) if output.maps else []
-    images = []
+    images, known = [], brain.source.known(pictures)
     with progress.bar("checksums of the images", len(pictures)) as bar:
         for name, source in zip(pictures.names, pictures.sources, strict=True):
             path = str(Path(source).resolve())
-            images.append(ResponseImage(name=name, source=path, sha256=sha256(source)))
+            seen = sha256(source) if pictures.are_seen else ""
+            images.append(ResponseImage(name=name, source=path, sha256=seen))
             bar()
     return ResponseSettings(
         model=brain.name,
@@ -283,6 +290,7 @@ def _recorded(
         maps=output.maps,
         statistics=brain.statistics(drawing.sampling),
         images=images,
+        tokens={spec: str(rows.identity["weights"]) for spec, rows in known.items()},
     )
 
 

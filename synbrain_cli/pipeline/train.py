@@ -39,7 +39,13 @@ from synbrain_cli.training.examples import SubjectExamples, load_examples, seen_
 from synbrain_cli.training.linear_encoder import fit_linear_encoder
 from synbrain_cli.training.needs import LESS, training_bytes
 from synbrain_cli.training.networks import Schedules, UntrainedNetworks, train_networks
-from synbrain_cli.training.shared_core import core_settings, train_core
+from synbrain_cli.training.shared_core import (
+    core_settings,
+    describe_bands_left_out,
+    grid_bands,
+    require_grids,
+    train_core,
+)
 from synbrain_cli.training.voxel_order import default_order, subject_order
 
 MODELS = ("auto", "network", "linear", "full")
@@ -149,7 +155,7 @@ def train(
         When another process is training it.
     """
     # Set up
-    settings = settings.on(run.device)
+    settings = _with_what_applies(settings, store, run)
     known = [(one, store) for one in settings.together or (subject,)]
     voxel_order = settings.voxel_order
     if voxel_order == "auto":
@@ -188,7 +194,7 @@ def train(
 
         # Train the response network
         network = None
-        if settings.has_network and run.processes.is_main:
+        if recorded["network"] and run.processes.is_main:
             alone = replace(run, processes=SINGLE_PROCESS)
             network = train_core(workspace, known, alone).of_subject(subject.label)
 
@@ -230,6 +236,27 @@ def train(
     return TrainResult(work.target, read_config(work.target).training)
 
 
+def _with_what_applies(
+    settings: TrainSettings, store: TokenStore, run: RunContext
+) -> TrainSettings:
+    """Decide what "auto" is, and say what the bands do not allow.
+
+    Raises
+    ------
+    InputError
+        When the response network was asked for, and no band is on a grid.
+    """
+    if settings.model == "network":
+        require_grids(store)
+    chosen = settings.on(run.device)
+    left_out = describe_bands_left_out(store)
+    if left_out and chosen.has_network:
+        run.progress.info(left_out)
+    if not grid_bands(store) and not chosen.has_published:
+        return replace(chosen, model="linear")
+    return chosen
+
+
 def _recorded(
     settings: TrainSettings,
     voxel_order: str,
@@ -239,6 +266,7 @@ def _recorded(
 ) -> Mapping[str, Any]:
     """Return what the model depends on, for its ``settings.json``."""
     has_networks, preset = settings.has_published, PRESETS[settings.preset]
+    has_core = settings.has_network and bool(grid_bands(known[0][1]))
     return {
         "model": settings.model,
         "preset": preset.name if has_networks else None,
@@ -247,7 +275,7 @@ def _recorded(
         "precision": run.speed.precision if has_networks else None,
         "data": subject.checksum,
         "bands": known[0][1].bands,
-        "network": core_settings(known, run.seed) if settings.has_network else None,
+        "network": core_settings(known, run.seed) if has_core else None,
         "stages": _schedules(preset).to_list() if has_networks else [],
     }
 

@@ -166,20 +166,37 @@ class TrainedNetwork:
     excess: np.ndarray
 
 
+def grid_bands(store: TokenStore) -> tuple[int, ...]:
+    """Return the bands on a square grid of 4 × 4 tokens or more: receptive fields need one."""
+    return tuple(k for k, band in enumerate(store.bands) if is_grid(band.token_shape[0]))
+
+
 def require_grids(store: TokenStore) -> None:
-    """Refuse tokens on no square grid of 4 × 4 or more: receptive fields need one.
+    """Refuse tokens of which no band is on a square grid of 4 × 4 or more.
 
     Raises
     ------
     InputError
     """
-    for one in store.stores:
-        n_tokens = one.band.token_shape[0]
-        if not is_grid(n_tokens):
-            raise InputError(
-                f"{one.folder}: {n_tokens} tokens per image: the shared core needs a square grid "
-                "of 4 × 4 tokens or more, as those of gabor and of vision transformers"
-            )
+    if not grid_bands(store):
+        sizes = ", ".join(str(band.token_shape[0]) for band in store.bands)
+        raise InputError(
+            f"{store.folders}: {sizes} tokens per image: the response network needs a band on a "
+            "square grid of 4 × 4 tokens or more, as those of gabor and of vision transformers"
+        )
+
+
+def describe_bands_left_out(store: TokenStore) -> str:
+    """Say which bands the response network does not see; empty where it sees all."""
+    seen = grid_bands(store)
+    others = [band for k, band in enumerate(store.bands) if k not in seen]
+    if not others:
+        return ""
+    listed = ", ".join(f"{band.spec} ({band.token_shape[0]})" for band in others)
+    return (
+        f"{listed}: tokens on no square grid of 4 × 4 or more, so the linear encoder reads them "
+        "without receptive fields, and the response network does not see them"
+    )
 
 
 class CoreRecord(Record, frozen=True):
@@ -220,12 +237,12 @@ def _splits(subject: PreparedSubject) -> str:
 
 
 def candidate_bands(store: TokenStore) -> list[tuple[int, ...]]:
-    """Bands that networks may see: all, and those without weights where there are others, too.
+    """Bands that networks may see: all on a grid, and those without weights where there are others.
 
     Features of pretrained networks are many; where a subject's responses follow local contrast,
     they would fit noise before they help.
     """
-    every = tuple(range(len(store.bands)))
+    every = grid_bands(store)
     plain = tuple(k for k in every if store.bands[k].identity.get("weights") is None)
     return [every] if plain in ((), every) else [plain, every]
 

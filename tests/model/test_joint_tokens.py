@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from one_band import one_scaler, standard
 
-from synbrain_cli.errors import InputError
 from synbrain_cli.model.joint_tokens import N_DIMS, SIDE, JointTokens, on_grid
 from synbrain_cli.model.tokens import StandardTokens
 
@@ -56,10 +55,14 @@ def test_cells_take_what_they_overlap():
 
 
 @pytest.mark.parametrize("n_tokens", [50, 15, 2])
-def test_tokens_on_no_square_grid_are_refused(n_tokens, rng):
-    message = rf"square grid, found {n_tokens} per image: train with --encoder and one band"
-    with pytest.raises(InputError, match=message):
-        JointTokens.fit(bands_of(rng, (16, 3), (n_tokens, 3)))
+def test_tokens_on_no_square_grid_are_in_every_cell(n_tokens, rng):
+    """Their place is not known: every cell has the mean of all of them."""
+    tokens = rng.normal(size=(4, n_tokens, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        on_grid(tokens), np.repeat(tokens.mean(1, keepdims=True), SIDE**2, axis=1), atol=1e-6
+    )
+    joint = JointTokens.fit(bands_of(rng, (16, 3), (n_tokens, 3)))
+    assert [axes.shape[0] for axes in joint.axes] == [3, 3]
 
 
 def test_of_one_band_tokens_stay_as_they_are(rng):

@@ -193,7 +193,7 @@ def test_maps_do_not_depend_on_how_draws_are_made(
 
 def readout_of(brain, path):
     """Distribution around the mean response to an image, as uncertain as it is."""
-    tokens, _ = next(stream_tokens(path, brain.encoder, None, 1))
+    tokens, _ = next(stream_tokens(path, brain.source, None, 1))
     return brain.distribution.readout.of_image(brain.doubt(tokens).relative[0])
 
 

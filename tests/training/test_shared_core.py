@@ -34,6 +34,7 @@ from synbrain_cli.training.shared_core import (
     N_FOLDS,
     TrainedCore,
     candidate_bands,
+    describe_bands_left_out,
     require_grids,
     train_core,
 )
@@ -322,12 +323,13 @@ def test_people_whose_voxels_lie_nowhere_train_a_core_all_the_same(own, people, 
 
 def stores_of(*n_tokens):
     """Bands with so many tokens."""
-    return SimpleNamespace(
-        stores=[
-            SimpleNamespace(band=SimpleNamespace(token_shape=(n, 3)), folder=f"band{k}")
-            for k, n in enumerate(n_tokens)
-        ]
-    )
+    bands = [
+        SimpleNamespace(
+            token_shape=(n, 3), spec=f"band{k}", identity={"weights": None if n != 25 else "abc"}
+        )
+        for k, n in enumerate(n_tokens)
+    ]
+    return SimpleNamespace(bands=bands, folders="features")
 
 
 def test_grids_of_four_tokens_a_side_or_more_will_do():
@@ -336,10 +338,14 @@ def test_grids_of_four_tokens_a_side_or_more_will_do():
 
 @pytest.mark.parametrize("n_tokens", [1, 9, 15, 50, 257])
 def test_tokens_that_are_no_grid(n_tokens):
-    with pytest.raises(
-        InputError, match=rf"band1: {n_tokens} tokens per image.*square grid of 4 × 4"
-    ):
-        require_grids(stores_of(16, n_tokens, 256))
+    """Are refused where there are no others, and else not seen by the network."""
+    with pytest.raises(InputError, match=rf"{n_tokens} tokens per image.*square grid of 4 × 4"):
+        require_grids(stores_of(n_tokens))
+    beside = stores_of(16, n_tokens, 25)
+    require_grids(beside)
+    assert candidate_bands(beside) == [(0,), (0, 2)]
+    assert rf"band1 ({n_tokens}): tokens on no square grid" in describe_bands_left_out(beside)
+    assert describe_bands_left_out(stores_of(16, 25)) == ""
 
 
 def test_no_core_of_tokens_that_are_no_grid(own, people, tmp_path):
