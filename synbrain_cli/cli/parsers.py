@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +91,27 @@ def parse_tokens(tokens: Sequence[str] | None) -> tuple[TokenFile, ...]:
 def chosen_encoders(encoder: Sequence[str] | None, tokens: Sequence[str] | None) -> tuple[str, ...]:
     """Image encoders: those named; none where tokens alone are given; else the default."""
     return tuple(encoder) if encoder else () if tokens else DEFAULT
+
+
+def parse_versions(text: str, known: Mapping[str, str]) -> list[str]:
+    """Versions of betas, of "b2" or "b2,b3", or their whole names; as their short names.
+
+    Raises
+    ------
+    typer.BadParameter
+    """
+    import typer
+
+    short = {whole: name for name, whole in known.items()}
+    names = [short.get(part.strip(), part.strip()) for part in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(
+                f"{name!r} is not one of {', '.join(map(repr, sorted(known)))}, nor one of "
+                f"{', '.join(map(repr, known.values()))}.",
+                param_hint="'--preparation'",
+            )
+    return names
 
 
 def parse_subject_numbers(subjects: list[str] | None) -> list[int] | None:

@@ -31,6 +31,7 @@ from synbrain_cli.cli.parsers import (
     parse_sessions,
     parse_subject_numbers,
     parse_tokens,
+    parse_versions,
 )
 from synbrain_cli.cli.running import interruptible, open_run, open_workspace
 from synbrain_cli.cli.sections import PlainGroup
@@ -38,6 +39,8 @@ from synbrain_cli.cli.tables import print_columns, print_records
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from synbrain_cli.pipeline.preparations import VersionsResult
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True, invoke_without_command=True)
 
@@ -94,7 +97,6 @@ def prepare(
 # ------------------------------------------------------------------------------------- NSD
 
 NSDSpace = Literal["func1pt8mm", "func1mm", "fsaverage", "nativesurface"]
-NSDPreparation = Literal["betas_fithrf_GLMdenoise_RR", "betas_fithrf", "betas_assumehrf"]
 
 NSDRootOption = Annotated[
     Path | None,
@@ -107,7 +109,15 @@ SessionsOption = Annotated[
     typer.Option(help="10: the first ten sessions; 3-5,8: those; default: all available."),
 ]
 NSDSpaceOption = Annotated[NSDSpace, typer.Option(help="Voxel space of the betas.")]
-NSDPreparationOption = Annotated[NSDPreparation, typer.Option(help="NSD's version of the betas.")]
+NSDPreparationOption = Annotated[
+    str,
+    typer.Option(
+        metavar="<b3|b2|b1>",
+        help="NSD's version of the betas: b3 (betas_fithrf_GLMdenoise_RR), b2 (betas_fithrf) or b1 "
+        "(betas_assumehrf); b2,b3: both, as the datasets nsd_b2 and nsd_b3, with their noise "
+        "compared.",
+    ),
+]
 NSDRoiOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -143,7 +153,7 @@ def nsd(
     subject: SubjectsOption = None,
     sessions: SessionsOption = None,
     space: NSDSpaceOption = "func1pt8mm",
-    preparation: NSDPreparationOption = "betas_fithrf_GLMdenoise_RR",
+    preparation: NSDPreparationOption = "b3",
     roi: NSDRoiOption = None,
     standardize: StandardizeOption = "session",
     split: NSDSplitOption = "shared1000",
@@ -165,9 +175,11 @@ def nsd(
 
     Example: synbrain prepare nsd --subject 1 --sessions 10
     """
-    from synbrain_cli.datasets.nsd_choice import Choice
-    from synbrain_cli.pipeline.prepare import NSDSource, Target, describe, prepare_nsd
+    from synbrain_cli.datasets.nsd_choice import SHORT, Choice
+    from synbrain_cli.pipeline.preparations import prepare_versions
+    from synbrain_cli.pipeline.prepare import NSDSource, PrepareResult, Target, prepare_nsd
 
+    versions = parse_versions(preparation, SHORT)
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     target = Target(
         workspace,
@@ -177,27 +189,46 @@ def nsd(
         parse_tokens(tokens),
         overwrite,
     )
-    with interruptible():
+
+    def prepare_one(own: Target, version: str) -> PrepareResult:
+        choice = Choice(
+            space=space,
+            preparation=SHORT[version],
+            rois=tuple(roi or ["nsdgeneral"]),
+            standardize=standardize,
+            split=split,
+            validation_share=validation,
+            seed=seed,
+        )
         source = NSDSource(
             root,
             subjects=parse_subject_numbers(subject),
             sessions=parse_sessions(sessions),
-            choice=Choice(
-                space=space,
-                preparation=preparation,
-                rois=tuple(roi or ["nsdgeneral"]),
-                standardize=standardize,
-                split=split,
-                validation_share=validation,
-                seed=seed,
-            ),
+            choice=choice,
             download=download,
             ask=_TerminalConsent(accept_terms),
             workers=jobs,
         )
-        result = prepare_nsd(target, source, run)
+        return prepare_nsd(own, source, run)
+
+    with interruptible():
+        result = prepare_versions(target, versions, prepare_one, run)
     if run.processes.is_main:
-        print_records(describe(result))
+        _print_versions(result)
+
+
+def _print_versions(result: VersionsResult) -> None:
+    """Print the subjects, and what several versions of their betas say of noise."""
+    from synbrain_cli.pipeline.preparing import describe
+    from synbrain_cli.plotting.sources.preparations import noise_rows
+
+    print_records([row for one in result.results for row in describe(one)])
+    for label, (names, table) in result.noise_tables().items():
+        if table.empty:
+            print(f"\n{label}: no voxels in common, so that ncsnr cannot be compared")
+            continue
+        print(f"\n{label}: ncsnr from repeats, median over voxels (quartiles)")
+        print_columns([("", *names), *map(tuple, noise_rows(table, names))], n_left=1)
 
 
 class _TerminalConsent:
@@ -258,7 +289,8 @@ def algonauts(
     Example: synbrain prepare algonauts --root algonauts_2023 --subject 1
     """
     from synbrain_cli.datasets.algonauts import Choice
-    from synbrain_cli.pipeline.prepare import Target, describe, prepare_algonauts
+    from synbrain_cli.pipeline.prepare import Target, prepare_algonauts
+    from synbrain_cli.pipeline.preparing import describe
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     target = Target(
@@ -390,7 +422,8 @@ def table(
     --dataset v4 --subject 1
     """
     from synbrain_cli.datasets.table_experiment import Experiment
-    from synbrain_cli.pipeline.prepare import Target, describe, prepare_table
+    from synbrain_cli.pipeline.prepare import Target, prepare_table
+    from synbrain_cli.pipeline.preparing import describe
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     target = Target(
@@ -427,6 +460,114 @@ def table(
         print_records(describe(result))
 
 
+# -------------------------------------------------------------------------------- GLMsingle
+
+
+@app.command("glmsingle")
+def glmsingle(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders that GLMsingle wrote, or output files in them: one per session, or one "
+            "with all sessions."
+        ),
+    ],
+    dataset: TableDatasetOption,
+    subject: TableSubjectOption,
+    images: ImagesOption = None,
+    conditions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Table with the image of each condition, in the order of the design's columns; "
+            "one, or one per source."
+        ),
+    ] = None,
+    trials: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="In its place: tables with the image of each trial, in the order of time, such "
+            "as events of BIDS; repeat for several."
+        ),
+    ] = None,
+    preparation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<typeb|typec|typed>",
+            help="Version of the betas: typeb (FITHRF), typec (GLMDENOISE) or typed (RR), default "
+            "the last that is there; typeb,typed: both, as the datasets NAME_typeb and NAME_typed, "
+            "with their noise compared.",
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Voxels to model, and their positions: a volume that is above 0 there; not "
+            "needed for betas without a grid."
+        ),
+    ] = None,
+    roi: RoiFileOption = None,
+    image_column: ImageColumnOption = None,
+    space: Annotated[
+        str, typer.Option(help="Name of the volume's space, such as T1w or MNI152NLin2009cAsym.")
+    ] = "individual",
+    standardize: StandardizeOption = "session",
+    split: TableSplitOption = None,
+    test: TestOption = 0.15,
+    validation: ValidationOption = 0.1,
+    encoder: EncoderOption = None,
+    tokens: TokensOption = None,
+    precision: EncoderPrecisionOption = "auto",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    folder: WorkspaceOption = Path(),
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Prepare a subject of your own experiment from the output of GLMsingle.
+
+    Example: synbrain prepare glmsingle glm/ses-01 glm/ses-02 --conditions conditions.tsv
+    --images images --mask mask.nii.gz --dataset mine --subject 1
+    """
+    from synbrain_cli.datasets.glmsingle import TYPES, Fits
+    from synbrain_cli.pipeline.preparations import prepare_versions
+    from synbrain_cli.pipeline.prepare import PrepareResult, Target, prepare_glmsingle
+
+    versions = parse_versions(preparation, TYPES) if preparation else [""]
+    workspace, run = open_run(folder, quiet, seed, device, distributed=True)
+    target = Target(
+        workspace,
+        dataset,
+        chosen_encoders(encoder, tokens),
+        precision,
+        parse_tokens(tokens),
+        overwrite,
+    )
+
+    def prepare_one(own: Target, version: str) -> PrepareResult:
+        fits = Fits(
+            sources=tuple(sources),
+            images=images,
+            conditions=tuple(conditions or ()),
+            trials=tuple(trials or ()),
+            kind=version or None,
+            mask=mask,
+            rois=tuple(parse_named_file(text) for text in roi or ()),
+            image_column=image_column,
+            space=space,
+            standardize=standardize,
+            split=split,
+            test_share=test,
+            validation_share=validation,
+            seed=seed,
+        )
+        return prepare_glmsingle(own, fits, subject, run)
+
+    with interruptible():
+        result = prepare_versions(target, versions, prepare_one, run)
+    if run.processes.is_main:
+        _print_versions(result)
+
+
 # ------------------------------------------------------------------------------- simulation
 
 
@@ -452,7 +593,8 @@ def simulated(
     Example: synbrain prepare simulated
     """
     from synbrain_cli.datasets.simulated import SimulationConfig
-    from synbrain_cli.pipeline.prepare import Target, describe, prepare_simulated
+    from synbrain_cli.pipeline.prepare import Target, prepare_simulated
+    from synbrain_cli.pipeline.preparing import describe
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     target = Target(

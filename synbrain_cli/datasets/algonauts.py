@@ -7,8 +7,6 @@ images were never published. The test images here are therefore a share of its t
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +23,7 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.images import SUFFIXES, read_image
 from synbrain_cli.io.betas import read_array
 from synbrain_cli.io.files import is_simulated
+from synbrain_cli.io.pickled import read_codes
 from synbrain_cli.io.prepared import Origin, PreparedSubject
 from synbrain_cli.io.prepared_writer import PreparedWriter
 from synbrain_cli.io.reading import reading
@@ -203,44 +202,6 @@ class Challenge:
         return path
 
 
-class _Kept:
-    """Stands for a pickled array, dtype or number of numpy, and stores its content.
-
-    numpy trusts the state of a pickled dtype, so that a malicious file could access memory.
-    """
-
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments, self.state = arguments, ()
-
-    def __setstate__(self, state: tuple) -> None:
-        self.state = state
-
-    def number(self) -> int:
-        """Return the value of a pickled scalar."""
-        dtype, content = self.arguments
-        return int(np.frombuffer(content, np.dtype(dtype.state[1] + dtype.arguments[0]))[0])
-
-
-class _Numbers(pickle.Unpickler):
-    """Unpickles plain values and the content of arrays, without calling what the file names."""
-
-    _ALLOWED = frozenset(
-        {
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy.core.multiarray", "scalar"),
-            ("numpy._core.multiarray", "scalar"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not a number or an array")
-        return _Kept
-
-
 def read_mapping(path: Path) -> dict[int, str]:
     """Read the labels of an ROI collection by code from the challenge's ``mapping_*.npy``.
 
@@ -253,19 +214,7 @@ def read_mapping(path: Path) -> dict[int, str]:
         When the file holds anything else, or is damaged.
     """
     with reading(path, "the challenge's dictionary of codes and labels", "copy the file again"):
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            read_header(file)
-            array = _Numbers(io.BytesIO(file.read())).load()
-        (mapping,) = array.state[-1]  # (version, shape, dtype, order, values)
-        return {
-            code.number() if isinstance(code, _Kept) else int(code): _text(name)
-            for code, name in mapping.items()
-        }
+        return {code: _text(name) for code, name in read_codes(path).items()}
 
 
 def _text(name: Any) -> str:

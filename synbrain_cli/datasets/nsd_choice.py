@@ -14,6 +14,8 @@ from synbrain_cli.paths import is_there
 
 SPACES = ("func1pt8mm", "func1mm", "fsaverage", "nativesurface")
 PREPARATIONS = ("betas_fithrf_GLMdenoise_RR", "betas_fithrf", "betas_assumehrf")
+SHORT = {"b3": PREPARATIONS[0], "b2": PREPARATIONS[1], "b1": PREPARATIONS[2]}  # NSD's own names
+COUPLED = PREPARATIONS[0]  # ridge regression across trials couples repeats
 SPLIT_RULES = ("shared1000", "shared515")
 
 

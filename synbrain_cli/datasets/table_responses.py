@@ -227,9 +227,7 @@ class ResponseFiles:
                     f"--roi {name}: the name is taken, because {experiment.voxels} has a column of "
                     "this name: choose another"
                 )
-            values, image = read_3d(path)
-            check_same_grid(path, image, experiment.mask[0], self.voxel_space.mask)
-            table[name] = np.where(values[self.voxel_space.inside] > 0, name, "")
+            table[name] = roi_column(name, path, self.voxel_space, experiment.mask[0])
         return table
 
     def _numbers_or_labels(self, given: pd.Series) -> pd.Series:
@@ -266,6 +264,19 @@ class ResponseFiles:
         if isinstance(voxel_space, Volume) and self.experiment.space.upper().startswith("MNI"):
             return {SURFACE_RESAMPLING: mni_to_fsaverage(voxel_space)}
         return {}
+
+
+def roi_column(name: str, path: Path, volume: Volume, mask: Path) -> np.ndarray:
+    """Return the label of an ROI at the voxels of a mask: its name inside, empty outside.
+
+    Raises
+    ------
+    MissingError, InputError
+        When the volume of the ROI is absent, or not on the grid of the mask.
+    """
+    values, image = read_3d(path)
+    check_same_grid(path, image, mask, volume.mask)
+    return np.where(values[volume.inside] > 0, name, "")
 
 
 def mni_to_fsaverage(volume: Volume) -> SurfaceResampling:

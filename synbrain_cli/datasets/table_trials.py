@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from synbrain_cli.datasets.splits import draw_images, read_split_list, split_trials
-from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.images import SUFFIXES, read_image
 from synbrain_cli.io.prepared_tables import SPLITS
@@ -28,16 +27,52 @@ OFTEN = 3
 N_OFTEN = 20
 
 
+class Shown(Protocol):
+    """What says which images were shown, and how they are split: fields of `Experiment`."""
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """Tables of trials."""
+
+    @property
+    def table_names(self) -> str:
+        """Their names, for messages."""
+
+    @property
+    def images(self) -> Path | None:
+        """Folder of the images."""
+
+    @property
+    def image_column(self) -> str | None:
+        """Column with the images."""
+
+    @property
+    def split(self) -> Path | None:
+        """List of splits."""
+
+    @property
+    def test_share(self) -> float:
+        """Share of test images."""
+
+    @property
+    def validation_share(self) -> float:
+        """Share of validation images."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of their choice."""
+
+
 @dataclass(frozen=True)
 class TrialTable:
     """The trials of an experiment, read and checked.
 
     Attributes
     ----------
-    experiment : Experiment
+    experiment : Experiment, or another record with its fields of this kind
     """
 
-    experiment: Experiment
+    experiment: Shown
 
     @cached_property
     def _parts(self) -> list[pd.DataFrame]:

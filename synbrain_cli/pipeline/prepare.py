@@ -1,21 +1,21 @@
-"""`synbrain prepare`: data → prepared subjects, and tokens of their images."""
+"""`synbrain prepare`: data → prepared subjects, and tokens of their images: a recipe per source."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
 
-from synbrain_cli.bands import DEFAULT
 from synbrain_cli.datasets import algonauts, nsd_bucket
 from synbrain_cli.datasets.download import check_space, fetch, missing
+from synbrain_cli.datasets.glmsingle import COUPLED, TYPES, Fits, FitTrials, prepare_fits
 from synbrain_cli.datasets.nsd import prepare_subject
+from synbrain_cli.datasets.nsd_choice import COUPLED as COUPLED_NSD
 from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.datasets.nsd_design import N_IMAGES, SESSIONS, image_name
 from synbrain_cli.datasets.nsd_files import NSD
@@ -24,64 +24,29 @@ from synbrain_cli.datasets.simulated import SimulationConfig, simulate
 from synbrain_cli.datasets.table import prepare_experiment
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.datasets.table_trials import TrialTable
-from synbrain_cli.distributed import Processes
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.evaluation.doubt import FEW, FOLDS_ADVICE, MIN_IMAGES
 from synbrain_cli.io.files import atomic, is_simulated, write_json
 from synbrain_cli.io.locks import locked
-from synbrain_cli.io.prepared import DESCRIPTION, PreparedSubject
-from synbrain_cli.io.prepared_writer import PREPARED
-from synbrain_cli.io.token_files import TokenFile, TokenRows
-from synbrain_cli.io.token_store import BandStore, TokenStore
-from synbrain_cli.io.workfolder import FolderKind, tidy_finished, work_folder
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_files import TokenRows
+from synbrain_cli.io.workfolder import FolderKind, work_folder
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.labels import dataset_name, subject_label
-from synbrain_cli.pipeline.extract_tokens import ReadImages, TokenRequest, extract_tokens
-from synbrain_cli.pipeline.own_tokens import keep_own_tokens, require_own_tokens
+from synbrain_cli.labels import subject_label
+from synbrain_cli.pipeline.preparing import (
+    PrepareResult,
+    Shown,
+    Target,
+    by_main,
+    coupled,
+    own_images,
+    own_rows,
+    prepare_one,
+    with_tokens,
+)
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
 SIMULATION = FolderKind("a simulation", "--workspace")
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where prepared subjects go, and how their images are encoded.
-
-    Attributes
-    ----------
-    workspace : Workspace
-    dataset : str
-        Name below ``prepared/``: the subjects of one dataset share their images.
-    encoders : tuple of str
-        Image encoders whose tokens are extracted, with their layers (`synbrain_cli.bands`).
-    precision : str
-        Of the encoders (`synbrain_cli.features.loading.load_encoder`).
-    tokens : tuple of TokenFile
-        Tokens that the user computed, each a band beside those of the encoders.
-    overwrite : bool
-        Prepare again what is there already.
-
-    Raises
-    ------
-    InputError
-        When the dataset has a name that no folder in ``prepared/`` can have.
-    """
-
-    workspace: Workspace
-    dataset: str
-    encoders: tuple[str, ...] = DEFAULT
-    precision: str = "auto"
-    tokens: tuple[TokenFile, ...] = ()
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "dataset", dataset_name(self.dataset))
-
-    @property
-    def folder(self) -> Path:
-        """``prepared/<dataset>``."""
-        return self.workspace.prepared / self.dataset
 
 
 class Consent(Protocol):
@@ -141,14 +106,6 @@ class NSDSource:
         return Path(self.root)
 
 
-@dataclass(frozen=True)
-class PrepareResult:
-    """Prepared subjects, and the tokens of their images."""
-
-    subjects: list[PreparedSubject]
-    tokens: TokenStore
-
-
 def prepare_simulated(
     target: Target, config: SimulationConfig | None = None, run: RunContext | None = None
 ) -> PrepareResult:
@@ -192,11 +149,13 @@ def prepare_nsd(
     root = source.folder(target.workspace)
     run.processes.on_main(lambda: _complete_copy(target.workspace, root, source, run.progress))
     nsd, choice = NSD(root), source.choice
+    if choice.preparation == COUPLED_NSD and not nsd.simulated:
+        run.progress.info(coupled(f"{COUPLED_NSD} (b3)", "betas_fithrf", "--preparation b2"))
     numbers = source.subjects or nsd.subjects
     if not numbers:
         raise MissingError(f"{nsd.root / 'nsddata_betas/ppdata'}: no subject with betas")
 
-    own = _own_rows(target, [image_name(k) for k in range(N_IMAGES)], "NSD's images", run)
+    own = own_rows(target, [image_name(k) for k in range(N_IMAGES)], "NSD's images", run)
 
     def wanted(number: int) -> dict[str, Any]:
         # Sessions that came since it was prepared are not passed over in silence.
@@ -214,14 +173,14 @@ def prepare_nsd(
             progress=run.progress,
         )
 
-    prepared = _by_main(
+    prepared = by_main(
         run.processes,
         lambda: [
-            _prepare_one(target, f"{n:02d}", wanted(n), partial(prepare, n), run.progress)
+            prepare_one(target, f"{n:02d}", wanted(n), partial(prepare, n), run.progress)
             for n in numbers
         ],
     )
-    result = _with_tokens(target, prepared, Shown(nsd.read_images, own=own), run)
+    result = with_tokens(target, prepared, Shown(nsd.read_images, own=own), run)
     run.processes.on_main(lambda: _write_stimuli(target.folder, nsd, prepared, run.progress))
     return result
 
@@ -252,20 +211,22 @@ def prepare_algonauts(
     """
     choice, run = choice or algonauts.Choice(), run or RunContext()
     challenge = algonauts.Challenge(Path(root))
-    every = sorted({name for n in challenge.folders for name in challenge.image_files(n)})
-    own = _own_rows(target, every, f"the training images of all subjects in {root}", run)
+    own: tuple[TokenRows, ...] = ()
+    if target.tokens:
+        every = sorted({name for n in challenge.folders for name in challenge.image_files(n)})
+        own = own_rows(target, every, f"the training images of all subjects in {root}", run)
 
     def prepare(number: int, folder: Path) -> PreparedSubject:
         return algonauts.prepare_subject(challenge, number, folder, choice)
 
-    prepared = _by_main(
+    prepared = by_main(
         run.processes,
         lambda: [
-            _prepare_one(target, f"{n:02d}", choice.to_dict(), partial(prepare, n), run.progress)
+            prepare_one(target, f"{n:02d}", choice.to_dict(), partial(prepare, n), run.progress)
             for n in subjects or sorted(challenge.folders)
         ],
     )
-    return _with_tokens(target, prepared, Shown(challenge.read_images, own=own), run)
+    return with_tokens(target, prepared, Shown(challenge.read_images, own=own), run)
 
 
 def prepare_table(
@@ -287,146 +248,51 @@ def prepare_table(
     SynbrainError
     """
     run, subject = run or RunContext(), subject_label(subject)
-    shown = own_experiment_images(target, experiment, run)
+    shown = own_images(target, TrialTable(experiment), run)
 
     def prepare(folder: Path) -> PreparedSubject:
         return prepare_experiment(experiment, subject, folder, progress=run.progress)
 
     wanted = {k: v for k, v in experiment.options().items() if k != "sources"}
-    prepared = _by_main(
+    prepared = by_main(
         run.processes,
-        lambda: [_prepare_one(target, subject, wanted, prepare, run.progress)],
+        lambda: [prepare_one(target, subject, wanted, prepare, run.progress)],
     )
-    return _with_tokens(target, prepared, shown, run)
+    return with_tokens(target, prepared, shown, run)
 
 
-def own_experiment_images(target: Target, experiment: Experiment, run: RunContext) -> Shown:
-    """Say where pictures and tokens of the images of an experiment of the user's come from.
+def prepare_glmsingle(
+    target: Target, fits: Fits, subject: str, run: RunContext | None = None
+) -> PrepareResult:
+    """Prepare a subject of any experiment from what GLMsingle left behind.
+
+    Parameters
+    ----------
+    target : Target
+    fits : Fits
+        Its files, and how they are to be prepared.
+    subject : str
+        Label.
+    run : RunContext, optional
 
     Raises
     ------
-    MissingError, InputError
-        An encoder without pictures; tokens that do not belong to the images.
+    SynbrainError
     """
-    if experiment.images is None and target.encoders:
-        raise InputError(
-            f"{' + '.join(target.encoders)}: expected the images, which encoders see: pass "
-            "--images, or tokens of your own (--tokens) and no --encoder"
-        )
-    table = TrialTable(experiment)
-    if not target.tokens:
-        # Subjects of one dataset may come with image folders of their own.
-        return Shown(table.read_images, check_pixels=True)
-    order, where = table.sorted_images()
-    own = _own_rows(target, order, where, run)
-    called = table.image_paths()
-    for one in own:
-        one.rows_of(list(called.values()))  # said before the responses are read
-    return Shown(table.read_images, True, own, called)
+    run, subject = run or RunContext(), subject_label(subject)
+    shown = own_images(target, FitTrials.of(fits), run)
 
+    def prepare(folder: Path) -> PreparedSubject:
+        return prepare_fits(fits, subject, folder, progress=run.progress)
 
-# ------------------------------------------------------------------- shared by all datasets
-
-
-def _prepare_one(
-    target: Target,
-    label: str,
-    wanted: dict[str, Any],
-    prepare: Callable[[Path], PreparedSubject],
-    progress: Progress,
-) -> PreparedSubject:
-    """Prepare one subject, unless it is there already with the options wanted."""
-    folder = target.folder / f"sub-{label}"
-    # From the question whether it is there: another process may be about to finish it.
-    with locked(folder, PREPARED.what, "prepare"):
-        return _prepare_or_keep(target, folder, wanted, prepare, progress)
-
-
-def _prepare_or_keep(
-    target: Target,
-    folder: Path,
-    wanted: dict[str, Any],
-    prepare: Callable[[Path], PreparedSubject],
-    progress: Progress,
-) -> PreparedSubject:
-    if (folder / DESCRIPTION).exists() and not target.overwrite:
-        options = PreparedSubject(folder).description.options
-        other = [f"{k} {options.get(k)!r}" for k, v in wanted.items() if options.get(k) != v]
-        if other:
-            raise InputError(
-                f"{folder} was prepared with other options ({', '.join(other)}): pass "
-                "--overwrite to prepare it again, or --dataset for another name"
-            )
-        tidy_finished(folder, PREPARED)
-        progress.info(f"{folder}: already prepared")
-        return PreparedSubject(folder)
-    subject = prepare(folder)
-    left_out = subject.description.voxels_left_out
-    progress.info(
-        f"{folder}: {len(subject.trials):,} trials, {subject.n_voxels:,} voxels"
-        + (f"; {left_out:,} constant or not finite ones left out" if left_out else "")
+    wanted = {k: v for k, v in fits.options().items() if k != "sources"}
+    if fits.preparation == TYPES[COUPLED]:
+        run.progress.info(coupled(fits.preparation, "type B", "--preparation typeb"))
+    prepared = by_main(
+        run.processes,
+        lambda: [prepare_one(target, subject, wanted, prepare, run.progress)],
     )
-    n_test = subject.trials.loc[subject.trials["split"] == "test", "image"].nunique()
-    if n_test < FEW:
-        progress.info(
-            f"{n_test} test images: scores of fewer than {FEW} mean nothing by themselves, and of "
-            f"fewer than {MIN_IMAGES} there are none: {FOLDS_ADVICE}, or prepare with more test "
-            "images (--test, --split)"
-        )
-    return subject
-
-
-def _by_main(
-    processes: Processes, work: Callable[[], list[PreparedSubject]]
-) -> list[PreparedSubject]:
-    """Subjects that the main process prepares, opened by all."""
-    folders = processes.on_main(lambda: [subject.folder for subject in work()])
-    return [PreparedSubject(folder) for folder in folders]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Where pictures and tokens of a dataset's images come from.
-
-    Attributes
-    ----------
-    read : ReadImages
-        Reads pictures by the names of images.
-    check_pixels : bool
-        As in `TokenRequest`.
-    own : tuple of TokenRows
-        Tokens that the user computed.
-    called : dict
-        Image → path or name by which files of tokens know it; others by their own names.
-    """
-
-    read: ReadImages
-    check_pixels: bool = False
-    own: tuple[TokenRows, ...] = ()
-    called: dict[str, str] = field(default_factory=dict)
-
-
-def _own_rows(
-    target: Target, order: Sequence[str], where: str, run: RunContext
-) -> tuple[TokenRows, ...]:
-    """Open the files of tokens that the user computed, and read them once, before the responses."""
-    rows = tuple(file.of_images(order, where) for file in target.tokens)
-    run.processes.on_main(lambda: require_own_tokens(target.tokens, rows))
-    return rows
-
-
-def _with_tokens(
-    target: Target, subjects: list[PreparedSubject], shown: Shown, run: RunContext
-) -> PrepareResult:
-    images = sorted({image for subject in subjects for image in subject.trials["image"]})
-    request = TokenRequest(target.encoders, target.precision, shown.check_pixels)
-    stores: tuple[BandStore, ...] = ()
-    if target.encoders:
-        stores = extract_tokens(target.folder, images, shown.read, request, run).stores
-    queries = [shown.called.get(image, image) for image in images]
-    for one in shown.own:
-        stores += (keep_own_tokens(target.folder, images, queries, one, run),)
-    return PrepareResult(subjects, TokenStore(stores))
+    return with_tokens(target, prepared, shown, run)
 
 
 def _simulate(root: Path, config: SimulationConfig, overwrite: bool, progress: Progress) -> None:
@@ -513,28 +379,3 @@ def _write_stimuli(
         with atomic(folder / "stimuli.tsv") as path:
             table.to_csv(path, sep="\t", index=False)
         progress.info(f"{folder / 'stimuli.tsv'}: {len(table):,} images")
-
-
-def describe(result: PrepareResult) -> list[dict[str, Any]]:
-    """One row per subject: name, trials, sessions, images by split, voxels, median ncsnr."""
-    rows = []
-    for subject in result.subjects:
-        images = subject.trials.drop_duplicates("image")["split"].value_counts()
-        rows.append(
-            {
-                "subject": subject.label,
-                "sessions": len(subject.sessions),
-                "trials": len(subject.trials),
-                **{
-                    f"{split} images": int(images.get(split, 0))
-                    for split in ("train", "val", "test")
-                },
-                "voxels": subject.n_voxels,
-                "median ncsnr": _rounded(subject.voxels["ncsnr"].median()),
-            }
-        )
-    return rows
-
-
-def _rounded(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else "unknown"

@@ -20,6 +20,7 @@ from synbrain_cli.plotting.report.model import (
     settings_section,
 )
 from synbrain_cli.plotting.report.page import KeyNumbers, Page, Section, render
+from synbrain_cli.plotting.report.preparations import preparations_section
 from synbrain_cli.plotting.report.recordings import recordings_section
 from synbrain_cli.plotting.report.responses import responses_section
 from synbrain_cli.plotting.report.scores import (
@@ -97,6 +98,7 @@ def report(
             sections.append(calibration_section(evaluated))
         else:
             sections.append(not_evaluated_section(brain, why_not))
+        sections.append(preparations_section(workspace, brain))
         sections.append(layers_section(workspace, brain, pictures))
         bar()
         sections.append(provenance_section(brain, responses, evaluated))

@@ -6,5 +6,6 @@
 ``responses.py``     synthesized responses
 ``recordings.py``    draws compared with recorded trials
 ``scores.py``        accuracy and calibration
+``preparations.py``  versions of the betas
 ``layers.py``        bands of the linear encoder
 """

@@ -141,7 +141,10 @@ def provenance_section(
     commands = []
     if responses:
         for image in responses.settings.images:
-            facts.append((f"image {image.name}", f"SHA-256 {image.sha256}"))
+            if image.sha256:
+                facts.append((f"image {image.name}", f"SHA-256 {image.sha256}"))
+        for band, checksum in responses.settings.tokens.items():
+            facts.append((f"images in {band}", f"checksum {checksum}"))
         commands.append(responses.command)
     if evaluation is not None:
         provenance = evaluation.metrics.provenance

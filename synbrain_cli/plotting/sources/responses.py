@@ -24,6 +24,7 @@ from synbrain_cli.io.responses import (
     read_settings,
 )
 from synbrain_cli.io.tables import read_table
+from synbrain_cli.io.token_files import is_token_file
 from synbrain_cli.io.workspace import Log, Workspace
 from synbrain_cli.labels import subject_label
 from synbrain_cli.paths import require_regular_file
@@ -232,9 +233,14 @@ class Responses:
         return self._array("stat-std_statmap", (), self.draws.shape[-1])
 
     def stimulus(self, row: int) -> np.ndarray | None:
-        """Return the stimulus, uint8 (height, width, 3); None where its file no longer exists."""
+        """Return the stimulus, uint8 (height, width, 3); None where its file no longer exists.
+
+        Nor is there one of an image of which only tokens are known.
+        """
         source = Path(self._table["source"][row])
-        return read_image(source) if source.is_file() else None
+        if is_token_file(source) or not source.is_file():
+            return None
+        return read_image(source)
 
 
 def latest_responses(
