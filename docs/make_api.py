@@ -118,17 +118,20 @@ from synbrain_cli.pipeline.prepare import Target, prepare_simulated
 result = prepare_simulated(Target(workspace, "simulated"), run=run)
 ```""",
         (
-            "pipeline.prepare:Target",
+            "pipeline.preparing:Target",
             "pipeline.prepare:prepare_nsd",
             "pipeline.prepare:NSDSource",
             "datasets.nsd_choice:Choice",
             "pipeline.prepare:prepare_table",
             "datasets.table_experiment:Experiment",
+            "pipeline.prepare:prepare_glmsingle",
+            "datasets.glmsingle:Fits",
+            "io.token_files:TokenFile",
             "pipeline.prepare:prepare_algonauts",
             "datasets.algonauts:Choice",
             "pipeline.prepare:prepare_simulated",
             "datasets.simulated:SimulationConfig",
-            "pipeline.prepare:PrepareResult",
+            "pipeline.preparing:PrepareResult",
         ),
     ),
     Part(

@@ -93,6 +93,27 @@ def chosen_encoders(encoder: Sequence[str] | None, tokens: Sequence[str] | None)
     return tuple(encoder) if encoder else () if tokens else DEFAULT
 
 
+def require_images(given: object, tokens: Sequence[str] | None, hint: str) -> None:
+    """Refuse a command without images and without their tokens, as Typer does what is missing.
+
+    Raises
+    ------
+    click.MissingParameter
+        ``hint`` is the argument, or the option, that names the images.
+    """
+    import click
+
+    if given or tokens:
+        return
+    kind = "option" if hint.startswith("--") else "argument"
+    raise click.MissingParameter(
+        "Or pass --tokens.",
+        param_hint=f"'{hint}'",
+        param_type=kind,
+        ctx=click.get_current_context(),
+    )
+
+
 def parse_versions(text: str, known: Mapping[str, str]) -> list[str]:
     """Versions of betas, of "b2" or "b2,b3", or their whole names; as their short names.
 

@@ -21,7 +21,7 @@ from synbrain_cli.cli.options import (
     SubjectOption,
     WorkspaceOption,
 )
-from synbrain_cli.cli.parsers import parse_tokens
+from synbrain_cli.cli.parsers import parse_tokens, require_images
 from synbrain_cli.cli.running import interruptible, open_run
 from synbrain_cli.cli.tables import cell, interval, print_columns, print_notes
 
@@ -113,6 +113,7 @@ def select(
     from synbrain_cli.pipeline.select import select_images
     from synbrain_cli.plotting.map_plotter import Look
 
+    require_images(images, tokens, "images")
     workspace, run = open_run(folder, quiet, seed, device)
     settings = SelectionSettings(drive, suppress, contrast, roi, top, independent)
     log = run.progress.info

@@ -20,7 +20,7 @@ from synbrain_cli.cli.options import (
     SubjectOption,
     WorkspaceOption,
 )
-from synbrain_cli.cli.parsers import parse_tokens
+from synbrain_cli.cli.parsers import parse_tokens, require_images
 from synbrain_cli.cli.running import interruptible, open_run
 
 Sampling = Literal["calibrated", "latent", "mean"]
@@ -102,6 +102,7 @@ def synthesize(
     from synbrain_cli.pipeline.synthesize import Output
     from synbrain_cli.pipeline.synthesize import synthesize as write_responses
 
+    require_images(images, tokens, "images")
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     spaces = None if space is None else [s.value for s in space if s != MapSpace.NONE]
     shown = images[0] if images and len(images) == 1 else images

@@ -199,9 +199,8 @@ def read_array(path: Path | str) -> np.ndarray:
                 raise
             raise InputError(
                 f"{path}: expected an array of numbers (.npy), found a Python object, which is "
-                "not opened because it could run any code: save the betas of GLMsingle's file "
-                "alone with np.save('betas.npy', "
-                "np.load(FILE, allow_pickle=True).item()['betasmd'])"
+                "not opened because it could run any code: `synbrain prepare glmsingle` reads the "
+                "files of GLMsingle as data; of another program, save the betas alone (np.save)"
             ) from error
     if values.dtype.kind not in "biuf" or values.ndim == 0 or not values.size:
         raise InputError(

@@ -293,6 +293,10 @@ class GLMsingleFit:
         """
         entries, n_voxels = self._opened[0], math.prod(self.grid)
         if name not in entries:
+            if entries.inner(name) is not None:
+                raise InputError(
+                    f"{self.path}: expected numbers in {name}, found a group of others"
+                )
             return None
         with reading(self.path, WHAT):
             values = np.asarray(entries.array(name))
@@ -351,7 +355,8 @@ class GLMsingleDesign:
         n_conditions = int(order.max(initial=0)) + 1 if counts is None else len(counts)
         fault = None
         if not len(order) or order.min() < 0 or order.max() >= n_conditions:
-            fault = f"conditions of stimorder from {order.min(initial=n_conditions)} to {order.max(initial=-1)}"
+            lowest, highest = order.min(initial=n_conditions), order.max(initial=-1)
+            fault = f"conditions of stimorder from {lowest} to {highest}"
         elif counts is not None and (np.bincount(order, minlength=n_conditions) != counts).any():
             fault = "condcounts that are not those of stimorder"
         elif per_run is not None and per_run.sum() != len(order):

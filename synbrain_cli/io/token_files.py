@@ -306,7 +306,8 @@ class TokenFile:
             values = np.asarray(stored, np.float32).reshape(last - first, *self.token_shape)
         wrong = np.flatnonzero(~np.isfinite(values).all((1, 2)))
         if len(wrong):
-            beyond = np.isfinite(np.asarray(stored[wrong[0]], np.float64)).all()
+            with np.errstate(all="ignore"):
+                beyond = np.isfinite(np.asarray(stored[wrong[0]], np.float64)).all()
             raise InputError(
                 f"{self.path}: expected finite numbers, found "
                 f"{'some beyond float32' if beyond else 'NaN or infinity'} in row "

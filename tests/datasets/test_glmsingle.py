@@ -419,7 +419,7 @@ def test_types_and_shapes_that_numpy_would_trust(state, kind, tmp_path):
             return reconstruct, (np.ndarray, (0,), b"b"), (1, (10**6,), Type(), False, b"abcd")
 
     np.save(tmp_path / "x.npy", {"betasmd": Array()})
-    with pytest.raises(SynbrainError, match="x.npy"):
+    with pytest.raises(SynbrainError, match=r"x\.npy"):
         GLMsingleFit(tmp_path / "x.npy").n_trials  # noqa: B018
 
 

@@ -1423,7 +1423,7 @@ BAD = {
     "a mat": (saved_as("betas.mat"), r"betas.mat: expected responses in one of .npy"),
     "an npz": (saved_as("betas.npz"), r"betas.npz: expected responses in one of .npy"),
     "no npy": (saved_as("betas.npy"), "betas.npy: expected an array of numbers .* with np.save"),
-    "pickled": (pickled, r"TYPED.npy: .* could run any code: save the betas of GLMsingle's file"),
+    "pickled": (pickled, r"TYPED.npy: .* could run any code: `synbrain prepare glmsingle` reads"),
     "one axis": (
         lambda made: {"responses": (made.save(values=made.responses[:, 0]),)},
         r"responses.npy: expected shape \(n_trials, n_voxels\), found shape \(72,\)",

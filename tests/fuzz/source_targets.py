@@ -12,14 +12,20 @@ DATA = (
 )
 
 
-def _table(name: str, *arguments: str, files: tuple[str, ...], weight: float = 1) -> Target:
+def _table(
+    name: str,
+    *arguments: str,
+    files: tuple[str, ...],
+    weight: float = 1,
+    free: tuple[str, ...] = ("user/*",),
+) -> Target:
     return Target(
         f"table-{name}",
         ("prepare", "table", *arguments, *GABOR, "--dataset", "new"),
         ("user",),
         files,
         outputs=DATA,
-        free=("user/*",),
+        free=free,
         weight=weight,
         seconds=30,
     )
@@ -69,6 +75,29 @@ TABLES = (
         *("images", "user/trials.tsv", "--responses", "user/betas.npy", *VOLUME),
         files=("user/images/*",),
         weight=2,
+    ),
+    _table(
+        *("tokens", "user/trials.tsv", "--responses", "user/betas.npy", *VOLUME),
+        *("--tokens", "user/tokens/a.npy", "--tokens", "user/tokens/b.h5"),
+        *("--tokens", "user/tokens/c.safetensors"),
+        files=("user/tokens/*.npy", "user/tokens/*.h5", "user/tokens/*.saf*", "user/tokens/a.tsv"),
+        weight=2,
+        free=("user/*", "user/tokens/*"),
+    ),
+    *(
+        Target(
+            f"glmsingle-{kind}",
+            (
+                *("prepare", "glmsingle", f"user/glm-{kind}", "--conditions"),
+                *("user/conditions.tsv", *VOLUME, *GABOR, "--dataset", "new"),
+            ),
+            ("user",),
+            (f"user/glm-{kind}/TYPED*", f"user/glm-{kind}/DESIGN*", "user/conditions.tsv"),
+            outputs=DATA,
+            free=("user/*", "user/glm-*/*"),
+            seconds=30,
+        )
+        for kind in ("npy", "hdf5", "mat")
     ),
     Target(
         "table-again",

@@ -18,8 +18,10 @@ from pathlib import Path
 import h5py
 import nibabel as nib
 import numpy as np
+import scipy.io
 from PIL import Image
 from process import Ended, command, dying, run
+from safetensors.numpy import save_file
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[1] / "examples" / "images"
@@ -219,11 +221,52 @@ def _write_surfaces(user: Path, betas: np.ndarray) -> None:
 def experiments(make: _Builder) -> None:
     """``user/``, ``algonauts/``, and prepared/surface, prepared/volume."""
     make.python(write_user_files)
+    make.python(write_glmsingle)
     make.python(write_algonauts)
     surface = ("--left", "user/lh.npy", "--right", "user/rh.npy", *SURFACE, "--dataset", "surface")
     make.synbrain("prepare", "table", "user/trials.tsv", *surface, *GABOR)
     volume = ("--responses", "user/betas.npy", *VOLUME, "--dataset", "volume")
     make.synbrain("prepare", "table", "user/trials.tsv", *volume, *GABOR)
+
+
+def write_glmsingle(root: Path) -> None:
+    """``user/glm-…/``: GLMsingle's output in every format; ``user/tokens/``: own features."""
+    rng = np.random.default_rng(4)
+    order = rng.permutation(np.repeat(np.arange(N_IMAGES), N_TRIALS // N_IMAGES))
+    betas = rng.standard_normal((*GRID, N_TRIALS)).astype(np.float32)
+    maps = {"R2": betas[..., 0], "HRFindex": np.ones(GRID), "noisepool": betas[..., 1] > 1}
+    user, (n, pairs) = root / "user", (N_TRIALS // 2, np.arange(N_TRIALS // 2))
+    design = [np.zeros((2 * n, N_IMAGES), np.float32) for _ in range(2)]
+    for k, matrix in enumerate(design):
+        matrix[2 * pairs, order[k * n : (k + 1) * n]] = 1
+    info = {"stimorder": list(order), "numtrialrun": [n, n], "design": design, "tr": 1.5}
+    info |= {"condcounts": list(np.bincount(order)), "params": {"sessionindicator": [1, 2]}}
+    mat = {"stimorder": order[None] + 1.0, "numtrialrun": np.array([[n, n]]) * 1.0}
+    for kind in ("npy", "hdf5", "mat"):
+        (user / f"glm-{kind}").mkdir()
+        stem = str(user / f"glm-{kind}" / "TYPED_FITHRF_GLMDENOISE_RR")
+        if kind == "npy":
+            np.save(f"{stem}.npy", {**maps, "betasmd": betas, "pcregressors": [], "pcnum": 2})
+        elif kind == "hdf5":
+            with h5py.File(f"{stem}.hdf5", "w") as file:
+                for name, value in ({"betasmd": betas} | maps).items():
+                    file[name] = value
+        else:
+            scipy.io.savemat(f"{stem}.mat", {"modelmd": betas} | maps, do_compression=True)
+            scipy.io.savemat(user / "glm-mat/DESIGNINFO.mat", mat)
+            continue
+        np.save(user / f"glm-{kind}/DESIGNINFO.npy", info, allow_pickle=True)
+    names = sorted(path.name for path in (user / "images").iterdir())
+    stems = [Path(name).stem for name in names[:N_IMAGES]]
+    (user / "conditions.tsv").write_text("image\n" + "\n".join(stems) + "\n")
+    (user / "tokens").mkdir()
+    tokens = rng.standard_normal((N_IMAGES, 16, 5)).astype(np.float32)
+    np.save(user / "tokens/a.npy", tokens)
+    (user / "tokens/a.tsv").write_text("\n".join(stems) + "\n")
+    with h5py.File(user / "tokens/b.h5", "w") as file:
+        file["tokens"], file["image"] = tokens, stems
+    save_file({"tokens": tokens}, user / "tokens/c.safetensors")
+    shutil.copy(user / "tokens/a.tsv", user / "tokens/c.tsv")
 
 
 def write_algonauts(root: Path) -> None:

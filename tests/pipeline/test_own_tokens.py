@@ -382,5 +382,5 @@ def test_as_typed(raw, tmp_path):
     done = typed("select", new, "--drive", "voxel:0", "--no-independent")
     assert done.exit_code == 0, done.output
     done = typed(*table, "--overwrite")  # neither pictures nor tokens
-    assert done.exit_code == 1
-    assert isinstance(done.exception, SystemExit) or "expected the images" in str(done.exception)
+    assert done.exit_code == 2
+    assert "Missing option '--images'. Or pass --tokens." in done.output
