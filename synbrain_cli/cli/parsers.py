@@ -93,25 +93,19 @@ def chosen_encoders(encoder: Sequence[str] | None, tokens: Sequence[str] | None)
     return tuple(encoder) if encoder else () if tokens else DEFAULT
 
 
-def require_images(given: object, tokens: Sequence[str] | None, hint: str) -> None:
+def require_images(given: object, tokens: Sequence[str] | None, name: str) -> None:
     """Refuse a command without images and without their tokens, as Typer does what is missing.
 
     Raises
     ------
-    click.MissingParameter
-        ``hint`` is the argument, or the option, that names the images.
+    typer.BadParameter
+        ``name`` is the argument, or the option, that names the images.
     """
-    import click
+    import typer
 
-    if given or tokens:
-        return
-    kind = "option" if hint.startswith("--") else "argument"
-    raise click.MissingParameter(
-        "Or pass --tokens.",
-        param_hint=f"'{hint}'",
-        param_type=kind,
-        ctx=click.get_current_context(),
-    )
+    if not (given or tokens):
+        kind = "option" if name.startswith("--") else "argument"
+        raise typer.BadParameter(f"Missing {kind} '{name}' (or pass --tokens).")
 
 
 def parse_versions(text: str, known: Mapping[str, str]) -> list[str]:

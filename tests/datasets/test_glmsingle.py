@@ -19,7 +19,7 @@ from listening import Listening
 from PIL import Image
 from typer.testing import CliRunner
 
-from synbrain_cli import cli
+from synbrain_cli import cli, load_model
 from synbrain_cli.datasets.glmsingle import TYPES, Fits, FitTrials, prepare_fits
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.glmsingle import GLMsingleDesign, GLMsingleFit
@@ -27,6 +27,8 @@ from synbrain_cli.io.pickled import PickledDict
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.pipeline.prepare import Target, prepare_glmsingle
+from synbrain_cli.pipeline.train import TrainSettings, train
+from synbrain_cli.plotting.report.preparations import preparations_section
 from synbrain_cli.plotting.sources.preparations import (
     noise_table,
     other_preparations,
@@ -608,6 +610,14 @@ def test_two_versions_are_compared(made, tmp_path):
     assert files[0].samefile(files[1])  # extracted once
     done = CliRunner().invoke(cli.app, [*arguments, "--preparation", "typeb,typeb"])
     assert done.exit_code == 1
+    # The report of a model of either shows the same table.
+    run = RunContext(progress=QUIET)
+    model = train(workspace, d, stores[1], TrainSettings("linear"), run).folder
+    (shown,) = preparations_section(workspace, load_model(model, "cpu")).blocks
+    assert shown.header[1:] == ["TYPED_FITHRF_GLMDENOISE_RR", "TYPEB_FITHRF"]
+    assert [row[0] for row in shown.rows] == ["all voxels (60)", "V1 (36)"]
+    shutil.rmtree(b.folder.parent)
+    assert not preparations_section(workspace, load_model(model, "cpu")).blocks
 
 
 def test_the_same_command_keeps_what_is_there(made, tmp_path):

@@ -383,4 +383,4 @@ def test_as_typed(raw, tmp_path):
     assert done.exit_code == 0, done.output
     done = typed(*table, "--overwrite")  # neither pictures nor tokens
     assert done.exit_code == 2
-    assert "Missing option '--images'. Or pass --tokens." in done.output
+    assert "Missing option '--images' (or pass --tokens)." in done.output
