@@ -128,7 +128,8 @@ class TokenSource:
                 f"{self.model} predicts from {missing[0]}, tokens of your own, which no encoder "
                 f"computes: give those of these images, --tokens {missing[0].removeprefix(OWN)}="
                 'FILE (in Python, load_model(…, tokens={"'
-                f'{missing[0].removeprefix(OWN)}": FILE}}))'
+                f'{missing[0].removeprefix(OWN)}": FILE}})); pictures that the program makes, as '
+                "localizers, cannot be shown to it"
             )
 
     def known(self, pictures: ImageSet) -> dict[str, TokenRows]:

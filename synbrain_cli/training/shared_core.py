@@ -192,7 +192,7 @@ def describe_bands_left_out(store: TokenStore) -> str:
     others = [band for k, band in enumerate(store.bands) if k not in seen]
     if not others:
         return ""
-    listed = ", ".join(f"{band.spec} ({band.token_shape[0]})" for band in others)
+    listed = ", ".join(f"{band.spec} ({band.token_shape[0]} per image)" for band in others)
     return (
         f"{listed}: tokens on no square grid of 4 × 4 or more, so the linear encoder reads them "
         "without receptive fields, and the response network does not see them"

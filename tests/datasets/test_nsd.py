@@ -37,8 +37,10 @@ from synbrain_cli.datasets.nsd_voxels import SubjectVoxels
 from synbrain_cli.errors import BusyError, InputError, MissingError, SynbrainError
 from synbrain_cli.io.betas import read_masked
 from synbrain_cli.io.locks import locked
+from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.noise_ceiling import ncsnr, ncsnr_of_stream
 from synbrain_cli.pipeline.prepare import NSDSource, Target, prepare_nsd
+from synbrain_cli.run import RunContext
 
 BETAS = PREPARATIONS[0]
 
@@ -947,3 +949,18 @@ def test_a_copied_session_can_be_mended_in_files_of_one_size(copy, prepared, tmp
     path.write_bytes(whole)
     subject = prepare(copy, tmp_path)
     np.testing.assert_array_equal(subject.betas, prepared.find_subject("1", None, print).betas)
+
+
+@pytest.mark.parametrize("preparation", PREPARATIONS[:2])
+def test_betas_that_couple_repeats_are_named(preparation, everything, tmp_path, monkeypatch):
+    """Of recorded betas; simulated ones have independent noise in every version."""
+    said = Listening()
+    source = NSDSource(
+        everything.root, [1], choice=Choice(preparation=preparation, rois=("V1",)), download=False
+    )
+    target = Target(Workspace(tmp_path), "nsd", ("gabor",))
+    monkeypatch.setattr(type(everything), "simulated", False)
+    prepare_nsd(target, source, RunContext(progress=said))
+    named = [line for line in said.messages if "ridge regression" in line]
+    assert len(named) == (preparation == PREPARATIONS[0])
+    assert all("betas_fithrf_GLMdenoise_RR (b3)" in line for line in named)

@@ -168,7 +168,9 @@ def test_without_a_grid_there_is_no_response_network(raw, tmp_path):
     run = RunContext(device=torch.device("cpu"), progress=said)
     folder = trained(tmp_path, TrainSettings(), run)
     assert list(load_model(folder, "cpu").config.predictors) == ["linear"]
-    assert any("tokens:vector (1): tokens on no square grid" in line for line in said.messages)
+    assert any(
+        "tokens:vector (1 per image): tokens on no square grid" in line for line in said.messages
+    )
     with pytest.raises(InputError, match="the response network needs a band on a square grid"):
         trained(tmp_path, TrainSettings("network"), name="net")
 

@@ -344,7 +344,9 @@ def test_tokens_that_are_no_grid(n_tokens):
     beside = stores_of(16, n_tokens, 25)
     require_grids(beside)
     assert candidate_bands(beside) == [(0,), (0, 2)]
-    assert rf"band1 ({n_tokens}): tokens on no square grid" in describe_bands_left_out(beside)
+    assert rf"band1 ({n_tokens} per image): tokens on no square grid" in describe_bands_left_out(
+        beside
+    )
     assert describe_bands_left_out(stores_of(16, 25)) == ""
 
 
