@@ -379,7 +379,7 @@ def test_as_typed(raw, tmp_path):
     new = raw.folder / "vector.npy"
     done = typed("synthesize", "--tokens", new, "-n", "2", "--no-maps", "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    draws = np.load(next((tmp_path / "out").glob("*draws*.npy")))
+    draws = np.load(next((tmp_path / "out").rglob("*draws*.npy")))
     assert draws.shape == (N_IMAGES, 2, N_VOXELS)
     done = typed("select", new, "--drive", "voxel:0", "--no-independent")
     assert done.exit_code == 0, done.output
