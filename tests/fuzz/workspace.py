@@ -252,7 +252,8 @@ def write_glmsingle(root: Path) -> None:
                 for name, value in ({"betasmd": betas} | maps).items():
                     file[name] = value
         else:
-            scipy.io.savemat(f"{stem}.mat", {"modelmd": betas} | maps, do_compression=True)
+            # No maps: one that became a structure, which is not read, is as one that is absent.
+            scipy.io.savemat(f"{stem}.mat", {"modelmd": betas}, do_compression=True)
             scipy.io.savemat(user / "glm-mat/DESIGNINFO.mat", mat)
             continue
         np.save(user / f"glm-{kind}/DESIGNINFO.npy", info, allow_pickle=True)
