@@ -70,6 +70,14 @@ def evaluate(
         bool,
         typer.Option(help="Also score the published sampling: many passes of the decoder."),
     ] = True,
+    two_sample: Annotated[
+        bool,
+        typer.Option(
+            "--two-sample",
+            help="Also train classifiers to tell recorded trials from drawn ones, and map what "
+            "they find.",
+        ),
+    ] = False,
     report: ReportOption = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -95,7 +103,7 @@ def evaluate(
     bundle = workspace.find_model(model, subject, run.progress.info, dataset)
     brain = load_model(bundle, device)
     data, store = _test_data(workspace, brain, run.progress)
-    settings = EvaluateSettings(n_draws=draws, latent=latent, n_folds=folds)
+    settings = EvaluateSettings(n_draws=draws, latent=latent, n_folds=folds, two_sample=two_sample)
     with interruptible():
         result = score_model(workspace, brain, data, store, settings, output, run)
     if paper:

@@ -11,6 +11,7 @@ from synbrain_cli.cli.tables import bars, cell, interval, print_columns, print_n
 if TYPE_CHECKING:
     from synbrain_cli.io.results.evaluation import EvaluationRecord, ResponseScore
     from synbrain_cli.io.results.record import Number
+    from synbrain_cli.io.results.two_sample import TwoSampleScores
     from synbrain_cli.pipeline.evaluate import EvaluateResult
 
 # Scores of ``metrics.json`` → what they are called on the screen and in the documentation.
@@ -59,6 +60,7 @@ _DISTRIBUTIONS = {
     "shuffled": "shuffled",
     "nominal": "nominal",
 }
+N_REGIONS = 3  # of which the screen says how well they are told apart
 _BY_REGION = {key: _PREDICTORS[key] for key in ("linear", "shuffled", "ceiling")}
 
 
@@ -76,6 +78,7 @@ def print_evaluation(metrics: EvaluationRecord, rois: bool) -> None:
     if rois:
         _print_regions(metrics)
     _print_draws(metrics)
+    _print_two_sample(metrics)
     _print_retrieval(metrics)
     print_notes(metrics.notes)
 
@@ -223,6 +226,52 @@ def likelihood_lines(metrics: EvaluationRecord) -> list[str]:
         told = f"information gain: {cell(gain.model)} ({interval(*gain.ci)})"
         lines.append(f"{told}; 1 knows the image's other repeats")
     return lines
+
+
+def _print_two_sample(metrics: EvaluationRecord) -> None:
+    """Print whether classifiers tell recorded from drawn trials, where that was asked."""
+    from msgspec import UNSET
+
+    found = metrics.two_sample
+    if found is UNSET:
+        return
+    print("\nAUC of classifiers that tell recorded from drawn (.5: they cannot)")
+    latent = any(s.get("latent_nf1") is not None for s in found.trials.values())
+    head = ("rows", "classifier", "model", "95 % CI", "p", "floor", "linear+N", "mean+N")
+    rows: list[tuple[str, ...]] = [(*head, *(("latent",) if latent else ()))]
+    for unit in ("trials", "pairs"):
+        for name, score in (found.get(unit) or {}).items():
+            rows.append(
+                (
+                    unit,
+                    name,
+                    cell(score.model),
+                    interval(*score.ci),
+                    cell(score.p),
+                    cell(score.floor),
+                    cell(score.linear),
+                    cell(score.mean_pattern),
+                    *((cell(score.get("latent_nf1")),) if latent else ()),
+                )
+            )
+    print_columns(rows, n_left=2)
+    best = found.best
+    print(f"the best, {best.classifier} of {best.rows}: p {cell(best.p)}, corrected for the choice")
+    alone: list[tuple[str, ...]] = [("logistic, seeing alone", "AUC", "95 % CI", "p")]
+    alone += [
+        (f"{kind} of {_of_kinds(found)}", cell(one.auc), interval(*one.ci), cell(one.p))
+        for kind, one in found.kinds.items()
+    ]
+    regions = sorted(found.roi.items(), key=lambda item: -(item[1].auc or 0))[:N_REGIONS]
+    alone += [(name, cell(one.auc), interval(*one.auc_ci), cell(one.p)) for name, one in regions]
+    print_columns(alone, n_left=1)
+
+
+def _of_kinds(found: TwoSampleScores) -> str:
+    """Rows from which each kind of feature was taken."""
+    from msgspec import UNSET
+
+    return "trials" if found.pairs is UNSET else "pairs"
 
 
 def _print_retrieval(metrics: EvaluationRecord) -> None:

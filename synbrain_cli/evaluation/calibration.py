@@ -167,7 +167,7 @@ class _Scoring:
             if name == "model":
                 self.tallies["shuffled"].add(image, other, draws, self._generator)
         for factor, tally in self._latents.items():
-            drawn = _latent_draws(self._brain, test.token(image), factor, (self._seed, image))
+            drawn = latent_draws(self._brain, test.token(image), factor, (self._seed, image))
             tally.add(image, own, Ensemble(drawn), self._generator)
         for k in range(self.imitation.n_recordings):
             drawing = Drawing(len(own), self._seed + 1 + k)
@@ -205,11 +205,24 @@ def _pairs(n_voxels: int, generator: np.random.Generator) -> NDArray[np.intp]:
 
 
 @torch.inference_mode()
-def _latent_draws(
-    brain: Brain, token: Tokens, factor: float, key: tuple[int, int]
+def latent_draws(
+    brain: Brain, token: Tokens, factor: float, key: tuple[int, int], n_draws: int = N_LATENT
 ) -> NDArray[np.float32]:
-    """The published sampling, all draws in one pass: (N_LATENT, n_voxels), standardised."""
-    shape = (N_LATENT, *brain.networks.latent_readout.sd.shape)
+    """Draw by the published sampling, all draws in one pass: (n_draws, n_voxels), standardised.
+
+    Parameters
+    ----------
+    brain : Brain
+        With the published networks.
+    token : Tokens
+        Of one image.
+    factor : float
+        The noise factor.
+    key : pair of int
+        Of the random numbers.
+    n_draws : int
+    """
+    shape = (n_draws, *brain.networks.latent_readout.sd.shape)
     noise = np.random.default_rng([*key, 3]).standard_normal(shape, np.float32)
     latent = brain.latent(token) + torch.from_numpy(np.float32(factor) * noise).to(brain.device)
     draws: NDArray[np.float32] = brain.networks.vae.decode(latent, brain.n_voxels).cpu().numpy()

@@ -361,6 +361,12 @@ class PooledPredictions(Predictions):
         number, group = next((k, g) for k, g in enumerate(test.groups) if image < g.stop)
         return self.load_fit(number), group
 
+    def trial_sd(self, brain: Brain, test: TestSet, image: int) -> Array:
+        """Standard deviation of a single trial by the fit that did not see it: `Predictions`."""
+        own = self.around(brain, test, image)["model"]
+        sd: Array = own.readout.sd(own.mean) * self._fit_of(test, image)[0].factor
+        return sd
+
 
 @dataclass(frozen=True, eq=False)
 class Folds:

@@ -154,6 +154,11 @@ class Predictions:
         trials: NDArray[np.float32] = test.trials[test.image_index == image]
         return trials
 
+    def trial_sd(self, brain: Brain, test: TestSet, image: int) -> NDArray[np.float32]:
+        """Standard deviation of a single trial around the model's mean: float32 (n_voxels,)."""
+        sd: NDArray[np.float32] = self.readout_of(brain, image).sd(self["model"][image])
+        return sd
+
     def readout_of(self, brain: Brain, image: int) -> Readout:
         """Distribution around an image's mean; that of the image asked for last is kept."""
         if image not in self._kept:

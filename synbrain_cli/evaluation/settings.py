@@ -24,12 +24,16 @@ class EvaluateSettings:
     n_folds : int, optional
         Score every image when it was held out, by refits of the model's recipe on the other folds
         of images (`synbrain_cli.evaluation.folds`); default: the model itself, on the test images.
+    two_sample : bool
+        Also train classifiers to tell recorded trials from drawn ones
+        (`synbrain_cli.evaluation.two_sample`).
     """
 
     n_draws: int = N_DRAWS
     latent: bool = True
     n_boot: int = 1000
     n_folds: int | None = None
+    two_sample: bool = False
 
 
 def check_draws(n_draws: int, otherwise: str = "") -> None:

@@ -12,6 +12,7 @@ from synbrain_cli.io.results.evaluation import (
     ReliabilityScore,
     ResponseScore,
 )
+from synbrain_cli.io.results.two_sample import TwoSampleScores
 
 BASELINES = ("network", "transfer", "deep", "linear", "mean_pattern", "shuffled")
 DISTRIBUTIONS = ("linear", "mean_pattern", "latent_nf1", "latent_best", "shuffled")
@@ -86,3 +87,52 @@ def likelihood_table(metrics: EvaluationRecord) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def two_sample_table(scores: TwoSampleScores) -> pd.DataFrame:
+    """AUC of classifiers: one row per classifier and kind of row, one column per distribution."""
+    rows = []
+    for unit in ("trials", "pairs"):
+        for classifier, score in (scores.get(unit) or {}).items():
+            low, high = score.ci
+            own = {
+                "rows": unit,
+                "classifier": classifier,
+                "model": score.model,
+                "ci_low": low,
+                "ci_high": high,
+                "p": score.p,
+                "floor": score.floor,
+                "floor_sd": score.floor_sd,
+            }
+            for name in ("linear", "mean_pattern", "latent_nf1"):
+                limits = score.baselines_ci.get(name, (None, None))
+                own[name] = score.get(name)
+                own[f"{name}_ci_low"], own[f"{name}_ci_high"] = limits
+            rows.append(own)
+    return pd.DataFrame(rows)
+
+
+def two_sample_regions_table(scores: TwoSampleScores) -> pd.DataFrame:
+    """How recorded trials differ from drawn ones: one row per kind of feature, then per region."""
+    rows: list[dict[str, object]] = [
+        {
+            "what": f"features: {kind}",
+            "auc": one.auc,
+            "auc_low": one.ci[0],
+            "auc_high": one.ci[1],
+            "p": one.p,
+        }
+        for kind, one in scores.kinds.items()
+    ]
+    for region, score in scores.roi.items():
+        own: dict[str, object] = {"what": region, "n_voxels": score.n_voxels, "auc": score.auc}
+        own |= {"auc_low": score.auc_ci[0], "auc_high": score.auc_ci[1], "p": score.p}
+        for name in ("variance_ratio", "mean_variance_ratio", "repeated_difference"):
+            low, high = score.get(f"{name}_ci") or (None, None)
+            own |= {name: score.get(name), f"{name}_low": low, f"{name}_high": high}
+        rows.append(own)
+    table = pd.DataFrame(rows)
+    if "n_voxels" in table:
+        table["n_voxels"] = table["n_voxels"].astype("Int64")  # empty of kinds of features
+    return table

@@ -6,7 +6,7 @@ that the model was trained on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -261,6 +261,15 @@ def derangement(n: int, generator: np.random.Generator) -> NDArray[np.int64]:
 def scored_regions(brain: Brain) -> dict[str, NDArray[np.bool_]]:
     """Regions large enough for scores of their own: boolean array (n_voxels,) each."""
     return {name: mask for name, mask in brain.rois().items() if mask.sum() >= MIN_REGION}
+
+
+def region_averaging(
+    regions: Mapping[str, NDArray[np.bool_]], n_voxels: int
+) -> NDArray[np.float32]:
+    """Voxels → region means: float32 (n_voxels, n_regions)."""
+    masks = np.array(list(regions.values()), np.float32).reshape(len(regions), n_voxels).T
+    weights: NDArray[np.float32] = masks / np.maximum(masks.sum(0), 1)
+    return weights
 
 
 def _check_voxels(brain: Brain, subject: PreparedSubject) -> None:

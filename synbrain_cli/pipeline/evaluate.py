@@ -26,8 +26,15 @@ from synbrain_cli.evaluation.response_scores import ResponseResults, ResponseSco
 from synbrain_cli.evaluation.results_writer import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.retrieval import retrieve
 from synbrain_cli.evaluation.settings import EvaluateSettings, check_draws
-from synbrain_cli.evaluation.tables import draws_table, likelihood_table, scores_table
+from synbrain_cli.evaluation.tables import (
+    draws_table,
+    likelihood_table,
+    scores_table,
+    two_sample_regions_table,
+    two_sample_table,
+)
 from synbrain_cli.evaluation.test_set import UNITS, TestSet
+from synbrain_cli.evaluation.two_sample import MAP_UNITS, TwoSample, check_images, tell_apart
 from synbrain_cli.io.files import versions
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.evaluation import (
@@ -45,6 +52,7 @@ from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.memory import require_memory
 from synbrain_cli.metrics.bootstrap import Bootstrap
+from synbrain_cli.pipeline.map_writer import write_value_maps
 from synbrain_cli.plotting.calibration import plot_calibration
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.needs import LESS
@@ -57,7 +65,9 @@ class EvaluateResult:
     Attributes
     ----------
     folder : Path
-        Holds ``metrics.json``, ``metrics.tsv``, ``voxels.tsv`` and ``calibration.png``.
+        Holds ``metrics.json``, ``metrics.tsv``, ``voxels.tsv`` and ``calibration.png``; with
+        classifiers also ``two_sample.tsv``, ``two_sample_regions.tsv``,
+        ``two_sample_features.tsv`` and maps.
     metrics : EvaluationRecord
         As in ``metrics.json``.
     voxels : DataFrame
@@ -102,7 +112,7 @@ def evaluate(
     """Score a model on its subject's test images, or its recipe on all images, by folds.
 
     An interrupted evaluation continues after the last step that it finished: refits to folds,
-    scores of responses, scores of draws, likelihood, retrieval.
+    scores of responses, scores of draws, likelihood, classifiers, retrieval.
 
     Parameters
     ----------
@@ -136,6 +146,8 @@ def evaluate(
     # Load the test images
     folds = Folds.load(brain, subject, store, n_folds, run.seed) if n_folds else None
     test = folds.test if folds else TestSet.load(subject, store, [brain])
+    if settings.two_sample:
+        check_images(test)
     needed = evaluation_bytes(brain, subject, store, n_folds)
     enough = require_memory(needed, f"evaluating {brain.name}", LESS)
     run.progress.info(
@@ -159,6 +171,11 @@ def evaluate(
                 LikelihoodScores,
                 lambda: score_likelihood(brain, test, predictions, bootstrap, share),
             )
+        told = None
+        if settings.two_sample:
+            told = work.once(
+                "two_sample", TwoSample, lambda: tell_apart(brain, test, predictions, settings, run)
+            )
         retrieval: RetrievalScores | UnsetType = UNSET
         if test.least_group > 1:
             with run.progress.stage("retrieval") as share:
@@ -173,15 +190,19 @@ def evaluate(
             *(folds.notes() if folds else ()),
             *scorer.notes(),
             *draws.notes,
+            *(told.notes if told else ()),
             *_notes_on_rows(brain),
             *_notes_on_readout(brain),
             *notes_on_doubt(doubtful_scores(responses.overall, test.n_images)),
             *test.notes,
         ]
         sizes = folds.sizes if folds else UNSET
-        steps = _Steps(responses, draws, likelihood, retrieval, sizes)
+        steps = _Steps(responses, draws, likelihood, told, retrieval, sizes)
         metrics = _metrics(brain, test, steps, notes, settings, run)
-        result = EvaluateResult(folder, metrics, _voxels_table(brain, scorer, draws))
+        result = EvaluateResult(folder, metrics, _voxels_table(brain, scorer, steps))
+        if told:
+            prefix = work.partial / f"sub-{brain.subject}_desc-twosample"
+            write_value_maps(prefix, brain, told.maps(), MAP_UNITS)
         write_results(
             work,
             {
@@ -189,6 +210,7 @@ def evaluate(
                 "metrics.tsv": Table(pd.concat(result.tables())),
                 VOXELS: Table(result.voxels, "%.5g"),
                 "calibration.png": plot_calibration(metrics, result.voxels),
+                **_two_sample_tables(told),
             },
         )
     return result
@@ -201,6 +223,7 @@ class _Steps:
     responses: ResponseResults
     draws: Calibration
     likelihood: LikelihoodScores
+    told: TwoSample | None
     retrieval: RetrievalScores | UnsetType
     folds: FoldSizes | UnsetType
 
@@ -240,6 +263,7 @@ def _metrics(
         folds=steps.folds,
         draws=steps.draws.scores,
         likelihood=steps.likelihood,
+        two_sample=steps.told.scores if steps.told else UNSET,
         doubtful=doubtful_scores(steps.responses.overall, test.n_images),
         notes=notes,
         provenance=provenance,
@@ -304,7 +328,19 @@ def _notes_on_readout(brain: Brain) -> list[str]:
     ]
 
 
-def _voxels_table(brain: Brain, scorer: ResponseScorer, draws: Calibration) -> pd.DataFrame:
+def _two_sample_tables(told: TwoSample | None) -> dict[str, Table]:
+    """Files of the classifiers, by name; none where they were not asked for."""
+    if told is None:
+        return {}
+    features = pd.DataFrame([dict(feature.items()) for feature in told.features])
+    return {
+        "two_sample.tsv": Table(two_sample_table(told.scores)),
+        "two_sample_regions.tsv": Table(two_sample_regions_table(told.scores)),
+        "two_sample_features.tsv": Table(features),
+    }
+
+
+def _voxels_table(brain: Brain, scorer: ResponseScorer, steps: _Steps) -> pd.DataFrame:
     """``voxels.tsv``: positions, ncsnr, correlations, ceiling, scores of draws."""
     known = [column for column in (*POSITION_COLUMNS, "ncsnr") if column in brain.voxels]
     voxels = brain.voxels[known].copy()
@@ -312,6 +348,8 @@ def _voxels_table(brain: Brain, scorer: ResponseScorer, draws: Calibration) -> p
         if name in scorer.correlation:
             voxels[name] = scorer.correlation[name]
     voxels["ceiling"] = scorer.test.ceiling
-    for name, values in draws.columns():
-        voxels[name] = values
+    for found in (steps.draws, steps.told):
+        if found is not None:
+            for name, values in found.columns():
+                voxels[name] = values
     return voxels

@@ -24,6 +24,7 @@ from synbrain_cli.io.results.record import (
     Result,
     read_result,
 )
+from synbrain_cli.io.results.two_sample import TwoSampleScores
 
 METRICS, VOXELS = "metrics.json", "voxels.tsv"
 N_BINS = 20  # of PIT histograms
@@ -418,6 +419,8 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
         the other folds; they are not of the bundle itself. Absent where they are.
     draws : DrawScores
     likelihood : LikelihoodScores
+    two_sample : TwoSampleScores
+        Whether classifiers tell recorded from drawn trials; absent unless asked for.
     doubtful : dict
         Score over all voxels that means nothing → why (`synbrain_cli.evaluation.doubt`).
     notes : list of str
@@ -442,6 +445,7 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
     folds: FoldSizes | Absent = UNSET
     draws: DrawScores
     likelihood: LikelihoodScores
+    two_sample: TwoSampleScores | Absent = UNSET
     doubtful: dict[str, str]
     notes: list[str]
     provenance: ModelProvenance

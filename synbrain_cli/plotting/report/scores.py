@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.config import trials_name
 from synbrain_cli.io.results.evaluation import EvaluationRecord, ResponseScore, ResponseScores
 from synbrain_cli.io.results.record import Result
+from synbrain_cli.io.results.two_sample import TwoSampleScores
 from synbrain_cli.plotting.accuracy import accuracy_figure
 from synbrain_cli.plotting.calibration import plot_calibration
 from synbrain_cli.plotting.maps import evaluation_map, images_and_trials
@@ -234,6 +235,7 @@ def calibration_section(evaluation: Evaluation) -> Section:
                 "linear encoder and the mean pattern; latent: the published sampling.",
             ),
             _likelihood(metrics),
+            *_two_sample(metrics.two_sample),
         ],
     )  # fmt: skip
 
@@ -261,6 +263,69 @@ def _likelihood(metrics: EvaluationRecord) -> Table:
         "image tells the model nothing, 1 where it tells as much as the image and its other "
         "repeats together.",
     )
+
+
+def _two_sample(scores: TwoSampleScores | UnsetType) -> list[Table]:
+    """Return how well classifiers tell recorded from drawn trials, and where."""
+    if scores is UNSET:
+        return []
+    rows = []
+    for unit in ("trials", "pairs"):
+        for classifier, score in (scores.get(unit) or {}).items():
+            low, high = score.ci
+            rows.append(
+                [
+                    f"{unit}, {classifier}",
+                    f"{number_text(score.model)} ({number_text(low)} to {number_text(high)})",
+                    number_text(score.p),
+                    f"{number_text(score.floor)} ± {number_text(score.floor_sd)}",
+                    *(number_text(score.get(name)) for name in _DISTRIBUTIONS[1:]),
+                ]
+            )
+    tables = [
+        Table(
+            "Classifiers that tell recorded from drawn trials: area under the ROC curve",
+            ["rows, classifier", "model (95 % CI)", "p", "floor", "linear + normal",
+             "mean pattern + normal", "latent"],
+            rows,
+            "Trained on some test images and tested on others. .5: the two cannot be told apart. "
+            "Pairs: two repeats of one image. Floor: recorded against recorded, mean ± SD of "
+            f"random halvings. The best of all: AUC {number_text(scores.best.auc)}, p "
+            f"{number_text(scores.best.p)}, corrected for the choice.",
+        )
+    ]  # fmt: skip
+    differences = [
+        [
+            name,
+            number_text(region.auc),
+            number_text(region.p),
+            *(
+                _with_interval(region.get(score), region.get(f"{score}_ci"))
+                for score in ("variance_ratio", "mean_variance_ratio", "repeated_difference")
+            ),
+        ]
+        for name, region in scores.roi.items()
+    ]
+    if differences:
+        tables.append(
+            Table(
+                "Recorded beside drawn trials, by region",
+                ["region", "AUC", "p", "variance, recorded / drawn", "of the region's mean",
+                 "shared by repeats, recorded − drawn"],
+                differences,
+                "Residuals around the expected response, in standard deviations of a trial: "
+                "variance of voxels and of the region's mean; mean product of two repeats. p is "
+                "not corrected for the number of regions.",
+            )
+        )  # fmt: skip
+    return tables
+
+
+def _with_interval(value: float | None, limits: tuple[float | None, float | None] | None) -> str:
+    """A number, and its interval where there is one."""
+    if value is None or limits is None:
+        return number_text(value)
+    return f"{number_text(value)} ({number_text(limits[0])} to {number_text(limits[1])})"
 
 
 def _reference(score: str, values: Result) -> float | None:

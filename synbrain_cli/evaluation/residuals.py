@@ -1,0 +1,195 @@
+"""Recorded and drawn trials of one model's test images, as residuals, image by image.
+
+Draws that stand beside recorded trials must be *predictive*: the true mean response is not the
+predicted one, and how far it is from it is part of what the model claims. In draws of a model this
+is the unexplained signal u, whose variance is larger where an image is unlike those of training.
+The repeats of one image share their u, and so do the draws here (``--signal shared``). Of single
+trials the distribution is that of ``--signal fresh``; of pairs it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.evaluation.calibration import latent_draws
+from synbrain_cli.evaluation.predictions import Predictions
+from synbrain_cli.evaluation.test_set import TestSet
+from synbrain_cli.io.results.two_sample import Rows
+from synbrain_cli.metrics.trial_features import (
+    Columns,
+    ImageFeatures,
+    Probes,
+    pair_features,
+    pairs_of,
+    trial_features,
+)
+from synbrain_cli.metrics.two_sample import LEAST_IMAGES, Sample
+
+N_FITTED = 300  # images from whose residuals components are found
+OWN_DRAWS = 1_000  # added to the seed: draws that no other score uses
+Responses = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """Where recorded and drawn residuals of some images come from.
+
+    Attributes
+    ----------
+    n_repeats : int array of shape (n_images,)
+        Recorded trials of each image, and draws.
+    recorded : callable
+        Number of an image → float32 array (n_repeats, n_voxels), standardised.
+    drawn : callable
+        Number of an image, and of an imitation of the recording → the same. Draws of one imitation
+        share their unexplained signal.
+    """
+
+    n_repeats: NDArray[np.integer]
+    recorded: Callable[[int], Responses]
+    drawn: Callable[[int, int], Responses]
+
+    def both(self, image: int) -> Iterator[tuple[bool, Responses]]:
+        """Yield the recorded trials of an image, then as many drawn ones."""
+        yield True, self.recorded(image)
+        yield False, self.drawn(image, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualSource:
+    """Makes residuals of recorded trials, and of the draws of several distributions.
+
+    Attributes
+    ----------
+    brain : Brain
+    test : TestSet
+    predictions : Predictions
+    images : int array of shape (n_images,)
+        Rows of the test set that take part.
+    seed : int
+    """
+
+    brain: Brain
+    test: TestSet
+    predictions: Predictions
+    images: NDArray[np.integer]
+    seed: int
+
+    def of(self, name: str) -> Residuals:
+        """Residuals of recorded trials and of one distribution's draws.
+
+        Parameters
+        ----------
+        name : {"model", "linear", "mean_pattern", "latent_nf1"}
+        """
+        n_repeats = self.test.n_repeats[self.images]
+
+        def recorded(image: int) -> Responses:
+            row = self.images[image]
+            return self._residual(row, self.test.trials[self.test.image_index == row])
+
+        def drawn(image: int, imitation: int) -> Responses:
+            row, seed = int(self.images[image]), self.seed + OWN_DRAWS + imitation
+            return self._residual(row, self._draw(name, row, int(n_repeats[image]), seed))
+
+        return Residuals(n_repeats, recorded, drawn)
+
+    def _residual(self, row: int, responses: Responses) -> Responses:
+        z = (responses - self.predictions["model"][row]) / self.spread(row)
+        return np.asarray(z, np.float32)
+
+    def spread(self, row: int) -> Responses:
+        """Standard deviation of a single trial that the model expects: (n_voxels,)."""
+        return np.maximum(self.predictions.trial_sd(self.brain, self.test, row), 1e-6)
+
+    def _draw(self, name: str, row: int, n_draws: int, seed: int) -> Responses:
+        if name == "latent_nf1":
+            return latent_draws(self.brain, self.test.token(row), 1.0, (seed, row), n_draws)
+        drawing = Drawing(n_draws, seed, signal="shared")
+        return next(self.predictions.draw_all(self.brain, self.test, row, drawing, (name,)))
+
+    def image_features(self) -> ImageFeatures:
+        """What the model expects of the images, and how surely."""
+        expected = np.stack(
+            [self.predictions["model"][row] / self.spread(int(row)) for row in self.images]
+        )
+        relative = self.predictions.relative
+        unsure = None if relative is None else relative[self.images].mean(1, dtype=np.float64)
+        return ImageFeatures.of(expected, unsure)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Recorded and drawn rows, as classifiers see them.
+
+    Attributes
+    ----------
+    names : tuple of n_features str
+    sample : Sample
+    """
+
+    names: tuple[str, ...]
+    sample: Sample
+
+    def only(self, names: set[str]) -> Sample:
+        """Return the sample with some features alone."""
+        kept = [k for k, name in enumerate(self.names) if name in names]
+        return replace(self.sample, features=self.sample.features[:, kept])
+
+
+def fit_probes(
+    residuals: Residuals,
+    expected: NDArray[np.float32],
+    averaging: NDArray[np.float32],
+    regions: Sequence[str],
+    generator: np.random.Generator,
+) -> Probes:
+    """Find components of residuals from some of the images: `Probes.fit`."""
+    n_images = len(residuals.n_repeats)
+    chosen = np.sort(generator.choice(n_images, min(N_FITTED, n_images), replace=False))
+    rows, group = [], []
+    for image in chosen.tolist():
+        for is_recorded, own in residuals.both(image):
+            rows.append(own)
+            group += [2 * image + is_recorded] * len(own)
+    z = np.concatenate(rows)
+    return Probes.fit(z, np.array(group), expected, averaging, regions, generator)
+
+
+def see(residuals: Residuals, probes: Probes, images: ImageFeatures) -> dict[Rows, Seen]:
+    """Compute the features of all trials, and of all pairs of repeats where there are any.
+
+    Returns
+    -------
+    dict of Seen
+        "trials", and "pairs" where `LEAST_IMAGES` or more were repeated.
+    """
+    rows: dict[Rows, list[tuple[Columns, int, bool]]] = {"trials": [], "pairs": []}
+    for image, n in enumerate(residuals.n_repeats.tolist()):
+        first, second = pairs_of(n)
+        for is_recorded, z in residuals.both(image):
+            rows["trials"].append((trial_features(z, image, probes, images), image, is_recorded))
+            if len(first):
+                found = pair_features(z[first], z[second], image, probes, images)
+                rows["pairs"].append((found, image, is_recorded))
+    n_images = len(residuals.n_repeats)
+    return {
+        unit: _joined(parts, n_images)
+        for unit, parts in rows.items()
+        if len(parts) >= 2 * LEAST_IMAGES
+    }
+
+
+def _joined(parts: list[tuple[Columns, int, bool]], n_images: int) -> Seen:
+    """Rows of all images."""
+    features = [np.column_stack(list(columns.values())) for columns, _, _ in parts]
+    sizes = [len(rows) for rows in features]
+    image = np.repeat([image for _, image, _ in parts], sizes)
+    is_recorded = np.repeat([label for _, _, label in parts], sizes)
+    return Seen(tuple(parts[0][0]), Sample(np.concatenate(features), image, is_recorded, n_images))

@@ -1,0 +1,498 @@
+"""Can a classifier tell recorded trials from drawn ones? `synbrain evaluate --two-sample`.
+
+Beside the AUC for draws of the model stand the floor (recorded trials against recorded ones) and
+those for the draws of simpler distributions, which classifiers do tell: without them, an AUC of .5
+could mean a classifier that sees nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import UNSET
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from synbrain_cli.brain import Brain
+from synbrain_cli.errors import InputError
+from synbrain_cli.evaluation.differences import Differences, region_features
+from synbrain_cli.evaluation.doubt import FOLDS_ADVICE
+from synbrain_cli.evaluation.predictions import Predictions
+from synbrain_cli.evaluation.residuals import (
+    Residuals,
+    ResidualSource,
+    Seen,
+    fit_probes,
+    see,
+)
+from synbrain_cli.evaluation.settings import EvaluateSettings
+from synbrain_cli.evaluation.test_set import TestSet, region_averaging, scored_regions
+from synbrain_cli.io.results.record import Interval, Number, Result, finite
+from synbrain_cli.io.results.two_sample import (
+    BestClassifier,
+    ClassifierScore,
+    FeatureDifference,
+    KindScore,
+    RegionDifference,
+    Rows,
+    TwoSampleScores,
+)
+from synbrain_cli.metrics.bootstrap import Bootstrap
+from synbrain_cli.metrics.trial_features import ImageFeatures, feature_auc, kind_of
+from synbrain_cli.metrics.two_sample import (
+    CLASSIFIERS,
+    LEAST_IMAGES,
+    Exchange,
+    Kind,
+    Pattern,
+    Scores,
+    held_out_scores,
+    p_values,
+    random_labels,
+)
+from synbrain_cli.progress import UNSEEN, Share
+from synbrain_cli.run import RunContext
+from synbrain_cli.threads import one_thread
+
+N_FLOOR = 5  # times that recorded trials are told from recorded ones
+MOST_TRIALS = 3_000  # recorded ones: of more, those of images chosen at random
+N_LISTED = 8  # features that differ most, in metrics.json
+ALPHA = 0.05
+BASELINES = ("linear", "mean_pattern")
+# Columns of voxels.tsv, without their prefix → names of maps
+MAPS = {
+    "bias_difference": "bias",
+    "variance_ratio": "varianceratio",
+    "repeated_difference": "repeated",
+    "pattern": "pattern",
+}
+KIND = "kind: "  # no region has such a name
+PREFIX = "two_sample_"
+MAP_UNITS = {"bias": "SD of a trial", "repeated": "share of the variance of a trial"}
+
+
+class TwoSample(Result, frozen=True, kw_only=True):
+    """What the classifiers found, numbers of single voxels, and notes.
+
+    Attributes
+    ----------
+    scores : TwoSampleScores
+    voxels : dict of lists of n_voxels numbers
+        Recorded beside drawn residuals: ``bias_difference``, ``variance_ratio``,
+        ``repeated_difference`` (where there are repeats), each with its ``…_z`` in standard errors;
+        ``pattern``, what the best classifier of single trials relies on.
+    features : list of FeatureDifference
+        All of them.
+    notes : list of str
+    """
+
+    scores: TwoSampleScores
+    voxels: dict[str, list[Number]]
+    features: list[FeatureDifference]
+    notes: list[str]
+
+    def columns(self) -> Iterator[tuple[str, NDArray[np.float64]]]:
+        """Name in ``voxels.tsv`` and values (n_voxels,) of each number of single voxels."""
+        for name, values in self.voxels.items():
+            yield f"{PREFIX}{name}", np.array(values, float)
+
+    def maps(self) -> dict[str, NDArray[np.float64]]:
+        """Maps that are written, by the name of their statistic."""
+        return {
+            MAPS[name]: np.array(values, float)
+            for name, values in self.voxels.items()
+            if name in MAPS
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What classifiers make of one distribution's draws, as trials or as pairs of repeats.
+
+    Attributes
+    ----------
+    seen : Seen
+    scores : dict of float64 arrays of shape (n_rows,)
+        Classifier → held-out scores.
+    exchanges : dict of Exchange
+        Classifier → comparisons of these scores.
+    """
+
+    seen: Seen
+    scores: dict[str, Scores]
+    exchanges: dict[str, Exchange]
+
+    @property
+    def n_recorded(self) -> int:
+        """Recorded rows."""
+        return int(self.seen.sample.is_recorded.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Trains the classifiers, in the same way for every distribution.
+
+    Attributes
+    ----------
+    images : ImageFeatures
+    regions : tuple of n_regions str
+    averaging : float32 array of shape (n_voxels, n_regions)
+        Voxels → region means.
+    generator : numpy.random.Generator
+    kinds : mapping of Kind
+        Classifiers, by name.
+    """
+
+    images: ImageFeatures
+    regions: tuple[str, ...]
+    averaging: NDArray[np.float32]
+    generator: np.random.Generator
+    kinds: Mapping[str, Kind] = field(default_factory=lambda: CLASSIFIERS)
+
+    def judge(self, residuals: Residuals, share: Share = UNSEEN) -> dict[Rows, Judged]:
+        """Tell recorded residuals from drawn ones.
+
+        Parameters
+        ----------
+        residuals : Residuals
+        share : Share
+            Of the progress.
+
+        Returns
+        -------
+        dict of Judged
+            "trials", and "pairs" where `LEAST_IMAGES` images or more were repeated.
+        """
+        of_features, of_classifiers = share.split(1, 4)
+        probes = fit_probes(
+            residuals, self.images.components, self.averaging, self.regions, self.generator
+        )
+        seen = see(residuals, probes, self.images)
+        of_features.to(1)
+        return {
+            rows: self._judge(own, part) for (rows, own), part in of_classifiers.each(seen.items())
+        }
+
+    def _judge(self, seen: Seen, share: Share) -> Judged:
+        fold = seen.sample.deal(self.generator)
+        scores = {
+            name: held_out_scores(seen.sample, kind, fold, self.generator)
+            for name, kind in share.over(self.kinds.items())
+        }
+        exchanges = {name: Exchange.of(seen.sample, own, fold) for name, own in scores.items()}
+        return Judged(seen, scores, exchanges)
+
+    def floor(self, seen: Seen, share: Share = UNSEEN) -> dict[str, NDArray[np.float64]]:
+        """Tell recorded rows from recorded rows, labelled at random within images.
+
+        Parameters
+        ----------
+        seen : Seen
+        share : Share
+
+        Returns
+        -------
+        dict of float64 arrays of shape (N_FLOOR,)
+            Classifier → AUC.
+        """
+        recorded = seen.sample.select(seen.sample.is_recorded)
+        found: dict[str, list[float]] = {name: [] for name in self.kinds}
+        for _ in share.over(range(N_FLOOR)):
+            own = recorded.labelled(random_labels(recorded.image, self.generator))
+            fold = own.deal(self.generator)
+            for name, kind in self.kinds.items():
+                scores = held_out_scores(own, kind, fold, self.generator)
+                found[name].append(Exchange.of(own, scores, fold).auc)
+        return {name: np.array(values) for name, values in found.items()}
+
+    def see_alone(
+        self, seen: Seen, parts: Mapping[str, set[str]], share: Share = UNSEEN
+    ) -> dict[str, Exchange]:
+        """Let the logistic classifier see some of the features.
+
+        Parameters
+        ----------
+        seen : Seen
+        parts : mapping of sets of str
+            Name of each part → names of its features.
+        share : Share
+        """
+        found = {}
+        for part, names in share.over(parts.items()):
+            own = seen.only(names)
+            fold = own.deal(self.generator)
+            scores = held_out_scores(own, CLASSIFIERS["logistic"], fold, self.generator)
+            found[part] = Exchange.of(own, scores, fold)
+        return found
+
+
+def tell_apart(
+    brain: Brain,
+    test: TestSet,
+    predictions: Predictions,
+    settings: EvaluateSettings,
+    run: RunContext,
+) -> TwoSample:
+    """Train classifiers to tell recorded test trials from draws, and find what they rely on.
+
+    Parameters
+    ----------
+    brain : Brain
+    test : TestSet
+    predictions : Predictions
+    settings : EvaluateSettings
+    run : RunContext
+        Its seed and progress are used.
+
+    """
+    generator = np.random.default_rng([run.seed, 11])
+    chosen = _chosen_images(test.n_repeats, generator)
+    source = ResidualSource(brain, test, predictions, chosen, run.seed)
+    masks = scored_regions(brain)
+    averaging = region_averaging(masks, brain.n_voxels)
+    judge = Judge(source.image_features(), tuple(masks), averaging, generator)
+    bootstrap = Bootstrap(settings.n_boot, run.seed)
+    latent = ("latent_nf1",) if settings.latent and brain.config.has_networks else ()
+    names = (*BASELINES, *latent)
+
+    title = "classifiers of recorded and drawn trials"
+    with run.progress.stage(title) as share, one_thread():
+        of_model, of_floor, of_parts, *of_names = share.split(4, 8, 2, *[4] * len(names))
+        found = judge.judge(source.of("model"), of_model)
+        floors = {rows: judge.floor(one.seen, own)
+                  for (rows, one), own in of_floor.each(found.items())}  # fmt: skip
+        others = {
+            name: _beside(judge.judge(source.of(name), own), bootstrap)
+            for name, own in zip(names, of_names, strict=True)
+        }
+        differences = Differences.of(source.of("model"), averaging)
+        seen = found[_richest(found)].seen
+        of_each = judge.see_alone(seen, _parts(seen, masks), of_parts)
+
+    voxels = differences.columns()
+    best = best_of(found, generator)
+    voxels["pattern"] = pattern_of(source.of("model"), found["trials"])
+    features = sorted(_features(found), key=lambda f: -abs(f.z or 0))
+    scores = TwoSampleScores(
+        n_images=len(chosen),
+        n_trials=found["trials"].n_recorded,
+        n_pairs=found["pairs"].n_recorded if "pairs" in found else 0,
+        **{rows: _scores_of(rows, found, floors, others, bootstrap, generator) for rows in found},
+        best=best,
+        kinds=_kinds(of_each, bootstrap, generator),
+        roi=_regions(of_each, masks, differences, bootstrap, generator),
+        features=features[:N_LISTED],
+    )
+    return finite(
+        TwoSample(
+            scores=scores,
+            voxels={name: values.tolist() for name, values in voxels.items()},
+            features=features,
+            notes=_notes(scores, test),
+        )
+    )
+
+
+def check_images(test: TestSet) -> None:
+    """Refuse so few images that a fold would hold one or none.
+
+    Raises
+    ------
+    InputError
+    """
+    if test.n_images < LEAST_IMAGES:
+        raise InputError(
+            f"--two-sample: expected {LEAST_IMAGES} test images or more, found {test.n_images}: "
+            "classifiers are trained on some images and tested on others; prepare with a larger "
+            f"test split, or {FOLDS_ADVICE}"
+        )
+
+
+def _chosen_images(
+    n_repeats: NDArray[np.integer], generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Images that take part: all, or as many at random as have `MOST_TRIALS` trials."""
+    order = np.arange(len(n_repeats))
+    if n_repeats.sum() > MOST_TRIALS:
+        order = generator.permutation(order)
+        n_chosen = max(int((np.cumsum(n_repeats[order]) <= MOST_TRIALS).sum()), LEAST_IMAGES)
+        order = np.sort(order[:n_chosen])
+    return order
+
+
+def _richest(found: Mapping[Rows, Judged]) -> Rows:
+    """Pairs hold what single trials do, and what repeats share; trials, where there are none."""
+    return "pairs" if "pairs" in found else "trials"
+
+
+# ------------------------------------------------------------------------------ what is recorded
+
+
+def best_of(found: Mapping[Rows, Judged], generator: np.random.Generator) -> BestClassifier:
+    """Classifier with the highest AUC, and a p value that allows for the choice."""
+    every = [
+        (rows, name, exchange)
+        for rows, judged in found.items()
+        for name, exchange in judged.exchanges.items()
+    ]
+    corrected = p_values([exchange for _, _, exchange in every], generator).best
+    rows, name, exchange = max(every, key=lambda one: one[2].auc)
+    return BestClassifier(rows=rows, classifier=name, auc=exchange.auc, p=corrected)
+
+
+class Told(NamedTuple):
+    """AUC of one classifier, and its 95 % interval over images."""
+
+    auc: float
+    ci: Interval
+
+
+def _beside(found: Mapping[Rows, Judged], bootstrap: Bootstrap) -> dict[tuple[Rows, str], Told]:
+    """What is kept of a baseline, by rows and classifier."""
+    return {
+        (rows, name): Told(exchange.auc, _interval(exchange, bootstrap))
+        for rows, judged in found.items()
+        for name, exchange in judged.exchanges.items()
+    }
+
+
+def _scores_of(
+    rows: Rows,
+    found: Mapping[Rows, Judged],
+    floors: Mapping[Rows, Mapping[str, NDArray[np.float64]]],
+    others: Mapping[str, Mapping[tuple[Rows, str], Told]],
+    bootstrap: Bootstrap,
+    generator: np.random.Generator,
+) -> dict[str, ClassifierScore]:
+    """Scores of every classifier, beside the floor and the baselines."""
+    own = found[rows].exchanges
+    p = p_values(list(own.values()), generator).each
+    scores = {}
+    for (name, exchange), chance in zip(own.items(), p, strict=True):
+        beside = {other: told[rows, name] for other, told in others.items()}
+        floor = floors[rows][name]
+        scores[name] = ClassifierScore(
+            model=exchange.auc,
+            ci=_interval(exchange, bootstrap),
+            p=chance,
+            floor=float(floor.mean()),
+            floor_sd=float(floor.std(ddof=1)),
+            linear=beside["linear"].auc,
+            mean_pattern=beside["mean_pattern"].auc,
+            latent_nf1=beside["latent_nf1"].auc if "latent_nf1" in beside else UNSET,
+            baselines_ci={other: one.ci for other, one in beside.items()},
+        )
+    return scores
+
+
+def _interval(exchange: Exchange, bootstrap: Bootstrap) -> Interval:
+    return bootstrap.limits(exchange.resampled, exchange.n_images)
+
+
+def _parts(seen: Seen, regions: Iterable[str]) -> dict[str, set[str]]:
+    """Features of each kind, and of each region."""
+    kinds: dict[str, set[str]] = {}
+    for name in seen.names:
+        if (kind := kind_of(name)) is not None:
+            kinds.setdefault(kind, set()).add(name)
+    of_kinds = {f"{KIND}{kind}": names for kind, names in kinds.items()}
+    return of_kinds | {region: region_features(region) for region in regions}
+
+
+def _kinds(
+    of_each: Mapping[str, Exchange], bootstrap: Bootstrap, generator: np.random.Generator
+) -> dict[str, KindScore]:
+    """What the logistic classifier tells from each kind of feature alone."""
+    own = {k.removeprefix(KIND): one for k, one in of_each.items() if k.startswith(KIND)}
+    p = p_values(list(own.values()), generator).each
+    return {
+        kind: KindScore(auc=one.auc, ci=_interval(one, bootstrap), p=chance)
+        for (kind, one), chance in zip(own.items(), p, strict=True)
+    }
+
+
+def _regions(
+    of_each: Mapping[str, Exchange],
+    masks: Mapping[str, NDArray[np.bool_]],
+    differences: Differences,
+    bootstrap: Bootstrap,
+    generator: np.random.Generator,
+) -> dict[str, RegionDifference]:
+    """What differs in each region."""
+    if not masks:
+        return {}
+    alone = {region: of_each[region] for region in masks}
+    p = p_values(list(alone.values()), generator).each
+    variance, variance_ci = differences.ratio("variance", bootstrap)
+    of_mean, of_mean_ci = differences.ratio("mean_variance", bootstrap)
+    found = {}
+    for k, (region, exchange) in enumerate(alone.items()):
+        found[region] = RegionDifference(
+            n_voxels=int(masks[region].sum()),
+            auc=exchange.auc,
+            auc_ci=_interval(exchange, bootstrap),
+            p=p[k],
+            variance_ratio=float(variance[k]),
+            variance_ratio_ci=tuple(variance_ci[k].tolist()),
+            mean_variance_ratio=float(of_mean[k]),
+            mean_variance_ratio_ci=tuple(of_mean_ci[k].tolist()),
+        )
+    if not differences.has_repeats:
+        return found
+    shared, shared_ci = differences.difference("repeated", bootstrap)
+    return {
+        region: replace(
+            one,
+            repeated_difference=float(shared[k]),
+            repeated_difference_ci=tuple(shared_ci[k].tolist()),
+        )
+        for k, (region, one) in enumerate(found.items())
+    }
+
+
+def _features(found: Mapping[Rows, Judged]) -> Iterator[FeatureDifference]:
+    """How well each feature alone tells recorded from drawn rows; those of the image cannot."""
+    for rows, judged in found.items():
+        sample = judged.seen.sample
+        for k, name in enumerate(judged.seen.names):
+            area, z = feature_auc(sample.features[:, k], sample.image, sample.is_recorded)
+            yield FeatureDifference(rows=rows, feature=name, auc=area, z=z)
+
+
+def pattern_of(residuals: Residuals, judged: Judged) -> NDArray[np.float64]:
+    """What the best classifier of single trials relies on, in squared residuals: (n_voxels,)."""
+    best = max(judged.exchanges, key=lambda name: judged.exchanges[name].auc)
+    sample, scores = judged.seen.sample, judged.scores[best]
+    found = Pattern(residuals.recorded(0).shape[1])
+    for image in range(sample.n_images):
+        own = sample.image == image
+        for is_recorded, z in residuals.both(image):
+            found.add(z * z, scores[own & (sample.is_recorded == is_recorded)])
+    return found.correlation()
+
+
+def _notes(scores: TwoSampleScores, test: TestSet) -> list[str]:
+    """Note what classifiers tell, and what was left out."""
+    notes = []
+    best = scores.best
+    if best.p is not None and best.p <= ALPHA:
+        leading = scores.features[0]
+        notes.append(
+            f"{best.rows} that were recorded can be told from drawn ones (AUC {best.auc:.3f} by "
+            f"{best.classifier}, p {best.p:.3f}); the single feature that differs most: "
+            f"{leading.feature} of {leading.rows} (AUC {leading.auc:.3f}): two_sample_regions.tsv, "
+            "two_sample_features.tsv"
+        )
+    if scores.n_images < test.n_images:
+        notes.append(
+            f"classifiers were trained on {scores.n_trials:,} trials of {scores.n_images:,} test "
+            f"images, chosen at random from {test.n_images:,}"
+        )
+    if scores.pairs is UNSET:
+        notes.append(
+            f"fewer than {LEAST_IMAGES} test images have repeats: pairs of repeats were not tested"
+        )
+    return notes
