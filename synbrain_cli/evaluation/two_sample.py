@@ -62,16 +62,26 @@ MOST_TRIALS = 3_000  # recorded ones: of more, those of images chosen at random
 N_LISTED = 8  # features that differ most, in metrics.json
 ALPHA = 0.05
 BASELINES = ("linear", "mean_pattern")
-# Columns of voxels.tsv, without their prefix → names of maps
+# Columns of voxels.tsv, without their prefix → statistic, unit and description of maps
 MAPS = {
-    "bias_difference": "bias",
-    "variance_ratio": "varianceratio",
-    "repeated_difference": "repeated",
-    "pattern": "pattern",
-}
+    "bias_difference": (
+        "twosamplebias", "SD of a trial", "Mean of standardised residuals, recorded minus drawn",
+    ),
+    "variance_ratio": (
+        "twosamplevariance", "1", "Variance of standardised residuals, recorded / drawn",
+    ),
+    "repeated_difference": (
+        "twosamplerepeated",
+        "share of the variance of a trial",
+        "Mean product of the residuals of two repeats, recorded minus drawn",
+    ),
+    "pattern": (
+        "twosamplepattern", "1",
+        "Correlation of squared residuals with the score of the best classifier of trials",
+    ),
+}  # fmt: skip
 KIND = "kind: "  # no region has such a name
 PREFIX = "two_sample_"
-MAP_UNITS = {"bias": "SD of a trial", "repeated": "share of the variance of a trial"}
 
 
 class TwoSample(Result, frozen=True, kw_only=True):
@@ -98,14 +108,6 @@ class TwoSample(Result, frozen=True, kw_only=True):
         """Name in ``voxels.tsv`` and values (n_voxels,) of each number of single voxels."""
         for name, values in self.voxels.items():
             yield f"{PREFIX}{name}", np.array(values, float)
-
-    def maps(self) -> dict[str, NDArray[np.float64]]:
-        """Maps that are written, by the name of their statistic."""
-        return {
-            MAPS[name]: np.array(values, float)
-            for name, values in self.voxels.items()
-            if name in MAPS
-        }
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,10 +7,12 @@ draws stand beside simpler distributions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from msgspec import UNSET, UnsetType
 
@@ -34,7 +36,7 @@ from synbrain_cli.evaluation.tables import (
     two_sample_table,
 )
 from synbrain_cli.evaluation.test_set import UNITS, TestSet
-from synbrain_cli.evaluation.two_sample import MAP_UNITS, TwoSample, check_images, tell_apart
+from synbrain_cli.evaluation.two_sample import MAPS, TwoSample, check_images, tell_apart
 from synbrain_cli.io.files import versions
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.evaluation import (
@@ -52,7 +54,7 @@ from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.memory import require_memory
 from synbrain_cli.metrics.bootstrap import Bootstrap
-from synbrain_cli.pipeline.map_writer import write_value_maps
+from synbrain_cli.pipeline.map_writer import MapWriter, StatMap
 from synbrain_cli.plotting.calibration import plot_calibration
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.needs import LESS
@@ -201,8 +203,7 @@ def evaluate(
         metrics = _metrics(brain, test, steps, notes, settings, run)
         result = EvaluateResult(folder, metrics, _voxels_table(brain, scorer, steps))
         if told:
-            prefix = work.partial / f"sub-{brain.subject}_desc-twosample"
-            write_value_maps(prefix, brain, told.maps(), MAP_UNITS)
+            MapWriter(work.partial, brain).write(_maps(told))
         write_results(
             work,
             {
@@ -338,6 +339,13 @@ def _two_sample_tables(told: TwoSample | None) -> dict[str, Table]:
         "two_sample_regions.tsv": Table(two_sample_regions_table(told.scores)),
         "two_sample_features.tsv": Table(features),
     }
+
+
+def _maps(told: TwoSample) -> Iterator[StatMap]:
+    """Where recorded and drawn trials differ."""
+    for name, (stat, unit, description) in MAPS.items():
+        if name in told.voxels:
+            yield StatMap(stat, np.array(told.voxels[name], float), unit, description)
 
 
 def _voxels_table(brain: Brain, scorer: ResponseScorer, steps: _Steps) -> pd.DataFrame:

@@ -171,13 +171,14 @@ def test_command_writes_what_it_finds(trained, synbrain, unpainted, tmp_path, mo
     features = pd.read_csv(folder / "two_sample_features.tsv", sep="\t")
     assert features["z"].abs().is_monotonic_decreasing
     voxels = pd.read_csv(folder / "voxels.tsv", sep="\t")
-    name = "sub-01_desc-twosample_stat-varianceratio_statmap.nii.gz"
-    image = nib.load(folder / name).get_fdata()
+    maps = folder / "sub-01" / "func"
+    assert len(list(maps.glob("sub-01_stat-twosample*_statmap.json"))) == 4
+    image = nib.load(maps / "sub-01_stat-twosamplevariance_statmap.nii.gz").get_fdata()
     found = image[tuple(voxels[["i", "j", "k"]].to_numpy().T)]
     np.testing.assert_allclose(found, voxels["two_sample_variance_ratio"], rtol=1e-3)
     # Without the option nothing of it is left
     assert synbrain(*(word for word in command if word != "--two-sample"), *where)[0] == 0
-    assert not list(folder.glob("*two_sample*")) + list(folder.glob("*twosample*"))
+    assert not list(folder.rglob("*two_sample*")) + list(folder.rglob("*twosample*"))
 
 
 def test_images_that_were_held_out_by_folds(
