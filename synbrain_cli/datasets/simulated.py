@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -49,7 +50,7 @@ from synbrain_cli.datasets.simulated_files import (
     write_subject,
     write_views,
 )
-from synbrain_cli.datasets.simulated_responses import build_responses
+from synbrain_cli.datasets.simulated_responses import OrderEffects, build_responses
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import versions, write_json
 from synbrain_cli.io.surface import HEMISPHERES
@@ -75,6 +76,9 @@ class SimulationConfig(JSONSettings, frozen=True):
     unexplained : float
         Share of the variance of a response that no image feature explains, mean over voxels.
     seed : int
+    drift, repetition, serial : float
+        What the order of the trials does to responses
+        (`synbrain_cli.datasets.simulated_responses.OrderEffects`).
     """
 
     n_subjects: int = 3
@@ -86,6 +90,9 @@ class SimulationConfig(JSONSettings, frozen=True):
     voxel_size: float = 5.0
     unexplained: float = 0.15
     seed: int = 0
+    drift: float = 1.0
+    repetition: float = 0.0
+    serial: float = 0.0
 
     @classmethod
     def of_sessions(cls, n_sessions: int, seed: int = 0) -> SimulationConfig:
@@ -96,6 +103,18 @@ class SimulationConfig(JSONSettings, frozen=True):
         default = cls(n_sessions=n_sessions, seed=seed)
         n_images = n_sessions * 750 // default.n_repeats
         return msgspec.structs.replace(default, n_unique=n_images - default.n_shared)
+
+    @property
+    def effects(self) -> OrderEffects:
+        """What the order of the trials does to responses."""
+        return OrderEffects(self.drift, self.repetition, self.serial)
+
+    def recorded(self) -> dict[str, Any]:
+        """Settings for the data's description; of the order of trials, those that were changed."""
+        default = SimulationConfig().to_dict()
+        of_order = OrderEffects.__dataclass_fields__
+        own = self.to_dict()
+        return {k: v for k, v in own.items() if k not in of_order or v != default[k]}
 
     @property
     def n_images(self) -> int:
@@ -130,7 +149,9 @@ def simulate(
         ``.npz`` per subject: ``mean``, ``driven``, ``scale``, ``loadings``, ``private``,
         ``explained``, ``field``, ``area``, ``kind``; see
         `synbrain_cli.datasets.simulated_responses.Responses`; and ``views.npz``, where in which
-        photograph each image lies). ``dataset_description.json`` is written last.
+        photograph each image lies; and ``subj01_drift.npz``, ``courses`` (n_trials, n_fields) and
+        ``fields`` (n_voxels, n_fields), whose product is the drift of every trial).
+        ``dataset_description.json`` is written last.
 
     Raises
     ------
@@ -168,7 +189,7 @@ def simulate(
             config.unexplained,
             (common_seed, tuning_seed),
         )
-        subject = SimulatedSubject(index + 1, layouts, anatomy, responses)
+        subject = SimulatedSubject(index + 1, layouts, anatomy, responses, config.effects)
         write_subject(root, subject, design, noise_seed)
     write_json(
         root / "dataset_description.json",
@@ -178,7 +199,7 @@ def simulate(
             "DatasetType": "raw",
             "Simulated": True,
             "GeneratedBy": [{"Name": "synbrain", "Version": versions()["synbrain"]}],
-            "Simulation": config.to_dict(),
+            "Simulation": config.recorded(),
         },
     )
     return root

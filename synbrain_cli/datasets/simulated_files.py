@@ -25,7 +25,7 @@ from synbrain_cli.datasets.simulated_cortex import (
     mni_coordinates,
     smooth_fields,
 )
-from synbrain_cli.datasets.simulated_responses import Responses, draw_session
+from synbrain_cli.datasets.simulated_responses import OrderEffects, Responses, draw_session
 from synbrain_cli.io.files import atomic
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.io.volume import save_image
@@ -44,12 +44,15 @@ class SimulatedSubject:
         Functional layout of each hemisphere, the same for all subjects.
     anatomy : Anatomy
     responses : Responses
+    effects : OrderEffects
+        What the order of the trials does to responses.
     """
 
     number: int
     layouts: Mapping[str, Layout]
     anatomy: Anatomy
     responses: Responses
+    effects: OrderEffects = OrderEffects()
 
     @property
     def name(self) -> str:
@@ -186,14 +189,39 @@ def _write_betas(
     folder = root / f"nsddata_betas/ppdata/{subject.name}/func1pt8mm/{PREPARATIONS[0]}"
     voxel_size = anatomy.affine[0, 0]
     drift_fields = smooth_fields(np.argwhere(anatomy.mask) * voxel_size, 3, 40.0, generator)
-    everything = []
+    everything, courses = [], []
+    presentation = 1 + earlier(design.ordering)
+    by_session = presentation.reshape(design.n_sessions, -1)
     for session, images in enumerate(design.ordering.reshape(design.n_sessions, -1), start=1):
-        betas = draw_session(subject.responses, images, drift_fields, generator)
-        stored = np.clip(np.rint(betas * 300), -32768, 32767).astype(np.int16)
+        drawn = draw_session(
+            subject.responses,
+            images,
+            drift_fields,
+            generator,
+            by_session[session - 1],
+            subject.effects,
+        )
+        courses.append(drawn.courses)
+        stored = np.clip(np.rint(drawn.betas * 300), -32768, 32767).astype(np.int16)
         _write_volume(folder / f"betas_session{session:02d}.nii.gz", anatomy, stored)
         everything.append(stored / np.float32(300))
     snr = recorded_ncsnr(np.concatenate([zscore(b) for b in everything]), design.ordering)
     _write_volume(folder / "ncsnr.nii.gz", anatomy, np.asarray(snr, np.float32))
+    with atomic(root / f"truth/{subject.name}_drift.npz") as path, path.open("wb") as file:
+        np.savez(
+            file,
+            courses=np.concatenate(courses).astype(np.float32),
+            fields=(drift_fields * subject.responses.gain[:, None]).astype(np.float32),
+        )
+
+
+def earlier(images: np.ndarray) -> np.ndarray:
+    """How often the image of each trial was shown before: int array (n_trials,)."""
+    order = np.argsort(images, kind="stable")
+    _, starts, counts = np.unique(images[order], return_index=True, return_counts=True)
+    before = np.empty(len(images), int)
+    before[order] = np.arange(len(images)) - np.repeat(starts, counts)
+    return before
 
 
 def _write_volume(path: Path, anatomy: Anatomy, values: np.ndarray, outside: int = 0) -> None:

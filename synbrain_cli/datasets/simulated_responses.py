@@ -159,12 +159,49 @@ def build_responses(
     )
 
 
+@dataclass(frozen=True)
+class OrderEffects:
+    """How much responses depend on their place in time, in SDs of a voxel's noise.
+
+    Attributes
+    ----------
+    drift : float
+        Factor of the slow drift within sessions, whose SD is about a tenth of the noise's.
+    repetition : float
+        By how much the response is smaller after many presentations of the image. The k-th lacks
+        (1 − 2^(1−k)) of it, times 1 + s/2, with s the image's noise-free response in SDs.
+    serial : float
+        Response to the image before, per SD of the noise-free response to that image.
+    """
+
+    drift: float = 1.0
+    repetition: float = 0.0
+    serial: float = 0.0
+
+
+@dataclass(frozen=True)
+class SessionInOrder:
+    """What was drawn for one session.
+
+    Attributes
+    ----------
+    betas : array of shape (n_trials, n_voxels), percent signal change
+    courses : array of shape (n_trials, n_fields)
+        Time courses of the drift, which is ``courses @ (drift_fields * gain[:, None]).T``.
+    """
+
+    betas: np.ndarray
+    courses: np.ndarray
+
+
 def draw_session(
     responses: Responses,
     images: np.ndarray,
     drift_fields: np.ndarray,
     generator: np.random.Generator,
-) -> np.ndarray:
+    presentation: np.ndarray | None = None,
+    effects: OrderEffects | None = None,
+) -> SessionInOrder:
     """Draw the single trials of one session, including its drift.
 
     Parameters
@@ -173,11 +210,12 @@ def draw_session(
     images : int array of shape (n_trials,)
         Rows of ``responses.mean``.
     drift_fields : array of shape (n_voxels, n_fields)
-
-    Returns
-    -------
-    array of shape (n_trials, n_voxels), percent signal change
+    generator : numpy Generator
+    presentation : int array of shape (n_trials,), optional
+        How often the image has been shown by then, this time included: for effects of repetition.
+    effects : OrderEffects, optional
     """
+    effects = effects or OrderEffects()
     n_trials, n_voxels = len(images), responses.mean.shape[1]
     shared = generator.normal(0, 1, (n_trials, responses.loadings.shape[1]))
     noise = shared @ responses.loadings.T
@@ -186,5 +224,14 @@ def draw_session(
     slow = generator.normal(0, 0.12, drift_fields.shape[1]) + generator.normal(
         0, 0.08, drift_fields.shape[1]
     ) * np.concatenate([time, np.sin(3 * np.pi * time), np.cos(2 * np.pi * time)], 1)
+    slow = effects.drift * slow
     drift = slow @ drift_fields.T * responses.gain
-    return responses.mean[images] + responses.scale[images] * noise + drift
+    betas = responses.mean[images] + responses.scale[images] * noise + drift
+    if effects.repetition or effects.serial:
+        standard = zscore(responses.mean)
+    if effects.repetition and presentation is not None:
+        lacking = effects.repetition * (1 - 2.0 ** (1 - presentation))[:, None]
+        betas -= lacking * (1 + standard[images] / 2) * responses.gain
+    if effects.serial:
+        betas[1:] += effects.serial * standard[images[:-1]] * responses.gain
+    return SessionInOrder(betas, slow)
