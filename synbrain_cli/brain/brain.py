@@ -30,6 +30,12 @@ from synbrain_cli.brain.images import (
 )
 from synbrain_cli.brain.loading import Distribution, load_weights
 from synbrain_cli.brain.prediction import BATCH, Networks
+from synbrain_cli.brain.sequence import (
+    SequenceDrawer,
+    ShownImages,
+    require_sequence,
+    shown_images,
+)
 from synbrain_cli.brain.token_source import TokenFiles, TokenSource, match_files
 from synbrain_cli.config import a_trial
 from synbrain_cli.errors import InputError
@@ -37,6 +43,7 @@ from synbrain_cli.features.encoder import Encoder, precision_here, same_bands
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.bundle import BundleConfig
 from synbrain_cli.io.bundle_checks import read_verified_config
+from synbrain_cli.io.events import Events
 from synbrain_cli.io.prepared_tables import read_voxels, roi_masks
 from synbrain_cli.io.replacing import unreplaced
 from synbrain_cli.io.token_files import TokenFile
@@ -356,6 +363,58 @@ class Brain:
         drawing = Drawing(n_draws, seed, sampling, signal, noise_factor, unit)
         with closing(self.stream(images, drawing)) as responses:
             return np.stack([response.draws for response in responses])
+
+    def draw_sequence(
+        self,
+        events: pd.DataFrame | Path | str,
+        images: Any = None,
+        n_draws: int = 1,
+        seed: int = 0,
+        signal: str = "shared",
+        unit: str = "recorded",
+    ) -> np.ndarray:
+        """Draw whole sessions, trial by trial in order: with drift, repetition, the image before.
+
+        Single trials vary as those of `draw` do; what of their noise has an order in time is drawn
+        in that order (`synbrain_cli.model.sequence`), as far as training bore it out.
+
+        Parameters
+        ----------
+        events : DataFrame, or path of a table
+            A row per trial, in order: ``image`` and, if there are several, ``session`` and ``run``
+            (`synbrain_cli.io.events.Events`).
+        images
+            As in `mean`: those that the table names, by file name with or without suffix; images
+            without a file are ``image-0001``, ``image-0002``, …. By default the table has paths,
+            relative to its own folder.
+        n_draws : int
+            Sequences: each is drawn with a drift of its own.
+        seed : int
+        signal : {"shared", "fresh"}
+            Whether sequences share unexplained signal, as sessions of one brain do, or each has its
+            own. Within a sequence, presentations of an image always share it.
+        unit : {"recorded", "z"}
+
+        Returns
+        -------
+        float32 array of shape (n_trials, n_draws, n_voxels)
+
+        Raises
+        ------
+        InputError
+            When the model does not know what order does; when the table is no table of trials, or
+            names an image that is not there.
+        """
+        drawing = Drawing(n_draws, seed, signal=signal, unit=unit)
+        require_sequence(self)
+        table = Events.of(events) if isinstance(events, pd.DataFrame) else Events.read(events)
+        shown, place = shown_images(table, images)
+        used, image = np.unique(place, return_inverse=True)
+        predicted = ShownImages.of(self, shown, used.tolist())
+        draws = np.empty((len(image), n_draws, self.n_voxels), np.float32)
+        for row, values in SequenceDrawer(self, table, image, predicted, drawing)():
+            draws[row] = values
+        return draws
 
     def settle(self, drawing: Drawing) -> Drawing:
         """Fill in what a drawing leaves open, and refuse what this model cannot draw.

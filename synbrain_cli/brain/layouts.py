@@ -97,6 +97,20 @@ def readout_arrays(n_predictors: int, n_voxels: int) -> dict[str, Shape]:
     }
 
 
+def sequence_arrays(n_voxels: int) -> dict[str, Shape]:
+    """Shapes in ``sequence.safetensors``."""
+    by_voxel = ("drift_private", "serial", "rest_private")
+    return {
+        "drift_loadings": (n_voxels, "drift rank"),
+        "drift_time_constant": (1,),
+        "repetition_offset": ("presentations", n_voxels),
+        "repetition_gain": ("presentations", n_voxels),
+        "repetition_in_session": (1,),
+        "rest_loadings": (n_voxels, "rest rank"),
+        **dict.fromkeys(by_voxel, (n_voxels,)),
+    }
+
+
 def ridge_arrays(n_voxels: int, prefix: str = "", n_features: int | str = "n_features") -> dict:
     """Shapes of a ridge regression: in the linear encoder, and in an adapted model's transfer."""
     shapes: dict[str, Shape] = {

@@ -18,6 +18,7 @@ from synbrain_cli.brain.layouts import (
     main_arrays,
     network_arrays,
     readout_arrays,
+    sequence_arrays,
     transfer_arrays,
 )
 from synbrain_cli.brain.prediction import Networks, Predictors, PredictsMean, SourcePredictions
@@ -29,6 +30,7 @@ from synbrain_cli.model.core import CoreEnsemble, CoreEvidence
 from synbrain_cli.model.joint_tokens import JointTokens
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.readout import IMAGE_BLIND, LatentReadout, Readout
+from synbrain_cli.model.sequence import Sequence
 from synbrain_cli.model.tokens import TokenScaler
 from synbrain_cli.model.transfer import Adapter, Transfer
 from synbrain_cli.model.uncertainty import MeanUncertainty
@@ -53,6 +55,9 @@ class Distribution:
     image_blind : Readout, optional
         Of images that nothing is known of; its ``centre`` is the pattern that it is around. None
         of models of earlier versions.
+    sequence : Sequence, optional
+        What the order of trials does; None of models of earlier versions, and where it could not be
+        fitted.
     """
 
     readout: Readout
@@ -61,6 +66,7 @@ class Distribution:
     trial_variance: np.ndarray
     uncertainty: MeanUncertainty | None = None
     image_blind: Readout | None = None
+    sequence: Sequence | None = None
 
     @cached_property
     def normal_noise(self) -> dict[str, Readout]:
@@ -140,6 +146,7 @@ def load_weights(
             named["trial_variance"],
             MeanUncertainty.from_arrays(named),
             Readout.from_arrays(named, IMAGE_BLIND) if f"{IMAGE_BLIND}curve" in named else None,
+            _load_sequence(folder, config, n_voxels),
         )
     predictors = Predictors(
         TokenScaler.from_arrays(arrays, len(config.bands)),
@@ -152,6 +159,20 @@ def load_weights(
         stack,
     )
     return Weights(predictors, distribution, arrays["response_mean"], arrays["response_sd"])
+
+
+def _load_sequence(folder: Path, config: BundleConfig, n_voxels: int) -> Sequence | None:
+    """Load what the order of trials does."""
+    if not config.training.has_sequence:
+        return None
+    path = folder / "sequence.safetensors"
+    named = load_expected(path, sequence_arrays(n_voxels))
+    if named["drift_time_constant"][0] <= 0 or not len(named["repetition_offset"]):
+        raise InputError(
+            f"{path}: expected a time constant above 0 and a presentation or more, found none: "
+            f"{COPY_AGAIN}"
+        )
+    return Sequence.from_arrays(named)
 
 
 def _load_networks(

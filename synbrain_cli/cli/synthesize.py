@@ -61,6 +61,14 @@ def synthesize(
         ),
     ] = None,
     tokens: ShownTokensOption = None,
+    sequence: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw whole sessions in order: a table with a row per trial, of the columns image "
+            "and, if there are several, session and run. Without IMAGES, image is a path, relative "
+            "to the table."
+        ),
+    ] = None,
     subject: SubjectOption = None,
     dataset: DatasetOption = None,
     model: ModelOption = None,
@@ -96,25 +104,37 @@ def synthesize(
 ) -> None:
     """Draw single-trial responses to images: NIfTI, fsaverage GIFTI and arrays.
 
+    With --sequence: the trials of a table in order, with drift, effects of repetition and of the
+    image before, as far as training bore them out; --samples are then whole sequences.
+
     Example: synbrain synthesize examples/images --subject 2 --samples 8
     """
     from synbrain_cli.brain.drawing import Drawing
+    from synbrain_cli.errors import InputError
     from synbrain_cli.pipeline.synthesize import Output
     from synbrain_cli.pipeline.synthesize import synthesize as write_responses
+    from synbrain_cli.pipeline.synthesize_sequence import synthesize_sequence as write_sessions
 
-    require_images(images, tokens, "images")
+    if sequence is None:
+        require_images(images, tokens, "images")
+    elif tokens:
+        raise InputError("--tokens and --sequence: expected images of a sequence, found tokens")
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     spaces = None if space is None else [s.value for s in space if s != MapSpace.NONE]
-    shown = images[0] if images and len(images) == 1 else images
+    bundle = workspace.find_model(model, subject, run.progress.info, dataset)
+    shown = (images[0] if images and len(images) == 1 else images) or None
+    drawing = Drawing(samples, seed, sampling, signal, noise_factor, unit)
+    written = Output(output, spaces, maps, overwrite)
+    if sequence is not None:
+        with interruptible():
+            sessions = write_sessions(workspace, bundle, sequence, shown, drawing, written, run)
+        print(sessions.draws, sessions.events, sep="\n")
+        for file in sessions.files[:MOST_FILES]:
+            print(file)
+        return
     with interruptible():
         result = write_responses(
-            workspace,
-            workspace.find_model(model, subject, run.progress.info, dataset),
-            shown or None,
-            Drawing(samples, seed, sampling, signal, noise_factor, unit),
-            Output(output, spaces, maps, overwrite),
-            run,
-            parse_tokens(tokens),
+            workspace, bundle, shown, drawing, written, run, parse_tokens(tokens)
         )
     if run.processes.is_main:
         print(result.draws)

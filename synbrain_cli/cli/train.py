@@ -195,3 +195,5 @@ def _print_training(result: TrainResult) -> None:
         f"{result.folder}\nvalidation images, share of variance predicted: {listing}, "
         "mean pattern 0"
     )
+    if result.record.sequence is not None:
+        print("\n".join(result.record.sequence.describe()))

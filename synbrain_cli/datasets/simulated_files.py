@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import h5py
@@ -52,7 +52,7 @@ class SimulatedSubject:
     layouts: Mapping[str, Layout]
     anatomy: Anatomy
     responses: Responses
-    effects: OrderEffects = OrderEffects()
+    effects: OrderEffects = field(default_factory=OrderEffects)
 
     @property
     def name(self) -> str:

@@ -65,8 +65,8 @@ def bids_label(name: str) -> str:
     return f"{label[: MAX_LABEL - 8]}{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def bids_labels(names: Sequence[str]) -> list[str]:
-    """Return the `bids_label` of each name.
+def bids_labels(names: Sequence[str], what: str = "images", entity: str = "stim") -> list[str]:
+    """Return the `bids_label` of each name of images, or of what else has such names.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def bids_labels(names: Sequence[str]) -> list[str]:
         other = first.setdefault(label.casefold(), i)
         if other != i:
             raise InputError(
-                f"images {names[other]} and {names[i]} would both be written as stim-{label}: "
+                f"{what} {names[other]} and {names[i]} would both be written as {entity}-{label}: "
                 "rename one of them"
             )
     return labels

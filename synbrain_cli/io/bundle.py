@@ -7,6 +7,7 @@
 ``network.safetensors``   response network; absent from linear and imported models
 ``linear.safetensors``    linear encoder; absent from published weights
 ``readout.safetensors``   stack, signal, noise: what turns predictions into draws; likewise
+``sequence.safetensors``  what the order of trials does; absent where it was not fitted
 ``transfer.safetensors``  what an adapted model takes from other subjects; ``sources/``, their
                           bundles, where its strategy predicts with them
 ``arrays.safetensors``    token scaler, SD of the posterior, standardisation, mean pattern
@@ -179,6 +180,82 @@ class ReadoutSummary(Record, frozen=True):
     stack: dict[Predictor, float]
 
 
+class EffectGain(Record, frozen=True):
+    """How much a part of what the order does tells of held-out trials.
+
+    Attributes
+    ----------
+    bits : float
+        Gain of log likelihood, in bits per voxel and trial.
+    interval : pair of float
+        95 % interval.
+    blocks : int
+        Blocks of trials that were held out by turns.
+    """
+
+    bits: float
+    interval: tuple[float, float]
+    blocks: int
+
+
+Effect = Literal["drift", "repetition", "serial"]
+
+
+class SequenceSummary(Record, frozen=True):
+    """What the order of trials does to responses (`synbrain_cli.model.sequence`).
+
+    Attributes
+    ----------
+    reason : str
+        Why nothing could be fitted; empty where something was.
+    kept : list of str
+        Parts that held-out trials bear out.
+    gains : dict
+        Of every part that was fitted.
+    drift_share : float
+        Share of the drift in the variance of trial noise, mean over voxels.
+    time_constant : float
+        Of the drift, in trials.
+    count : {"experiment", "session"}
+        Since when presentations are counted.
+    """
+
+    reason: str = ""
+    kept: list[Effect] = []
+    gains: dict[Effect, EffectGain] = {}
+    drift_share: float = 0.0
+    time_constant: float = 1.0
+    count: Literal["experiment", "session"] = "experiment"
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there is a ``sequence.safetensors``."""
+        return not self.reason
+
+    def describe(self) -> list[str]:
+        """Say in a line each what was fitted, and what was kept."""
+        if self.reason:
+            return [f"order of trials not modelled: {self.reason}"]
+        names: dict[Effect, str] = {
+            "drift": f"drift within sessions ({self.drift_share:.1%} of the variance of trial "
+            f"noise, time constant {self.time_constant:g} trials)"
+            if "drift" in self.kept
+            else "drift within sessions",
+            "repetition": f"repetition (presentations counted within the {self.count})",
+            "serial": "serial effect of the image before",
+        }
+        lines = []
+        for name, gain in self.gains.items():
+            low, high = gain.interval
+            verdict = "kept" if name in self.kept else "not kept"
+            lines.append(
+                f"{names[name]}: {verdict}; held-out gain {1000 * gain.bits:.2f} bits per voxel "
+                f"and 1,000 trials (95 % interval {1000 * low:.2f} to {1000 * high:.2f}, "
+                f"{gain.blocks} blocks)"
+            )
+        return lines
+
+
 class Adaptation(Record, frozen=True):
     """How a model was adapted to a new subject.
 
@@ -262,6 +339,8 @@ class TrainingRecord(Record, frozen=True):
         Of adapted models.
     origin : Origin, optional
         Of imported weights.
+    sequence : SequenceSummary, optional
+        None of imported weights and of models of earlier versions.
     """
 
     versions: dict[str, str]
@@ -276,6 +355,12 @@ class TrainingRecord(Record, frozen=True):
     readout: ReadoutSummary | None = None
     adaptation: Adaptation | None = None
     origin: Origin | None = None
+    sequence: SequenceSummary | None = None
+
+    @property
+    def has_sequence(self) -> bool:
+        """Whether what the order of trials does was fitted."""
+        return self.sequence is not None and self.sequence.is_fitted
 
     @property
     def hours(self) -> float | None:

@@ -43,6 +43,7 @@ def _unlisted(folder: Path, config: BundleConfig) -> list[str]:
         "networks.safetensors": config.has_networks,
         "network.safetensors": config.network is not None,
         "transfer.safetensors": config.transfer is not None,
+        "sequence.safetensors": config.training.has_sequence,
     }
     here = set(list_files(folder)).intersection((*needed, *VOXEL_SPACE_FILES))
     wanted = {name for name, is_needed in needed.items() if is_needed} | here

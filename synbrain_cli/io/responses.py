@@ -114,6 +114,11 @@ def read_settings(path: Path) -> ResponseSettings:
 
 def convert_settings(content: Any, path: Path) -> ResponseSettings:
     """Convert what was read from ``path``: see `read_settings`."""
+    if isinstance(content, dict) and content.get("kind") == "sequence":
+        raise InputError(
+            f"{path}: expected responses to images, found whole sessions (synthesize --sequence): "
+            "read their array or NIfTI files"
+        )
     if isinstance(content, dict) and content.get("format") != FORMAT:
         found = content.get("format")
         older = "an older one, whose maps of the mean are averages of draws"
@@ -173,6 +178,88 @@ class ResponseSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True
     averaged_over: int
     number_of_draws: int
     seed: int
+    versions: dict[str, str]
+    command: str | None = None
+
+
+SEQUENCE_AXES = (
+    "trial (rows of events.tsv)",
+    "sequence (all sessions)",
+    "voxel (rows of the model's voxels.tsv)",
+)
+
+
+class SequenceSettings(msgspec.Struct, frozen=True):
+    """Settings with which whole sessions were synthesized.
+
+    Attributes
+    ----------
+    model, model_folder, model_fingerprint : str
+        As in `ResponseSettings`.
+    sequence_sha256 : str
+        Checksum of what the model knows of the order of trials.
+    events, events_sha256 : str
+        Path and checksum of the table of trials.
+    images : list of ResponseImage
+        Those that are shown.
+    n_draws, seed, sampling, signal, unit, maps
+        As in `ResponseSettings`; ``n_draws`` are sequences.
+    kind : str
+        Tells these settings from those of responses to images alone.
+    """
+
+    model: str
+    model_folder: str
+    model_fingerprint: str
+    sequence_sha256: str
+    events: str
+    events_sha256: str
+    images: list[ResponseImage]
+    n_draws: int
+    seed: int
+    sampling: str
+    signal: str
+    unit: str
+    maps: bool = True
+    kind: str = "sequence"
+
+
+class SequenceSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    """JSON sidecar of an array of whole sessions.
+
+    Attributes
+    ----------
+    modelled : list of str
+        What the order of trials does in these draws: "drift", "repetition", "serial".
+    order : list of str
+        The same in words, with what held-out trials say of each part.
+    drift_time_constant : float, optional
+        In trials; None without drift.
+    presentations_counted : {"experiment", "session"}, optional
+        Since when; None without effects of repetition.
+    description, axes, unit, simulated, subject, dataset, space, bands, model, model_fingerprint, \
+sampling, signal, number_of_draws, seed, versions, command
+        As in `ResponseSidecar`; the draws are sequences.
+    """
+
+    description: str
+    axes: tuple[str, ...] = SEQUENCE_AXES
+    unit: str
+    simulated: bool
+    subject: str
+    dataset: str
+    space: str
+    bands: tuple[Band, ...]
+    model: str
+    model_fingerprint: str
+    sampling: str
+    signal: str
+    number_of_draws: int
+    seed: int
+    modelled: list[str]
+    order: list[str]
+    drift_time_constant: float | None
+    presentations_counted: str | None
     versions: dict[str, str]
     command: str | None = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
@@ -328,3 +329,29 @@ def save_image(image: nib.spatialimages.SpatialImage, path: Path | str) -> None:
                 image.to_stream(file)
         else:
             nib.save(image, temporary)
+
+
+def save_volumes(images: Iterable[nib.Nifti1Image], n_volumes: int, path: Path) -> None:
+    """Save 3-D volumes as one 4-D ``.nii.gz``, one after the other, in the memory of one.
+
+    Parameters
+    ----------
+    images : iterable of Nifti1Image
+        float32, of one grid.
+    n_volumes : int
+        Their number.
+    path : path
+    """
+    with (
+        atomic(path) as temporary,
+        temporary.open("wb") as raw,
+        igzip.IGzipFile("", "wb", 1, raw, mtime=0) as file,
+    ):
+        for k, image in enumerate(images):
+            if k == 0:
+                header = image.header.copy()
+                header.set_data_shape((*image.shape, n_volumes))
+                header["magic"], header["vox_offset"] = b"n+1", 352
+                file.write(header.binaryblock)
+                file.write(b"\0" * 4)  # no extensions
+            file.write(np.asarray(image.dataobj, header.get_data_dtype()).tobytes(order="F"))

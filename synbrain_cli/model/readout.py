@@ -176,13 +176,36 @@ class Readout:
         -------
         float32 array of shape (n_draws, n_voxels)
         """
+        return self.respond(mean, signals, map(self.noise.draw, noises), len(noises))
+
+    def respond(
+        self,
+        mean: np.ndarray,
+        signals: Iterable[np.ndarray],
+        errors: Iterable[np.ndarray],
+        n_draws: int,
+    ) -> np.ndarray:
+        """Return trials of one image whose unexplained signal and trial noise are known.
+
+        Parameters
+        ----------
+        mean, signals
+            As in `draw_given`.
+        errors : iterable of float32 arrays of shape (n_voxels,)
+            e of each draw.
+        n_draws : int
+
+        Returns
+        -------
+        float32 array of shape (n_draws, n_voxels)
+        """
         h = self.relative_noise_variance(mean)
         scale, gain = self.scale(h).astype(np.float32), np.sqrt(h).astype(np.float32)
-        draws = np.empty((len(noises), len(mean)), np.float32)
+        draws = np.empty((n_draws, len(mean)), np.float32)
         own, u = iter(signals), np.zeros(len(mean), np.float32)
-        for k, generator in enumerate(noises):  # one by one, what is computed stays in the cache
+        for k, e in enumerate(errors):  # one by one, what is computed stays in the cache
             u = next(own, u)  # the last one, or the only one, goes on
-            t = (u + gain * self.noise.draw(generator)) / scale
+            t = (u + gain * e) / scale
             bent = t if self.is_straight else bend(self.curve, t[None])[0]
             draws[k] = mean + scale * bent
         return draws

@@ -8,10 +8,9 @@ image i for the k-th time after image j,
 
 per voxel, with x a mean response in standard deviations over images, as in the readout:
 
-- **d**, drift: of mean 0 in every session and of the same variance in each of its trials. Its
-  covariance over voxels is low-rank plus private (`synbrain_cli.model.covariance`), that over time
-  is of an autoregressive process of order one, :math:`\exp(-|t - t'| / \tau)`, less the session's
-  mean.
+- **d**, drift within sessions. Its covariance over voxels is low-rank plus private
+  (`synbrain_cli.model.covariance`), that over time is of an autoregressive process of order one,
+  :math:`\exp(-|t - t'| / \tau)`, less the session's mean, scaled to one variance in all trials.
 - **a, b**, repetition: offset and gain by the number of the presentation.
 - **c**, serial effect of the image before.
 - **e'**, the rest, independent from trial to trial. Its covariance is that of e less that of the
@@ -34,6 +33,7 @@ from synbrain_cli.model.covariance import LowRank, Normal
 from synbrain_cli.model.readout import Readout
 
 Count = Literal["experiment", "session"]
+Effect = Literal["drift", "repetition", "serial"]
 FARTHEST = 3.0  # standard deviations: nothing is extrapolated beyond (as in the readout)
 MOST_TAKEN = 0.9  # of the trial noise's variance, by what has an order
 EFFECT_TRIALS = 1_000  # of which the covariance of repetition and serial effects is taken
@@ -92,9 +92,7 @@ class TrialOrder:
             follows[1:] &= run[1:] == run[:-1]
         previous = np.where(follows, np.r_[-1, image[:-1]], -1)
         in_session = number * (int(image.max(initial=0)) + 1) + image
-        return cls(
-            number, position, length, 1 + earlier(image), 1 + earlier(in_session), previous
-        )
+        return cls(number, position, length, 1 + earlier(image), 1 + earlier(in_session), previous)
 
     def part(self, trials: NDArray[np.int64], row: NDArray[np.int64]) -> TrialOrder:
         """Choose some trials, whose images are rows of a table of their own.
@@ -284,9 +282,9 @@ def standard_mean(readout: Readout, mean: np.ndarray) -> np.ndarray:
 
 
 def time_covariance(length: int, time_constant: float) -> NDArray[np.float64]:
-    """Correlation of the drift over the trials of a session: float64 (length, length).
+    r"""Correlation of the drift over the trials of a session: float64 (length, length).
 
-    Of a process of correlations :math:`\\exp(-|t - t'| / \\tau)` less its mean over the session,
+    Of a process of correlations :math:`\exp(-|t - t'| / \tau)` less its mean over the session,
     scaled to variance 1 in every trial.
     """
     place = np.arange(length)
@@ -307,8 +305,8 @@ def _centred_variance(length: int, time_constant: float) -> NDArray[np.float64]:
 def less(noise: LowRank, taken: np.ndarray, variance: NDArray[np.float64]) -> LowRank:
     r"""Take covariance out of a noise: its factors, less the outer product of others.
 
-    The variance of every voxel becomes ``variance``, exactly. Of the covariance between voxels, what
-    would be below 0 in any direction is 0.
+    The variance of every voxel becomes ``variance``, exactly. Of the covariance between voxels,
+    what would be below 0 in any direction is 0.
 
     Parameters
     ----------

@@ -40,6 +40,7 @@ from synbrain_cli.training.examples import (
     share_predicted,
 )
 from synbrain_cli.training.linear_encoder import fit_linear_encoder
+from synbrain_cli.training.sequence import SEQUENCE, find_order, fit_order
 from synbrain_cli.training.strategies import (
     STRATEGIES,
     AdaptationTask,
@@ -163,6 +164,11 @@ def adapt(
         with run.progress.stage(f"{name} readout: {READOUT}") as share:
             fitted = fit_distribution(examples, held_out, run.seed, share)
 
+        # Fit what the order of trials does
+        order = find_order(subject, examples.images, within)
+        with run.progress.stage(f"{name} order of trials: {SEQUENCE}") as share:
+            ordered = fit_order(order, examples, fitted, run.seed, share)
+
         # Write the bundle
         trials = subject.trials[within & (subject.trials["split"] != "test").to_numpy()]
         parts = TrainedParts(
@@ -183,6 +189,7 @@ def adapt(
                 strategy=strategy,
                 strategies=scores,
             ),
+            order=ordered,
         )
         record = write_bundle(work, parts, fitted, run)
     run.progress.info(f"wrote {work.target}")

@@ -39,6 +39,7 @@ from synbrain_cli.training.examples import SubjectExamples, load_examples, seen_
 from synbrain_cli.training.linear_encoder import fit_linear_encoder
 from synbrain_cli.training.needs import LESS, training_bytes
 from synbrain_cli.training.networks import Schedules, UntrainedNetworks, train_networks
+from synbrain_cli.training.sequence import SEQUENCE, find_order, fit_order
 from synbrain_cli.training.shared_core import (
     core_settings,
     describe_bands_left_out,
@@ -217,6 +218,11 @@ def train(
             with run.progress.stage(f"{name} readout: {READOUT}") as share:
                 fitted = fit_distribution(examples, held_out, run.seed, share)
 
+            # Fit what the order of trials does
+            order = find_order(subject, examples.images)
+            with run.progress.stage(f"{name} order of trials: {SEQUENCE}") as share:
+                ordered = fit_order(order, examples, fitted, run.seed, share)
+
             # Write the bundle
             data, sessions = recorded["data"], subject.sessions
             parts = TrainedParts(
@@ -229,6 +235,7 @@ def train(
                 held_out,
                 networks,
                 network=network,
+                order=ordered,
             )
             write_bundle(work, parts, fitted, run)
         run.processes.wait()

@@ -15,6 +15,7 @@ from synbrain_cli.io.bundle import (
     CARD,
     Adaptation,
     BundleConfig,
+    SequenceSummary,
     SplitSizes,
     TrainingRecord,
     TransferConfig,
@@ -35,6 +36,7 @@ from synbrain_cli.training.distribution import (
 )
 from synbrain_cli.training.examples import SubjectExamples, share_predicted
 from synbrain_cli.training.networks import TrainedNetworks
+from synbrain_cli.training.sequence import OrderResult
 from synbrain_cli.training.shared_core import TrainedNetwork
 
 _EARLY = ("V1", "V2", "V3", "hV4")  # first in tables of regions
@@ -95,6 +97,8 @@ class TrainedParts:
     network : TrainedNetwork, optional
     adaptation : Adaptation, optional
         Of adapted models.
+    order : OrderResult, optional
+        What the order of trials does.
     """
 
     subject: PreparedSubject
@@ -108,6 +112,7 @@ class TrainedParts:
     transfer: FittedTransfer | None = None
     network: TrainedNetwork | None = None
     adaptation: Adaptation | None = None
+    order: OrderResult | None = None
 
 
 def predict_held_out(networks: TrainedNetworks, seen: SubjectExamples) -> np.ndarray:
@@ -191,6 +196,8 @@ def _save_predictors(folder: Path, parts: TrainedParts, fitted: FittedDistributi
     linear = parts.held_out.everywhere["linear"][len(examples.train.averages) :]
     baselines = baseline_variances(examples, linear)
     save_arrays(folder / "readout.safetensors", fitted.arrays() | baselines)
+    if parts.order is not None and parts.order.found is not None:
+        save_arrays(folder / "sequence.safetensors", parts.order.found.sequence.arrays())
 
 
 def _training_record(
@@ -212,6 +219,7 @@ def _training_record(
         stages=networks.histories if networks else {},
         versions=versions(),
         adaptation=parts.adaptation,
+        sequence=parts.order.summary() if parts.order else None,
     )
 
 
@@ -234,6 +242,7 @@ def model_card(name: str, subject: PreparedSubject, config: BundleConfig, member
         )
     )
     repeats = _about_repeats(record, config.averaged_over)
+    order = "" if record.sequence is None else _about_order(record.sequence)
     averages = "" if config.averaged_over == 1 else f" Trials and draws are {config.rows}."
     return f"""# {name}
 
@@ -251,7 +260,7 @@ scores:
 
 {members}
 {repeats}
-
+{order}
 {licence}
 """
 
@@ -299,6 +308,12 @@ of predictions: `synbrain plot layers` shows what each band contributes."""
         "What each member of the stack carries, by region: the median over voxels of its weight"
         f"{bands}\n\n{table}\n"
     )
+
+
+def _about_order(summary: SequenceSummary) -> str:
+    """Say what the order of trials does to responses, and how held-out trials bear it out."""
+    lines = "\n".join(f"- {line}" for line in summary.describe())
+    return f"\nWhat the order of trials does (`synbrain synthesize --sequence`):\n\n{lines}\n"
 
 
 def _about_repeats(record: TrainingRecord, averaged_over: int) -> str:

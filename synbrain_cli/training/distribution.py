@@ -76,6 +76,8 @@ class FittedDistribution:
     image_blind : Readout
         Of trials around the mean pattern, of images that nothing is known of: the lower bound of
         what knowing the image tells.
+    left_out : float32 array of shape (n_train_images + n_val_images, n_voxels)
+        Stacked predictions of all images, each without itself: the readout was fitted to these.
     uncertainty : MeanUncertainty, optional
         How the uncertainty of the mean depends on the image.
     """
@@ -85,6 +87,7 @@ class FittedDistribution:
     stacked: np.ndarray
     separation: Separation
     image_blind: Readout
+    left_out: np.ndarray
     uncertainty: MeanUncertainty | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -140,7 +143,9 @@ def fit_distribution(
         weights, stacked = fit_stack(beside, val.averages, generator)
         stack = np.concatenate([weights[0] * stack, weights[1:]])
         readout = signal_left(readout, stacked, before, val.averages)
-    return FittedDistribution(stack, readout, stacked, separation, image_blind, uncertainty)
+    return FittedDistribution(
+        stack, readout, stacked, separation, image_blind, left_out, uncertainty
+    )
 
 
 def _fit_uncertainty(

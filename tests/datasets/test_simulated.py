@@ -158,7 +158,7 @@ def test_draws_have_the_stated_mean_and_covariance(rng):
     private = rng.uniform(0.4, 0.9, n_voxels)
     mean, scale = rng.normal(0, 1, (1, n_voxels)), rng.uniform(0.5, 2, (1, n_voxels))
     responses = Responses(mean, mean, scale, loadings, private, *[np.zeros(n_voxels)] * 6)
-    trials = draw_session(responses, np.zeros(200_000, int), np.zeros((n_voxels, 3)), rng)
+    trials = draw_session(responses, np.zeros(200_000, int), np.zeros((n_voxels, 3)), rng).betas
     np.testing.assert_allclose(trials.mean(0), mean[0], atol=0.02)
     expected = np.outer(scale, scale) * (loadings @ loadings.T + np.diag(private**2))
     np.testing.assert_allclose(np.cov(trials.T), expected, atol=0.04)
@@ -181,7 +181,7 @@ def test_drift_is_slow_and_new_every_session(rng):
         one,
     )
     fields = rng.normal(0, 1, (n, 3))
-    one, two = (draw_session(still, np.zeros(750, int), fields, rng) for _ in range(2))
+    one, two = (draw_session(still, np.zeros(750, int), fields, rng).betas for _ in range(2))
     assert np.abs(np.diff(one, axis=0)).max() < 0.05 * np.ptp(one)
     assert np.abs(one.mean(0) - two.mean(0)).mean() > 0.02
 

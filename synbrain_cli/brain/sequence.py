@@ -1,0 +1,244 @@
+"""Draws of whole sessions: trials in order (`synbrain_cli.model.sequence`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.images import given_tokens
+from synbrain_cli.errors import InputError
+from synbrain_cli.features.images import ImageSet
+from synbrain_cli.io.bids import bids_labels
+from synbrain_cli.io.events import Events
+from synbrain_cli.model.draw_key import draw_generator
+from synbrain_cli.model.sequence import Sequence, TrialOrder, standard_mean
+
+if TYPE_CHECKING:
+    from synbrain_cli.brain.brain import Brain
+
+
+@dataclass(frozen=True, eq=False)
+class ShownImages:
+    """What a model expects of the images of a sequence, standardised.
+
+    Attributes
+    ----------
+    mean : float32 array of shape (n_images, n_voxels)
+        m of each.
+    relative : float32 array of shape (n_images, n_voxels), optional
+        Uncertainty of each mean relative to the average over images.
+    digests : list of str
+        Of the images' content.
+    """
+
+    mean: np.ndarray
+    relative: np.ndarray | None
+    digests: list[str]
+
+    @classmethod
+    def of(cls, brain: Brain, images: Any, rows: list[int]) -> ShownImages:
+        """Predict the images in some rows of a set, in memory."""
+        mean = np.empty((len(rows), brain.n_voxels), np.float32)
+        relative = np.empty_like(mean) if brain.distribution.uncertainty else None
+        digests = []
+        for k, (own, unsure, digest) in enumerate(predict_images(brain, images, rows)):
+            mean[k] = own
+            digests.append(digest)
+            if relative is not None and unsure is not None:
+                relative[k] = unsure
+        return cls(mean, relative, digests)
+
+
+def predict_images(
+    brain: Brain, images: Any, rows: list[int]
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, str]]:
+    """Yield mean (n_voxels,), relative uncertainty and digest of some images, one by one."""
+    for tokens, digests in brain.tokens(images, rows):
+        means = brain.mean_of_tokens(tokens)
+        for token, mean, digest in zip(tokens.one_by_one(), means, digests, strict=False):
+            doubt = brain.doubt(token)
+            yield mean, None if doubt is None else doubt.relative[0], digest
+
+
+def shown_images(events: Events, images: Any = None) -> tuple[Any, np.ndarray]:
+    """Find the images of a table of trials.
+
+    Parameters
+    ----------
+    events : Events
+    images
+        As in `Brain.mean`; by default the table has paths, relative to its own folder.
+
+    Returns
+    -------
+    images
+        An `ImageSet`, or `Tokens`.
+    int array of shape (n_trials,)
+        Place of each trial's image in it.
+
+    Raises
+    ------
+    MissingError, InputError
+        When an image is not there.
+    """
+    if images is None:
+        paths = list(dict.fromkeys(events.images))
+        folder = Path(events.name).parent
+        pictures = ImageSet.of([folder / path for path in paths])
+        place = {path: k for k, path in enumerate(paths)}
+        return pictures, np.array([place[path] for path in events.images])
+    tokens = given_tokens(images)
+    if tokens is not None:
+        names = [f"image-{k:04d}" for k in range(1, len(tokens) + 1)]
+        return tokens, events.rows_of(names, [])
+    pictures = ImageSet.of(images)
+    return pictures, events.rows_of(pictures.names, pictures.sources)
+
+
+def require_sequence(brain: Brain) -> Sequence:
+    """Return what the order of trials does, or say why the model does not know it.
+
+    Raises
+    ------
+    InputError
+    """
+    brain.require_readout("--sequence")
+    found = brain.distribution.sequence
+    if found is not None:
+        return found
+    summary = brain.config.training.sequence
+    why = (
+        "it was made by an earlier version, which did not model the order of trials: train it "
+        "again (`synbrain train --overwrite`)"
+        if summary is None
+        else f"the order of its trials was not modelled, as {summary.reason}"
+    )
+    raise InputError(f"{brain.folder}: expected a model for --sequence, found that {why}")
+
+
+def settle_sequence(drawing: Drawing) -> Drawing:
+    """Refuse draws that are not calibrated: these alone have trial noise, which has an order.
+
+    Raises
+    ------
+    InputError
+    """
+    if drawing.sampling != "calibrated":
+        raise InputError(
+            f"--sampling {drawing.sampling}: expected calibrated with --sequence: other draws have "
+            "no trial noise, of which drift is a part"
+        )
+    return drawing
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceDrawer:
+    """Draws the trials of an experiment in order.
+
+    A sequence k depends on the seed, k, the model, and the order of all trials: on the names of the
+    sessions for the drift, on the content of images and how often they were shown for the rest.
+
+    Attributes
+    ----------
+    brain : Brain
+    events : Events
+    image : int array of shape (n_trials,)
+        Row of ``shown`` that each trial shows.
+    shown : ShownImages
+    drawing : Drawing
+    """
+
+    brain: Brain
+    events: Events
+    image: np.ndarray
+    shown: ShownImages
+    drawing: Drawing
+
+    @cached_property
+    def order(self) -> TrialOrder:
+        """Where the trials stand in time."""
+        return TrialOrder.of(self.events.session, self.image, self.events.run)
+
+    @cached_property
+    def sequence(self) -> Sequence:
+        """What the order does."""
+        return require_sequence(self.brain)
+
+    @property
+    def beyond(self) -> int:
+        """Trials whose image was shown more often by then than is told apart."""
+        sequence = self.sequence
+        if not (sequence.offset.any() or sequence.gain.any()):
+            return 0
+        return int((self.order.counted(sequence.count) > len(sequence.offset)).sum())
+
+    def __call__(self, known: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield rows of the table and draws, float32 (n_draws, n_voxels), in the drawing's unit.
+
+        Parameters
+        ----------
+        known : bool array of shape (n_trials,), optional
+            Trials that are passed over, as they were drawn before.
+        """
+        n_draws, recorded = self.drawing.n_draws, self.drawing.unit == "recorded"
+        sequence, brain = self.sequence, self.brain
+        first = 0
+        for number, label in enumerate(self.events.sessions):
+            length = int(self.order.length[number])
+            courses = [
+                sequence.courses(length, self._generator(f"session/{label}", f"drift/{k}"))
+                for k in range(n_draws)
+            ]
+            for row, *drift in zip(range(first, first + length), *courses, strict=True):
+                if known is not None and known[row]:
+                    continue
+                values = self._trial(row, drift)
+                if recorded:
+                    values = values * brain.response_sd + brain.response_mean
+                yield row, values
+            first += length
+
+    def _trial(self, row: int, drift: list[np.ndarray]) -> np.ndarray:
+        """Draw one trial, given the drift in each sequence: (n_draws, n_voxels), standardised."""
+        shown, image, order = self.shown, int(self.image[row]), self.order
+        readout, sequence = self.brain.distribution.readout, self.sequence
+        mean, previous = shown.mean[image], int(order.previous[row])
+        x = standard_mean(readout, np.asarray(mean))[None]
+        before = np.zeros_like(x)
+        if previous >= 0:
+            before = standard_mean(readout, np.asarray(shown.mean[previous]))[None]
+        presentation = order.counted(sequence.count)[row : row + 1]
+        effect = sequence.effect(presentation, x, before)[0]
+        own = readout.of_image(None if shown.relative is None else shown.relative[image])
+        digest, times = shown.digests[image], order.presentation[row]
+
+        def rest(k: int) -> np.ndarray:
+            return sequence.rest.draw(self._generator(digest, f"sequence/{k}/{times}"))
+
+        fresh = self.drawing.signal == "fresh"
+        keys = [f"signal/{k}" for k in range(len(drift))] if fresh else ["signal"]
+        signals = [np.zeros(len(mean), np.float32)]
+        if not own.signal.is_nothing:
+            signals = [own.signal.draw(self._generator(digest, key)) for key in keys]
+        errors = (rest(k) + effect + course for k, course in enumerate(drift))
+        return own.respond(np.asarray(mean), signals, errors, len(drift))
+
+    def _generator(self, digest: str, what: str) -> np.random.Generator:
+        return draw_generator(self.drawing.seed, digest, what, self.brain.config.fingerprint)
+
+
+def session_labels(events: Events) -> list[str]:
+    """BIDS label of every session.
+
+    Raises
+    ------
+    InputError
+        When two would be the same.
+    """
+    return bids_labels(events.sessions, "sessions", "ses")

@@ -1,0 +1,279 @@
+"""Variance, time constant and covariance over voxels of the drift within sessions.
+
+`synbrain_cli.model.sequence_fit` describes the fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synbrain_cli.model.covariance import LowRank, Rows, fit_low_rank
+from synbrain_cli.model.order_effects import effects_of
+from synbrain_cli.model.readout import shrink
+from synbrain_cli.model.sequence import Sequence, TrialOrder
+from synbrain_cli.model.trial_blocks import Block, Gain, Residuals, cut_blocks
+from synbrain_cli.progress import Share
+
+TIME_CONSTANTS = tuple(2.0 ** np.arange(0, 11))  # in trials, of which τ is chosen
+SINGLE_ORDERS = 24  # cosines with a band of their own; higher ones share bands
+LOW_ORDERS, CONTROL_ORDERS = 16, 48  # cosines that show the drift's factors, and the noise's
+MAX_FACTORS = 8  # of the drift
+
+# Expected powers in bands: of white noise, and of a drift of variance 1
+Powers = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class _Spectra:
+    """Powers of cosines in bands, of every block.
+
+    Attributes
+    ----------
+    blocks : list of Block
+    bands : list of int arrays
+        Band of each order, of every block.
+    power : list of float32 arrays of shape (n_bands, n_voxels)
+        Mean over the orders of a band, in units of each voxel's variance.
+    count : list of float arrays of shape (n_bands,)
+        Orders of each band.
+    """
+
+    blocks: list[Block]
+    bands: list[NDArray[np.int64]]
+    power: list[NDArray[np.float32]]
+    count: list[NDArray[np.float64]]
+
+    def expected(self, time_constant: float) -> list[Powers]:
+        """ν and λ of every block, in bands: powers of white noise and of the drift."""
+        found: list[Powers] = []
+        known: dict[tuple[int, bytes], Powers] = {}
+        for block, bands, count in zip(self.blocks, self.bands, self.count, strict=True):
+            key = block.length, block.place.tobytes()
+            if key not in known:
+                place = np.arange(block.length)
+                drift = np.exp(-np.abs(place[:, None] - place) / time_constant)
+                white = block.expected(np.eye(block.length))
+                known[key] = (
+                    np.bincount(bands, white) / count,
+                    np.bincount(bands, block.expected(drift)) / count,
+                )
+            found.append(known[key])
+        return found
+
+
+def _bands(n_orders: int) -> NDArray[np.int64]:
+    """Band of each order: the first ones have their own, higher ones share them, √2 wide."""
+    order = np.arange(1, n_orders + 1)
+    shared = SINGLE_ORDERS + np.floor(2 * np.log2(np.maximum(order, 1) / SINGLE_ORDERS)).astype(int)
+    band = np.where(order <= SINGLE_ORDERS, order - 1, shared)
+    return np.unique(band, return_inverse=True)[1]
+
+
+@dataclass(frozen=True)
+class _DriftFit:
+    """Variance of the drift of every voxel, relative to white noise.
+
+    Attributes
+    ----------
+    time_constant : float
+    ratio : float64 array of shape (n_voxels,)
+        σ_d² / N.
+    white : float64 array of shape (n_voxels,)
+        N, in units of the powers.
+    flat : float64 array of shape (n_voxels,)
+        The same without drift.
+    pooled : float
+        Ratio, pooled over voxels.
+    """
+
+    time_constant: float
+    ratio: NDArray[np.float64]
+    white: NDArray[np.float64]
+    flat: NDArray[np.float64]
+    pooled: float
+
+
+def _fit_spectra(
+    spectra: _Spectra,
+    expected: Mapping[float, list[Powers]],
+    chosen: NDArray[np.bool_],
+) -> _DriftFit:
+    """Fit the time constant to pooled powers, then a variance to the powers of each voxel."""
+    use = np.flatnonzero(chosen)
+    count = np.concatenate([spectra.count[b] for b in use])
+    power = np.concatenate([spectra.power[b] for b in use]).astype(np.float64)
+    pooled = power.mean(1)
+    best = (-np.inf, 0.0, 0.0)
+    for time_constant, known in expected.items():
+        white, drift = (np.concatenate([known[b][k] for b in use]) for k in (0, 1))
+        ratio = 0.0
+        for _ in range(8):  # weights depend on the ratio
+            level, slope, _ = _least_squares(pooled[:, None], white, drift, count, ratio)
+            ratio = max(float(slope[0] / max(level[0], 1e-12)), 0.0)
+        shape = white + ratio * drift
+        level_here = (count * pooled / shape).sum() / count.sum()
+        likelihood = -(count * np.log(level_here * shape)).sum()
+        if likelihood > best[0]:
+            best = likelihood, time_constant, ratio
+    _, time_constant, ratio = best
+    known = expected[time_constant]
+    white, drift = (np.concatenate([known[b][k] for b in use]) for k in (0, 1))
+    flat = (count / white) @ power / count.sum()
+    if ratio == 0:
+        return _DriftFit(time_constant, np.zeros(len(flat)), flat, flat, 0.0)
+    level, slope, error = _least_squares(power, white, drift, count, ratio)
+    by_voxel = slope / np.maximum(level, 1e-12)
+    by_voxel = np.maximum(shrink(by_voxel, np.full(len(flat), error)), 0)
+    shape = white[:, None] + by_voxel * drift[:, None]
+    return _DriftFit(
+        time_constant, by_voxel, (count[:, None] * power / shape).sum(0) / count.sum(), flat, ratio
+    )
+
+
+def _least_squares(
+    power: NDArray[np.float64],
+    white: NDArray[np.float64],
+    drift: NDArray[np.float64],
+    count: NDArray[np.float64],
+    ratio: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Levels of white noise and drift (n_voxels,), and the error of their ratio.
+
+    Powers are χ² variables: their variance is 2 / count times their squared expectation.
+    """
+    weight = count / (white + ratio * drift) ** 2
+    square = np.array(
+        [
+            [(weight * white**2).sum(), (weight * white * drift).sum()],
+            [(weight * white * drift).sum(), (weight * drift**2).sum()],
+        ]
+    )
+    inverse = np.linalg.inv(square)
+    product = np.stack([(weight * white) @ power, (weight * drift) @ power])
+    level, slope = inverse @ product
+    return level, slope, float(np.sqrt(2 * inverse[1, 1]))
+
+
+def _gain_of_block(spectra: _Spectra, block: int, fit: _DriftFit, known: Powers) -> float:
+    """Gain of log likelihood of a held-out block, in bits per voxel and trial."""
+    power, count = spectra.power[block].astype(np.float64), spectra.count[block]
+    white, drift = known
+    shape = fit.white * (white[:, None] + fit.ratio * drift[:, None])
+    flat = fit.flat * white[:, None]
+    difference = np.log(flat / shape) + power / flat - power / shape
+    by_voxel = 0.5 * count @ difference
+    return float(by_voxel.mean() / len(spectra.blocks[block].rows) / np.log(2))
+
+
+def _spectra(
+    residuals: Residuals,
+    order: TrialOrder,
+    sequence: Sequence,
+    cuts: list[list[Block]],
+    share: Share,
+) -> tuple[list[_Spectra], list[NDArray[np.float32]], NDArray[np.float64]]:
+    """Powers of the blocks of every cut, low cosines of those of the last, and variances."""
+    n_voxels = residuals.trials.shape[1]
+    bands = [[_bands(b.length - 1) for b in blocks] for blocks in cuts]
+    powers = [
+        [np.empty((own.max() + 1, n_voxels), np.float32) for own in of_cut] for of_cut in bands
+    ]
+    counts = [[np.bincount(own).astype(float) for own in of_cut] for of_cut in bands]
+    n_low = LOW_ORDERS + CONTROL_ORDERS
+    low = [np.empty((min(n_low, b.length - 1), n_voxels), np.float32) for b in cuts[-1]]
+    variance = np.empty(n_voxels)
+    for some in share.over(residuals.blocks):
+        seen = residuals.of(some)
+        if sequence.has_effects:
+            seen = seen - effects_of(residuals, order, sequence, some)
+        variance[some] = np.maximum(seen.var(0, dtype=np.float64), 1e-12)
+        seen /= np.sqrt(variance[some]).astype(np.float32)
+        for cut, blocks in enumerate(cuts):
+            for b, block in enumerate(blocks):
+                cosines = block.cosines(seen[block.rows])
+                own = bands[cut][b]
+                starts = np.r_[0, np.flatnonzero(np.diff(own)) + 1]
+                powers[cut][b][:, some] = (
+                    np.add.reduceat(cosines**2, starts) / counts[cut][b][:, None]
+                )
+                if cut == len(cuts) - 1:
+                    low[b][:, some] = cosines[: len(low[b])]
+    found = [_Spectra(*parts) for parts in zip(cuts, bands, powers, counts, strict=True)]
+    return found, low, variance
+
+
+def fit_drift(
+    residuals: Residuals,
+    order: TrialOrder,
+    blocks: list[Block],
+    sequence: Sequence,
+    run: tuple[np.random.Generator, Share],
+) -> tuple[LowRank, float, Gain]:
+    """Fit the drift's covariance over voxels and time, and what held-out blocks say of it."""
+    generator, share = run
+    sessions = cut_blocks(order, 1)
+    (held_out, whole), low, variance = _spectra(
+        residuals, order, sequence, [blocks, sessions], share
+    )
+    expected = {tau: held_out.expected(tau) for tau in TIME_CONSTANTS}
+    gains = np.empty(len(blocks))
+    for block in range(len(blocks)):
+        fit = _fit_spectra(held_out, expected, np.arange(len(blocks)) != block)
+        gains[block] = _gain_of_block(held_out, block, fit, expected[fit.time_constant][block])
+    gain = Gain.of(gains)
+    longest = {tau: whole.expected(tau) for tau in TIME_CONSTANTS}
+    fit = _fit_spectra(whole, longest, np.ones(len(sessions), bool))
+    # Of the process less its mean over a session
+    within = float(np.mean([1 - _mean_correlation(b.length, fit.time_constant) for b in sessions]))
+    by_voxel = fit.ratio * fit.white * variance * within
+    if not gain.is_sure or not by_voxel.any():
+        return LowRank.independent(np.zeros(len(variance))), fit.time_constant, gain
+    rows, weight = _low_rows(sessions, low, fit)
+    sd = np.sqrt(variance).astype(np.float32)
+    terms = [Rows(term.sign, term.rows * sd, term.image) for term in rows]
+    drift = fit_low_rank(terms, weight / within, by_voxel, generator, max_rank=MAX_FACTORS)
+    return drift, fit.time_constant, gain
+
+
+def _mean_correlation(length: int, time_constant: float) -> float:
+    """Mean correlation of two trials of a session, each with itself included."""
+    falling = np.exp(-np.arange(length) / time_constant)
+    lag = np.arange(length)
+    weight = np.where(lag, 2.0 * (length - lag), length)
+    return float((weight * falling).sum() / length**2)
+
+
+def _low_rows(
+    sessions: list[Block], low: list[NDArray[np.float32]], fit: _DriftFit
+) -> tuple[list[Rows], NDArray[np.float64]]:
+    """Terms of the drift's second moment: low cosines, less higher ones, and their weights.
+
+    Every low cosine of a session is a unit ("image") of `fit_low_rank`.
+    """
+    plus, minus, of_plus, of_minus = [], [], [], []
+    weights: list[float] = []
+    for block, rows in zip(sessions, low, strict=True):
+        place = np.arange(block.length)
+        drift = block.expected(np.exp(-np.abs(place[:, None] - place) / fit.time_constant))
+        white = block.expected(np.eye(block.length))
+        n_low = min(LOW_ORDERS, len(rows) // 4)
+        control = np.arange(n_low, len(rows))
+        for k in range(n_low):
+            own = control[k::n_low]
+            worth = drift[k] / (white[k] + fit.pooled * drift[k]) ** 2
+            factors = worth * white[k] / white[own] / len(own)
+            unit = len(weights)
+            plus.append(np.sqrt(worth) * rows[k])
+            minus.extend(np.sqrt(factors)[:, None] * rows[own])
+            of_plus.append(unit)
+            of_minus.extend([unit] * len(own))
+            weights.append(max(worth * drift[k] - float(factors @ drift[own]), 0.0))
+    terms = [
+        Rows(1.0, np.array(plus, np.float32), np.array(of_plus)),
+        Rows(-1.0, np.array(minus, np.float32), np.array(of_minus)),
+    ]
+    return terms, np.array(weights)
