@@ -70,6 +70,8 @@ brain.to_surface(mean[0])["left"]  # (n_vertices,)
             "brain:Brain",
             "brain:Brain.mean",
             "brain:Brain.draw",
+            "brain:Brain.draw_sequence",
+            "brain:Brain.estimate_drift",
             "brain:Brain.predict",
             "brain:Brain.rois",
             "brain:Brain.to_nifti",
@@ -173,6 +175,8 @@ made = synthesize(
             "pipeline.synthesize:synthesize",
             "pipeline.synthesize:Output",
             "pipeline.synthesize:SynthesizeResult",
+            "pipeline.synthesize_sequence:synthesize_sequence",
+            "pipeline.synthesize_sequence:SequenceResult",
         ),
     ),
     Part(

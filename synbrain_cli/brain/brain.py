@@ -33,6 +33,7 @@ from synbrain_cli.brain.prediction import BATCH, Networks
 from synbrain_cli.brain.sequence import (
     SequenceDrawer,
     ShownImages,
+    drift_of_recording,
     require_sequence,
     shown_images,
 )
@@ -415,6 +416,50 @@ class Brain:
         for row, values in SequenceDrawer(self, table, image, predicted, drawing)():
             draws[row] = values
         return draws
+
+    def estimate_drift(
+        self,
+        betas: np.ndarray,
+        events: pd.DataFrame | Path | str,
+        images: Any = None,
+        known: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Estimate the drift within recorded sessions, in every trial.
+
+        Parameters
+        ----------
+        betas : float32 array of shape (n_trials, n_voxels)
+            Recorded responses, standardised (``unit="z"``), in the order of the table.
+        events, images
+            As in `draw_sequence`.
+        known : bool array of shape (n_trials,), optional
+            Trials from which it is estimated; all by default.
+
+        Returns
+        -------
+        float32 array of shape (n_trials, n_voxels)
+            Its expectation given the known trials, of all, in standard deviations; 0 where the
+            model holds no drift.
+
+        Raises
+        ------
+        InputError
+            As `draw_sequence`; when the responses are not those of the table.
+        """
+        require_sequence(self)
+        table = Events.of(events) if isinstance(events, pd.DataFrame) else Events.read(events)
+        n_trials = len(table.session)
+        expected = (n_trials, self.n_voxels)
+        if betas.shape != expected or (known is not None and known.shape != (n_trials,)):
+            raise InputError(
+                f"expected responses of shape {expected} and as many known trials, found "
+                f"{betas.shape} and {n_trials if known is None else known.shape}"
+            )
+        shown, place = shown_images(table, images)
+        used, image = np.unique(place, return_inverse=True)
+        predicted = ShownImages.of(self, shown, used.tolist())
+        every = np.ones(n_trials, bool) if known is None else known
+        return drift_of_recording(self, table, betas, image, predicted, every)
 
     def settle(self, drawing: Drawing) -> Drawing:
         """Fill in what a drawing leaves open, and refuse what this model cannot draw.

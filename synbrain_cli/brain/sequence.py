@@ -17,7 +17,8 @@ from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.bids import bids_labels
 from synbrain_cli.io.events import Events
 from synbrain_cli.model.draw_key import draw_generator
-from synbrain_cli.model.sequence import Sequence, TrialOrder, standard_mean
+from synbrain_cli.model.sequence import Sequence, TrialOrder, estimate_drift, standard_mean
+from synbrain_cli.model.trial_blocks import Residuals
 
 if TYPE_CHECKING:
     from synbrain_cli.brain.brain import Brain
@@ -231,6 +232,44 @@ class SequenceDrawer:
 
     def _generator(self, digest: str, what: str) -> np.random.Generator:
         return draw_generator(self.drawing.seed, digest, what, self.brain.config.fingerprint)
+
+
+def drift_of_recording(
+    brain: Brain,
+    events: Events,
+    betas: np.ndarray,
+    image: np.ndarray,
+    shown: ShownImages,
+    known: np.ndarray,
+) -> np.ndarray:
+    """Estimate the drift in recorded sessions: see `Brain.estimate_drift`.
+
+    Parameters
+    ----------
+    brain : Brain
+    events : Events
+    betas : float32 array of shape (n_trials, n_voxels), standardised
+    image : int array of shape (n_trials,)
+        Row of ``shown`` that each trial shows.
+    shown : ShownImages
+    known : bool array of shape (n_trials,)
+    """
+    sequence, readout = require_sequence(brain), brain.distribution.readout
+    order = TrialOrder.of(events.session, image, events.run)
+    drift = np.zeros(betas.shape, np.float32)
+    for session, length in enumerate(order.length):
+        rows = np.flatnonzero(order.session == session)
+        seen = rows[known[rows]]
+        if not len(seen):
+            continue
+        residuals = Residuals(betas[seen], image[seen], shown.mean, readout).of(slice(None))
+        x = standard_mean(readout, shown.mean[image[seen]])
+        previous = order.previous[seen]
+        before = standard_mean(readout, shown.mean[previous]) * (previous >= 0)[:, None]
+        residuals -= sequence.effect(order.counted(sequence.count)[seen], x, before)
+        place = order.position[seen]
+        drift[rows] = estimate_drift(residuals, place, int(length), sequence, readout.signal)
+    return drift
 
 
 def session_labels(events: Events) -> list[str]:

@@ -50,16 +50,16 @@ class Events:
         Parameters
         ----------
         path : path
-            Tab-separated, or comma-separated in a .csv file: ``image``, and, if there are several,
-            ``session`` and ``run``; ``onset`` (s, within the run) is checked to ascend. Any other
-            column is kept.
+            Tab-separated, or comma-separated in a .csv file: ``image`` (or BIDS's ``stim_file``),
+            and, if there are several, ``session`` and ``run``; ``onset`` (s, within the run) is
+            checked to ascend. Any other column is kept.
 
         Raises
         ------
         MissingError, InputError
             As `read_table`; as `of`.
         """
-        return cls.of(read_table(path, ("image",)), str(path))
+        return cls.of(read_table(path), str(path))
 
     @classmethod
     def of(cls, table: pd.DataFrame, name: str = "events") -> Events:
@@ -72,6 +72,8 @@ class Events:
             not stand together; when onsets do not ascend within a run.
         """
         row = row_in(name)
+        if "image" not in table and "stim_file" in table:  # as BIDS has it
+            table = table.assign(image=table["stim_file"])
         if "image" not in table:
             raise InputError(f"{name}: expected the column image, found {', '.join(table)}")
         table = table.astype(str).reset_index(drop=True)

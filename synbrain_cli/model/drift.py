@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from synbrain_cli.model.covariance import LowRank, Rows, fit_low_rank
+from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.order_effects import effects_of
 from synbrain_cli.model.readout import shrink
 from synbrain_cli.model.sequence import Sequence, TrialOrder
@@ -20,8 +20,10 @@ from synbrain_cli.progress import Share
 
 TIME_CONSTANTS = tuple(2.0 ** np.arange(0, 11))  # in trials, of which τ is chosen
 SINGLE_ORDERS = 24  # cosines with a band of their own; higher ones share bands
-LOW_ORDERS, CONTROL_ORDERS = 16, 48  # cosines that show the drift's factors, and the noise's
+LOW_ORDERS = 32  # cosines that show which courses voxels share
 MAX_FACTORS = 8  # of the drift
+N_FOLDS = 5  # of sessions, by which their number is chosen
+EM_STEPS = 60
 
 # Expected powers in bands: of white noise, and of a drift of variance 1
 Powers = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -183,8 +185,7 @@ def _spectra(
         [np.empty((own.max() + 1, n_voxels), np.float32) for own in of_cut] for of_cut in bands
     ]
     counts = [[np.bincount(own).astype(float) for own in of_cut] for of_cut in bands]
-    n_low = LOW_ORDERS + CONTROL_ORDERS
-    low = [np.empty((min(n_low, b.length - 1), n_voxels), np.float32) for b in cuts[-1]]
+    low = [np.empty((min(LOW_ORDERS, b.length - 1), n_voxels), np.float32) for b in cuts[-1]]
     variance = np.empty(n_voxels)
     for some in share.over(residuals.blocks):
         seen = residuals.of(some)
@@ -211,10 +212,9 @@ def fit_drift(
     order: TrialOrder,
     blocks: list[Block],
     sequence: Sequence,
-    run: tuple[np.random.Generator, Share],
+    share: Share,
 ) -> tuple[LowRank, float, Gain]:
     """Fit the drift's covariance over voxels and time, and what held-out blocks say of it."""
-    generator, share = run
     sessions = cut_blocks(order, 1)
     (held_out, whole), low, variance = _spectra(
         residuals, order, sequence, [blocks, sessions], share
@@ -232,11 +232,10 @@ def fit_drift(
     by_voxel = fit.ratio * fit.white * variance * within
     if not gain.is_sure or not by_voxel.any():
         return LowRank.independent(np.zeros(len(variance))), fit.time_constant, gain
-    rows, weight = _low_rows(sessions, low, fit)
-    sd = np.sqrt(variance).astype(np.float32)
-    terms = [Rows(term.sign, term.rows * sd, term.image) for term in rows]
-    drift = fit_low_rank(terms, weight / within, by_voxel, generator, max_rank=MAX_FACTORS)
-    return drift, fit.time_constant, gain
+    readout, sd = residuals.readout, np.sqrt(variance).astype(np.float32)
+    whitening = _Whitening.of([readout.signal, readout.noise])
+    shared = _shared_courses(sessions, [one * sd for one in low], fit.time_constant, whitening)
+    return _with_private(shared * np.sqrt(within), by_voxel), fit.time_constant, gain
 
 
 def _mean_correlation(length: int, time_constant: float) -> float:
@@ -247,33 +246,131 @@ def _mean_correlation(length: int, time_constant: float) -> float:
     return float((weight * falling).sum() / length**2)
 
 
-def _low_rows(
-    sessions: list[Block], low: list[NDArray[np.float32]], fit: _DriftFit
-) -> tuple[list[Rows], NDArray[np.float64]]:
-    """Terms of the drift's second moment: low cosines, less higher ones, and their weights.
+@dataclass(frozen=True)
+class _Whitening:
+    """Makes what a covariance describes independent over voxels, of variance 1, and undoes it.
 
-    Every low cosine of a session is a unit ("image") of `fit_low_rank`.
+    Attributes
+    ----------
+    sd : float64 array of shape (n_voxels,)
+        Of private parts.
+    basis : float64 array of shape (n_voxels, rank)
+        Orthonormal: in its directions factors add to them.
+    root : float64 array of shape (rank,)
+        Standard deviation in these directions, in units of the private parts'.
     """
-    plus, minus, of_plus, of_minus = [], [], [], []
-    weights: list[float] = []
-    for block, rows in zip(sessions, low, strict=True):
+
+    sd: NDArray[np.float64]
+    basis: NDArray[np.float64]
+    root: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, parts: list[LowRank]) -> _Whitening:
+        loadings = np.hstack([part.loadings for part in parts]).astype(np.float64)
+        private = np.sum([part.private.astype(np.float64) ** 2 for part in parts], 0)
+        sd = np.sqrt(np.maximum(private, 1e-3 * max(private.max(), 1e-12)))
+        basis, values, _ = np.linalg.svd(loadings / sd[:, None], full_matrices=False)
+        return cls(sd, basis, np.sqrt(1 + values**2))
+
+    def apply(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Whiten rows (n_rows, n_voxels)."""
+        scaled = rows / self.sd
+        return scaled + (scaled @ self.basis) * (1 / self.root - 1) @ self.basis.T
+
+    def undo(self, loadings: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return loadings (n_voxels, n) of whitened rows to the unit of the voxels."""
+        along = (self.root - 1)[:, None] * (self.basis.T @ loadings)
+        return self.sd[:, None] * (loadings + self.basis @ along)
+
+
+def _shared_courses(
+    sessions: list[Block],
+    low: list[NDArray[np.float32]],
+    time_constant: float,
+    whitening: _Whitening,
+) -> NDArray[np.float64]:
+    r"""Loadings of the courses that voxels share: float64 (n_voxels, n_factors).
+
+    The cosine of order k of a session, whitened, is :math:`\sqrt{\nu_k} e + \sqrt{\lambda_k} F g`
+    with e and g standard normal. F is the most likely one, found by expectation and maximisation
+    (probabilistic principal components; Tipping & Bishop 1999, *JRSS B* 61:611; with a known
+    strength of each observation). The number of factors is that under which cosines of sessions
+    that did not enter are most likely.
+
+    Parameters
+    ----------
+    sessions : list of Block
+    low : list of float32 arrays of shape (n_orders, n_voxels)
+        Their cosines of low orders, in the unit of e.
+    time_constant : float
+    whitening : _Whitening
+    """
+    strength, session, rows = [], [], []
+    for number, (block, own) in enumerate(zip(sessions, low, strict=True)):
         place = np.arange(block.length)
-        drift = block.expected(np.exp(-np.abs(place[:, None] - place) / fit.time_constant))
-        white = block.expected(np.eye(block.length))
-        n_low = min(LOW_ORDERS, len(rows) // 4)
-        control = np.arange(n_low, len(rows))
-        for k in range(n_low):
-            own = control[k::n_low]
-            worth = drift[k] / (white[k] + fit.pooled * drift[k]) ** 2
-            factors = worth * white[k] / white[own] / len(own)
-            unit = len(weights)
-            plus.append(np.sqrt(worth) * rows[k])
-            minus.extend(np.sqrt(factors)[:, None] * rows[own])
-            of_plus.append(unit)
-            of_minus.extend([unit] * len(own))
-            weights.append(max(worth * drift[k] - float(factors @ drift[own]), 0.0))
-    terms = [
-        Rows(1.0, np.array(plus, np.float32), np.array(of_plus)),
-        Rows(-1.0, np.array(minus, np.float32), np.array(of_minus)),
-    ]
-    return terms, np.array(weights)
+        drift = block.expected(np.exp(-np.abs(place[:, None] - place) / time_constant))
+        white = block.expected(np.eye(block.length))[: len(own)]
+        rows.append(whitening.apply(own / np.sqrt(white)[:, None]))
+        strength.append(drift[: len(own)] / white)
+        session.append(np.full(len(own), number))
+    strong, of_session = np.concatenate(strength), np.concatenate(session)
+    stacked = np.concatenate(rows)
+    # In the space of the rows, with as many dimensions as there are rows, all goes faster
+    _, _, axes = np.linalg.svd(stacked, full_matrices=False)
+    units = stacked @ axes.T
+    n_sessions = len(sessions)
+    folds = [of_session % min(N_FOLDS, n_sessions) == k for k in range(min(N_FOLDS, n_sessions))]
+    if n_sessions < 2:
+        folds = [np.arange(len(units)) % N_FOLDS == k for k in range(N_FOLDS)]
+    scores = [0.0]
+    for rank in range(1, min(MAX_FACTORS, len(units) // 8) + 1):
+        scores.append(
+            sum(
+                _likelihood(units[own], strong[own], _factors(units[~own], strong[~own], rank))
+                for own in folds
+            )
+        )
+        if scores[-1] < max(scores) - 10:  # nats: it goes down
+            break
+    rank = int(np.argmax(scores))
+    return whitening.undo(axes.T @ _factors(units, strong, rank))
+
+
+def _factors(
+    units: NDArray[np.float64], strength: NDArray[np.float64], rank: int
+) -> NDArray[np.float64]:
+    """Most likely F (n_dims, rank) of units (n_units, n_dims), as `_shared_courses` says."""
+    if not rank:
+        return np.zeros((units.shape[1], 0))
+    weight = np.sqrt(strength)
+    _, values, axes = np.linalg.svd(units * weight[:, None] / weight.max(), full_matrices=False)
+    found = axes[:rank].T * values[:rank] / np.sqrt(strength.sum())
+    for _ in range(EM_STEPS):
+        precision = np.eye(rank) + strength[:, None, None] * (found.T @ found)
+        spread = np.linalg.inv(precision)
+        mean = (spread @ (weight[:, None] * (units @ found))[..., None])[..., 0]
+        square = strength[:, None, None] * (spread + mean[:, :, None] * mean[:, None, :])
+        found = np.linalg.solve(square.sum(0), (weight[:, None] * mean).T @ units).T
+    return found
+
+
+def _likelihood(
+    units: NDArray[np.float64], strength: NDArray[np.float64], factors: NDArray[np.float64]
+) -> float:
+    """Log likelihood of units under factors, above that without any."""
+    values, turn = np.linalg.eigh(factors.T @ factors)
+    along = np.square(units @ factors @ turn)
+    total = 1 + strength[:, None] * np.maximum(values, 0)
+    return float(0.5 * (strength[:, None] * along / total - np.log(total)).sum())
+
+
+def _with_private(loadings: NDArray[np.float64], variance: NDArray[np.float64]) -> LowRank:
+    """Factors, and what they lack of the variance of voxels as private; its sum remains."""
+    shared = (loadings**2).sum(1)
+    total = variance.sum()
+    if shared.sum() >= total:
+        loadings = loadings * np.sqrt(total / shared.sum())
+        return LowRank(loadings.astype(np.float32), np.zeros(len(variance), np.float32))
+    lacking = np.maximum(variance - shared, 0)
+    lacking *= (total - shared.sum()) / lacking.sum()
+    return LowRank(loadings.astype(np.float32), np.sqrt(lacking).astype(np.float32))

@@ -17,8 +17,8 @@ Their expected power is
 ν and λ those of white noise and of the drift's process in the trials that are known, exactly. τ is
 the one under which the powers, averaged over voxels, are most likely (Whittle 1953, *Arkiv för
 Matematik* 2:423). Variances are weighted least squares of the powers, shrunk over voxels. The
-covariance over voxels is that of the cosines of low orders, less that of higher ones
-(`synbrain_cli.model.covariance.fit_low_rank`).
+courses that voxels share are probabilistic principal components of cosines of low orders, whitened
+by the covariance of signal and noise; sessions that did not enter choose their number.
 
 **What is kept.** Each of the three is fitted without one block of trials and judged by the log
 likelihood of that block, as if voxels were independent, in turn for all blocks: whole sessions, or
@@ -84,7 +84,6 @@ def is_sorted_by_name(session: NDArray[np.int64], image: NDArray[np.int64]) -> b
 def fit_sequence(
     residuals: Residuals,
     order: TrialOrder,
-    generator: np.random.Generator,
     share: Share = UNSEEN,
 ) -> FittedSequence | None:
     """Fit drift, repetition and the effect of the image before, and keep what is borne out.
@@ -94,7 +93,6 @@ def fit_sequence(
     residuals : Residuals
     order : TrialOrder
         Of the same trials; ``previous`` are rows of the means.
-    generator : numpy Generator
     share : Share
         Of a task whose progress is shown.
 
@@ -109,9 +107,7 @@ def fit_sequence(
     of_regressions, of_drift = share.split(2, 1)
     noise = residuals.readout.noise
     sequence, gains = fit_effects(residuals, order, blocks, of_regressions)
-    drift, time_constant, gain = fit_drift(
-        residuals, order, blocks, sequence, (generator, of_drift)
-    )
+    drift, time_constant, gain = fit_drift(residuals, order, blocks, sequence, of_drift)
     gains = {"drift": gain, **gains}
     if gain.is_sure:
         sequence = replace(sequence, drift=drift, time_constant=time_constant)

@@ -167,7 +167,7 @@ def adapt(
         # Fit what the order of trials does
         order = find_order(subject, examples.images, within)
         with run.progress.stage(f"{name} order of trials: {SEQUENCE}") as share:
-            ordered = fit_order(order, examples, fitted, run.seed, share)
+            ordered = fit_order(order, examples, fitted, share)
 
         # Write the bundle
         trials = subject.trials[within & (subject.trials["split"] != "test").to_numpy()]

@@ -298,7 +298,7 @@ def prepare_glmsingle(
 def _simulate(root: Path, config: SimulationConfig, overwrite: bool, progress: Progress) -> None:
     """Simulate an NSD folder, or keep the one that is there."""
     with work_folder(
-        root, SIMULATION, config.to_dict(), overwrite=overwrite, progress=progress
+        root, SIMULATION, config.recorded(), overwrite=overwrite, progress=progress
     ) as work:
         if work.is_finished:
             progress.info(f"simulated subjects: already in {root}")

@@ -221,7 +221,7 @@ def train(
             # Fit what the order of trials does
             order = find_order(subject, examples.images)
             with run.progress.stage(f"{name} order of trials: {SEQUENCE}") as share:
-                ordered = fit_order(order, examples, fitted, run.seed, share)
+                ordered = fit_order(order, examples, fitted, share)
 
             # Write the bundle
             data, sessions = recorded["data"], subject.sessions

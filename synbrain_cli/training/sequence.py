@@ -96,7 +96,6 @@ def fit_order(
     order: TrialOrder | str,
     examples: SubjectExamples,
     fitted: FittedDistribution,
-    seed: int,
     share: Share = UNSEEN,
 ) -> OrderResult:
     """Fit what the order of trials does, to what the mean leaves of trials it was not fitted to.
@@ -108,7 +107,6 @@ def fit_order(
     examples : SubjectExamples
     fitted : FittedDistribution
         To the same.
-    seed : int
     share : Share
         Of a task whose progress is shown.
     """
@@ -116,7 +114,7 @@ def fit_order(
         return OrderResult(None, order)
     both = examples.both
     residuals = Residuals(both.betas, both.image_index, fitted.left_out, fitted.readout)
-    found = fit_sequence(residuals, order, np.random.default_rng([seed, 5]), share)
+    found = fit_sequence(residuals, order, share)
     if found is None:
         return OrderResult(
             None,

@@ -26,6 +26,14 @@ BUNDLES = (
         )
     ),
     Target(
+        "synthesize-sequence",
+        ("synthesize", "pictures", "--sequence", "day.tsv", "-m", "sub-01_linear", "-o", "new"),
+        ("weights/sub-01_linear", "pictures", "day.tsv"),
+        ("day.tsv", "weights/sub-01_linear/sequence.safetensors"),
+        outputs=("new/*.npy", "new/*_betas.nii.gz"),
+        free=("day.tsv",),
+    ),
+    Target(
         "weights-list",
         ("weights", "list"),
         ("weights/sub-01_linear", "weights/mapped", "weights/theirs"),

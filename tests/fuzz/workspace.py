@@ -317,6 +317,9 @@ def results(make: _Builder) -> None:
     shutil.copytree(EXAMPLES, make.root / "pictures", ignore=shutil.ignore_patterns("*.md"))
     for path in (make.root / "pictures").iterdir():
         Image.open(path).resize((64, 64)).save(path)
+    shown = [path.name for path in sorted((make.root / "pictures").iterdir())]
+    rows = "".join(f"{1 + t // 6}\t{4 * (t % 6)}\t{shown[t % 4]}\n" for t in range(12))
+    (make.root / "day.tsv").write_text(f"session\tonset\timage\n{rows}")
     for model in ("sub-01", "sub-01_linear", "surf"):
         make.synbrain("synthesize", "pictures", "-m", model, "-n", "3", "--space", "fsaverage5")
     few = ("--draws", "20", "--no-report")

@@ -29,6 +29,11 @@ def test_sessions_and_runs_in_the_order_of_rows(tmp_path):
     assert rows.tolist() == [0, 1, 0, 0]
 
 
+def test_stim_file_of_bids_is_the_image(tmp_path):
+    events = Events.read(write(tmp_path, "onset\tduration\tstim_file\n0\t3\tx.png\n4\t3\ty.png\n"))
+    assert events.images == ["x.png", "y.png"]
+
+
 def test_without_sessions_all_rows_are_one():
     events = Events.of(pd.DataFrame({"image": ["a", "b"]}))
     assert events.sessions == ["1"]

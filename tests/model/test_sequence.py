@@ -77,7 +77,7 @@ def fitted(truth, experiment):
     trials, drift = record(truth, experiment)
     means, order, image = experiment
     residuals = left_by(trials, means, image)
-    return fit_sequence(residuals, order, np.random.default_rng(0)), residuals, drift
+    return fit_sequence(residuals, order), residuals, drift
 
 
 # ------------------------------------------------------------------------------ order
@@ -296,7 +296,7 @@ def test_nothing_is_gained_where_there_is_no_order(experiment, truth, seed):
     where = TrialOrder.of(np.repeat(np.arange(N_SESSIONS), LENGTH), image[shuffled])
     place = np.argsort(shuffled)
     residuals = left_by(trials, means, image)
-    found = fit_sequence(residuals, where.part(place, np.arange(N_IMAGES)), rng)
+    found = fit_sequence(residuals, where.part(place, np.arange(N_IMAGES)))
     assert found.kept == ()
     assert found.sequence.drift.is_nothing
     assert not found.sequence.has_effects
@@ -316,7 +316,7 @@ def test_each_effect_alone_is_told_from_the_others(experiment, truth):
     for name, sequence in alone.items():
         trials, _ = record(sequence, experiment, seed=5)
         residuals = left_by(trials, means, image)
-        found = fit_sequence(residuals, order, np.random.default_rng(0))
+        found = fit_sequence(residuals, order)
         assert found.kept == (name,)
 
 
@@ -331,7 +331,7 @@ def test_presentations_may_be_counted_by_session(experiment, truth):
     effect = truth.effect(order.presentation_in_session, x, np.zeros_like(x))
     trials = x + effect + rng.standard_normal(x.shape)
     residuals = left_by(trials.astype(np.float32), means, image)
-    found = fit_sequence(residuals, order, rng)
+    found = fit_sequence(residuals, order)
     assert found.kept == ("repetition",)
     assert found.sequence.count == "session"
 
@@ -342,4 +342,4 @@ def test_few_trials_are_not_fitted(experiment):
     trials = means[image]
     residuals = Residuals(trials, image, means, plain(N_VOXELS))
     order = TrialOrder.of(np.zeros(120, int), image)
-    assert fit_sequence(residuals, order, np.random.default_rng(0)) is None
+    assert fit_sequence(residuals, order) is None
