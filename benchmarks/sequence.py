@@ -10,8 +10,8 @@ and their variance and autocorrelation compared with those of the recording, bot
 model's mean.
 
 ``effects``: a subject is simulated anew in FOLDER, with effects of repetition (.1 SD of the noise)
-and of the image before (.05); a linear model is trained, and what it found is compared with them.
-The same model is fitted to the trials of every session in a shuffled order.
+and of the image before (.05); a linear model of `gabor` tokens is fitted, and what it found is
+compared with them. The same is fitted to the trials of every session in a shuffled order.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def effects(folder: Path) -> dict[str, Any]:
     """Recover effects that a simulation was given."""
     workspace, run = Workspace(folder), RunContext(progress=Progress())
     config = SimulationConfig(n_subjects=1, repetition=REPETITION, serial=SERIAL)
-    prepare_simulated(Target(workspace, "simulated"), config, run)
+    prepare_simulated(Target(workspace, "simulated", ("gabor",)), config, run)
     subject = workspace.find_subject("1", "simulated", print)
     store = workspace.find_tokens("simulated", None, print)
     examples = load_examples(subject, store)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUIET
 from PIL import Image
+from sealing import reseal_bundle
 
 from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
@@ -16,15 +20,18 @@ from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.experiments.retinotopy import MappingSettings
+from synbrain_cli.io.arrays import save_arrays
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.surface import fsaverage
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
+from synbrain_cli.model.sequence import Sequence
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.localize import localize_prf
 from synbrain_cli.pipeline.plot import Selection, brain_maps
 from synbrain_cli.pipeline.prepare import NSDSource, Target, prepare_nsd, prepare_table
 from synbrain_cli.pipeline.synthesize import Output, synthesize
+from synbrain_cli.pipeline.synthesize_sequence import synthesize_sequence
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import load_examples
@@ -164,6 +171,27 @@ def test_betas_that_were_not_standardised_are_learnt_in_their_own_unit(nowhere):
     assert abs(result.metrics.overall.skill.mean_pattern) < 1e-9
     assert "spikes" in str(result.metrics.units)
     assert list(result.voxels.columns[:1]) == ["ncsnr"]
+
+
+def test_sessions_on_a_surface(on_surface, pictures, tmp_path):
+    bundle = tmp_path / "weights/sub-01"
+    shutil.copytree(on_surface.weights / "sub-01", bundle)
+    readout = load_model(bundle, "cpu").distribution.readout
+    save_arrays(bundle / "sequence.safetensors", Sequence.nothing(readout.noise).arrays())
+    training = json.loads((bundle / "config.json").read_text())["training"]
+    reseal_bundle(bundle, training=training | {"sequence": {"reason": ""}})
+    table = tmp_path / "day.tsv"
+    table.write_text("session\timage\n1\tp00\n1\tp01\n1\tp00\n2\tp00\n")
+    made = synthesize_sequence(
+        *(Workspace(tmp_path), bundle, table, pictures, Drawing(2)),
+        run=RunContext(progress=QUIET),
+    )
+    draws = np.load(made.draws)
+    assert draws.shape == (4, 2, N_VERTICES)
+    assert len(made.files) == 8  # sessions, sequences, hemispheres
+    name = "sub-01_ses-1_hemi-R_space-fsaverage5_desc-draw2_betas.func.gii"
+    values = np.stack([array.data for array in nib.load(made.folder / name).darrays])
+    np.testing.assert_array_equal(values[:, 500:530], draws[:3, 1, 30:])
 
 
 def test_a_subject_on_a_surface(on_surface, pictures):

@@ -303,6 +303,8 @@ def _is_of(path: Path, model: str | None, log: Log) -> bool:
         content = read_json(path)
         if isinstance(content, dict) and content.get("images") is None:
             return False  # settings of another command
+        if isinstance(content, dict) and content.get("kind") == "sequence":
+            return False  # whole sessions, not responses to images
         settings = convert_settings(content, path)
     except SynbrainError as error:
         log(f"passed over: {error}")
