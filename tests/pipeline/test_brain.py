@@ -207,6 +207,7 @@ def bundle(trained, tmp_path):
         "mask.nii.gz",
         "linear.safetensors",
         "readout.safetensors",
+        "sequence.safetensors",
     ],
 )
 def test_truncated_or_changed_files_are_refused(bundle, name):
