@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.fft import dct
 from scipy.stats import t as student
 
-from synbrain_cli.model.readout import NODES, Readout
+from synbrain_cli.model.curve import unbend
+from synbrain_cli.model.readout import Readout
 from synbrain_cli.model.sequence import TrialOrder, standard_mean
 
 FEWEST_BLOCKS = 8  # into which trials are divided, where there are fewer sessions (ours)
@@ -77,9 +78,7 @@ class Residuals:
         scale = np.sqrt(np.maximum(signal + h * noise, 1e-24))[self.image_index]
         standard = (self.trials[:, some] - self.means[self.image_index, some]) / scale
         if not readout.is_straight:
-            curve = readout.curve[:, some]
-            for v in range(standard.shape[1]):
-                standard[:, v] = _unbend(curve[:, v], standard[:, v])
+            standard = unbend(readout.curve[:, some], standard)[0]
         return (standard * scale / np.sqrt(h)[self.image_index]).astype(np.float32)
 
     def standard(self, some: slice) -> NDArray[np.float64]:
@@ -93,12 +92,6 @@ class Residuals:
     def blocks(self) -> list[slice]:
         """Voxels that are computed together."""
         return [slice(v, v + VOXELS) for v in range(0, self.trials.shape[1], VOXELS)]
-
-
-def _unbend(curve: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Undo Q of one voxel (n_nodes,): beyond the nodes it goes on with slope 1."""
-    inside = np.interp(t, curve, NODES)
-    return inside + np.minimum(t - curve[0], 0) + np.maximum(t - curve[-1], 0)
 
 
 @dataclass(frozen=True)
