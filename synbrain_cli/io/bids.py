@@ -24,6 +24,7 @@ NOT_BIDS = {
     "Pictures and pages": ("*.png", "*.svg", "*.pdf", "*.html", "figures"),
     "Records and tables of the command, described in docs/file-format.md": (
         *("/settings.json", "/config.json", "/contrast.json", "/categories.json", "/prf.json"),
+        "/events.tsv",
         *("/selection.json", "/images.tsv", "/voxels.tsv", "/regions.tsv", "/power.tsv"),
         *("/power_images.tsv", "/prf.tsv", "/selection.tsv", "/conditions.tsv", "/card.md"),
     ),

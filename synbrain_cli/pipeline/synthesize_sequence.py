@@ -26,7 +26,7 @@ from synbrain_cli.brain.sequence import (
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.arrays import map_array
-from synbrain_cli.io.bids import derivative_description
+from synbrain_cli.io.bids import Derivative, func_folder, write_derivative
 from synbrain_cli.io.events import ADDED, Events
 from synbrain_cli.io.files import (
     array_header,
@@ -35,7 +35,6 @@ from synbrain_cli.io.files import (
     sha256,
     versions,
     write_at,
-    write_json,
 )
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.responses import ResponseImage, SequenceSettings, SequenceSidecar
@@ -109,8 +108,8 @@ class _Task:
 
     @property
     def array(self) -> str:
-        """Name of the array of draws."""
-        return f"{self.prefix}_desc-draws_betas.npy"
+        """Path of the array of draws in the folder."""
+        return f"{self.prefix}/func/{self.prefix}_desc-draws_betas.npy"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -125,7 +124,11 @@ class _Task:
             trials = slice(first, first + int(length))
             first += int(length)
             for k in range(self.drawing.n_draws):
-                yield f"{self.prefix}_ses-{label}_desc-draw{k + 1}_betas", trials, k
+                yield (
+                    f"{self.prefix}/func/{self.prefix}_ses-{label}_desc-draw{k + 1}_betas",
+                    trials,
+                    k,
+                )
 
 
 def synthesize_sequence(
@@ -190,6 +193,7 @@ def synthesize_sequence(
         if work.is_finished:
             run.progress.info(f"{folder}: already there, made with the same settings")
             return _result(task, folder)
+        func_folder(work.partial, brain.subject).mkdir(parents=True, exist_ok=True)
         _require_disk(task, work)
 
         # Predict the mean response to every image
@@ -402,14 +406,22 @@ def _write_records(task: _Task, drawer: SequenceDrawer, folder: Path, command: s
     )
     # Those of maps hold for every session, by BIDS's inheritance principle
     maps = [f"draw{k + 1}" for k in range(drawing.n_draws)] if task.maps else []
+    func = func_folder(folder, task.brain.subject)
     for name in ("draws", *maps):
-        write_record(folder / f"{task.prefix}_desc-{name}_betas.json", sidecar)
-    write_json(
-        folder / "dataset_description.json",
-        derivative_description(f"Sessions synthesized by {task.brain.name}", task.brain.simulated),
+        write_record(func / f"{task.prefix}_desc-{name}_betas.json", sidecar)
+    write_derivative(
+        folder,
+        Derivative(
+            f"Sessions synthesized by {task.brain.name}",
+            config.simulated,
+            "Single trials of whole sessions in order: a row of `events.tsv` is a trial, a draw "
+            "is a sequence of all sessions.",
+            {task.brain.folder: config.fingerprint},
+            (config.dataset,),
+        ),
     )
 
 
 def _result(task: _Task, folder: Path) -> SequenceResult:
-    files = sorted(folder.glob(f"{task.prefix}_ses-*_betas.*"))
+    files = sorted(func_folder(folder, task.brain.subject).glob(f"{task.prefix}_ses-*_betas.*"))
     return SequenceResult(folder, folder / task.array, folder / "events.tsv", files)

@@ -30,7 +30,7 @@ BUNDLES = (
         ("synthesize", "pictures", "--sequence", "day.tsv", "-m", "sub-01_linear", "-o", "new"),
         ("weights/sub-01_linear", "pictures", "day.tsv"),
         ("day.tsv", "weights/sub-01_linear/sequence.safetensors"),
-        outputs=("new/*.npy", "new/*_betas.nii.gz"),
+        outputs=("new/sub-*/func/*.npy", "new/sub-*/func/*_betas.nii.gz"),
         free=("day.tsv",),
     ),
     Target(

@@ -190,7 +190,7 @@ def test_sessions_on_a_surface(on_surface, pictures, tmp_path):
     assert draws.shape == (4, 2, N_VERTICES)
     assert len(made.files) == 8  # sessions, sequences, hemispheres
     name = "sub-01_ses-1_hemi-R_space-fsaverage5_desc-draw2_betas.func.gii"
-    values = np.stack([array.data for array in nib.load(made.folder / name).darrays])
+    values = np.stack([array.data for array in nib.load(made.draws.parent / name).darrays])
     np.testing.assert_array_equal(values[:, 500:530], draws[:3, 1, 30:])
 
 

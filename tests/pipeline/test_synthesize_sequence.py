@@ -86,7 +86,10 @@ def test_sessions_as_typed(synbrain, place, tmp_path):
     assert code == 0, err
     folder = tmp_path / "out"
     printed = out.splitlines()
-    assert printed[:2] == [str(folder / "sub-01_desc-draws_betas.npy"), str(folder / "events.tsv")]
+    assert printed[:2] == [
+        str(folder / "sub-01/func/sub-01_desc-draws_betas.npy"),
+        str(folder / "events.tsv"),
+    ]
     draws = np.load(printed[0])
     assert draws.shape[:2] == (48, 2)
     assert draws.dtype == np.float32
@@ -97,14 +100,14 @@ def test_sessions_as_typed(synbrain, place, tmp_path):
     assert (events.groupby("session")["presentation_in_session"].max() <= 8).all()
     model = load_model(place / "weights/sub-01_linear", "cpu")
     for k in range(2):
-        first = nib.load(folder / f"sub-01_ses-a_desc-draw{k + 1}_betas.nii.gz")
-        second = nib.load(folder / f"sub-01_ses-b_desc-draw{k + 1}_betas.nii.gz")
+        first = nib.load(folder / f"sub-01/func/sub-01_ses-a_desc-draw{k + 1}_betas.nii.gz")
+        second = nib.load(folder / f"sub-01/func/sub-01_ses-b_desc-draw{k + 1}_betas.nii.gz")
         assert (first.shape[3], second.shape[3]) == (20, 28)
         expected = model.to_nifti(draws[20:, k])
         np.testing.assert_array_equal(second.get_fdata(), expected.get_fdata())
         np.testing.assert_array_equal(second.affine, expected.affine)
-        assert (folder / f"sub-01_desc-draw{k + 1}_betas.json").exists()
-    sidecar = json.loads((folder / "sub-01_desc-draws_betas.json").read_text())
+        assert (folder / f"sub-01/func/sub-01_desc-draw{k + 1}_betas.json").exists()
+    sidecar = json.loads((folder / "sub-01/func/sub-01_desc-draws_betas.json").read_text())
     assert sidecar["Modelled"] == ["drift", "repetition", "serial"]
     assert sidecar["DriftTimeConstant"] == 20
     assert sidecar["Simulated"] is True
@@ -119,7 +122,7 @@ def test_sessions_as_typed(synbrain, place, tmp_path):
 def test_table_with_paths_needs_no_images(synbrain, place, tmp_path):
     code, _, err = typed(synbrain, place, tmp_path, "--no-maps", table="paths.csv", images=False)
     assert code == 0, err
-    assert not list((tmp_path / "out").glob("*.nii.gz"))
+    assert not list((tmp_path / "out").rglob("*.nii.gz"))
 
 
 def test_draws_have_the_effects_of_the_model(place):
@@ -189,8 +192,9 @@ def test_a_stopped_run_goes_on(synbrain, place, tmp_path, monkeypatch):
     code, _, err = typed(synbrain, place, tmp_path / "again", "--samples", "2")
     assert code == 0, err
     assert drawn == list(range(30, 48))
-    for path in (tmp_path / "whole/out").glob("sub-*.n*"):
-        assert path.read_bytes() == (tmp_path / "again/out" / path.name).read_bytes()
+    for path in (tmp_path / "whole/out/sub-01/func").glob("sub-*.n*"):
+        again = tmp_path / "again/out/sub-01/func" / path.name
+        assert path.read_bytes() == again.read_bytes()
 
 
 @pytest.mark.parametrize(
