@@ -153,10 +153,11 @@ def test_single_trials_vary_as_those_of_ordinary_draws(place):
     """Drift and rest together are the trial noise; without effects on the mean, to the letter."""
     model = load_model(place / "weights/sub-01_linear", "cpu")
     table = pd.DataFrame({"image": ["im0", "im1"]})
-    ordered = model.draw_sequence(table, place / "images", 600, signal="fresh", unit="z")
-    alone = model.draw(place / "images", 600, signal="fresh", unit="z")[:2]
+    ordered = model.draw_sequence(table, place / "images", 3000, signal="fresh", unit="z")
+    alone = model.draw(place / "images", 3000, signal="fresh", unit="z")[:2]
     ratio = ordered.var(1) / alone.var(1)
-    assert abs(np.median(ratio) - 1) < 0.05
+    # The drift is one course of all voxels: their variances err together, by some 3 %
+    assert abs(np.median(ratio) - 1) < 0.1
 
 
 def test_a_sequence_does_not_depend_on_the_others(place):
