@@ -34,7 +34,7 @@ from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.curve import straight
 from synbrain_cli.model.density import TrialDensity
 from synbrain_cli.model.linear import LinearEncoder
-from synbrain_cli.model.readout import Readout, fit_separated
+from synbrain_cli.model.readout import Readout, Together, fit_separated
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import SubjectExamples, load_examples
@@ -145,7 +145,11 @@ def candidates(seen: Data, unseen: Data) -> dict[str, Candidate]:
     noise = Readout.gaussian(np.square(seen.trials - pattern).mean(0))
     full, plain = (
         fit_separated(
-            seen.trials, seen.index, seen.means, np.random.default_rng(0), regions=regions
+            seen.trials,
+            seen.index,
+            seen.means,
+            np.random.default_rng(0),
+            together=Together(tuple(regions)),
         )[0]
         for regions in (seen.regions, [])
     )
@@ -213,7 +217,11 @@ def smooth(seen: Data, full: Readout) -> Readout:
     inner = np.arange(len(seen.means)) % 5 > 0
     part, rest = seen.of(np.flatnonzero(inner)), seen.of(np.flatnonzero(~inner))
     fitted, _ = fit_separated(
-        part.trials, part.index, part.means, np.random.default_rng(0), regions=part.regions
+        part.trials,
+        part.index,
+        part.means,
+        np.random.default_rng(0),
+        together=Together(tuple(part.regions)),
     )
     best, chosen = -np.inf, None
     for length in LENGTHS:

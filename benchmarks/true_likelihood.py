@@ -33,7 +33,7 @@ from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.density import TrialDensity
-from synbrain_cli.model.readout import Readout, fit_separated
+from synbrain_cli.model.readout import Readout, Together, fit_separated
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import load_examples
@@ -131,7 +131,9 @@ def fit_around_truth(truth: Truth, subject: PreparedSubject, examples) -> Readou
     means = truth.driven[truth.rows(images)].astype(np.float32)
     both, regions = examples.both, examples.regions.values()
     generator = np.random.default_rng(0)
-    return fit_separated(both.betas, both.image_index, means, generator, regions=regions)[0]
+    return fit_separated(
+        both.betas, both.image_index, means, generator, together=Together(tuple(regions))
+    )[0]
 
 
 def distributions(

@@ -85,13 +85,10 @@ def print_evaluation(metrics: EvaluationRecord, rois: bool) -> None:
 
 def _heading(metrics: EvaluationRecord) -> str:
     """What was scored, on what."""
-    from msgspec import UNSET
-
     from synbrain_cli.config import trials_name
 
-    folds = "" if metrics.folds is UNSET else f", held out in {metrics.folds.n_folds} folds"
     return (
-        f"{metrics.model}: {metrics.n_test_images:,} test images{folds}, "
+        f"{metrics.model}: {metrics.tested}, "
         f"{metrics.n_test_trials:,} {trials_name(metrics.averaged_over)}, "
         f"{metrics.n_voxels:,} voxels{'; simulated' if metrics.simulated else ''}"
     )

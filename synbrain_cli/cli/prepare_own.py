@@ -106,8 +106,14 @@ AveragedOverOption = Annotated[
     ),
 ]
 TableSplitOption = Annotated[
-    Path | None, typer.Option(help="Table of image and split (train, val or test).")
+    Path | None,
+    typer.Option(
+        metavar="TABLE|leave-out",
+        help="Table of image and split (train, val or test); or leave-out: no fixed test images, "
+        "as for tens of images: evaluate leaves out each image or group in turn.",
+    ),
 ]
+LEAVE_OUT = Path("leave-out")  # in place of a table of splits
 
 
 @app.command("table")
@@ -175,10 +181,11 @@ def table(
             divide_by=divide_by,
             averaged_over=averaged_over,
             standardize=standardize,
-            split=split,
+            split=None if split == LEAVE_OUT else split,
             test_share=test,
             validation_share=validation,
             seed=seed,
+            leave_out=split == LEAVE_OUT,
         )
         result = prepare_table(target, experiment, subject, run)
     if run.processes.is_main:
@@ -281,10 +288,11 @@ def glmsingle(
             image_column=image_column,
             space=space,
             standardize=standardize,
-            split=split,
+            split=None if split == LEAVE_OUT else split,
             test_share=test,
             validation_share=validation,
             seed=seed,
+            leave_out=split == LEAVE_OUT,
         )
         return prepare_glmsingle(own, fits, subject, run)
 

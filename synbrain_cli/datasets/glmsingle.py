@@ -24,6 +24,7 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import is_simulated, sha256
 from synbrain_cli.io.glmsingle import DESIGN, SUFFIXES, GLMsingleDesign, GLMsingleFit
 from synbrain_cli.io.prepared import Origin, PreparedSubject
+from synbrain_cli.io.prepared_tables import GROUP, SPLITS
 from synbrain_cli.io.prepared_writer import PreparedWriter
 from synbrain_cli.io.tables import has_no_value, missing_column, read_table, row_in, whole_numbers
 from synbrain_cli.io.volume import read_3d
@@ -68,7 +69,7 @@ class Fits:
         Volume on the grid of the betas, above 0 in the voxels to model.
     rois : tuple of (name, path)
         Volumes on that grid.
-    image_column, space, standardize, split, test_share, validation_share, seed
+    image_column, space, standardize, split, test_share, validation_share, seed, leave_out
         As in `synbrain_cli.datasets.table_experiment.Experiment`.
 
     Raises
@@ -91,6 +92,7 @@ class Fits:
     test_share: float = 0.15
     validation_share: float = 0.1
     seed: int = 0
+    leave_out: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.conditions) == bool(self.trials):
@@ -408,7 +410,8 @@ def prepare_fits(
     progress = progress or Progress(quiet=True)
     table = FitTrials.of(fits)
     split, shown = table.splits(progress.info), table.table["image"].to_numpy(str)
-    check_splits(split, shown, table.split_advice)
+    needed = SPLITS if (split == "test").any() or not table.may_leave_out else SPLITS[:2]
+    check_splits(split, shown, table.split_advice, table.group_of, needed)
     volume = None
     if fits.mask is not None:
         values, image = read_3d(fits.mask)
@@ -436,6 +439,8 @@ def prepare_fits(
             "split": split,
         }
     )
+    if table.group_of:
+        trials[GROUP] = [table.group_of[image] for image in trials["image"]]
     options = {"subject": subject, **fits.options()}
     with PreparedWriter(folder, options, trials, n_voxels, fits.standardize, progress) as writer:
         sessions = table.sessions()

@@ -1,9 +1,9 @@
-"""Splits of trials into training, validation and test trials, always by image."""
+"""Splits of trials into training, validation and test trials, always by image or by group."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +11,30 @@ import pandas as pd
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import SUFFIXES
+from synbrain_cli.groups import images_of_groups, number_groups, with_their_groups
 from synbrain_cli.io.prepared_tables import SPLITS
 from synbrain_cli.io.tables import read_table, row_in
 
-LEAST = 2  # images of each split: with one, nothing varies over images
+LEAST = 2  # images or groups of each split: with one, nothing varies over images
+LEAST_IN_ALL = LEAST * len(SPLITS)
+LEAST_TESTED = 4  # images or groups of a test set: fewer cannot be scored
 
 
-def draw_images(images: Collection[str], share: float, seed: int, what: str = "") -> set[str]:
+def draw_images(
+    images: Collection[str],
+    share: float,
+    seed: int,
+    what: str = "",
+    group_of: Mapping[str, str] | None = None,
+) -> set[str]:
     """Select a random share of images (ours).
 
     Every image has a hash of its name and the seed, and those of the lowest are selected: exactly
     the share, rounded, and `LEAST` at least. Additional images or sessions therefore only add
     images to the end of the selection among the others, or take some from it.
+
+    Groups are selected whole, by the hash of the group's name, until there are as many images;
+    `LEAST` groups at least.
 
     Parameters
     ----------
@@ -33,18 +45,30 @@ def draw_images(images: Collection[str], share: float, seed: int, what: str = ""
     seed : int
     what : str
         Purpose of the selection. Selections for different purposes are independent.
+    group_of : mapping of str to str, optional
+        Name of an image → name of its group; by default every image stands alone.
 
     Returns
     -------
     set of str
     """
     key = f"{what}{seed}"
-    hashes = {
-        image: int.from_bytes(hashlib.sha256(f"{key}/{image}".encode()).digest()[:8]) / 2**64
-        for image in images
-    }
-    count = max(LEAST, int(share * len(hashes) + 0.5)) if share > 0 else 0
-    return set(sorted(hashes, key=lambda image: (hashes[image], image))[:count])
+
+    def in_random_order(names: Collection[str]) -> list[str]:
+        digests = {name: hashlib.sha256(f"{key}/{name}".encode()).digest() for name in names}
+        hashes = {name: int.from_bytes(digest[:8]) / 2**64 for name, digest in digests.items()}
+        return sorted(hashes, key=lambda name: (hashes[name], name))
+
+    count = max(LEAST, int(share * len(images) + 0.5)) if share > 0 else 0
+    if not group_of:
+        return set(in_random_order(images)[:count])
+    whole = images_of_groups({image: group_of[image] for image in images})
+    chosen: set[str] = set()
+    for n_chosen, group in enumerate(in_random_order(whole) if count else []):
+        if len(chosen) >= count and n_chosen >= LEAST:
+            break
+        chosen.update(whole[group])
+    return chosen
 
 
 def split_trials(
@@ -54,6 +78,7 @@ def split_trials(
     *,
     share: float = 0.1,
     seed: int = 0,
+    group_of: Mapping[str, str] | None = None,
 ) -> np.ndarray:
     """Assign each trial to a split by the image that was shown.
 
@@ -68,14 +93,22 @@ def split_trials(
         Share of validation images among those that are not test images (default ours).
     seed : int
         Seed of that selection.
+    group_of : mapping of str to str, optional
+        Name of an image → name of its group, of which all images are in one split: those of a
+        group with a test image are test images, those of one with a validation image are
+        validation images.
 
     Returns
     -------
     array of str of shape (n_trials,)
         "train", "val" or "test".
     """
+    group_of = group_of or {}
+    test = with_their_groups(test, group_of)
     if not validation:
-        validation = draw_images({str(image) for image in shown} - set(test), share, seed)
+        others = {str(image) for image in shown} - test
+        validation = draw_images(others, share, seed, group_of=group_of)
+    validation = with_their_groups(validation, group_of)
     split = np.full(len(shown), "train", dtype="U5")
     split[np.isin(shown, list(validation))] = "val"
     split[np.isin(shown, list(test))] = "test"
@@ -139,8 +172,14 @@ def _without_suffix(image: str) -> str:
     return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 
-def check_splits(split: np.ndarray, shown: np.ndarray, advice: str) -> None:
-    """Check that there are training, validation and test images, `LEAST` of each.
+def check_splits(
+    split: np.ndarray,
+    shown: np.ndarray,
+    advice: str,
+    group_of: Mapping[str, str] | None = None,
+    needed: Collection[str] = SPLITS,
+) -> None:
+    """Check that there are training, validation and test images, `LEAST` of each; or groups.
 
     Parameters
     ----------
@@ -148,21 +187,32 @@ def check_splits(split: np.ndarray, shown: np.ndarray, advice: str) -> None:
         Split and image of each trial.
     advice : str
         Where the splits come from and what the user can do otherwise, for the message.
+    group_of : mapping of str to str, optional
+        Name of an image → name of its group.
+    needed : collection of str
+        Splits that images are needed in.
 
     Raises
     ------
     InputError
-        When a split has no image, or only one.
+        When a split has no image or group, or only one.
     """
-    counts = pd.DataFrame({"image": shown, "split": split}).groupby("split")["image"].nunique()
-    few = {part: int(counts.get(part, 0)) for part in SPLITS if counts.get(part, 0) < LEAST}
+    names, unit = np.asarray(shown, str), "image"
+    if group_of and number_groups(np.unique(names), group_of) is not None:
+        names, unit = np.array([group_of[name] for name in names]), "group"
+    counts = pd.DataFrame({"name": names, "split": split}).groupby("split")["name"].nunique()
+    few = {part: int(counts.get(part, 0)) for part in needed if counts.get(part, 0) < LEAST}
     if few:
         found = " and ".join(f"{n or 'no'} {_WORDS[part]}" for part, n in few.items())
+        *words, last = (_WORDS[part] for part in needed)
         raise InputError(
-            f"{found} image among the "
-            f"{len(np.unique(shown))} images shown: expected {LEAST} or more images for each of "
-            f"training, validation and test, {LEAST * len(SPLITS)} in all: {advice}"
+            f"{found} {unit} among the "
+            f"{len(np.unique(names))} {unit}s shown: expected {LEAST} or more {unit}s for each of "
+            f"{', '.join(words)} and {last}, {LEAST_IN_ALL} in all: {advice}"
         )
+    n_shown = len(np.unique(names))
+    if n_shown < LEAST_IN_ALL:
+        raise InputError(f"{n_shown} {unit}s shown: expected {LEAST_IN_ALL} or more: {advice}")
 
 
 _WORDS = {"train": "training", "val": "validation", "test": "test"}

@@ -22,6 +22,7 @@ from synbrain_cli.datasets.table_trials import TrialTable
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import is_simulated
 from synbrain_cli.io.prepared import Origin, PreparedSubject
+from synbrain_cli.io.prepared_tables import GROUP, SPLITS
 from synbrain_cli.io.prepared_writer import PreparedWriter
 from synbrain_cli.progress import Progress
 
@@ -59,7 +60,8 @@ def prepare_experiment(
     counts = responses.rows_of_files(len(table.table))
     split = table.splits(progress.info)
     shown = table.table["image"].to_numpy(str)
-    check_splits(split, shown, table.split_advice)
+    needed = SPLITS if (split == "test").any() or not table.may_leave_out else SPLITS[:2]
+    check_splits(split, shown, table.split_advice, table.group_of, needed)
     voxels, resamplings = responses.voxel_table(), responses.resamplings()
     session = table.table["session"].to_numpy()
     order = np.argsort(session, kind="stable")
@@ -72,6 +74,8 @@ def prepare_experiment(
             "split": split[order],
         }
     )
+    if table.group_of:
+        trials[GROUP] = [table.group_of[image] for image in trials["image"]]
     options = {"subject": subject, **experiment.options()}
     with PreparedWriter(
         folder, options, trials, responses.n_voxels, experiment.standardize, progress

@@ -33,7 +33,8 @@ class Experiment:
     trials : path, or tuple of paths
         Table (.tsv, .csv), or several tables that are concatenated, with one row per trial in the
         order of the responses. Columns are ``image``, and optionally ``session`` (whole numbers
-        from 1), ``repeat`` and ``split`` (train, val, test); others are ignored.
+        from 1), ``repeat``, ``split`` (train, val, test) and ``group`` (what the image belongs to:
+        an object, scene, film or photograph); others are ignored.
     images : path, optional
         Folder of the images, which the table names with or without their suffix; None where only
         their tokens are known.
@@ -64,6 +65,8 @@ class Experiment:
         Standardisation, as in `synbrain_cli.io.prepared_writer.PreparedWriter`.
     split : path, optional
         List of splits (`synbrain_cli.datasets.splits.read_split_list`).
+    leave_out : bool
+        No fixed test images: an evaluation leaves out images or groups by turns.
     test_share, validation_share : float
         Shares of test and validation images, where neither table nor list defines them (ours).
     seed : int
@@ -93,6 +96,7 @@ class Experiment:
     test_share: float = 0.15
     validation_share: float = 0.1
     seed: int = 0
+    leave_out: bool = False
 
     def __post_init__(self) -> None:
         self._check_options()
@@ -106,6 +110,8 @@ class Experiment:
 
     def _check_options(self) -> None:
         """Raise an `InputError` when options do not go together."""
+        if self.leave_out and self.split is not None:
+            raise InputError("--split: expected leave-out or a table of splits, found both")
         if bool(self.responses) == bool(self.left or self.right):
             raise InputError("expected either --responses, or --left and --right for surfaces")
         if len(self.left) != len(self.right):
@@ -175,6 +181,8 @@ class Experiment:
     def options(self) -> dict[str, Any]:
         """Return the options on which the content depends, with checksums of files."""
         options = {k: v for k, v in asdict(self).items() if k not in ("responses", "left", "right")}
+        if not self.leave_out:  # subjects that were prepared before there was the choice
+            del options["leave_out"]
         for name in ("voxels", "split"):
             if options[name] is not None:
                 options[name] = f"{options[name].name} (sha256 {sha256(options[name])})"

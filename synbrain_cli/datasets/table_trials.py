@@ -12,10 +12,17 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.datasets.splits import draw_images, read_split_list, split_trials
+from synbrain_cli.datasets.splits import (
+    LEAST_IN_ALL,
+    LEAST_TESTED,
+    draw_images,
+    read_split_list,
+    split_trials,
+)
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.images import SUFFIXES, read_image
-from synbrain_cli.io.prepared_tables import SPLITS
+from synbrain_cli.groups import count_groups, number_groups, with_their_groups
+from synbrain_cli.io.prepared_tables import GROUP, SPLITS, groups_of
 from synbrain_cli.io.tables import has_no_value, missing_column, read_table, row_in, whole_numbers
 from synbrain_cli.labels import image_stem
 from synbrain_cli.paths import require_folder
@@ -62,6 +69,10 @@ class Shown(Protocol):
     def seed(self) -> int:
         """Seed of their choice."""
 
+    @property
+    def leave_out(self) -> bool:
+        """Whether there are no fixed test images."""
+
 
 @dataclass(frozen=True)
 class TrialTable:
@@ -93,10 +104,10 @@ class TrialTable:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The checked table, in its own order: ``image``, ``session``, ``repeat`` and ``split``.
+        """The checked table, in its own order: image, session, repeat, split and group.
 
         Images are named without folder and suffix. ``repeat`` is 0, and ``split`` empty, where the
-        table does not have the column.
+        table does not have the column; there is no ``group`` where it does not have that.
 
         Raises
         ------
@@ -135,7 +146,7 @@ class TrialTable:
         repeat: Any = 0
         if _is_given(table, "repeat"):
             repeat = whole_numbers(table["repeat"], self.row)
-        return pd.DataFrame(
+        checked = pd.DataFrame(
             {
                 "image": [names[value] for value in table[column]],
                 "session": session,
@@ -143,6 +154,23 @@ class TrialTable:
                 "split": table["split"] if _is_given(table, "split") else "",
             }
         )
+        return checked.assign(group=table[GROUP].str.strip()) if GROUP in table else checked
+
+    @cached_property
+    def group_of(self) -> dict[str, str]:
+        """Name of each image → name of its group; empty where every image stands alone.
+
+        Raises
+        ------
+        InputError
+            A cell is empty, an image is in two groups, or a group in two splits of the table.
+        """
+        table = self.table
+        if not self._splits_are_given:
+            table = table.assign(split="")
+        table = table.assign(split=table["split"].replace({"validation": "val"}))
+        advice = f"remove the column {GROUP}, if it is of something else"
+        return groups_of(table, self.experiment.table_names, self.row, advice)
 
     def _names_of(self, values: pd.Series) -> dict[str, str]:
         """Return the name of the image of each value: without folder and suffix."""
@@ -332,26 +360,72 @@ class TrialTable:
             test, validation = read_split_list(experiment.split, shown)
         else:
             validation = set()
-            counts = table.groupby("image").size()
-            often = counts[counts >= OFTEN * counts.median()]
-            if len(often) >= N_OFTEN and len(often) < len(counts) / 2:
-                test = set(often.index)
-                log(f"test images: the {len(test)} shown {often.min()} times or more (--split)")
-            else:
-                test = draw_images(set(shown), experiment.test_share, experiment.seed, "test")
-                log(f"test images: {len(test)} of {len(counts)}, random (--test, --split)")
-        return split_trials(
+            test = set() if experiment.leave_out else self._chosen_test_images(log)
+            if not test:
+                log(f"no fixed test images: `synbrain evaluate` leaves out {self._unit}s by turns")
+        split = split_trials(
             shown,
             test,
             validation,
             share=experiment.validation_share,
             seed=experiment.seed,
+            group_of=self.group_of,
         )
+        if experiment.split is not None and self.group_of:
+            self._check_list(test, validation)
+        return split
+
+    @property
+    def _unit(self) -> str:
+        return "group" if self.group_of else "image"
+
+    def _chosen_test_images(self, log: Callable[[str], None]) -> set[str]:
+        """Choose test images; none where they would be too few to score."""
+        experiment, group_of = self.experiment, self.group_of
+        counts = self.table.groupby("image").size()
+        images = set(counts.index)
+        often = counts[counts >= OFTEN * counts.median()]
+        meant = with_their_groups(set(often.index), group_of)
+        if len(often) >= N_OFTEN and len(meant) < len(counts) / 2:
+            log(f"test images: the {len(meant)} shown {often.min()} times or more (--split)")
+            return meant
+        test = draw_images(images, experiment.test_share, experiment.seed, "test", group_of)
+        tested, every = (
+            count_groups(len(some), number_groups(some, group_of)) for some in (test, images)
+        )
+        if tested < LEAST_TESTED and every >= LEAST_IN_ALL:
+            log(
+                f"{experiment.test_share:.0%} of the {every} {self._unit}s are {tested}, and no "
+                f"score over fewer than {LEAST_TESTED} means anything (more with --test)"
+            )
+            return set()
+        what = f"{tested} of {every} groups of " if group_of else ""
+        log(f"test images: {what}{len(test)} of {len(counts)}, random (--test, --split)")
+        return test
+
+    def _check_list(self, test: set[str], validation: set[str]) -> None:
+        """Refuse a list of splits that tears a group of images apart."""
+        for name, some in (("test", test), ("val", validation)):
+            torn = sorted(with_their_groups(some, self.group_of) - some)
+            if torn:
+                group = self.group_of[torn[0]]
+                raise InputError(
+                    f"{self.experiment.split}: {torn[0]} is not in the split {name}, but another "
+                    f"image of its group {group} is: a model would be tested on images like those "
+                    "that it was trained on; give all images of a group one split, or remove the "
+                    f"column {GROUP} of {self.experiment.table_names}"
+                )
 
     @property
     def _splits_are_given(self) -> bool:
         """Whether the table itself says which split each trial belongs to."""
-        return self.experiment.split is None and bool((self.table["split"] != "").any())
+        given = self.experiment.split is None and not self.experiment.leave_out
+        return given and bool((self.table["split"] != "").any())
+
+    @property
+    def may_leave_out(self) -> bool:
+        """Whether there may be no test images: nobody named any."""
+        return self.experiment.split is None and not self._splits_are_given
 
     @property
     def split_advice(self) -> str:
@@ -363,7 +437,10 @@ class TrialTable:
             )
         if self.experiment.split is not None:
             return f"name more in the column split of {self.experiment.split} (--split)"
-        return "draw more with --test and --validation, or name them with --split"
+        return (
+            "draw more with --test and --validation, name them with --split, or have no fixed test "
+            "images (--split leave-out)"
+        )
 
     def _given_splits(self) -> np.ndarray:
         experiment = self.experiment
@@ -387,6 +464,7 @@ class TrialTable:
                 set(self.table["image"][split == "train"]),
                 experiment.validation_share,
                 experiment.seed,
+                group_of=self.group_of,
             )
             split[np.isin(self.table["image"].to_numpy(str), list(chosen)) & (split == "train")] = (
                 "val"

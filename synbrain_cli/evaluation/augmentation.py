@@ -27,7 +27,8 @@ from synbrain_cli.evaluation.augmented_decoder import (
     identify,
 )
 from synbrain_cli.evaluation.augmented_trials import RealTrials, Synthesized
-from synbrain_cli.evaluation.test_set import TestSet, derangement
+from synbrain_cli.evaluation.test_set import TestSet
+from synbrain_cli.groups import Groups, derangement
 from synbrain_cli.io.results.augmentation import AugmentedDecoder, BestOnTest, GainedScore
 from synbrain_cli.io.results.record import Result
 from synbrain_cli.metrics.bootstrap import Bootstrap
@@ -192,6 +193,7 @@ def fit_planned(
     task: DecodingTask,
     responses: Callable[[], tuple[Synthesized, Synthesized]],
     seed: int,
+    groups: Groups | None = None,
 ) -> FittedDecoder:
     """Fit one decoder.
 
@@ -202,9 +204,12 @@ def fit_planned(
     responses : callable
         Returns the synthesized trials, by the model and by the model without its validation images.
     seed : int
+    groups : int array of shape (n_new_images,), optional
+        Groups of the new images, within which none stands for another where they are shuffled.
     """
     final, choosing = responses()
-    order = derangement(plan.n_images, np.random.default_rng([seed, 1, plan.number]))
+    own = None if groups is None else groups[: plan.n_images]
+    order = derangement(plan.n_images, np.random.default_rng([seed, 1, plan.number]), own)
     choosing_rows, final_rows = (
         synthesized.rows(plan.condition, plan.n_synthesized, order)
         for synthesized in (choosing, final)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from synbrain_cli.brain.images import token_digest
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.augmented_decoder import Rows
 from synbrain_cli.evaluation.retrieval import FeatureSpace
+from synbrain_cli.groups import number_groups, with_their_groups
 from synbrain_cli.io.prepared import PreparedSubject, Trials
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.metrics.accuracy import average_repeats
@@ -39,12 +40,15 @@ class RealTrials:
     image_index : int array of shape (n_trials,)
         Row of ``images`` that each trial shows.
     validation : boolean array of shape (n_trials,)
+    group_of : mapping of str to str
+        Name of an image → name of its group; empty where every image stands alone.
     """
 
     betas: np.ndarray
     images: np.ndarray
     image_index: np.ndarray
     validation: np.ndarray
+    group_of: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_validation_images(self) -> int:
@@ -83,7 +87,8 @@ def training_trials(brain: Brain, subject: PreparedSubject) -> RealTrials:
         betas = (subject.recorded(trials) - brain.response_mean) / brain.response_sd
     else:
         betas = brain.standardize(betas)
-    real = RealTrials(betas.astype(np.float32), images, index, (table["split"] == "val").to_numpy())
+    validation = (table["split"] == "val").to_numpy()
+    real = RealTrials(betas.astype(np.float32), images, index, validation, subject.groups)
     n_train, n_validation = real.n_train_images, real.n_validation_images
     if n_train < MIN_TRAIN or n_validation < MIN_VALIDATION:
         raise InputError(
@@ -102,19 +107,22 @@ def new_images(
     store: TokenStore,
     real: RealTrials,
     test_images: Iterable[str],
+    group_of: Mapping[str, str],
     generator: np.random.Generator,
 ) -> list[str]:
     """Return the images to synthesize responses to, in random order.
 
     They are neither of the real trials nor of the test, under another name either, where the store
-    knows the pixels.
+    knows the pixels; and of no group of a test or validation image.
 
     Raises
     ------
     InputError
         Fewer than two.
     """
-    seen = {*real.images, *test_images}
+    validating = real.images[np.unique(real.image_index[real.validation])]
+    held_out = {*map(str, test_images), *map(str, validating)}
+    seen = {*real.images, *with_their_groups(held_out, group_of)}
     names, digests = store.images, store.digests
     pixels = {d for name, d in zip(names, digests, strict=True) if name in seen and d}
     new = [
@@ -168,11 +176,13 @@ class ModelWithoutValidation:
         averages, index, _ = average_repeats(real.betas[train], real.image_index[train])
         images = real.images[index]
         tokens = standard_tokens(store, images, brain.predictors.scaler)
-        linear, _ = fit_linear(tokens, averages, np.random.default_rng([seed, 2]))
+        groups = number_groups(images, real.group_of)
+        linear, _ = fit_linear(tokens, averages, np.random.default_rng([seed, 2]), groups=groups)
         adapter = None
         if brain.predictors.transfer is not None:
             known = gather_evidence(brain.predictors.transfer.evidence, tokens)
-            adapter, _ = fit_adapter(*known, averages, np.random.default_rng([seed, 3]))
+            generator = np.random.default_rng([seed, 3])
+            adapter, _ = fit_adapter(*known, averages, generator, groups=groups)
         return cls(brain, linear, adapter)
 
     def means(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:

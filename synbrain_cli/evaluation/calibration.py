@@ -28,7 +28,7 @@ from synbrain_cli.io.results.evaluation import (
     LatentNoiseFactor,
     PITHistograms,
 )
-from synbrain_cli.io.results.record import Number, Result, finite
+from synbrain_cli.io.results.record import Interval, Number, Result, finite
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.calibration import LEVELS, Ensemble
 from synbrain_cli.metrics.missing import known_median
@@ -99,7 +99,7 @@ def calibrate(
         for image in range(test.n_images):
             scoring.add(image)
             shown.to(image + 1, test.n_images)
-    bootstrap = Bootstrap(settings.n_boot, run.seed)
+    bootstrap = test.bootstrap(settings.n_boot, run.seed)
     scores = _scores(scoring.all_tallies(), test, scored_regions(brain), bootstrap)
     scores = replace(scores, latent_noise_factor=scoring.latent_noise_factor())
     model = scoring.tallies["model"]
@@ -395,7 +395,8 @@ def _notes_on_coverage(
     ]
     means = scores.coverage_90_region_means
     inside = None if means is UNSET else means.model
-    if inside is not None and not low <= inside <= high:
+    by_chance = means is not UNSET and _holds(means.ci, 0.9)
+    if inside is not None and not low <= inside <= high and not by_chance:
         notes.append(
             f"means of regions: 90 % intervals hold {inside:.1%} of held-out trials, those "
             f"of single voxels {scores.coverage_90.model:.1%}: voxels vary together "
@@ -408,6 +409,15 @@ def _notes_on_coverage(
     if outside.any():
         notes.append(
             f"{outside.sum()} of {len(outside)} voxels have 90 % intervals that cover less than "
-            f"{low:.1%} or more than {high:.1%} of held-out trials (voxels.tsv: coverage_90)"
+            f"{low:.1%}{f' or more than {high:.1%}' if high < 1 else ''} of held-out trials "
+            "(voxels.tsv: coverage_90)"
         )
     return notes
+
+
+def _holds(interval: Interval | UnsetType, value: float) -> bool:
+    """Whether the 95 % interval of a score over images holds a value: few images tell little."""
+    if interval is UNSET:
+        return False
+    low, high = interval
+    return low is not None and high is not None and low <= value <= high

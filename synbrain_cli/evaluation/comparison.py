@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.test_set import RELIABLE, TestSet, derangement, scored_regions
+from synbrain_cli.evaluation.test_set import RELIABLE, TestSet, scored_regions
 from synbrain_cli.io.results.comparison import ComparedRow, Estimate, RowKind, RowTraining
 from synbrain_cli.io.results.record import Result
 from synbrain_cli.metrics.accuracy import squared_errors_of_images, voxelwise_correlation
@@ -126,7 +126,7 @@ def predict_rows(brains: Sequence[Brain], test: TestSet, run: RunContext) -> lis
             readout = brain.distribution.readout
             rows.append(Row(brain.name, "model", brain, values, readout, [brain.name], linear))
             bar()
-    shuffle = derangement(len(tokens), np.random.default_rng(run.seed))
+    shuffle = test.derangement(np.random.default_rng(run.seed))
     control = next(row for row in rows if row.kind == "model").prediction[shuffle]
     name = f"{first.name}, images shuffled"
     return [*rows, Row(name, "shuffled", first, control, models=[first.name])]
@@ -367,7 +367,7 @@ def coverage_of_row(
             rank = pit(trials[test.image_index == image], draws, generator)
             inside[image] = (np.abs(rank - 0.5) <= LEVEL / 2).mean()
             bar()
-    limits = Bootstrap(n_boot, run.seed).interval_of_mean(inside)
+    limits = test.bootstrap(n_boot, run.seed).interval_of_mean(inside)
     return Coverage(score=estimate(inside.mean(), limits))
 
 

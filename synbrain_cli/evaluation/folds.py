@@ -4,7 +4,7 @@ All images of a prepared subject are dealt to folds. For each fold, the linear e
 readout are fitted to the images of the other folds, by the code of `synbrain train`, and predict
 the fold's images. What is scored is the recipe of the model on these data, not the bundle.
 
-Three things would let held-out responses leak into scores that are pooled over folds:
+Four things would let held-out responses leak into scores that are pooled over folds:
 
 - The mean of the images that are fitted is low where the held-out responses are high: over images,
   responses that have nothing to do with any prediction correlate negatively with it, by −1 where
@@ -12,12 +12,18 @@ Three things would let held-out responses leak into scores that are pooled over 
   taken of predictions minus the mean pattern of their fit (`PooledPredictions.deviations`): a
   function of other images' responses that no constant changes, so that its expected covariance with
   unrelated responses is 0.
+- How much predictions vary, a fit chooses by its own responses: the less the held-out ones agree
+  with a prediction, the more the others do, and the more of it is kept. Over folds, predictions
+  that vary most would go with the responses that they agree with least, and correlations of pure
+  noise would lie below 0 (median over voxels −0.19 with 24 images left out one by one). Deviations
+  are therefore in standard deviations over the images that were fitted (`FoldFit.prediction_sd`),
+  as which every fold counts alike (ours).
 - Where betas were standardised within sessions, 0 is a mean over the held-out trials, too, and the
   stack shrinks predictions towards it. Here it shrinks them towards the mean pattern of the fit,
   which would be 0 if the held-out trials had not been recorded.
 - What a fit predicts for one image, it learned from the responses to images of other folds.
   Scores that compare images with each other (identification, RSA, CKA, retrieval, the shuffled
-  control) therefore stay within a fold (`TestSet.groups`).
+  control) therefore stay within a fold (`TestSet.blocks`).
 """
 
 from __future__ import annotations
@@ -39,13 +45,15 @@ from synbrain_cli.brain.loading import Distribution
 from synbrain_cli.datasets.splits import LEAST, split_trials
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.predictions import DISTRIBUTIONS, Around, Predictions
-from synbrain_cli.evaluation.test_set import TestSet, derangement
+from synbrain_cli.evaluation.test_set import TestSet
+from synbrain_cli.groups import count_groups, derangement, images_of_groups, joined
 from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.evaluation import FoldSizes
 from synbrain_cli.io.seal import is_kept, keep
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import WorkFolder
+from synbrain_cli.metrics.arrays import blockwise
 from synbrain_cli.model.readout import IMAGE_BLIND, Readout
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
@@ -80,19 +88,45 @@ class ResplitSubject(PreparedSubject):
         return super().trials.assign(split=list(self.splits))
 
 
+LEAST_SD = 1e-6  # SDs of responses: predictions that vary less are constant
+MOST_ALONE = 30  # images or groups that are each left out alone; of more, `N_FOLDS` folds are
+N_FOLDS = 10  # (ours)
+
+
+def inseparable_images(subject: PreparedSubject, store: TokenStore) -> list[set[str]]:
+    """Return the images of a subject as sets of which none is divided, in the order of their names.
+
+    Those of a group are one set, and so are names of one picture (with the same pixels, where the
+    token store knows these).
+    """
+    shown = sorted(set(subject.trials["image"]))
+    pixels = {n: d for n, d in zip(store.images, store.digests, strict=True) if d}
+    pictures = {image: pixels[image] for image in shown if image in pixels}
+    together = joined([subject.groups, pictures]) if subject.groups else pictures
+    alone = {image: together.get(image, f"image {image}") for image in shown}
+    return [set(images) for images in images_of_groups(alone).values()]
+
+
+def default_folds(subject: PreparedSubject, store: TokenStore) -> int:
+    """Number of folds of a subject without test images: each image or group alone, where few."""
+    n_units = len(inseparable_images(subject, store))
+    return n_units if n_units <= MOST_ALONE else N_FOLDS
+
+
 def deal_images(
     subject: PreparedSubject, store: TokenStore, n_folds: int, seed: int
 ) -> list[set[str]]:
     """Deal all images of a subject to folds at random; their sizes differ by one at most.
 
-    Names of one picture (with the same pixels, where the token store knows these) go together.
+    Images of a group, and names of one picture, go together (`inseparable_images`): sizes are then
+    numbers of groups.
 
     Parameters
     ----------
     subject : PreparedSubject
     store : TokenStore
     n_folds : int
-        As many as there are images holds out one at a time.
+        As many as there are images or groups holds out one at a time.
     seed : int
 
     Returns
@@ -102,29 +136,25 @@ def deal_images(
     Raises
     ------
     InputError
-        More folds than images, or too few images outside a fold to train and validate a model.
+        More folds than images or groups, or too few of them outside a fold to train and validate a
+        model.
     """
-    shown = set(subject.trials["image"])
-    pixels = {n: d for n, d in zip(store.images, store.digests, strict=True) if d and n in shown}
-    pictures: dict[str, set[str]] = {}
-    for image in sorted(shown):
-        pictures.setdefault(pixels.get(image, f"image {image}"), set()).add(image)
-    n_images, least = len(pictures), 2 * LEAST
-    if not 2 <= n_folds <= n_images:
+    units, least = inseparable_images(subject, store), 2 * LEAST
+    n_units, what = len(units), "groups of images" if subject.groups else "images"
+    if not 2 <= n_folds <= n_units:
         raise InputError(
-            f"--folds {n_folds}: expected 2 to {n_images}, the number of images of {subject.label}"
+            f"--folds {n_folds}: expected 2 to {n_units}, the number of {what} of {subject.label}"
         )
-    left = n_images - -(-n_images // n_folds)
+    left = n_units - -(-n_units // n_folds)
     if left < least:
         raise InputError(
-            f"--folds {n_folds}: expected {least} images or more outside a fold, {LEAST} to train "
-            f"and {LEAST} to validate a model, found {left} of the {n_images} images of "
+            f"--folds {n_folds}: expected {least} {what} or more outside a fold, {LEAST} to train "
+            f"and {LEAST} to validate a model, found {left} of the {n_units} {what} of "
             f"{subject.label}: "
-            + ("choose more folds" if n_images > least else "more images are needed")
+            + ("choose more folds" if n_units > least else f"more {what} are needed")
         )
-    names = list(pictures.values())
-    order = np.random.default_rng([seed, 8]).permutation(n_images)
-    return [set().union(*(names[i] for i in fold)) for fold in np.array_split(order, n_folds)]
+    order = np.random.default_rng([seed, 8]).permutation(n_units)
+    return [set().union(*(units[i] for i in fold)) for fold in np.array_split(order, n_folds)]
 
 
 def resplit(subject: PreparedSubject, folds: Sequence[set[str]], seed: int) -> list[ResplitSubject]:
@@ -144,13 +174,11 @@ def resplit(subject: PreparedSubject, folds: Sequence[set[str]], seed: int) -> l
     n_images = table.groupby("split")["image"].nunique()
     n_val, n_train = (int(n_images.get(split, 0)) for split in ("val", "train"))
     share = n_val / max(n_val + n_train, 1)
-    shown = table["image"].to_numpy(str)
-    return [
-        ResplitSubject(
-            subject.folder, tuple(split_trials(shown, fold, share=share, seed=seed).tolist())
-        )
-        for fold in folds
+    shown, group_of = table["image"].to_numpy(str), subject.groups
+    splits = [
+        split_trials(shown, fold, share=share, seed=seed, group_of=group_of) for fold in folds
     ]
+    return [ResplitSubject(subject.folder, tuple(split.tolist())) for split in splits]
 
 
 def check_linear(brain: Brain) -> None:
@@ -187,6 +215,8 @@ class FoldFit:
     distribution : Distribution
         Its mean pattern is the mean over all images that were fitted.
     factor, offset : float32 arrays of shape (n_voxels,)
+    prediction_sd : float32 array of shape (2, n_voxels)
+        Standard deviation of both predictions over the images that were fitted.
     relative : float32 array of shape (n_images, n_voxels), optional
         Uncertainty of each image's mean, relative to the average over images.
     """
@@ -196,6 +226,7 @@ class FoldFit:
     distribution: Distribution
     factor: Array
     offset: Array
+    prediction_sd: Array
     relative: Array | None = None
 
     @classmethod
@@ -215,6 +246,7 @@ class FoldFit:
             distribution=distribution,
             factor=named["factor"],
             offset=named["offset"],
+            prediction_sd=named["prediction_sd"],
             relative=named.get("relative"),
         )
 
@@ -236,6 +268,15 @@ class FoldFit:
     def to_unit(self, responses: Array) -> Array:
         """Bring responses (..., n_voxels) to the unit of the evaluated model."""
         return responses if self.is_in_unit else responses * self.factor + self.offset
+
+    def deviations(self) -> dict[str, Array]:
+        """Predictions less the mean pattern, in their SDs over fitted images; 0 where that is 0."""
+        found = {}
+        for name, sd in zip(("model", "linear"), self.prediction_sd, strict=True):
+            away = getattr(self, name) - self.distribution.mean_pattern
+            varies = sd > LEAST_SD
+            found[name] = np.where(varies, away / np.where(varies, sd, 1), 0).astype(np.float32)
+        return found
 
     def from_unit(self, responses: Array) -> Array:
         """Bring them back."""
@@ -271,6 +312,7 @@ def fit_fold(brain: Brain, part: TestSet, recovery: Path) -> FoldFit:
     )
     seen = examples.scaler(part.tokens)
     linear_prediction = linear.predict(seen)
+    of_fitted = blockwise(lambda x: x.std(0), linear.predict(examples.both.tokens), keep=1)
     uncertainty = fitted.uncertainty
     mean_pattern = distribution.mean_pattern
     factor, offset = np.ones_like(mean_pattern), np.zeros_like(mean_pattern)
@@ -283,6 +325,7 @@ def fit_fold(brain: Brain, part: TestSet, recovery: Path) -> FoldFit:
         distribution=distribution,
         factor=factor,
         offset=np.asarray(offset, np.float32),
+        prediction_sd=np.stack([fitted.stack[0] * of_fitted, of_fitted]).astype(np.float32),
         relative=uncertainty(linear.leverage(seen)).relative if uncertainty else None,
     )
 
@@ -295,16 +338,19 @@ class PooledPredictions(Predictions):
     ----------
     load_fit : callable
         Number of a fold → `FoldFit`.
+    scaled : dict of float32 arrays of shape (n_images, n_voxels)
+        `FoldFit.deviations` of all folds.
     """
 
     load_fit: Callable[[int], FoldFit] = field(kw_only=True)
+    scaled: dict[str, Array] = field(kw_only=True)
 
     @cached_property
     def deviations(self) -> dict[str, Array]:
         """Predictions minus the mean pattern of their fit: see the module's description."""
-        names = ("model", "linear", "mean_pattern")
-        found = {name: self.by_name[name] - self.by_name["mean_pattern"] for name in names}
-        return found | {"shuffled": found["model"][self.shuffle]}
+        constant = np.broadcast_to(np.float32(0), self.by_name["mean_pattern"].shape)
+        shuffled = self.scaled["model"][self.shuffle]
+        return self.scaled | {"mean_pattern": constant, "shuffled": shuffled}
 
     def baseline(self, brain: Brain) -> Array:
         """Mean pattern of each image's fit: (n_images, n_voxels)."""
@@ -331,12 +377,12 @@ class PooledPredictions(Predictions):
 
     def around(self, brain: Brain, test: TestSet, image: int) -> dict[str, Around]:
         """Return the distributions around an image's predictions, in the unit of its fit."""
-        fit, group = self._fit_of(test, image)
+        fit, block = self._fit_of(test, image)
         known, other = fit.distribution, int(self.shuffle[image])
-        is_within = group.start <= other < group.stop  # not where folds hold one image
+        is_within = block.start <= other < block.stop  # not where folds hold one image
 
         def of_image(number: int) -> Readout:
-            relative = None if fit.relative is None else fit.relative[number - group.start]
+            relative = None if fit.relative is None else fit.relative[number - block.start]
             return known.readout.of_image(relative)
 
         readouts = {
@@ -358,8 +404,8 @@ class PooledPredictions(Predictions):
 
     def _fit_of(self, test: TestSet, image: int) -> tuple[FoldFit, slice]:
         """Fit that did not see an image, and the images of its fold."""
-        number, group = next((k, g) for k, g in enumerate(test.groups) if image < g.stop)
-        return self.load_fit(number), group
+        number, block = next((k, b) for k, b in enumerate(test.blocks) if image < b.stop)
+        return self.load_fit(number), block
 
     def trial_sd(self, brain: Brain, test: TestSet, image: int) -> Array:
         """Standard deviation of a single trial by the fit that did not see it: `Predictions`."""
@@ -425,6 +471,11 @@ class Folds:
             f"{of_each}: of {sizes.n_folds} refits of the recipe of {name} (linear encoder "
             f"and readout) to the images of the other folds, not of {name} itself"
         ]
+        notes.append(
+            "scores across voxels (pattern correlation, MSE, cosine): the mean pattern of other "
+            "images is low where held-out responses are high, so that these scores begin below 0: "
+            "compare them with those of the mean pattern"
+        )
         if sizes.min > 1:
             notes.append(
                 "identification, RSA, CKA and retrieval compare the images of one fold with each "
@@ -462,6 +513,7 @@ class Folds:
                     shutil.rmtree(meanwhile)
                 bar()
         by_name: dict[str, list[Array]] = {"model": [], "linear": [], "mean_pattern": []}
+        scaled: dict[str, list[Array]] = {"model": [], "linear": []}
         for path, part in zip(paths, parts, strict=True):
             fit, shape = FoldFit.load(path), part.averages.shape
             for name, values in (
@@ -470,6 +522,8 @@ class Folds:
                 ("mean_pattern", fit.distribution.mean_pattern),
             ):
                 by_name[name].append(np.broadcast_to(fit.to_unit(values), shape))
+            for name, values in fit.deviations().items():
+                scaled[name].append(values)
         shuffle = shuffle_within(self.test, np.random.default_rng(run.seed))
         pooled = {name: np.concatenate(values) for name, values in by_name.items()}
         # What is predicted for another image, around the own fit's mean: that of another fold would
@@ -480,12 +534,23 @@ class Folds:
             pooled | {"shuffled": shuffled},
             shuffle,
             load_fit=lru_cache(maxsize=1)(lambda number: FoldFit.load(paths[number])),
+            scaled={name: np.concatenate(values) for name, values in scaled.items()},
         )
 
 
 def shuffle_within(test: TestSet, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Another image of the same fold for each image; any other where a fold holds one alone."""
-    if test.least_group < 2:
-        return derangement(test.n_images, generator)
-    groups = [(g.start, g.stop - g.start) for g in test.groups]
-    return np.concatenate([start + derangement(n, generator) for start, n in groups])
+    """Another image of the same fold for each image; any other where a fold holds one alone.
+
+    With groups, any image of another group where no other group is in some fold.
+    """
+    groups, blocks = test.groups, test.blocks
+    of_blocks = [None if groups is None else groups[block] for block in blocks]
+    sizes = [block.stop - block.start for block in blocks]
+    if min(count_groups(n, own) for n, own in zip(sizes, of_blocks, strict=True)) < 2:
+        return test.derangement(generator)
+    return np.concatenate(
+        [
+            block.start + derangement(n, generator, own)
+            for block, n, own in zip(blocks, sizes, of_blocks, strict=True)
+        ]
+    )

@@ -160,7 +160,9 @@ class CurveScorer:
     bootstrap: Bootstrap
 
     @classmethod
-    def load(cls, subject: PreparedSubject, store: TokenStore, bootstrap: Bootstrap) -> CurveScorer:
+    def load(
+        cls, subject: PreparedSubject, store: TokenStore, n_boot: int, seed: int
+    ) -> CurveScorer:
         """Load the test images of a subject.
 
         Raises
@@ -174,7 +176,7 @@ class CurveScorer:
                 f"{subject.folder}: no voxel with an ncsnr above {RELIABLE}: a score as a share of "
                 f"its ceiling needs some; {repeats_advice(test.averaged_over)}"
             )
-        return cls(test, bootstrap)
+        return cls(test, test.bootstrap(n_boot, seed, stream=6))
 
     def score(self, predicted: NDArray[np.float32]) -> PointScore:
         """Score predictions: the median over reliable voxels of correlation / ceiling.
@@ -325,12 +327,14 @@ class HourModels:
         tokens, averages = examples.both.tokens, examples.both.averages
         scores = {}
         if with_linear:
-            encoder, _ = fit_linear(tokens, averages, np.random.default_rng([self.run.seed, 1]))
+            generator = np.random.default_rng([self.run.seed, 1])
+            encoder, _ = fit_linear(tokens, averages, generator, groups=examples.groups)
             predicted = encoder.predict(examples.scaler(self.scorer.test.tokens))
             scores[LINEAR] = self.scorer.score(predicted)
         for name, one in known.items():
             generator = np.random.default_rng([self.run.seed, 5])
-            adapter, _ = fit_adapter(*gather_evidence(one.evidence, tokens), averages, generator)
+            seen = gather_evidence(one.evidence, tokens)
+            adapter, _ = fit_adapter(*seen, averages, generator, groups=examples.groups)
             scores[name] = self.scorer.score(adapter(*one.test))
         return scores
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing, RepeatedGenerators, draw_around
 from synbrain_cli.brain.prediction import BATCH
-from synbrain_cli.evaluation.test_set import TestSet, derangement
+from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.run import RunContext
 
@@ -56,7 +56,7 @@ class Predictions:
     @classmethod
     def of(cls, brain: Brain, test: TestSet, run: RunContext) -> Self:
         """Predict the test images; the run's seed shuffles them for the control."""
-        shuffle = derangement(test.n_images, np.random.default_rng(run.seed))
+        shuffle = test.derangement(np.random.default_rng(run.seed))
         names = dict.fromkeys((*brain.predictors.names, "linear"))
         tokens, each = test.tokens, {}
         with run.progress.stage("predictions of test images") as share:

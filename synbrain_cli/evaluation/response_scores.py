@@ -111,7 +111,7 @@ class ResponseScorer:
                 "no noise ceiling: the data come without ncsnr, and without repeats of images from "
                 f"which it could be estimated; {repeats_advice(self.test.averaged_over)}"
             ]
-        if 1 < self.test.least_group < LEAST_COMPARED:
+        if 1 < self.test.least_block < LEAST_COMPARED:
             return [
                 "no RSA and no CKA: they compare the images of one fold, "
                 f"{LEAST_COMPARED} or more: choose fewer folds"
@@ -165,10 +165,10 @@ class ResponseScorer:
             patterns.to(1)
             centred = {k: p - part.baseline for k, p in part.predictions.items()}
             recorded = part.truth - part.baseline
-            if self.test.least_group > 1:
+            if self.test.least_block > 1:
                 scores |= self._identification(recorded, centred)
             identifying.to(1)
-            if self.test.least_group >= LEAST_COMPARED:
+            if self.test.least_block >= LEAST_COMPARED:
                 scores |= self._similarity(recorded, centred, voxels)
         comparing.to(1)
         return finite(ResponseScores(**scores))
@@ -240,10 +240,10 @@ class ResponseScorer:
         Among the images that one fit was tested on: what other fits predict, they learned from
         responses to this image.
         """
-        groups, n_candidates = self.test.groups, min(N_CANDIDATES, self.test.least_group)
+        blocks, n_candidates = self.test.blocks, min(N_CANDIDATES, self.test.least_block)
         two, several = {}, {}
         for name, predicted in centred.items():
-            similarity = [pattern_similarity(recorded[g], predicted[g]) for g in groups]
+            similarity = [pattern_similarity(recorded[b], predicted[b]) for b in blocks]
             two[name] = np.concatenate([two_way(s) for s in similarity])
             several[name] = np.concatenate([n_way(s, n_candidates) for s in similarity])
         return {
@@ -264,30 +264,30 @@ class ResponseScorer:
 
         Of several fits: within the images that each was tested on, averaged.
         """
-        n_images, groups = self.test.n_images, self.test.groups
-        true = [rdm(recorded[g]) for g in groups]
-        distances = {k: [rdm(p[g]) for g in groups] for k, p in centred.items()}
+        n_images, blocks = self.test.n_images, self.test.blocks
+        true = [rdm(recorded[b]) for b in blocks]
+        distances = {k: [rdm(p[b]) for b in blocks] for k, p in centred.items()}
         rsas = {
-            k: [rsa(t, d) for t, d in zip(true, of_groups, strict=True)]
-            for k, of_groups in distances.items()
+            k: [rsa(t, d) for t, d in zip(true, of_blocks, strict=True)]
+            for k, of_blocks in distances.items()
         }
-        ckas = {k: [linear_cka(recorded[g], p[g]) for g in groups] for k, p in centred.items()}
+        ckas = {k: [linear_cka(recorded[b], p[b]) for b in blocks] for k, p in centred.items()}
 
         rsa_of = [WeightedRSA(t, d) for t, d in zip(true, distances["model"], strict=True)]
-        cka_of = [WeightedCKA(recorded[g], centred["model"][g]) for g in groups]
+        cka_of = [WeightedCKA(recorded[b], centred["model"][b]) for b in blocks]
 
         def resampled(statistics: Sequence[Callable[[Array], Array]], counts: Array) -> Array:
-            pairs = zip(statistics, groups, strict=True)
-            return mean_of_groups([_resampled(s, counts[:, g]) for s, g in pairs], groups)
+            pairs = zip(statistics, blocks, strict=True)
+            return mean_of_blocks([_resampled(s, counts[:, b]) for s, b in pairs], blocks)
 
         return {
             "rsa": _score(
-                {k: float(mean_of_groups(v, groups)) for k, v in rsas.items()},
+                {k: float(mean_of_blocks(v, blocks)) for k, v in rsas.items()},
                 self._split_half(voxels, lambda a, b: rsa(rdm(a), rdm(b))),
                 self.bootstrap.limits(partial(resampled, rsa_of), n_images),
             ),
             "cka": _score(
-                {k: float(mean_of_groups(v, groups)) for k, v in ckas.items()},
+                {k: float(mean_of_blocks(v, blocks)) for k, v in ckas.items()},
                 self._split_half(voxels, linear_cka),
                 self.bootstrap.limits(partial(resampled, cka_of), n_images),
             ),
@@ -304,12 +304,12 @@ class ResponseScorer:
         first, second, images = self._halves
         baseline = np.broadcast_to(self._baseline[..., voxels], (self.test.n_images, voxels.sum()))
         first, second = (half[:, voxels] - baseline[images] for half in (first, second))
-        chosen = [(images >= g.start) & (images < g.stop) for g in self.test.groups]
+        chosen = [(images >= g.start) & (images < g.stop) for g in self.test.blocks]
         values = [
             agreement(first[some], second[some]) if some.sum() >= LEAST_COMPARED else np.nan
             for some in chosen
         ]
-        halves = float(mean_of_groups(values, self.test.groups))
+        halves = float(mean_of_blocks(values, self.test.blocks))
         return float(np.sqrt(2 * halves / (1 + halves))) if halves > 0 else None
 
 
@@ -363,14 +363,14 @@ def _other_recording(
     return float(known_mean(np.concatenate(values))) if values else None
 
 
-def mean_of_groups(values: Sequence[ArrayLike], groups: Sequence[slice]) -> Array:
-    """Mean of a score over groups of images, each weighed by its number of pairs of images.
+def mean_of_blocks(values: Sequence[ArrayLike], blocks: Sequence[slice]) -> Array:
+    """Mean of a score over blocks of images, each weighed by its number of pairs of images.
 
     Parameters
     ----------
     values : sequence of arrays of shape (...,)
-        The score of each group; NaN is left out.
-    groups : sequence of slices
+        The score of each block; NaN is left out.
+    blocks : sequence of slices
 
     Returns
     -------
@@ -381,7 +381,7 @@ def mean_of_groups(values: Sequence[ArrayLike], groups: Sequence[slice]) -> Arra
     if len(every) == 1:
         only: Array = every[0]
         return only
-    sizes = np.array([g.stop - g.start for g in groups], np.float64)
+    sizes = np.array([g.stop - g.start for g in blocks], np.float64)
     pairs = np.expand_dims(sizes * (sizes - 1), tuple(range(1, every.ndim)))
     weights = np.where(np.isnan(every), 0, pairs)
     with np.errstate(invalid="ignore"):

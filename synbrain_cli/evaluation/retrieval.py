@@ -18,6 +18,7 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.test_set import TestSet
+from synbrain_cli.groups import number_groups
 from synbrain_cli.io.results.evaluation import RetrievalScore, RetrievalScores
 from synbrain_cli.io.results.record import finite
 from synbrain_cli.metrics.accuracy import average_repeats
@@ -50,7 +51,7 @@ def retrieve(
 ) -> RetrievalScores:
     """Top-1 retrieval of test images among candidates, by two decoders.
 
-    Images are retrieved among those that one fit was tested on (`TestSet.groups`), two or more.
+    Images are retrieved among those that one fit was tested on (`TestSet.blocks`), two or more.
     Queries are recorded single trials (``raw``), predicted means (``syn``), single draws
     (``draw``), and as controls the mean pattern and the means predicted for other images.
 
@@ -65,10 +66,10 @@ def retrieve(
     share : Share
         Of a task whose progress is shown.
     """
-    n_candidates = min(N_CANDIDATES, test.least_group)
+    n_candidates = min(N_CANDIDATES, test.least_block)
     found: dict[str, list[Found]] = {}
-    groups = zip(test.parts or (test,), test.groups, strict=True)
-    for (part, images), own in share.each(groups):
+    blocks = zip(test.parts or (test,), test.blocks, strict=True)
+    for (part, images), own in share.each(blocks):
         asking, learning, decoding = own.split(*TIMES)
         queries = _queries(brain, test, part, images, predictions, seed)
         asking.to(1)
@@ -217,7 +218,9 @@ def _linear_decoder(brain: Brain, test: TestSet, seed: int, share: Share) -> Dec
     features = pool_bands(standard_tokens(test.store, shown, scaler), pooling)
     space = FeatureSpace(features)
     spanning.to(1)
-    fit, _ = fit_ridge(averages, space(features), np.random.default_rng([seed, 4]), fitting)
+    groups = number_groups(shown, test.subject.groups)
+    generator = np.random.default_rng([seed, 4])
+    fit, _ = fit_ridge(averages, space(features), generator, fitting, groups)
     candidates = space(pool_bands(tokens))
 
     def similarity(patterns: Array) -> Array:

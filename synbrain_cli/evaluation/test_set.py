@@ -25,11 +25,13 @@ from synbrain_cli.evaluation.doubt import (
     notes_on_number,
 )
 from synbrain_cli.evaluation.leakage import check_untrained, leakage_notes
+from synbrain_cli.groups import Groups, count_groups, derangement, number_groups
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.record import Repeats
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.metrics.accuracy import average_repeats
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.noise_ceiling import correlation_ceiling, noise_ceiling
 from synbrain_cli.tokens import Tokens
 
@@ -105,7 +107,7 @@ class TestSet:
             Models of this subject, all with a readout (`Brain.require_readout`). Trials are in the
             unit of the first; without any, as prepared.
         least : int
-            Test images that are needed: fewer in a fold than in a test set.
+            Test images that are needed, or groups of them: fewer in a fold than in a test set.
 
         Raises
         ------
@@ -116,11 +118,20 @@ class TestSet:
         for brain in brains:
             check_match(brain, subject, store)
             _check_voxels(brain, subject)
-        test = subject.select("test")
-        if len(test.images) < least:
+        if not subject.has_test:
             raise InputError(
-                f"{subject.folder}: expected {least} test images or more, found "
-                f"{len(test.images)}: no score over images can be computed; prepare with a larger "
+                f"{subject.folder}: no fixed test images: it was prepared to be scored by leaving "
+                "out images or groups by turns, which `synbrain evaluate` does; this needs some: "
+                "prepare again with more test images (--test, --split)"
+            )
+        test = subject.select("test")
+        groups = number_groups(test.images, subject.groups)
+        n_independent = count_groups(len(test.images), groups)
+        if n_independent < least:
+            unit = "test images" if groups is None else "groups of test images"
+            raise InputError(
+                f"{subject.folder}: expected {least} {unit} or more, found "
+                f"{n_independent}: no score over images can be computed; prepare with a larger "
                 f"test split, or {FOLDS_ADVICE}"
             )
         check_untrained(subject, store)
@@ -133,7 +144,7 @@ class TestSet:
             test.betas,
             brains[0].standardize(test.betas) if brains else test.betas,
             (brains[0] if brains else subject).voxels["ncsnr"].to_numpy(float),
-            (*notes_on_number(len(test.images)), *leakage_notes(brains, subject)),
+            (*notes_on_number(n_independent, groups is not None), *leakage_notes(brains, subject)),
             subject.averaged_over,
         )
 
@@ -158,7 +169,6 @@ class TestSet:
             for part, start, stop in zip(parts, first_trial[:-1], first_trial[1:], strict=True)
         )
         index = [p.image_index + first for p, first in zip(parts, first_image[:-1], strict=True)]
-        n_images = int(first_image[-1])
         return replace(
             parts[0],
             subject=subject,
@@ -167,20 +177,42 @@ class TestSet:
             session=np.concatenate([part.session for part in parts]),
             betas=betas,
             trials=trials,
-            notes=tuple(notes_on_number(n_images, held_out_by_turns=True)),
             parts=views,
-        )
+        )._with_notes_on_number()
+
+    def _with_notes_on_number(self) -> TestSet:
+        """Note that there are few images, which were held out by turns."""
+        notes = notes_on_number(self.n_independent, self.groups is not None, held_out_by_turns=True)
+        return replace(self, notes=tuple(notes))
+
+    @cached_property
+    def groups(self) -> Groups | None:
+        """Number of each image's group: (n_images,); None where every image stands alone."""
+        return number_groups(self.images, self.subject.groups)
 
     @property
-    def groups(self) -> list[slice]:
+    def n_independent(self) -> int:
+        """Number of groups of images, or of images that stand alone."""
+        return count_groups(self.n_images, self.groups)
+
+    def bootstrap(self, n_boot: int, seed: int, stream: int | None = None) -> Bootstrap:
+        """Return the bootstrap over these images, or over their groups."""
+        return Bootstrap(n_boot, seed, stream, self.groups)
+
+    def derangement(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Return another image for each, of another group: the control."""
+        return derangement(self.n_images, generator, self.groups)
+
+    @property
+    def blocks(self) -> list[slice]:
         """Images whose predictions come from one fit: all of them, or those of each fold."""
         ends = np.cumsum([part.n_images for part in self.parts or (self,)]).tolist()
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     @property
-    def least_group(self) -> int:
-        """Images in the smallest of the `groups`."""
-        return min(group.stop - group.start for group in self.groups)
+    def least_block(self) -> int:
+        """Images in the smallest of the `blocks`."""
+        return min(block.stop - block.start for block in self.blocks)
 
     @property
     def n_images(self) -> int:
@@ -228,7 +260,7 @@ class TestSet:
         Where images are few, r² of unrelated responses exceeds a low ceiling by chance; its ratio
         to the ceiling would mean nothing.
         """
-        return (self.ncsnr > RELIABLE) & (self.ceiling > chance_correlation(self.n_images))
+        return (self.ncsnr > RELIABLE) & (self.ceiling > chance_correlation(self.n_independent))
 
     @property
     def has_ceiling(self) -> bool:
@@ -248,14 +280,6 @@ class TestSet:
     def trials_in_unit_of(self, brain: Brain) -> NDArray[np.float32]:
         """Trials standardised as a model has them: (n_trials, n_voxels)."""
         return brain.standardize(self.betas)
-
-
-def derangement(n: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Random order in which no image keeps its position: int array (n,)."""
-    order = generator.permutation(n)
-    shuffled = np.empty(n, int)
-    shuffled[order] = np.roll(order, 1)
-    return shuffled
 
 
 def scored_regions(brain: Brain) -> dict[str, NDArray[np.bool_]]:

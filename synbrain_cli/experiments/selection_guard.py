@@ -49,6 +49,7 @@ from synbrain_cli.brain.matching import check_match
 from synbrain_cli.errors import InputError
 from synbrain_cli.experiments.selection_aims import Region
 from synbrain_cli.features.images import ImageSet
+from synbrain_cli.groups import Groups, number_groups, second_half
 from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.seal import is_kept, keep
@@ -291,22 +292,21 @@ def fit_halves(
     trials, names = _recorded(brain, data, regions)
     recorded, images, _ = average_repeats(trials, names)
     tokens = standard_tokens(data.store, images.tolist(), scaler)
-    order = np.random.default_rng([run.seed, 21]).permutation(len(images))
-    is_second = np.zeros(len(images), bool)
-    is_second[order[len(order) // 2 :]] = True
+    groups = number_groups(images, data.subject.groups)
+    is_second = second_half(len(images), np.random.default_rng([run.seed, 21]), groups)
     predicted = np.empty((2, *recorded.shape))
     encoders = []
     with run.progress.stage("independent estimates: linear encoders of the regions") as share:
         of_halves, of_all = share.split(1, 1)
         for k, (own, part) in enumerate(of_halves.each((~is_second, is_second))):
             generator = np.random.default_rng([run.seed, 22, k])
-            encoder, left_out = _fit(
-                tokens.part(np.flatnonzero(own)), recorded[own], generator, part
-            )
+            of_half = None if groups is None else groups[own]
+            seen = tokens.part(np.flatnonzero(own))
+            encoder, left_out = _fit(seen, recorded[own], generator, part, of_half)
             predicted[k, own] = left_out
             predicted[k, ~own] = encoder.predict(tokens.part(np.flatnonzero(~own)))
             encoders.append(encoder)
-        _, left_out = _fit(tokens, recorded, np.random.default_rng([run.seed, 23]), of_all)
+        _, left_out = _fit(tokens, recorded, np.random.default_rng([run.seed, 23]), of_all, groups)
     unexplained = _unexplained(trials, names, left_out)
     halves = Halves((encoders[0], encoders[1]), scaler, recorded, predicted, is_second, unexplained)
     if path:
@@ -316,10 +316,14 @@ def fit_halves(
 
 
 def _fit(
-    tokens: StandardTokens, targets: Array, generator: np.random.Generator, share: Share
+    tokens: StandardTokens,
+    targets: Array,
+    generator: np.random.Generator,
+    share: Share,
+    groups: Groups | None,
 ) -> tuple[LinearEncoder, NDArray[np.float32]]:
     """Fit a linear encoder to a few targets, in a form that takes little memory."""
-    encoder, left_out = fit_linear(tokens, targets.astype(np.float32), generator, share)
+    encoder, left_out = fit_linear(tokens, targets.astype(np.float32), generator, share, groups)
     few = np.eye(targets.shape[1], dtype=np.float32)
     ridges = tuple(_multiplied(ridge, few) for ridge in encoder.ridges)
     return replace(encoder, ridges=ridges), left_out

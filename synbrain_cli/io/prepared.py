@@ -3,7 +3,7 @@
 ``prepared/<dataset>/sub-01/``
 
 ``betas.npy``               float32 (n_trials, n_voxels), standardised; memory-mapped
-``trials.tsv``              trial, session, image, repeat, split
+``trials.tsv``              trial, session, image, repeat, split, and group where images have one
 ``voxels.tsv``              position (i, j, k in a volume; hemisphere, vertex on a surface), ncsnr
                             (supplied with the data, or computed from repeats), ncsnr_recomputed,
                             then one column of labels per ROI collection
@@ -25,6 +25,7 @@ The folder of the dataset also holds image tokens in ``features/<encoder>/``
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,9 +37,11 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.errors import DAMAGED, InputError, MissingError, SynbrainError
+from synbrain_cli.groups import joined
 from synbrain_cli.io.arrays import map_array
 from synbrain_cli.io.files import sha256
 from synbrain_cli.io.prepared_tables import (
+    GROUP,
     PREPARE_AGAIN,
     read_trials,
     read_voxels,
@@ -274,7 +277,7 @@ class PreparedSubject:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """``trials.tsv``: one row per trial, with the columns `TRIAL_COLUMNS`.
+        """``trials.tsv``: one row per trial, with the columns `TRIAL_COLUMNS`, perhaps `GROUP`.
 
         Raises
         ------
@@ -284,6 +287,19 @@ class PreparedSubject:
         """
         with unreplaced(self.folder):
             return read_trials(self.file("trials.tsv"), len(self._mapped_betas))
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """Name of each image → name of its group; empty where every image stands alone."""
+        table = self.trials.drop_duplicates("image")
+        if GROUP not in table:
+            return {}
+        return dict(zip(table["image"].astype(str), table[GROUP].astype(str), strict=True))
+
+    @property
+    def has_test(self) -> bool:
+        """Whether it has test images; without, images are held out by turns."""
+        return bool((self.trials["split"] == "test").any())
 
     @cached_property
     def voxels(self) -> pd.DataFrame:
@@ -480,6 +496,20 @@ class PreparedSubject:
         collections is listed once, as the union of both.
         """
         return roi_masks(self.voxels)
+
+
+def groups_of_dataset(subject: PreparedSubject) -> dict[str, str]:
+    """Name of each image → name of its group, by the groups of all prepared subjects of a dataset.
+
+    Subjects of a dataset share their images: an image that one of them saw may be of the group of
+    an image that another saw. Subjects whose files cannot be read are left out.
+    """
+    many = [subject.groups]
+    for other in find_prepared(subject.folder.parent.parent):
+        if other.dataset == subject.dataset and other.folder != subject.folder:
+            with contextlib.suppress(SynbrainError):
+                many.append(other.groups)
+    return joined(many)
 
 
 def find_prepared(root: Path) -> list[PreparedSubject]:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.tables import numbers, numbers_or_text, read_table, row_in, whole_numbers
+from synbrain_cli.io.tables import (
+    has_no_value,
+    numbers,
+    numbers_or_text,
+    read_table,
+    row_in,
+    whole_numbers,
+)
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 
 SPLITS = ("train", "val", "test")
 TRIAL_COLUMNS = ("trial", "session", "image", "repeat", "split")
+GROUP = "group"  # a further column of trials, where images belong together
 PREPARE_AGAIN = "run `synbrain prepare --overwrite`"
 
 
 def read_trials(path: Path, n_trials: int) -> pd.DataFrame:
-    """Read ``trials.tsv``, with the columns `TRIAL_COLUMNS`.
+    """Read ``trials.tsv``, with the columns `TRIAL_COLUMNS` and, where it has one, `GROUP`.
 
     Parameters
     ----------
@@ -32,10 +40,11 @@ def read_trials(path: Path, n_trials: int) -> pd.DataFrame:
         When it is no such table, or a cell holds no such value.
     """
     table = read_table(path, again=PREPARE_AGAIN)
-    if tuple(table.columns) != TRIAL_COLUMNS or len(table) != n_trials:
+    columns = tuple(table.columns)
+    if columns not in (TRIAL_COLUMNS, (*TRIAL_COLUMNS, GROUP)) or len(table) != n_trials:
         raise InputError(
             f"{path}: expected {n_trials} rows and the columns {TRIAL_COLUMNS}, found {len(table)} "
-            f"rows and {tuple(table.columns)}: {PREPARE_AGAIN}"
+            f"rows and {columns}: {PREPARE_AGAIN}"
         )
     for column in ("trial", "session", "repeat"):
         table[column] = whole_numbers(table[column], row_in(path), lowest=0)
@@ -45,7 +54,60 @@ def read_trials(path: Path, n_trials: int) -> pd.DataFrame:
             f"{path}: expected a split of {', '.join(SPLITS)} in every row, found {unknown[0]!r}: "
             f"{PREPARE_AGAIN}"
         )
+    _ = groups_of(table, str(path), row_in(path), PREPARE_AGAIN)
     return table
+
+
+def groups_of(
+    table: pd.DataFrame, where: str, row: Callable[[int], str], advice: str
+) -> dict[str, str]:
+    """Return the group of each image of a table of trials; empty without the column `GROUP`.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With the columns ``image``, ``split`` and, where images belong together, `GROUP`.
+    where : str
+        Its file, for messages.
+    row : callable
+        Number of a row → its file and line, for messages.
+    advice : str
+        What to do about a column that is not valid.
+
+    Raises
+    ------
+    InputError
+        A cell is empty, an image is in two groups, or a group in two splits.
+    """
+    if GROUP not in table:
+        return {}
+    empty = np.flatnonzero(has_no_value(table[GROUP]))
+    if len(empty):
+        raise InputError(
+            f"{row(int(empty[0]))}: expected a group in the column {GROUP}, found an empty cell: "
+            "give every image a group, one of its own where it belongs with no other; or "
+            f"{advice}"
+        )
+    pairs = table[["image", GROUP]].drop_duplicates()
+    twice = np.flatnonzero(pairs["image"].duplicated().to_numpy())
+    if len(twice):
+        image = pairs["image"].iloc[twice[0]]
+        both = pairs[GROUP][pairs["image"] == image].tolist()
+        raise InputError(
+            f"{where}: the column {GROUP} puts {image} in the groups {both[0]} and {both[1]}: "
+            f"give all trials of an image one group; or {advice}"
+        )
+    splits = table[[GROUP, "split"]].drop_duplicates()
+    torn = np.flatnonzero(splits[GROUP].duplicated().to_numpy())
+    if len(torn):
+        group = splits[GROUP].iloc[torn[0]]
+        both = splits["split"][splits[GROUP] == group].tolist()
+        raise InputError(
+            f"{where}: images of the group {group} are in the splits {both[0]} and {both[1]}: a "
+            "model would be tested on images like those that it was trained on; give all images "
+            f"of a group one split; or {advice}"
+        )
+    return dict(zip(pairs["image"].astype(str), pairs[GROUP].astype(str), strict=True))
 
 
 def read_voxels(

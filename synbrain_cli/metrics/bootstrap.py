@@ -6,12 +6,13 @@ A bootstrap sample of images is given as counts, (n_boot, n_images): how often i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
+from synbrain_cli.groups import Groups, count_groups, resample
 from synbrain_cli.metrics.accuracy import one_minus_ratio, squared_errors
 from synbrain_cli.metrics.arrays import (
     as_pair,
@@ -39,11 +40,14 @@ class Bootstrap:
     seed : int
     stream : int, optional
         Tells this generator from others of the same seed.
+    groups : int array of shape (n_images,), optional
+        Groups of the images, which are then resampled whole.
     """
 
     n_boot: int = 1000
     seed: int = 0
     stream: int | None = None
+    groups: Groups | None = field(default=None, compare=False)
 
     def generator(self) -> np.random.Generator:
         """Return the generator that every interval begins with."""
@@ -64,7 +68,9 @@ class Bootstrap:
         float64 array of shape (..., 2)
             Lower and upper limit, for each value of the statistic.
         """
-        low, high = bootstrap_ci(statistic, n_images, self.generator(), self.n_boot)
+        low, high = bootstrap_ci(
+            statistic, n_images, self.generator(), self.n_boot, groups=self.groups
+        )
         return np.stack([low, high], axis=-1)
 
     def limits(self, statistic: Statistic, n_images: int) -> tuple[float, float]:
@@ -93,10 +99,8 @@ class Bootstrap:
         -------
         float64 array of shape (n_boot, ...)
         """
-        counts = self.generator().multinomial(
-            n_images, np.full(n_images, 1 / n_images), self.n_boot
-        )
-        parts = np.array_split(counts.astype(np.float64), -(-self.n_boot // TOGETHER))
+        counts = resample(n_images, self.n_boot, self.generator(), self.groups)
+        parts = np.array_split(counts, -(-self.n_boot // TOGETHER))
         return np.concatenate([np.asarray(statistic(part), np.float64) for part in parts])
 
 
@@ -106,6 +110,7 @@ def bootstrap_ci(
     generator: np.random.Generator,
     n_boot: int = 1000,
     level: float = 0.95,
+    groups: Groups | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Percentile bootstrap interval over images (Efron 1979).
 
@@ -117,8 +122,9 @@ def bootstrap_ci(
     Parameters
     ----------
     statistic : callable
-        Takes counts of shape (n_samples, n_images), float64, in rows that sum to ``n_images``, for
-        some of the samples; returns an array of shape (n_samples, ...).
+        Takes counts of shape (n_samples, n_images), float64, in rows that sum to ``n_images`` (but
+        for groups of different sizes), for some of the samples; returns an array of shape
+        (n_samples, ...).
     n_images : int
         Number of images, two or more.
     generator : numpy.random.Generator
@@ -127,6 +133,8 @@ def bootstrap_ci(
         Number of bootstrap samples.
     level : float
         Probability of the interval, between 0 and 1.
+    groups : int array of shape (n_images,), optional
+        Groups of images, two or more, which are resampled whole (`synbrain_cli.groups.resample`).
 
     Returns
     -------
@@ -154,20 +162,18 @@ def bootstrap_ci(
             f"generator: expected a numpy.random.Generator, found {type(generator).__name__}: "
             "pass numpy.random.default_rng(seed)"
         )
-    at_least_two(n_images, "a bootstrap over images", "images")
+    n_independent = count_groups(n_images, groups)
+    at_least_two(n_independent, "a bootstrap over images", "images, or groups of images,")
+    if groups is not None and len(groups) != n_images:
+        raise InputError(f"groups: expected that of each of {n_images} images, found {len(groups)}")
     if n_boot < 1 or not 0 < level < 1:
         raise InputError(
             f"bootstrap: expected n_boot ≥ 1 and 0 < level < 1, found {n_boot} and {level}"
         )
-    probabilities = np.full(n_images, 1 / n_images)
     values = np.concatenate(
         [
             np.asarray(
-                statistic(
-                    generator.multinomial(
-                        n_images, probabilities, size=min(TOGETHER, n_boot - start)
-                    ).astype(np.float64)
-                ),
+                statistic(resample(n_images, min(TOGETHER, n_boot - start), generator, groups)),
                 dtype=np.float64,
             )
             for start in range(0, n_boot, TOGETHER)

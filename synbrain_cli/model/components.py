@@ -39,6 +39,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from scipy.stats import chi2, t
 
+from synbrain_cli.groups import Groups, members
 from synbrain_cli.model.covariance import Term
 from synbrain_cli.progress import UNSEEN, Share
 
@@ -289,8 +290,14 @@ class VarianceComponents:
             signal = self._square - self.noise * (1 / counts).mean()
         self.signal = np.maximum(signal, 0)
 
-    def separation(self) -> Separation:
-        """Return how surely the two were told apart, pooled over voxels."""
+    def separation(self, groups: Groups | None = None) -> Separation:
+        """Return how surely the two were told apart, pooled over voxels.
+
+        Parameters
+        ----------
+        groups : int array of shape (n_images,), optional
+            Groups of images, which are not independent within them.
+        """
         shown = self.n_repeats > 0
         counts = self.n_repeats[shown]
         repeats, repeated = int((counts - 1).sum()), int((counts > 1).sum())
@@ -299,7 +306,8 @@ class VarianceComponents:
             return Separation(*found, noise_share=1.0, interval=(0.0, 1.0))
         within, square = self._within_of_image[shown], self._square_of_image[shown]
         share = _noise_share(within, square, counts)
-        limits = _interval(within, square, counts, share)
+        of_shown = None if groups is None else groups[shown]
+        limits = _interval((within, square, counts), share, of_shown)
         return Separation(*found, noise_share=float(np.clip(share, 0, 1)), interval=limits)
 
 
@@ -315,17 +323,22 @@ def _noise_share(within: np.ndarray, square: np.ndarray, counts: np.ndarray) -> 
 
 
 def _interval(
-    within: np.ndarray, square: np.ndarray, counts: np.ndarray, share: float
+    of_images: tuple[np.ndarray, np.ndarray, np.ndarray], share: float, groups: Groups | None
 ) -> tuple[float, float]:
     """95 % interval of the share: jackknife over images (Tukey 1958), t of images − 1.
 
-    With one repeated image, no image can be left out: the noise's interval is then that of its
-    degrees of freedom, as if voxels varied as one.
+    Groups of images are left out whole, and count as one each. With one repeated image or group,
+    none can be left out: the noise's interval is then that of its degrees of freedom, as if voxels
+    varied as one.
+
+    ``of_images`` are what `_noise_share` takes.
     """
-    n, repeated = len(counts), counts > 1
+    counts = of_images[2]
+    parts = [np.array([i]) for i in range(len(counts))] if groups is None else members(groups)
+    n, repeated = len(parts), np.array([(counts[part] > 1).any() for part in parts])
     if repeated.sum() > 1:
-        parts = ([np.delete(values, i) for values in (within, square, counts)] for i in range(n))
-        left_out = np.array([_noise_share(*part) for part in parts])
+        each = ([np.delete(values, part) for values in of_images] for part in parts)
+        left_out = np.array([_noise_share(*some) for some in each])
         error = np.sqrt((n - 1) / n * np.square(left_out - left_out.mean()).sum())
         reach = float(t.ppf(0.975, repeated.sum() - 1) * error)
         low, high = share - reach, share + reach

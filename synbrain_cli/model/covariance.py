@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from synbrain_cli.groups import Groups, count_groups, deal
 from synbrain_cli.progress import UNSEEN, Share
 from synbrain_cli.threads import one_thread
 
@@ -169,6 +170,7 @@ def fit_low_rank(
     generator: np.random.Generator,
     max_rank: int = MAX_RANK,
     share: Share = UNSEEN,
+    groups: Groups | None = None,
 ) -> LowRank:
     r"""Fit shared factors, with the remaining variance of each voxel as its private variance.
 
@@ -198,6 +200,8 @@ def fit_low_rank(
     max_rank : int
     share : Share
         Of a task whose progress is shown.
+    groups : int array of shape (n_images,), optional
+        Groups of images that are never both fitted and held out (`synbrain_cli.groups`).
 
     Returns
     -------
@@ -207,29 +211,28 @@ def fit_low_rank(
     used = np.flatnonzero(weight > 0)
     # More factors than a fifth of the images that determine them would be noise, and cost time.
     rank = int(min(max_rank, n_voxels // 2, len(used) // N_FOLDS))
-    if rank < 1:
+    of_used = None if groups is None else groups[used]
+    n_folds = min(N_FOLDS, count_groups(len(used), of_used))
+    if rank < 1 or n_folds < 2:
         return LowRank.independent(variance)
-    from sklearn.model_selection import KFold  # import takes a second and is not needed for draws
-
     start = generator.standard_normal((n_voxels, rank + _OVERSAMPLING))
-    deal = KFold(N_FOLDS, shuffle=True, random_state=int(generator.integers(2**31)))
     parts = []
-    for _, chosen in deal.split(used):
+    for chosen in deal(len(used), n_folds, generator, of_used):
         inside = np.zeros(len(weight), bool)
         inside[used[chosen]] = True
         parts.append(_Moment.of([(t.sign, t.of(inside)) for t in terms], weight[inside].sum()))
 
-    folds = range(N_FOLDS)
-    groups = [tuple(g for g in folds if g != fold) for fold in folds] + [tuple(folds)]
+    folds = range(n_folds)
+    sums = [tuple(g for g in folds if g != fold) for fold in folds] + [tuple(folds)]
     communality = np.zeros(n_voxels)
     n_rounds = _ROUNDS if n_voxels <= DENSE else 1  # of thousands, one is next to nothing
     for _, own in share.each(range(n_rounds)):
-        *others, everything = _eigenvectors(parts, groups, communality, start, own)
+        *others, everything = _eigenvectors(parts, sums, communality, start, own)
         held_out = np.zeros(rank)
         for fold, vectors in enumerate(others):
             chosen = vectors[:, :rank]
             (product,) = _products(parts, [(fold,)], communality, [chosen])
-            held_out += (chosen * product).sum(0) / N_FOLDS
+            held_out += (chosen * product).sum(0) / n_folds
         kept = int(np.argmax(np.r_[held_out <= 0, True]))
         loadings = everything[:, :kept] * np.sqrt(np.minimum.accumulate(held_out[:kept]))
         communality = np.minimum((loadings**2).sum(1), variance)
@@ -268,30 +271,30 @@ class _Moment:
         return cls(multiply, diagonal, weight, np.dtype(np.float32))
 
 
-Groups = Sequence[tuple[int, ...]]  # numbers of the parts that each moment is the sum of
+Sums = Sequence[tuple[int, ...]]  # numbers of the parts that each moment is the sum of
 
 
 def _products(
     parts: Sequence[_Moment],
-    groups: Groups,
+    sums: Sums,
     communality: np.ndarray,
     vectors: Sequence[np.ndarray],
 ) -> list[np.ndarray]:
-    """Each group's moment times its vectors, its diagonal replaced by the communality.
+    """Each sum's moment times its vectors, its diagonal replaced by the communality.
 
-    A part multiplies the vectors of all groups that it belongs to at once: wide products are faster
+    A part multiplies the vectors of all sums that it belongs to at once: wide products are faster
     than narrow ones, and its rows are read once.
     """
     products = [np.zeros(own.shape) for own in vectors]
     for number, part in enumerate(parts):
-        members = [g for g, group in enumerate(groups) if number in group]
+        members = [g for g, group in enumerate(sums) if number in group]
         if not members:
             continue
         widths = np.cumsum([vectors[g].shape[1] for g in members])
         together = part.multiply(np.hstack([vectors[g] for g in members], dtype=part.precision))
         for g, product in zip(members, np.hsplit(together, widths[:-1]), strict=True):
             products[g] += product
-    for group, own, product in zip(groups, vectors, products, strict=True):
+    for group, own, product in zip(sums, vectors, products, strict=True):
         weight = sum(parts[number].weight for number in group)
         product /= weight
         diagonal = communality - sum(parts[number].diagonal for number in group) / weight
@@ -301,17 +304,17 @@ def _products(
 
 def _eigenvectors(
     parts: Sequence[_Moment],
-    groups: Groups,
+    sums: Sums,
     communality: np.ndarray,
     start: np.ndarray,
     share: Share,
 ) -> list[np.ndarray]:
-    """Leading eigenvectors of each group, largest first, by subspace iteration from ``start``."""
-    vectors = [_orthonormal(start)] * len(groups)
+    """Leading eigenvectors of each sum, largest first, by subspace iteration from ``start``."""
+    vectors = [_orthonormal(start)] * len(sums)
     for _ in share.over(range(_POWER_STEPS)):
-        vectors = [_orthonormal(p) for p in _products(parts, groups, communality, vectors)]
+        vectors = [_orthonormal(p) for p in _products(parts, sums, communality, vectors)]
     turned = []
-    for own, product in zip(vectors, _products(parts, groups, communality, vectors), strict=True):
+    for own, product in zip(vectors, _products(parts, sums, communality, vectors), strict=True):
         image = own.T @ product
         _, turn = np.linalg.eigh((image + image.T) / 2)
         turned.append(own @ turn[:, ::-1])

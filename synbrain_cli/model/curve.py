@@ -44,7 +44,7 @@ def fit_curve(
     standardised : callable
         Slice of voxels → their residuals in standard deviations, float32 (n_trials, n_chosen).
     image_index : int array of shape (n_trials,)
-        Image of each trial. Images are left out whole.
+        Image of each trial, or its group. They are left out whole.
     n_voxels : int
     share : Share
         Of a task whose progress is shown.

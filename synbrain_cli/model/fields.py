@@ -20,6 +20,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from synbrain_cli.groups import Groups, count_groups, deal
 from synbrain_cli.model.tokens import StandardBand
 from synbrain_cli.progress import UNSEEN, Share
 from synbrain_cli.threads import side_by_side
@@ -134,6 +135,7 @@ def fit_fields(
     targets: NDArray[np.float32],
     generator: np.random.Generator,
     share: Share = UNSEEN,
+    groups: Groups | None = None,
 ) -> tuple[FieldRidge, NDArray[np.float32]]:
     """Choose each voxel's receptive field and penalty, and fit its weights.
 
@@ -148,6 +150,8 @@ def fit_fields(
         Chooses the images on which fields are compared, and deals images to folds.
     share : Share
         Of a task whose progress is shown.
+    groups : int array of shape (n_images,), optional
+        Groups of images that are never both fitted and held out (`synbrain_cli.groups`).
 
     Returns
     -------
@@ -157,18 +161,18 @@ def fit_fields(
         chosen without it: the best of many fields fits even noise, so that leave-one-out
         predictions in a field that was chosen with the image would promise too much.
     """
-    from sklearn.model_selection import KFold  # a second to import, which predictions do without
-
     n_images, n_folds = len(tokens), N_FOLDS if len(tokens) <= SEARCHED else FEW_FOLDS
+    n_folds = min(n_folds, count_groups(n_images, groups))
     reading, *of_fits = share.split(2, *[1] * (n_folds + 1))
     axes = channel_axes(tokens)
     by_place = _channels_by_place(tokens, axes)
     reading.to(1)
-    deal = KFold(n_folds, shuffle=True, random_state=int(generator.integers(2**31)))
-    every, nothing = np.arange(n_images), np.zeros(0, np.intp)
+    every = np.arange(n_images)
+    folds = [*deal(n_images, n_folds, generator, groups), np.zeros(0, np.intp)]
     fits = [
         (images, _choose(images, generator), held_out)
-        for images, held_out in [*deal.split(every), (every, nothing)]
+        for held_out in folds
+        for images in [np.setdiff1d(every, held_out)]
     ]
     without = np.empty(targets.shape, np.float32)
     found = []

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.groups import Groups, count_groups, deal, members, require_two_groups
 from synbrain_cli.model.fields import FieldRidge, fit_fields, is_grid
 from synbrain_cli.model.penalties import TOGETHER, choose_penalties
 from synbrain_cli.model.principal import principal_components
@@ -342,6 +343,7 @@ def fit_linear(
     responses: np.ndarray,
     generator: np.random.Generator,
     share: Share = UNSEEN,
+    groups: Groups | None = None,
 ) -> tuple[LinearEncoder, np.ndarray]:
     """Fit the linear encoder, and predict each image by a fit without this image.
 
@@ -362,26 +364,28 @@ def fit_linear(
         Deals images to folds.
     share : Share
         Of a task whose progress is shown.
+    groups : int array of shape (n_images,), optional
+        Groups of images that are never both fitted and held out (`synbrain_cli.groups`).
 
     Returns
     -------
     LinearEncoder
     float32 array of shape (n_images, n_voxels)
-        Predictions of every image without it: leave-one-out by ridges (`fit_ridge`), by folds of
-        receptive fields (`synbrain_cli.model.fields.fit_fields`); the stack weighs them by weights
-        of other images.
+        Predictions of every image without it, and without the others of its group: leave-one-out by
+        ridges (`fit_ridge`), by folds of receptive fields (`synbrain_cli.model.fields.fit_fields`);
+        the stack weighs them by weights of other images.
     """
     ridges, of_bands, left_out = [], [], []
     of_ridges, of_fields, of_stack = share.split(*LINEAR_TIMES)
     for band, own in of_ridges.each(tokens.bands):
         reading, fitting = own.split(*RIDGE_TIMES)
-        found = regress(pool_tokens(band, reading), responses, generator, fitting)
+        found = regress(pool_tokens(band, reading), responses, generator, fitting, groups)
         ridges.append(Ridge(**found.fit, known=found.known))
         left_out.append(found.left_out)
     for band, own in of_fields.each(tokens.bands):
         field = None
         if is_grid(band.shape[1]) and len(responses) >= LEAST_IMAGES:
-            field, without = fit_fields(band, responses, generator, own)
+            field, without = fit_fields(band, responses, generator, own, groups)
             left_out.append(without)
         of_bands.append(field)
     mean = responses.mean(0, dtype=np.float64).astype(np.float32)
@@ -391,12 +395,29 @@ def fit_linear(
         return LinearEncoder(tuple(ridges), tuple(of_bands), weights, mean), left_out[0]
     # What little is known shrinks predictions towards the mean response, not towards 0; that of an
     # image left out, towards the mean of the others.
-    n_images = len(responses)
-    others = np.asarray((n_images * mean - responses) / (n_images - 1), np.float32)
+    others = _mean_of_others(responses, mean, groups)
     for one in left_out:
         one -= others
-    weights, stacked = fit_stack(left_out, responses - others, generator, share=of_stack)
+    weights, stacked = fit_stack(
+        left_out, responses - others, generator, share=of_stack, groups=groups
+    )
     return LinearEncoder(tuple(ridges), tuple(of_bands), weights, mean), stacked + others
+
+
+def _mean_of_others(targets: np.ndarray, mean: np.ndarray, groups: Groups | None) -> np.ndarray:
+    """Mean of all rows but each row itself, or its group: float32, of the shape of the targets.
+
+    Two rows or more, of two groups or more.
+    """
+    n_rows = len(targets)
+    if groups is None:
+        return np.asarray((n_rows * mean - targets) / (n_rows - 1), np.float32)
+    require_two_groups(groups)
+    others = np.empty(targets.shape, np.float32)
+    for rows in members(groups):
+        own = targets[rows].sum(0, dtype=np.float64)
+        others[rows] = (n_rows * mean - own) / (n_rows - len(rows))
+    return others
 
 
 @dataclass(frozen=True)
@@ -409,7 +430,7 @@ class Regression:
         ``feature_mean``, ``components``, ``coefficients``, ``intercept`` and ``alphas``, as in
         `Ridge`.
     left_out : float32 array of shape (n_rows, n_targets)
-        Leave-one-out predictions.
+        Predictions of each row without it, and without its group.
     known : Leverage, optional
         How unsure predictions are; None of features that do not vary.
     """
@@ -424,9 +445,10 @@ def fit_ridge(
     targets: np.ndarray,
     generator: np.random.Generator,
     share: Share = UNSEEN,
+    groups: Groups | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Ridge regression: the attributes ``fit`` and ``left_out`` of `regress`."""
-    found = regress(features, targets, generator, share)
+    found = regress(features, targets, generator, share, groups)
     return found.fit, found.left_out
 
 
@@ -435,6 +457,7 @@ def regress(
     targets: np.ndarray,
     generator: np.random.Generator,
     share: Share = UNSEEN,
+    groups: Groups | None = None,
 ) -> Regression:
     r"""Ridge regression, with the penalty of each target chosen by cross-validation over rows.
 
@@ -446,10 +469,14 @@ def regress(
     .. math:: \hat y_i^{(-i)} = y_i - \frac{y_i - \hat y_i}{1 - h_i}, \qquad
         h_i = \frac1n + \sum_j \frac{s_{ij}^2}{\sum_k s_{kj}^2 + \alpha}
 
-    for scores s on the components (exact where all components are kept).
+    for scores s on the components (exact where all components are kept). Rows of a group G are left
+    out together: with the block H of the hat matrix that is theirs, their residuals are
+    :math:`(I - H)^{-1} (y_G - \hat y_G)` (Cook & Weisberg 1982, *Residuals and Influence in
+    Regression*, section 3.6).
 
     Features that do not vary (all images alike, or a single row) leave no component: the prediction
-    is then the mean of the targets. There are as many folds as rows, where these are fewer.
+    is then the mean of the targets. There are as many folds as rows or groups, where these are
+    fewer.
 
     Parameters
     ----------
@@ -459,12 +486,17 @@ def regress(
         Deals rows to folds.
     share : Share
         Of a task whose progress is shown.
+    groups : int array of shape (n_rows,), optional
+        Groups of rows that are never both fitted and held out.
+
+    Raises
+    ------
+    InputError
+        All rows are of one group.
     """
     if not np.ptp(features, axis=0).any():
-        return Regression(*_fit_mean(features, targets))
-    from sklearn.model_selection import KFold  # a second to import, which predictions do without
-
-    n_folds = min(N_FOLDS, len(features))
+        return Regression(*_fit_mean(features, targets, groups))
+    n_folds = min(N_FOLDS, count_groups(len(features), groups))
     mean = features.mean(0, dtype=np.float64).astype(np.float32)
     features = features - mean  # not in place: pooling may hand back the caller's own array
     n_targets = targets.shape[1]
@@ -477,8 +509,7 @@ def regress(
     powers, vectors = found.powers / unit**2, found.vectors
     scores = (vectors * np.sqrt(powers)).astype(np.float32)
     components = (found.axes / unit).astype(np.float32)
-    deal = KFold(n_folds, shuffle=True, random_state=int(generator.integers(2**31)))
-    folds = [held_out for _, held_out in deal.split(scores)]
+    folds = deal(len(scores), n_folds, generator, groups)
     intercept = targets.mean(0, dtype=np.float64).astype(np.float32)
     held_out = np.asarray(targets - intercept, np.float32)  # centred, then residuals, in place
     best = choose_penalties(scores, held_out, folds, ALPHAS, choosing)
@@ -487,7 +518,9 @@ def regress(
     leverage = 1 / len(scores) + vectors**2 @ (powers[:, None] / (powers[:, None] + ALPHAS))
     kept = np.maximum(1 - leverage, 1e-6)  # (n_rows, n_penalties)
     beyond = np.maximum(length / unit**2 - vectors**2 @ powers, 0)
-    left_out = leverage / kept + beyond[:, None] / ALPHAS
+    parts = None if groups is None else _GroupsLeftOut(vectors, powers, groups)
+    within = leverage / kept if parts is None else parts.leverage()
+    left_out = within + beyond[:, None] / ALPHAS
     kept = kept.astype(np.float32)
     coefficients = np.empty((len(powers), targets.shape[1]), np.float32)
     for start in fitting.over(range(0, targets.shape[1], TOGETHER)):
@@ -495,7 +528,11 @@ def regress(
         centred = np.ascontiguousarray(held_out[:, some])
         own = scores.T @ centred / (powers[:, None] + alphas[some]).astype(np.float32)
         coefficients[:, some] = own
-        residual = (centred - scores @ own) / kept[:, best[some]]
+        residual = centred - scores @ own
+        if parts is None:
+            residual /= kept[:, best[some]]
+        else:
+            parts.leave_out(residual, best[some])
         held_out[:, some] = targets[:, some] - residual
     fit = {
         "feature_mean": mean,
@@ -512,8 +549,52 @@ def regress(
     return Regression(fit, held_out, known)
 
 
+class _GroupsLeftOut:
+    """Fits without one group of rows after the other, by the hat matrix of the fit to all.
+
+    Parameters
+    ----------
+    vectors : float array of shape (n_rows, n_components)
+        Scores of length 1.
+    powers : float array of shape (n_components,)
+    groups : int array of shape (n_rows,)
+    """
+
+    def __init__(self, vectors: np.ndarray, powers: np.ndarray, groups: Groups) -> None:
+        self._shrinkage = powers[:, None] / (powers[:, None] + ALPHAS)
+        self._n_rows = len(vectors)
+        self._parts = [(rows, vectors[rows].astype(np.float64)) for rows in members(groups)]
+
+    def _hat(self, own: np.ndarray, penalty: int) -> np.ndarray:
+        """Block of the hat matrix (n_own, n_own); its eigenvalues are below 1."""
+        hat: np.ndarray = 1 / self._n_rows + (own * self._shrinkage[:, penalty]) @ own.T
+        return hat * (1 - 1e-6)
+
+    def leverage(self) -> np.ndarray:
+        """Leverage of every row in the fit without its group: float64 (n_rows, n_penalties)."""
+        found = np.empty((self._n_rows, len(ALPHAS)))
+        for rows, own in self._parts:
+            for penalty in range(len(ALPHAS)):
+                hat = self._hat(own, penalty)
+                left = np.linalg.solve(np.eye(len(hat)) - hat, hat)
+                found[rows, penalty] = np.diagonal(left)
+        return found
+
+    def leave_out(self, residual: np.ndarray, penalties: np.ndarray) -> None:
+        """Change residuals (n_rows, n_targets) to those of fits without each row's group.
+
+        ``penalties`` (n_targets,) is the number of each target's penalty.
+        """
+        for penalty in np.unique(penalties):
+            targets = np.flatnonzero(penalties == penalty)
+            for rows, own in self._parts:
+                apart = np.eye(len(rows)) - self._hat(own, penalty)
+                block = np.ix_(rows, targets)
+                residual[block] = np.linalg.solve(apart, residual[block])
+
+
 def _fit_mean(
-    features: np.ndarray, targets: np.ndarray
+    features: np.ndarray, targets: np.ndarray, groups: Groups | None = None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Ridge on features that do not vary: the mean, and the mean of all other rows."""
     n_rows, n_targets = targets.shape
@@ -525,8 +606,9 @@ def _fit_mean(
         "intercept": mean.astype(np.float32),
         "alphas": np.zeros(n_targets, np.float32),
     }
-    left_out = (mean * n_rows - targets) / (n_rows - 1) if n_rows > 1 else np.zeros(targets.shape)
-    return fit, left_out.astype(np.float32)
+    if n_rows < 2:
+        return fit, np.zeros(targets.shape, np.float32)
+    return fit, _mean_of_others(targets, mean, groups)
 
 
 def apply_ridge(fit: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:

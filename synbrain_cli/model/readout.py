@@ -35,6 +35,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from synbrain_cli.groups import Groups
 from synbrain_cli.model.components import Separation, VarianceComponents
 from synbrain_cli.model.covariance import LowRank, Normal, add_regions, fit_low_rank
 from synbrain_cli.model.curve import Standardised, bend, fit_curve, sd_of_normal, straight
@@ -245,6 +246,24 @@ _STORED = {
 }
 
 
+@dataclass(frozen=True)
+class Together:
+    """Voxels and images that may have something in common.
+
+    Attributes
+    ----------
+    regions : tuple of bool arrays of shape (n_voxels,)
+        u and e have a factor for each whose mean varies more than by the other factors
+        (`synbrain_cli.model.covariance.add_regions`).
+    groups : int array of shape (n_images,), optional
+        Groups of images that are never both fitted and held out, and that count as one where
+        images count as independent (`synbrain_cli.groups`).
+    """
+
+    regions: tuple[np.ndarray, ...] = ()
+    groups: Groups | None = None
+
+
 def fit_readout(
     trials: np.ndarray,
     image_index: np.ndarray,
@@ -292,16 +311,14 @@ def fit_separated(
     means: np.ndarray,
     generator: np.random.Generator,
     without: Container[Part] = (),
-    regions: Iterable[np.ndarray] = (),
+    together: Together | None = None,
     share: Share = UNSEEN,
 ) -> tuple[Readout, Separation]:
-    """Fit the readout, and say how surely unexplained signal is told from noise: `fit_readout`.
-
-    ``regions`` are boolean arrays (n_voxels,): u and e have a factor for each whose mean varies
-    more than by the other factors (`synbrain_cli.model.covariance.add_regions`).
-    """
+    """Fit the readout, and say how surely unexplained signal is told from noise: `fit_readout`."""
+    together = together or Together()
+    groups = together.groups
     of_components, of_dependence, of_noise, of_signal, of_curve = share.split(*TIMES)
-    large = [region for region in regions if region.sum() >= MIN_REGION]
+    large = [region for region in together.regions if region.sum() >= MIN_REGION]
     components = VarianceComponents(trials, image_index, means, large, of_components)
     centre, spread = _moments_over_images(means)
     slope = np.zeros_like(components.noise)
@@ -312,8 +329,8 @@ def fit_separated(
     noise = LowRank.independent(components.noise)
     signal = LowRank.independent(components.signal)
     if "low_rank" not in without:
-        noise = _noise_factors(components, generator, of_noise)
-        signal = _signal_factors(components, generator, of_signal)
+        noise = _noise_factors(components, generator, groups, of_noise)
+        signal = _signal_factors(components, generator, groups, of_signal)
         averages = components.of_regions()
         noise = add_regions(noise, large, averages.noise)
         signal = add_regions(signal, large, averages.signal)
@@ -327,9 +344,10 @@ def fit_separated(
     )
     if "curve" not in without:
         standardised = _standardised(readout, trials, image_index, means)
-        curve = fit_curve(standardised, image_index, means.shape[1], of_curve)
+        whole = image_index if groups is None else groups[image_index]  # is left out as one
+        curve = fit_curve(standardised, whole, means.shape[1], of_curve)
         readout = replace(readout, curve=curve)
-    return readout, components.separation()
+    return readout, components.separation(groups)
 
 
 def fit_image_blind(
@@ -338,7 +356,7 @@ def fit_image_blind(
     image_index: np.ndarray,
     pattern: np.ndarray,
     generator: np.random.Generator,
-    regions: Iterable[np.ndarray] = (),
+    together: Together | None = None,
 ) -> Readout:
     """Fit the distribution of trials of an image that nothing is known of, around one pattern.
 
@@ -354,16 +372,18 @@ def fit_image_blind(
     image_index : int array of shape (n_trials,)
     pattern : float32 array of shape (n_voxels,)
     generator : numpy Generator
-    regions : iterable of bool arrays of shape (n_voxels,)
+    together : Together, optional
     """
+    together = together or Together()
+    groups = together.groups
     means = np.broadcast_to(pattern, (int(image_index.max()) + 1, len(pattern)))
-    large = [region for region in regions if region.sum() >= MIN_REGION]
+    large = [region for region in together.regions if region.sum() >= MIN_REGION]
     components = VarianceComponents(trials, image_index, means, large)
     averages = components.of_regions()
     noise = readout.noise
     if not components.separable:
-        noise = add_regions(_noise_factors(components, generator), large, averages.noise)
-    signal = add_regions(_signal_factors(components, generator), large, averages.signal)
+        noise = add_regions(_noise_factors(components, generator, groups), large, averages.noise)
+    signal = add_regions(_signal_factors(components, generator, groups), large, averages.signal)
     nothing, one = np.zeros_like(pattern), np.ones_like(pattern)
     return Readout(signal, noise, nothing, pattern, one, readout.curve)
 
@@ -385,22 +405,34 @@ def _standardised(
 
 
 def _noise_factors(
-    components: VarianceComponents, generator: np.random.Generator, share: Share = UNSEEN
+    components: VarianceComponents,
+    generator: np.random.Generator,
+    groups: Groups | None,
+    share: Share = UNSEEN,
 ) -> LowRank:
     """Factors of e, from contrasts of repeats."""
     terms = components.noise_terms()
-    return fit_low_rank(terms, components.degrees, components.noise, generator, share=share)
+    degrees, noise = components.degrees, components.noise
+    return fit_low_rank(terms, degrees, noise, generator, share=share, groups=groups)
 
 
 def _signal_factors(
-    components: VarianceComponents, generator: np.random.Generator, share: Share = UNSEEN
+    components: VarianceComponents,
+    generator: np.random.Generator,
+    groups: Groups | None,
+    share: Share = UNSEEN,
 ) -> LowRank:
     """Factors of u, from products of different repeats."""
     if not components.signal.any():
         return LowRank.independent(components.signal)
     weight = components.n_repeats * (components.n_repeats - 1.0)
     return fit_low_rank(
-        components.signal_terms(), weight, components.signal, generator, share=share
+        components.signal_terms(),
+        weight,
+        components.signal,
+        generator,
+        share=share,
+        groups=groups,
     )
 
 

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from synbrain_cli.groups import Groups, deal
 from synbrain_cli.model.linear import LinearEncoder, pool_tokens
 from synbrain_cli.model.tokens import StandardBand, StandardTokens
 from synbrain_cli.tokens import Tokens
@@ -111,6 +112,7 @@ def fit_power(
     signal: NDArray[np.float64],
     voxels: NDArray[np.intp],
     generator: np.random.Generator,
+    groups: Groups | None = None,
 ) -> float:
     """Choose the power p.
 
@@ -126,6 +128,8 @@ def fit_power(
     voxels : int array of shape (n_chosen,)
     generator : numpy Generator
         Chooses the images that are left out.
+    groups : int array of shape (n_images,), optional
+        Groups of images, which are left out whole.
 
     Returns
     -------
@@ -137,17 +141,27 @@ def fit_power(
     size = min(TOGETHER, n_images // 5)
     if size < LEAST_TOGETHER or not signal.any():
         return ALONE
-    order = generator.permutation(n_images)
     errors = np.zeros(len(POWERS))
-    for group in range(min(GROUPS, n_images // size)):
-        images = np.sort(order[group * size : (group + 1) * size])
+    for images in _left_out_together(n_images, size, generator, groups):
         scores = band_scores(linear, tokens.part(images))
         residuals = residuals_together(linear, scores, responses[images], voxels)
         products = residuals @ residuals.T / signal.sum()
         cosines = similarity(linear, scores)
-        pairs = np.triu_indices(size, 1)
+        pairs = np.triu_indices(len(images), 1)
         errors += [
             np.square(products[pairs] - shared_errors(cosines, power)[pairs]).sum()
             for power in POWERS
         ]
     return float(POWERS[int(errors.argmin())])
+
+
+def _left_out_together(
+    n_images: int, size: int, generator: np.random.Generator, groups: Groups | None
+) -> list[NDArray[np.intp]]:
+    """Rows of images that are left out together: `GROUPS` times at most, about ``size`` each."""
+    n_parts = n_images // size
+    if groups is not None:
+        return deal(n_images, n_parts, generator, groups)[:GROUPS]
+    order = generator.permutation(n_images)
+    parts = [order[k * size : (k + 1) * size] for k in range(min(GROUPS, n_parts))]
+    return [np.sort(part) for part in parts]

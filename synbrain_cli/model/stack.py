@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.groups import Groups, count_groups, deal
 from synbrain_cli.progress import UNSEEN, Share
 
 _SHRINKAGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)
@@ -43,6 +44,7 @@ def fit_stack(
     generator: np.random.Generator,
     excess: Mapping[int, NDArray[np.float32]] | None = None,
     share: Share = UNSEEN,
+    groups: Groups | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weigh several predictions of the mean; the module says how.
 
@@ -59,6 +61,8 @@ def fit_stack(
         have not.
     share : Share
         Of a task whose progress is shown.
+    groups : int array of shape (n_images,), optional
+        Groups of images that are never both fitted and held out (`synbrain_cli.groups`).
 
     Returns
     -------
@@ -78,10 +82,7 @@ def fit_stack(
             f"stacking: expected two validation images or more, found {n_images}: prepare with a "
             "larger --validation"
         )
-    from sklearn.model_selection import KFold  # a second to import, which draws do without
-
-    deal = KFold(min(10, n_images), shuffle=True, random_state=int(generator.integers(2**31)))
-    folds = [held_out for _, held_out in deal.split(averages)]
+    folds = deal(n_images, min(10, count_groups(n_images, groups)), generator, groups)
     multiplying, choosing, predicting = share.split(*TIMES)
     parts = _normal_equations(predictions, averages, folds, multiplying)
     for predictor, variance in (excess or {}).items():

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from synbrain_cli.groups import Groups
 from synbrain_cli.model.linear import apply_ridge, fit_ridge
 from synbrain_cli.model.tokens import StandardTokens
 from synbrain_cli.progress import UNSEEN, Share
@@ -100,6 +101,7 @@ def fit_adapter(
     responses: np.ndarray,
     generator: np.random.Generator,
     share: Share = UNSEEN,
+    groups: Groups | None = None,
 ) -> tuple[Adapter, np.ndarray]:
     """Fit a subject's voxels: the gain of the prior, then ridge on the residual.
 
@@ -113,6 +115,8 @@ def fit_adapter(
         Deals images to folds.
     share : Share
         Of a task whose progress is shown.
+    groups : int array of shape (n_images,), optional
+        Groups of images that are never both fitted and held out (`synbrain_cli.groups`).
 
     Returns
     -------
@@ -129,5 +133,5 @@ def fit_adapter(
         gain = min(max(against / power, 0.0), MAX_GAIN) if power else 0.0
         expected = np.float32(gain) * prior
     residual = responses - expected
-    ridge, left_out = fit_ridge(evidence, residual, generator, share)
+    ridge, left_out = fit_ridge(evidence, residual, generator, share, groups)
     return Adapter(gain, ridge), np.asarray(left_out + expected, np.float32)

@@ -36,13 +36,13 @@ from synbrain_cli.evaluation.augmented_trials import (
 from synbrain_cli.evaluation.results_writer import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.retrieval import N_CANDIDATES, FeatureSpace
 from synbrain_cli.evaluation.test_set import TestSet
-from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.groups import Groups, number_groups
+from synbrain_cli.io.prepared import PreparedSubject, groups_of_dataset
 from synbrain_cli.io.results.augmentation import Augmentation
 from synbrain_cli.io.results.record import ModelProvenance
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.plotting.augmentation import plot_augmentation
 from synbrain_cli.run import RunContext
 
@@ -158,7 +158,8 @@ def augment(
     test = TestSet.load(subject, store, [brain])
     real = training_trials(brain, subject)
     n_added = count_synthesized(settings.amounts, len(real.betas))
-    new = new_images(store, real, test.images, np.random.default_rng([run.seed, 0]))
+    groups = groups_of_dataset(subject)
+    new = new_images(store, real, test.images, groups, np.random.default_rng([run.seed, 0]))
     n_most = max(n_added.values())
     run.progress.info(
         f"augmenting {len(real.betas):,} real trials of {brain.name} with up to {n_most:,} "
@@ -184,8 +185,8 @@ def augment(
     }
     with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
         plans = plan_decoders(n_added, len(new))
-        fitted = _fit_decoders(work, plans, task, responses, run)
-        conditions = score_conditions(plans, fitted, Bootstrap(settings.n_boot, run.seed))
+        fitted = _fit_decoders(work, plans, task, responses, number_groups(new, groups), run)
+        conditions = score_conditions(plans, fitted, test.bootstrap(settings.n_boot, run.seed))
 
         # Write the results
         n_candidates = min(N_CANDIDATES, test.n_images)
@@ -231,13 +232,14 @@ def _fit_decoders(
     plans: Sequence[PlannedDecoder],
     task: DecodingTask,
     responses: Callable[[], tuple[Synthesized, Synthesized]],
+    groups: Groups | None,
     run: RunContext,
 ) -> list[FittedDecoder]:
     """Fit all decoders, or take them from the interrupted run."""
     fitted = []
     with run.progress.bar("decoders", len(plans), shorter="fewer --amounts") as bar:
         for plan in plans:
-            compute = partial(fit_planned, plan, task, responses, run.seed)
+            compute = partial(fit_planned, plan, task, responses, run.seed, groups)
             fitted.append(work.once(plan.name, FittedDecoder, compute))
             bar()
     return fitted

@@ -43,7 +43,6 @@ from synbrain_cli.io.results.record import ModelsProvenance
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.plotting.comparison import plot_comparison
 from synbrain_cli.run import RunContext
 
@@ -156,7 +155,7 @@ def compare(
         rows = predict_rows(brains, test, run)
         reference = reference_model(brains)
         scorer = RowScorer.create(test, rows, reference)
-        bootstrap = Bootstrap(settings.n_boot, run.seed)
+        bootstrap = test.bootstrap(settings.n_boot, run.seed)
         correlations = work.once(
             "correlations",
             list[RowCorrelations],

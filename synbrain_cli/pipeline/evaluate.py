@@ -19,7 +19,7 @@ from msgspec import UNSET, UnsetType
 from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.calibration import Calibration, calibrate
 from synbrain_cli.evaluation.doubt import doubtful_scores, notes_on_doubt
-from synbrain_cli.evaluation.folds import Folds
+from synbrain_cli.evaluation.folds import Folds, default_folds
 from synbrain_cli.evaluation.likelihood import score_likelihood
 from synbrain_cli.evaluation.needs import evaluation_bytes
 from synbrain_cli.evaluation.paper import paper_table
@@ -53,7 +53,6 @@ from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.io.workfolder import work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.memory import require_memory
-from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.pipeline.map_writer import MapWriter, StatMap
 from synbrain_cli.plotting.calibration import plot_calibration
 from synbrain_cli.run import RunContext
@@ -113,6 +112,8 @@ def evaluate(
 ) -> EvaluateResult:
     """Score a model on its subject's test images, or its recipe on all images, by folds.
 
+    A subject without test images is scored by folds unasked, as many as `default_folds` says.
+
     An interrupted evaluation continues after the last step that it finished: refits to folds,
     scores of responses, scores of draws, likelihood, classifiers, retrieval.
 
@@ -140,12 +141,14 @@ def evaluate(
     settings, run = settings or EvaluateSettings(), run or RunContext()
     brain.require_readout("an evaluation")
     check_draws(settings.n_draws)
-    n_folds = settings.n_folds
-    what = f"folds-{n_folds}_evaluation" if n_folds else "evaluation"
+    what = f"folds-{settings.n_folds}_evaluation" if settings.n_folds else "evaluation"
     folder = Path(output) if output else workspace.output_of(brain.name, what)
     recorded = _recorded(brain, subject, settings, run)
 
     # Load the test images
+    n_folds = settings.n_folds
+    if n_folds is None and not subject.has_test:
+        n_folds = default_folds(subject, store)
     folds = Folds.load(brain, subject, store, n_folds, run.seed) if n_folds else None
     test = folds.test if folds else TestSet.load(subject, store, [brain])
     if settings.two_sample:
@@ -159,7 +162,7 @@ def evaluate(
     )
 
     # Compute
-    bootstrap = Bootstrap(settings.n_boot, run.seed)
+    bootstrap = test.bootstrap(settings.n_boot, run.seed)
     with work_folder(folder, EVALUATION, recorded, progress=run.progress) as work:
         predictions = folds.predict(work, run) if folds else Predictions.of(brain, test, run)
         scorer = ResponseScorer(brain, test, predictions, bootstrap)
@@ -179,7 +182,7 @@ def evaluate(
                 "two_sample", TwoSample, lambda: tell_apart(brain, test, predictions, settings, run)
             )
         retrieval: RetrievalScores | UnsetType = UNSET
-        if test.least_group > 1:
+        if test.least_block > 1:
             with run.progress.stage("retrieval") as share:
                 retrieval = work.once(
                     "retrieval",
@@ -195,7 +198,7 @@ def evaluate(
             *(told.notes if told else ()),
             *_notes_on_rows(brain),
             *_notes_on_readout(brain),
-            *notes_on_doubt(doubtful_scores(responses.overall, test.n_images)),
+            *notes_on_doubt(_doubtful(responses, test)),
             *test.notes,
         ]
         sizes = folds.sizes if folds else UNSET
@@ -251,6 +254,7 @@ def _metrics(
         simulated=brain.simulated,
         n_test_images=test.n_images,
         n_test_trials=len(test.trials),
+        n_groups=UNSET if test.groups is None else test.n_independent,
         repeats_per_image=test.repeats,
         averaged_over=test.averaged_over,
         n_voxels=brain.n_voxels,
@@ -265,11 +269,16 @@ def _metrics(
         draws=steps.draws.scores,
         likelihood=steps.likelihood,
         two_sample=steps.told.scores if steps.told else UNSET,
-        doubtful=doubtful_scores(steps.responses.overall, test.n_images),
+        doubtful=_doubtful(steps.responses, test),
         notes=notes,
         provenance=provenance,
     )
     return finite(record)
+
+
+def _doubtful(responses: ResponseResults, test: TestSet) -> dict[str, str]:
+    """Scores that mean nothing, each with the reason."""
+    return doubtful_scores(responses.overall, test.n_independent, test.groups is not None)
 
 
 def _recorded(

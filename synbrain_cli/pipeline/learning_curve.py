@@ -35,7 +35,6 @@ from synbrain_cli.io.results.learning_curve import LearningCurve, Over
 from synbrain_cli.io.results.record import SubjectsProvenance, finite
 from synbrain_cli.io.workfolder import WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.learning_curve import LearningCurveFit
 from synbrain_cli.plotting.learning_curve import Curve as PlottedCurve
 from synbrain_cli.plotting.learning_curve import Levels, plot_learning_curve
@@ -165,10 +164,7 @@ def learning_curve(
         full, notes = np.full(len(subjects), np.nan), []
         for number, one in enumerate(subjects):
             # Load the test images
-            scorer = CurveScorer.load(
-                one.subject, one.store, Bootstrap(settings.n_boot, run.seed, stream=6)
-            )
-
+            scorer = CurveScorer.load(one.subject, one.store, settings.n_boot, run.seed)
             notes += [f"{one.label}: {note}" for note in scorer.test.notes]
 
             # Compute: fit and score the models of every amount

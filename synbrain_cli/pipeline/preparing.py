@@ -114,10 +114,12 @@ def _prepare_or_keep(
         f"{folder}: {len(subject.trials):,} trials, {subject.n_voxels:,} voxels"
         + (f"; {left_out:,} constant or not finite ones left out" if left_out else "")
     )
-    n_test = subject.trials.loc[subject.trials["split"] == "test", "image"].nunique()
-    if n_test < FEW:
+    tested = subject.trials.loc[subject.trials["split"] == "test", "image"]
+    n_test = tested.map(subject.groups).nunique() if subject.groups else tested.nunique()
+    if 0 < n_test < FEW:
+        what = "groups of test images" if subject.groups else "test images"
         progress.info(
-            f"{n_test} test images: scores of fewer than {FEW} mean nothing by themselves, and of "
+            f"{n_test} {what}: scores of fewer than {FEW} mean nothing by themselves, and of "
             f"fewer than {MIN_IMAGES} there are none: {FOLDS_ADVICE}, or prepare with more test "
             "images (--test, --split)"
         )
@@ -225,6 +227,7 @@ def describe(result: PrepareResult) -> list[dict[str, Any]]:
                     f"{split} images": int(images.get(split, 0))
                     for split in ("train", "val", "test")
                 },
+                **({"groups": len(set(subject.groups.values()))} if subject.groups else {}),
                 "voxels": subject.n_voxels,
                 "median ncsnr": _rounded(subject.voxels["ncsnr"].median()),
             }

@@ -7,7 +7,7 @@ the predictions are stacked, and how single trials vary around them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +46,7 @@ from synbrain_cli.training.shared_core import (
     grid_bands,
     require_grids,
     train_core,
+    why_no_network,
 )
 from synbrain_cli.training.voxel_order import default_order, subject_order
 
@@ -65,7 +66,9 @@ class TrainSettings:
     model : {"auto", "network", "linear", "full"}
         "linear": the linear encoder alone; "network": with the response network; "full": with the
         published networks (BrainVAE and S2N mapper) beside it. "auto": the full model on a GPU, and
-        "network" on a CPU, where the published networks cost most of the time.
+        "network" on a CPU, where the published networks cost most of the time; "linear" for a
+        subject without test images, whose model is fitted again for every fold of images to score
+        it, and for one of so few images that no network can be trained.
     preset : str
         Sizes and schedules of the networks: a name of `synbrain_cli.config.PRESETS`.
     voxel_order : str
@@ -103,11 +106,17 @@ class TrainSettings:
         """Whether the response network is trained beside the linear encoder."""
         return self.model != "linear"
 
-    def on(self, device: torch.device) -> TrainSettings:
-        """Decide what "auto" is on a device."""
+    def on(
+        self, device: torch.device, subject: PreparedSubject, log: Callable[[str], None]
+    ) -> TrainSettings:
+        """Decide what "auto" is on a device, for a subject; say so where it is the least."""
         if self.model != "auto":
             return self
         plain = (self.preset, self.voxel_order) == ("tiny", "auto")
+        reason = why_no_network(self.together or (subject,))
+        if plain and reason is not None:
+            log(f"{reason}: the linear encoder alone (--model linear)")
+            return replace(self, model="linear")
         return replace(self, model="network" if plain and device.type == "cpu" else "full")
 
     @property
@@ -156,7 +165,8 @@ def train(
         When another process is training it.
     """
     # Set up
-    settings = _with_what_applies(settings, store, run)
+    asked = settings
+    settings = _with_what_applies(settings, subject, store, run)
     known = [(one, store) for one in settings.together or (subject,)]
     voxel_order = settings.voxel_order
     if voxel_order == "auto":
@@ -164,9 +174,7 @@ def train(
     order = torch.from_numpy(subject_order(subject, voxel_order))
     preset = PRESETS[settings.preset]
     require_subject_of_dataset(subject.label)
-    name = model_name(
-        name or f"sub-{subject.subject}" + ("" if settings.has_network else "_linear")
-    )
+    name = model_name(name or f"sub-{subject.subject}" + ("" if asked.has_network else "_linear"))
     recorded = _recorded(settings, voxel_order, subject, known, run)
     with work_folder(
         workspace.weights / name,
@@ -244,7 +252,7 @@ def train(
 
 
 def _with_what_applies(
-    settings: TrainSettings, store: TokenStore, run: RunContext
+    settings: TrainSettings, subject: PreparedSubject, store: TokenStore, run: RunContext
 ) -> TrainSettings:
     """Decide what "auto" is, and say what the bands do not allow.
 
@@ -255,7 +263,7 @@ def _with_what_applies(
     """
     if settings.model == "network":
         require_grids(store)
-    chosen = settings.on(run.device)
+    chosen = settings.on(run.device, subject, run.progress.info)
     left_out = describe_bands_left_out(store)
     if left_out and chosen.has_network:
         run.progress.info(left_out)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from msgspec import UNSET
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.config import a_trial, trials_name
@@ -261,11 +260,7 @@ def evaluation_map(evaluation: Evaluation, what: str, brain: Brain) -> BrainMap:
 
 def images_and_trials(metrics: EvaluationRecord) -> str:
     """Return on how many images and trials a model was tested: "200 test images (600 trials)"."""
-    images, rows = (
-        f"{n:,} {name}{'s' if n > 1 else ''}"
-        for n, name in ((metrics.n_test_images, "test image"), (metrics.n_test_trials, "trial"))
-    )
+    rows = f"{metrics.n_test_trials:,} trial{'s' if metrics.n_test_trials > 1 else ''}"
     if metrics.averaged_over > 1:
         rows = f"{metrics.n_test_trials:,} {trials_name(metrics.averaged_over)}"
-    held_out = "" if metrics.folds is UNSET else f", held out in {metrics.folds.n_folds} folds"
-    return f"{images} ({rows}{held_out})"
+    return f"{metrics.tested} ({rows})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from synbrain_cli.training.distribution import (
     describe_readout,
 )
 from synbrain_cli.training.examples import SubjectExamples, share_predicted
+from synbrain_cli.training.limits import find_limits
 from synbrain_cli.training.networks import TrainedNetworks
 from synbrain_cli.training.sequence import OrderResult
 from synbrain_cli.training.shared_core import TrainedNetwork
@@ -160,7 +162,11 @@ def write_bundle(
     )
     seal(folder, config)
     members = members_table(subject, config, fitted.stack, parts.linear)
-    (folder / CARD).write_text(model_card(work.target.name, subject, config, members), "utf-8")
+    limits = list(find_limits(parts.examples, parts.linear, fitted))
+    for line in limits:
+        run.progress.info(f"too few data: {line}")
+    card = model_card(work.target.name, subject, config, members, limits)
+    (folder / CARD).write_text(card, "utf-8")
     work.put_in_place()
     return record
 
@@ -223,8 +229,17 @@ def _training_record(
     )
 
 
-def model_card(name: str, subject: PreparedSubject, config: BundleConfig, members: str) -> str:
-    """Return the bundle's ``card.md``: training data, validation scores, members, licence."""
+def model_card(
+    name: str,
+    subject: PreparedSubject,
+    config: BundleConfig,
+    members: str,
+    limits: Sequence[str] = (),
+) -> str:
+    """Return the bundle's ``card.md``: training data, validation scores, members, licence.
+
+    ``limits`` are what data were too few for (`synbrain_cli.training.limits`).
+    """
     record = config.training
     simulated = "**Simulated subject: no brain was measured.**\n\n" if config.simulated else ""
     licence = (
@@ -243,6 +258,8 @@ def model_card(name: str, subject: PreparedSubject, config: BundleConfig, member
     )
     repeats = _about_repeats(record, config.averaged_over)
     order = "" if record.sequence is None else _about_order(record.sequence)
+    few = "".join(f"\n- {line}" for line in limits)
+    few = f"\n\nData were too few for:\n{few}" if limits else ""
     averages = "" if config.averaged_over == 1 else f" Trials and draws are {config.rows}."
     return f"""# {name}
 
@@ -259,7 +276,7 @@ scores:
 {table}
 
 {members}
-{repeats}
+{repeats}{few}
 {order}
 {licence}
 """

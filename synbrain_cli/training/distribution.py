@@ -13,6 +13,7 @@ from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.readout import (
     IMAGE_BLIND,
     Readout,
+    Together,
     fit_image_blind,
     fit_separated,
     signal_left,
@@ -127,20 +128,24 @@ def fit_distribution(
     else:
         place = {name: k for k, name in enumerate(held_out.everywhere)}
         excess = {place[name]: variance for name, variance in held_out.excess.items()}
-        stack, left_out = fit_stack(everywhere, averages, generator, excess, of_stack)
+        stack, left_out = fit_stack(
+            everywhere, averages, generator, excess, of_stack, examples.groups
+        )
     trials, index = examples.both.betas, examples.both.image_index
+    together = Together(tuple(examples.regions.values()), examples.groups)
     readout, separation = fit_separated(
-        trials, index, left_out, generator, regions=examples.regions.values(), share=of_readout
+        trials, index, left_out, generator, together=together, share=of_readout
     )
     apart, blind = generator.spawn(2)
     uncertainty = _fit_uncertainty(held_out.linear, examples, left_out, readout, apart)
     pattern = examples.both.averages.mean(0, dtype=np.float64).astype(np.float32)
-    image_blind = fit_image_blind(readout, trials, index, pattern, blind, examples.regions.values())
+    image_blind = fit_image_blind(readout, trials, index, pattern, blind, together)
     stacked = left_out[len(examples.train.averages) :]
     if held_out.on_validation:
         before = stacked
         beside = [before, *held_out.on_validation.values()]
-        weights, stacked = fit_stack(beside, val.averages, generator)
+        of_val = examples.groups_of_validation
+        weights, stacked = fit_stack(beside, val.averages, generator, groups=of_val)
         stack = np.concatenate([weights[0] * stack, weights[1:]])
         readout = signal_left(readout, stacked, before, val.averages)
     return FittedDistribution(
@@ -175,7 +180,8 @@ def _fit_uncertainty(
         / np.maximum(repeats[some, None], 1),
     )
     leverages = np.stack(list(linear.leverages_left_out(some)))
-    power = fit_power(linear, examples.both.tokens, averages, residuals.signal, voxels, generator)
+    signal, tokens = residuals.signal, examples.both.tokens
+    power = fit_power(linear, tokens, averages, signal, voxels, generator, examples.groups)
     return MeanUncertainty.fit(leverages, residuals, power)
 
 

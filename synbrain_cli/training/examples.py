@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from synbrain_cli.groups import Groups, number_groups
 from synbrain_cli.io.prepared import PreparedSubject, Trials
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.metrics.accuracy import average_repeats
@@ -87,6 +88,8 @@ class SubjectExamples:
         Names of the images of ``both``.
     regions : dict of bool arrays of shape (n_voxels,)
         ROIs, whose voxels may have signal and noise in common.
+    groups : int array of shape (n_images,), optional
+        Groups of images that are never both fitted and held out; None where each stands alone.
     """
 
     scaler: TokenScaler
@@ -96,6 +99,17 @@ class SubjectExamples:
     both: Examples
     images: np.ndarray
     regions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    groups: Groups | None = None
+
+    @property
+    def groups_of_training(self) -> Groups | None:
+        """Groups of the training images."""
+        return None if self.groups is None else self.groups[: len(self.train.averages)]
+
+    @property
+    def groups_of_validation(self) -> Groups | None:
+        """Groups of the validation images."""
+        return None if self.groups is None else self.groups[len(self.train.averages) :]
 
     @classmethod
     def of(
@@ -180,7 +194,7 @@ def load_examples(
     tokens = standard_tokens(store, images, scaler)
     both = Examples(betas, index, tokens, averages)
     found = SubjectExamples.of(scaler, scale, both, n_train, images)
-    return replace(found, regions=subject.rois())
+    return replace(found, regions=subject.rois(), groups=number_groups(images, subject.groups))
 
 
 def seen_by_networks(examples: SubjectExamples, joint: JointTokens) -> SubjectExamples:

@@ -41,7 +41,7 @@ def fit_linear_encoder(
     generator = np.random.default_rng([run.seed, 1])
     both = examples.both
     with run.progress.stage("linear encoder") as share:
-        linear, left_out = fit_linear(both.tokens, both.averages, generator, share)
+        linear, left_out = fit_linear(both.tokens, both.averages, generator, share, examples.groups)
     save_arrays(path, linear.arrays() | {"left_out": left_out})
     keep(path)
     return linear, left_out

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
 from synbrain_cli.errors import InputError
+from synbrain_cli.groups import Groups, count_groups, deal, joined, number_groups, with_their_groups
 from synbrain_cli.io.arrays import load_arrays, map_array, save_arrays
 from synbrain_cli.io.bundle import NetworkConfig, Record, StageHistory
 from synbrain_cli.io.files import versions
@@ -70,6 +71,7 @@ from synbrain_cli.training.voxel_order import sphere_positions
 CORE = FolderKind("a shared core")
 ARRAYS = "core.safetensors"
 N_FOLDS = 4  # and networks (ours)
+LEAST_UNITS = 2 * N_FOLDS  # images or groups of images that are dealt to folds
 FEW_VOXELS = 5_000  # fewer are computed faster by one thread than by several
 VERSION = 2  # of the arrays; another key where they are others, or computed otherwise
 CORE_SEED = 10  # added to the run's seed for each fold
@@ -199,6 +201,28 @@ def describe_bands_left_out(store: TokenStore) -> str:
     )
 
 
+def why_no_network(subjects: Sequence[PreparedSubject]) -> str | None:
+    """Return why no response network is trained unless it is asked for; None where one is."""
+    for subject in subjects:
+        if not subject.has_test:
+            return (
+                f"{subject.label} has no fixed test images, so that a model is scored by fits to "
+                "folds of images, and a response network would have to be trained for each"
+            )
+    n_units, what = _count_units(subjects)
+    if n_units < LEAST_UNITS:
+        return f"{n_units} {what} for training, a response network needs {LEAST_UNITS}"
+    return None
+
+
+def _count_units(subjects: Sequence[PreparedSubject]) -> tuple[int, str]:
+    """Number of images or groups that folds are dealt of, and what they are."""
+    tables = [subject.trials for subject in subjects]
+    names = {name for table in tables for name in table["image"][table["split"] != "test"]}
+    groups = number_groups(names, joined([subject.groups for subject in subjects]))
+    return count_groups(len(names), groups), "images" if groups is None else "groups of images"
+
+
 class CoreRecord(Record, frozen=True):
     """``config.json`` of trained cores, sealed; ``settings.json`` says on what."""
 
@@ -254,10 +278,10 @@ def train_core(
 ) -> TrainedCore:
     """Train cores on the images of one or several subjects, or load those trained before.
 
-    Training and validation images are dealt to folds together, by their names, so that no network
-    sees an image of its fold under any subject. Test images are not opened; an image that is a test
-    image of any of the subjects is in no fold. An interrupted training continues after its last
-    finished epoch.
+    Training and validation images are dealt to folds together, by their names and groups, so that
+    no network sees an image of its fold under any subject, or another of its group. Test images are
+    not opened; an image that is a test image of any of the subjects, or of its group, is in no
+    fold. An interrupted training continues after its last finished epoch.
 
     Parameters
     ----------
@@ -265,10 +289,21 @@ def train_core(
     subjects : sequence of (PreparedSubject, TokenStore)
         One encoder for all.
     run : RunContext
+
+    Raises
+    ------
+    InputError
+        Tokens are on no grid; there are too few images or groups of images to deal to folds.
     """
     # Set up
     store = subjects[0][1]
     require_grids(store)
+    n_units, what = _count_units([subject for subject, _ in subjects])
+    if n_units < LEAST_UNITS:
+        raise InputError(
+            f"response network: expected {LEAST_UNITS} {what} or more to train on, found "
+            f"{n_units}: train the linear encoder alone (--model linear)"
+        )
     settings = core_settings(subjects, run.seed)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     label = "+".join(f"sub-{subject.subject}" for subject, _ in subjects)
@@ -282,7 +317,9 @@ def train_core(
                 for subject, _ in subjects
                 for name in subject.trials["image"][subject.trials["split"] == "test"]
             }
-            folds = _deal([one.images for one in examples], tested, run.seed)
+            group_of = joined([subject.groups for subject, _ in subjects])
+            tested = with_their_groups(tested, group_of)
+            folds = _deal([one.images for one in examples], tested, run.seed, group_of)
             n_images = sum(len(one.averages) for one in (e.both for e in examples))
             names = ", ".join(settings["subjects"])
             run.progress.info(f"response network: {n_images:,} images of {names}")
@@ -398,11 +435,20 @@ class _Trainer:
         return np.stack([one.network(seen, subject).cpu().numpy() for one in members])
 
 
-def _deal(images: Sequence[np.ndarray], tested: set[str], seed: int) -> list[np.ndarray]:
+def _deal(
+    images: Sequence[np.ndarray], tested: set[str], seed: int, group_of: Mapping[str, str]
+) -> list[np.ndarray]:
     """Fold of every image of every subject, by its name; −1 of images that are tested."""
     names = sorted({*np.concatenate(list(images)).tolist()} - tested)
-    order = np.random.default_rng([seed, 6]).permutation(len(names))
-    fold = dict.fromkeys(tested, -1) | {names[i]: k % N_FOLDS for k, i in enumerate(order)}
+    generator = np.random.default_rng([seed, 6])
+    groups: Groups | None = number_groups(names, group_of)
+    fold = dict.fromkeys(tested, -1)
+    if groups is None:
+        order = generator.permutation(len(names))
+        fold |= {names[i]: k % N_FOLDS for k, i in enumerate(order)}
+    else:
+        parts = deal(len(names), N_FOLDS, generator, groups)
+        fold |= {names[i]: k for k, part in enumerate(parts) for i in part}
     return [np.array([fold[name] for name in own.tolist()]) for own in images]
 
 

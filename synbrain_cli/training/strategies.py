@@ -302,9 +302,13 @@ def _fit_transfer(
         (evidence[some], None if prior is None else prior[some])
         for some in (slice(n_train), slice(n_train, None))
     )
-    judged, _ = fit_adapter(*train, examples.train.averages, generator, judging)
+    judged, _ = fit_adapter(
+        *train, examples.train.averages, generator, judging, examples.groups_of_training
+    )
     held_out = judged(*val)
-    final, left_out = fit_adapter(evidence, prior, examples.both.averages, generator, fitting)
+    final, left_out = fit_adapter(
+        evidence, prior, examples.both.averages, generator, fitting, examples.groups
+    )
     arrays = final.arrays() | source.arrays
     transfer = FittedTransfer(held_out, left_out, arrays, source.config, source.bundles)
     return Candidate(held_out, transfer=transfer)

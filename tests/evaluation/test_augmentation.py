@@ -250,7 +250,7 @@ def test_the_real_trials_are_those_the_model_was_made_of(brain, subject, store):
 
 def test_new_images_are_new(brain, subject, store, rng):
     real, test = training_trials(brain, subject), TestSet.load(subject, store, [brain])
-    new = new_images(store, real, test.images, rng)
+    new = new_images(store, real, test.images, {}, rng)
     assert len(new) == len(set(new)) == len(store.images) - len(real.images) - len(test.images)
     assert not set(new) & ({*real.images} | {*test.images})
     assert new != sorted(new)
@@ -260,7 +260,7 @@ def test_new_images_are_new(brain, subject, store, rng):
     digests[names.index(new[0])] = digests[names.index(test.images[0])]
     digests[names.index(new[1])] = digests[names.index(real.images[0])]
     known = SimpleNamespace(images=names, digests=digests)
-    assert set(new_images(known, real, test.images, rng)) == set(new[2:])
+    assert set(new_images(known, real, test.images, {}, rng)) == set(new[2:])
 
 
 def test_test_trials_have_no_part_in_the_decoder(trained, brain, subject, store, result, tmp_path):
@@ -287,7 +287,7 @@ def test_test_trials_have_no_part_in_the_decoder(trained, brain, subject, store,
 def synthesized(brain, subject, store, n_images=7, n_trials=16):
     """A few synthesized trials by the model, and by it without its validation images."""
     real, test = training_trials(brain, subject), TestSet.load(subject, store, [brain])
-    images = new_images(store, real, test.images, np.random.default_rng(0))[:n_images]
+    images = new_images(store, real, test.images, {}, np.random.default_rng(0))[:n_images]
     space = FeatureSpace(pooled_features(brain, store, real.images))
     model = ModelWithoutValidation.fit(brain, real, store, 0)
     run = RunContext(5, progress=QUIET)
@@ -477,6 +477,7 @@ class KnownSubject:
     """Trials in memory: only what `augment` asks of a prepared subject."""
 
     dataset, subject = "table", "01"
+    groups, has_test = {}, True
     description = SimpleNamespace(standardization="session")
 
     averaged_over = 1

@@ -31,7 +31,8 @@ from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.response_scores import ResponseScorer
 from synbrain_cli.evaluation.retrieval import retrieve
 from synbrain_cli.evaluation.settings import EvaluateSettings
-from synbrain_cli.evaluation.test_set import TestSet, derangement
+from synbrain_cli.evaluation.test_set import TestSet
+from synbrain_cli.groups import derangement
 from synbrain_cli.io.arrays import load_arrays
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.prepared import Trials
@@ -285,7 +286,8 @@ def responses(brain, truth, trials, rows, **predictions):
     """The scorer, of the truth and others as predictions."""
     images = np.arange(len(truth)).astype(str)
     ncsnr = brain.voxels["ncsnr"].to_numpy()
-    test = TestSet(None, None, images, rows, np.ones(len(rows), int), trials, trials, ncsnr)
+    subject = SimpleNamespace(groups={})
+    test = TestSet(subject, None, images, rows, np.ones(len(rows), int), trials, trials, ncsnr)
     others = dict.fromkeys(("model", "linear", "mean_pattern", "shuffled"), truth)
     pooled = Predictions(others | predictions, np.arange(len(truth)))
     return ResponseScorer(brain, test, pooled, Bootstrap(50, 0))
@@ -564,7 +566,7 @@ def test_a_linear_decoder_finds_images_in_responses_that_are_linear_in_their_tok
     )
     trials = noisy(signal[n_train:][rows])
     test = TestSet(
-        SimpleNamespace(select=lambda split: {"train": train_trials}[split]),
+        SimpleNamespace(select=lambda split: {"train": train_trials}[split], groups={}),
         SimpleNamespace(
             take=lambda names: Tokens.of(tokens[names]),
             stores=[SimpleNamespace(tokens=tokens, rows_of=np.asarray)],
@@ -901,6 +903,8 @@ def test_what_does_not_belong_together_is_refused(trained, brain, subject, store
         n_voxels=subject.n_voxels,
         voxels=subject.voxels,
         description=subject.description,
+        has_test=True,
+        groups={},
         select=lambda split: replace(
             test,
             betas=test.betas[few],

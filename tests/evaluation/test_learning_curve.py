@@ -18,7 +18,6 @@ from synbrain_cli.io.records import read_record
 from synbrain_cli.io.results.learning_curve import LearningCurve
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import voxelwise_correlation
-from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
 from synbrain_cli.pipeline.learning_curve import LearningCurveSettings, learning_curve
 from synbrain_cli.progress import Progress
@@ -56,7 +55,7 @@ def curve_subjects(workspace, labels="2"):
 @pytest.fixture(scope="module")
 def scorer(linear_models):
     one = curve_subjects(linear_models)[0]
-    return CurveScorer.load(one.subject, one.store, Bootstrap(10, 0, stream=6))
+    return CurveScorer.load(one.subject, one.store, 10, 0)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 
 from synbrain_cli.model.components import VarianceComponents
 from synbrain_cli.model.covariance import LowRank, add_regions
-from synbrain_cli.model.readout import fit_separated
+from synbrain_cli.model.readout import Together, fit_separated
 
 N_VOXELS = 60
 REGIONS = [np.arange(N_VOXELS) < 40, (np.arange(N_VOXELS) >= 10) & (np.arange(N_VOXELS) < 30)]
@@ -66,9 +66,11 @@ def test_weak_covariance_over_a_region_is_found_from_trials(rng):
     expected = 0.1 * signal + 0.9 * signal / 20
     assert found.signal[0] == pytest.approx(expected, rel=0.25)
     assert found.noise[0] == pytest.approx(1 / 20, rel=0.1)
-    readout, _ = fit_separated(trials, index, means, rng, regions=REGIONS)
+    readout, _ = fit_separated(trials, index, means, rng, together=Together(tuple(REGIONS)))
     assert of_mean(readout.signal, REGIONS[1]) == pytest.approx(found.signal[0], rel=0.05)
     without, _ = fit_separated(trials, index, means, rng)
     np.testing.assert_allclose(without.signal.variance, readout.signal.variance, rtol=1e-4)
-    once, _ = fit_separated(trials[:300], np.arange(300), means, rng, regions=REGIONS)
+    once, _ = fit_separated(
+        trials[:300], np.arange(300), means, rng, together=Together(tuple(REGIONS))
+    )
     assert once.signal.is_nothing

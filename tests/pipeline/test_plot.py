@@ -414,7 +414,7 @@ def test_how_many_images_a_model_was_tested_on():
     averaged = replace(record, averaged_over=3, n_test_trials=1200)
     assert images_and_trials(averaged) == "1,200 test images (1,200 averages of 3 trials)"
     folds = replace(record, folds=FoldSizes(n_folds=5, min=240, max=240))
-    assert images_and_trials(folds) == "1,200 test images (3,600 trials, held out in 5 folds)"
+    assert images_and_trials(folds) == "1,200 test images, held out in 5 folds (3,600 trials)"
 
 
 @pytest.mark.parametrize("kind", ["flatmap", "surface"])

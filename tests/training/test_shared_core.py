@@ -427,13 +427,13 @@ def test_a_network_of_a_subject_is_its_part_of_the_core(core, people):
 def test_images_are_dealt_by_name_and_tested_ones_to_nobody():
     images = np.array([f"i{k:02d}" for k in range(40)])
     others = np.concatenate([images[::2], ["x", "y"]])
-    one, other = shared._deal([images, others], {"i04", "i05", "z"}, 0)
+    one, other = shared._deal([images, others], {"i04", "i05", "z"}, 0, {})
     assert set(one.tolist()) == {-1, *range(N_FOLDS)}
     assert images[one == -1].tolist() == ["i04", "i05"]
     np.testing.assert_array_equal(other[:20], one[::2])  # of one fold for whoever saw it
     sizes = np.bincount(one[one >= 0])
     assert sizes.max() - sizes.min() <= 3
-    again = shared._deal([images, others], {"i04", "i05", "z"}, 1)[0]
+    again = shared._deal([images, others], {"i04", "i05", "z"}, 1, {})[0]
     assert not np.array_equal(again, one)
 
 

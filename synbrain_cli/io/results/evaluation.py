@@ -399,6 +399,9 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
         ``dataset/sub-01``.
     simulated : bool
     n_test_images, n_test_trials : int
+    n_groups : int
+        Groups that the images are of, which count as one each where images count as independent;
+        absent where every image stands alone.
     repeats_per_image : Repeats
     averaged_over : int
         Recorded trials that each row of the data, and each draw, is the average of.
@@ -432,6 +435,7 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
     simulated: bool
     n_test_images: int
     n_test_trials: int
+    n_groups: int | Absent = UNSET
     repeats_per_image: Repeats
     averaged_over: int
     n_voxels: int
@@ -449,6 +453,14 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
     doubtful: dict[str, str]
     notes: list[str]
     provenance: ModelProvenance
+
+    @property
+    def tested(self) -> str:
+        """The images, in words: "60 test images of 12 groups, held out in 12 folds"."""
+        images = f"{self.n_test_images:,} test image" + "s" * (self.n_test_images != 1)
+        groups = "" if self.n_groups is UNSET else f" of {self.n_groups:,} groups"
+        folds = "" if self.folds is UNSET else f", held out in {self.folds.n_folds} folds"
+        return images + groups + folds
 
 
 def read_evaluation(folder: Path) -> EvaluationRecord:

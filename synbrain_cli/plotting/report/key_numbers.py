@@ -28,11 +28,8 @@ def key_numbers(metrics: EvaluationRecord) -> KeyNumbers:
         _coverage(metrics),
         _reliability(metrics),
     )
-    folds = (
-        "" if metrics.folds is UNSET else f", each held out in one of {metrics.folds.n_folds} folds"
-    )
     return KeyNumbers(
-        f"In brief, on {metrics.n_test_images:,} test images{folds}",
+        f"In brief, on {metrics.tested}",
         [number for number in found if number is not None],
     )
 

@@ -104,8 +104,7 @@ def accuracy_section(brain: Brain, evaluation: Evaluation, pictures: MapPictures
     metrics = evaluation.metrics
     blocks: list[Block] = [
         _scores(
-            f"Scores on {metrics.n_test_images:,} test images"
-            + ("" if metrics.folds is UNSET else f", held out in {metrics.folds.n_folds} folds"),
+            f"Scores on {metrics.tested}",
             {
                 label + (" (means nothing)" if score in metrics.doubtful else ""): (
                     metrics.overall.get(score)
