@@ -315,7 +315,7 @@ def _summaries(
     return replace(
         _beside(tallies, covered),
         nominal=SUMMARY_LEVEL,
-        ci=bootstrap.limits_of_mean(inside(model).mean(1)),
+        ci=bootstrap.of(np.flatnonzero(known)).limits_of_mean(inside(model).mean(1)),
         roi=by_name or UNSET,
         pit_histogram=(histogram / histogram.mean()).round(4).tolist(),
     )

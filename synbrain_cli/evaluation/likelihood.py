@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.test_set import TestSet
+from synbrain_cli.groups import count_groups
 from synbrain_cli.io.results.evaluation import (
     InformationGain,
     LikelihoodScore,
@@ -63,13 +64,14 @@ def score_likelihood(
     bits, given_repeats = image_by_image(brain, test, predictions, share)
     repeated = np.flatnonzero(test.n_repeats > 1)
     scores = LikelihoodScores(given_image=_score(bits, bootstrap))
-    if len(repeated) > 1:
+    some = bootstrap.of(repeated)
+    if count_groups(len(repeated), some.groups) > 1:
         told = {name: values[repeated] for name, values in given_repeats.items()}
         untold = {name: values[repeated] for name, values in bits.items()}
         scores = LikelihoodScores(
             given_image=scores.given_image,
-            given_repeats=_score(told, bootstrap),
-            information_gain=_information_gain(untold, told, bootstrap),
+            given_repeats=_score(told, some),
+            information_gain=_information_gain(untold, told, some),
         )
     return finite(scores)
 

@@ -6,7 +6,7 @@ A bootstrap sample of images is given as counts, (n_boot, n_images): how often i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,6 +53,10 @@ class Bootstrap:
         """Return the generator that every interval begins with."""
         key = self.seed if self.stream is None else [self.seed, self.stream]
         return np.random.default_rng(key)
+
+    def of(self, images: NDArray[np.integer]) -> Bootstrap:
+        """Return the bootstrap over some of the images, by their rows."""
+        return self if self.groups is None else replace(self, groups=self.groups[images])
 
     def interval(self, statistic: Statistic, n_images: int) -> NDArray[np.float64]:
         """95 % interval of a statistic (`bootstrap_ci`).
