@@ -61,5 +61,9 @@ class MissingError(SynbrainError, FileNotFoundError):
     """A file, folder, subject, session or model was not found."""
 
 
+class AlignmentError(InputError):
+    """Responses do not fit the images of their trials."""
+
+
 class BusyError(SynbrainError, RuntimeError):
     """Another process is writing in the same folder."""

@@ -192,6 +192,14 @@ StyleOption = Annotated[
 SeedOption = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of all random numbers.")]
 DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, …")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Output folder.")]
+CheckOption = Annotated[
+    bool,
+    typer.Option(
+        "--check/--no-check",
+        help="Stop where the responses do not fit the images of their trials (shifted trials, "
+        "exchanged sessions, another subject's table), or go on as it is.",
+    ),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
 ReportOption = Annotated[
     bool, typer.Option(help="Write the HTML report, outputs/MODEL_report.html.")

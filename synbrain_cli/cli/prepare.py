@@ -10,6 +10,7 @@ import typer
 
 from synbrain_cli.bands import DEFAULT
 from synbrain_cli.cli.options import (
+    CheckOption,
     DatasetOption,
     DeviceOption,
     EncoderOption,
@@ -165,6 +166,7 @@ def nsd(
     tokens: TokensOption = None,
     precision: EncoderPrecisionOption = "auto",
     jobs: JobsOption = None,
+    check: CheckOption = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     folder: WorkspaceOption = Path(),
@@ -188,6 +190,7 @@ def nsd(
         precision,
         parse_tokens(tokens),
         overwrite,
+        check,
     )
 
     def prepare_one(own: Target, version: str) -> PrepareResult:
@@ -264,6 +267,7 @@ def algonauts(
     encoder: EncoderOption = None,
     tokens: TokensOption = None,
     precision: EncoderPrecisionOption = "auto",
+    check: CheckOption = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     folder: WorkspaceOption = Path(),
@@ -286,6 +290,7 @@ def algonauts(
         precision,
         parse_tokens(tokens),
         overwrite,
+        check,
     )
     with interruptible():
         choice = Choice(standardize, test, validation, seed)
@@ -313,6 +318,7 @@ def simulated(
     ] = 4,
     encoder: EncoderOption = None,
     precision: EncoderPrecisionOption = "auto",
+    check: CheckOption = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     folder: WorkspaceOption = Path(),
@@ -329,7 +335,12 @@ def simulated(
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     target = Target(
-        workspace, "simulated", tuple(encoder or DEFAULT), precision, overwrite=overwrite
+        workspace,
+        "simulated",
+        tuple(encoder or DEFAULT),
+        precision,
+        overwrite=overwrite,
+        check=check,
     )
     with interruptible():
         config = SimulationConfig.of_sessions(sessions, seed=seed)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from synbrain_cli.cli.options import (
+    CheckOption,
     DeviceOption,
     EncoderOption,
     EncoderPrecisionOption,
@@ -140,6 +141,7 @@ def table(
     encoder: EncoderOption = None,
     tokens: TokensOption = None,
     precision: EncoderPrecisionOption = "auto",
+    check: CheckOption = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     folder: WorkspaceOption = Path(),
@@ -164,6 +166,7 @@ def table(
         precision,
         parse_tokens(tokens),
         overwrite,
+        check,
     )
     with interruptible():
         experiment = Experiment(
@@ -249,6 +252,7 @@ def glmsingle(
     encoder: EncoderOption = None,
     tokens: TokensOption = None,
     precision: EncoderPrecisionOption = "auto",
+    check: CheckOption = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     folder: WorkspaceOption = Path(),
@@ -274,6 +278,7 @@ def glmsingle(
         precision,
         parse_tokens(tokens),
         overwrite,
+        check,
     )
 
     def prepare_one(own: Target, version: str) -> PrepareResult:

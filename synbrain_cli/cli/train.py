@@ -9,6 +9,7 @@ import typer
 
 from synbrain_cli.cli.completion import complete_models
 from synbrain_cli.cli.options import (
+    CheckOption,
     CompileOption,
     DatasetOption,
     DeviceOption,
@@ -76,6 +77,7 @@ def train(
         str | None,
         typer.Option(help="Name of the model; default: such as sub-01 or sub-01_linear."),
     ] = None,
+    check: CheckOption = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -100,7 +102,7 @@ def train(
     from synbrain_cli.run import RunContext, choose_speed
 
     processes = Processes.assemble(device)
-    settings = TrainSettings(model, preset, voxel_order)
+    settings = TrainSettings(model, preset, voxel_order, check=check)
     speed = choose_speed(processes.device(device), precision, compiled, micro_batch)
     if speed is not None and settings.model in ("network", "linear"):
         raise InputError(NO_NETWORKS)

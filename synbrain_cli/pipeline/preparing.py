@@ -22,6 +22,7 @@ from synbrain_cli.io.token_store import BandStore, TokenStore
 from synbrain_cli.io.workfolder import tidy_finished
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import dataset_name
+from synbrain_cli.pipeline.check_alignment import check_all
 from synbrain_cli.pipeline.extract_tokens import ReadImages, TokenRequest, extract_tokens
 from synbrain_cli.pipeline.own_tokens import keep_own_tokens, require_own_tokens
 from synbrain_cli.progress import Progress
@@ -45,6 +46,8 @@ class Target:
         Tokens that the user computed, each a band beside those of the encoders.
     overwrite : bool
         Prepare again what is there already.
+    check : bool
+        Stop where the responses do not fit their images (`pipeline.check_alignment`).
 
     Raises
     ------
@@ -58,6 +61,7 @@ class Target:
     precision: str = "auto"
     tokens: tuple[TokenFile, ...] = ()
     overwrite: bool = False
+    check: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dataset", dataset_name(self.dataset))
@@ -168,7 +172,7 @@ def own_rows(
 def with_tokens(
     target: Target, subjects: list[PreparedSubject], shown: Shown, run: RunContext
 ) -> PrepareResult:
-    """Add the tokens of all images of prepared subjects: of encoders, and of the user's own."""
+    """Add the tokens of all images of prepared subjects, and check that these fit the responses."""
     images = sorted({image for subject in subjects for image in subject.trials["image"]})
     request = TokenRequest(target.encoders, target.precision, shown.check_pixels)
     stores: tuple[BandStore, ...] = ()
@@ -177,7 +181,10 @@ def with_tokens(
     queries = [shown.called.get(image, image) for image in images]
     for one in shown.own:
         stores += (keep_own_tokens(target.folder, images, queries, one, run),)
-    return PrepareResult(subjects, TokenStore(stores))
+    store = TokenStore(stores)
+    if target.check:
+        check_all(subjects, store, run)
+    return PrepareResult(subjects, store)
 
 
 def coupled(preparation: str, other: str, option: str) -> str:

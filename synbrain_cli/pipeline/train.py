@@ -26,6 +26,7 @@ from synbrain_cli.memory import require_memory
 from synbrain_cli.model.joint_tokens import JointTokens
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.vae import BrainVAE
+from synbrain_cli.pipeline.check_alignment import check_alignment
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.bundle_writer import (
     MODEL,
@@ -78,6 +79,8 @@ class TrainSettings:
     together : tuple of PreparedSubject
         Subjects, the one that is modelled among them, that one response network is trained on; by
         default it is trained on that one alone.
+    check : bool
+        Refuse responses that do not fit their images (`pipeline.check_alignment`).
 
     Raises
     ------
@@ -89,6 +92,7 @@ class TrainSettings:
     preset: str = "tiny"
     voxel_order: str = "auto"
     together: tuple[PreparedSubject, ...] = ()
+    check: bool = True
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -161,6 +165,8 @@ def train(
     InputError
         When a model of that name was made, or is being made, with other settings; when the
         subject's files do not allow the voxel order.
+    AlignmentError
+        When the responses do not fit the images of their trials.
     BusyError
         When another process is training it.
     """
@@ -187,6 +193,11 @@ def train(
         if work.is_finished:
             run.progress.info(f"{work.target} is already there, made with the same settings")
             return TrainResult(work.target, read_config(work.target).training)
+
+        # Check that responses and images belong together
+        if settings.check:
+            for one, tokens in known:
+                check_alignment(one, tokens, run)
 
         # Load examples
         needed = training_bytes(subject, store) if run.processes.is_main else 0.0
