@@ -13,6 +13,7 @@ trials (the delete-half jackknife). One right design in four has 30 to 120 trial
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Timer, as_typed, save
+from common import Timer, as_typed, measured, report, save
+from real_size import Size, make
 from scipy.stats import beta
 
 from synbrain_cli.evaluation.alignment import (
     Recording,
-    Templates,
     parts_of,
+    predict_images,
     standardized_by_part,
 )
 from synbrain_cli.evaluation.alignment_candidates import exchanged, renumberings, shifted
@@ -38,7 +40,8 @@ from synbrain_cli.io.workspace import Workspace
 RUN = 62  # trials
 NOISE = (0.0, 2.0, 4.0)  # SDs of noise added to components of SD 1
 SMALL = 0.25  # share of right designs with few trials
-HALVES = 8  # random halves of the trials
+SESSIONS = (1, 4, 40)
+HALVES = 6  # random halves of the trials
 Generator = np.random.Generator
 
 
@@ -214,9 +217,14 @@ def is_found(check: DesignCheck) -> bool:
 
 def held_out(inputs: CheckInputs, trained: CheckInputs, shown: np.ndarray) -> float:
     """Agreement of the true images' predictions, by a fit to the design (and responses) given."""
-    fitted = Templates.fit(trained.recording, shown)
-    found = fitted.agreement(inputs.recording, inputs.shown).features
-    return float(np.nanmean(found))
+    known = shown >= 0
+    recording = trained.recording
+    predicted = predict_images(
+        recording, recording.responses[known], recording.part[known], shown[known]
+    )[recording.part, inputs.shown]
+    own = inputs.recording.responses
+    length = np.linalg.norm(own, axis=1) * np.linalg.norm(predicted, axis=1)
+    return float(((own * predicted).sum(1) / np.maximum(length, 1e-9)).mean())
 
 
 def harm(right: CheckInputs, wrong: CheckInputs, rng: Generator) -> float:
@@ -290,14 +298,53 @@ def table_row(kind: str, rows: list[dict[str, Any]]) -> None:
     )
 
 
+# ----------------------------------------------------------------------------------------- cost
+
+
+def cost() -> dict[str, Any]:
+    """Seconds and memory of the check of subjects of NSD's number of voxels."""
+    found = {}
+    for n_sessions in SESSIONS:
+        found[f"{n_sessions} sessions"] = measured(__file__, "step", n_sessions)
+        print(n_sessions, found[f"{n_sessions} sessions"], flush=True)
+    return {"size": {"trials a session": 750, "voxels": 15_724}, "cost": found}
+
+
+def step(n_sessions: int) -> None:
+    """Make a subject of random numbers, and check it."""
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder), Size(n_sessions=n_sessions, n_dims=48))
+        workspace = Workspace(Path(folder))
+        subject = workspace.find_subject("1", None, lambda text: None)
+        store = workspace.find_tokens(subject.dataset, None, lambda text: None)
+        _ = subject.betas  # compared with its checksum, as training does anyway
+        with Timer() as reading:
+            inputs = load_inputs(subject, store)
+        with Timer() as checking:
+            check = check_design(inputs)
+        report(
+            reading.seconds + checking.seconds,
+            reading=reading.seconds,
+            checking=checking.seconds,
+            status=check.status,
+            r=check.both.r,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["designs", "cost"])
+    parser.add_argument("what", choices=["designs", "cost", "step"])
     parser.add_argument("workspace", nargs="?", type=Path)
     parser.add_argument("datasets", nargs="*")
     parser.add_argument("--each", type=int, default=20, help="designs per kind of fault")
     parser.add_argument("--clean", type=int, default=50)
     arguments = parser.parse_args()
+    if arguments.what == "step":
+        step(int(str(arguments.workspace)))
+        return
+    if arguments.what == "cost":
+        print(save("alignment_cost", as_typed(), cost()))
+        return
     result = designs(
         Workspace(arguments.workspace), arguments.datasets, arguments.each, arguments.clean
     )

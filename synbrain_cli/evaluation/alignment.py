@@ -140,6 +140,25 @@ class Agreement:
     both: Floats
 
 
+def image_agreement(recording: Recording, shown: Integers) -> Floats:
+    """Agreement of every trial with the prediction from its image, by a fit to this design.
+
+    The same as ``Templates.fit(…).agreement(…).features``, in less time.
+
+    Returns
+    -------
+    float64 array of shape (n_trials,)
+        NaN where the design names no image.
+    """
+    known = shown >= 0
+    part, its = recording.part[known], shown[known]
+    responses = recording.responses[known]
+    predicted = predict_images(recording, responses, part, its)[part, its]
+    out = np.full(len(shown), np.nan)
+    out[known] = np.einsum("tc,tc->t", _unit(responses), _unit(predicted), dtype=np.float64)
+    return out
+
+
 @dataclass(frozen=True, eq=False)
 class Templates:
     """Templates of all images for the trials of every part.
@@ -172,7 +191,7 @@ class Templates:
         part, shown = recording.part[known], shown[known]
         responses = recording.responses[known]
         n_parts = int(recording.part.max()) + 1
-        predicted = _predictions(recording, responses, part, shown, n_parts)
+        predicted = predict_images(recording, responses, part, shown)
         sums, counts = _sums(responses, part, shown, n_parts, len(recording.features))
         total, n_total = sums.sum(0), counts.sum(0)
         repeats = np.zeros_like(predicted)
@@ -226,15 +245,28 @@ class Templates:
         return out
 
 
-def _predictions(
-    recording: Recording, responses: Singles, part: Integers, shown: Integers, n_parts: int
+def predict_images(
+    recording: Recording, responses: Singles, part: Integers, shown: Integers
 ) -> Singles:
-    """Ridge predictions of all images, (n_parts, n_images, n_components): see the module.
+    """Predict the responses to all images, for the trials of every part: see the module.
 
     Each component is shrunk by the positive part of 1 − E₀ / E, where E is the sum of products of
     responses and fitted values, and E₀ its expectation if responses were noise: the rule of James &
     Stein (1961), by which components without signal drop out.
+
+    Parameters
+    ----------
+    recording : Recording
+        Of which the features and folds count, and the number of parts.
+    responses : float32 array of shape (n_known, n_components)
+    part, shown : int64 arrays of shape (n_known,)
+        Of the trials whose image is known.
+
+    Returns
+    -------
+    float32 array of shape (n_parts, n_images, n_components)
     """
+    n_parts = int(recording.part.max()) + 1
     features, fold = recording.features, recording.fold
     n_folds, n_features = int(fold.max()) + 1, features.shape[1]
     n_components = responses.shape[1]

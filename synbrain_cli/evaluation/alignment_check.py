@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from synbrain_cli.evaluation.alignment import (
-    Agreement,
     Chance,
     Floats,
     Integers,
     Recording,
     Templates,
     best_segment,
+    image_agreement,
     paired_z,
     permutation_z,
 )
@@ -47,9 +47,11 @@ from synbrain_cli.evaluation.alignment_inputs import CheckInputs
 CLEAR = 4.5
 CLEAR_RUN = 6.0  # of stretches of trials, which are chosen among many
 CLEAR_FAR = 7.0  # of shifts by more than five trials, of which there are many
+NEARER = 1.15  # times the z of a nearer shift, which a farther one must have
 LONGEST_SHIFT = 750  # trials: a session of NSD
 SIGNAL = 2.33  # z above which the given design is above chance: p < .01 by permutation
 SURE = 4.0  # from which on it certainly is
+ENOUGH = 10.0  # z of agreement with images that needs no repeats to compare designs
 ORDINARY = 0.05  # agreement of single trials, by images alone, that a usable recording has
 POWER = 5.0  # z that an ordinary agreement must have for its absence to mean anything
 MOST_PAIRS = 400  # of sessions that are fitted apart
@@ -159,7 +161,9 @@ def check_design(inputs: CheckInputs) -> DesignCheck:
     findings = _copied_responses(inputs)
     notes: list[str] = []
     some, candidates = _whole(inputs)
-    better = _better_as_whole(some.recording, some.shown, candidates)
+    better = _better_as_whole(some.recording, some.shown, candidates, True)
+    if better is None and images.z < ENOUGH:
+        better = _better_as_whole(some.recording, some.shown, candidates, False)
     if better is not None:
         where = _listed(better[1], len(some.recording.sessions))
         findings.append(better[0].at(where))
@@ -218,36 +222,39 @@ def _chance(fitted: Templates, recording: Recording, shown: Integers, kind: str)
 
 
 def _better_as_whole(
-    recording: Recording, shown: Integers, candidates: list[Candidate]
+    recording: Recording, shown: Integers, candidates: list[Candidate], by_images: bool
 ) -> tuple[_Better, list[int]] | None:
-    """Return the design that fits clearly better than the given one, and the sessions in which."""
-    given = agreement_with(recording, shown)
+    """Return the design that fits clearly better than the given one, and the sessions in which.
+
+    Designs are compared by the agreement with images (of which repeats know nothing that are
+    renumbered together), or with templates.
+    """
+    given = _agreement(recording, shown, by_images)
     best: tuple[_Better, list[int]] | None = None
     largest = CLEAR
     for candidate in candidates:
-        other = agreement_with(recording, candidate.shown)
         differ = (candidate.shown >= 0) & (candidate.shown != shown)
-        for kind in ("features", "both"):
-            mine = np.where(differ, getattr(given, kind), np.nan)
-            theirs = np.where(differ, getattr(other, kind), np.nan)
-            r_other, r_given, z = paired_z(theirs, mine)
-            if z < largest or _above_zero(theirs) < CLEAR:
-                continue
-            found = _Better(candidate, r_other, r_given, int(np.isfinite(theirs).sum()))
-            best, largest = (found, _sessions_where(recording, theirs, mine)), z
+        if not differ.any():
+            continue
+        other = _agreement(recording, candidate.shown, by_images)
+        mine, theirs = (np.where(differ, one, np.nan) for one in (given, other))
+        r_other, r_given, z = paired_z(theirs, mine)
+        if z < largest or _above_zero(theirs) < CLEAR:
+            continue
+        found = _Better(candidate, r_other, r_given, int(np.isfinite(theirs).sum()))
+        best, largest = (found, _sessions_where(recording, theirs, mine)), z
     return best
 
 
-def agreement_with(recording: Recording, shown: Integers) -> Agreement:
-    """Fit templates to a design, and return the agreement with it."""
+def _agreement(recording: Recording, shown: Integers, by_images: bool) -> Floats:
+    """Agreement with a design, by a fit to it."""
     rows, own = np.unique(shown[shown >= 0], return_inverse=True)
-    if not len(rows):
-        nothing = np.full(len(shown), np.nan)
-        return Agreement(shown, nothing, nothing, nothing)
     compact = np.full(len(shown), -1, np.int64)
     compact[shown >= 0] = own.ravel()
     its = replace(recording, features=recording.features[rows], fold=recording.fold[rows])
-    return replace(Templates.fit(its, compact).agreement(its, compact), shown=shown)
+    if by_images:
+        return image_agreement(its, compact)
+    return Templates.fit(its, compact).agreement(its, compact).both
 
 
 def _sessions_where(recording: Recording, other: Floats, given: Floats) -> list[int]:
@@ -299,7 +306,8 @@ def _sessions_apart(inputs: CheckInputs) -> list[Finding]:
                 n_tried += 1
                 what = f"the images of session {other}"
                 designs.append(Candidate(what, SESSION_MEND, shown[theirs]))
-        found = _better_as_whole(alone, shown[trials], designs)
+        found = _better_as_whole(alone, shown[trials], designs, True)
+        found = found or _better_as_whole(alone, shown[trials], designs, False)
         if found is not None:
             findings.append(found[0].at(f"session {session}"))
     return findings
@@ -381,9 +389,12 @@ class _Sessions:
             if n_differ < LEAST_RUN:
                 continue
             z = total / (sd * np.sqrt(n_differ))
-            if z < (CLEAR_RUN if abs(by) <= max(SHIFTS) else CLEAR_FAR) or (best and z <= best[0]):
+            clear = CLEAR_RUN if abs(by) <= max(SHIFTS) else CLEAR_FAR
+            # A far shift fits as well as a near one where images come in the same order again
+            if z < clear or (best and z <= NEARER * best[0]):
                 continue
             inside = np.flatnonzero(differ[start:stop]) + start
+            start, stop = int(inside[0]), int(inside[-1]) + 1
             candidate = Candidate(shift_text(by), SHIFT_MEND, shown)
             found = _Better(
                 candidate,
@@ -472,7 +483,7 @@ def _lost(session: int, own: Chance, usual: float) -> Finding:
     return Finding(text, LOST_MEND, usual)
 
 
-def as_text(r: float) -> str:
+def as_text(r: float, digits: int = 2) -> str:
     """Return a correlation as messages have it: ".21", "−.03"."""
-    text = f"{abs(r):.2f}".removeprefix("0")
-    return f"−{text}" if r < 0 and text != ".00" else text
+    text = f"{abs(r):.{digits}f}".removeprefix("0")
+    return f"−{text}" if r < 0 and text.strip(".0") else text

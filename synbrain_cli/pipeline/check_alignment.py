@@ -146,7 +146,7 @@ def describe_check(found: DesignCheck, n_trials: int) -> str:
 
 def _figures(found: DesignCheck) -> str:
     """Agreement with images, and with repeats where there are any."""
-    chance = f"r {as_text(found.images.r)}, chance ±{as_text(2 * found.images.sd)}"
+    chance = f"r {as_text(found.images.r)}, chance ±{as_text(2 * found.images.sd, 3)}"
     if math.isfinite(found.repeats):
         return f"{chance}; with other repeats r {as_text(found.repeats)}"
     return chance

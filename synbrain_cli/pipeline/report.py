@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.errors import InputError, MissingError, SynbrainError
+from synbrain_cli.io.alignment_record import read_alignment
 from synbrain_cli.io.files import atomic, versions
+from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.paths import require_output_file
 from synbrain_cli.plotting.reliability import Reliability
@@ -82,7 +84,7 @@ def report(
     adaptation = brain.config.training.adaptation
     reliability = Reliability.of(brain, min_ncsnr)
     pictures = MapPictures(brain, reliability, run.progress)
-    sections = [settings_section(brain, responses, reliability)]
+    sections = [settings_section(brain, responses, reliability, _alignment(workspace, brain))]
     with run.progress.bar("report", 5) as bar:
         if responses:
             sections.append(responses_section(brain, responses, pictures))
@@ -123,6 +125,24 @@ def _page(brain: Brain, sections: list[Section], numbers: KeyNumbers | None) -> 
         footer=f"synbrain {versions()['synbrain']} · model {brain.config.fingerprint}",
         key_numbers=numbers,
     )
+
+
+def _alignment(workspace: Workspace, brain: Brain) -> str:
+    """What the alignment check found of the data that the model was trained on."""
+    config, label = brain.config, f"sub-{brain.config.subject}"
+    subject = PreparedSubject(workspace.prepared / config.dataset / label)
+    try:
+        is_own = subject.checksum == config.training.data
+    except SynbrainError:
+        is_own = False
+    if not is_own:
+        return "not known: the prepared data of this training are not in this workspace"
+    record = read_alignment(subject)
+    if record is None:
+        return "not made (synbrain train makes it, unless --no-check was given)"
+    stopped = record.status in ("differs", "no signal")
+    text = f"FAILED, and passed over with --no-check: {record.text}" if stopped else record.text
+    return "; ".join([text, *record.notes])
 
 
 def _latest(workspace: Workspace, brain: Brain, progress: Progress) -> Responses | None:

@@ -26,7 +26,7 @@ from synbrain_cli.memory import require_memory
 from synbrain_cli.model.joint_tokens import JointTokens
 from synbrain_cli.model.mapper import Mapper
 from synbrain_cli.model.vae import BrainVAE
-from synbrain_cli.pipeline.check_alignment import check_alignment
+from synbrain_cli.pipeline.check_alignment import check_all
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.bundle_writer import (
     MODEL,
@@ -196,8 +196,7 @@ def train(
 
         # Check that responses and images belong together
         if settings.check:
-            for one, tokens in known:
-                check_alignment(one, tokens, run)
+            check_all([one for one, _ in known], store, run)
 
         # Load examples
         needed = training_bytes(subject, store) if run.processes.is_main else 0.0

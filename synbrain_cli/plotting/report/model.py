@@ -35,9 +35,18 @@ _STRATEGIES = {
 
 
 def settings_section(
-    brain: Brain, responses: Responses | None, reliability: Reliability
+    brain: Brain, responses: Responses | None, reliability: Reliability, alignment: str
 ) -> Section:
-    """Return what the model was trained on, how it drew the responses, and what maps show."""
+    """Return what the model was trained on, how it drew the responses, and what maps show.
+
+    Parameters
+    ----------
+    brain : Brain
+    responses : Responses, optional
+    reliability : Reliability
+    alignment : str
+        Whether the responses were found to fit the images of their trials.
+    """
     config, training = brain.config, brain.config.training
     facts = [("subject", f"sub-{brain.subject} of {config.dataset}"), ("model", brain.name)]
     if training.origin is not None:
@@ -56,6 +65,7 @@ def settings_section(
                 + ("" if config.averaged_over == 1 else f"; trials and draws are {config.rows}"),
             )
         )
+        facts.append(("check of the design", alignment))
     if training.adaptation is not None:
         adaptation = training.adaptation
         facts.append(("adapted from", f"{', '.join(adaptation.sources)} ({adaptation.strategy})"))
