@@ -39,6 +39,9 @@ PENALTY = 20.0
 N_FOLDS = 4  # of images
 LEAST_PARTS, MOST_PARTS = 6, 10  # of a recording
 LEAST_TRIALS = 8  # of a part
+# Every product of two trials in different parts counts twice in a sum over all trials, once in the
+# template of each: variances are twice those of independent products.
+TWICE = 2**0.5
 LEAST_PAIRS = 20  # of repeats, from which on their shared variance is estimated
 
 
@@ -324,7 +327,8 @@ def _shared_variance(values: Singles, part: Integers, shown: Integers) -> tuple[
     if n_pairs >= 2 * LEAST_PAIRS:
         pairs = np.square(sums.sum(0), dtype=np.float64).sum(0)
         pairs -= np.square(sums, dtype=np.float64).sum((0, 1))
-        shared = np.clip(pairs / n_pairs, 0, 0.95 * variance)
+        error = variance / np.sqrt(n_pairs / 2)  # where there is none, most estimates are below it
+        shared = np.clip(pairs / n_pairs - error, 0, 0.95 * variance)
     return shared, np.maximum(variance - shared, 1e-6)
 
 
@@ -390,7 +394,9 @@ def permutation_z(matrices: list[NDArray[np.floating]]) -> Chance:
     Parameters
     ----------
     matrices : list of float arrays of shape (n_trials, n_trials)
-        As `permutation_moments` takes them.
+        As `permutation_moments` takes them. Templates are those of the given design whatever is
+        permuted; where they come from the trials of the other matrices, SDs are to be multiplied
+        by `TWICE`.
     """
     moments = [permutation_moments(one) for one in matrices]
     n = sum(len(one) for one in matrices)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from synbrain_cli.evaluation.alignment import (
+    LEAST_PARTS,
+    TWICE,
     Chance,
     Floats,
     Integers,
@@ -215,7 +217,8 @@ def _chance(fitted: Templates, recording: Recording, shown: Integers, kind: str)
         of_part = np.flatnonzero(recording.part == part)
         for trials in np.array_split(of_part, -(-len(of_part) // TOGETHER)):
             matrices.append(fitted.matrix(recording, trials, kind)[:, shown[trials]])
-    return permutation_z(matrices)
+    found = permutation_z(matrices)
+    return replace(found, sd=TWICE * found.sd)
 
 
 # ------------------------------------------------------------------------ designs of all sessions
@@ -239,10 +242,10 @@ def _better_as_whole(
         other = _agreement(recording, candidate.shown, by_images)
         mine, theirs = (np.where(differ, one, np.nan) for one in (given, other))
         r_other, r_given, z = paired_z(theirs, mine)
-        if z < largest or _above_zero(theirs) < CLEAR:
+        if z / TWICE < largest or _above_zero(theirs) / TWICE < CLEAR:
             continue
         found = _Better(candidate, r_other, r_given, int(np.isfinite(theirs).sum()))
-        best, largest = (found, _sessions_where(recording, theirs, mine)), z
+        best, largest = (found, _sessions_where(recording, theirs, mine)), z / TWICE
     return best
 
 
@@ -350,6 +353,11 @@ class _Sessions:
     inputs: CheckInputs
     fitted: Templates
 
+    @property
+    def twice(self) -> float:
+        """`TWICE` where pieces of a session serve as templates of each other."""
+        return TWICE if len(self.inputs.recording.sessions) < LEAST_PARTS else 1.0
+
     def scan(self) -> Iterator[_SessionScan]:
         recording, shown = self.inputs.recording, self.inputs.shown
         chances = {s: self._chance_of(s) for s in recording.sessions}
@@ -371,7 +379,8 @@ class _Sessions:
     def _chance_of(self, session: int) -> Chance:
         recording, shown = self.inputs.recording, self.inputs.shown
         trials = recording.trials_of(session)
-        return permutation_z([self.fitted.matrix(recording, trials)[:, shown[trials]]])
+        found = permutation_z([self.fitted.matrix(recording, trials)[:, shown[trials]]])
+        return replace(found, sd=self.twice * found.sd)
 
     def _shifts(self, trials: Integers, own: Floats) -> list[Finding]:
         """Stretches that fit better when they are moved by some trials."""
@@ -418,7 +427,7 @@ class _Sessions:
             mine = agreement[rows, self.inputs.shown[trials[rows]]].astype(np.float64)
             theirs = agreement[rows, candidate.shown[rows]].astype(np.float64)
             r_other, r_given, z = paired_z(theirs, mine)
-            if z >= CLEAR and _above_zero(theirs) >= CLEAR:
+            if min(z, _above_zero(theirs)) >= CLEAR * self.twice:
                 yield _Better(candidate, r_other, r_given, len(rows)).at(f"session {session}")
 
     def _session_candidates(self, session: int, trials: Integers) -> Iterator[Candidate]:
