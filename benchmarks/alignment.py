@@ -247,7 +247,9 @@ def interval(k: int, n: int) -> list[float]:
     return [round(low, 3), round(high, 3)]
 
 
-def designs(workspace: Workspace, datasets: list[str], n_each: int, n_clean: int) -> dict[str, Any]:
+def designs(
+    workspace: Workspace, datasets: list[str], n_each: int, n_clean: int, kinds: list[str]
+) -> dict[str, Any]:
     subjects = []
     for dataset in datasets:
         store = workspace.find_tokens(dataset, None, lambda text: None)
@@ -259,6 +261,8 @@ def designs(workspace: Workspace, datasets: list[str], n_each: int, n_clean: int
     weights /= weights.sum()
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for number, kind in enumerate(["none", *FAULTS]):
+        if kinds and kind not in kinds:
+            continue
         for k in range(n_clean if kind == "none" else n_each):
             rng = np.random.default_rng([number, k])
             fault = FAULTS.get(kind)
@@ -338,6 +342,7 @@ def main() -> None:
     parser.add_argument("datasets", nargs="*")
     parser.add_argument("--each", type=int, default=20, help="designs per kind of fault")
     parser.add_argument("--clean", type=int, default=50)
+    parser.add_argument("--kind", action="append", default=[], help="of fault, or none; all")
     arguments = parser.parse_args()
     if arguments.what == "step":
         step(int(str(arguments.workspace)))
@@ -346,7 +351,11 @@ def main() -> None:
         print(save("alignment_cost", as_typed(), cost()))
         return
     result = designs(
-        Workspace(arguments.workspace), arguments.datasets, arguments.each, arguments.clean
+        Workspace(arguments.workspace),
+        arguments.datasets,
+        arguments.each,
+        arguments.clean,
+        arguments.kind,
     )
     print(save("alignment", as_typed(), result))
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from synbrain_cli.evaluation.alignment import (
-    LEAST_PARTS,
     TWICE,
     Chance,
     Floats,
@@ -43,10 +42,10 @@ from synbrain_cli.evaluation.alignment_candidates import (
 )
 from synbrain_cli.evaluation.alignment_inputs import CheckInputs
 
-# Another design is better where the paired difference lies this many standard errors above 0. Some
-# 10,000 comparisons are made for a large subject: one in 10⁵ of those of a right design would be
-# above 6 if it had no signal at all, and with signal, its drift is against the others.
-CLEAR = 4.5
+# Another design is better where the paired difference lies this many standard errors above 0: p <
+# 3e-5 for each of the 20 to 100 designs of a session, if neither fits. Where the given one fits,
+# differences are negative.
+CLEAR = 4.0
 CLEAR_RUN = 6.0  # of stretches of trials, which are chosen among many
 CLEAR_FAR = 7.0  # of shifts by more than five trials, of which there are many
 NEARER = 1.15  # times the z of a nearer shift, which a farther one must have
@@ -353,10 +352,19 @@ class _Sessions:
     inputs: CheckInputs
     fitted: Templates
 
-    @property
-    def twice(self) -> float:
-        """`TWICE` where pieces of a session serve as templates of each other."""
-        return TWICE if len(self.inputs.recording.sessions) < LEAST_PARTS else 1.0
+    def twice(self, session: int) -> float:
+        """SD of sums over a session's trials, relative to independent products (`TWICE`).
+
+        Products count twice where pieces of the session serve as templates of each other.
+        """
+        recording = self.inputs.recording
+        own = recording.session == session
+        n_own = n_left = 0
+        for part in np.unique(recording.part[own]):
+            left = recording.part != part
+            n_own += int((left & own).sum())
+            n_left += int(left.sum())
+        return float(np.sqrt(1 + n_own / max(n_left, 1)))
 
     def scan(self) -> Iterator[_SessionScan]:
         recording, shown = self.inputs.recording, self.inputs.shown
@@ -380,7 +388,7 @@ class _Sessions:
         recording, shown = self.inputs.recording, self.inputs.shown
         trials = recording.trials_of(session)
         found = permutation_z([self.fitted.matrix(recording, trials)[:, shown[trials]]])
-        return replace(found, sd=self.twice * found.sd)
+        return replace(found, sd=self.twice(session) * found.sd)
 
     def _shifts(self, trials: Integers, own: Floats) -> list[Finding]:
         """Stretches that fit better when they are moved by some trials."""
@@ -427,7 +435,7 @@ class _Sessions:
             mine = agreement[rows, self.inputs.shown[trials[rows]]].astype(np.float64)
             theirs = agreement[rows, candidate.shown[rows]].astype(np.float64)
             r_other, r_given, z = paired_z(theirs, mine)
-            if min(z, _above_zero(theirs)) >= CLEAR * self.twice:
+            if min(z, _above_zero(theirs)) >= CLEAR * self.twice(session):
                 yield _Better(candidate, r_other, r_given, len(rows)).at(f"session {session}")
 
     def _session_candidates(self, session: int, trials: Integers) -> Iterator[Candidate]:
