@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -322,6 +323,7 @@ def step(n_sessions: int) -> None:
         subject = workspace.find_subject("1", None, lambda text: None)
         store = workspace.find_tokens(subject.dataset, None, lambda text: None)
         _ = subject.betas  # compared with its checksum, as training does anyway
+        start = time.process_time()
         with Timer() as reading:
             inputs = load_inputs(subject, store)
         with Timer() as checking:
@@ -330,6 +332,7 @@ def step(n_sessions: int) -> None:
             reading.seconds + checking.seconds,
             reading=reading.seconds,
             checking=checking.seconds,
+            processor_seconds=time.process_time() - start,
             status=check.status,
             r=check.both.r,
         )

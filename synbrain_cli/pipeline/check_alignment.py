@@ -100,7 +100,7 @@ def tokens_checksum(subject: PreparedSubject, store: TokenStore) -> str:
     """SHA-256 of the checksums of the tokens of a subject's images, band by band."""
     shown = set(subject.trials["image"])
     digest = hashlib.sha256()
-    for one in store.stores:
+    for one in sorted(store.stores, key=lambda one: one.band.spec):
         rows = zip(one.images, one.checksums, strict=True)
         lines = sorted(f"{checksum} {image}" for image, checksum in rows if image in shown)
         digest.update("\n".join([one.band.spec, *lines]).encode("utf-8", "surrogateescape"))

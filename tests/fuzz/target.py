@@ -55,6 +55,7 @@ class Target:
 # Folders of the tiny workspace, and the files that belong to what lies in it.
 SUBJECT = "prepared/simulated/sub-01"
 FEATURES = "prepared/simulated/features"
+ALIGNMENT = "prepared/simulated/sub-01_alignment.json"
 BUNDLE_FILES = ("config.json", "*.safetensors", "mask.nii.gz", "voxels.tsv", "*_resampling.npz")
 SUBJECT_FILES = (
     *("betas.npy", "trials.tsv", "voxels.tsv", "mask.nii.gz", "*_resampling.npz"),

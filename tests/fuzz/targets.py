@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from source_targets import SOURCES
-from target import FEATURES, SUBJECT, Target, bundle_files, subject_files, token_files
+from target import ALIGNMENT, FEATURES, SUBJECT, Target, bundle_files, subject_files, token_files
 from workspace import ADAPT, PREPARE, SYNTHESIZE, TRAIN
 
 BUNDLES = (
@@ -68,9 +68,10 @@ PREPARED = (
     Target(
         "train-linear",
         ("train", "-s", "1", "--dataset", "simulated", "--model", "linear", "--name", "new"),
-        (SUBJECT, FEATURES),
-        (*subject_files(), *token_files()),
+        (SUBJECT, FEATURES, ALIGNMENT),
+        (*subject_files(), *token_files(), ALIGNMENT),
         outputs=MODEL,
+        writes=(ALIGNMENT,),
         weight=4,
     ),
     Target(
@@ -79,13 +80,15 @@ PREPARED = (
         ("prepared/surface",),
         (*subject_files("prepared/surface/sub-01"), "prepared/surface/sub-01/vertices.npz"),
         outputs=MODEL,
+        writes=("prepared/surface/*_alignment.json",),
     ),
     Target(
         "train-networks",
         ("train", "-s", "1", "--dataset", "simulated", "--preset", "test", "--name", "new"),
-        (SUBJECT, FEATURES),
+        (SUBJECT, FEATURES, ALIGNMENT),
         (*subject_files(), *token_files()),
         outputs=MODEL,
+        writes=(ALIGNMENT,),
         weight=0.5,
         seconds=40,
     ),
@@ -275,8 +278,15 @@ PLOTS = (
     Target(
         "plot-report",
         ("plot", "report", "-m", "sub-01", "-o", "new.html"),
-        ("outputs", "weights/sub-01", "pictures", SUBJECT, FEATURES, "simulated"),
-        (*_EVALUATION, *_RESPONSES, "pictures/*", *subject_files(), "weights/sub-01/card.md"),
+        ("outputs", "weights/sub-01", "pictures", SUBJECT, FEATURES, ALIGNMENT, "simulated"),
+        (
+            *_EVALUATION,
+            *_RESPONSES,
+            "pictures/*",
+            *subject_files(),
+            ALIGNMENT,
+            "weights/sub-01/card.md",
+        ),
         weight=0.5,
         seconds=90,
     ),
