@@ -21,6 +21,7 @@ permuted among trials is known without permuting any: `permutation_z`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,6 +43,7 @@ LEAST_TRIALS = 8  # of a part
 # Every product of two trials in different parts counts twice in a sum over all trials, once in the
 # template of each: variances are twice those of independent products.
 TWICE = 2**0.5
+LEAST_IMAGES = 8  # from which on a standard error over images is estimated
 LEAST_PAIRS = 20  # of repeats, from which on their shared variance is estimated
 
 
@@ -226,6 +228,36 @@ class Templates:
             found.append(values)
         return Agreement(shown, *found)
 
+    def by_image(
+        self, recording: Recording, shown: Integers, images: Integers, kind: str
+    ) -> Floats:
+        """Agreement of the trials of images with each of them, summed over these trials.
+
+        Parameters
+        ----------
+        recording : Recording
+        shown : int64 array of shape (n_trials,)
+            Trials of other images, and with −1, do not count.
+        images : int64 array of shape (n_chosen,)
+            Ascending.
+        kind : {"features", "repeats", "both"}
+
+        Returns
+        -------
+        float64 array of shape (n_chosen, n_chosen)
+        """
+        templates = getattr(self, kind)
+        out = np.zeros((len(images), len(images)))
+        for g in np.unique(self.part):
+            rows = np.flatnonzero((self.part == g) & np.isin(shown, images))
+            unit = _unit(recording.responses[rows])
+            own = np.searchsorted(images, shown[rows])
+            present, again = np.unique(own, return_inverse=True)
+            sums = np.zeros((len(present), unit.shape[1]), np.float32)
+            np.add.at(sums, again.ravel(), unit)
+            out[present] += sums @ templates[g, images].T
+        return out
+
     def matrix(self, recording: Recording, trials: Integers, kind: str = "both") -> Singles:
         """Compare trials with all images.
 
@@ -388,42 +420,75 @@ class Chance:
         return self.r / self.sd if self.sd > 0 else 0.0
 
 
-def permutation_z(matrices: list[NDArray[np.floating]]) -> Chance:
-    """Pool matrices of agreement of several sessions: images are permuted within each.
+def permutation_z(matrices: Sequence[NDArray[np.floating]], n: int) -> Chance:
+    """Pool matrices of agreement of groups of images, which are permuted within each.
 
     Parameters
     ----------
-    matrices : list of float arrays of shape (n_trials, n_trials)
-        As `permutation_moments` takes them. Templates are those of the given design whatever is
-        permuted; where they come from the trials of the other matrices, SDs are to be multiplied
-        by `TWICE`.
+    matrices : sequence of float arrays of shape (n_images, n_images)
+        Agreement with every image, summed over the trials of an image: all of these get another
+        image together, as trials of one image share more than the image tells. Templates are those
+        of the given design whatever is permuted; where they come from the same trials, SDs are to
+        be multiplied by `TWICE`.
+    n : int
+        Number of trials.
     """
     moments = [permutation_moments(one) for one in matrices]
-    n = sum(len(one) for one in matrices)
     total = sum(m[0] - m[1] for m in moments)
     return Chance(total / max(n, 1), float(np.sqrt(sum(m[2] for m in moments))) / max(n, 1))
 
 
-def paired_z(other: Floats, given: Floats) -> tuple[float, float, float]:
+def mean_by_image(values: Floats, image: Integers) -> tuple[float, float]:
+    """Mean over trials, and its standard error when trials of an image are not independent.
+
+    The sandwich estimator with images as clusters (Liang & Zeger 1986, *Biometrika* 73:13).
+
+    Parameters
+    ----------
+    values : float array of shape (n_trials,)
+    image : int array of shape (n_trials,)
+
+    Returns
+    -------
+    mean, error
+        The error is infinite for fewer than `LEAST_IMAGES` images.
+    """
+    _, own = np.unique(image, return_inverse=True)
+    if not len(own) or own.max() + 1 < LEAST_IMAGES:
+        return float(np.mean(values)) if len(values) else 0.0, np.inf
+    mean = float(values.mean())
+    sums = np.bincount(own.ravel(), values - mean)
+    n_images = len(sums)
+    return mean, float(np.sqrt((sums**2).sum() * n_images / (n_images - 1)) / len(values))
+
+
+def paired_z(
+    other: Floats, given: Floats, images: tuple[Integers, Integers]
+) -> tuple[float, float, float]:
     """Compare the agreement of the same trials with two designs.
 
     Parameters
     ----------
     other, given : float arrays of shape (n_trials,)
         Trials in which either is NaN do not count.
+    images : pair of int64 arrays of shape (n_trials,)
+        Of the two designs. Trials that share an image in either are not independent: the larger of
+        the two errors counts.
 
     Returns
     -------
     mean of other, mean of given, z
-        z of the mean difference, by its standard error over trials; 0 for fewer than 5 trials.
+        z of the mean difference, or of the mean of ``other`` if that is smaller.
     """
     both = np.isfinite(other) & np.isfinite(given)
-    if both.sum() < 5:
+    if not both.any():
         return 0.0, 0.0, 0.0
-    difference = other[both] - given[both]
-    error = difference.std(ddof=1) / np.sqrt(len(difference))
-    z = float(difference.mean() / error) if error > 0 else 0.0
-    return float(other[both].mean()), float(given[both].mean()), z
+    z = []
+    for values in (other[both] - given[both], other[both]):
+        errors = [mean_by_image(values, image[both])[1] for image in images]
+        z.append(float(values.mean()) / max(errors) if max(errors) > 0 else 0.0)
+    smallest = min(z)
+    return float(other[both].mean()), float(given[both].mean()), smallest
 
 
 def best_segment(gains: Floats) -> tuple[int, int, float]:

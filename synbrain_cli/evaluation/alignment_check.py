@@ -57,7 +57,7 @@ ORDINARY = 0.05  # agreement of single trials, by images alone, that a usable re
 POWER = 5.0  # z that an ordinary agreement must have for its absence to mean anything
 MOST_PAIRS = 400  # of sessions that are fitted apart
 MOST_WHOLE = 6  # sessions on which designs of all sessions are compared
-TOGETHER = 750  # trials among which images are permuted, at most
+TOGETHER = 750  # images that are permuted together, at most
 LEAST_RUN = 6  # trials of a stretch, at least
 LEAST_UNMATCHED = 12  # of one that is named because it matches nothing
 UNMATCHED = 25.0  # log likelihood ratio of "no agreement here" against "as elsewhere"
@@ -158,7 +158,10 @@ def check_design(inputs: CheckInputs) -> DesignCheck:
     recording, shown = inputs.recording, inputs.shown
     fitted = Templates.fit(recording, shown)
     given = fitted.agreement(recording, shown)
-    images, both = (_chance(fitted, recording, shown, kind) for kind in ("features", "both"))
+    images, both = (
+        replace(one, sd=TWICE * one.sd)
+        for one in (_chance(fitted, recording, shown, kind) for kind in ("features", "both"))
+    )
     findings = _copied_responses(inputs)
     notes: list[str] = []
     some, candidates = _whole(inputs)
@@ -210,14 +213,11 @@ def _status(images: Chance, both: Chance, findings: list[Finding]) -> str:
 
 
 def _chance(fitted: Templates, recording: Recording, shown: Integers, kind: str) -> Chance:
-    """Agreement of the given design beside its permutations within parts."""
-    matrices = []
-    for part in np.unique(recording.part):
-        of_part = np.flatnonzero(recording.part == part)
-        for trials in np.array_split(of_part, -(-len(of_part) // TOGETHER)):
-            matrices.append(fitted.matrix(recording, trials, kind)[:, shown[trials]])
-    found = permutation_z(matrices)
-    return replace(found, sd=TWICE * found.sd)
+    """Agreement of a design beside its permutations, of images in groups of `TOGETHER` at most."""
+    images = np.random.default_rng(0).permutation(np.unique(shown[shown >= 0]))
+    groups = np.array_split(images, -(-len(images) // TOGETHER))
+    matrices = [fitted.by_image(recording, shown, np.sort(one), kind) for one in groups]
+    return permutation_z(matrices, int((shown >= 0).sum()))
 
 
 # ------------------------------------------------------------------------ designs of all sessions
@@ -240,11 +240,11 @@ def _better_as_whole(
             continue
         other = _agreement(recording, candidate.shown, by_images)
         mine, theirs = (np.where(differ, one, np.nan) for one in (given, other))
-        r_other, r_given, z = paired_z(theirs, mine)
-        if z / TWICE < largest or _above_zero(theirs) / TWICE < CLEAR:
+        r_other, r_given, z = paired_z(theirs, mine, (candidate.shown, shown))
+        if z / TWICE < largest:
             continue
         found = _Better(candidate, r_other, r_given, int(np.isfinite(theirs).sum()))
-        best, largest = (found, _sessions_where(recording, theirs, mine)), z / TWICE
+        best, largest = (found, _sessions_where(recording, theirs, mine, shown)), z / TWICE
     return best
 
 
@@ -259,22 +259,16 @@ def _agreement(recording: Recording, shown: Integers, by_images: bool) -> Floats
     return Templates.fit(its, compact).agreement(its, compact).both
 
 
-def _sessions_where(recording: Recording, other: Floats, given: Floats) -> list[int]:
+def _sessions_where(
+    recording: Recording, other: Floats, given: Floats, shown: Integers
+) -> list[int]:
     """Sessions in which another design fits better; all, where none stands out."""
     found = []
     for session in recording.sessions:
         trials = recording.trials_of(session)
-        if paired_z(other[trials], given[trials])[2] > 3:
+        if paired_z(other[trials], given[trials], (shown[trials],) * 2)[2] > 3:
             found.append(session)
     return found or recording.sessions
-
-
-def _above_zero(values: Floats) -> float:
-    """Mean in units of its standard error."""
-    known = values[np.isfinite(values)]
-    if len(known) < 5 or not known.std():
-        return 0.0
-    return float(known.mean() / known.std(ddof=1) * np.sqrt(len(known)))
 
 
 def _listed(sessions: list[int], n_sessions: int) -> str:
@@ -387,7 +381,9 @@ class _Sessions:
     def _chance_of(self, session: int) -> Chance:
         recording, shown = self.inputs.recording, self.inputs.shown
         trials = recording.trials_of(session)
-        found = permutation_z([self.fitted.matrix(recording, trials)[:, shown[trials]]])
+        only = np.full_like(shown, -1)
+        only[trials] = shown[trials]
+        found = _chance(self.fitted, recording, only, "both")
         return replace(found, sd=self.twice(session) * found.sd)
 
     def _shifts(self, trials: Integers, own: Floats) -> list[Finding]:
@@ -403,14 +399,16 @@ class _Sessions:
             gain = np.where(differ, np.diagonal(own, by) - diagonal[rows], 0.0)
             start, stop, total = best_segment(gain)
             n_differ = int(differ[start:stop].sum())
-            if n_differ < LEAST_RUN:
+            inside = np.flatnonzero(differ[start:stop]) + start
+            # Trials of one image, where they follow each other, tell hardly more than one
+            n_images = len(np.unique(shown[rows][inside]))
+            if n_images < LEAST_RUN:
                 continue
-            z = total / (sd * np.sqrt(n_differ))
+            z = total / n_differ / sd * np.sqrt(n_images)
             clear = CLEAR_RUN if abs(by) <= max(SHIFTS) else CLEAR_FAR
             # A far shift fits as well as a near one where images come in the same order again
             if z < clear or (best and z <= NEARER * best[0]):
                 continue
-            inside = np.flatnonzero(differ[start:stop]) + start
             start, stop = int(inside[0]), int(inside[-1]) + 1
             candidate = Candidate(shift_text(by), SHIFT_MEND, shown)
             found = _Better(
@@ -434,8 +432,9 @@ class _Sessions:
             )
             mine = agreement[rows, self.inputs.shown[trials[rows]]].astype(np.float64)
             theirs = agreement[rows, candidate.shown[rows]].astype(np.float64)
-            r_other, r_given, z = paired_z(theirs, mine)
-            if min(z, _above_zero(theirs)) >= CLEAR * self.twice(session):
+            images = candidate.shown[rows], self.inputs.shown[trials[rows]]
+            r_other, r_given, z = paired_z(theirs, mine, images)
+            if z >= CLEAR * self.twice(session):
                 yield _Better(candidate, r_other, r_given, len(rows)).at(f"session {session}")
 
     def _session_candidates(self, session: int, trials: Integers) -> Iterator[Candidate]:
@@ -463,6 +462,8 @@ class _Sessions:
         excess = np.diagonal(own) - own.mean(1)
         variance = float(np.var(own))
         ratio = usual * (usual / 2 - excess) / max(variance, 1e-12)  # log likelihood ratio
+        images = self.inputs.shown[trials]
+        ratio *= len(np.unique(images)) / len(images) if _is_ordered(images) else 1.0
         first = int(trials[0])
         for one, again, length in rows:
             for start, source in ((again, one), (one, again)):
@@ -485,6 +486,12 @@ class _Sessions:
         where = _stretch(self.inputs.recording, first + start, first + stop)
         figures = f"r {as_text(mean)}, elsewhere {as_text(usual)}"
         return _SessionScan([], [f"{where}: responses do not match their images ({figures})"])
+
+
+def _is_ordered(images: Integers) -> bool:
+    """Whether trials come image by image."""
+    n_runs = 1 + int((images[1:] != images[:-1]).sum())
+    return n_runs < 2 * len(np.unique(images)) and n_runs < 0.75 * len(images)
 
 
 def _is_lost(own: Chance, usual: float) -> bool:

@@ -27,7 +27,7 @@ from synbrain_cli.model.principal import principal_components
 MOST_COMPONENTS = 100  # of the responses
 TRIALS_A_COMPONENT = 5  # at least
 SAMPLED_TRIALS = 1_000  # from which components are computed
-MOST_FEATURES = 120  # of all bands together
+MOST_FEATURES = 80  # of all bands together
 SIDE = 4  # tokens a side, to which grids are pooled
 MOST_CHANNELS = 32  # of a band, before the places are joined
 SAMPLED_IMAGES = 200  # from which channels are computed

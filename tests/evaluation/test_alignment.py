@@ -250,7 +250,7 @@ def test_permutation_moments_are_those_of_permutations(rng):
 def test_chance_is_calibrated(rng):
     """z of unrelated responses is standard normal."""
     z = [
-        permutation_z([rng.standard_normal((40, 5)) @ rng.standard_normal((5, 40))]).z
+        permutation_z([rng.standard_normal((40, 5)) @ rng.standard_normal((5, 40))], 40).z
         for _ in range(800)
     ]
     assert abs(np.mean(z)) < 0.12
@@ -265,8 +265,9 @@ def test_agreement_of_noise_is_zero():
         inputs = simulated(seed, signal=0.0, n_images=40)
         fitted = Templates.fit(inputs.recording, inputs.shown)
         for kind in ("features", "both"):
-            own = fitted.matrix(inputs.recording, np.arange(360), kind)[:, inputs.shown]
-            z.append(permutation_z([own]).z / TWICE)
+            images = np.unique(inputs.shown)
+            own = fitted.by_image(inputs.recording, inputs.shown, images, kind)
+            z.append(permutation_z([own], 360).z / TWICE)
     assert abs(np.mean(z)) < 0.25
     assert np.std(z) == pytest.approx(1, abs=0.2)
 
@@ -291,12 +292,34 @@ def test_best_segment():
 def test_paired_z():
     given = np.zeros(50)
     other = given + 1 + np.random.default_rng(0).standard_normal(50)
-    mean, zero, z = paired_z(other, given)
+    images = np.arange(50), np.arange(50)
+    mean, zero, z = paired_z(other, given, images)
     assert mean == pytest.approx(other.mean())
     assert zero == 0
     assert 4 < z < 12
-    assert paired_z(other[:4], given[:4])[2] == 0
-    assert paired_z(np.full(9, np.nan), np.zeros(9))[2] == 0
+    again = np.repeat(np.arange(50), 4)
+    four = tuple(np.repeat(one, 4) for one in (other, given))  # no news in repeats of a number
+    assert paired_z(*four, (again, again))[2] == pytest.approx(z, rel=0.02)
+    assert paired_z(other, given, (np.arange(50) // 10, images[1]))[2] == 0  # five images
+    assert paired_z(np.full(9, np.nan), np.zeros(9), (np.arange(9),) * 2)[2] == 0
+
+
+def image_by_image(seed: int, signal: float) -> CheckInputs:
+    """All repeats of an image follow each other, and features tell nothing of responses."""
+    inputs = simulated(seed, sessions=1, trials=480, n_images=60, signal=0.0)
+    shown = np.repeat(np.arange(60), 8)
+    rng = np.random.default_rng(seed)
+    values = signal * rng.standard_normal((60, N_COMPONENTS))[shown]
+    values = values + rng.standard_normal((480, N_COMPONENTS))
+    values = standardized_by_part(values, inputs.recording.part)
+    return replace(inputs, shown=shown, recording=replace(inputs.recording, responses=values))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_repeats_in_a_row_are_no_evidence_of_another_design(seed):
+    found = check_design(image_by_image(seed, 1.0))
+    assert not found.findings
+    assert not found.notes
 
 
 @pytest.mark.parametrize("n_sessions", [1, 2, 3, 6, 11, 40])
