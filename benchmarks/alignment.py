@@ -41,7 +41,7 @@ from synbrain_cli.io.workspace import Workspace
 RUN = 62  # trials
 NOISE = (0.0, 2.0, 4.0)  # SDs of noise added to components of SD 1
 SMALL = 0.25  # share of right designs with few trials
-SESSIONS = (1, 4, 40)
+SESSIONS = (1, 4)
 HALVES = 6  # random halves of the trials
 Generator = np.random.Generator
 
@@ -49,7 +49,7 @@ Generator = np.random.Generator
 # -------------------------------------------------------------------------------------- designs
 
 
-def subset(whole: CheckInputs, rng: Generator, share_small: float) -> CheckInputs:
+def subset(whole: CheckInputs, rng: Generator, share_small: float) -> tuple[CheckInputs, float]:
     """Some sessions (of one: stretches of trials), most images, and noise: a right design."""
     recording = whole.recording
     session = recording.session
@@ -70,7 +70,7 @@ def subset(whole: CheckInputs, rng: Generator, share_small: float) -> CheckInput
     values = recording.responses[trials]
     values = values + noise * rng.standard_normal(values.shape).astype(np.float32)
     part = parts_of(session)
-    return CheckInputs(
+    inputs = CheckInputs(
         Recording(
             standardized_by_part(values, part), recording.features, session, part, recording.fold
         ),
@@ -79,6 +79,7 @@ def subset(whole: CheckInputs, rng: Generator, share_small: float) -> CheckInput
         np.arange(len(trials)),
         {},
     )
+    return inputs, float(noise)
 
 
 def with_design(inputs: CheckInputs, shown: np.ndarray) -> CheckInputs:
@@ -269,7 +270,7 @@ def designs(
             fault = FAULTS.get(kind)
             while True:
                 label, whole = subjects[rng.choice(len(subjects), p=weights)]
-                right = subset(whole, rng, 0 if fault else SMALL)
+                right, noise = subset(whole, rng, 0 if fault else SMALL)
                 if fault is None or len(right.recording.sessions) >= fault.least_sessions:
                     break
             wrong = fault.make(right, rng) if fault else right
@@ -279,6 +280,7 @@ def designs(
                 "subject": label,
                 "trials": len(right.shown),
                 "sessions": len(right.recording.sessions),
+                "noise": noise,
                 "status": check.status,
                 "found": is_found(check),
                 "harm": round(harm(right, wrong, rng), 2) if fault else 0.0,
