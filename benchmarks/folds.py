@@ -25,7 +25,8 @@ from synbrain_cli.io.results.evaluation import DrawScore, NoiseCorrelationScore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.calibration import line_agreement
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.prepare import Target, prepare_table
+from synbrain_cli.pipeline.prepare import prepare_table
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext

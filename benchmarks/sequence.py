@@ -27,7 +27,8 @@ from synbrain_cli.brain import load_model
 from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.pipeline.prepare import Target, prepare_simulated
+from synbrain_cli.pipeline.prepare import prepare_simulated
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.distribution import FittedDistribution, HeldOut, fit_distribution

@@ -115,15 +115,20 @@ store = workspace.find_tokens("simulated", ["gabor"], print)
     Part(
         "Preparing data",
         """```python
-from synbrain_cli.pipeline.prepare import Target, prepare_simulated
+from synbrain_cli.pipeline.prepare import prepare_simulated
+from synbrain_cli.pipeline.preparing import Target
 
 result = prepare_simulated(Target(workspace, "simulated"), run=run)
 ```""",
         (
             "pipeline.preparing:Target",
             "pipeline.prepare:prepare_nsd",
-            "pipeline.prepare:NSDSource",
+            "pipeline.prepare:prepare_nsd_synthetic",
+            "pipeline.nsd_copy:NSDSource",
             "datasets.nsd_choice:Choice",
+            "pipeline.prepare_laion:prepare_laion",
+            "pipeline.prepare_laion:LaionSource",
+            "datasets.laion:Choice",
             "pipeline.prepare:prepare_table",
             "datasets.table_experiment:Experiment",
             "pipeline.prepare:prepare_glmsingle",
@@ -132,6 +137,7 @@ result = prepare_simulated(Target(workspace, "simulated"), run=run)
             "pipeline.prepare:prepare_algonauts",
             "datasets.algonauts:Choice",
             "pipeline.prepare:prepare_simulated",
+            "pipeline.prepare:prepare_simulated_artificial",
             "datasets.simulated:SimulationConfig",
             "pipeline.preparing:PrepareResult",
         ),
@@ -173,6 +179,7 @@ made = synthesize(
 ```""",
         (
             "pipeline.synthesize:synthesize",
+            "pipeline.submit:submit",
             "pipeline.synthesize:Output",
             "pipeline.synthesize:SynthesizeResult",
             "pipeline.synthesize_sequence:synthesize_sequence",

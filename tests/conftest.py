@@ -17,7 +17,8 @@ from filelock import FileLock
 from synbrain_cli import cli, config
 from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.pipeline.prepare import Target, prepare_simulated
+from synbrain_cli.pipeline.prepare import prepare_simulated, prepare_simulated_artificial
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
@@ -149,6 +150,21 @@ def trained(prepared, made_once) -> Workspace:
     made = made_once("trained", train_linked(prepared, "1", TrainSettings(preset="test")))
     shutil.copytree(made.weights, prepared.weights, dirs_exist_ok=True)
     return prepared
+
+
+@pytest.fixture(scope="session")
+def artificial(trained, made_once) -> Workspace:
+    """A workspace in which the subjects were shown artificial images, too; read-only."""
+
+    def make(workspace: Workspace) -> None:
+        shutil.copytree(trained.root / "simulated", workspace.root / "simulated")
+        target = Target(workspace, "simulated-synthetic", ("gabor",))
+        prepare_simulated_artificial(target, SMALL, RunContext(progress=QUIET))
+
+    workspace = made_once("artificial", make)
+    (workspace.prepared / "simulated").symlink_to(trained.prepared / "simulated")
+    workspace.weights.symlink_to(trained.weights)
+    return workspace
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ from synbrain_cli.experiments.retinotopy import MappingSettings, fit_prf
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline import demo as module
-from synbrain_cli.pipeline.prepare import Target
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext

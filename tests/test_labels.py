@@ -24,7 +24,7 @@ from synbrain_cli.labels import (
     subject_label,
 )
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
-from synbrain_cli.pipeline.prepare import Target
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
 from synbrain_cli.text import one_line

@@ -25,9 +25,19 @@ def check_match(brain: Brain, subject: PreparedSubject, store: TokenStore) -> No
             f"{subject.folder}: {subject.n_voxels} voxels, but {brain.name} has "
             f"{brain.n_voxels}: it was prepared again with another mask; train the model again"
         )
-    if not same_bands(config.bands, store.bands):
+    check_bands(brain, store)
+
+
+def check_bands(brain: Brain, store: TokenStore) -> None:
+    """Refuse tokens of another image encoder than a model's.
+
+    Raises
+    ------
+    InputError
+    """
+    if not same_bands(brain.config.bands, store.bands):
         raise InputError(
             f"{store.folders}: tokens of {[band.identity for band in store.bands]}, but "
-            f"{brain.name} was trained on {[band.identity for band in config.bands]}: pass its "
-            "--encoder, or run `synbrain prepare` with it"
+            f"{brain.name} was trained on {[band.identity for band in brain.config.bands]}: pass "
+            "its --encoder, or run `synbrain prepare` with it"
         )

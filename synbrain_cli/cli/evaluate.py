@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synbrain_cli.cli.completion import complete_model, complete_models, complete_subjects
+from synbrain_cli.cli.completion import (
+    complete_dataset,
+    complete_model,
+    complete_models,
+    complete_subjects,
+)
 from synbrain_cli.cli.evaluation_screen import print_evaluation, print_paper
 from synbrain_cli.cli.options import (
     DatasetOption,
@@ -45,6 +50,16 @@ DrawsOption = Annotated[
     int, typer.Option(min=20, help="Draws per image from which distributions are scored.")
 ]
 
+OnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        help="Another prepared dataset of the same subject and voxels, such as nsd-synthetic: "
+        "scores on its test images, far from those of training.",
+        autocompletion=complete_dataset,
+    ),
+]
+
 # -------------------------------------------------------------------------------- evaluate
 
 
@@ -66,6 +81,7 @@ def evaluate(
             "images, dealt to K folds; for subjects with few images.",
         ),
     ] = None,
+    on: OnOption = None,
     latent: Annotated[
         bool,
         typer.Option(help="Also score the published sampling: many passes of the decoder."),
@@ -97,19 +113,22 @@ def evaluate(
     from synbrain_cli.brain import load_model
     from synbrain_cli.evaluation.settings import EvaluateSettings
     from synbrain_cli.pipeline.evaluate import evaluate as score_model
+    from synbrain_cli.pipeline.evaluate import own_scores
     from synbrain_cli.pipeline.report import report as write_report
 
     workspace, run = open_run(folder, quiet, seed, device)
     bundle = workspace.find_model(model, subject, run.progress.info, dataset)
     brain = load_model(bundle, device)
     data, store = _test_data(workspace, brain, run.progress)
-    settings = EvaluateSettings(n_draws=draws, latent=latent, n_folds=folds, two_sample=two_sample)
+    settings = EvaluateSettings(
+        n_draws=draws, latent=latent, n_folds=folds, on=on, two_sample=two_sample
+    )
     with interruptible():
         result = score_model(workspace, brain, data, store, settings, output, run)
     if paper:
         print_paper(result)
     else:
-        print_evaluation(result.metrics, rois)
+        print_evaluation(result.metrics, rois, own_scores(workspace, brain) if on else None)
     print(f"\nEvery score of every region: {result.folder / 'metrics.tsv'}")
     print_files(result.folder / name for name in ("calibration.png", "metrics.json"))
     if report:
@@ -141,6 +160,7 @@ def compare(
     subject: SubjectOption = None,
     dataset: DatasetOption = None,
     draws: DrawsOption = 200,
+    on: OnOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     output: OutputOption = None,
@@ -163,7 +183,7 @@ def compare(
     brains = [load_model(path, device) for path in bundles]
     data, store = _test_data(workspace, brains[0], run.progress)
     with interruptible():
-        settings = CompareSettings(draws)
+        settings = CompareSettings(draws, on=on)
         result = compare_models(workspace, brains, data, store, settings, output, run)
     _print_comparison(result)
 

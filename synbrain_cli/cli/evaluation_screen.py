@@ -64,7 +64,9 @@ N_REGIONS = 3  # of which the screen says how well they are told apart
 _BY_REGION = {key: _PREDICTORS[key] for key in ("linear", "shuffled", "ceiling")}
 
 
-def print_evaluation(metrics: EvaluationRecord, rois: bool) -> None:
+def print_evaluation(
+    metrics: EvaluationRecord, rois: bool, own: EvaluationRecord | None = None
+) -> None:
     """Print the main scores of responses and draws, each beside its baselines.
 
     Parameters
@@ -72,9 +74,13 @@ def print_evaluation(metrics: EvaluationRecord, rois: bool) -> None:
     metrics : EvaluationRecord
     rois : bool
         Whether to print scores by region as well.
+    own : EvaluationRecord, optional
+        Scores on the model's own test images, beside which those on another dataset are printed.
     """
     print(_heading(metrics))
-    _print_responses(metrics)
+    for line in distance_lines(metrics):
+        print(line)
+    _print_responses(metrics, own)
     if rois:
         _print_regions(metrics)
     _print_draws(metrics)
@@ -94,7 +100,33 @@ def _heading(metrics: EvaluationRecord) -> str:
     )
 
 
-def _print_responses(metrics: EvaluationRecord) -> None:
+def distance_lines(metrics: EvaluationRecord) -> list[str]:
+    """How far the images of another dataset are from the training images, beside the model's own.
+
+    Parameters
+    ----------
+    metrics : EvaluationRecord
+    """
+    from msgspec import UNSET
+
+    other = metrics.other
+    if other is UNSET or other.distances is UNSET:
+        return []
+    found = [("these images", other.distances)]
+    if other.own_distances is not UNSET:
+        found.append(("own test images", other.own_distances))
+    lines = [
+        f"{name}: {cell((far.beyond or 0) * 100, 0)} % farther than every training image; leverage "
+        f"{cell(far.leverage, 1)} × the median training image's"
+        for name, far in found
+    ]
+    falls = other.leverage_pattern_correlation
+    if falls is not None:
+        lines.append(f"rank correlation of leverage and pattern r over images: {cell(falls, 2)}")
+    return lines
+
+
+def _print_responses(metrics: EvaluationRecord, own: EvaluationRecord | None) -> None:
     """Print the scores of predicted responses; a question mark follows those that mean nothing."""
     from msgspec import UNSET
 
@@ -109,7 +141,13 @@ def _print_responses(metrics: EvaluationRecord) -> None:
         (label, cell(score.model), interval(*score.ci), *(cell(score.get(k)) for k in shown))
         for label, score in scores.items()
     ]
+    if own is not None:
+        known = [own.overall.get(key) for key in RESPONSES if metrics.overall.get(key) is not None]
+        beside = ["own test", *(cell(score.model) if score else "" for score in known)]
+        rows = [(*row, value) for row, value in zip(rows, beside, strict=True)]
     print_columns(rows, n_left=1)
+    if own is not None:
+        print(f"own test: the model's score on {own.n_test_images:,} images of its own dataset")
     pattern = metrics.overall.pattern_correlation
     if pattern is not UNSET and pattern.get("recording") is not None:
         print(f"pattern r of another recording of the image: {cell(pattern.get('recording'))}")
@@ -195,7 +233,8 @@ def reliability_lines(metrics: EvaluationRecord) -> list[str]:
         return ", ".join(f"{label} {cell(value)}" for label, value in values.items())
 
     lines = [f"reliability (ncsnr): {listed({k: s.model for k, s in found.items()})}"]
-    if metrics.folds is UNSET:  # test trials of folds are those that the ncsnr of the data is of
+    # Test trials of folds, and of another dataset, are those that the ncsnr of the data is of.
+    if metrics.folds is UNSET and metrics.other is UNSET:
         lines.append(f"   of test trials:   {listed({k: s.test_trials for k, s in found.items()})}")
     return lines
 

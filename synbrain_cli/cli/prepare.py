@@ -98,6 +98,7 @@ def prepare(
 # ------------------------------------------------------------------------------------- NSD
 
 NSDSpace = Literal["func1pt8mm", "func1mm", "fsaverage", "nativesurface"]
+StimulusSet = Literal["core", "synthetic"]
 
 NSDRootOption = Annotated[
     Path | None,
@@ -146,12 +147,21 @@ JobsOption = Annotated[
     int | None,
     typer.Option(min=1, help="Sessions read in parallel; default: one per core."),
 ]
+SetOption = Annotated[
+    StimulusSet,
+    typer.Option(
+        "--set",
+        help="core: NSD's natural scenes. synthetic: NSD-synthetic, artificial images shown to "
+        "the same subjects, for `synbrain evaluate --on nsd-synthetic`.",
+    ),
+]
 
 
 @app.command("nsd")
 def nsd(
     root: NSDRootOption = None,
     subject: SubjectsOption = None,
+    stimulus_set: SetOption = "core",
     sessions: SessionsOption = None,
     space: NSDSpaceOption = "func1pt8mm",
     preparation: NSDPreparationOption = "b3",
@@ -161,7 +171,10 @@ def nsd(
     validation: ValidationOption = 0.1,
     download: DownloadOption = None,
     accept_terms: AcceptTermsOption = False,
-    dataset: NewDatasetOption = "nsd",
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Name of the dataset in prepared/; default: nsd, or nsd-synthetic."),
+    ] = None,
     encoder: EncoderOption = None,
     tokens: TokensOption = None,
     precision: EncoderPrecisionOption = "auto",
@@ -178,14 +191,23 @@ def nsd(
     Example: synbrain prepare nsd --subject 1 --sessions 10
     """
     from synbrain_cli.datasets.nsd_choice import SHORT, Choice
+    from synbrain_cli.pipeline.nsd_copy import NSDSource
     from synbrain_cli.pipeline.preparations import prepare_versions
-    from synbrain_cli.pipeline.prepare import NSDSource, PrepareResult, Target, prepare_nsd
+    from synbrain_cli.pipeline.prepare import prepare_nsd, prepare_nsd_synthetic
+    from synbrain_cli.pipeline.preparing import PrepareResult, Target
 
     versions = parse_versions(preparation, SHORT)
+    is_core = stimulus_set == "core"
+    if not is_core and (sessions, split, validation) != (None, "shared1000", 0.1):
+        raise typer.BadParameter(
+            "--set synthetic: one session, all of whose images are test images: leave out "
+            "--sessions, --split and --validation"
+        )
+    prepare_these = prepare_nsd if is_core else prepare_nsd_synthetic
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     target = Target(
         workspace,
-        dataset,
+        dataset or ("nsd" if is_core else "nsd-synthetic"),
         chosen_encoders(encoder, tokens),
         precision,
         parse_tokens(tokens),
@@ -211,8 +233,9 @@ def nsd(
             download=download,
             ask=_TerminalConsent(accept_terms),
             workers=jobs,
+            stimulus_set=stimulus_set,
         )
-        return prepare_nsd(own, source, run)
+        return prepare_these(own, source, run)
 
     with interruptible():
         result = prepare_versions(target, versions, prepare_one, run)
@@ -279,8 +302,8 @@ def algonauts(
     Example: synbrain prepare algonauts --root algonauts_2023 --subject 1
     """
     from synbrain_cli.datasets.algonauts import Choice
-    from synbrain_cli.pipeline.prepare import Target, prepare_algonauts
-    from synbrain_cli.pipeline.preparing import describe
+    from synbrain_cli.pipeline.prepare import prepare_algonauts
+    from synbrain_cli.pipeline.preparing import Target, describe
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     target = Target(
@@ -296,6 +319,94 @@ def algonauts(
         choice = Choice(standardize, test, validation, seed)
         subjects = parse_subject_numbers(subject)
         result = prepare_algonauts(target, root, choice, subjects, run)
+    if run.processes.is_main:
+        print_records(describe(result))
+
+
+# ------------------------------------------------------------------------------ LAION-fMRI
+
+
+@app.command("laion")
+def laion(
+    images: Annotated[
+        Path,
+        typer.Option(help="Folder of LAION-fMRI's stimuli, for which it has an agreement to sign."),
+    ],
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Copy of LAION-fMRI: the folder that holds derivatives/; default: laion in the "
+            "workspace."
+        ),
+    ] = None,
+    subject: SubjectsOption = None,
+    sessions: SessionsOption = None,
+    roi: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Voxels to model: an ROI of the subject (its file's name). Repeat for their "
+            "union; default: the subject's mask."
+        ),
+    ] = None,
+    standardize: StandardizeOption = "session",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="Test images: shared (seen by all subjects), ood (out of distribution), a split "
+            "of LAION-fMRI's package such as sub-01/tau.json, or a table of image and split."
+        ),
+    ] = "shared",
+    validation: ValidationOption = 0.1,
+    download: Annotated[
+        bool | None,
+        typer.Option(
+            "--download/--no-download",
+            help="Complete the copy from the public bucket, or never download; default: download "
+            "what is needed and missing.",
+        ),
+    ] = None,
+    dataset: NewDatasetOption = "laion",
+    encoder: EncoderOption = None,
+    tokens: TokensOption = None,
+    precision: EncoderPrecisionOption = "auto",
+    jobs: JobsOption = None,
+    check: CheckOption = True,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    folder: WorkspaceOption = Path(),
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Prepare subjects of LAION-fMRI, downloading the brain data that are missing.
+
+    Example: synbrain prepare laion --images stimuli --subject 1 --sessions 10
+    """
+    from synbrain_cli.datasets.laion import Choice
+    from synbrain_cli.pipeline.prepare_laion import LaionSource, prepare_laion
+    from synbrain_cli.pipeline.preparing import Target, describe
+
+    workspace, run = open_run(folder, quiet, seed, device, distributed=True)
+    target = Target(
+        workspace,
+        dataset,
+        chosen_encoders(encoder, tokens),
+        precision,
+        parse_tokens(tokens),
+        overwrite,
+        check,
+    )
+    with interruptible():
+        source = LaionSource(
+            images,
+            root,
+            subjects=parse_subject_numbers(subject),
+            sessions=parse_sessions(sessions),
+            choice=Choice(tuple(roi or ()), standardize, split, validation, seed),
+            download=download,
+            ask=_TerminalConsent(accepted=False),
+            workers=jobs,
+        )
+        result = prepare_laion(target, source, run)
     if run.processes.is_main:
         print_records(describe(result))
 
@@ -316,6 +427,14 @@ def simulated(
             help="Sessions of an hour per subject, 750 trials each; NSD's subjects have 30 to 40.",
         ),
     ] = 4,
+    stimulus_set: Annotated[
+        StimulusSet,
+        typer.Option(
+            "--set",
+            help="core: photographs. synthetic: artificial images, shown to the same subjects, "
+            "for `synbrain evaluate --on simulated-synthetic`.",
+        ),
+    ] = "core",
     encoder: EncoderOption = None,
     precision: EncoderPrecisionOption = "auto",
     check: CheckOption = True,
@@ -330,20 +449,17 @@ def simulated(
     Example: synbrain prepare simulated
     """
     from synbrain_cli.datasets.simulated import SimulationConfig
-    from synbrain_cli.pipeline.prepare import Target, prepare_simulated
-    from synbrain_cli.pipeline.preparing import describe
+    from synbrain_cli.pipeline.prepare import prepare_simulated, prepare_simulated_artificial
+    from synbrain_cli.pipeline.preparing import Target, describe
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(
-        workspace,
-        "simulated",
-        tuple(encoder or DEFAULT),
-        precision,
-        overwrite=overwrite,
-        check=check,
-    )
+    is_core = stimulus_set == "core"
+    dataset = "simulated" if is_core else "simulated-synthetic"
+    encoders = tuple(encoder or DEFAULT)
+    target = Target(workspace, dataset, encoders, precision, overwrite=overwrite, check=check)
+    prepare_these = prepare_simulated if is_core else prepare_simulated_artificial
     with interruptible():
         config = SimulationConfig.of_sessions(sessions, seed=seed)
-        result = prepare_simulated(target, config, run)
+        result = prepare_these(target, config, run)
     if run.processes.is_main:
         print_records(describe(result))

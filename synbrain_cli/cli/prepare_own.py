@@ -154,8 +154,8 @@ def table(
     --dataset v4 --subject 1
     """
     from synbrain_cli.datasets.table_experiment import Experiment
-    from synbrain_cli.pipeline.prepare import Target, prepare_table
-    from synbrain_cli.pipeline.preparing import describe
+    from synbrain_cli.pipeline.prepare import prepare_table
+    from synbrain_cli.pipeline.preparing import Target, describe
 
     require_images(images, tokens, "--images")
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
@@ -266,7 +266,8 @@ def glmsingle(
     """
     from synbrain_cli.datasets.glmsingle import TYPES, Fits
     from synbrain_cli.pipeline.preparations import prepare_versions
-    from synbrain_cli.pipeline.prepare import PrepareResult, Target, prepare_glmsingle
+    from synbrain_cli.pipeline.prepare import prepare_glmsingle
+    from synbrain_cli.pipeline.preparing import PrepareResult, Target
 
     versions = parse_versions(preparation, TYPES) if preparation else [""]
     require_images(images, tokens, "--images")

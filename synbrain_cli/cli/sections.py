@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 SECTIONS = {
     "Start": ("demo",),
     "Data and models": ("prepare", "train", "adapt"),
-    "Responses": ("synthesize", "plot", "plot-flatmap"),
+    "Responses": ("synthesize", "submit", "plot", "plot-flatmap"),
     "Evaluation": ("evaluate", "compare", "learning-curve", "augment"),
     "Experiments": ("contrast", "select", "localize"),
     "Bundles": ("weights",),

@@ -141,3 +141,39 @@ def synthesize(
         files = result.images.get("nifti", [])
         for file in files if len(files) <= MOST_FILES else ["images.tsv"]:  # which lists them
             print(result.folder / file)
+
+
+def submit(
+    root: Annotated[Path, typer.Option(help="The challenge's folder: it holds subj01/, …")],
+    subject: Annotated[
+        list[str] | None,
+        typer.Option("--subject", "-s", help="Subject; repeat for several; default: all."),
+    ] = None,
+    dataset: Annotated[
+        str, typer.Option(help="Dataset that the models were trained on.")
+    ] = "algonauts",
+    tokens: ShownTokensOption = None,
+    device: DeviceOption = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File; default: outputs/algonauts_submission.zip."),
+    ] = None,
+    folder: WorkspaceOption = Path(),
+    quiet: QuietOption = False,
+) -> None:
+    """Predict the test images of the Algonauts 2023 challenge, in its submission format.
+
+    Of each subject, the newest model predicts; its mean is what is submitted.
+
+    Example: synbrain submit --root algonauts_2023
+    """
+    from synbrain_cli.cli.parsers import parse_subject_numbers
+    from synbrain_cli.datasets.algonauts import Challenge
+    from synbrain_cli.pipeline.submit import submit as write_submission
+
+    workspace, run = open_run(folder, quiet, device=device)
+    with interruptible():
+        subjects = parse_subject_numbers(subject)
+        files = parse_tokens(tokens)
+        result = write_submission(workspace, Challenge(root), subjects, dataset, output, files, run)
+    print(result.file)

@@ -2,12 +2,15 @@
 
 ``nsd``        the Natural Scenes Dataset (``nsd_choice``, ``nsd_design``, ``nsd_files``,
                ``nsd_voxels``), and its public bucket (``nsd_bucket``, ``s3``, ``download``)
+``nsd_synthetic``  NSD-synthetic, artificial images shown to NSD's subjects
+``laion``      LAION-fMRI (``laion_files``)
 ``algonauts``  the folders of the Algonauts 2023 challenge
 ``table``      any experiment with a table of trials, responses and a folder of images
                (``table_experiment``, ``table_trials``, ``table_responses``)
 ``simulated``  simulated subjects in the file formats of NSD (``simulated_cortex``,
                ``simulated_areas``, ``simulated_features``, ``simulated_encoder``,
-               ``simulated_responses``, ``simulated_files``, ``photographs``)
+               ``simulated_responses``, ``simulated_files``, ``simulated_artificial``,
+               ``photographs``)
 
 All readers use ``sessions`` and ``splits``. A new source is a module here with a function such as
 `algonauts.prepare_subject`. The function passes a table of trials, the betas of each session, a

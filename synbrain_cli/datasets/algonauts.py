@@ -36,6 +36,7 @@ from synbrain_cli.paths import require_regular_file
 REPEATS = 3  # of each image, which the challenge averaged; some images of some subjects had fewer
 SHORT = dict(zip(HEMISPHERES, ("lh", "rh"), strict=True))
 _IMAGE = re.compile(r"train-(\d{4,})_(nsd-\d{5})$")
+_TEST_IMAGE = re.compile(r"test-(\d{4,})_(nsd-\d{5})$")
 
 
 @dataclass(frozen=True)
@@ -84,19 +85,18 @@ class Challenge:
             When there is no image, a name has another form, or an image is missing in between.
         """
         folder = self.folders[subject] / "training_split/training_images"
-        files = sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() in SUFFIXES)
-        if not files:
-            raise MissingError(f"{folder}: expected train-0001_nsd-00013.png, …; found no image")
-        images: dict[str, Path] = {}
-        for number, path in enumerate(files, start=1):
-            match = _IMAGE.fullmatch(path.stem)
-            if match is None or int(match[1]) != number or match[2] in images:
-                raise InputError(
-                    f"{path}: expected the name train-{number:04d}_nsd-….png: an image is missing "
-                    "from the folder, or one too many is in it"
-                )
-            images[match[2]] = path
-        return images
+        return _numbered(folder, "train", _IMAGE)
+
+    def test_image_files(self, subject: int) -> dict[str, Path]:
+        """Return the file of each test image, in the order in which responses are submitted.
+
+        Raises
+        ------
+        MissingError, InputError
+            As `image_files`.
+        """
+        folder = self.folders[subject] / "test_split/test_images"
+        return _numbered(folder, "test", _TEST_IMAGE)
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -200,6 +200,23 @@ class Challenge:
         if not path.exists():
             raise MissingError(f"{path} does not exist: copy the challenge's roi_masks folder")
         return path
+
+
+def _numbered(folder: Path, kind: str, name: re.Pattern[str]) -> dict[str, Path]:
+    """Image files of a folder by name, whose numbers must be 1, 2, … without a gap."""
+    files = sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise MissingError(f"{folder}: expected {kind}-0001_nsd-00013.png, …; found no image")
+    images: dict[str, Path] = {}
+    for number, path in enumerate(files, start=1):
+        match = name.fullmatch(path.stem)
+        if match is None or int(match[1]) != number or match[2] in images:
+            raise InputError(
+                f"{path}: expected the name {kind}-{number:04d}_nsd-….png: an image is missing "
+                "from the folder, or one too many is in it"
+            )
+        images[match[2]] = path
+    return images
 
 
 def read_mapping(path: Path) -> dict[int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,18 +70,12 @@ def files_needed(
     MissingError
         When a subject, session or file is not in the bucket. The message names what is.
     """
-    needs = [Need("images", _one(bucket, key)) for key in (DESIGN, STIMULI)]
+    needs = [Need("images", require(bucket, key)) for key in (DESIGN, STIMULI)]
     table = bucket.find(STIMULUS_TABLE)
     needs[1:1] = [Need("images", table)] if table else []
-    labels = bucket.list("nsddata/templates/")
     for subject in subjects:
         name = f"subj{subject:02d}"
-        small = _grid_files(bucket, subject, choice)
-        small |= {
-            key: file
-            for key, file in labels.items()
-            if key.removesuffix(".ctab").rpartition("/")[2] in _TEMPLATE_LABELS
-        }
+        small = grid_files(bucket, subject, choice)
         known = {need.file.key for need in needs}
         needs += [
             Need(f"{name}: ROIs, transforms", file) for k, file in small.items() if k not in known
@@ -137,7 +131,14 @@ def session_keys(betas: Mapping[str, RemoteFile], choice: Choice) -> dict[int, t
     return found
 
 
-def _one(bucket: Bucket, key: str) -> RemoteFile:
+def require(bucket: Bucket, key: str) -> RemoteFile:
+    """Return a file of the bucket.
+
+    Raises
+    ------
+    MissingError
+        When it is not there.
+    """
     file = bucket.find(key)
     if file is None:
         raise MissingError(
@@ -147,7 +148,7 @@ def _one(bucket: Bucket, key: str) -> RemoteFile:
     return file
 
 
-def _grid_files(bucket: Bucket, subject: int, choice: Choice) -> dict[str, RemoteFile]:
+def grid_files(bucket: Bucket, subject: int, choice: Choice) -> dict[str, RemoteFile]:
     """ROIs with their label tables, and transforms."""
     name = f"subj{subject:02d}"
     labels = bucket.list(f"nsddata/freesurfer/{name}/label/")
@@ -171,7 +172,12 @@ def _grid_files(bucket: Bucket, subject: int, choice: Choice) -> dict[str, Remot
             for key, file in labels.items()
             if Path(key).name in {f"{h}.{c}.mgz" for h in ("lh", "rh") for c in collections}
         }
-    found = tables | rois
+    templates = {
+        key: file
+        for key, file in bucket.list("nsddata/templates/").items()
+        if key.removesuffix(".ctab").rpartition("/")[2] in _TEMPLATE_LABELS
+    }
+    found = tables | rois | templates
     return found | {key: f for key, f in transforms.items() if Path(key).name in wanted}
 
 
@@ -200,13 +206,13 @@ def fetch_table(needs: list[Need], root: Path) -> pd.DataFrame:
 
 
 @contextlib.contextmanager
-def unfinished(root: Path, subjects: Iterable[int], choice: Choice) -> Iterator[None]:
-    """Record, during a download, for which subjects it is incomplete.
+def unfinished(root: Path, folders: Collection[str]) -> Iterator[None]:
+    """Record, during a download, which folders of betas are incomplete.
 
     By this record an interrupted download is distinguished from an older copy with fewer sessions.
     """
     path = root / UNFINISHED
-    folders = {betas_prefix(subject, choice) for subject in subjects}
+    folders = set(folders)
     before = set(read_json(path)) if path.exists() else set()
     write_json(path, sorted(before | folders))
     yield
@@ -244,3 +250,37 @@ def lacks(
         if not SubjectVoxels(nsd, subject, choice).collections():
             return f"{root}: the ROIs of subject {subject} are not there"
     return None
+
+
+@dataclass(frozen=True)
+class CoreFiles:
+    """The files that are needed for a choice of subjects, sessions and betas of NSD itself.
+
+    Attributes
+    ----------
+    choice : Choice
+    subjects, sessions : list of int, optional
+        Default: all.
+    """
+
+    choice: Choice
+    subjects: list[int] | None = None
+    sessions: list[int] | None = None
+
+    @property
+    def numbers(self) -> list[int]:
+        """The subjects, 1-based."""
+        return self.subjects or list(range(1, len(SESSIONS) + 1))
+
+    @property
+    def folders(self) -> set[str]:
+        """Folders of the betas."""
+        return {betas_prefix(subject, self.choice) for subject in self.numbers}
+
+    def lacks(self, root: Path) -> str | None:
+        """Describe what a local copy lacks: see `lacks`."""
+        return lacks(root, self.subjects, self.sessions, self.choice)
+
+    def needed(self, bucket: Bucket) -> list[Need]:
+        """List the files of the bucket that are needed: see `files_needed`."""
+        return files_needed(bucket, self.numbers, self.sessions, self.choice)

@@ -246,7 +246,18 @@ class SubjectVoxels:
         inside : bool array
             The mask, from `mask`.
         """
-        table = pd.DataFrame({"ncsnr": self._ncsnr(inside)})
+        ncsnr = pd.DataFrame({"ncsnr": self._ncsnr(inside)})
+        return pd.concat([ncsnr, self.label_table(inside)], axis=1)
+
+    def label_table(self, inside: np.ndarray) -> pd.DataFrame:
+        """Return one row per voxel of the mask: its label in each ROI collection, or "".
+
+        Parameters
+        ----------
+        inside : bool array
+            The mask, from `mask`.
+        """
+        table = pd.DataFrame(index=pd.RangeIndex(int(inside.sum())))
         for collection in self.collections():
             labels = self.labels(collection)
             inner = labels.values[inside]

@@ -46,6 +46,8 @@ class Bucket:
     ----------
     name : str
         Name of the bucket.
+    region : str
+        Where it is.
 
     Attributes
     ----------
@@ -58,7 +60,7 @@ class Bucket:
         When the AWS configuration of this machine is not valid.
     """
 
-    def __init__(self, name: str = BUCKET) -> None:
+    def __init__(self, name: str = BUCKET, region: str = REGION) -> None:
         # Imported here, so that `synbrain --help` is immediate.
         from boto3.session import Session
         from botocore import UNSIGNED
@@ -89,7 +91,7 @@ class Bucket:
             response_checksum_validation="when_required",  # the whole file is checked
         )
         try:
-            self._client = Session().client("s3", region_name=REGION, config=config)
+            self._client = Session().client("s3", region_name=region, config=config)
         except (BotoCoreError, ValueError) as error:
             raise InputError(
                 f"s3://{name}: cannot prepare the access ({_one_line(error)}): check this "
@@ -203,11 +205,11 @@ class Bucket:
         if status == 404:
             return MissingError(f"{where} does not exist: it was removed, or the name is wrong")
         if status == 403:
+            see = "see https://naturalscenesdataset.org and " if self.name == BUCKET else ""
             return SynbrainError(
-                f"{where}: the server refused (403). NSD is public and no AWS credentials are "
-                "used: check AWS_ENDPOINT_URL and the proxy; if it stays so, see "
-                "https://naturalscenesdataset.org and use a local copy with "
-                "--root PATH --no-download"
+                f"{where}: the server refused (403). The bucket is public and no AWS credentials "
+                f"are used: check AWS_ENDPOINT_URL and the proxy; if it stays so, {see}use a local "
+                "copy with --root PATH --no-download"
             )
         if status in (412, 416):
             return InputError(

@@ -31,7 +31,7 @@ The cortex is in `simulated_cortex`, features of the stimuli are in `simulated_f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +39,29 @@ import msgspec
 import numpy as np
 
 from synbrain_cli.config import JSONSettings
-from synbrain_cli.datasets.nsd_design import Design
+from synbrain_cli.datasets.nsd_design import Design, image_name
+from synbrain_cli.datasets.nsd_files import NSD
+from synbrain_cli.datasets.nsd_synthetic import N_COMMON, N_IMAGES, as_seen
 from synbrain_cli.datasets.photographs import View, cut_views, load_photographs, place_views
+from synbrain_cli.datasets.simulated_artificial import draw_artificial, order_trials
 from synbrain_cli.datasets.simulated_cortex import build_anatomy, functional_layout
 from synbrain_cli.datasets.simulated_features import StimulusFeatures
 from synbrain_cli.datasets.simulated_files import (
     SimulatedSubject,
+    write_artificial_design,
+    write_artificial_images,
+    write_artificial_session,
     write_design,
     write_stimuli,
     write_subject,
     write_views,
 )
-from synbrain_cli.datasets.simulated_responses import OrderEffects, build_responses
-from synbrain_cli.errors import InputError
-from synbrain_cli.io.files import versions, write_json
+from synbrain_cli.datasets.simulated_responses import OrderEffects, OtherImages, build_responses
+from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.io.files import read_json, versions, write_json
+from synbrain_cli.io.reading import reading
 from synbrain_cli.io.surface import HEMISPHERES
+from synbrain_cli.io.workfolder import note_derived
 
 
 class SimulationConfig(JSONSettings, frozen=True):
@@ -116,10 +124,27 @@ class SimulationConfig(JSONSettings, frozen=True):
         own = self.to_dict()
         return {k: v for k, v in own.items() if k not in of_order or v != default[k]}
 
+    @classmethod
+    def of_record(cls, values: dict[str, Any]) -> SimulationConfig:
+        """Rebuild the settings from `recorded`.
+
+        Raises
+        ------
+        InputError
+            As `from_dict`.
+        """
+        default = cls().to_dict()
+        return cls.from_dict({k: default[k] for k in OrderEffects.__dataclass_fields__} | values)
+
     @property
     def n_images(self) -> int:
         """Number of images per subject."""
         return self.n_shared + self.n_unique
+
+    @property
+    def n_stimuli(self) -> int:
+        """Number of images of all subjects."""
+        return self.n_shared + self.n_subjects * self.n_unique
 
     @property
     def n_trials(self) -> int:
@@ -165,8 +190,7 @@ def simulate(
             f"(images × repeats) that is a multiple of the number of sessions; found {config}"
         )
     root = Path(root)
-    seeds = np.random.SeedSequence(config.seed).spawn(3 + config.n_subjects)
-    design_seed, image_seed, common_seed, *subject_seeds = seeds
+    design_seed, image_seed, *_ = _seeds(config)
 
     progress("photographs")
     stimuli, views, design = _show_photographs(config, image_seed, design_seed)
@@ -176,20 +200,8 @@ def simulate(
 
     progress("features of the photographs")
     features = StimulusFeatures.of(stimuli)
-    layouts = {h: functional_layout(h) for h in HEMISPHERES}
-    for index, seed in enumerate(subject_seeds):
-        progress(f"subject {index + 1} of {config.n_subjects}")
-        anatomy_seed, tuning_seed, noise_seed = seed.spawn(3)
-        anatomy = build_anatomy(layouts, config.voxel_size, anatomy_seed)
-        responses = build_responses(
-            features,
-            design.subject_images[index],
-            layouts,
-            anatomy,
-            config.unexplained,
-            (common_seed, tuning_seed),
-        )
-        subject = SimulatedSubject(index + 1, layouts, anatomy, responses, config.effects)
+    for subject, noise_seed in _subjects(config, features, design.subject_images):
+        progress(f"subject {subject.number} of {config.n_subjects}")
         write_subject(root, subject, design, noise_seed)
     write_json(
         root / "dataset_description.json",
@@ -203,6 +215,117 @@ def simulate(
         },
     )
     return root
+
+
+def _seeds(config: SimulationConfig) -> list[np.random.SeedSequence]:
+    """Seeds of the design, of the images, of what subjects share, and of each subject."""
+    return np.random.SeedSequence(config.seed).spawn(3 + config.n_subjects)
+
+
+def _subjects(
+    config: SimulationConfig,
+    features: StimulusFeatures,
+    subject_images: np.ndarray,
+    others: np.ndarray | None = None,
+) -> Iterator[tuple[SimulatedSubject, np.random.SeedSequence]]:
+    """Yield each subject, with the seed of its trials' noise.
+
+    Parameters
+    ----------
+    config : SimulationConfig
+    features : StimulusFeatures
+    subject_images : int array of shape (n_subjects, n_images)
+        Stimuli that each subject was shown.
+    others : int array of shape (n_subjects, n_others), optional
+        Stimuli of another experiment with each.
+    """
+    _, _, common_seed, *subject_seeds = _seeds(config)
+    layouts = {h: functional_layout(h) for h in HEMISPHERES}
+    for index, seed in enumerate(subject_seeds):
+        anatomy_seed, tuning_seed, noise_seed, other_seed, other_noise_seed = seed.spawn(5)
+        anatomy = build_anatomy(layouts, config.voxel_size, anatomy_seed)
+        responses = build_responses(
+            features,
+            subject_images[index],
+            layouts,
+            anatomy,
+            config.unexplained,
+            (common_seed, tuning_seed),
+            None if others is None else OtherImages(others[index], other_seed),
+        )
+        subject = SimulatedSubject(index + 1, layouts, anatomy, responses, config.effects)
+        yield subject, noise_seed if others is None else other_noise_seed
+
+
+def simulate_artificial(root: Path, progress: Callable[[str], None] = lambda message: None) -> Path:
+    """Show artificial images to the subjects of a simulation, in files of NSD-synthetic.
+
+    They are the same subjects: what they respond to, and how unsure their trials are, was drawn
+    when they were simulated. The images are those of
+    `synbrain_cli.datasets.simulated_artificial`.
+
+    Parameters
+    ----------
+    root : path
+        Folder that `simulate` wrote.
+    progress : callable
+        Called with a description of each step.
+
+    Returns
+    -------
+    path
+        ``root``, with the files of `synbrain_cli.datasets.nsd_synthetic`, and the true responses in
+        ``truth/`` (``subj01_synthetic.npz``: ``mean``, ``driven``, ``scale``, in the order of the
+        images).
+
+    Raises
+    ------
+    MissingError, InputError
+        When the folder is no finished simulation, or its files were changed.
+    """
+    config = read_simulation(root)
+    nsd = NSD(root)
+    progress("artificial images")
+    generator = np.random.default_rng(np.random.SeedSequence([config.seed, N_IMAGES]))
+    stored = draw_artificial(config.image_size, config.n_subjects, generator)
+    ordering = order_trials(generator)
+    known = np.stack(list(nsd.read_images([image_name(i) for i in range(config.n_stimuli)])))
+    seen = np.stack(
+        [as_seen(image) for image in (*stored.common, *np.concatenate(stored.coloured))]
+    )
+
+    progress("features of the images")
+    features = StimulusFeatures.of(np.concatenate([known, seen]), len(known))
+    first_own = len(known) + N_COMMON + np.arange(config.n_subjects) * (N_IMAGES - N_COMMON)
+    others = np.stack(
+        [
+            np.r_[len(known) : len(known) + N_COMMON, own : own + N_IMAGES - N_COMMON]
+            for own in first_own.tolist()
+        ]
+    )
+    written = write_artificial_images(root, stored)
+    for subject, seed in _subjects(config, features, nsd.design.subject_images, others):
+        progress(f"subject {subject.number} of {config.n_subjects}")
+        written += write_artificial_session(root, subject, ordering, seed)
+    written.append(write_artificial_design(root, ordering))
+    for path in written:  # they go with the subjects, where others are simulated in their place
+        note_derived(root, path)
+    return root
+
+
+def read_simulation(root: Path) -> SimulationConfig:
+    """Read the settings of the simulation in a folder.
+
+    Raises
+    ------
+    MissingError, InputError
+        When there is none, or the record is damaged.
+    """
+    path = root / "dataset_description.json"
+    if not path.exists():
+        raise MissingError(f"{root}: no simulation: `synbrain prepare simulated` makes one")
+    with reading(path, "the record of a simulation", "simulate again (--overwrite)"):
+        return SimulationConfig.of_record(read_json(path)["Simulation"])
 
 
 def _show_photographs(

@@ -61,9 +61,13 @@ class CorticalFields:
         return np.sqrt(1 - individual) * shared + np.sqrt(individual) * private
 
 
-def zscore(values: np.ndarray) -> np.ndarray:
-    """Scale each column to mean 0 and standard deviation 1; constant columns become 0."""
-    return (values - values.mean(0)) / (values.std(0) + 1e-9)
+def zscore(values: np.ndarray, n_known: int | None = None) -> np.ndarray:
+    """Scale each column to mean 0 and standard deviation 1; constant columns become 0.
+
+    Both are of the first ``n_known`` rows: the others are seen later.
+    """
+    known = values[:n_known]
+    return (values - known.mean(0)) / (known.std(0) + 1e-9)
 
 
 def receptive_fields(x: np.ndarray, y: np.ndarray, size: np.ndarray, grid: int) -> np.ndarray:
@@ -111,7 +115,9 @@ def energy_responses(
     return f, np.stack([x0, y0, function["size"]], 1)
 
 
-def pooled_units(energy: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def pooled_units(
+    energy: np.ndarray, generator: np.random.Generator, n_known: int | None = None
+) -> np.ndarray:
     """Rectified projections of log energies in 4 × 4 regions: (n_images, 24).
 
     Parameters
@@ -120,21 +126,23 @@ def pooled_units(energy: np.ndarray, generator: np.random.Generator) -> np.ndarr
         Of all stimuli, in units of its mean, as in the other functions.
     generator : numpy Generator
         Of the units.
+    n_known : int, optional
+        Stimuli, in front, over which scales are computed: `StimulusFeatures`.
     """
     n_units, (grid, n_channels) = 24, energy.shape[2:]
     pooled = energy.reshape(-1, 4, grid // 4, 4, grid // 4, n_channels).mean((2, 4))
-    scores = _principal_scores(np.log(pooled + FLOOR).reshape(len(pooled), -1), 12)
+    scores = _principal_scores(np.log(pooled + FLOOR).reshape(len(pooled), -1), 12, n_known)
     weights = generator.normal(0, 0.4, (12, n_units))
-    return zscore(np.maximum(scores @ weights + 0.3, 0))
+    return zscore(np.maximum(scores @ weights + 0.3, 0), n_known)
 
 
-def _principal_scores(features: np.ndarray, n_components: int) -> np.ndarray:
+def _principal_scores(features: np.ndarray, n_components: int, n_known: int | None) -> np.ndarray:
     """Scores of unit variance (n_images, n_components) of standardised features (n_images, n)."""
-    features = zscore(features)
-    components = np.linalg.svd(features, full_matrices=False)[2][:n_components]
+    features = zscore(features, n_known)
+    components = np.linalg.svd(features[:n_known], full_matrices=False)[2][:n_components]
     # The sign of a component is arbitrary: its largest weight is positive.
     largest = np.take_along_axis(components, np.abs(components).argmax(1)[:, None], 1)
-    return zscore(features @ (components * np.sign(largest)).T)
+    return zscore(features @ (components * np.sign(largest)).T, n_known)
 
 
 def relative_energy(energy: np.ndarray) -> np.ndarray:
@@ -155,7 +163,9 @@ def relative_energy(energy: np.ndarray) -> np.ndarray:
     return log - log[..., :ORIENTED].mean(-1, keepdims=True)
 
 
-def tolerant_units(energy: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def tolerant_units(
+    energy: np.ndarray, generator: np.random.Generator, n_known: int | None = None
+) -> np.ndarray:
     """Conjunctions of two channels, wherever they are: (n_images, 24).
 
     A conjunction at position p is the smaller of two relative energies, each in units of its SD,
@@ -165,12 +175,12 @@ def tolerant_units(energy: np.ndarray, generator: np.random.Generator) -> np.nda
 
     Parameters
     ----------
-    energy, generator
+    energy, generator, n_known
         As in `pooled_units`.
     """
     n_units, n_orientations = 24, 4
     relative = relative_energy(energy)[..., :ORIENTED]
-    relative = relative / (relative.std((0, 1, 2)) + 1e-9)
+    relative = relative / (relative[:n_known].std((0, 1, 2)) + 1e-9)
     units = np.empty((len(energy), n_units))
     for unit in range(n_units):
         first, turn = generator.integers(ORIENTED), generator.integers(1, n_orientations)
@@ -182,7 +192,7 @@ def tolerant_units(energy: np.ndarray, generator: np.random.Generator) -> np.nda
         most = both.max(1, keepdims=True)
         soft = np.log(np.exp((both - most) / SOFTNESS).mean(1))
         units[:, unit] = most[:, 0] + SOFTNESS * soft
-    return zscore(units)
+    return zscore(units, n_known)
 
 
 def attention(energy: np.ndarray) -> np.ndarray:
@@ -208,17 +218,21 @@ def attention(energy: np.ndarray) -> np.ndarray:
     return weights / weights.sum((1, 2), keepdims=True)
 
 
-def routed_units(energy: np.ndarray) -> np.ndarray:
+def routed_units(energy: np.ndarray, n_known: int | None = None) -> np.ndarray:
     """Relative energies at the most salient place: (n_images, n_channels).
 
     Parameters
     ----------
-    energy : array of shape (n_images, 16, 16, n_channels)
+    energy, n_known
+        As in `pooled_units`.
     """
-    return zscore(np.einsum("nij,nijc->nc", attention(energy), relative_energy(energy)))
+    places = np.einsum("nij,nijc->nc", attention(energy), relative_energy(energy))
+    return zscore(places, n_known)
 
 
-def category_units(encoder: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def category_units(
+    encoder: np.ndarray, generator: np.random.Generator, n_known: int | None = None
+) -> np.ndarray:
     """Rectified projections of the encoder's features: (n_images, 4).
 
     The features are reduced to the scores, of unit variance, of their first 8 principal components
@@ -231,11 +245,13 @@ def category_units(encoder: np.ndarray, generator: np.random.Generator) -> np.nd
         `StimulusFeatures.encoder` of all stimuli.
     generator : numpy Generator
         Of the directions.
+    n_known : int, optional
+        As in `pooled_units`.
     """
     n_components, n_units = 8, 4
-    scores = _principal_scores(encoder.astype(float), n_components)
+    scores = _principal_scores(encoder.astype(float), n_components, n_known)
     directions = generator.normal(0, 1, (n_components, n_units))
-    return zscore(np.maximum(zscore(scores @ directions) - THRESHOLD, 0))
+    return zscore(np.maximum(zscore(scores @ directions, n_known) - THRESHOLD, 0), n_known)
 
 
 def linear_responses(
@@ -286,7 +302,7 @@ def higher_responses(
         As in `linear_responses`.
     fields : CorticalFields
     """
-    energy, common = features.energy, fields.common
+    energy, common, n_known = features.energy, fields.common, features.n_known
     responses = {}
     for name, voxels in groups.items():
         kind = name.partition(":")[0]
@@ -294,13 +310,13 @@ def higher_responses(
             responses[name] = linear_responses(features.gabor, side, fields, voxels)
             continue
         if kind == "pooled":
-            units = pooled_units(energy, common)
+            units = pooled_units(energy, common, n_known)
         elif kind == "tolerant":
-            units = tolerant_units(energy, common)
+            units = tolerant_units(energy, common, n_known)
         elif kind == "routed":
-            units = routed_units(energy)
+            units = routed_units(energy, n_known)
         else:
-            units = category_units(features.encoder, common)
+            units = category_units(features.encoder, common, n_known)
         preference = fields.draw(units.shape[1], 20.0, 0.25)[voxels]
         if kind in ("tolerant", "category"):  # each voxel prefers a few units
             preference = np.exp(2 * preference)

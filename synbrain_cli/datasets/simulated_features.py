@@ -19,6 +19,9 @@ class StimulusFeatures:
 
     Attributes
     ----------
+    n_known : int
+        Stimuli over which scales are computed, in front. Those behind are shown to the same
+        subjects in another experiment, which does not change what the first one is.
     energy : float32 array of shape (n_images, 16, 16, 14)
         From `contrast_energy`, divided by the mean of the channel over stimuli and positions.
     gabor : float32 array of shape (n_images, 8, 8, 48)
@@ -27,19 +30,21 @@ class StimulusFeatures:
         From `synbrain_cli.datasets.simulated_encoder.average_features`.
     """
 
+    n_known: int
     energy: np.ndarray
     gabor: np.ndarray
     encoder: np.ndarray
 
     @classmethod
-    def of(cls, stimuli: np.ndarray) -> StimulusFeatures:
+    def of(cls, stimuli: np.ndarray, n_known: int | None = None) -> StimulusFeatures:
         """Compute the features of stimuli, uint8 (n_images, size, size, 3)."""
+        n_known = n_known or len(stimuli)
         # Imported here, as it imports torch and timm.
         from synbrain_cli.datasets.simulated_encoder import average_features
 
         energy = contrast_energy(stimuli)
-        energy /= energy.mean((0, 1, 2)) + np.float32(1e-12)
-        return cls(energy, gabor_grid(stimuli), average_features(stimuli))
+        energy /= energy[:n_known].mean((0, 1, 2)) + np.float32(1e-12)
+        return cls(n_known, energy, gabor_grid(stimuli), average_features(stimuli))
 
 
 def contrast_energy(images: np.ndarray) -> np.ndarray:

@@ -11,11 +11,13 @@ import nibabel as nib
 import numpy as np
 import scipy.io
 
-from synbrain_cli.datasets.nsd_choice import PREPARATIONS
+from synbrain_cli.datasets import nsd_synthetic
+from synbrain_cli.datasets.nsd_choice import PREPARATIONS, Choice
 from synbrain_cli.datasets.nsd_design import Design
 from synbrain_cli.datasets.nsd_files import DESIGN, STIMULI
 from synbrain_cli.datasets.photographs import View
 from synbrain_cli.datasets.simulated_areas import zscore
+from synbrain_cli.datasets.simulated_artificial import ArtificialImages
 from synbrain_cli.datasets.simulated_cortex import (
     HIGHER_AREAS,
     STREAMS,
@@ -129,6 +131,76 @@ def write_subject(
         np.savez(file, area=subject.responses.area, kind=subject.responses.kind, **arrays)
 
 
+def write_artificial_images(root: Path, images: ArtificialImages) -> list[Path]:
+    """Write the images of NSD-synthetic's counterpart; return the files."""
+    of_all = {nsd_synthetic.STIMULI: images.common}
+    of_each = {
+        nsd_synthetic.colour_stimuli(number): own
+        for number, own in enumerate(images.coloured, start=1)
+    }
+    for key, pixels in (of_all | of_each).items():
+        with atomic(root / key) as path, h5py.File(path, "w") as file:
+            file.create_dataset("imgBrick", data=pixels)
+    return [root / key for key in of_all | of_each]
+
+
+def write_artificial_design(root: Path, ordering: np.ndarray) -> Path:
+    """Write which of these images each trial shows, 1-based; return the file."""
+    file = root / nsd_synthetic.DESIGN
+    with atomic(file) as path:
+        ids = (ordering[None] + 1).astype(np.uint16)
+        scipy.io.savemat(path, {"masterordering": ids}, appendmat=False)
+    return file
+
+
+def write_artificial_session(
+    root: Path, subject: SimulatedSubject, ordering: np.ndarray, seed: np.random.SeedSequence
+) -> list[Path]:
+    """Write a subject's single trials of artificial images, and their true responses.
+
+    Parameters
+    ----------
+    root : path
+    subject : SimulatedSubject
+        Its last responses are those to the artificial images.
+    ordering : int array of shape (n_trials,)
+        Artificial image of each trial.
+    seed : SeedSequence
+        Seed of the noise of single trials.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
+    generator = np.random.default_rng(seed)
+    first = len(subject.responses.mean) - nsd_synthetic.N_IMAGES
+    fields = _drift_fields(subject.anatomy, generator)
+    shown, presentation = first + ordering, 1 + earlier(ordering)
+    drawn = draw_session(subject.responses, shown, fields, generator, presentation, subject.effects)
+    folder = root / nsd_synthetic.betas_prefix(subject.number, Choice())
+    trials, truth = (
+        folder / "betas_nsdsynthetic.nii.gz",
+        root / f"truth/{subject.name}_synthetic.npz",
+    )
+    _write_volume(trials, subject.anatomy, _as_stored(drawn.betas))
+    names = ("mean", "driven", "scale")
+    arrays = {n: getattr(subject.responses, n)[first:].astype(np.float32) for n in names}
+    with atomic(truth) as path, path.open("wb") as file:
+        np.savez(file, **arrays)
+    return [trials, truth]
+
+
+def _drift_fields(anatomy: Anatomy, generator: np.random.Generator) -> np.ndarray:
+    """Smooth maps over voxels, along which responses drift."""
+    return smooth_fields(np.argwhere(anatomy.mask) * anatomy.affine[0, 0], 3, 40.0, generator)
+
+
+def _as_stored(betas: np.ndarray) -> np.ndarray:
+    """Percent signal change → int16, × 300, as NSD stores it."""
+    return np.clip(np.rint(betas * 300), -32768, 32767).astype(np.int16)
+
+
 def _write_rois(root: Path, subject: SimulatedSubject) -> None:
     """Write NSD's ROI collections with their label tables; values are −1 outside visual cortex."""
     visual, higher = (
@@ -187,8 +259,7 @@ def _write_betas(
     """Write the single trials of every session (int16, percent signal change × 300) and ncsnr."""
     anatomy = subject.anatomy
     folder = root / f"nsddata_betas/ppdata/{subject.name}/func1pt8mm/{PREPARATIONS[0]}"
-    voxel_size = anatomy.affine[0, 0]
-    drift_fields = smooth_fields(np.argwhere(anatomy.mask) * voxel_size, 3, 40.0, generator)
+    drift_fields = _drift_fields(anatomy, generator)
     everything, courses = [], []
     presentation = 1 + earlier(design.ordering)
     by_session = presentation.reshape(design.n_sessions, -1)
@@ -202,7 +273,7 @@ def _write_betas(
             subject.effects,
         )
         courses.append(drawn.courses)
-        stored = np.clip(np.rint(drawn.betas * 300), -32768, 32767).astype(np.int16)
+        stored = _as_stored(drawn.betas)
         _write_volume(folder / f"betas_session{session:02d}.nii.gz", anatomy, stored)
         everything.append(stored / np.float32(300))
     snr = recorded_ncsnr(np.concatenate([zscore(b) for b in everything]), design.ordering)

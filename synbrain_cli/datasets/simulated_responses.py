@@ -61,6 +61,22 @@ class Responses:
     field: np.ndarray
 
 
+@dataclass(frozen=True)
+class OtherImages:
+    """Stimuli of another experiment with the same subject.
+
+    Attributes
+    ----------
+    rows : int array of shape (n_others,)
+        Among all stimuli.
+    seed : SeedSequence
+        Of what no feature of theirs explains.
+    """
+
+    rows: np.ndarray
+    seed: np.random.SeedSequence
+
+
 def name_areas(visual: np.ndarray, higher: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the name and the kind of each voxel's area, str (n_voxels,).
 
@@ -84,6 +100,7 @@ def build_responses(
     anatomy: Anatomy,
     unexplained: float,
     seeds: tuple[np.random.SeedSequence, np.random.SeedSequence],
+    others: OtherImages | None = None,
 ) -> Responses:
     """Generate the tuning, the unexplained response and the noise of every voxel.
 
@@ -103,6 +120,9 @@ def build_responses(
         Mean share of a voxel's response that no image feature explains.
     seeds : pair of SeedSequence
         Common to the subjects, and this subject's own.
+    others : OtherImages, optional
+        Shown in another experiment: their responses follow those to ``rows``, which they do not
+        change.
     """
     common, own = (np.random.default_rng(seed) for seed in seeds)
     function = {
@@ -112,6 +132,8 @@ def build_responses(
     area, kind = name_areas(function["visual"], function["higher"])
     early = kind == EARLY_KIND
     n_images, n_voxels = len(rows), len(anatomy.owner)
+    if others is not None:
+        rows = np.concatenate([rows, others.rows])
     positions = np.concatenate([fsaverage("sphere")[h][0] for h in HEMISPHERES]).astype(float)
     n_left = len(positions) // 2
     positions[n_left:, 0] += 400  # the hemispheres' spheres overlap
@@ -125,12 +147,15 @@ def build_responses(
     side = np.where(anatomy.owner < n_left, 1, -1)
     for name, values in higher_responses(features, groups, side, fields).items():
         f[:, groups[name]] = values[rows]
-    f = zscore(f)
+    f = zscore(f, n_images)
 
     # Response that no image feature explains, random over images and low-rank over voxels.
     rank = 8
     hidden = own.normal(0, 1, (n_images, rank))
-    h = zscore(hidden @ fields.draw(rank, 25.0, 0.5).T)
+    if others is not None:
+        more = np.random.default_rng(others.seed).normal(0, 1, (len(others.rows), rank))
+        hidden = np.concatenate([hidden, more])
+    h = zscore(hidden @ fields.draw(rank, 25.0, 0.5).T, n_images)
     q = np.clip(unexplained * np.exp(0.4 * own.normal(0, 1, n_voxels)), 0.02, 0.6)
     s = np.sqrt(1 - q) * f + np.sqrt(q) * h
 

@@ -134,9 +134,10 @@ def _how_to_read(comparison: Comparison) -> str:
     reference, n_images = comparison.reference, comparison.n_test_images
     least, most = comparison.repeats_per_image.min, comparison.repeats_per_image.max
     repeats = f"{least}" if least == most else f"{least} to {most}"
+    on = f"{n_images:,} test images{comparison.of_dataset}"
     sentences = [
-        f"All rows are scored on the same {n_images:,} test images ({repeats} repeats each), which "
-        "no row was trained on.",
+        f"All rows are scored on the same {on} ({repeats} repeats each), which no row "
+        "was trained on.",
         "*r* is the correlation over images of prediction and repeat average, the median over "
         f"{comparison.n_voxels:,} voxels.",
     ]

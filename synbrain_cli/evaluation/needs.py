@@ -10,7 +10,11 @@ from synbrain_cli.training.needs import ridge_bytes, training_bytes
 
 
 def evaluation_bytes(
-    brain: Brain, subject: PreparedSubject, store: TokenStore, n_folds: int | None
+    brain: Brain,
+    subject: PreparedSubject,
+    store: TokenStore,
+    n_folds: int | None,
+    other: PreparedSubject | None = None,
 ) -> float:
     """Most bytes that an evaluation takes at a time: while a decoder is fitted for retrieval.
 
@@ -21,11 +25,14 @@ def evaluation_bytes(
     store : TokenStore
     n_folds : int, optional
         With folds all images are tested, and models are fitted.
+    other : PreparedSubject, optional
+        Another dataset of the subject, whose images are tested.
     """
     table, n_voxels = subject.trials, subject.n_voxels
     shapes = [band.token_shape for band in store.bands]
-    is_test = (table["split"] == "test").to_numpy() | bool(n_folds)
-    n_test = table["image"][is_test].nunique()
+    tested = subject.trials if other is None else other.trials
+    is_test = (tested["split"] == "test").to_numpy() | bool(n_folds)
+    n_test = tested["image"][is_test].nunique()
     tokens = 4.0 * n_test * sum(n_tokens * n_dims for n_tokens, n_dims in shapes)
     kept = tokens * brain.config.has_networks  # while images are found among them
     # Trials as prepared and in the model's unit, their averages, and predictions with controls

@@ -208,14 +208,14 @@ def _linear_decoder(brain: Brain, test: TestSet, seed: int, share: Share) -> Dec
     averaging, pooling, spanning, fitting = share.split(*DECODER_TIMES)
     scaler = brain.predictors.scaler
     tokens = standard_tokens(test.store, test.images, scaler)
-    train = test.subject.select("train")
+    train = test.trained.subject.select("train")
     averages, index, _ = average_repeats(brain.standardize(train.betas), train.image_index)
     shown = train.images[index]
     del train  # as large as all else together
     best = _repeatable(averages)
     averages = np.ascontiguousarray(averages[:, best])
     averaging.to(1)
-    features = pool_bands(standard_tokens(test.store, shown, scaler), pooling)
+    features = pool_bands(standard_tokens(test.trained.store, shown, scaler), pooling)
     space = FeatureSpace(features)
     spanning.to(1)
     groups = number_groups(shown, test.subject.groups)

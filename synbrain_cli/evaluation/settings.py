@@ -27,6 +27,14 @@ class EvaluateSettings:
     two_sample : bool
         Also train classifiers to tell recorded trials from drawn ones
         (`synbrain_cli.evaluation.two_sample`).
+    on : str, optional
+        Another dataset, on whose test images the model is scored
+        (`synbrain_cli.evaluation.other_dataset`); default: its own.
+
+    Raises
+    ------
+    InputError
+        With folds on another dataset.
     """
 
     n_draws: int = N_DRAWS
@@ -34,6 +42,14 @@ class EvaluateSettings:
     n_boot: int = 1000
     n_folds: int | None = None
     two_sample: bool = False
+    on: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.on is not None and self.n_folds is not None:
+            raise InputError(
+                "--folds and --on: folds are of the images that the model was trained on, which "
+                "are not those of another dataset: leave one of them out"
+            )
 
 
 def check_draws(n_draws: int, otherwise: str = "") -> None:

@@ -25,6 +25,7 @@ from synbrain_cli.evaluation.doubt import (
     notes_on_number,
 )
 from synbrain_cli.evaluation.leakage import check_untrained, leakage_notes
+from synbrain_cli.evaluation.other_dataset import PreparedData, check_other, notes_on_other
 from synbrain_cli.groups import Groups, count_groups, derangement, number_groups
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.record import Repeats
@@ -72,6 +73,8 @@ class TestSet:
     parts : tuple of TestSet
         Of images that were held out by turns (`synbrain_cli.evaluation.folds`): those of each fold,
         in their order here. Empty where all are of one split.
+    other_trained : PreparedData, optional
+        What the models were trained on, where the test images are another dataset's.
     """
 
     __test__: ClassVar[bool] = False  # pytest: this is no class of tests
@@ -87,6 +90,7 @@ class TestSet:
     notes: tuple[str, ...] = ()
     averaged_over: int = 1
     parts: tuple[TestSet, ...] = ()
+    other_trained: PreparedData | None = None
 
     @classmethod
     def load(
@@ -95,6 +99,7 @@ class TestSet:
         store: TokenStore,
         brains: Sequence[Brain] = (),
         least: int = MIN_IMAGES,
+        other: PreparedData | None = None,
     ) -> TestSet:
         """Load the test split, checked against the models that are evaluated on it.
 
@@ -108,6 +113,9 @@ class TestSet:
             unit of the first; without any, as prepared.
         least : int
             Test images that are needed, or groups of them: fewer in a fold than in a test set.
+        other : PreparedData, optional
+            Another dataset of the same subject, whose test images are loaded instead; ncsnr is that
+            of its images.
 
         Raises
         ------
@@ -115,9 +123,14 @@ class TestSet:
             Model, subject and tokens do not belong together; there are too few test
             images; a test image is among those that the model was trained on.
         """
+        trained = PreparedData(subject, store)
         for brain in brains:
             check_match(brain, subject, store)
             _check_voxels(brain, subject)
+            if other is not None:
+                check_other(brain, trained, other)
+        if other is not None:
+            subject, store = other.subject, other.store
         if not subject.has_test:
             raise InputError(
                 f"{subject.folder}: no fixed test images: it was prepared to be scored by leaving "
@@ -143,9 +156,17 @@ class TestSet:
             test.session,
             test.betas,
             brains[0].standardize(test.betas) if brains else test.betas,
-            (brains[0] if brains else subject).voxels["ncsnr"].to_numpy(float),
-            (*notes_on_number(n_independent, groups is not None), *leakage_notes(brains, subject)),
+            (brains[0] if brains and other is None else subject).voxels["ncsnr"].to_numpy(float),
+            (
+                *notes_on_number(n_independent, groups is not None),
+                *(
+                    leakage_notes(brains, subject)
+                    if other is None
+                    else notes_on_other(brains, trained, other)
+                ),
+            ),
             subject.averaged_over,
+            other_trained=None if other is None else trained,
         )
 
     @classmethod
@@ -213,6 +234,11 @@ class TestSet:
     def least_block(self) -> int:
         """Images in the smallest of the `blocks`."""
         return min(block.stop - block.start for block in self.blocks)
+
+    @property
+    def trained(self) -> PreparedData:
+        """What the models were trained on."""
+        return self.other_trained or PreparedData(self.subject, self.store)
 
     @property
     def n_images(self) -> int:

@@ -111,7 +111,7 @@ class TrainingData:
     def holds(self, brain: Brain, pictures: ImageSet) -> NDArray[np.bool_]:
         """Return which images a model was trained on, by their pixels: bool (n_images,).
 
-        Of NSD, whose images are known by their names, none.
+        Of tokens that the user computed, whose pictures are not known, none.
         """
         shown = set(self.subject.trials["image"].to_numpy(str)[self.trials_of(brain)])
         known = zip(self.store.images, self.store.digests, strict=True)

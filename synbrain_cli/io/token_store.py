@@ -1,9 +1,8 @@
 """Image tokens of a dataset: ``prepared/<dataset>/features/<band>/``, one folder per band.
 
 ``tokens.npy``    (n_images, n_tokens, n_dims), float32 or float16; memory-mapped
-``images.tsv``    image of each row, a checksum of its pixels (empty for NSD's images, and in bands
-                  that the user computed), and one of the row: its name, that checksum and its
-                  tokens
+``images.tsv``    image of each row, a checksum of its pixels (empty in bands that the user
+                  computed), and one of the row: its name, that checksum and its tokens
 ``encoder.json``  `synbrain_cli.config.Band`, sealed
 
 The tokens of an image are compared with their checksum when they are first read.
@@ -109,7 +108,7 @@ class BandStore:
 
     @property
     def digests(self) -> list[str]:
-        """Checksum of the pixels of each row's image; empty where names are NSD's."""
+        """Checksum of the pixels of each row's image; empty of the user's own tokens."""
         return self._table["pixels"].tolist()
 
     @property
@@ -265,7 +264,7 @@ class TokenStore:
 
     @cached_property
     def digests(self) -> list[str]:
-        """Checksum of the pixels of each image; empty where names are NSD's.
+        """Checksum of the pixels of each image; empty of tokens that the user computed.
 
         Of a band that was computed from pixels, where there is one.
         """

@@ -383,7 +383,7 @@ def note_derived(folder: Path, file: Path) -> None:
     folder : path
         That `WorkFolder` finished; nothing is noted in others.
     file : path
-        A picture; nothing is noted of files elsewhere.
+        Such as a picture; nothing is noted of files elsewhere.
     """
     folder, file = folder.resolve(), file.resolve()
     if (folder / FILES).exists() and file.is_relative_to(folder):

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from msgspec import UNSET
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.comparison import (
@@ -34,6 +35,7 @@ from synbrain_cli.evaluation.comparison_text import (
     full_table,
     region_table,
 )
+from synbrain_cli.evaluation.other_dataset import find_other
 from synbrain_cli.evaluation.results_writer import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.settings import N_DRAWS, check_draws
 from synbrain_cli.evaluation.test_set import UNITS, TestSet
@@ -57,10 +59,14 @@ class CompareSettings:
         Draws per image for the coverage of 90 % intervals; 20 or more, or 0 to leave it out.
     n_boot : int
         Bootstrap draws of the test images for the 95 % confidence intervals.
+    on : str, optional
+        Another dataset, on whose test images models are compared
+        (`synbrain_cli.evaluation.other_dataset`); default: their own.
     """
 
     n_draws: int = N_DRAWS
     n_boot: int = 1000
+    on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,8 @@ def compare(
         Tokens of the test images, of their encoder.
     settings : CompareSettings, optional
     output : path, optional
-        Default ``outputs/sub-03_comparison``.
+        Default ``outputs/sub-03_comparison``, on another dataset
+        ``outputs/sub-03_on-<dataset>_comparison``.
     run : RunContext, optional
         Its seed is that of the draws, the bootstrap and the shuffled control.
 
@@ -130,10 +137,17 @@ def compare(
     check_names(brains)
     if settings.n_draws:
         check_draws(settings.n_draws, ", or 0 to leave coverage out")
-    folder = Path(output) if output else workspace.outputs / f"sub-{subject.subject}_comparison"
+    name = f"sub-{subject.subject}"
+    what = "comparison" if settings.on is None else f"on-{settings.on}_comparison"
+    folder = Path(output) if output else workspace.output_of(name, what)
+    other = (
+        None
+        if settings.on is None
+        else find_other(workspace, brains[0], settings.on, run.progress.info)
+    )
     provenance = ModelsProvenance(
         fingerprints={brain.name: brain.config.fingerprint for brain in brains},
-        data=subject.checksum,
+        data=(other.subject if other else subject).checksum,
         seed=run.seed,
         n_boot=settings.n_boot,
     )
@@ -144,7 +158,7 @@ def compare(
     }
 
     # Load the test images
-    test = TestSet.load(subject, store, brains)
+    test = TestSet.load(subject, store, brains, other=other)
     run.progress.info(
         f"comparing {', '.join(brain.name for brain in brains)}: {len(test.trials):,} test trials "
         f"of {test.n_images:,} images"
@@ -169,6 +183,7 @@ def compare(
         kind = brains[0].config.standardization
         metrics = Comparison(
             subject=brains[0].config.label,
+            on=UNSET if settings.on is None else settings.on,
             simulated=any(brain.simulated for brain in brains),
             models=[brain.name for brain in brains],
             reference=reference.name,

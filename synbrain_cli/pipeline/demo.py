@@ -16,7 +16,8 @@ from synbrain_cli.errors import MissingError, SynbrainError
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline import plot
 from synbrain_cli.pipeline.evaluate import EvaluateResult, evaluate
-from synbrain_cli.pipeline.prepare import Target, prepare_simulated
+from synbrain_cli.pipeline.prepare import prepare_simulated
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.report import report as write_report
 from synbrain_cli.pipeline.synthesize import synthesize
 from synbrain_cli.plotting.sources.responses import Responses

@@ -17,11 +17,14 @@ import pandas as pd
 from msgspec import UNSET, UnsetType
 
 from synbrain_cli.brain import Brain
+from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.evaluation.calibration import Calibration, calibrate
 from synbrain_cli.evaluation.doubt import doubtful_scores, notes_on_doubt
 from synbrain_cli.evaluation.folds import Folds, default_folds
+from synbrain_cli.evaluation.image_scores import describe_other, image_table
 from synbrain_cli.evaluation.likelihood import score_likelihood
 from synbrain_cli.evaluation.needs import evaluation_bytes
+from synbrain_cli.evaluation.other_dataset import PreparedData, find_other
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.response_scores import ResponseResults, ResponseScorer
@@ -40,12 +43,15 @@ from synbrain_cli.evaluation.two_sample import MAPS, TwoSample, check_images, te
 from synbrain_cli.io.files import versions
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.evaluation import (
+    IMAGES,
     METRICS,
     VOXELS,
     EvaluationRecord,
     FoldSizes,
     LikelihoodScores,
+    OtherDataset,
     RetrievalScores,
+    evaluation_name,
 )
 from synbrain_cli.io.results.record import ModelProvenance, finite
 from synbrain_cli.io.token_store import TokenStore
@@ -55,6 +61,7 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.memory import require_memory
 from synbrain_cli.pipeline.map_writer import MapWriter, StatMap
 from synbrain_cli.plotting.calibration import plot_calibration
+from synbrain_cli.plotting.sources.evaluation import Evaluation
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.needs import LESS
 
@@ -66,8 +73,8 @@ class EvaluateResult:
     Attributes
     ----------
     folder : Path
-        Holds ``metrics.json``, ``metrics.tsv``, ``voxels.tsv`` and ``calibration.png``; with
-        classifiers also ``two_sample.tsv``, ``two_sample_regions.tsv``,
+        Holds ``metrics.json``, ``metrics.tsv``, ``voxels.tsv``, ``images.tsv`` (without folds) and
+        ``calibration.png``; with classifiers also ``two_sample.tsv``, ``two_sample_regions.tsv``,
         ``two_sample_features.tsv`` and maps.
     metrics : EvaluationRecord
         As in ``metrics.json``.
@@ -122,12 +129,14 @@ def evaluate(
     workspace : Workspace
     brain : Brain
     subject : PreparedSubject
-        The subject of the model.
+        The subject of the model, in the dataset that it was trained on.
     store : TokenStore
-        Tokens of the test images, of the model's encoder.
+        Tokens of its images, of the model's encoder.
     settings : EvaluateSettings, optional
+        May name another dataset of the workspace, on whose test images the model is scored.
     output : path, optional
-        Default ``outputs/<model>_evaluation``, with folds ``outputs/<model>_folds-5_evaluation``.
+        Default ``outputs/<model>_evaluation``, with folds ``outputs/<model>_folds-5_evaluation``,
+        on another dataset ``outputs/<model>_on-<dataset>_evaluation``.
     run : RunContext, optional
         Its seed is that of the draws, the bootstrap and the shuffled control.
 
@@ -141,22 +150,30 @@ def evaluate(
     settings, run = settings or EvaluateSettings(), run or RunContext()
     brain.require_readout("an evaluation")
     check_draws(settings.n_draws)
-    what = f"folds-{settings.n_folds}_evaluation" if settings.n_folds else "evaluation"
+    what = (
+        f"folds-{settings.n_folds}_evaluation" if settings.n_folds else evaluation_name(settings.on)
+    )
     folder = Path(output) if output else workspace.output_of(brain.name, what)
-    recorded = _recorded(brain, subject, settings, run)
+    other = (
+        None
+        if settings.on is None
+        else find_other(workspace, brain, settings.on, run.progress.info)
+    )
+    recorded = _recorded(brain, subject, other, settings, run)
 
     # Load the test images
     n_folds = settings.n_folds
-    if n_folds is None and not subject.has_test:
+    if n_folds is None and other is None and not subject.has_test:
         n_folds = default_folds(subject, store)
     folds = Folds.load(brain, subject, store, n_folds, run.seed) if n_folds else None
-    test = folds.test if folds else TestSet.load(subject, store, [brain])
+    test = folds.test if folds else TestSet.load(subject, store, [brain], other=other)
     if settings.two_sample:
         check_images(test)
-    needed = evaluation_bytes(brain, subject, store, n_folds)
+    needed = evaluation_bytes(brain, subject, store, n_folds, other and other.subject)
     enough = require_memory(needed, f"evaluating {brain.name}", LESS)
     run.progress.info(
         f"evaluating {brain.name}: {len(test.trials):,} test trials of {test.n_images:,} images"
+        + (f" of {settings.on}" if settings.on else "")
         + (f", held out in {n_folds} folds" if folds else "")
         + f"; {enough}"
     )
@@ -201,8 +218,12 @@ def evaluate(
             *notes_on_doubt(_doubtful(responses, test)),
             *test.notes,
         ]
+        images = None if folds else image_table(brain, test, predictions)
+        described: OtherDataset | UnsetType = UNSET
+        if images is not None and test.other_trained is not None:
+            described = describe_other(brain, test, test.other_trained, images)
         sizes = folds.sizes if folds else UNSET
-        steps = _Steps(responses, draws, likelihood, told, retrieval, sizes)
+        steps = _Steps(responses, draws, likelihood, told, retrieval, sizes, described)
         metrics = _metrics(brain, test, steps, notes, settings, run)
         result = EvaluateResult(folder, metrics, _voxels_table(brain, scorer, steps))
         if told:
@@ -213,11 +234,24 @@ def evaluate(
                 METRICS: metrics,
                 "metrics.tsv": Table(pd.concat(result.tables())),
                 VOXELS: Table(result.voxels, "%.5g"),
+                **({} if images is None else {IMAGES: Table(images, "%.5g")}),
                 "calibration.png": plot_calibration(metrics, result.voxels),
                 **_two_sample_tables(told),
             },
         )
     return result
+
+
+def own_scores(workspace: Workspace, brain: Brain) -> EvaluationRecord | None:
+    """Return the scores of a model on its own test images, where they are in the workspace.
+
+    What scores on another dataset are read beside; None where the model was not evaluated since it
+    was trained.
+    """
+    try:
+        return Evaluation.of(workspace, brain).metrics
+    except (MissingError, InputError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -230,6 +264,7 @@ class _Steps:
     told: TwoSample | None
     retrieval: RetrievalScores | UnsetType
     folds: FoldSizes | UnsetType
+    other: OtherDataset | UnsetType
 
 
 def _metrics(
@@ -266,6 +301,7 @@ def _metrics(
         roi=steps.responses.roi,
         retrieval=steps.retrieval,
         folds=steps.folds,
+        other=steps.other,
         draws=steps.draws.scores,
         likelihood=steps.likelihood,
         two_sample=steps.told.scores if steps.told else UNSET,
@@ -282,12 +318,17 @@ def _doubtful(responses: ResponseResults, test: TestSet) -> dict[str, str]:
 
 
 def _recorded(
-    brain: Brain, subject: PreparedSubject, settings: EvaluateSettings, run: RunContext
+    brain: Brain,
+    subject: PreparedSubject,
+    other: PreparedData | None,
+    settings: EvaluateSettings,
+    run: RunContext,
 ) -> dict[str, Any]:
     """Return what the scores depend on, for ``settings.json``."""
     return {
         "fingerprint": brain.config.fingerprint,
         "data": subject.checksum,
+        "other_data": None if other is None else other.subject.checksum,
         "seed": run.seed,
         **asdict(settings),
         "device": str(brain.device),
@@ -359,8 +400,9 @@ def _maps(told: TwoSample) -> Iterator[StatMap]:
 
 def _voxels_table(brain: Brain, scorer: ResponseScorer, steps: _Steps) -> pd.DataFrame:
     """``voxels.tsv``: positions, ncsnr, correlations, ceiling, scores of draws."""
-    known = [column for column in (*POSITION_COLUMNS, "ncsnr") if column in brain.voxels]
+    known = [column for column in POSITION_COLUMNS if column in brain.voxels]
     voxels = brain.voxels[known].copy()
+    voxels["ncsnr"] = scorer.test.ncsnr
     for name in ("model", "network", "transfer", "deep", "linear"):
         if name in scorer.correlation:
             voxels[name] = scorer.correlation[name]

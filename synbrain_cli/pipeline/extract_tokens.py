@@ -162,7 +162,7 @@ def _extract(
             together.setdefault(begun.index(state), []).append(k)
         for first, own in together.items():
             places = [works[k].partial for k in own]
-            _fill(places, *begun[first], read, encoder.only(own), request.check_pixels, run)
+            _fill(places, *begun[first], read, encoder.only(own), run)
         for work in works:
             run.processes.on_main(work.put_in_place)
     return [BandStore(folder) for folder in folders]
@@ -275,7 +275,6 @@ def _fill(
     n_done: int,
     read: ReadImages,
     encoder: Encoder,
-    with_digests: bool,
     run: RunContext,
 ) -> None:
     """Compute the rows of token stores, one per band, from ``n_done`` on; name them in each."""
@@ -291,7 +290,7 @@ def _fill(
 
     def look(part: list[int]) -> list[tuple[np.ndarray, str]]:
         pictures = read([rows[row] for row in part])
-        return [(p, pixels_checksum(p) if with_digests else "") for p in pictures]
+        return [(p, pixels_checksum(p)) for p in pictures]
 
     def filled(seen: Iterator[tuple[np.ndarray, str]]) -> Iterator[tuple[Any, list[np.ndarray]]]:
         for batch in own:

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import pandas as pd
-
-from synbrain_cli.datasets import algonauts, nsd_bucket
-from synbrain_cli.datasets.download import check_space, fetch, missing
+from synbrain_cli.datasets import algonauts, nsd_synthetic
 from synbrain_cli.datasets.glmsingle import COUPLED, TYPES, Fits, FitTrials, prepare_fits
 from synbrain_cli.datasets.nsd import prepare_subject
 from synbrain_cli.datasets.nsd_choice import COUPLED as COUPLED_NSD
 from synbrain_cli.datasets.nsd_choice import Choice
-from synbrain_cli.datasets.nsd_design import N_IMAGES, SESSIONS, image_name
+from synbrain_cli.datasets.nsd_design import N_IMAGES, image_name
 from synbrain_cli.datasets.nsd_files import NSD
-from synbrain_cli.datasets.s3 import Bucket
-from synbrain_cli.datasets.simulated import SimulationConfig, simulate
+from synbrain_cli.datasets.nsd_synthetic import SyntheticFiles
+from synbrain_cli.datasets.simulated import SimulationConfig, simulate, simulate_artificial
 from synbrain_cli.datasets.table import prepare_experiment
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.datasets.table_trials import TrialTable
-from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.files import atomic, is_simulated, write_json
+from synbrain_cli.errors import MissingError
+from synbrain_cli.io.files import atomic
 from synbrain_cli.io.locks import locked
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_files import TokenRows
 from synbrain_cli.io.workfolder import FolderKind, work_folder
-from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import subject_label
+from synbrain_cli.pipeline.nsd_copy import NSDSource, complete_copy
 from synbrain_cli.pipeline.preparing import (
     PrepareResult,
     Shown,
@@ -47,63 +41,6 @@ from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
 SIMULATION = FolderKind("a simulation", "--workspace")
-
-
-class Consent(Protocol):
-    """Asks before anything is downloaded; a refusal is a `SynbrainError`."""
-
-    def terms(self, terms: str, form: str) -> None:
-        """Ask whether NSD's terms are accepted."""
-
-    def fetch(self, table: pd.DataFrame, root: Path) -> None:
-        """Ask whether these files may be downloaded."""
-
-
-@dataclass(frozen=True)
-class NSDSource:
-    """Which data of NSD are prepared, and where they come from.
-
-    Attributes
-    ----------
-    root : path, optional
-        Folder that holds ``nsddata/``; default ``<workspace>/nsd``.
-    subjects, sessions : list of int, optional
-        1-based; default: all that are there.
-    choice : Choice
-        Space, betas, ROIs, standardisation and splits.
-    download : bool, optional
-        True: download whatever the bucket has of the choice and ``root`` lacks. False: never.
-        Default: only where ``root`` is not enough.
-    ask : Consent, optional
-        Shows what will be downloaded and asks for consent; without it, nothing is downloaded.
-    workers : int, optional
-        Sessions read at once; default: one per core.
-    """
-
-    root: Path | None = None
-    subjects: list[int] | None = None
-    sessions: list[int] | None = None
-    choice: Choice = field(default_factory=Choice)
-    download: bool | None = None
-    ask: Consent | None = None
-    workers: int | None = None
-
-    def folder(self, workspace: Workspace) -> Path:
-        """Return the copy of NSD.
-
-        Raises
-        ------
-        MissingError
-            When the folder that was named is no copy of NSD.
-        """
-        if self.root is None:
-            return workspace.root / "nsd"
-        if not self.download and not (Path(self.root) / "nsddata").is_dir():
-            raise MissingError(
-                f"--root {self.root}: expected a folder that holds nsddata/, nsddata_betas/ and "
-                "nsddata_stimuli/: check the path, or pass --download to make a copy there"
-            )
-        return Path(self.root)
 
 
 def prepare_simulated(
@@ -128,6 +65,44 @@ def prepare_simulated(
     return prepare_nsd(target, NSDSource(root, download=False), run)
 
 
+def prepare_simulated_artificial(
+    target: Target, config: SimulationConfig | None = None, run: RunContext | None = None
+) -> PrepareResult:
+    """Show artificial images to the subjects in ``<workspace>/simulated``, and prepare the trials.
+
+    The counterpart of NSD-synthetic. Where there are no simulated subjects yet, they are made.
+
+    Parameters
+    ----------
+    target : Target
+        Overwritten are the trials of artificial images, never the subjects.
+    config : SimulationConfig, optional
+        Of the subjects.
+    run : RunContext, optional
+
+    Raises
+    ------
+    InputError
+        Where a simulation with other settings is.
+    """
+    config, run = config or SimulationConfig(), run or RunContext()
+    root = target.workspace.root / "simulated"
+
+    def show() -> None:
+        _simulate(root, config, False, run.progress)
+        with locked(root, SIMULATION.what):
+            files = SyntheticFiles(Choice(), list(range(1, config.n_subjects + 1)))
+            if files.lacks(root) is None and not target.overwrite:
+                run.progress.info(f"artificial images: already in {root}")
+                return
+            with run.progress.bar("artificial images", 2 + config.n_subjects) as bar:
+                simulate_artificial(root, lambda message: bar(message))
+
+    run.processes.on_main(show)
+    source = NSDSource(root, download=False, stimulus_set="synthetic")
+    return prepare_nsd_synthetic(target, source, run)
+
+
 def prepare_nsd(
     target: Target, source: NSDSource | None = None, run: RunContext | None = None
 ) -> PrepareResult:
@@ -147,10 +122,9 @@ def prepare_nsd(
     """
     source, run = source or NSDSource(), run or RunContext()
     root = source.folder(target.workspace)
-    run.processes.on_main(lambda: _complete_copy(target.workspace, root, source, run.progress))
+    run.processes.on_main(lambda: complete_copy(target.workspace, root, source, run.progress))
     nsd, choice = NSD(root), source.choice
-    if choice.preparation == COUPLED_NSD and not nsd.simulated:
-        run.progress.info(coupled(f"{COUPLED_NSD} (b3)", "betas_fithrf", "--preparation b2"))
+    _say_coupled(nsd, choice, run.progress)
     numbers = source.subjects or nsd.subjects
     if not numbers:
         raise MissingError(f"{nsd.root / 'nsddata_betas/ppdata'}: no subject with betas")
@@ -183,6 +157,58 @@ def prepare_nsd(
     result = with_tokens(target, prepared, Shown(nsd.read_images, own=own), run)
     run.processes.on_main(lambda: _write_stimuli(target.folder, nsd, prepared, run.progress))
     return result
+
+
+def prepare_nsd_synthetic(
+    target: Target, source: NSDSource, run: RunContext | None = None
+) -> PrepareResult:
+    """Prepare subjects' sessions with NSD-synthetic's artificial images, all of them for tests.
+
+    Parameters
+    ----------
+    target : Target
+    source : NSDSource
+        With the stimulus set "synthetic".
+    run : RunContext, optional
+
+    Raises
+    ------
+    SynbrainError
+        As `prepare_nsd`.
+    """
+    run, choice = run or RunContext(), source.choice
+    nsd_synthetic.check_choice(choice)
+    root = source.folder(target.workspace)
+    run.processes.on_main(lambda: complete_copy(target.workspace, root, source, run.progress))
+    nsd = NSD(root)
+    _say_coupled(nsd, choice, run.progress)
+    numbers = source.subjects or nsd_synthetic.subjects_of(nsd, choice)
+    if not numbers:
+        how = (
+            "`synbrain prepare simulated --set synthetic` makes them"
+            if nsd.simulated
+            else ("copy them, or fetch them with --download")
+        )
+        raise MissingError(
+            f"{nsd.root / 'nsddata_betas/ppdata'}: no subject with betas of NSD-synthetic: {how}"
+        )
+
+    every = nsd_synthetic.all_images()
+    own = own_rows(target, every, "NSD-synthetic's images of all subjects", run)
+
+    def prepare(number: int, folder: Path) -> PreparedSubject:
+        return nsd_synthetic.prepare_subject(nsd, number, folder, choice, run.progress)
+
+    wanted = nsd_synthetic.recorded_options(choice)
+    prepared = by_main(
+        run.processes,
+        lambda: [
+            prepare_one(target, f"{n:02d}", wanted, partial(prepare, n), run.progress)
+            for n in numbers
+        ],
+    )
+    read = partial(nsd_synthetic.read_images, nsd)
+    return with_tokens(target, prepared, Shown(read, own=own), run)
 
 
 def prepare_algonauts(
@@ -308,65 +334,13 @@ def _simulate(root: Path, config: SimulationConfig, overwrite: bool, progress: P
         work.put_in_place()
 
 
-# ---------------------------------------------------------------------------- NSD's own files
+# ------------------------------------------------------------------------------------ NSD
 
 
-def _complete_copy(workspace: Workspace, root: Path, source: NSDSource, progress: Progress) -> None:
-    """Download what the copy of NSD lacks, where that is wanted."""
-    wanted = source.download
-    if is_simulated(root):  # recorded data do not belong beside it
-        if wanted:
-            raise InputError(f"--root {root} is simulated: NSD's files do not belong there")
-        wanted = False
-    lacking = None
-    if wanted is not False:
-        lacking = nsd_bucket.lacks(root, source.subjects, source.sessions, source.choice)
-    if wanted or lacking:
-        if lacking:
-            progress.info(lacking)
-        _download(workspace, root, source, progress)
-
-
-def _download(workspace: Workspace, root: Path, source: NSDSource, progress: Progress) -> None:
-    """Download what a choice needs from NSD's bucket, after its terms were accepted.
-
-    Files already whole in ``root`` stay; broken downloads go on; each file is verified.
-    """
-    if source.ask is None:
-        raise MissingError(f"downloading needs NSD's terms accepted: {nsd_bucket.TERMS}")
-    _accept_terms(workspace, source.ask)
-    with locked(root, "a copy of NSD"):
-        bucket = Bucket()
-        progress.info(f"s3://{bucket.name}: listing what is needed")
-        numbers = source.subjects or list(range(1, len(SESSIONS) + 1))
-        needs = nsd_bucket.files_needed(bucket, numbers, source.sessions, source.choice)
-        files = missing([need.file for need in needs], root)
-        if not files:
-            progress.info(f"{root}: nothing to download")
-            return
-        check_space(files, root, extra=_prepared_bytes(needs))
-        source.ask.fetch(nsd_bucket.fetch_table(needs, root), root)
-        n_bytes = sum(file.size for file in files)
-        with (
-            nsd_bucket.unfinished(root, numbers, source.choice),
-            progress.bar("download", n_bytes, unit="B", shorter="fewer --sessions") as bar,
-        ):
-            fetch(bucket, files, root, progress=bar.to)
-        progress.info(f"{root}: {len(files)} files downloaded and verified")
-
-
-def _accept_terms(workspace: Workspace, ask: Consent) -> None:
-    """Ask once in a workspace, and record the answer."""
-    accepted = workspace.root / "nsd_terms.json"
-    if not accepted.exists():
-        ask.terms(nsd_bucket.TERMS, nsd_bucket.FORM)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(accepted, {"terms": nsd_bucket.TERMS, "form": nsd_bucket.FORM, "accepted": now})
-
-
-def _prepared_bytes(needs: Iterable[nsd_bucket.Need]) -> int:
-    """Room for the prepared subjects: 750 trials × some 18,000 voxels × 4 bytes a session."""
-    return 750 * 18_000 * 4 * sum(need.group.endswith("betas") for need in needs)
+def _say_coupled(nsd: NSD, choice: Choice, progress: Progress) -> None:
+    """Say what b3 does to estimates of noise; simulated betas are not regularised."""
+    if choice.preparation == COUPLED_NSD and not nsd.simulated:
+        progress.info(coupled(f"{COUPLED_NSD} (b3)", "betas_fithrf", "--preparation b2"))
 
 
 def _write_stimuli(

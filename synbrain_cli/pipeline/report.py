@@ -21,6 +21,7 @@ from synbrain_cli.plotting.report.model import (
     provenance_section,
     settings_section,
 )
+from synbrain_cli.plotting.report.other_datasets import other_sections
 from synbrain_cli.plotting.report.page import KeyNumbers, Page, Section, render
 from synbrain_cli.plotting.report.preparations import preparations_section
 from synbrain_cli.plotting.report.recordings import recordings_section
@@ -101,6 +102,7 @@ def report(
         else:
             sections.append(not_evaluated_section(brain, why_not))
         sections.append(preparations_section(workspace, brain))
+        sections += other_sections(workspace, brain, evaluated)
         sections.append(layers_section(workspace, brain, pictures))
         bar()
         sections.append(provenance_section(brain, responses, evaluated))

@@ -105,11 +105,12 @@ def plot_accuracy(
 
 def accuracy_figure(brain: Brain, evaluation: Evaluation) -> Figure:
     """Return the figure of a model's evaluation: see `plot_accuracy`."""
-    n_images = evaluation.metrics.n_test_images
+    metrics = evaluation.metrics
+    images = f"{metrics.n_test_images:,} test images{metrics.of_dataset}"
     return plot_accuracy(
         evaluation.voxels,
-        metrics=evaluation.metrics,
-        title=f"Prediction of {n_images:,} test images, {brain.name}",
+        metrics=metrics,
+        title=f"Prediction of {images}, {brain.name}",
         note=simulated_note(brain),
     )
 

@@ -54,7 +54,7 @@ def plot_calibration(metrics: EvaluationRecord, voxels: pd.DataFrame) -> Figure:
     narrow = current_style().narrow  # panels are below each other
     title = (
         f"Draws against {metrics.n_test_trials:,} held-out trials of "
-        f"{metrics.n_test_images:,} images, {metrics.model}"
+        f"{metrics.n_test_images:,} images{metrics.of_dataset}, {metrics.model}"
     )
     note = "simulated subject" if metrics.simulated else None
     framed = frame(12.0, 11.0 if narrow else 7.0, Labels(title, "", note=note))

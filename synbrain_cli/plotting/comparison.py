@@ -64,7 +64,8 @@ def plot_comparison(comparison: Comparison) -> Figure:
     kind = " (simulated)" if comparison.simulated else ""
     n_images = comparison.n_test_images
     figure.suptitle(
-        f"{comparison.subject}{kind}: models compared on {n_images:,} test images",
+        f"{comparison.subject}{kind}: models compared on {n_images:,} test images"
+        f"{comparison.of_dataset}",
         fontsize=11,
     )
     axes.set_title("95 % intervals over images", fontsize=8, loc="left")

@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from synbrain_cli import load_model
 from synbrain_cli.datasets.algonauts import Challenge, Choice, prepare_subject, read_mapping
 from synbrain_cli.datasets.splits import draw_images
 from synbrain_cli.errors import InputError, MissingError, SynbrainError
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.voxel_space import Vertices
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.pipeline.prepare import Target, prepare_algonauts
+from synbrain_cli.pipeline.prepare import prepare_algonauts
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
@@ -529,3 +532,124 @@ def test_a_fault_is_one_line_and_exit_1(root, tmp_path, synbrain, arguments, mes
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.glob("prepared/*/sub-*"))
+
+
+# --------------------------------------------------------------------------- submission
+
+
+@pytest.fixture
+def submitted(root, tmp_path, synbrain):
+    """The challenge with three test images each, and models of both subjects; command line."""
+    for number in (1, 2):
+        folder = root / f"subj{number:02d}"
+        for row, i in ((2, 50_000), (3, 7)):
+            pixels = np.random.default_rng(row).integers(0, 256, (12, 12, 3), np.uint8)
+            name = f"test_split/test_images/test-{row:04d}_nsd-{i:05d}.png"
+            Image.fromarray(pixels).save(folder / name)
+    bad = root / "subj01/training_split/training_fmri/lh_training_fmri.npy"
+    values = np.load(bad)
+    values[:, 5] = 4.0  # constant: the model has no such vertex
+    values[:, 6] = np.nan
+    np.save(bad, values)
+    command = ["prepare", "algonauts", "--root", "algonauts_2023", "--test", "0.25"]
+    assert synbrain(*command, "--validation", "0.25", "--encoder", "gabor", "-q")[0] == 0
+    for number in ("1", "2"):
+        code, _, error = synbrain("train", "-s", number, "--model", "linear", "-q")
+        assert code == 0, error
+
+    def submit(*more):
+        return synbrain("submit", "--root", "algonauts_2023", "--device", "cpu", "-q", *more)
+
+    return submit
+
+
+def test_a_submission_has_every_image_and_vertex_in_its_place(submitted, root, tmp_path):
+    code, output, error = submitted()
+    assert code == 0, error
+    file = tmp_path / "outputs/algonauts_submission.zip"
+    assert Path(output.strip()).resolve() == file
+    with zipfile.ZipFile(file) as archive:
+        assert archive.testzip() is None
+        arrays = {name: np.load(io.BytesIO(archive.read(name))) for name in archive.namelist()}
+    folder = "algonauts_2023_challenge_submission"
+    assert sorted(arrays) == sorted(
+        f"{folder}/subj{n:02d}/{h}_pred_test.npy" for n in (1, 2) for h in ("lh", "rh")
+    )
+    for number in (1, 2):
+        both = [arrays[f"{folder}/subj{number:02d}/{h}_pred_test.npy"] for h in ("lh", "rh")]
+        assert {values.dtype for values in both} == {np.dtype(np.float32)}
+        assert [v.shape for v in both] == [(3, 190 + number), (3, 205 + number)]
+        whole = np.concatenate(both, axis=1)
+        brain = load_model(tmp_path / f"weights/sub-{number:02d}_linear", "cpu")
+        images = sorted((root / f"subj{number:02d}/test_split/test_images").iterdir())
+        kept = np.ones(whole.shape[1], bool)
+        if number == 1:
+            kept[[5, 6]] = False
+            np.testing.assert_array_equal(both[0][:, 5:7], [[4.0, 0.0]] * 3)
+        np.testing.assert_array_equal(whole[:, kept], brain.mean(images))
+        assert len(np.unique(whole[:, 0])) == 3
+    # The same predictions give the same bytes.
+    before = file.read_bytes()
+    assert submitted()[0] == 0
+    assert file.read_bytes() == before
+
+
+def test_a_submission_of_one_subject(submitted, tmp_path):
+    code, _, error = submitted("--subject", "2", "-o", "mine.zip")
+    assert code == 0, error
+    with zipfile.ZipFile(tmp_path / "mine.zip") as archive:
+        assert all("subj02" in name for name in archive.namelist())
+
+
+def test_a_submission_of_a_model_of_your_own_tokens(submitted, root, tmp_path, synbrain):
+    rng = np.random.default_rng(5)
+
+    def features(kind, names):
+        path = tmp_path / f"{kind}.npy"
+        np.save(path, rng.standard_normal((len(names), 3)).astype(np.float32))
+        path.with_suffix(".tsv").write_text("\n".join(names) + "\n")
+        return f"clip={path}"
+
+    shown = sorted(Challenge(root).image_files(2))
+    command = ["prepare", "algonauts", "--root", "algonauts_2023", "-s", "2", "--test", "0.25"]
+    command += ["--validation", "0.25", "--dataset", "own", "--tokens", features("train", shown)]
+    assert synbrain(*command, "-q")[0] == 0
+    code, _, error = synbrain(
+        "train", "--dataset", "own", "--name", "own", "--model", "linear", "-q"
+    )
+    assert code == 0, error
+    code, _, error = submitted("--dataset", "own", "-s", "2")
+    assert code == 1
+    assert "tokens:clip" in error
+    tests = sorted(path.stem for path in (root / "subj02/test_split/test_images").iterdir())
+    tokens = features("test", tests)
+    code, _, error = submitted("--dataset", "own", "-s", "2", "--tokens", tokens)
+    assert code == 0, error
+    with zipfile.ZipFile(tmp_path / "outputs/algonauts_submission.zip") as archive:
+        name = "algonauts_2023_challenge_submission/subj02/lh_pred_test.npy"
+        predicted = np.load(io.BytesIO(archive.read(name)))
+    brain = load_model(tmp_path / "weights/own", "cpu", {"clip": tmp_path / "test.npy"})
+    whole = brain.mean(sorted((root / "subj02/test_split/test_images").iterdir()))
+    np.testing.assert_array_equal(predicted, whole[:, : predicted.shape[1]])
+
+
+def test_what_a_submission_lacks(submitted, root, tmp_path):
+    def refused(*more):
+        code, output, error = submitted(*more)
+        assert code == 1
+        assert output == ""
+        (line,) = error.strip().splitlines()
+        assert not list((tmp_path / "outputs").glob("*.zip"))
+        return line
+
+    assert "no subject 5; here are [1, 2]" in refused("-s", "5")
+    assert "no model of sub-01 of other" in refused("--dataset", "other")
+    folder = root / "subj02/test_split/test_images"
+    (folder / "test-0002_nsd-50000.png").unlink()
+    assert "test-0003_nsd-00007.png: expected the name test-0002" in refused()
+    shutil.rmtree(folder)
+    assert f"{Path('algonauts_2023/subj02/test_split/test_images')}" in refused()
+    masks = root / "subj01/roi_masks"
+    inside = np.load(masks / "lh.all-vertices_fsaverage_space.npy")
+    np.save(masks / "lh.all-vertices_fsaverage_space.npy", np.roll(inside, 1))
+    assert "expected vertices of the challenge's subject 1" in refused("-s", "1")

@@ -26,7 +26,8 @@ from synbrain_cli.io.glmsingle import GLMsingleDesign, GLMsingleFit
 from synbrain_cli.io.pickled import PickledDict
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.noise_ceiling import ncsnr
-from synbrain_cli.pipeline.prepare import Target, prepare_glmsingle
+from synbrain_cli.pipeline.prepare import prepare_glmsingle
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.plotting.report.preparations import preparations_section
 from synbrain_cli.plotting.sources.preparations import (

@@ -39,7 +39,9 @@ from synbrain_cli.io.betas import read_masked
 from synbrain_cli.io.locks import locked
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.noise_ceiling import ncsnr, ncsnr_of_stream
-from synbrain_cli.pipeline.prepare import NSDSource, Target, prepare_nsd
+from synbrain_cli.pipeline.nsd_copy import NSDSource
+from synbrain_cli.pipeline.prepare import prepare_nsd
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.run import RunContext
 
 BETAS = PREPARATIONS[0]
@@ -579,6 +581,30 @@ def test_func1mm(everything, prepared, tmp_path):
         both = np.isfinite(here[hemisphere]) & np.isfinite(there[hemisphere])
         assert both.sum() > 400
         assert np.corrcoef(here[hemisphere][both], there[hemisphere][both])[0, 1] > 0.8
+
+
+def test_parcels_of_the_human_connectome_project_on_fsaverage(copy, tmp_path):
+    """NSD has them on the native surface: a vertex of fsaverage has its nearest one's label."""
+    write_surfaces(copy, 1)
+    folder = copy.label_folder(1)
+    n = len(np.asarray(nib.load(folder / "lh.nsdgeneral.mgz").dataobj))
+    codes = np.zeros(n, np.float32)
+    codes[110:130], codes[130:150], codes[-1] = 18, 1, 18  # one lies outside nsdgeneral
+    for short in ("lh", "rh"):
+        image = nib.MGHImage(codes[:, None, None], np.eye(4))
+        nib.save(image, folder / f"{short}.HCP_MMP1.mgz")
+    (folder / "HCP_MMP1.mgz.ctab").write_text("0 Unknown\n1 V1\n18 FFC\n")
+    subject = prepare(copy, tmp_path, space="fsaverage", rois=("HCP_MMP1:FFC",))
+    expected = np.sort((np.r_[110:130, n - 1] + 7) % n)
+    vertices = subject.voxel_space.geometry
+    np.testing.assert_array_equal(vertices.left, expected)
+    np.testing.assert_array_equal(vertices.right, expected)
+    whole = prepare_subject(
+        copy, 1, tmp_path / "whole/nsd/sub-01", choice=Choice(space="fsaverage")
+    )
+    inside = whole.rois()["FFC"]
+    assert inside.sum() == 2 * 20
+    assert (whole.voxels["vertex"][inside].between(117, 136)).all()
 
 
 @pytest.mark.parametrize("step", [1, 2])

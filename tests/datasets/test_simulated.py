@@ -473,7 +473,9 @@ def test_each_kind_of_area_depends_on_its_own_features(rng, features):
             for name in ("energy", "gabor", "encoder")
         }
         side = np.ones(n_voxels)
-        return higher_responses(StimulusFeatures(**parts), groups, side, make_fields(n_voxels))
+        return higher_responses(
+            StimulusFeatures(features.n_known, **parts), groups, side, make_fields(n_voxels)
+        )
 
     reference = responses()
     for name in ("energy", "gabor", "encoder"):

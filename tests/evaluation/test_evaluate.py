@@ -42,7 +42,8 @@ from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.prepare import Target, prepare_table
+from synbrain_cli.pipeline.prepare import prepare_table
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
 from synbrain_cli.tokens import Tokens

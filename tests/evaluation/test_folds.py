@@ -28,7 +28,8 @@ from synbrain_cli.metrics.accuracy import pooled_skill, voxelwise_correlation
 from synbrain_cli.metrics.similarity import rdm, rsa
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.prepare import Target, prepare_table
+from synbrain_cli.pipeline.prepare import prepare_table
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import load_examples

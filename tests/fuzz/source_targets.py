@@ -180,6 +180,36 @@ ELSEWHERE = (
         )
     ),
     Target(
+        "nsd-synthetic",
+        (
+            *("prepare", "nsd", "--set", "synthetic", "--root", "simulated", "--no-download"),
+            *("-s", "1", "--dataset", "new", *GABOR),
+        ),
+        ("simulated",),
+        (
+            *("simulated/**/*.mat", "simulated/**/nsdsynthetic/*.hdf5"),
+            *("simulated/**/nsdsynthetic*/*.nii.gz", "simulated/**/roi/*.nii.gz"),
+        ),
+        outputs=DATA,
+        free=("simulated/*",),
+        seconds=40,
+    ),
+    Target(
+        "laion",
+        (
+            *("prepare", "laion", "--root", "laion", "--images", "laion/stimuli"),
+            *("--split", "laion/tau.json", "--no-download", "--dataset", "new", *GABOR),
+        ),
+        ("laion",),
+        (
+            *("laion/**/*_trials.tsv", "laion/**/*_statmap.nii.gz", "laion/**/*_mask.nii.gz"),
+            *("laion/**/rois/*.nii.gz", "laion/tau.json", "laion/stimuli/*"),
+        ),
+        outputs=DATA,
+        free=("laion/*",),
+        weight=1.5,
+    ),
+    Target(
         "algonauts",
         (
             *("prepare", "algonauts", "--root", "algonauts", "--dataset", "new"),

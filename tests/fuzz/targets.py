@@ -109,6 +109,19 @@ PREPARED = (
         seconds=40,
     ),
     Target(
+        "evaluate-on",
+        ("evaluate", "-m", "sub-01_linear", "--on", "artificial", "--draws", "20", "--no-report"),
+        (SUBJECT, FEATURES, "prepared/artificial", "weights/sub-01_linear"),
+        (
+            *subject_files("prepared/artificial/sub-01"),
+            *token_files("prepared/artificial/features"),
+            *bundle_files("sub-01_linear"),
+        ),
+        outputs=("outputs/*_on-artificial_evaluation/metrics.json", "outputs/*/images.tsv"),
+        writes=("outputs/*",),
+        seconds=60,
+    ),
+    Target(
         "compare",
         ("compare", "sub-01", "sub-01_linear", "--draws", "20", "-o", "new"),
         (SUBJECT, FEATURES, "weights/sub-01", "weights/sub-01_linear"),

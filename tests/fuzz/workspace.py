@@ -128,7 +128,8 @@ def simulated(make: _Builder) -> None:
     def prepare(root: Path) -> None:
         from synbrain_cli.datasets.simulated import SimulationConfig
         from synbrain_cli.io.workspace import Workspace
-        from synbrain_cli.pipeline.prepare import Target, prepare_simulated
+        from synbrain_cli.pipeline.prepare import prepare_simulated
+        from synbrain_cli.pipeline.preparing import Target
         from synbrain_cli.progress import Progress
         from synbrain_cli.run import RunContext
 
@@ -137,6 +138,12 @@ def simulated(make: _Builder) -> None:
         )
         quiet = RunContext(progress=Progress(quiet=True))
         prepare_simulated(Target(Workspace(root), "simulated", ("gabor", "pixels")), config, quiet)
+
+    def show(root: Path) -> None:
+        """Artificial images, in files of NSD-synthetic, and a model's other dataset."""
+        from synbrain_cli.datasets.simulated import simulate_artificial
+
+        simulate_artificial(root / "simulated")
 
     def tree(root: Path) -> None:
         """A copy of subject 1 in NSD's other formats and spaces."""
@@ -152,7 +159,10 @@ def simulated(make: _Builder) -> None:
         nsd_tree.write_stimulus_table(nsd)
 
     make.python(prepare)
+    make.python(show)
     make.python(tree)
+    artificial = ("--set", "synthetic", "--root", "simulated", "-s", "1", "--no-download")
+    make.synbrain("prepare", "nsd", *artificial, "--dataset", "artificial", *GABOR)
     make.log("       simulated/, prepared/, nsd/")
 
 
@@ -219,10 +229,11 @@ def _write_surfaces(user: Path, betas: np.ndarray) -> None:
 
 
 def experiments(make: _Builder) -> None:
-    """``user/``, ``algonauts/``, and prepared/surface, prepared/volume."""
+    """``user/``, ``algonauts/``, ``laion/``, and prepared/surface, prepared/volume."""
     make.python(write_user_files)
     make.python(write_glmsingle)
     make.python(write_algonauts)
+    make.python(write_laion)
     surface = ("--left", "user/lh.npy", "--right", "user/rh.npy", *SURFACE, "--dataset", "surface")
     make.synbrain("prepare", "table", "user/trials.tsv", *surface, *GABOR)
     volume = ("--responses", "user/betas.npy", *VOLUME, "--dataset", "volume")
@@ -268,6 +279,19 @@ def write_glmsingle(root: Path) -> None:
         file["tokens"], file["image"] = tokens, stems
     save_file({"tokens": tokens}, user / "tokens/c.safetensors")
     shutil.copy(user / "tokens/a.tsv", user / "tokens/c.tsv")
+
+
+def write_laion(root: Path) -> None:
+    """LAION-fMRI's betas, tables, mask and ROIs of one subject, its images and a split."""
+    import json
+
+    import laion_tree
+
+    laion_tree.write_subject(root / "laion", 1)
+    laion_tree.write_images(root / "laion/stimuli")
+    own = laion_tree.unique(1)
+    lists = {"train_ids": own[:12], "test_ids": [*own[12:], *laion_tree.SHARED]}
+    (root / "laion/tau.json").write_text(json.dumps({"variants": [lists]}))
 
 
 def write_algonauts(root: Path) -> None:

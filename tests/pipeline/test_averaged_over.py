@@ -17,7 +17,8 @@ from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.noise_ceiling import correlation_ceiling
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.prepare import Target, prepare_table
+from synbrain_cli.pipeline.prepare import prepare_table
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.report import report
 from synbrain_cli.pipeline.synthesize import synthesize
 from synbrain_cli.pipeline.train import TrainSettings, train

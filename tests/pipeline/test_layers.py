@@ -20,7 +20,8 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.model.linear import LinearEncoder, Ridge
 from synbrain_cli.pipeline.layers import layers
 from synbrain_cli.pipeline.plot import Selection
-from synbrain_cli.pipeline.prepare import Target, prepare_simulated
+from synbrain_cli.pipeline.prepare import prepare_simulated
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.report import report
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.plotting.categories import Categories

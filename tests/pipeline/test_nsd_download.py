@@ -15,7 +15,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from nsd_tree import write_stimulus_table, write_surfaces
 
-from synbrain_cli.datasets import download, s3
+from synbrain_cli.datasets import download, nsd_synthetic, s3
 from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.datasets.nsd_files import DESIGN, NSD, STIMULI
 
@@ -24,10 +24,10 @@ SESSION = f"{BETAS}/betas_session02.nii.gz"
 
 
 @pytest.fixture(scope="module")
-def bucket(prepared, tmp_path_factory):
+def bucket(artificial, tmp_path_factory):
     """The public bucket: a simulated folder, and files beside it that nobody needs."""
     root = tmp_path_factory.mktemp("bucket") / "nsd"
-    nsd = NSD(shutil.copytree(prepared.root / "simulated", root))
+    nsd = NSD(shutil.copytree(artificial.root / "simulated", root))
     write_stimulus_table(nsd)
     write_surfaces(nsd, 2)
     shutil.rmtree(root / "truth")
@@ -311,3 +311,32 @@ def test_choice_of_preparation_is_kept_apart(online, synbrain, tmp_path):
     assert "no betas of subject 1" in error
     assert Choice().preparation not in error.splitlines()[-1]
     assert not (tmp_path / "nsd" / STIMULI).exists()
+
+
+def test_artificial_images_from_the_bucket(online, synbrain, tmp_path, artificial):
+    code, output, error = typed(synbrain, tmp_path, "--set", "synthetic", "--accept-terms")
+    assert code == 0, error
+    assert "nsd-synthetic/sub-01" in output
+    here = fetched(tmp_path / "nsd")
+    betas = "nsddata_betas/ppdata/subj01/func1pt8mm/nsdsyntheticbetas_fithrf_GLMdenoise_RR"
+    assert {nsd_synthetic.DESIGN, nsd_synthetic.STIMULI, nsd_synthetic.colour_stimuli(1)} <= here
+    assert f"{betas}/betas_nsdsynthetic.nii.gz" in here
+    # Neither the other subject's images nor anything of the other experiment.
+    assert not here & {nsd_synthetic.colour_stimuli(2), STIMULI, DESIGN}
+    assert not any("betas_session" in name or "subj02" in name for name in here)
+    named = (tmp_path, artificial.root)
+    first, second = (
+        np.load(root / f"prepared/{name}/sub-01/betas.npy")
+        for root, name in zip(named, ("nsd-synthetic", "simulated-synthetic"), strict=True)
+    )
+    np.testing.assert_array_equal(first, second)
+    # What is there is not fetched again, and no connection is needed.
+    code, _, error = typed(synbrain, tmp_path, "--set", "synthetic", "--no-download")
+    assert code == 0, error
+
+
+def test_a_lacking_file_of_the_artificial_images_is_named(altered, synbrain, tmp_path):
+    altered(nsd_synthetic.colour_stimuli(1))
+    code, _, error = typed(synbrain, tmp_path, "--set", "synthetic", "--accept-terms")
+    assert code == 1
+    assert f"{nsd_synthetic.colour_stimuli(1)}: not in the bucket" in error

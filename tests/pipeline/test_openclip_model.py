@@ -14,7 +14,9 @@ from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.extract_tokens import TokenRequest, extract_tokens
-from synbrain_cli.pipeline.prepare import NSDSource, Target, prepare_nsd
+from synbrain_cli.pipeline.nsd_copy import NSDSource
+from synbrain_cli.pipeline.prepare import prepare_nsd
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext

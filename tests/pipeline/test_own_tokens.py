@@ -27,7 +27,8 @@ from synbrain_cli.pipeline.contrast import Plan, contrast_conditions
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.layers import layers
 from synbrain_cli.pipeline.plot import Selection
-from synbrain_cli.pipeline.prepare import Target, prepare_table
+from synbrain_cli.pipeline.prepare import prepare_table
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.select import select_images
 from synbrain_cli.pipeline.synthesize import Output, synthesize
 from synbrain_cli.pipeline.train import TrainSettings, train

@@ -26,7 +26,8 @@ from synbrain_cli.io.results.record import read_result
 from synbrain_cli.io.results.selection import SelectionRecord
 from synbrain_cli.io.tables import read_table
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.pipeline.prepare import Target, prepare_table
+from synbrain_cli.pipeline.prepare import prepare_table
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.select import select_images
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext

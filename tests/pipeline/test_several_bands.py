@@ -23,7 +23,8 @@ from synbrain_cli.io.files import read_json
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.pipeline.evaluate import evaluate
-from synbrain_cli.pipeline.prepare import Target, prepare_table
+from synbrain_cli.pipeline.prepare import prepare_table
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
 from synbrain_cli.tokens import Tokens

@@ -28,8 +28,10 @@ from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.model.sequence import Sequence
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.localize import localize_prf
+from synbrain_cli.pipeline.nsd_copy import NSDSource
 from synbrain_cli.pipeline.plot import Selection, brain_maps
-from synbrain_cli.pipeline.prepare import NSDSource, Target, prepare_nsd, prepare_table
+from synbrain_cli.pipeline.prepare import prepare_nsd, prepare_table
+from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.synthesize import Output, synthesize
 from synbrain_cli.pipeline.synthesize_sequence import synthesize_sequence
 from synbrain_cli.pipeline.train import TrainSettings, train

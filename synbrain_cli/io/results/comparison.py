@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from synbrain_cli.io.results.record import ModelsProvenance, Repeats, Result
+from msgspec import UNSET
+
+from synbrain_cli.io.results.record import Absent, ModelsProvenance, Repeats, Result
 
 ScoreName = Literal["noise_normalised_correlation", "voxelwise_correlation"]
 RowKind = Literal["mean_pattern", "linear", "model", "shuffled", "ceiling"]
@@ -105,13 +107,15 @@ class RegionSize(Result, frozen=True):
     n_reliable_voxels: int
 
 
-class Comparison(Result, frozen=True):
+class Comparison(Result, frozen=True, kw_only=True):
     """Content of ``comparison.json``.
 
     Attributes
     ----------
     subject : str
         Dataset and label, such as "nsd/sub-01".
+    on : str
+        Another dataset, of which the test images are. Absent where they are the models' own.
     simulated : bool
     models : list of str
     reference : str
@@ -137,6 +141,7 @@ class Comparison(Result, frozen=True):
     """
 
     subject: str
+    on: str | Absent = UNSET
     simulated: bool
     models: list[str]
     reference: str
@@ -154,6 +159,11 @@ class Comparison(Result, frozen=True):
     roi: dict[str, RegionSize]
     notes: list[str]
     provenance: ModelsProvenance
+
+    @property
+    def of_dataset(self) -> str:
+        """What follows "test images" in a sentence: whose they are, where another dataset's."""
+        return "" if self.on is UNSET else f" of {self.on}"
 
     @property
     def is_normalised(self) -> bool:

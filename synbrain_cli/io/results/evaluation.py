@@ -26,7 +26,7 @@ from synbrain_cli.io.results.record import (
 )
 from synbrain_cli.io.results.two_sample import TwoSampleScores
 
-METRICS, VOXELS = "metrics.json", "voxels.tsv"
+METRICS, VOXELS, IMAGES = "metrics.json", "voxels.tsv", "images.tsv"
 N_BINS = 20  # of PIT histograms
 # A density of equal bins from 0 to 1, whose mean is 1.
 Histogram = Annotated[
@@ -388,6 +388,47 @@ class FoldSizes(Result, frozen=True, kw_only=True):
     max: int
 
 
+class ImageDistances(Result, frozen=True, kw_only=True):
+    """How far images are from the training images.
+
+    Attributes
+    ----------
+    median : float
+        Percentage of training images that are as near to the others as the median image.
+    beyond : float
+        Share of the images that are farther than every training image.
+    leverage : float
+        Leverage of the median image, divided by that of the median training image.
+    """
+
+    median: Number
+    beyond: Number
+    leverage: Number
+
+
+class OtherDataset(Result, frozen=True, kw_only=True):
+    """Another dataset than that of the training images, which the scores are of.
+
+    Attributes
+    ----------
+    dataset : str
+    trained_on : str
+        `PreparedSubject.checksum` of the model's own data.
+    distances, own_distances : ImageDistances
+        Of its images, and of the model's own test images. Absent where the model does not know
+        them.
+    leverage_pattern_correlation : float or None
+        Spearman's correlation over its images between leverage and the correlation of predicted
+        and recorded pattern: below 0 where images are predicted worse the farther they are.
+    """
+
+    dataset: str
+    trained_on: str
+    distances: ImageDistances | Absent = UNSET
+    own_distances: ImageDistances | Absent = UNSET
+    leverage_pattern_correlation: Number
+
+
 class EvaluationRecord(Result, frozen=True, kw_only=True):
     """Content of ``metrics.json``.
 
@@ -420,6 +461,8 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
     folds : FoldSizes
         Scores are of every image when it was held out, pooled over refits of the model's recipe on
         the other folds; they are not of the bundle itself. Absent where they are.
+    other : OtherDataset
+        Absent where the test images are those of the model's own dataset.
     draws : DrawScores
     likelihood : LikelihoodScores
     two_sample : TwoSampleScores
@@ -447,6 +490,7 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
     roi: dict[str, RegionScores]
     retrieval: RetrievalScores | Absent = UNSET
     folds: FoldSizes | Absent = UNSET
+    other: OtherDataset | Absent = UNSET
     draws: DrawScores
     likelihood: LikelihoodScores
     two_sample: TwoSampleScores | Absent = UNSET
@@ -455,12 +499,22 @@ class EvaluationRecord(Result, frozen=True, kw_only=True):
     provenance: ModelProvenance
 
     @property
+    def of_dataset(self) -> str:
+        """What follows "test images" in a sentence: whose they are, where another dataset's."""
+        return "" if self.other is UNSET else f" of {self.other.dataset}"
+
+    @property
     def tested(self) -> str:
         """The images, in words: "60 test images of 12 groups, held out in 12 folds"."""
         images = f"{self.n_test_images:,} test image" + "s" * (self.n_test_images != 1)
         groups = "" if self.n_groups is UNSET else f" of {self.n_groups:,} groups"
         folds = "" if self.folds is UNSET else f", held out in {self.folds.n_folds} folds"
-        return images + groups + folds
+        return images + self.of_dataset + groups + folds
+
+
+def evaluation_name(dataset: str | None) -> str:
+    """Return what an evaluation is called behind the model's name: of another dataset, or none."""
+    return "evaluation" if dataset is None else f"on-{dataset}_evaluation"
 
 
 def read_evaluation(folder: Path) -> EvaluationRecord:

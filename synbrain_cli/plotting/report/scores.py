@@ -29,7 +29,7 @@ from synbrain_cli.plotting.report.page import (
 from synbrain_cli.plotting.sources.evaluation import Evaluation
 
 _ACCURACY = "Prediction accuracy"
-_SCORES = {
+SCORE_LABELS = {
     "voxelwise_correlation": "correlation over images, median voxel",
     "noise_normalised_r2": "r² / noise ceiling, median reliable voxel",
     "skill": "skill: 1 − squared error / that of the mean pattern",
@@ -39,7 +39,7 @@ _SCORES = {
     "cka": "CKA (linear)",
 }
 _BASELINES = ("linear", "mean_pattern", "shuffled", "ceiling")
-_DRAWS = {
+DRAW_LABELS = {
     "coverage_50": "coverage of 50 % intervals",
     "coverage_80": "coverage of 80 % intervals",
     "coverage_90": "coverage of 90 % intervals",
@@ -109,7 +109,7 @@ def accuracy_section(brain: Brain, evaluation: Evaluation, pictures: MapPictures
                 label + (" (means nothing)" if score in metrics.doubtful else ""): (
                     metrics.overall.get(score)
                 )
-                for score, label in _SCORES.items()
+                for score, label in SCORE_LABELS.items()
             },
             "score",
             _note_on_patterns(metrics.overall),
@@ -204,7 +204,7 @@ def calibration_section(evaluation: Evaluation) -> Section:
             *(number_text(values.get(name)) for name in _DISTRIBUTIONS),
             number_text(_reference(score, values)),
         ]
-        for score, label in _DRAWS.items()
+        for score, label in DRAW_LABELS.items()
         if (values := metrics.draws.get(score)) is not None
     ]
     return Section(

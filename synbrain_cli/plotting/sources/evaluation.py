@@ -9,7 +9,14 @@ import pandas as pd
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.io.results.evaluation import VOXELS, EvaluationRecord, read_evaluation
+from synbrain_cli.io.results.evaluation import (
+    IMAGES,
+    METRICS,
+    VOXELS,
+    EvaluationRecord,
+    evaluation_name,
+    read_evaluation,
+)
 from synbrain_cli.io.tables import numbers, read_table, row_in
 from synbrain_cli.io.workspace import Workspace
 
@@ -70,10 +77,49 @@ class Evaluation:
         """
         return cls.read(workspace.output_of(brain.name, "evaluation"), brain)
 
+    @property
+    def has_images(self) -> bool:
+        """Whether there are scores of each image: not where images were held out by turns."""
+        return (self.folder / IMAGES).exists()
+
+    def images(self) -> pd.DataFrame:
+        """Read ``images.tsv``: scores and distance of each image; NaN where a cell is empty.
+
+        Raises
+        ------
+        MissingError, InputError
+            When it is no such table.
+        """
+        path = self.folder / IMAGES
+        again = f"run `synbrain evaluate --model {self.metrics.model}` again"
+        table = read_table(path, ("image", "leverage", "pattern_r"), again=again)
+        for column in table.columns.drop("image"):
+            table[column] = numbers(table[column], row_in(path))
+        return table
+
     def knows(self, what: str) -> bool:
         """Return whether the "accuracy" or the noise "ceiling" of any voxel is known."""
         column = {"accuracy": "model", "ceiling": "ceiling"}[what]
         return bool(self.voxels[column].notna().any())
+
+
+def find_on_others(workspace: Workspace, brain: Brain) -> list[tuple[str, Path]]:
+    """Return the datasets other than its own that a model was scored on, and where scores are.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    brain : Brain
+    """
+    usual = workspace.output_of(brain.name, evaluation_name("*")).name
+    before, _, after = usual.partition("*")
+    found = []
+    if workspace.outputs.is_dir():
+        for folder in sorted(workspace.outputs.iterdir()):
+            name = folder.name
+            if name.startswith(before) and name.endswith(after) and (folder / METRICS).exists():
+                found.append((name[len(before) : -len(after)], folder))
+    return found
 
 
 def _read_scores(path: Path, brain: Brain) -> pd.DataFrame:

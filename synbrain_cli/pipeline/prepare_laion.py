@@ -1,0 +1,169 @@
+"""`synbrain prepare laion`: LAION-fMRI → prepared subjects, and tokens of their images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from synbrain_cli.datasets import laion, laion_files
+from synbrain_cli.datasets.download import check_space, fetch, missing
+from synbrain_cli.datasets.laion_files import LaionCopy
+from synbrain_cli.datasets.nsd_bucket import fetch_table
+from synbrain_cli.datasets.s3 import Bucket
+from synbrain_cli.errors import MissingError
+from synbrain_cli.io.locks import locked
+from synbrain_cli.io.prepared import PreparedSubject
+from synbrain_cli.io.token_files import TokenRows
+from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.paths import require_folder
+from synbrain_cli.pipeline.preparing import (
+    PrepareResult,
+    Shown,
+    Target,
+    by_main,
+    own_rows,
+    prepare_one,
+    with_tokens,
+)
+from synbrain_cli.progress import Progress
+from synbrain_cli.run import RunContext
+
+BYTES_A_SESSION = 1_066 * 50_000 * 4  # of a prepared session: trials × voxels × float32
+
+
+class AskFetch(Protocol):
+    """Asks before anything is downloaded; a refusal is a `SynbrainError`."""
+
+    def fetch(self, table: pd.DataFrame, root: Path) -> None:
+        """Ask whether these files may be downloaded."""
+
+
+@dataclass(frozen=True)
+class LaionSource:
+    """Which data of LAION-fMRI are prepared, and where they come from.
+
+    Attributes
+    ----------
+    images : path
+        Folder of the stimuli, for which LAION-fMRI has an agreement of its own.
+    root : path, optional
+        Folder that holds ``derivatives/``; default ``<workspace>/laion``.
+    subjects, sessions : list of int, optional
+        Default: all that are there.
+    choice : Choice of `synbrain_cli.datasets.laion`
+        ROIs, standardisation and splits.
+    download : bool, optional
+        True: fetch whatever the bucket has of the choice and ``root`` lacks. False: never.
+        Default: only where ``root`` is not enough.
+    ask : AskFetch, optional
+        Shows what will be downloaded and asks; without it, nothing is downloaded.
+    workers : int, optional
+        Sessions read at once; default: one per core.
+    """
+
+    images: Path
+    root: Path | None = None
+    subjects: list[int] | None = None
+    sessions: list[int] | None = None
+    choice: laion.Choice = field(default_factory=laion.Choice)
+    download: bool | None = None
+    ask: AskFetch | None = None
+    workers: int | None = None
+
+    def folder(self, workspace: Workspace) -> Path:
+        """Return the copy of LAION-fMRI."""
+        return workspace.root / "laion" if self.root is None else Path(self.root)
+
+
+def prepare_laion(
+    target: Target, source: LaionSource, run: RunContext | None = None
+) -> PrepareResult:
+    """Prepare subjects of LAION-fMRI, from its public bucket or a local copy.
+
+    Parameters
+    ----------
+    target : Target
+    source : LaionSource
+    run : RunContext, optional
+
+    Raises
+    ------
+    SynbrainError
+        What is wrong with the data, the connection or the folder; subjects finished before stay.
+    """
+    run, choice = run or RunContext(), source.choice
+    root = source.folder(target.workspace)
+    require_folder(source.images, "--images")
+    run.processes.on_main(lambda: _complete_copy(root, source, run.progress))
+    copy = LaionCopy(root, Path(source.images))
+    numbers = source.subjects or copy.subjects
+    if not numbers:
+        raise MissingError(f"{root / 'derivatives/glmsingle-tedana'}: no subject with betas")
+    own: tuple[TokenRows, ...] = ()
+    if target.tokens:
+        own = own_rows(target, copy.image_names(), f"the images in {source.images}", run)
+
+    def wanted(number: int) -> dict[str, Any]:
+        here = sorted(source.sessions or copy.sessions(number))
+        return {**choice.to_dict(), **({"sessions": here} if here else {})}
+
+    def prepare(number: int, folder: Path) -> PreparedSubject:
+        return laion.prepare_subject(
+            copy,
+            number,
+            folder,
+            choice=choice,
+            sessions=source.sessions,
+            workers=source.workers,
+            progress=run.progress,
+        )
+
+    prepared = by_main(
+        run.processes,
+        lambda: [
+            prepare_one(target, f"{n:02d}", wanted(n), partial(prepare, n), run.progress)
+            for n in numbers
+        ],
+    )
+    labels = (
+        label
+        for subject in prepared
+        for session in subject.sessions
+        for label in copy.labels(int(subject.subject), session)
+    )
+    shown = {image for subject in prepared for image in subject.trials["image"]}
+    files = copy.require_images(label for label in labels if laion_files.image_name(label) in shown)
+    return with_tokens(target, prepared, Shown(partial(copy.read_images, files), own=own), run)
+
+
+def _complete_copy(root: Path, source: LaionSource, progress: Progress) -> None:
+    """Download what the copy lacks, where that is wanted."""
+    lacking = None
+    if source.download is not False:
+        lacking = laion_files.lacks(root, source.subjects, source.sessions)
+    if not (source.download or lacking):
+        return
+    if lacking:
+        progress.info(lacking)
+    if source.ask is None:
+        raise MissingError(f"{lacking or root}: nothing is downloaded without being asked")
+    with locked(root, "a copy of LAION-fMRI"):
+        bucket = Bucket(laion_files.BUCKET, laion_files.REGION)
+        progress.info(f"s3://{bucket.name}: listing what is needed")
+        numbers = source.subjects or list(laion_files.SUBJECTS)
+        needs = laion_files.files_needed(bucket, numbers, source.sessions)
+        files = missing([need.file for need in needs], root)
+        if not files:
+            progress.info(f"{root}: nothing to download")
+            return
+        n_sessions = sum(need.group.endswith("betas") for need in needs)
+        check_space(files, root, extra=BYTES_A_SESSION * n_sessions)
+        source.ask.fetch(fetch_table(needs, root), root)
+        n_bytes = sum(file.size for file in files)
+        with progress.bar("download", n_bytes, unit="B", shorter="fewer --sessions") as bar:
+            fetch(bucket, files, root, progress=bar.to)
+        progress.info(f"{root}: {len(files)} files downloaded and verified")
