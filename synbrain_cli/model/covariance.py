@@ -132,8 +132,9 @@ def add_regions(
 
     A low rank loses covariance that is weak between any two voxels and adds up over a region. The
     factor of a region is a share of its voxels' private variance, the same for all, so that the
-    variances of voxels remain; it is as large as the mean over the region demands. Large regions
-    come first: the smaller ones within them then lack less, and are met exactly.
+    variances of voxels remain. The shares of all regions are found together, by non-negative least
+    squares over the variances of their means, each relative to what was measured: a region within
+    another adds to it, and neither may then vary more than it should.
 
     Parameters
     ----------
@@ -146,21 +147,29 @@ def add_regions(
     -------
     LowRank
     """
+    if not len(regions):
+        return found
+    from scipy.optimize import nnls  # takes a moment to import; draws need it not
+
     private = found.private.astype(np.float64)
-    loadings = [*found.loadings.T.astype(np.float64)]
-    for k in sorted(range(len(regions)), key=lambda k: -int(regions[k].sum())):
-        inside = regions[k]
-        shared = np.array([one[inside].mean() for one in loadings])
-        of_mean = np.square(private[inside]).sum() / inside.sum() ** 2  # by private variance
-        gained = private[inside].mean() ** 2 - of_mean  # if all of it were the region's factor
-        lacking = variances[k] - shared @ shared - of_mean
-        if gained <= 0 or lacking <= LEAST_ADDED * variances[k]:
-            continue
-        share = min(lacking / gained, MOST_TAKEN)
-        loadings.append(np.where(inside, np.sqrt(share) * private, 0))
-        private[inside] *= np.sqrt(1 - share)
-    stacked = np.stack(loadings, 1) if loadings else np.zeros((len(private), 0))
-    return LowRank(stacked.astype(np.float32), private.astype(np.float32))
+    averaging = np.stack([inside / inside.sum() for inside in regions])
+    own = np.stack([np.where(inside, private, 0) for inside in regions])  # a factor, were it all
+    of_means = np.square(averaging @ found.loadings.astype(np.float64)).sum(1)
+    of_means += np.square(averaging) @ np.square(private)
+    # What a region's factor, of all private variance, adds to the mean over each region
+    gained = np.square(averaging @ own.T) - np.square(averaging) @ np.square(own).T
+    lacking = variances - of_means
+    measured = np.maximum(variances, 1e-30)
+    is_met = lacking <= LEAST_ADDED * measured
+    gained[:, is_met] = 0  # has no factor of its own
+    shares, _ = nnls(gained / measured[:, None], np.maximum(lacking, 0) / measured)
+    taken = shares @ np.stack(regions)
+    shares *= min(1, MOST_TAKEN / max(taken.max(), 1e-30))
+    chosen = shares > 0
+    loadings = np.sqrt(shares[chosen, None]) * own[chosen]
+    left = private * np.sqrt(np.maximum(1 - shares @ np.stack(regions), 0))
+    stacked = np.concatenate([found.loadings.astype(np.float64), loadings.T], axis=1)
+    return LowRank(stacked.astype(np.float32), left.astype(np.float32))
 
 
 def fit_low_rank(

@@ -496,7 +496,8 @@ def signal_left(
     """Reduce u by what the stack explains beyond the predictions that the readout was fitted on.
 
     Both squared errors hold the same noise, so their difference over validation images is the
-    signal gained (or lost); shrunk over voxels, as it rests on few images.
+    signal gained (or lost); shrunk over voxels, and altogether by its standard error, as it rests
+    on few images.
 
     Parameters
     ----------
@@ -507,7 +508,13 @@ def signal_left(
     """
     gain = (averages - linear) ** 2.0 - (averages - stacked) ** 2.0
     error = gain.std(0, ddof=1) / np.sqrt(len(gain))
-    left = readout.signal.variance - shrink(gain.mean(0), error)
+    of_voxels = shrink(gain.mean(0), error)
+    # The networks were stopped where they predict these very images best: of the gain of all
+    # voxels, only what exceeds its standard error over images is sure enough to be taken.
+    of_images = gain.mean(1)
+    unsure = of_images.std(ddof=1) / np.sqrt(len(gain))
+    of_voxels -= np.clip(of_images.mean(), -unsure, unsure)
+    left = readout.signal.variance - of_voxels
     # Where u is 0 nothing can be taken; nor is more than nine tenths taken, on this evidence.
     floor = 0.1 * readout.signal.variance
     left = np.where(readout.signal.variance > 0, np.maximum(left, floor), 0)

@@ -27,13 +27,26 @@ def test_means_over_regions_vary_as_measured_and_voxels_as_before(rng):
     wanted = np.array([0.08, 0.15])
     more = add_regions(found, REGIONS, wanted)
     np.testing.assert_allclose(more.variance, found.variance, rtol=1e-5)
-    # The smaller region comes last and is exact; its factor adds to the larger one
     assert of_mean(more, REGIONS[1]) == pytest.approx(0.15, rel=1e-3)
-    assert of_mean(more, REGIONS[0]) >= 0.08
+    assert of_mean(more, REGIONS[0]) == pytest.approx(0.08, rel=1e-3)
     outside = np.flatnonzero(~REGIONS[0])
     np.testing.assert_allclose(
         covariance(more)[outside][:, outside], covariance(found)[outside][:, outside], rtol=1e-5
     )
+
+
+def test_a_region_within_another_does_not_make_it_vary_more_than_measured(rng):
+    """Where both cannot be met, squared relative errors are least."""
+    found = LowRank.independent(np.ones(N_VOXELS))
+    wanted = np.array([0.03, 0.4])  # the smaller one alone gives the larger .1
+    more = add_regions(found, REGIONS, wanted)
+    ratios = np.array([of_mean(more, r) for r in REGIONS]) / wanted
+    assert 1 < ratios[0] < 1.5
+    assert ratios[1] < 1
+    alone = add_regions(found, REGIONS[1:], wanted[1:])
+    apart = np.array([of_mean(alone, r) for r in REGIONS]) / wanted
+    assert np.square(ratios - 1).sum() < np.square(apart - 1).sum()
+    np.testing.assert_allclose(more.variance, found.variance, rtol=1e-5)
 
 
 def test_a_region_that_lacks_nothing_has_no_factor(rng):
