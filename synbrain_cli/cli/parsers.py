@@ -93,8 +93,12 @@ def chosen_encoders(encoder: Sequence[str] | None, tokens: Sequence[str] | None)
     return tuple(encoder) if encoder else () if tokens else DEFAULT
 
 
-def require_images(given: object, tokens: Sequence[str] | None, name: str) -> None:
+def require_images(
+    given: object, tokens: Sequence[str] | None, name: str, instead: str = "--tokens"
+) -> None:
     """Refuse a command without images and without their tokens, as Typer does what is missing.
+
+    ``instead`` are the options that may be passed in their place.
 
     Raises
     ------
@@ -105,7 +109,7 @@ def require_images(given: object, tokens: Sequence[str] | None, name: str) -> No
 
     if not (given or tokens):
         kind = "option" if name.startswith("--") else "argument"
-        raise typer.BadParameter(f"Missing {kind} '{name}' (or pass --tokens).")
+        raise typer.BadParameter(f"Missing {kind} '{name}' (or pass {instead}).")
 
 
 def parse_versions(text: str, known: Mapping[str, str]) -> list[str]:

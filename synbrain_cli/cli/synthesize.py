@@ -116,7 +116,7 @@ def synthesize(
     from synbrain_cli.pipeline.synthesize_sequence import synthesize_sequence as write_sessions
 
     if sequence is None:
-        require_images(images, tokens, "images")
+        require_images(images, tokens, "images", "--tokens or --sequence")
     elif tokens:
         raise InputError("--tokens and --sequence: expected images of a sequence, found tokens")
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)

@@ -455,7 +455,7 @@ def test_a_pickled_array_is_refused_unopened_with_glmsingles_way_out(tmp_path):
     with pytest.raises(InputError, match="could run any code") as raised:
         read_array(path)
     assert str(path) in str(raised.value)
-    assert "['betasmd']" in str(raised.value)
+    assert "synbrain prepare glmsingle" in str(raised.value)
     assert not (tmp_path / "harm").exists()
 
 

@@ -446,7 +446,7 @@ def test_held_out_predictions_are_by_the_network_that_did_not_see_the_image(core
         for person, _ in people
         for name in person.trials["image"][person.trials["split"] == "test"]
     }
-    folds, _ = shared._deal(everyone, tested, 0)
+    folds, _ = shared._deal(everyone, tested, 0, {})
     network = core.of_subject("simulated/sub-01")
     for fold in range(N_FOLDS):
         rows = np.flatnonzero(folds == fold)[:5]
@@ -465,7 +465,7 @@ def test_their_excess_is_that_of_images_which_no_network_saw(core, people, store
         for person, _ in people
         for name in person.trials["image"][person.trials["split"] == "test"]
     }
-    folds = shared._deal([one.images for one in examples], tested, 0)
+    folds = shared._deal([one.images for one in examples], tested, 0, {})
     for (person, _), own, fold in zip(people, examples, folds, strict=True):
         network = core.of_subject(person.label)
         with torch.inference_mode():
