@@ -179,7 +179,7 @@ def summary(found: dict[str, NDArray[np.float64]]) -> dict[str, dict[str, object
         rows[name] = {
             "bits": round(gain, 4),
             "ci": [round(low, 4), round(high, 4)],
-            "share_of_truth": round(gain / whole, 3),
+            "share_of_truth": round(float(gain / whole), 3),
         }
     return rows
 
