@@ -214,7 +214,7 @@ RESUMED = tuple(
         ("half-train", "weights", TRAIN, (SUBJECT, FEATURES), ("weights/again/*",), 1),
         (
             *("synthesize", "outputs", SYNTHESIZE, ("pictures", "weights/sub-01_linear")),
-            *(("outputs/again/*.npy", "outputs/again/*.nii.gz"), 1),
+            *(("outputs/again/sub-*/func/*.npy", "outputs/again/sub-*/func/*_betas.nii.gz"), 1),
         ),
         ("prepare", "prepared", PREPARE, ("user",), ("prepared/volume/*/*",), 1),
         ("half-prepare", "prepared", PREPARE, ("user",), ("prepared/volume/*/*",), 1),
@@ -230,8 +230,8 @@ RESUMED = tuple(
 )
 
 _RESPONSES = (
-    *("outputs/sub-01_pictures/*.npy", "outputs/sub-01_pictures/*.json"),
-    *("outputs/sub-01_pictures/images.tsv", "outputs/sub-01_pictures/settings.json"),
+    *("outputs/sub-01_pictures/sub-*/func/*.npy", "outputs/sub-01_pictures/sub-*/func/*.json"),
+    *("outputs/sub-01_pictures/**/images.tsv", "outputs/sub-01_pictures/*.json"),
 )
 _SCORES = ("metrics.json", "voxels.tsv", "settings.json", "metrics.json")
 _EVALUATION = tuple(f"outputs/sub-01_evaluation/{file}" for file in _SCORES)

@@ -50,6 +50,7 @@ def test_two_at_once(pair, stages, tmp_path):  # noqa: F811
             again = killing.run(tmp_path, *command)
             assert again.returncode == 0, again.stderr
     found = tiny.snapshot(folder)
-    assert not [name for name in found if "/." in name and not name.endswith(".files.json")]
+    kept = (".files.json", ".bidsignore")
+    assert not [name for name in found if "/." in name and not name.endswith(kept)]
     for name, content in found.items():
         assert content in {outcome.get(name) for outcome in outcomes}, name
