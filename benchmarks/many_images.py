@@ -120,6 +120,7 @@ def stages(model: str, images: str) -> None:
     with tempfile.TemporaryDirectory(suffix=".partial", dir=Path(images).parent) as scratch:
         folder = Path(scratch)
         for name, shape in writer.arrays.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             np.lib.format.open_memmap(folder / name, "w+", np.float32, shape)
         with one_thread(), writer.opened(folder) as write:
             assert isinstance(write, ArraysWriter)

@@ -63,7 +63,7 @@ def _of_components(fitted: FittedDistribution) -> Iterator[str]:
     found = fitted.separation
     if not found.possible:
         yield (
-            "unexplained signal: no image was repeated, so that it cannot be told from trial "
+            "unexplained signal: no image has two rows, so that it cannot be told from trial "
             "noise: all is taken as noise, and how unsure the mean of an image is, is not known"
         )
     elif not found.by_voxel:

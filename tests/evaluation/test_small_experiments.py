@@ -60,7 +60,7 @@ def test_each_shape_goes_through_as_typed(name, synbrain, tmp_path, coarse_repor
     code, out, err = synbrain("train", "-w", workspace, "--model", "linear" if fixed else "auto")
     assert code == 0, err
     assert "too few data: shape of a voxel's residuals" in err
-    assert ("too few data: unexplained signal: no image was repeated" in err) == (
+    assert ("too few data: unexplained signal: no image has two rows" in err) == (
         shape.repeats == 1
     )
     model = "sub-01_linear" if fixed else "sub-01"
