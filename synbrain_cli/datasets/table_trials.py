@@ -73,6 +73,9 @@ class Shown(Protocol):
     def leave_out(self) -> bool:
         """Whether there are no fixed test images."""
 
+    def options(self) -> dict[str, Any]:
+        """Return the options on which the content depends, with checksums of files."""
+
 
 @dataclass(frozen=True)
 class TrialTable:
@@ -93,6 +96,12 @@ class TrialTable:
     def _joined(self) -> pd.DataFrame:
         """The tables, concatenated without changes."""
         return pd.concat(self._parts, ignore_index=True).fillna("")
+
+    @property
+    def _column(self) -> str:
+        """Column with the images."""
+        experiment = self.experiment
+        return image_column(experiment.table_names, self._joined, experiment.image_column)
 
     def row(self, index: int) -> str:
         """Return file and line of a row of the concatenated tables, for messages."""
@@ -116,12 +125,7 @@ class TrialTable:
         """
         experiment = self.experiment
         table = self._joined
-        column = experiment.image_column or next((c for c in IMAGE_COLUMNS if c in table), None)
-        if column is None or column not in table:
-            error = missing_column(
-                experiment.table_names, experiment.image_column or "image", list(table.columns)
-            )
-            raise InputError(f"{error}; or name the column of the images with --image-column")
+        column = self._column
         if not len(table):
             raise InputError(f"{experiment.table_names}: expected one row per trial, found no row")
         empty = np.flatnonzero(table[column].isin(["", "n/a"]).to_numpy())
@@ -274,15 +278,13 @@ class TrialTable:
     @cached_property
     def image_files(self) -> dict[str, Path]:
         """Name of each image → its file."""
-        column = self.experiment.image_column or next(c for c in IMAGE_COLUMNS if c in self._joined)
-        return {path.stem: path for path in self._find_images(self._joined[column]).values()}
+        return {path.stem: path for path in self._find_images(self._joined[self._column]).values()}
 
     def image_paths(self) -> dict[str, str]:
         """Name of each image → its path, or, without a folder of images, its value in the table."""
         if self.experiment.images is not None:
             return {name: path.as_posix() for name, path in self.image_files.items()}
-        column = self.experiment.image_column or next(c for c in IMAGE_COLUMNS if c in self._joined)
-        return {name: value for value, name in self._names_of(self._joined[column]).items()}
+        return {name: value for value, name in self._names_of(self._joined[self._column]).items()}
 
     def sorted_images(self) -> tuple[list[str], str]:
         """Return the sorted names of all images, and what they are, for messages.
@@ -470,6 +472,21 @@ class TrialTable:
                 "val"
             )
         return split
+
+
+def image_column(name: str, table: pd.DataFrame, asked: str | None) -> str:
+    """Return the column of a table that names the images: that which was asked for, or the usual.
+
+    Raises
+    ------
+    InputError
+        When there is none. It names the table, ``name``.
+    """
+    column = asked or next((c for c in IMAGE_COLUMNS if c in table), None)
+    if column is None or column not in table:
+        error = missing_column(name, asked or "image", list(table.columns))
+        raise InputError(f"{error}; or name the column of the images with --image-column")
+    return column
 
 
 def _is_given(table: pd.DataFrame, column: str) -> bool:
