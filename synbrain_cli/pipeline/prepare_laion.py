@@ -16,7 +16,6 @@ from synbrain_cli.datasets.nsd_bucket import fetch_table
 from synbrain_cli.datasets.s3 import Bucket
 from synbrain_cli.errors import MissingError
 from synbrain_cli.io.locks import locked
-from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_files import TokenRows
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.paths import require_folder
@@ -24,9 +23,8 @@ from synbrain_cli.pipeline.preparing import (
     PrepareResult,
     Shown,
     Target,
-    by_main,
     own_rows,
-    prepare_one,
+    prepare_each,
     with_tokens,
 )
 from synbrain_cli.progress import Progress
@@ -111,24 +109,15 @@ def prepare_laion(
         here = sorted(source.sessions or copy.sessions(number))
         return {**choice.to_dict(), **({"sessions": here} if here else {})}
 
-    def prepare(number: int, folder: Path) -> PreparedSubject:
-        return laion.prepare_subject(
-            copy,
-            number,
-            folder,
-            choice=choice,
-            sessions=source.sessions,
-            workers=source.workers,
-            progress=run.progress,
-        )
-
-    prepared = by_main(
-        run.processes,
-        lambda: [
-            prepare_one(target, f"{n:02d}", wanted(n), partial(prepare, n), run.progress)
-            for n in numbers
-        ],
+    prepare = partial(
+        laion.prepare_subject,
+        copy,
+        choice=choice,
+        sessions=source.sessions,
+        workers=source.workers,
+        progress=run.progress,
     )
+    prepared = prepare_each(target, numbers, wanted, prepare, run)
     labels = (
         label
         for subject in prepared
