@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.datasets.sessions import add_ncsnr, describe_ncsnr
-from synbrain_cli.datasets.splits import check_splits
 from synbrain_cli.datasets.table_experiment import fingerprint
 from synbrain_cli.datasets.table_responses import mni_to_fsaverage, roi_column
 from synbrain_cli.datasets.table_trials import TrialTable, image_column
@@ -24,7 +23,7 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import is_simulated, sha256
 from synbrain_cli.io.glmsingle import DESIGN, SUFFIXES, GLMsingleDesign, GLMsingleFit
 from synbrain_cli.io.prepared import Origin, PreparedSubject
-from synbrain_cli.io.prepared_tables import GROUP, SPLITS
+from synbrain_cli.io.prepared_tables import GROUP
 from synbrain_cli.io.prepared_writer import PreparedWriter
 from synbrain_cli.io.tables import has_no_value, read_table, row_in, whole_numbers
 from synbrain_cli.io.volume import read_3d
@@ -406,9 +405,7 @@ def prepare_fits(
     """
     progress = progress or Progress(quiet=True)
     table = FitTrials.of(fits)
-    split, shown = table.splits(progress.info), table.table["image"].to_numpy(str)
-    needed = SPLITS if (split == "test").any() or not table.may_leave_out else SPLITS[:2]
-    check_splits(split, shown, table.split_advice, table.group_of, needed)
+    trials = table.prepared(progress.info)
     volume = None
     if fits.mask is not None:
         values, image = read_3d(fits.mask)
@@ -427,17 +424,6 @@ def prepare_fits(
             f"{', '.join(str(len(index)) for index in indices[:8])}: pass the --mask of all"
         )
     index_of = dict(zip(fits.files, indices, strict=True))
-    trials = pd.DataFrame(
-        {
-            "trial": np.arange(len(shown)),
-            "session": table.table["session"].to_numpy(),
-            "image": shown,
-            "repeat": table.repeats(),
-            "split": split,
-        }
-    )
-    if table.group_of:
-        trials[GROUP] = [table.group_of[image] for image in trials["image"]]
     options = {"subject": subject, **fits.options()}
     with PreparedWriter(folder, options, trials, n_voxels, fits.standardize, progress) as writer:
         sessions = table.sessions()
