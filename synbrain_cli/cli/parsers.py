@@ -12,6 +12,8 @@ from synbrain_cli.errors import InputError
 
 if TYPE_CHECKING:
     from synbrain_cli.io.token_files import TokenFile
+    from synbrain_cli.io.workspace import Workspace
+    from synbrain_cli.pipeline.preparing import Target
 
 MAX_SESSION = 9999  # far more than any subject has
 
@@ -88,9 +90,28 @@ def parse_tokens(tokens: Sequence[str] | None) -> tuple[TokenFile, ...]:
     return tuple(TokenFile.parse(text) for text in tokens or ())
 
 
-def chosen_encoders(encoder: Sequence[str] | None, tokens: Sequence[str] | None) -> tuple[str, ...]:
-    """Image encoders: those named; none where tokens alone are given; else the default."""
-    return tuple(encoder) if encoder else () if tokens else DEFAULT
+def parse_target(
+    workspace: Workspace,
+    dataset: str,
+    encoder: Sequence[str] | None,
+    tokens: Sequence[str] | None,
+    precision: str,
+    overwrite: bool,
+    check: bool,
+) -> Target:
+    """Where the commands of prepare put subjects, and how the images are encoded.
+
+    Image encoders are those named; none where tokens alone are given; else the default.
+
+    Raises
+    ------
+    InputError
+    """
+    from synbrain_cli.pipeline.preparing import Target
+
+    encoders = tuple(encoder) if encoder else () if tokens else DEFAULT
+    files = parse_tokens(tokens)
+    return Target(workspace, dataset, encoders, precision, files, overwrite, check)
 
 
 def require_images(
@@ -134,7 +155,7 @@ def parse_versions(text: str, known: Mapping[str, str]) -> list[str]:
 
 
 def parse_subject_numbers(subjects: list[str] | None) -> list[int] | None:
-    """Numbers of NSD's subjects, of 2, 02, sub-02 or subj02 each; None where none was given.
+    """Numbers of a dataset's subjects, of 2, 02, sub-02 or subj02 each; None where none was given.
 
     Raises
     ------
@@ -147,5 +168,7 @@ def parse_subject_numbers(subjects: list[str] | None) -> list[int] | None:
     labels = [subject_label(text) for text in subjects]
     for label in labels:
         if not label.isdigit():
-            raise InputError(f"--subject {label}: NSD's subjects are numbers, 1 to 8")
+            raise InputError(
+                f"--subject {label}: expected the number of a subject of this dataset, such as 1"
+            )
     return [int(label) for label in labels]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from synbrain_cli.bands import DEFAULT
 from synbrain_cli.cli.options import (
     CheckOption,
     DatasetOption,
@@ -27,10 +26,9 @@ from synbrain_cli.cli.options import (
     WorkspaceOption,
 )
 from synbrain_cli.cli.parsers import (
-    chosen_encoders,
     parse_sessions,
     parse_subject_numbers,
-    parse_tokens,
+    parse_target,
     parse_versions,
 )
 from synbrain_cli.cli.prepare_own import app as own_experiments
@@ -205,15 +203,8 @@ def nsd(
         )
     prepare_these = prepare_nsd if is_core else prepare_nsd_synthetic
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(
-        workspace,
-        dataset or ("nsd" if is_core else "nsd-synthetic"),
-        chosen_encoders(encoder, tokens),
-        precision,
-        parse_tokens(tokens),
-        overwrite,
-        check,
-    )
+    name = dataset or ("nsd" if is_core else "nsd-synthetic")
+    target = parse_target(workspace, name, encoder, tokens, precision, overwrite, check)
 
     def prepare_one(own: Target, version: str) -> PrepareResult:
         choice = Choice(
@@ -303,18 +294,10 @@ def algonauts(
     """
     from synbrain_cli.datasets.algonauts import Choice
     from synbrain_cli.pipeline.prepare import prepare_algonauts
-    from synbrain_cli.pipeline.preparing import Target, describe
+    from synbrain_cli.pipeline.preparing import describe
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(
-        workspace,
-        dataset,
-        chosen_encoders(encoder, tokens),
-        precision,
-        parse_tokens(tokens),
-        overwrite,
-        check,
-    )
+    target = parse_target(workspace, dataset, encoder, tokens, precision, overwrite, check)
     with interruptible():
         choice = Choice(standardize, test, validation, seed)
         subjects = parse_subject_numbers(subject)
@@ -383,18 +366,10 @@ def laion(
     """
     from synbrain_cli.datasets.laion import Choice
     from synbrain_cli.pipeline.prepare_laion import LaionSource, prepare_laion
-    from synbrain_cli.pipeline.preparing import Target, describe
+    from synbrain_cli.pipeline.preparing import describe
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(
-        workspace,
-        dataset,
-        chosen_encoders(encoder, tokens),
-        precision,
-        parse_tokens(tokens),
-        overwrite,
-        check,
-    )
+    target = parse_target(workspace, dataset, encoder, tokens, precision, overwrite, check)
     with interruptible():
         source = LaionSource(
             images,
@@ -450,13 +425,12 @@ def simulated(
     """
     from synbrain_cli.datasets.simulated import SimulationConfig
     from synbrain_cli.pipeline.prepare import prepare_simulated, prepare_simulated_artificial
-    from synbrain_cli.pipeline.preparing import Target, describe
+    from synbrain_cli.pipeline.preparing import describe
 
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     is_core = stimulus_set == "core"
     dataset = "simulated" if is_core else "simulated-synthetic"
-    encoders = tuple(encoder or DEFAULT)
-    target = Target(workspace, dataset, encoders, precision, overwrite=overwrite, check=check)
+    target = parse_target(workspace, dataset, encoder, None, precision, overwrite, check)
     prepare_these = prepare_simulated if is_core else prepare_simulated_artificial
     with interruptible():
         config = SimulationConfig.of_sessions(sessions, seed=seed)

@@ -22,9 +22,8 @@ from synbrain_cli.cli.options import (
     WorkspaceOption,
 )
 from synbrain_cli.cli.parsers import (
-    chosen_encoders,
     parse_named_file,
-    parse_tokens,
+    parse_target,
     parse_versions,
     require_images,
 )
@@ -155,19 +154,11 @@ def table(
     """
     from synbrain_cli.datasets.table_experiment import Experiment
     from synbrain_cli.pipeline.prepare import prepare_table
-    from synbrain_cli.pipeline.preparing import Target, describe
+    from synbrain_cli.pipeline.preparing import describe
 
     require_images(images, tokens, "--images")
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(
-        workspace,
-        dataset,
-        chosen_encoders(encoder, tokens),
-        precision,
-        parse_tokens(tokens),
-        overwrite,
-        check,
-    )
+    target = parse_target(workspace, dataset, encoder, tokens, precision, overwrite, check)
     with interruptible():
         experiment = Experiment(
             trials=tuple(trials),
@@ -272,15 +263,7 @@ def glmsingle(
     versions = parse_versions(preparation, TYPES) if preparation else [""]
     require_images(images, tokens, "--images")
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
-    target = Target(
-        workspace,
-        dataset,
-        chosen_encoders(encoder, tokens),
-        precision,
-        parse_tokens(tokens),
-        overwrite,
-        check,
-    )
+    target = parse_target(workspace, dataset, encoder, tokens, precision, overwrite, check)
 
     def prepare_one(own: Target, version: str) -> PrepareResult:
         fits = Fits(

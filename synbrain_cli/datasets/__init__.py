@@ -1,12 +1,14 @@
 """Readers that turn datasets into prepared subjects, one per source.
 
 ``nsd``        the Natural Scenes Dataset (``nsd_choice``, ``nsd_design``, ``nsd_files``,
-               ``nsd_voxels``), and its public bucket (``nsd_bucket``, ``s3``, ``download``)
+               ``nsd_voxels``), and its public bucket (``nsd_bucket``, ``needs``, ``s3``,
+               ``download``)
 ``nsd_synthetic``  NSD-synthetic, artificial images shown to NSD's subjects
 ``laion``      LAION-fMRI (``laion_files``)
 ``algonauts``  the folders of the Algonauts 2023 challenge
 ``table``      any experiment with a table of trials, responses and a folder of images
-               (``table_experiment``, ``table_trials``, ``table_responses``)
+               (``table_experiment``, ``table_trials``, ``image_folder``, ``table_responses``)
+``glmsingle``  what GLMsingle left behind of any experiment
 ``simulated``  simulated subjects in the file formats of NSD (``simulated_cortex``,
                ``simulated_areas``, ``simulated_features``, ``simulated_encoder``,
                ``simulated_responses``, ``simulated_files``, ``simulated_artificial``,

@@ -16,17 +16,16 @@ import numpy as np
 import pandas as pd
 
 from synbrain_cli.datasets.sessions import add_ncsnr, describe_ncsnr
-from synbrain_cli.datasets.splits import check_splits
 from synbrain_cli.datasets.table_experiment import fingerprint
 from synbrain_cli.datasets.table_responses import mni_to_fsaverage, roi_column
-from synbrain_cli.datasets.table_trials import IMAGE_COLUMNS, TrialTable
+from synbrain_cli.datasets.table_trials import TrialTable, image_column
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import is_simulated, sha256
 from synbrain_cli.io.glmsingle import DESIGN, SUFFIXES, GLMsingleDesign, GLMsingleFit
 from synbrain_cli.io.prepared import Origin, PreparedSubject
-from synbrain_cli.io.prepared_tables import GROUP, SPLITS
+from synbrain_cli.io.prepared_tables import GROUP
 from synbrain_cli.io.prepared_writer import PreparedWriter
-from synbrain_cli.io.tables import has_no_value, missing_column, read_table, row_in, whole_numbers
+from synbrain_cli.io.tables import has_no_value, read_table, row_in, whole_numbers
 from synbrain_cli.io.volume import read_3d
 from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Volume
 from synbrain_cli.labels import roi_label
@@ -43,6 +42,7 @@ MEANS = ("R2", "FRACvalue")
 HRF, HRF_OF_RUNS, NOISE_POOL = "HRFindex", "HRFindexrun", "noisepool"
 OWN_COLUMNS = (*MEANS, HRF, "HRF_agreement", NOISE_POOL)
 _NO_IMAGE = ("", "n/a")
+_OF_IMAGES = ("split", GROUP)  # columns of a table of conditions or trials that are kept
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Fits:
         Folder of the images; None where only their tokens are known.
     conditions : tuple of paths
         Table with one row per condition, in the order of the columns of the design, with the column
-        ``image``; one for all sources, or one each. A column ``condition``, counted from 1 (or from
-        0, where a 0 is in it), gives another order. Trials of a condition without an image
-        (``n/a``) are left out.
+        ``image``, and optionally ``split`` and ``group``; one for all sources, or one each. A
+        column ``condition``, counted from 1 (or from 0, where a 0 is in it), gives another order.
+        Trials of a condition without an image (``n/a``) are left out.
     trials : tuple of paths
         In place of these: tables with one row per trial in the order of time, all sources one after
         the other. Rows without an image are left out, and so are their betas.
@@ -263,7 +263,7 @@ class FitTrials(TrialTable):
 
     @cached_property
     def _whole(self) -> pd.DataFrame:
-        """One row per trial of the files: ``image``, ``session``, and repeat and split where given.
+        """One row per trial: ``image``, ``session``, and repeat, split and group where given.
 
         Trials without an image are among them.
         """
@@ -291,16 +291,16 @@ class FitTrials(TrialTable):
                     "condition of each trial, found none: copy it, or pass --trials in place of "
                     "--conditions"
                 )
-            images = _images_of_conditions(
+            conditions = _read_conditions(
                 tables[k if len(tables) > 1 else 0], self.fits.image_column, design
             )
-            parts.append(pd.DataFrame({"image": images[design.conditions]}))
-        return pd.concat(parts, ignore_index=True)
+            parts.append(conditions.loc[design.conditions])
+        return pd.concat(parts, ignore_index=True).fillna("")
 
     def _by_trial(self) -> pd.DataFrame:
         parts = [read_table(path) for path in self.fits.trials]
         table = pd.concat(parts, ignore_index=True).fillna("")
-        column = _image_column(self.fits.table_names, table, self.fits.image_column)
+        column = image_column(self.fits.table_names, table, self.fits.image_column)
         n_trials = sum(fit.n_trials for fit in self.opened)
         shown = ~table[column].isin(_NO_IMAGE)
         if len(table) != n_trials and shown.sum() == n_trials:
@@ -310,7 +310,7 @@ class FitTrials(TrialTable):
                 f"{self.fits.table_names}: expected a row for each of the {n_trials:,} trials of "
                 f"the betas, found {len(table):,}, {shown.sum():,} of them with an image"
             )
-        known = [c for c in ("repeat", "split") if c in table]
+        known = [c for c in ("repeat", *_OF_IMAGES) if c in table]
         return table[[column, *known]].rename(columns={column: "image"}).reset_index(drop=True)
 
     @cached_property
@@ -335,6 +335,10 @@ class FitTrials(TrialTable):
     def _joined(self) -> pd.DataFrame:
         return self._parts[0]
 
+    @property
+    def _column(self) -> str:
+        return "image"
+
     def sessions(self) -> dict[int, _Session]:
         """Return where the betas of each session are: number → part of a file."""
         whole, found, first = self._whole, {}, 0
@@ -352,18 +356,12 @@ class FitTrials(TrialTable):
         return found
 
 
-def _image_column(name: str, table: pd.DataFrame, asked: str | None) -> str:
-    column = asked or next((c for c in IMAGE_COLUMNS if c in table), None)
-    if column is None or column not in table:
-        error = missing_column(name, asked or "image", list(table.columns))
-        raise InputError(f"{error}; or name the column of the images with --image-column")
-    return column
-
-
-def _images_of_conditions(path: Path, asked: str | None, design: GLMsingleDesign) -> np.ndarray:
-    """Image of each condition of a design: array of str (n_conditions,)."""
+def _read_conditions(path: Path, asked: str | None, design: GLMsingleDesign) -> pd.DataFrame:
+    """Read the image of each condition, and what is said of it: one row each, counted from 0."""
     table = read_table(path)
-    images = table[_image_column(str(path), table, asked)].to_numpy(str)
+    column = image_column(str(path), table, asked)
+    known = [c for c in _OF_IMAGES if c in table]
+    images = table[[column, *known]].rename(columns={column: "image"})
     if "condition" in table and not has_no_value(table["condition"]).all():
         numbers = whole_numbers(table["condition"], row_in(path), lowest=0)
         numbers = numbers - int(numbers.min() > 0)
@@ -378,9 +376,7 @@ def _images_of_conditions(path: Path, asked: str | None, design: GLMsingleDesign
             f"{design.path}, found {len(images):,} rows"
             + (f", none of condition {missing[0] + 1}" if len(missing) else "")
         )
-    found = np.full(max(design.n_conditions, int(numbers.max()) + 1), "", images.dtype)
-    found[numbers] = images
-    return found
+    return images.set_axis(numbers)
 
 
 def prepare_fits(
@@ -409,9 +405,7 @@ def prepare_fits(
     """
     progress = progress or Progress(quiet=True)
     table = FitTrials.of(fits)
-    split, shown = table.splits(progress.info), table.table["image"].to_numpy(str)
-    needed = SPLITS if (split == "test").any() or not table.may_leave_out else SPLITS[:2]
-    check_splits(split, shown, table.split_advice, table.group_of, needed)
+    trials = table.prepared(progress.info)
     volume = None
     if fits.mask is not None:
         values, image = read_3d(fits.mask)
@@ -430,17 +424,6 @@ def prepare_fits(
             f"{', '.join(str(len(index)) for index in indices[:8])}: pass the --mask of all"
         )
     index_of = dict(zip(fits.files, indices, strict=True))
-    trials = pd.DataFrame(
-        {
-            "trial": np.arange(len(shown)),
-            "session": table.table["session"].to_numpy(),
-            "image": shown,
-            "repeat": table.repeats(),
-            "split": split,
-        }
-    )
-    if table.group_of:
-        trials[GROUP] = [table.group_of[image] for image in trials["image"]]
     options = {"subject": subject, **fits.options()}
     with PreparedWriter(folder, options, trials, n_voxels, fits.standardize, progress) as writer:
         sessions = table.sessions()

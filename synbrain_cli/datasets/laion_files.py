@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.datasets.nsd_bucket import Need
+from synbrain_cli.datasets.needs import Need, interrupted
 from synbrain_cli.datasets.s3 import Bucket, RemoteFile
 from synbrain_cli.datasets.splits import read_split_list
 from synbrain_cli.errors import InputError, MissingError
@@ -328,8 +328,13 @@ def _require(there: dict[str, RemoteFile], bucket: Bucket, key: str) -> RemoteFi
 def lacks(root: Path, subjects: list[int] | None, sessions: list[int] | None) -> str | None:
     """Describe what a local copy lacks; None where nothing must be fetched.
 
-    Without a choice of sessions, the sessions that are there are taken.
+    Without a choice of subjects or sessions, those that are there are taken, unless a download of
+    them was interrupted.
     """
+    if subjects is None or sessions is None:
+        said = interrupted(root, map(subject_prefix, subjects or SUBJECTS))
+        if said is not None:
+            return said
     copy = LaionCopy(root, root)
     here = copy.subjects
     if not here:

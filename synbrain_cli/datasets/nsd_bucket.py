@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
-from synbrain_cli.datasets.download import missing
+from synbrain_cli.datasets.needs import Need, interrupted
 from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.datasets.nsd_design import SESSIONS
 from synbrain_cli.datasets.nsd_files import (
@@ -23,27 +21,10 @@ from synbrain_cli.datasets.nsd_files import (
 from synbrain_cli.datasets.nsd_voxels import SubjectVoxels
 from synbrain_cli.datasets.s3 import Bucket, RemoteFile
 from synbrain_cli.errors import MissingError
-from synbrain_cli.io.files import read_json, write_json
 
 FORM = "https://forms.gle/xue2bCdM9LaFNMeb7"
 TERMS = "https://cvnlab.slite.page/p/IB6BSeW_7o/Terms-and-Conditions"
-UNFINISHED = ".synbrain_unfinished.json"
 _TEMPLATE_LABELS = ("MTL", "thalamus")  # collections with label tables in nsddata/templates
-
-
-@dataclass(frozen=True)
-class Need:
-    """A file that is needed, and its group in the table that is shown before a download.
-
-    Attributes
-    ----------
-    group : str
-        Purpose of the file, such as "subj01: betas".
-    file : RemoteFile
-    """
-
-    group: str
-    file: RemoteFile
 
 
 def files_needed(
@@ -181,91 +162,19 @@ def grid_files(bucket: Bucket, subject: int, choice: Choice) -> dict[str, Remote
     return found | {key: f for key, f in transforms.items() if Path(key).name in wanted}
 
 
-def fetch_table(needs: list[Need], root: Path) -> pd.DataFrame:
-    """Summarise the files that are needed, by group.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``what``, ``files``, ``GB``, and ``GB to fetch`` for files that are not in ``root``;
-        the last row is the sum.
-    """
-    to_fetch = {file.key for file in missing([need.file for need in needs], root)}
-    rows: dict[str, list[float]] = {}
-    for need in needs:
-        row = rows.setdefault(need.group, [0, 0.0, 0.0])
-        row[0] += 1
-        row[1] += need.file.size / 1e9
-        row[2] += need.file.size / 1e9 * (need.file.key in to_fetch)
-    table = pd.DataFrame(
-        [(group, int(n), size, left) for group, (n, size, left) in rows.items()],
-        columns=["what", "files", "GB", "GB to fetch"],
-    )
-    total = ("all", int(table["files"].sum()), table["GB"].sum(), table["GB to fetch"].sum())
-    return pd.concat([table, pd.DataFrame([total], columns=table.columns)], ignore_index=True)
-
-
-@contextlib.contextmanager
-def unfinished(root: Path, folders: Collection[str]) -> Iterator[None]:
-    """Record, during a download, which folders of betas are incomplete.
-
-    By this record an interrupted download is distinguished from an older copy with fewer sessions.
-    """
-    path = root / UNFINISHED
-    folders = set(folders)
-    before = set(read_json(path)) if path.exists() else set()
-    write_json(path, sorted(before | folders))
-    yield
-    if before - folders:
-        write_json(path, sorted(before - folders))
-    else:
-        path.unlink()
-
-
-def lacks(
-    root: Path, subjects: list[int] | None, sessions: list[int] | None, choice: Choice
-) -> str | None:
-    """Describe what a local copy lacks for a choice; None where nothing must be fetched.
-
-    Without a choice of sessions, a copy that ends before the last session is accepted, because
-    older copies have fewer sessions.
-    """
-    if not (root / "nsddata").is_dir():
-        return f"{root} holds no nsddata/"
-    for key in (DESIGN, STIMULI):
-        if not (root / key).exists():
-            return f"{root / key} is not there"
-    nsd = NSD(root)
-    note = root / UNFINISHED
-    begun = set(read_json(note)) if note.exists() else set()
-    numbers = subjects or list(range(1, len(SESSIONS) + 1))
-    if sessions is None and begun & {betas_prefix(subject, choice) for subject in numbers}:
-        return f"{root}: a download was interrupted"
-    for subject in subjects or nsd.subjects or [1]:
-        here = sorted(nsd.session_files(subject, choice))
-        wanted = sessions or list(range(1, max(here, default=1) + 1))
-        absent = sorted(set(wanted) - set(here))
-        if absent:
-            return f"{root}: session {absent[0]} of subject {subject} is not there"
-        if not SubjectVoxels(nsd, subject, choice).collections():
-            return f"{root}: the ROIs of subject {subject} are not there"
-    return None
-
-
 @dataclass(frozen=True)
-class CoreFiles:
-    """The files that are needed for a choice of subjects, sessions and betas of NSD itself.
+class NeededFiles(ABC):
+    """The files of one of NSD's stimulus sets that are needed for a choice of subjects and betas.
 
     Attributes
     ----------
     choice : Choice
-    subjects, sessions : list of int, optional
-        Default: all.
+    subjects : list of int, optional
+        Default: all of NSD's.
     """
 
     choice: Choice
     subjects: list[int] | None = None
-    sessions: list[int] | None = None
 
     @property
     def numbers(self) -> list[int]:
@@ -274,12 +183,68 @@ class CoreFiles:
 
     @property
     def folders(self) -> set[str]:
-        """Folders of the betas."""
-        return {betas_prefix(subject, self.choice) for subject in self.numbers}
+        """Folders of the betas, relative to the root or the bucket."""
+        return {self.prefix(subject) for subject in self.numbers}
+
+    @abstractmethod
+    def prefix(self, subject: int) -> str:
+        """Return the folder of a subject's betas."""
+
+    @abstractmethod
+    def lacks(self, root: Path) -> str | None:
+        """Describe what a local copy lacks; None where nothing must be fetched."""
+
+    @abstractmethod
+    def needed(self, bucket: Bucket) -> list[Need]:
+        """List the files of the bucket that are needed, small ones first.
+
+        Raises
+        ------
+        MissingError
+            When one is not in the bucket.
+        """
+
+
+@dataclass(frozen=True)
+class CoreFiles(NeededFiles):
+    """The files that are needed of NSD itself.
+
+    Attributes
+    ----------
+    sessions : list of int, optional
+        Default: all.
+    """
+
+    sessions: list[int] | None = None
+
+    def prefix(self, subject: int) -> str:
+        """Return the folder of a subject's betas."""
+        return betas_prefix(subject, self.choice)
 
     def lacks(self, root: Path) -> str | None:
-        """Describe what a local copy lacks: see `lacks`."""
-        return lacks(root, self.subjects, self.sessions, self.choice)
+        """Describe what a local copy lacks; None where nothing must be fetched.
+
+        Without a choice of sessions, a copy that ends before the last session is accepted, because
+        older copies have fewer sessions.
+        """
+        if not (root / "nsddata").is_dir():
+            return f"{root} holds no nsddata/"
+        for key in (DESIGN, STIMULI):
+            if not (root / key).exists():
+                return f"{root / key} is not there"
+        is_open = self.subjects is None or self.sessions is None  # which are there is not enough
+        if is_open and (said := interrupted(root, self.folders)):
+            return said
+        nsd = NSD(root)
+        for subject in self.subjects or nsd.subjects or [1]:
+            here = sorted(nsd.session_files(subject, self.choice))
+            wanted = self.sessions or list(range(1, max(here, default=1) + 1))
+            absent = sorted(set(wanted) - set(here))
+            if absent:
+                return f"{root}: session {absent[0]} of subject {subject} is not there"
+            if not SubjectVoxels(nsd, subject, self.choice).collections():
+                return f"{root}: the ROIs of subject {subject} are not there"
+        return None
 
     def needed(self, bucket: Bucket) -> list[Need]:
         """List the files of the bucket that are needed: see `files_needed`."""

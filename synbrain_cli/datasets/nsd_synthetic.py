@@ -12,7 +12,6 @@ File names, index bases and the root that displays pixels are those of the NSD d
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from synbrain_cli.datasets.needs import Need, interrupted
 from synbrain_cli.datasets.nsd import read_session
-from synbrain_cli.datasets.nsd_bucket import Need, grid_files, require
+from synbrain_cli.datasets.nsd_bucket import NeededFiles, grid_files, require
 from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.datasets.nsd_design import SESSIONS
 from synbrain_cli.datasets.nsd_files import NSD, SHORT
@@ -98,34 +98,19 @@ def recorded_options(choice: Choice) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------- files
 
 
-@dataclass(frozen=True)
-class SyntheticFiles:
-    """The files of NSD-synthetic that are needed for a choice of subjects and betas.
+class SyntheticFiles(NeededFiles):
+    """The files that are needed of NSD-synthetic."""
 
-    Attributes
-    ----------
-    choice : Choice
-    subjects : list of int, optional
-        Default: all of NSD's.
-    """
-
-    choice: Choice
-    subjects: list[int] | None = None
-
-    @property
-    def numbers(self) -> list[int]:
-        """The subjects, 1-based."""
-        return self.subjects or list(range(1, len(SESSIONS) + 1))
-
-    @property
-    def folders(self) -> set[str]:
-        """Folders of the betas."""
-        return {betas_prefix(subject, self.choice) for subject in self.numbers}
+    def prefix(self, subject: int) -> str:
+        """Return the folder of a subject's betas."""
+        return betas_prefix(subject, self.choice)
 
     def lacks(self, root: Path) -> str | None:
         """Describe what a local copy lacks; None where nothing must be fetched."""
         if not (root / "nsddata").is_dir():
             return f"{root} holds no nsddata/"
+        if self.subjects is None and (said := interrupted(root, self.folders)):
+            return said
         nsd = NSD(root)
         subjects = self.subjects or subjects_of(nsd, self.choice) or self.numbers[:1]
         for key in (DESIGN, STIMULI, *map(colour_stimuli, subjects)):
@@ -139,13 +124,7 @@ class SyntheticFiles:
         return None
 
     def needed(self, bucket: Bucket) -> list[Need]:
-        """List the files of the bucket that are needed, small ones first.
-
-        Raises
-        ------
-        MissingError
-            When one is not in the bucket.
-        """
+        """List the files of the bucket that are needed, small ones first."""
         needs = [Need("images", require(bucket, key)) for key in (DESIGN, STIMULI)]
         known: set[str] = set()
         betas = []
@@ -166,7 +145,7 @@ class SyntheticFiles:
         return needs + betas
 
     def _betas_keys(self, bucket: Bucket, subject: int) -> list[str]:
-        prefix = betas_prefix(subject, self.choice)
+        prefix = self.prefix(subject)
         names = {Path(key).name for key in bucket.list(prefix + "/")}
         suffixes = (".nii.gz",) if self.choice.volume else (".hdf5", ".mgh")
         for suffix in suffixes:

@@ -12,17 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from synbrain_cli.datasets.sessions import add_ncsnr, describe_ncsnr
-from synbrain_cli.datasets.splits import check_splits
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.datasets.table_responses import ResponseFiles
 from synbrain_cli.datasets.table_trials import TrialTable
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import is_simulated
 from synbrain_cli.io.prepared import Origin, PreparedSubject
-from synbrain_cli.io.prepared_tables import GROUP, SPLITS
 from synbrain_cli.io.prepared_writer import PreparedWriter
 from synbrain_cli.progress import Progress
 
@@ -58,24 +55,8 @@ def prepare_experiment(
     progress = progress or Progress(quiet=True)
     table, responses = TrialTable(experiment), ResponseFiles(experiment)
     counts = responses.rows_of_files(len(table.table))
-    split = table.splits(progress.info)
-    shown = table.table["image"].to_numpy(str)
-    needed = SPLITS if (split == "test").any() or not table.may_leave_out else SPLITS[:2]
-    check_splits(split, shown, table.split_advice, table.group_of, needed)
+    trials = table.prepared(progress.info)
     voxels, resamplings = responses.voxel_table(), responses.resamplings()
-    session = table.table["session"].to_numpy()
-    order = np.argsort(session, kind="stable")
-    trials = pd.DataFrame(
-        {
-            "trial": order,
-            "session": session[order],
-            "image": shown[order],
-            "repeat": table.repeats()[order],
-            "split": split[order],
-        }
-    )
-    if table.group_of:
-        trials[GROUP] = [table.group_of[image] for image in trials["image"]]
     options = {"subject": subject, **experiment.options()}
     with PreparedWriter(
         folder, options, trials, responses.n_voxels, experiment.standardize, progress

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,20 +11,21 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from synbrain_cli.datasets.image_folder import ImageFolder
 from synbrain_cli.datasets.splits import (
     LEAST_IN_ALL,
     LEAST_TESTED,
+    check_splits,
     draw_images,
     read_split_list,
     split_trials,
 )
-from synbrain_cli.errors import InputError, MissingError
-from synbrain_cli.features.images import SUFFIXES, read_image
+from synbrain_cli.errors import InputError
+from synbrain_cli.features.images import read_image
 from synbrain_cli.groups import count_groups, number_groups, with_their_groups
 from synbrain_cli.io.prepared_tables import GROUP, SPLITS, groups_of
 from synbrain_cli.io.tables import has_no_value, missing_column, read_table, row_in, whole_numbers
 from synbrain_cli.labels import image_stem
-from synbrain_cli.paths import require_folder
 
 IMAGE_COLUMNS = ("image", "stim_file")  # the second is the name in BIDS
 # Images that are shown at least OFTEN times as often as the median image are taken as test images,
@@ -73,6 +73,9 @@ class Shown(Protocol):
     def leave_out(self) -> bool:
         """Whether there are no fixed test images."""
 
+    def options(self) -> dict[str, Any]:
+        """Return the options on which the content depends, with checksums of files."""
+
 
 @dataclass(frozen=True)
 class TrialTable:
@@ -93,6 +96,12 @@ class TrialTable:
     def _joined(self) -> pd.DataFrame:
         """The tables, concatenated without changes."""
         return pd.concat(self._parts, ignore_index=True).fillna("")
+
+    @property
+    def _column(self) -> str:
+        """Column with the images."""
+        experiment = self.experiment
+        return image_column(experiment.table_names, self._joined, experiment.image_column)
 
     def row(self, index: int) -> str:
         """Return file and line of a row of the concatenated tables, for messages."""
@@ -116,12 +125,7 @@ class TrialTable:
         """
         experiment = self.experiment
         table = self._joined
-        column = experiment.image_column or next((c for c in IMAGE_COLUMNS if c in table), None)
-        if column is None or column not in table:
-            error = missing_column(
-                experiment.table_names, experiment.image_column or "image", list(table.columns)
-            )
-            raise InputError(f"{error}; or name the column of the images with --image-column")
+        column = self._column
         if not len(table):
             raise InputError(f"{experiment.table_names}: expected one row per trial, found no row")
         empty = np.flatnonzero(table[column].isin(["", "n/a"]).to_numpy())
@@ -175,7 +179,7 @@ class TrialTable:
     def _names_of(self, values: pd.Series) -> dict[str, str]:
         """Return the name of the image of each value: without folder and suffix."""
         if self.experiment.images is not None:
-            return {value: path.stem for value, path in self._find_images(values).items()}
+            return {value: path.stem for value, path in self._folder.find(values).items()}
         value_of: dict[str, str] = {}
         for value in values.unique():
             name = image_stem(value).rpartition("/")[2]
@@ -187,102 +191,23 @@ class TrialTable:
                 )
         return {value: name for name, value in value_of.items()}
 
-    def _find_images(self, values: pd.Series) -> dict[str, Path]:
-        """Return the image file of each value in the table; every image has a name of its own."""
-        folder = self.experiment.images
+    @property
+    def _folder(self) -> ImageFolder:
+        names, folder = self.experiment.table_names, self.experiment.images
         if folder is None:
-            raise InputError(
-                f"{self.experiment.table_names}: expected a folder of images, found none: pass "
-                "--images"
-            )
-        if not folder.exists():
-            raise MissingError(f"--images {folder}: no such folder")
-        require_folder(folder, "the folder of images (--images)")
-        by_stem: dict[str, list[Path]] = {}
-        for path in sorted(folder.iterdir()):
-            if _is_image(path):
-                by_stem.setdefault(path.stem, []).append(path)
-        found: dict[str, Path] = {}
-        missing = []
-        for value in values.unique():
-            path = self._find_image(value, by_stem)
-            if path is None:
-                missing.append(value)
-            else:
-                found[value] = path
-        if missing:
-            first = missing[0][:100]
-            raise MissingError(
-                f"{folder}: {len(missing)} of {values.nunique()} images of "
-                f"{self.experiment.table_names} are not in this folder (first: {first}): "
-                f"expected files of those names, with or without one of {' '.join(SUFFIXES)}"
-                + self._advice(missing[0], by_stem)
-            )
-        self._check_names(found)
-        return found
-
-    def _advice(self, value: str, by_stem: dict[str, list[Path]]) -> str:
-        """Say so where a spreadsheet took the zeros from names such as 007."""
-        with contextlib.suppress(ValueError, OverflowError):
-            same = [stem for stem in by_stem if stem.isdecimal() and int(stem) == float(value)]
-            if same:
-                return (
-                    f"; {same[0]} is there: a spreadsheet may have taken the zeros from the names"
-                )
-        if "\\" in value:
-            return "; folders in names are separated by /"
-        return ""
-
-    def _find_image(self, value: str, by_stem: dict[str, list[Path]]) -> Path | None:
-        """Return the image file of a value in the table, with or without folder and suffix.
-
-        Only files of the image folder are found, whatever folder the value names.
-        """
-        experiment, name = self.experiment, Path(value)
-        folder = experiment.images
-        assert folder is not None
-        candidates = [folder / name.name]
-        root = folder.absolute()
-        if ".." not in name.parts and (root / name).is_relative_to(root):
-            candidates.insert(0, folder / name)
-        paths = [path for path in candidates if _is_file(path)][:1]
-        paths = paths or by_stem.get(name.name) or by_stem.get(name.stem) or []
-        if len(paths) > 1:
-            raise InputError(
-                f"{experiment.table_names}: {value} is {paths[0].name} or {paths[1].name} in "
-                f"{folder}: add the suffix in the table, or remove one of the files"
-            )
-        return paths[0] if paths else None
-
-    def _check_names(self, found: dict[str, Path]) -> None:
-        """Check that no two values name one image, and that no two images have the same name."""
-        names: dict[str, Path] = {}
-        value_of: dict[Path, str] = {}
-        for value, path in found.items():
-            if value_of.setdefault(path, value) != value:
-                raise InputError(
-                    f"{self.experiment.table_names}: {value_of[path]} and {value} are the same "
-                    f"file, {path}: name each image in one way; for images in sub-folders pass "
-                    "the folder above them"
-                )
-            if names.setdefault(path.stem, path) != path:
-                raise InputError(
-                    f"{path}: the same name as {names[path.stem]}: images are identified by their "
-                    "name without folder and suffix, so rename one of them"
-                )
+            raise InputError(f"{names}: expected a folder of images, found none: pass --images")
+        return ImageFolder(folder, names)
 
     @cached_property
     def image_files(self) -> dict[str, Path]:
         """Name of each image → its file."""
-        column = self.experiment.image_column or next(c for c in IMAGE_COLUMNS if c in self._joined)
-        return {path.stem: path for path in self._find_images(self._joined[column]).values()}
+        return {path.stem: path for path in self._folder.find(self._joined[self._column]).values()}
 
     def image_paths(self) -> dict[str, str]:
         """Name of each image → its path, or, without a folder of images, its value in the table."""
         if self.experiment.images is not None:
             return {name: path.as_posix() for name, path in self.image_files.items()}
-        column = self.experiment.image_column or next(c for c in IMAGE_COLUMNS if c in self._joined)
-        return {name: value for value, name in self._names_of(self._joined[column]).items()}
+        return {name: value for value, name in self._names_of(self._joined[self._column]).items()}
 
     def sorted_images(self) -> tuple[list[str], str]:
         """Return the sorted names of all images, and what they are, for messages.
@@ -290,12 +215,10 @@ class TrialTable:
         They are those of the files in the folder of images; where that is not given, or has images
         in folders only, those of the table.
         """
-        folder = self.experiment.images
-        if folder is not None:
-            require_folder(folder, "the folder of images (--images)")
-            files = sorted(path.name for path in folder.iterdir() if _is_image(path))
+        if self.experiment.images is not None:
+            files = [path.name for path in self._folder.files()]
             if files:
-                return files, f"the images in {folder}"
+                return files, f"the images in {self.experiment.images}"
         return sorted(self.table["image"].unique()), f"the images of {self.experiment.table_names}"
 
     def read_images(self, names: list[str]) -> Iterator[np.ndarray]:
@@ -329,6 +252,31 @@ class TrialTable:
                 "twice: number the repeats of an image 1, 2, …, or remove the column"
             )
         return table["repeat"].to_numpy()
+
+    def prepared(self, log: Callable[[str], None]) -> pd.DataFrame:
+        """Return ``trials.tsv``: session by session, within each in the order of the table.
+
+        Parameters
+        ----------
+        log : callable
+            Called with a line that describes the choice of test images.
+
+        Raises
+        ------
+        MissingError, InputError
+            As `splits` and `repeats`; when a split has too few images or groups.
+        """
+        table, split = self.table, self.splits(log)
+        shown = table["image"].to_numpy(str)
+        may_lack = self.may_leave_out and not (split == "test").any()
+        needed = SPLITS[:2] if may_lack else SPLITS
+        check_splits(split, shown, self.split_advice, self.group_of, needed)
+        order = np.argsort(table["session"].to_numpy(), kind="stable")
+        trials = pd.DataFrame({"trial": order, "session": table["session"].to_numpy()[order]})
+        trials = trials.assign(image=shown[order], repeat=self.repeats()[order], split=split[order])
+        if self.group_of:
+            trials[GROUP] = trials["image"].map(self.group_of)
+        return trials
 
     def splits(self, log: Callable[[str], None]) -> np.ndarray:
         """Return the split of each trial: from a list, from the table, or chosen here.
@@ -472,19 +420,21 @@ class TrialTable:
         return split
 
 
+def image_column(name: str, table: pd.DataFrame, asked: str | None) -> str:
+    """Return the column of a table that names the images: that which was asked for, or the usual.
+
+    Raises
+    ------
+    InputError
+        When there is none. It names the table, ``name``.
+    """
+    column = asked or next((c for c in IMAGE_COLUMNS if c in table), None)
+    if column is None or column not in table:
+        error = missing_column(name, asked or "image", list(table.columns))
+        raise InputError(f"{error}; or name the column of the images with --image-column")
+    return column
+
+
 def _is_given(table: pd.DataFrame, column: str) -> bool:
     """Whether a column exists and has a value in any row."""
     return column in table and not has_no_value(table[column]).all()
-
-
-def _is_image(path: Path) -> bool:
-    """Whether an entry of a folder has the name of an image file."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
-def _is_file(path: Path) -> bool:
-    """Whether there is a regular file of this name; no file can have a name that is too long."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False

@@ -15,15 +15,11 @@ import numpy as np
 
 from synbrain_cli.evaluation.alignment import (
     TWICE,
-    Chance,
     Floats,
     Integers,
     Recording,
     Templates,
-    best_segment,
     image_agreement,
-    paired_z,
-    permutation_z,
 )
 from synbrain_cli.evaluation.alignment_candidates import (
     BLOCK_MEND,
@@ -41,6 +37,12 @@ from synbrain_cli.evaluation.alignment_candidates import (
     whole_candidates,
 )
 from synbrain_cli.evaluation.alignment_inputs import CheckInputs
+from synbrain_cli.evaluation.alignment_statistics import (
+    Chance,
+    best_segment,
+    paired_z,
+    permutation_z,
+)
 
 # Another design is better where the paired difference lies this many standard errors above 0: p <
 # 3e-5 for each of the 20 to 100 designs of a session, if neither fits. Where the given one fits,

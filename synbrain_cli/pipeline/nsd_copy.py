@@ -2,48 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-import pandas as pd
-
 from synbrain_cli.datasets import nsd_bucket
-from synbrain_cli.datasets.download import check_space, fetch, missing
 from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.datasets.nsd_synthetic import SyntheticFiles
 from synbrain_cli.datasets.s3 import Bucket
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import is_simulated, write_json
-from synbrain_cli.io.locks import locked
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.pipeline.downloading import AskFetch, Wanted, download
 from synbrain_cli.progress import Progress
 
+BYTES_A_SESSION = 750 * 18_000 * 4  # of a prepared session: trials × voxels × float32
 
-class Consent(Protocol):
+
+class Consent(AskFetch, Protocol):
     """Asks before anything is downloaded; a refusal is a `SynbrainError`."""
 
     def terms(self, terms: str, form: str) -> None:
         """Ask whether NSD's terms are accepted."""
-
-    def fetch(self, table: pd.DataFrame, root: Path) -> None:
-        """Ask whether these files may be downloaded."""
-
-
-class NeededFiles(Protocol):
-    """The files of one of NSD's stimulus sets that are needed."""
-
-    @property
-    def folders(self) -> set[str]:
-        """Folders of their betas, relative to the root or the bucket."""
-
-    def lacks(self, root: Path) -> str | None:
-        """Describe what a local copy lacks; None where nothing must be fetched."""
-
-    def needed(self, bucket: Bucket) -> list[nsd_bucket.Need]:
-        """List the files of the bucket that are needed."""
 
 
 StimulusSet = Literal["core", "synthetic"]
@@ -83,7 +64,7 @@ class NSDSource:
     stimulus_set: StimulusSet = "core"
 
     @property
-    def files(self) -> NeededFiles:
+    def files(self) -> nsd_bucket.NeededFiles:
         """The files that are needed."""
         if self.stimulus_set == "synthetic":
             return SyntheticFiles(self.choice, self.subjects)
@@ -124,30 +105,13 @@ def complete_copy(workspace: Workspace, root: Path, source: NSDSource, progress:
 
 
 def _download(workspace: Workspace, root: Path, source: NSDSource, progress: Progress) -> None:
-    """Download what a choice needs from NSD's bucket, after its terms were accepted.
-
-    Files already whole in ``root`` stay; broken downloads go on; each file is verified.
-    """
+    """Download what a choice needs from NSD's bucket, after its terms were accepted."""
     if source.ask is None:
         raise MissingError(f"downloading needs NSD's terms accepted: {nsd_bucket.TERMS}")
     _accept_terms(workspace, source.ask)
-    with locked(root, "a copy of NSD"):
-        bucket = Bucket()
-        progress.info(f"s3://{bucket.name}: listing what is needed")
-        needs = source.files.needed(bucket)
-        files = missing([need.file for need in needs], root)
-        if not files:
-            progress.info(f"{root}: nothing to download")
-            return
-        check_space(files, root, extra=_prepared_bytes(needs))
-        source.ask.fetch(nsd_bucket.fetch_table(needs, root), root)
-        n_bytes = sum(file.size for file in files)
-        with (
-            nsd_bucket.unfinished(root, source.files.folders),
-            progress.bar("download", n_bytes, unit="B", shorter="fewer --sessions") as bar,
-        ):
-            fetch(bucket, files, root, progress=bar.to)
-        progress.info(f"{root}: {len(files)} files downloaded and verified")
+    files = source.files
+    wanted = Wanted("NSD", files.needed, sorted(files.folders), BYTES_A_SESSION)
+    download(Bucket(), root, wanted, source.ask, progress)
 
 
 def _accept_terms(workspace: Workspace, ask: Consent) -> None:
@@ -157,8 +121,3 @@ def _accept_terms(workspace: Workspace, ask: Consent) -> None:
         ask.terms(nsd_bucket.TERMS, nsd_bucket.FORM)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(accepted, {"terms": nsd_bucket.TERMS, "form": nsd_bucket.FORM, "accepted": now})
-
-
-def _prepared_bytes(needs: Iterable[nsd_bucket.Need]) -> int:
-    """Room for the prepared subjects: 750 trials × some 18,000 voxels × 4 bytes a session."""
-    return 750 * 18_000 * 4 * sum(need.group.endswith("betas") for need in needs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,10 @@ from synbrain_cli.pipeline.preparing import (
     PrepareResult,
     Shown,
     Target,
-    by_main,
     coupled,
     own_images,
     own_rows,
-    prepare_one,
+    prepare_each,
     with_tokens,
 )
 from synbrain_cli.progress import Progress
@@ -136,24 +136,15 @@ def prepare_nsd(
         here = sorted(source.sessions or nsd.session_files(number, choice))
         return {**choice.to_dict(), **({"sessions": here} if here else {})}
 
-    def prepare(number: int, folder: Path) -> PreparedSubject:
-        return prepare_subject(
-            nsd,
-            number,
-            folder,
-            choice=choice,
-            sessions=source.sessions,
-            workers=source.workers,
-            progress=run.progress,
-        )
-
-    prepared = by_main(
-        run.processes,
-        lambda: [
-            prepare_one(target, f"{n:02d}", wanted(n), partial(prepare, n), run.progress)
-            for n in numbers
-        ],
+    prepare = partial(
+        prepare_subject,
+        nsd,
+        choice=choice,
+        sessions=source.sessions,
+        workers=source.workers,
+        progress=run.progress,
     )
+    prepared = prepare_each(target, numbers, wanted, prepare, run)
     result = with_tokens(target, prepared, Shown(nsd.read_images, own=own), run)
     run.processes.on_main(lambda: _write_stimuli(target.folder, nsd, prepared, run.progress))
     return result
@@ -195,18 +186,9 @@ def prepare_nsd_synthetic(
 
     every = nsd_synthetic.all_images()
     own = own_rows(target, every, "NSD-synthetic's images of all subjects", run)
-
-    def prepare(number: int, folder: Path) -> PreparedSubject:
-        return nsd_synthetic.prepare_subject(nsd, number, folder, choice, run.progress)
-
+    prepare = partial(nsd_synthetic.prepare_subject, nsd, choice=choice, progress=run.progress)
     wanted = nsd_synthetic.recorded_options(choice)
-    prepared = by_main(
-        run.processes,
-        lambda: [
-            prepare_one(target, f"{n:02d}", wanted, partial(prepare, n), run.progress)
-            for n in numbers
-        ],
-    )
+    prepared = prepare_each(target, numbers, lambda _: wanted, prepare, run)
     read = partial(nsd_synthetic.read_images, nsd)
     return with_tokens(target, prepared, Shown(read, own=own), run)
 
@@ -241,17 +223,9 @@ def prepare_algonauts(
     if target.tokens:
         every = sorted({name for n in challenge.folders for name in challenge.image_files(n)})
         own = own_rows(target, every, f"the training images of all subjects in {root}", run)
-
-    def prepare(number: int, folder: Path) -> PreparedSubject:
-        return algonauts.prepare_subject(challenge, number, folder, choice)
-
-    prepared = by_main(
-        run.processes,
-        lambda: [
-            prepare_one(target, f"{n:02d}", choice.to_dict(), partial(prepare, n), run.progress)
-            for n in subjects or sorted(challenge.folders)
-        ],
-    )
+    prepare = partial(algonauts.prepare_subject, challenge, choice=choice)
+    numbers = subjects or sorted(challenge.folders)
+    prepared = prepare_each(target, numbers, lambda _: choice.to_dict(), prepare, run)
     return with_tokens(target, prepared, Shown(challenge.read_images, own=own), run)
 
 
@@ -273,18 +247,9 @@ def prepare_table(
     ------
     SynbrainError
     """
-    run, subject = run or RunContext(), subject_label(subject)
-    shown = own_images(target, TrialTable(experiment), run)
-
-    def prepare(folder: Path) -> PreparedSubject:
-        return prepare_experiment(experiment, subject, folder, progress=run.progress)
-
-    wanted = {k: v for k, v in experiment.options().items() if k != "sources"}
-    prepared = by_main(
-        run.processes,
-        lambda: [prepare_one(target, subject, wanted, prepare, run.progress)],
-    )
-    return with_tokens(target, prepared, shown, run)
+    run = run or RunContext()
+    prepare = partial(prepare_experiment, experiment, progress=run.progress)
+    return _prepare_own(target, TrialTable(experiment), subject, prepare, run)
 
 
 def prepare_glmsingle(
@@ -305,19 +270,28 @@ def prepare_glmsingle(
     ------
     SynbrainError
     """
-    run, subject = run or RunContext(), subject_label(subject)
-    shown = own_images(target, FitTrials.of(fits), run)
-
-    def prepare(folder: Path) -> PreparedSubject:
-        return prepare_fits(fits, subject, folder, progress=run.progress)
-
-    wanted = {k: v for k, v in fits.options().items() if k != "sources"}
+    run = run or RunContext()
     if fits.preparation == TYPES[COUPLED]:
         run.progress.info(coupled(fits.preparation, "type B", "--preparation typeb"))
-    prepared = by_main(
-        run.processes,
-        lambda: [prepare_one(target, subject, wanted, prepare, run.progress)],
-    )
+    prepare = partial(prepare_fits, fits, progress=run.progress)
+    return _prepare_own(target, FitTrials.of(fits), subject, prepare, run)
+
+
+def _prepare_own(
+    target: Target,
+    table: TrialTable,
+    subject: str,
+    prepare: Callable[[str, Path], PreparedSubject],
+    run: RunContext,
+) -> PrepareResult:
+    """Prepare a subject of an experiment of the user's own."""
+    subject = subject_label(subject)
+    shown = own_images(target, table, run)
+
+    def wanted(_: str) -> dict[str, Any]:
+        return {k: v for k, v in table.experiment.options().items() if k != "sources"}
+
+    prepared = prepare_each(target, [subject], wanted, prepare, run)
     return with_tokens(target, prepared, shown, run)
 
 

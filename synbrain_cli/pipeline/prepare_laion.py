@@ -5,41 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-import pandas as pd
+from typing import Any
 
 from synbrain_cli.datasets import laion, laion_files
-from synbrain_cli.datasets.download import check_space, fetch, missing
 from synbrain_cli.datasets.laion_files import LaionCopy
-from synbrain_cli.datasets.nsd_bucket import fetch_table
 from synbrain_cli.datasets.s3 import Bucket
 from synbrain_cli.errors import MissingError
-from synbrain_cli.io.locks import locked
-from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_files import TokenRows
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.paths import require_folder
+from synbrain_cli.pipeline.downloading import AskFetch, Wanted, download
 from synbrain_cli.pipeline.preparing import (
     PrepareResult,
     Shown,
     Target,
-    by_main,
     own_rows,
-    prepare_one,
+    prepare_each,
     with_tokens,
 )
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
 BYTES_A_SESSION = 1_066 * 50_000 * 4  # of a prepared session: trials × voxels × float32
-
-
-class AskFetch(Protocol):
-    """Asks before anything is downloaded; a refusal is a `SynbrainError`."""
-
-    def fetch(self, table: pd.DataFrame, root: Path) -> None:
-        """Ask whether these files may be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -111,24 +98,15 @@ def prepare_laion(
         here = sorted(source.sessions or copy.sessions(number))
         return {**choice.to_dict(), **({"sessions": here} if here else {})}
 
-    def prepare(number: int, folder: Path) -> PreparedSubject:
-        return laion.prepare_subject(
-            copy,
-            number,
-            folder,
-            choice=choice,
-            sessions=source.sessions,
-            workers=source.workers,
-            progress=run.progress,
-        )
-
-    prepared = by_main(
-        run.processes,
-        lambda: [
-            prepare_one(target, f"{n:02d}", wanted(n), partial(prepare, n), run.progress)
-            for n in numbers
-        ],
+    prepare = partial(
+        laion.prepare_subject,
+        copy,
+        choice=choice,
+        sessions=source.sessions,
+        workers=source.workers,
+        progress=run.progress,
     )
+    prepared = prepare_each(target, numbers, wanted, prepare, run)
     labels = (
         label
         for subject in prepared
@@ -151,19 +129,12 @@ def _complete_copy(root: Path, source: LaionSource, progress: Progress) -> None:
         progress.info(lacking)
     if source.ask is None:
         raise MissingError(f"{lacking or root}: nothing is downloaded without being asked")
-    with locked(root, "a copy of LAION-fMRI"):
-        bucket = Bucket(laion_files.BUCKET, laion_files.REGION)
-        progress.info(f"s3://{bucket.name}: listing what is needed")
-        numbers = source.subjects or list(laion_files.SUBJECTS)
-        needs = laion_files.files_needed(bucket, numbers, source.sessions)
-        files = missing([need.file for need in needs], root)
-        if not files:
-            progress.info(f"{root}: nothing to download")
-            return
-        n_sessions = sum(need.group.endswith("betas") for need in needs)
-        check_space(files, root, extra=BYTES_A_SESSION * n_sessions)
-        source.ask.fetch(fetch_table(needs, root), root)
-        n_bytes = sum(file.size for file in files)
-        with progress.bar("download", n_bytes, unit="B", shorter="fewer --sessions") as bar:
-            fetch(bucket, files, root, progress=bar.to)
-        progress.info(f"{root}: {len(files)} files downloaded and verified")
+    numbers = source.subjects or list(laion_files.SUBJECTS)
+    wanted = Wanted(
+        "LAION-fMRI",
+        partial(laion_files.files_needed, subjects=numbers, sessions=source.sessions),
+        [laion_files.subject_prefix(number) for number in numbers],
+        BYTES_A_SESSION,
+    )
+    bucket = Bucket(laion_files.BUCKET, laion_files.REGION)
+    download(bucket, root, wanted, source.ask, progress)

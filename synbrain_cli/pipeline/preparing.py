@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from synbrain_cli.bands import DEFAULT
 from synbrain_cli.datasets.table_trials import TrialTable
-from synbrain_cli.distributed import Processes
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.doubt import FEW, FOLDS_ADVICE, MIN_IMAGES
 from synbrain_cli.io.locks import locked
@@ -21,12 +21,14 @@ from synbrain_cli.io.token_files import TokenFile, TokenRows
 from synbrain_cli.io.token_store import BandStore, TokenStore
 from synbrain_cli.io.workfolder import tidy_finished
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.labels import dataset_name
+from synbrain_cli.labels import dataset_name, subject_label
 from synbrain_cli.pipeline.check_alignment import check_all
 from synbrain_cli.pipeline.extract_tokens import ReadImages, TokenRequest, extract_tokens
 from synbrain_cli.pipeline.own_tokens import keep_own_tokens, require_own_tokens
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
+
+Subject = TypeVar("Subject", int, str)
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,45 @@ class PrepareResult:
     tokens: TokenStore
 
 
-def prepare_one(
+def prepare_each(
     target: Target,
-    label: str,
-    wanted: dict[str, Any],
-    prepare: Callable[[Path], PreparedSubject],
-    progress: Progress,
-) -> PreparedSubject:
-    """Prepare one subject, unless it is there already with the options wanted."""
-    folder = target.folder / f"sub-{label}"
-    # From the question whether it is there: another process may be about to finish it.
-    with locked(folder, PREPARED.what, "prepare"):
-        return _prepare_or_keep(target, folder, wanted, prepare, progress)
+    subjects: Sequence[Subject],
+    wanted: Callable[[Subject], dict[str, Any]],
+    prepare: Callable[[Subject, Path], PreparedSubject],
+    run: RunContext,
+) -> list[PreparedSubject]:
+    """Prepare subjects, each unless it is there already with the options wanted.
+
+    Parameters
+    ----------
+    target : Target
+    subjects : sequence of int or str
+        Numbers or labels.
+    wanted : callable
+        Subject → options that one which is there must have been prepared with.
+    prepare : callable
+        Subject and folder → prepared subject.
+    run : RunContext
+        Its main process prepares them; all open them.
+
+    Raises
+    ------
+    InputError
+        When one is there with other options.
+    """
+
+    def work() -> list[Path]:
+        folders = []
+        for subject in subjects:
+            folder = target.folder / f"sub-{subject_label(subject)}"
+            # From the question whether it is there: another process may be about to finish it.
+            with locked(folder, PREPARED.what, "prepare"):
+                own = partial(prepare, subject)
+                _prepare_or_keep(target, folder, wanted(subject), own, run.progress)
+            folders.append(folder)
+        return folders
+
+    return [PreparedSubject(folder) for folder in run.processes.on_main(work)]
 
 
 def _prepare_or_keep(
@@ -100,7 +129,7 @@ def _prepare_or_keep(
     wanted: dict[str, Any],
     prepare: Callable[[Path], PreparedSubject],
     progress: Progress,
-) -> PreparedSubject:
+) -> None:
     if (folder / DESCRIPTION).exists() and not target.overwrite:
         options = PreparedSubject(folder).description.options
         other = [f"{k} {options.get(k)!r}" for k, v in wanted.items() if options.get(k) != v]
@@ -111,7 +140,7 @@ def _prepare_or_keep(
             )
         tidy_finished(folder, PREPARED)
         progress.info(f"{folder}: already prepared")
-        return PreparedSubject(folder)
+        return
     subject = prepare(folder)
     left_out = subject.description.voxels_left_out
     progress.info(
@@ -127,15 +156,6 @@ def _prepare_or_keep(
             f"fewer than {MIN_IMAGES} there are none: {FOLDS_ADVICE}, or prepare with more test "
             "images (--test, --split)"
         )
-    return subject
-
-
-def by_main(
-    processes: Processes, work: Callable[[], list[PreparedSubject]]
-) -> list[PreparedSubject]:
-    """Subjects that the main process prepares, opened by all."""
-    folders = processes.on_main(lambda: [subject.folder for subject in work()])
-    return [PreparedSubject(folder) for folder in folders]
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,7 @@ class _Columns:
             When the model is of other vertices.
         """
         space, own = challenge.voxel_space(subject), brain.voxel_space.geometry
+        training = challenge.responses(subject)
         columns, otherwise = {}, {}
         for h in HEMISPHERES:
             known = getattr(space, h)
@@ -161,9 +162,8 @@ class _Columns:
                     f"{space.space}, found others: train a model on `synbrain prepare algonauts`"
                 )
             columns[h] = np.searchsorted(known, wanted)
-            responses = challenge.responses(subject)[h]
             with np.errstate(invalid="ignore", over="ignore"):
-                mean = responses.mean(0, dtype=np.float64)
+                mean = training[h].mean(0, dtype=np.float64)
             otherwise[h] = np.where(np.isfinite(mean), mean, 0).astype(np.float32)
         return cls(columns, otherwise)
 

@@ -328,6 +328,29 @@ def test_images_by_tables_of_trials(with_blanks, with_design, made):
     assert_is(subject, made)
 
 
+@pytest.mark.parametrize("by", ["conditions", "trials"])
+def test_image_column_groups_and_splits_of_the_tables(by, made):
+    """A column of another name; images of a group, or of a split, stay together."""
+    names = [f"{n}.png" for n in NAMES] + ["n/a"]
+    pair = {name: f"pair{i // 2}" for i, name in enumerate(names)}
+    table = pd.DataFrame({"shown": names})
+    if by == "trials":
+        table = pd.DataFrame({"shown": [names[k] for k in made.order]})
+    path = made.folder / f"{by}_of_pairs.tsv"
+    table.assign(group=table["shown"].map(pair)).to_csv(path, sep="\t", index=False)
+    given = {"conditions": (), "image_column": "shown", by: (path,)}
+    subject = made.prepare(made.write(), **given)
+    groups = subject.trials.groupby("group")
+    assert len(groups) == N_IMAGES // 2
+    assert (groups["image"].nunique() == 2).all()
+    assert (groups["split"].nunique() == 1).all()
+    table["split"] = ["test" if int(pair[n][4:]) < 4 else "train" for n in table["shown"]]
+    table.to_csv(path, sep="\t", index=False)
+    subject = made.prepare(made.write(), "sub-02", **given)
+    tested = set(subject.trials.loc[subject.trials["split"] == "test", "image"])
+    assert tested == set(NAMES[:8])
+
+
 def test_memory_is_of_one_session(made, monkeypatch):
     """Files of other sessions are closed, whatever their number."""
     opened: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import boto3
@@ -268,6 +269,16 @@ def test_two_images_of_one_name(copy):
 # ----------------------------------------------------------------------------------- bucket
 
 
+def owner_of(url: str):
+    return boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name=laion_files.REGION,
+        aws_access_key_id="owner",
+        aws_secret_access_key="secret",
+    )
+
+
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
     """The public bucket, an S3 server on loopback, with sessions that cannot be read."""
@@ -282,13 +293,7 @@ def bucket(tmp_path, monkeypatch):
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    owner = boto3.client(
-        "s3",
-        endpoint_url=f"http://{host}:{port}",
-        region_name=laion_files.REGION,
-        aws_access_key_id="owner",
-        aws_secret_access_key="secret",
-    )
+    owner = owner_of(f"http://{host}:{port}")
     owner.create_bucket(
         Bucket=laion_files.BUCKET,
         ACL="public-read",
@@ -338,6 +343,32 @@ def test_from_nothing_to_a_prepared_subject(bucket, synbrain, tmp_path):
     code, _, error = synbrain(*arguments, "--dataset", "again")
     assert code == 0, error
     assert f"{root / TRIALS} is not there" in error
+
+
+def test_a_download_that_failed_goes_on(bucket, synbrain, tmp_path):
+    """A copy without its last session looks like a choice of sessions: that it is not is noted."""
+    images, root = tree.write_images(tmp_path / "stimuli"), tmp_path / "laion"
+    owner = owner_of(os.environ["AWS_ENDPOINT_URL_S3"])
+    last = {"Bucket": laion_files.BUCKET, "Key": BETAS, "Body": (bucket / BETAS).read_bytes()}
+    arguments = (
+        *("prepare", "laion", "--images", images, "--subject", "1", "--encoder", "gabor"),
+        *("--device", "cpu", "-w", tmp_path),
+    )
+    owner.put_object(**last, ACL="private")
+    code, _, error = synbrain(*arguments)
+    assert code == 1
+    assert "403" in error.splitlines()[-1]
+    for path in bucket.rglob("sub-01*"):  # come by then, but for the last session's betas
+        key = path.relative_to(bucket)
+        if path.is_file() and "ses-31" not in str(key) and str(key) != BETAS:
+            (root / key).parent.mkdir(parents=True, exist_ok=True)
+            (root / key).write_bytes(path.read_bytes())
+    owner.put_object(**last, ACL="public-read")
+    code, _, error = synbrain(*arguments)
+    assert code == 0, error
+    assert "was interrupted" in error
+    assert PreparedSubject(tmp_path / "prepared/laion/sub-01").sessions == [1, 2]
+    assert not list(root.glob(".synbrain*"))
 
 
 def test_a_subject_that_the_bucket_has_not(bucket, synbrain, tmp_path):

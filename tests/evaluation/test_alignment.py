@@ -9,15 +9,10 @@ import pytest
 
 from synbrain_cli.evaluation.alignment import (
     TWICE,
-    Chance,
     Recording,
     Templates,
-    best_segment,
     image_agreement,
-    paired_z,
     parts_of,
-    permutation_moments,
-    permutation_z,
     standardized_by_part,
 )
 from synbrain_cli.evaluation.alignment_candidates import (
@@ -28,6 +23,13 @@ from synbrain_cli.evaluation.alignment_candidates import (
 )
 from synbrain_cli.evaluation.alignment_check import as_text, check_design
 from synbrain_cli.evaluation.alignment_inputs import CheckInputs
+from synbrain_cli.evaluation.alignment_statistics import (
+    Chance,
+    best_segment,
+    paired_z,
+    permutation_moments,
+    permutation_z,
+)
 
 N_IMAGES, N_COMPONENTS, N_FEATURES = 120, 12, 10
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
-from mutations import ByteMutator, Damage, Rng, one_of
+from mutations import Damage, Mutation, Rng, Victim, one_of
 
 NUMBERS = (0, -1, 1, 2, 0.5, -0.0, 1e308, -1e308, 1e30, 5e-324, 2**31, 2**63, 2**64, 10**400)
 ESCAPES = "\x1b[31m\x1b]0;owned\x07\x9b2J"
@@ -245,14 +246,19 @@ def _reencode(text: str, rng: Rng) -> Damage:
     return what, changed, what in ("CRLF", "a byte order mark", "no newline at the end", "UTF-16")
 
 
-def table_mutator(separator: str) -> ByteMutator:
-    def damage(data: bytes, rng: Rng) -> Damage:
-        text = data.decode("utf-8")
+def table_mutator(separator: str) -> Callable[[Victim, Rng], Mutation]:
+    def damage(victim: Victim, rng: Rng) -> Mutation:
+        text = victim.path.read_bytes().decode("utf-8")
         if rng.random() < 0.2:
-            return _reencode(text, rng)
+            what, changed, tellable = _reencode(text, rng)
+            victim.rewrite(changed)
+            return Mutation(what, tellable)
         rows = [line.split(separator) for line in text.splitlines()] or [[""]]
-        what, tellable = one_of(rng, ROWS)(rows, rng)
-        changed = "\n".join(separator.join(row) for row in rows) + "\n"
-        return what, changed.encode("utf-8"), tellable
+        mutator = one_of(rng, ROWS)
+        what, tellable = mutator(rows, rng)
+        tellable &= not (victim.is_list and mutator is _swap_rows)  # no line of a list is a header
+        content = "\n".join(separator.join(row) for row in rows) + "\n"
+        victim.rewrite(content.encode("utf-8"))
+        return Mutation(what, tellable)
 
     return damage

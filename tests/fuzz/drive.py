@@ -45,6 +45,7 @@ from verdicts import (  # noqa: E402
     digests,
     judge,
     listing,
+    matches,
     must_be_equal,
     output_changed,
 )
@@ -152,7 +153,8 @@ class Fuzzer:
         others = tuple(other for other in every if kind_of(other) == kind_of(path))
         before = path.read_bytes()
         mutant.victim = path
-        mutant.mutation = mutate(Victim(path, others), rng)
+        is_list = matches(mutant.relative, target.lists)
+        mutant.mutation = mutate(Victim(path, others, is_list), rng)
         try:
             regular = path.is_file() and not path.is_symlink()
             mutant.changed = not regular or path.read_bytes() != before

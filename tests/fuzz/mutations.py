@@ -41,10 +41,12 @@ class Victim:
     """A file to be damaged, and others of its kind.
 
     ``path`` may be a hard link to a file that others share: it is replaced, never written into.
+    A table may be a list, without a header.
     """
 
     path: Path
     others: tuple[Path, ...] = ()
+    is_list: bool = False
 
     def rewrite(self, data: bytes) -> None:
         self.remove()

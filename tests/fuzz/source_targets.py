@@ -18,6 +18,7 @@ def _table(
     files: tuple[str, ...],
     weight: float = 1,
     free: tuple[str, ...] = ("user/*",),
+    lists: tuple[str, ...] = (),
 ) -> Target:
     return Target(
         f"table-{name}",
@@ -26,6 +27,7 @@ def _table(
         files,
         outputs=DATA,
         free=free,
+        lists=lists,
         weight=weight,
         seconds=30,
     )
@@ -80,10 +82,14 @@ TABLES = (
         *("tokens", "user/trials.tsv", "--responses", "user/betas.npy", *VOLUME),
         *("--tokens", "user/tokens/a.npy", "--tokens", "user/tokens/b.h5"),
         *("--tokens", "user/tokens/c.safetensors"),
-        # Not a.tsv: names in another order are other images, and the tokens rightly others
-        files=("user/tokens/*.npy", "user/tokens/*.h5", "user/tokens/*.saf*"),
+        files=(
+            *("user/tokens/*.npy", "user/tokens/*.h5", "user/tokens/*.saf*"),
+            *("user/tokens/a.tsv", "user/tokens/c.tsv"),
+        ),
         weight=2,
         free=("user/*", "user/tokens/*"),
+        # Names in another order are other images, and the tokens rightly others
+        lists=("user/tokens/a.tsv",),
     ),
     *(
         Target(

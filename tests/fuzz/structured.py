@@ -39,8 +39,8 @@ _json, _zip, _npy_file = as_mutator(damage_json), as_mutator(damage_zip), as_mut
 _image = (damage_image,)
 STRUCTURED: dict[str, tuple[Callable[[Victim, Rng], Mutation], ...]] = {
     ".json": (_json,),
-    ".tsv": (as_mutator(table_mutator("\t")),),
-    ".csv": (as_mutator(table_mutator(",")),),
+    ".tsv": (table_mutator("\t"),),
+    ".csv": (table_mutator(","),),
     ".npy": (_npy_file,),
     ".npz": (_zip,),
     ".pt": (_zip,),
@@ -51,7 +51,7 @@ STRUCTURED: dict[str, tuple[Callable[[Victim, Rng], Mutation], ...]] = {
     ".mgh": (as_mutator(damage_mgh),),
     ".mgz": (as_mutator(inside_gzip(damage_mgh)),),
     ".gii": (as_mutator(damage_gifti),),
-    ".hdf5": (damage_hdf5,),
+    **dict.fromkeys((".hdf5", ".h5"), (damage_hdf5,)),
     ".mat": (damage_mat,),
     ".md": (as_mutator(_markdown),),
     **dict.fromkeys((".png", ".jpg", ".tif", ".webp", ".gif", ".bmp"), _image),

@@ -24,6 +24,9 @@ class Target:
     free : tuple of str
         Patterns of files in which users may change values: there, only damage of which the file
         itself could tell must not change the output.
+    lists : tuple of str
+        Patterns of tables without a header: their first line is a row like any other, and where it
+        stands is the user's choice.
     writes : tuple of str
         Patterns of what the command may replace or remove.
     verifies : tuple of str
@@ -44,6 +47,7 @@ class Target:
     files: tuple[str, ...]
     outputs: tuple[str, ...] = ()
     free: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     verifies: tuple[str, ...] = ()
     weight: float = 1

@@ -278,7 +278,7 @@ def write_glmsingle(root: Path) -> None:
     with h5py.File(user / "tokens/b.h5", "w") as file:
         file["tokens"], file["image"] = tokens, stems
     save_file({"tokens": tokens}, user / "tokens/c.safetensors")
-    shutil.copy(user / "tokens/a.tsv", user / "tokens/c.tsv")
+    shutil.copy(user / "conditions.tsv", user / "tokens/c.tsv")  # the same as a table
 
 
 def write_laion(root: Path) -> None:

@@ -15,9 +15,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 from nsd_tree import write_stimulus_table, write_surfaces
 
-from synbrain_cli.datasets import download, nsd_synthetic, s3
+from synbrain_cli.datasets import download, nsd_bucket, nsd_synthetic, s3
 from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.datasets.nsd_files import DESIGN, NSD, STIMULI
+from synbrain_cli.pipeline import downloading
 
 BETAS = "nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR"
 SESSION = f"{BETAS}/betas_session02.nii.gz"
@@ -253,6 +254,39 @@ def test_a_download_that_failed_goes_on(altered, synbrain, tmp_path, online):
     assert code == 0, error
     assert "was interrupted" in error
     assert "nsd/sub-01  3 " in output
+    assert not list((tmp_path / "nsd").glob(".synbrain*"))
+
+
+@pytest.mark.parametrize("more", [("--set", "synthetic"), ("--sessions", "1")], ids=["all", "one"])
+def test_a_download_of_several_subjects_goes_on(synbrain, tmp_path, online, monkeypatch, more):
+    """A copy without its last subject looks like a choice of subjects."""
+    monkeypatch.setattr(nsd_bucket, "SESSIONS", (3, 3))  # subjects of this bucket
+    kind = "nsdsynthetic" if "synthetic" in more else ""
+    stem = f"betas_{kind or 'session01'}.nii.gz"
+    arguments = (
+        *("prepare", "nsd", "--accept-terms", "--encoder", "gabor", "--device", "cpu"),
+        *("-w", tmp_path, *more),
+    )
+
+    def of(subject: int) -> str:
+        folder = BETAS.replace("subj01", f"subj{subject:02d}")
+        return f"{folder.replace('/betas_fit', f'/{kind}betas_fit')}/{stem}"
+
+    fetch = downloading.fetch
+
+    def first_subject(bucket, files, root, **options):
+        fetch(bucket, [file for file in files if file.key != of(2)], root, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(downloading, "fetch", first_subject)
+    assert synbrain(*arguments)[0] == 130
+    assert (tmp_path / "nsd" / of(1)).exists()
+    assert not (tmp_path / "nsd" / of(2)).exists()
+    monkeypatch.setattr(downloading, "fetch", fetch)
+    code, output, error = synbrain(*arguments)
+    assert code == 0, error
+    assert "was interrupted" in error
+    assert "/sub-02" in output
     assert not list((tmp_path / "nsd").glob(".synbrain*"))
 
 
