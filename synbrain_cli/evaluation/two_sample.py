@@ -166,7 +166,7 @@ class Judge:
         Returns
         -------
         dict of Judged
-            "trials", and "pairs" where `LEAST_IMAGES` images or more were repeated.
+            "trials", and "pairs" where there are enough of them (`see`).
         """
         of_features, of_classifiers = share.split(1, 4)
         probes = fit_probes(
@@ -256,7 +256,7 @@ def tell_apart(
     masks = scored_regions(brain)
     averaging = region_averaging(masks, brain.n_voxels)
     judge = Judge(source.image_features(), tuple(masks), averaging, generator)
-    bootstrap = Bootstrap(settings.n_boot, run.seed)
+    bootstrap = test.bootstrap(settings.n_boot, run.seed).of(chosen)
     latent = ("latent_nf1",) if settings.latent and brain.config.has_networks else ()
     names = (*BASELINES, *latent)
 
@@ -299,18 +299,23 @@ def tell_apart(
 
 
 def check_images(test: TestSet) -> None:
-    """Refuse so few images that a fold would hold one or none.
+    """Refuse so few images, or groups of images, that a fold would hold one or none.
 
     Raises
     ------
     InputError
     """
-    if test.n_images < LEAST_IMAGES:
+    if test.n_independent < LEAST_IMAGES:
         raise InputError(
-            f"--two-sample: expected {LEAST_IMAGES} test images or more, found {test.n_images}: "
-            "classifiers are trained on some images and tested on others; prepare with a larger "
-            f"test split, or {FOLDS_ADVICE}"
+            f"--two-sample: expected {LEAST_IMAGES} {_units(test)} or more, found "
+            f"{test.n_independent}: classifiers are trained on some images and tested on others; "
+            f"prepare with a larger test split, or {FOLDS_ADVICE}"
         )
+
+
+def _units(test: TestSet) -> str:
+    """What is dealt to folds."""
+    return "test images" if test.groups is None else "groups of test images"
 
 
 def _chosen_images(
@@ -460,7 +465,7 @@ def _features(found: Mapping[Rows, Judged]) -> Iterator[FeatureDifference]:
     for rows, judged in found.items():
         sample = judged.seen.sample
         for k, name in enumerate(judged.seen.names):
-            area, z = feature_auc(sample.features[:, k], sample.image, sample.is_recorded)
+            area, z = feature_auc(sample.features[:, k], sample.unit, sample.is_recorded)
             yield FeatureDifference(rows=rows, feature=name, auc=area, z=z)
 
 
@@ -495,6 +500,7 @@ def _notes(scores: TwoSampleScores, test: TestSet) -> list[str]:
         )
     if scores.pairs is UNSET:
         notes.append(
-            f"fewer than {LEAST_IMAGES} test images have repeats: pairs of repeats were not tested"
+            f"fewer than {LEAST_IMAGES} {_units(test)} have repeats: pairs of repeats were not "
+            "tested"
         )
     return notes

@@ -8,7 +8,8 @@ trial and of its image is in `synbrain_cli.metrics.trial_features`.
 
 The images, not the trials, are the unit everywhere: they are dealt to the folds as a whole,
 resampled as a whole by the bootstrap, and exchanged as a whole by the permutation test, because the
-trials of one image share its signal, and its draws share theirs.
+trials of one image share its signal, and its draws share theirs. Images of a group, whose signals
+are alike, are one unit (`synbrain_cli.groups`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.groups import Groups, count_groups, deal
 from synbrain_cli.metrics.bootstrap import TOGETHER
 from synbrain_cli.threads import one_thread
 
@@ -117,12 +119,15 @@ class Sample:
     is_recorded : bool array of shape (n_rows,)
     n_images : int
         Some of them may have no rows.
+    groups : int array of shape (n_images,), optional
+        Group of each image.
     """
 
     features: NDArray[np.float64]
     image: NDArray[np.integer]
     is_recorded: NDArray[np.bool_]
     n_images: int
+    groups: Groups | None = None
 
     def labelled(self, is_recorded: NDArray[np.bool_]) -> Sample:
         """Return the same rows under other labels."""
@@ -131,7 +136,12 @@ class Sample:
     def select(self, chosen: NDArray[np.bool_]) -> Sample:
         """Return some of the rows, a boolean array (n_rows,)."""
         rows = self.features[chosen], self.image[chosen], self.is_recorded[chosen]
-        return Sample(*rows, self.n_images)
+        return Sample(*rows, self.n_images, self.groups)
+
+    @property
+    def unit(self) -> NDArray[np.integer]:
+        """What each row is independent of the others by: its group, or its image: (n_rows,)."""
+        return self.image if self.groups is None else self.groups[self.image]
 
     def deal(self, generator: np.random.Generator) -> NDArray[np.int64]:
         """Deal the images to outer folds at random, as equal in size as can be.
@@ -144,22 +154,25 @@ class Sample:
         Raises
         ------
         InputError
-            Fewer than two images for each fold.
+            Fewer than two images, or groups of images, for each fold.
         """
-        shown = np.unique(self.image)
-        if len(shown) < LEAST_IMAGES:
+        n_units = len(np.unique(self.unit))
+        if n_units < LEAST_IMAGES:
+            what = "images" if self.groups is None else "groups of images"
             raise InputError(
-                f"a classifier: expected {LEAST_IMAGES} images or more, found {len(shown)}"
+                f"a classifier: expected {LEAST_IMAGES} {what} or more, found {n_units}"
             )
+        return self.deal_some(np.unique(self.image), N_OUTER, generator)
+
+    def deal_some(
+        self, images: NDArray[np.integer], n_folds: int, generator: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Deal some of the images to folds: int array (n_images,); −1 of the others."""
+        own = None if self.groups is None else self.groups[images]
         fold = np.full(self.n_images, -1)
-        fold[shown] = _deal(len(shown), N_OUTER, generator)
+        for k, held_out in enumerate(deal(len(images), n_folds, generator, own)):
+            fold[images[held_out]] = k
         return fold
-
-
-def _deal(n_images: int, n_folds: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Fold of each image; sizes differ by one at most: int array (n_images,)."""
-    folds: NDArray[np.int64] = generator.permutation(np.arange(n_images) % n_folds)
-    return folds
 
 
 def held_out_scores(
@@ -200,9 +213,7 @@ def _chosen(
     sample: Sample, kind: Kind, images: NDArray[np.int64], generator: np.random.Generator
 ) -> Any:
     """Setting with the best AUC on images that the classifier was not fitted to."""
-    inner = np.full(sample.n_images, -1)
-    inner[images] = _deal(len(images), N_INNER, generator)
-    of_row = inner[sample.image]
+    of_row = sample.deal_some(images, N_INNER, generator)[sample.image]
     found = np.zeros(len(kind.settings))
     for k in range(N_INNER):
         train, test = (of_row >= 0) & (of_row != k), of_row == k
@@ -299,10 +310,13 @@ class Exchange:
     blocks : tuple of Block
         One for each fold.
     n_images : int
+    groups : int array of shape (n_images,), optional
+        Group of each image.
     """
 
     blocks: tuple[Block, ...]
     n_images: int
+    groups: Groups | None = None
 
     @classmethod
     def of(cls, sample: Sample, scores: Scores, fold: NDArray[np.int64]) -> Exchange:
@@ -315,7 +329,8 @@ class Exchange:
         fold : int array of shape (n_images,)
         """
         images = (np.flatnonzero(fold == k) for k in range(N_OUTER))
-        return cls(tuple(Block.of(sample, scores, some) for some in images), sample.n_images)
+        blocks = tuple(Block.of(sample, scores, some) for some in images)
+        return cls(blocks, sample.n_images, sample.groups)
 
     @cached_property
     def auc(self) -> float:
@@ -358,10 +373,18 @@ class Exchange:
         return np.asarray(above / pairs)
 
 
-def exchanges(n_images: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-    """Yield which images are exchanged, `N_EXCHANGES` times: arrays (at most 128, n_images)."""
+def exchanges(
+    n_images: int, generator: np.random.Generator, groups: Groups | None = None
+) -> Iterator[NDArray[np.float64]]:
+    """Yield which images are exchanged, `N_EXCHANGES` times: arrays (at most 128, n_images).
+
+    Images of a group are exchanged together.
+    """
+    n_units = count_groups(n_images, groups)
+    own = slice(None) if groups is None else np.unique(groups, return_inverse=True)[1]
     for start in range(0, N_EXCHANGES, TOGETHER):
-        yield generator.integers(0, 2, (min(TOGETHER, N_EXCHANGES - start), n_images)).astype(float)
+        n_here = min(TOGETHER, N_EXCHANGES - start)
+        yield generator.integers(0, 2, (n_here, n_units)).astype(float)[:, own]
 
 
 @dataclass(frozen=True)
@@ -383,9 +406,9 @@ class PValues:
 def p_values(found: Sequence[Exchange], generator: np.random.Generator) -> PValues:
     r"""Permutation test of several classifiers, each alone and the best of them.
 
-    Under the hypothesis that draws are as recorded trials are, all rows of an image can exchange
-    their labels. Every classifier gets the same exchanges, so that the highest of their
-    standardised AUC has a distribution too (max statistic; Westfall & Young 1993).
+    Under the hypothesis that draws are as recorded trials are, all rows of an image (or of a group
+    of images) can exchange their labels. Every classifier gets the same exchanges, so that the
+    highest of their standardised AUC has a distribution too (max statistic; Westfall & Young 1993).
 
     The classifiers are not fitted again. Two folds f and g judge each other's images, and what
     separates the labels in both by chance is counted twice: the classifier that saw g finds it in
@@ -407,7 +430,7 @@ def p_values(found: Sequence[Exchange], generator: np.random.Generator) -> PValu
     """
     batches = [
         np.stack([one.exchanged(swapped) for one in found], 1)
-        for swapped in exchanges(found[0].n_images, generator)
+        for swapped in exchanges(found[0].n_images, generator, found[0].groups)
     ]
     null = WIDENING * (np.concatenate(batches) - 0.5)
     observed = np.array([one.auc for one in found]) - 0.5

@@ -20,6 +20,7 @@ from synbrain_cli.evaluation.residuals import Residuals, ResidualSource
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.evaluation.test_set import TestSet, region_averaging, scored_regions
 from synbrain_cli.evaluation.two_sample import Judge, best_of, check_images, tell_apart
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.two_sample import CLASSIFIERS
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.run import RunContext
@@ -72,7 +73,7 @@ def told(source, residuals, seed=0):
 
 def test_draws_are_not_told_from_draws(source):
     alarms = [told(source, pretend(source), seed)[1].p <= 0.01 for seed in range(3)]
-    assert sum(alarms) <= 1  # corrected p: one in a hundred by chance, on one made-up recording
+    assert not any(alarms)
 
 
 def test_wrong_variances_are_found(source):
@@ -107,10 +108,37 @@ def test_differences_of_draws_with_a_defect(source):
     assert np.median(columns["variance_ratio"]) == pytest.approx(0.25, abs=0.04)
     assert np.median(columns["variance_z"]) < -3
     known = found.of_regions["variance"].mean(1)
-    ratio, _ = found.ratio("variance", two_sample.Bootstrap(50, 0))
+    ratio, _ = found.ratio("variance", Bootstrap(50, 0))
     np.testing.assert_allclose(ratio, known[0] / known[1])
-    _, limits = found.difference("repeated", two_sample.Bootstrap(50, 0))
+    _, limits = found.difference("repeated", Bootstrap(50, 0))
     assert (limits[:, 0] < limits[:, 1]).all()
+
+
+def test_images_of_a_group_count_as_one(source):
+    """Every image twice, in a group: differences are as far from 0 as of every image once."""
+    once = pretend(source, factor=1.2)
+    n = len(once.n_repeats)
+    twice = Residuals(
+        np.tile(once.n_repeats, 2),
+        lambda image: once.recorded(image % n),
+        lambda image, imitation: once.drawn(image % n, imitation),
+        np.tile(np.arange(n)[::-1], 2),
+    )
+    averaging = region_averaging(scored_regions(source.brain), source.brain.n_voxels)
+    found, known = (Differences.of(each, averaging) for each in (twice, once))
+    for name, values in found.of_voxels.items():
+        np.testing.assert_allclose(values, known.of_voxels[name], rtol=1e-6, atol=1e-9)
+    bootstraps = (Bootstrap(1000, 0, groups=twice.groups), Bootstrap(1000, 0))
+    widths = [
+        np.diff(each.difference("repeated", bootstrap)[1])
+        for each, bootstrap in zip((found, known), bootstraps, strict=True)
+    ]
+    np.testing.assert_allclose(*widths, rtol=0.2)
+    judged, _ = told(source, twice)
+    for rows in judged.values():
+        fold = rows.seen.sample.deal(np.random.default_rng(0))
+        assert (fold[:n] == fold[n:]).all()
+        assert (rows.exchanges["logistic"].groups == twice.groups).all()
 
 
 def test_too_few_images(test_set):
