@@ -86,20 +86,21 @@ def count(source: ResidualSource, defect: str, kinds: dict, n_repetitions: int) 
     features = source.image_features()
     right = drawer(source, "none")
     wrong = drawer(source, defect)
-    detected, best, by_classifier = 0, [], {}
+    p, best, by_classifier = [], [], {}
     for repetition in range(n_repetitions):
         generator = np.random.default_rng([17, repetition])
         judge = Judge(features, tuple(regions), averaging, generator, kinds)
         found = judge.judge(pretend(source, right, wrong, repetition))
         told = best_of(found, generator)
-        detected += told.p <= ALPHA
+        p.append(told.p)
         best.append(told.auc)
         for rows, judged in found.items():
             for name, exchange in judged.exchanges.items():
                 by_classifier.setdefault(f"{rows}: {name}", []).append(exchange.auc)
     return {
-        "detected": int(detected),
+        "detected": sum(value <= ALPHA for value in p),
         "of": n_repetitions,
+        "p": sorted(p),
         "best_auc": float(np.mean(best)),
         "auc": {name: float(np.mean(values)) for name, values in by_classifier.items()},
     }
