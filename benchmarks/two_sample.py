@@ -20,10 +20,11 @@ from common import Timer, as_typed, save
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.evaluation.judge import Judge
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.residuals import Residuals, ResidualSource
 from synbrain_cli.evaluation.test_set import TestSet, region_averaging, scored_regions
-from synbrain_cli.evaluation.two_sample import ALPHA, Judge, best_of
+from synbrain_cli.evaluation.two_sample import ALPHA, best_of
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.two_sample import CLASSIFIERS
 from synbrain_cli.model.covariance import LowRank

@@ -13,7 +13,7 @@ from conftest import QUIET
 from grouped_images import SmallExperiment, random_groups
 from msgspec import UNSET
 
-from synbrain_cli.evaluation import two_sample
+from synbrain_cli.evaluation import judge
 from synbrain_cli.evaluation.folds import Folds, shuffle_within
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.evaluation import EvaluationRecord, read_evaluation
@@ -263,7 +263,7 @@ def test_every_command_deals_by_groups(synbrain, tmp_path, monkeypatch):
         return real(self, *arguments)
 
     monkeypatch.setattr(Bootstrap, "interval", interval)
-    monkeypatch.setattr(two_sample, "CLASSIFIERS", {"logistic": CLASSIFIERS["logistic"]})
+    monkeypatch.setattr(judge, "CLASSIFIERS", {"logistic": CLASSIFIERS["logistic"]})
     code, _, err = synbrain("train", "-w", workspace, "--model", "network")
     assert code == 0, err
     core = next((workspace / "weights/cores").iterdir())

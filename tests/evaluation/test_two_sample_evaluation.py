@@ -13,13 +13,14 @@ from conftest import QUIET
 
 from synbrain_cli import load_model
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation import two_sample
+from synbrain_cli.evaluation import judge, two_sample
 from synbrain_cli.evaluation.differences import Differences
+from synbrain_cli.evaluation.judge import Judge
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.residuals import Residuals, ResidualSource
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.evaluation.test_set import TestSet, region_averaging, scored_regions
-from synbrain_cli.evaluation.two_sample import Judge, best_of, check_images, tell_apart
+from synbrain_cli.evaluation.two_sample import best_of, check_images, tell_apart
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.two_sample import CLASSIFIERS
 from synbrain_cli.pipeline.evaluate import evaluate
@@ -149,7 +150,7 @@ def test_too_few_images(test_set):
 
 def test_images_without_repeats_have_no_pairs(brain, test_set, predictions, monkeypatch):
     """One trial of each image: no pairs, and no more notes than that."""
-    monkeypatch.setattr(two_sample, "CLASSIFIERS", QUICK)
+    monkeypatch.setattr(judge, "CLASSIFIERS", QUICK)
     _, first = np.unique(test_set.image_index, return_index=True)
     single = replace(
         test_set,
@@ -167,7 +168,7 @@ def test_images_without_repeats_have_no_pairs(brain, test_set, predictions, monk
 
 def test_images_are_chosen_where_there_are_many(brain, test_set, predictions, monkeypatch):
     monkeypatch.setattr(two_sample, "MOST_TRIALS", 60)
-    monkeypatch.setattr(two_sample, "CLASSIFIERS", QUICK)
+    monkeypatch.setattr(judge, "CLASSIFIERS", QUICK)
     found = tell_apart(brain, test_set, predictions, EvaluateSettings(n_boot=50, latent=False), RUN)
     assert found.scores.n_trials <= 60
     assert found.scores.n_images < test_set.n_images
@@ -175,7 +176,7 @@ def test_images_are_chosen_where_there_are_many(brain, test_set, predictions, mo
 
 
 def test_command_writes_what_it_finds(trained, synbrain, unpainted, tmp_path, monkeypatch):
-    monkeypatch.setattr(two_sample, "CLASSIFIERS", QUICK)
+    monkeypatch.setattr(judge, "CLASSIFIERS", QUICK)
     command = ("evaluate", "--model", "sub-01", "--two-sample", "--draws", "20", "--no-report")
     where = ("--output", tmp_path / "scores", "--workspace", trained.root, "--quiet")
     code, out, err = synbrain(*command, *where)
@@ -213,7 +214,7 @@ def test_images_that_were_held_out_by_folds(
     prepared, linear_bundles, store, unpainted, monkeypatch
 ):
     """Draws and their spread are those of the fit that did not see the image."""
-    monkeypatch.setattr(two_sample, "CLASSIFIERS", QUICK)
+    monkeypatch.setattr(judge, "CLASSIFIERS", QUICK)
     monkeypatch.setattr(two_sample, "MOST_TRIALS", 150)
     brain = load_model(linear_bundles["1"], "cpu")
     subject = prepared.find_subject("1", None, QUIET.info)

@@ -9,16 +9,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.metrics.permutation import Exchange, exchanges, p_values
 from synbrain_cli.metrics.two_sample import (
     CLASSIFIERS,
     LEAST_IMAGES,
-    Exchange,
     Pattern,
     Sample,
     auc,
-    exchanges,
     held_out_scores,
-    p_values,
     random_labels,
 )
 
