@@ -39,7 +39,7 @@ from common import peak_memory, save
 from himalaya.kernel_ridge import MultipleKernelRidgeCV
 
 from synbrain_cli.brain.prediction import predict_deep
-from synbrain_cli.evaluation.folds import deal_images, resplit
+from synbrain_cli.evaluation.resplit import deal_images, resplit
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.token_store import TokenStore

@@ -240,7 +240,7 @@ def contrasts(
 
 def recorded(workspace: Workspace, dataset: str, images: Path, n_folds: int) -> dict[str, Any]:
     """Rank held-out images for every unit, and look the first up in what was recorded."""
-    from synbrain_cli.evaluation.folds import deal_images, resplit
+    from synbrain_cli.evaluation.resplit import deal_images, resplit
     from synbrain_cli.metrics.accuracy import average_repeats
     from synbrain_cli.pipeline.train import TrainSettings, train
 

@@ -20,10 +20,11 @@ from common import Timer, as_typed, save
 
 from synbrain_cli.brain import Brain, load_model
 from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.evaluation.judge import Judge
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.residuals import Residuals, ResidualSource
 from synbrain_cli.evaluation.test_set import TestSet, region_averaging, scored_regions
-from synbrain_cli.evaluation.two_sample import ALPHA, Judge, best_of
+from synbrain_cli.evaluation.two_sample import ALPHA, best_of
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.two_sample import CLASSIFIERS
 from synbrain_cli.model.covariance import LowRank
@@ -86,20 +87,21 @@ def count(source: ResidualSource, defect: str, kinds: dict, n_repetitions: int) 
     features = source.image_features()
     right = drawer(source, "none")
     wrong = drawer(source, defect)
-    detected, best, by_classifier = 0, [], {}
+    p, best, by_classifier = [], [], {}
     for repetition in range(n_repetitions):
         generator = np.random.default_rng([17, repetition])
         judge = Judge(features, tuple(regions), averaging, generator, kinds)
         found = judge.judge(pretend(source, right, wrong, repetition))
         told = best_of(found, generator)
-        detected += told.p <= ALPHA
+        p.append(told.p)
         best.append(told.auc)
         for rows, judged in found.items():
             for name, exchange in judged.exchanges.items():
                 by_classifier.setdefault(f"{rows}: {name}", []).append(exchange.auc)
     return {
-        "detected": int(detected),
+        "detected": sum(value <= ALPHA for value in p),
         "of": n_repetitions,
+        "p": sorted(p),
         "best_auc": float(np.mean(best)),
         "auc": {name: float(np.mean(values)) for name, values in by_classifier.items()},
     }

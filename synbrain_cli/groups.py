@@ -47,6 +47,11 @@ def count_groups(n_images: int, groups: Groups | None) -> int:
     return n_images if groups is None else len(np.unique(groups))
 
 
+def independent_parts(n_images: int, groups: Groups | None) -> list[NDArray[np.intp]]:
+    """Rows of each part that is independent of the rest: a group, or an image that stands alone."""
+    return [np.array([i]) for i in range(n_images)] if groups is None else members(groups)
+
+
 def members(groups: Groups) -> list[NDArray[np.intp]]:
     """Rows of each group, in the order of their numbers."""
     order = np.argsort(groups, kind="stable")

@@ -122,7 +122,10 @@ def distance_lines(metrics: EvaluationRecord) -> list[str]:
     ]
     falls = other.leverage_pattern_correlation
     if falls is not None:
-        lines.append(f"rank correlation of leverage and pattern r over images: {cell(falls, 2)}")
+        lines.append(
+            "rank correlation over images of leverage and pattern r, less the mean pattern: "
+            f"{cell(falls, 2)}"
+        )
     return lines
 
 

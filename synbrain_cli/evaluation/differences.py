@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.evaluation.residuals import Residuals
+from synbrain_cli.groups import independent_parts
 from synbrain_cli.metrics.bootstrap import Bootstrap, weighted_mean
 from synbrain_cli.metrics.trial_features import pairs_of
 
@@ -26,7 +27,7 @@ class Differences:
     of_voxels : dict of float64 arrays of shape (3, n_voxels)
         Statistic ("bias": z, "variance": z², "repeated": product of two repeats) → its mean over
         recorded trials, over drawn ones (`N_IMITATIONS` times as many), and the difference in
-        standard errors over images.
+        standard errors over images, or over groups of images.
     of_regions : dict of float64 arrays of shape (2, n_images, n_regions)
         "variance": z², mean over voxels; "mean_variance": square of the region's mean; "repeated".
         First recorded, then drawn; NaN for images without a pair.
@@ -52,18 +53,21 @@ class Differences:
             name: np.full((2, n_images, n_regions), np.nan)
             for name in ("variance", "mean_variance", "repeated")
         }
-        for image in range(n_images):
-            recorded = _Moments.of(residuals.recorded(image), averaging)
-            drawn = _Moments.mean(
-                [_Moments.of(residuals.drawn(image, k), averaging) for k in range(N_IMITATIONS)]
-            )
-            for name, total in sums.items():
-                if name in recorded.of_voxels:
-                    total.add(recorded.of_voxels[name], drawn.of_voxels[name])
-            for where, found in enumerate((recorded, drawn)):
-                for name, values in found.of_regions.items():
-                    of_regions[name][where, image] = values
-        of_voxels = {name: total.means_and_z() for name, total in sums.items() if total.n > 1}
+        for part in independent_parts(n_images, residuals.groups):
+            for image in part.tolist():
+                recorded = _Moments.of(residuals.recorded(image), averaging)
+                drawn = _Moments.mean(
+                    [_Moments.of(residuals.drawn(image, k), averaging) for k in range(N_IMITATIONS)]
+                )
+                for name, total in sums.items():
+                    if name in recorded.of_voxels:
+                        total.add(recorded.of_voxels[name], drawn.of_voxels[name])
+                for where, found in enumerate((recorded, drawn)):
+                    for name, values in found.of_regions.items():
+                        of_regions[name][where, image] = values
+            for total in sums.values():
+                total.end_part()
+        of_voxels = {name: total.means_and_z() for name, total in sums.items() if total.n_parts > 1}
         return cls(of_voxels, of_regions)
 
     @property
@@ -85,7 +89,7 @@ class Differences:
         recorded, drawn = self.of_regions[name]
         known = np.isfinite(recorded).all(1)
         values = (recorded - drawn)[known]
-        return values.mean(0), bootstrap.interval_of_mean(values)
+        return values.mean(0), bootstrap.of(np.flatnonzero(known)).interval_of_mean(values)
 
     def columns(self) -> dict[str, Floats]:
         """One column per number that is known of a voxel: (n_voxels,) each."""
@@ -137,22 +141,43 @@ def _averages(every: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
 
 
 class _Sums:
-    """Sums over images of a statistic, recorded and drawn, and of squares of the difference."""
+    """Sums over images of a statistic, recorded and drawn, and how the difference scatters.
+
+    Differences of the images of one part, which are not independent, are added up before they are
+    squared: the standard error is that of a mean over clusters of images (Liang & Zeger 1986,
+    *Biometrika* 73), with n / (n − 1) of n parts.
+    """
 
     def __init__(self, n_voxels: int) -> None:
-        self.n = 0
+        self.n_parts = 0
+        self._n = self._n_here = 0
         self._total = np.zeros((2, n_voxels))
-        self._squares = np.zeros(n_voxels)
+        self._here = np.zeros(n_voxels)  # difference, summed over the images of this part
+        # Over parts: squares of these sums, their products with numbers of images, squares of those
+        self._squares, self._crossed = np.zeros((2, n_voxels))
+        self._sizes = 0
 
     def add(self, recorded: Floats, drawn: Floats) -> None:
-        self.n += 1
+        self._n_here += 1
         self._total += recorded, drawn
-        self._squares += (recorded - drawn) ** 2
+        self._here += recorded - drawn
+
+    def end_part(self) -> None:
+        """Images that are added from now on are independent of those before."""
+        if self._n_here:
+            self.n_parts += 1
+            self._n += self._n_here
+            self._squares += self._here**2
+            self._crossed += self._n_here * self._here
+            self._sizes += self._n_here**2
+        self._n_here, self._here = 0, np.zeros_like(self._here)
 
     def means_and_z(self) -> Floats:
-        recorded, drawn = self._total / self.n
+        recorded, drawn = self._total / self._n
         difference = recorded - drawn
-        variance = np.maximum(self._squares / self.n - difference**2, 0) / (self.n - 1)
+        squares = self._squares - 2 * difference * self._crossed + difference**2 * self._sizes
+        correction = self.n_parts / (self.n_parts - 1)
+        variance = np.maximum(squares, 0) / self._n**2 * correction
         z = np.divide(
             difference, np.sqrt(variance), out=np.zeros_like(difference), where=variance > 1e-24
         )

@@ -26,7 +26,7 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.groups import count_groups
-from synbrain_cli.io.results.evaluation import (
+from synbrain_cli.io.results.likelihood import (
     InformationGain,
     LikelihoodScore,
     LikelihoodScores,

@@ -20,6 +20,7 @@ from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.evaluation.calibration import latent_draws
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.test_set import TestSet
+from synbrain_cli.groups import Groups
 from synbrain_cli.io.results.two_sample import Rows
 from synbrain_cli.metrics.trial_features import (
     Columns,
@@ -49,11 +50,14 @@ class Residuals:
     drawn : callable
         Number of an image, and of an imitation of the recording → the same. Draws of one imitation
         share their unexplained signal.
+    groups : int array of shape (n_images,), optional
+        Group of each image.
     """
 
     n_repeats: NDArray[np.integer]
     recorded: Callable[[int], Responses]
     drawn: Callable[[int, int], Responses]
+    groups: Groups | None = None
 
     def both(self, image: int) -> Iterator[tuple[bool, Responses]]:
         """Yield the recorded trials of an image, then as many drawn ones."""
@@ -98,7 +102,8 @@ class ResidualSource:
             row, seed = int(self.images[image]), self.seed + OWN_DRAWS + imitation
             return self._residual(row, self._draw(name, row, int(n_repeats[image]), seed))
 
-        return Residuals(n_repeats, recorded, drawn)
+        groups = None if self.test.groups is None else self.test.groups[self.images]
+        return Residuals(n_repeats, recorded, drawn, groups)
 
     def _residual(self, row: int, responses: Responses) -> Responses:
         z = (responses - self.predictions["model"][row]) / self.spread(row)
@@ -168,7 +173,8 @@ def see(residuals: Residuals, probes: Probes, images: ImageFeatures) -> dict[Row
     Returns
     -------
     dict of Seen
-        "trials", and "pairs" where `LEAST_IMAGES` or more were repeated.
+        "trials", and "pairs" where `LEAST_IMAGES` or more, or as many groups of images, were
+        repeated.
     """
     rows: dict[Rows, list[tuple[Columns, int, bool]]] = {"trials": [], "pairs": []}
     for image, n in enumerate(residuals.n_repeats.tolist()):
@@ -178,18 +184,21 @@ def see(residuals: Residuals, probes: Probes, images: ImageFeatures) -> dict[Row
             if len(first):
                 found = pair_features(z[first], z[second], image, probes, images)
                 rows["pairs"].append((found, image, is_recorded))
-    n_images = len(residuals.n_repeats)
+    found = {unit: _joined(parts, residuals) for unit, parts in rows.items() if parts}
     return {
-        unit: _joined(parts, n_images)
-        for unit, parts in rows.items()
-        if len(parts) >= 2 * LEAST_IMAGES
+        unit: seen
+        for unit, seen in found.items()
+        if unit == "trials" or len(np.unique(seen.sample.unit)) >= LEAST_IMAGES
     }
 
 
-def _joined(parts: list[tuple[Columns, int, bool]], n_images: int) -> Seen:
+def _joined(parts: list[tuple[Columns, int, bool]], residuals: Residuals) -> Seen:
     """Rows of all images."""
     features = [np.column_stack(list(columns.values())) for columns, _, _ in parts]
     sizes = [len(rows) for rows in features]
     image = np.repeat([image for _, image, _ in parts], sizes)
     is_recorded = np.repeat([label for _, _, label in parts], sizes)
-    return Seen(tuple(parts[0][0]), Sample(np.concatenate(features), image, is_recorded, n_images))
+    sample = Sample(
+        np.concatenate(features), image, is_recorded, len(residuals.n_repeats), residuals.groups
+    )
+    return Seen(tuple(parts[0][0]), sample)

@@ -218,7 +218,7 @@ def _linear_decoder(brain: Brain, test: TestSet, seed: int, share: Share) -> Dec
     features = pool_bands(standard_tokens(test.trained.store, shown, scaler), pooling)
     space = FeatureSpace(features)
     spanning.to(1)
-    groups = number_groups(shown, test.subject.groups)
+    groups = number_groups(shown, test.trained.subject.groups)
     generator = np.random.default_rng([seed, 4])
     fit, _ = fit_ridge(averages, space(features), generator, fitting, groups)
     candidates = space(pool_bands(tokens))

@@ -7,11 +7,11 @@ import pandas as pd
 from synbrain_cli.io.results.evaluation import (
     DrawScore,
     EvaluationRecord,
-    LikelihoodScore,
     NoiseCorrelationScore,
     ReliabilityScore,
     ResponseScore,
 )
+from synbrain_cli.io.results.likelihood import LikelihoodScore
 from synbrain_cli.io.results.two_sample import TwoSampleScores
 
 BASELINES = ("network", "transfer", "deep", "linear", "mean_pattern", "shuffled")

@@ -8,7 +8,6 @@ could mean a classifier that sees nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -20,14 +19,9 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.differences import Differences, region_features
 from synbrain_cli.evaluation.doubt import FOLDS_ADVICE
+from synbrain_cli.evaluation.judge import Judge, Judged
 from synbrain_cli.evaluation.predictions import Predictions
-from synbrain_cli.evaluation.residuals import (
-    Residuals,
-    ResidualSource,
-    Seen,
-    fit_probes,
-    see,
-)
+from synbrain_cli.evaluation.residuals import Residuals, ResidualSource, Seen
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.evaluation.test_set import TestSet, region_averaging, scored_regions
 from synbrain_cli.io.results.record import Interval, Number, Result, finite
@@ -41,23 +35,12 @@ from synbrain_cli.io.results.two_sample import (
     TwoSampleScores,
 )
 from synbrain_cli.metrics.bootstrap import Bootstrap
-from synbrain_cli.metrics.trial_features import ImageFeatures, feature_auc, kind_of
-from synbrain_cli.metrics.two_sample import (
-    CLASSIFIERS,
-    LEAST_IMAGES,
-    Exchange,
-    Kind,
-    Pattern,
-    Scores,
-    held_out_scores,
-    p_values,
-    random_labels,
-)
-from synbrain_cli.progress import UNSEEN, Share
+from synbrain_cli.metrics.permutation import Exchange, p_values
+from synbrain_cli.metrics.trial_features import feature_auc, kind_of
+from synbrain_cli.metrics.two_sample import LEAST_IMAGES, Pattern
 from synbrain_cli.run import RunContext
 from synbrain_cli.threads import one_thread
 
-N_FLOOR = 5  # times that recorded trials are told from recorded ones
 MOST_TRIALS = 3_000  # recorded ones: of more, those of images chosen at random
 N_LISTED = 8  # features that differ most, in metrics.json
 ALPHA = 0.05
@@ -110,127 +93,6 @@ class TwoSample(Result, frozen=True, kw_only=True):
             yield f"{PREFIX}{name}", np.array(values, float)
 
 
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """What classifiers make of one distribution's draws, as trials or as pairs of repeats.
-
-    Attributes
-    ----------
-    seen : Seen
-    scores : dict of float64 arrays of shape (n_rows,)
-        Classifier → held-out scores.
-    exchanges : dict of Exchange
-        Classifier → comparisons of these scores.
-    """
-
-    seen: Seen
-    scores: dict[str, Scores]
-    exchanges: dict[str, Exchange]
-
-    @property
-    def n_recorded(self) -> int:
-        """Recorded rows."""
-        return int(self.seen.sample.is_recorded.sum())
-
-
-@dataclass(frozen=True, eq=False)
-class Judge:
-    """Trains the classifiers, in the same way for every distribution.
-
-    Attributes
-    ----------
-    images : ImageFeatures
-    regions : tuple of n_regions str
-    averaging : float32 array of shape (n_voxels, n_regions)
-        Voxels → region means.
-    generator : numpy.random.Generator
-    kinds : mapping of Kind
-        Classifiers, by name.
-    """
-
-    images: ImageFeatures
-    regions: tuple[str, ...]
-    averaging: NDArray[np.float32]
-    generator: np.random.Generator
-    kinds: Mapping[str, Kind] = field(default_factory=lambda: CLASSIFIERS)
-
-    def judge(self, residuals: Residuals, share: Share = UNSEEN) -> dict[Rows, Judged]:
-        """Tell recorded residuals from drawn ones.
-
-        Parameters
-        ----------
-        residuals : Residuals
-        share : Share
-            Of the progress.
-
-        Returns
-        -------
-        dict of Judged
-            "trials", and "pairs" where `LEAST_IMAGES` images or more were repeated.
-        """
-        of_features, of_classifiers = share.split(1, 4)
-        probes = fit_probes(
-            residuals, self.images.components, self.averaging, self.regions, self.generator
-        )
-        seen = see(residuals, probes, self.images)
-        of_features.to(1)
-        return {
-            rows: self._judge(own, part) for (rows, own), part in of_classifiers.each(seen.items())
-        }
-
-    def _judge(self, seen: Seen, share: Share) -> Judged:
-        fold = seen.sample.deal(self.generator)
-        scores = {
-            name: held_out_scores(seen.sample, kind, fold, self.generator)
-            for name, kind in share.over(self.kinds.items())
-        }
-        exchanges = {name: Exchange.of(seen.sample, own, fold) for name, own in scores.items()}
-        return Judged(seen, scores, exchanges)
-
-    def floor(self, seen: Seen, share: Share = UNSEEN) -> dict[str, NDArray[np.float64]]:
-        """Tell recorded rows from recorded rows, labelled at random within images.
-
-        Parameters
-        ----------
-        seen : Seen
-        share : Share
-
-        Returns
-        -------
-        dict of float64 arrays of shape (N_FLOOR,)
-            Classifier → AUC.
-        """
-        recorded = seen.sample.select(seen.sample.is_recorded)
-        found: dict[str, list[float]] = {name: [] for name in self.kinds}
-        for _ in share.over(range(N_FLOOR)):
-            own = recorded.labelled(random_labels(recorded.image, self.generator))
-            fold = own.deal(self.generator)
-            for name, kind in self.kinds.items():
-                scores = held_out_scores(own, kind, fold, self.generator)
-                found[name].append(Exchange.of(own, scores, fold).auc)
-        return {name: np.array(values) for name, values in found.items()}
-
-    def see_alone(
-        self, seen: Seen, parts: Mapping[str, set[str]], share: Share = UNSEEN
-    ) -> dict[str, Exchange]:
-        """Let the logistic classifier see some of the features.
-
-        Parameters
-        ----------
-        seen : Seen
-        parts : mapping of sets of str
-            Name of each part → names of its features.
-        share : Share
-        """
-        found = {}
-        for part, names in share.over(parts.items()):
-            own = seen.only(names)
-            fold = own.deal(self.generator)
-            scores = held_out_scores(own, CLASSIFIERS["logistic"], fold, self.generator)
-            found[part] = Exchange.of(own, scores, fold)
-        return found
-
-
 def tell_apart(
     brain: Brain,
     test: TestSet,
@@ -249,6 +111,9 @@ def tell_apart(
     run : RunContext
         Its seed and progress are used.
 
+    Returns
+    -------
+    TwoSample
     """
     generator = np.random.default_rng([run.seed, 11])
     chosen = _chosen_images(test.n_repeats, generator)
@@ -256,7 +121,7 @@ def tell_apart(
     masks = scored_regions(brain)
     averaging = region_averaging(masks, brain.n_voxels)
     judge = Judge(source.image_features(), tuple(masks), averaging, generator)
-    bootstrap = Bootstrap(settings.n_boot, run.seed)
+    bootstrap = test.bootstrap(settings.n_boot, run.seed).of(chosen)
     latent = ("latent_nf1",) if settings.latent and brain.config.has_networks else ()
     names = (*BASELINES, *latent)
 
@@ -299,18 +164,23 @@ def tell_apart(
 
 
 def check_images(test: TestSet) -> None:
-    """Refuse so few images that a fold would hold one or none.
+    """Refuse so few images, or groups of images, that a fold would hold one or none.
 
     Raises
     ------
     InputError
     """
-    if test.n_images < LEAST_IMAGES:
+    if test.n_independent < LEAST_IMAGES:
         raise InputError(
-            f"--two-sample: expected {LEAST_IMAGES} test images or more, found {test.n_images}: "
-            "classifiers are trained on some images and tested on others; prepare with a larger "
-            f"test split, or {FOLDS_ADVICE}"
+            f"--two-sample: expected {LEAST_IMAGES} {_units(test)} or more, found "
+            f"{test.n_independent}: classifiers are trained on some images and tested on others; "
+            f"prepare with a larger test split, or {FOLDS_ADVICE}"
         )
+
+
+def _units(test: TestSet) -> str:
+    """What is dealt to folds."""
+    return "test images" if test.groups is None else "groups of test images"
 
 
 def _chosen_images(
@@ -460,7 +330,7 @@ def _features(found: Mapping[Rows, Judged]) -> Iterator[FeatureDifference]:
     for rows, judged in found.items():
         sample = judged.seen.sample
         for k, name in enumerate(judged.seen.names):
-            area, z = feature_auc(sample.features[:, k], sample.image, sample.is_recorded)
+            area, z = feature_auc(sample.features[:, k], sample.unit, sample.is_recorded)
             yield FeatureDifference(rows=rows, feature=name, auc=area, z=z)
 
 
@@ -495,6 +365,7 @@ def _notes(scores: TwoSampleScores, test: TestSet) -> list[str]:
         )
     if scores.pairs is UNSET:
         notes.append(
-            f"fewer than {LEAST_IMAGES} test images have repeats: pairs of repeats were not tested"
+            f"fewer than {LEAST_IMAGES} {_units(test)} have repeats: pairs of repeats were not "
+            "tested"
         )
     return notes

@@ -8,15 +8,15 @@ trial and of its image is in `synbrain_cli.metrics.trial_features`.
 
 The images, not the trials, are the unit everywhere: they are dealt to the folds as a whole,
 resampled as a whole by the bootstrap, and exchanged as a whole by the permutation test, because the
-trials of one image share its signal, and its draws share theirs.
+trials of one image share its signal, and its draws share theirs. Images of a group, whose signals
+are alike, are one unit (`synbrain_cli.groups`).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,15 +24,12 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from synbrain_cli.errors import InputError
-from synbrain_cli.metrics.bootstrap import TOGETHER
+from synbrain_cli.groups import Groups, deal
 from synbrain_cli.threads import one_thread
 
 N_OUTER, N_INNER = 5, 3  # folds of images: of the scores; of the choice of a setting within them
 LEAST_IMAGES = 2 * N_OUTER
 CLIP = 5.0  # standardised features beyond it tell no more (ours)
-# Of the permutation test: see `Exchange.p_value`.
-N_EXCHANGES = 1000
-WIDENING = float(np.sqrt(2))
 
 Scores = NDArray[np.float64]
 
@@ -117,12 +114,15 @@ class Sample:
     is_recorded : bool array of shape (n_rows,)
     n_images : int
         Some of them may have no rows.
+    groups : int array of shape (n_images,), optional
+        Group of each image.
     """
 
     features: NDArray[np.float64]
     image: NDArray[np.integer]
     is_recorded: NDArray[np.bool_]
     n_images: int
+    groups: Groups | None = None
 
     def labelled(self, is_recorded: NDArray[np.bool_]) -> Sample:
         """Return the same rows under other labels."""
@@ -131,7 +131,12 @@ class Sample:
     def select(self, chosen: NDArray[np.bool_]) -> Sample:
         """Return some of the rows, a boolean array (n_rows,)."""
         rows = self.features[chosen], self.image[chosen], self.is_recorded[chosen]
-        return Sample(*rows, self.n_images)
+        return Sample(*rows, self.n_images, self.groups)
+
+    @property
+    def unit(self) -> NDArray[np.integer]:
+        """What each row is independent of the others by: its group, or its image: (n_rows,)."""
+        return self.image if self.groups is None else self.groups[self.image]
 
     def deal(self, generator: np.random.Generator) -> NDArray[np.int64]:
         """Deal the images to outer folds at random, as equal in size as can be.
@@ -144,22 +149,25 @@ class Sample:
         Raises
         ------
         InputError
-            Fewer than two images for each fold.
+            Fewer than two images, or groups of images, for each fold.
         """
-        shown = np.unique(self.image)
-        if len(shown) < LEAST_IMAGES:
+        n_units = len(np.unique(self.unit))
+        if n_units < LEAST_IMAGES:
+            what = "images" if self.groups is None else "groups of images"
             raise InputError(
-                f"a classifier: expected {LEAST_IMAGES} images or more, found {len(shown)}"
+                f"a classifier: expected {LEAST_IMAGES} {what} or more, found {n_units}"
             )
+        return self.deal_some(np.unique(self.image), N_OUTER, generator)
+
+    def deal_some(
+        self, images: NDArray[np.integer], n_folds: int, generator: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Deal some of the images to folds: int array (n_images,); −1 of the others."""
+        own = None if self.groups is None else self.groups[images]
         fold = np.full(self.n_images, -1)
-        fold[shown] = _deal(len(shown), N_OUTER, generator)
+        for k, held_out in enumerate(deal(len(images), n_folds, generator, own)):
+            fold[images[held_out]] = k
         return fold
-
-
-def _deal(n_images: int, n_folds: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Fold of each image; sizes differ by one at most: int array (n_images,)."""
-    folds: NDArray[np.int64] = generator.permutation(np.arange(n_images) % n_folds)
-    return folds
 
 
 def held_out_scores(
@@ -183,7 +191,7 @@ def held_out_scores(
     -------
     float64 array of shape (n_rows,)
         Larger where a row looks recorded. Scores of different folds come from different classifiers
-        and are not compared with each other (`Exchange`).
+        and are not compared with each other (`synbrain_cli.metrics.permutation.Exchange`).
     """
     scores = np.empty(len(sample.image))
     with warnings.catch_warnings(), one_thread():
@@ -200,9 +208,7 @@ def _chosen(
     sample: Sample, kind: Kind, images: NDArray[np.int64], generator: np.random.Generator
 ) -> Any:
     """Setting with the best AUC on images that the classifier was not fitted to."""
-    inner = np.full(sample.n_images, -1)
-    inner[images] = _deal(len(images), N_INNER, generator)
-    of_row = inner[sample.image]
+    of_row = sample.deal_some(images, N_INNER, generator)[sample.image]
     found = np.zeros(len(kind.settings))
     for k in range(N_INNER):
         train, test = (of_row >= 0) & (of_row != k), of_row == k
@@ -249,173 +255,6 @@ def auc(scores: Scores, is_recorded: NDArray[np.bool_]) -> float:
         return float("nan")
     ranks = rankdata(scores)[is_recorded].sum()
     return float((ranks - n_recorded * (n_recorded + 1) / 2) / (n_recorded * n_drawn))
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Comparisons of the rows of one fold, added up by image. 0 is drawn, 1 recorded.
-
-    Attributes
-    ----------
-    images : int array of shape (n_here,)
-        Images of the fold.
-    wins : float32 array of shape (2, 2, n_here, n_here)
-        ``wins[a, b, i, j]``: pairs of a row of image i and a row of image j in which the former has
-        the higher score; ties are one half.
-    counts : float64 array of shape (2, n_here)
-        Rows of each image.
-    """
-
-    images: NDArray[np.integer]
-    wins: NDArray[np.float32]
-    counts: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, sample: Sample, scores: Scores, images: NDArray[np.integer]) -> Block:
-        """Compare every row of some images with every other."""
-        place = np.full(sample.n_images, -1)
-        place[images] = np.arange(len(images))
-        rows = np.flatnonzero(place[sample.image] >= 0)
-        rows = rows[np.lexsort((place[sample.image[rows]], sample.is_recorded[rows]))]
-        group = sample.is_recorded[rows] * len(images) + place[sample.image[rows]]
-        starts = np.flatnonzero(np.diff(group, prepend=-1))
-        counts = np.bincount(group, minlength=2 * len(images))
-        wins = np.zeros((2 * len(images), 2 * len(images)), np.float32)
-        s = scores[rows]
-        for start, number in zip(starts, group[starts], strict=True):
-            own = s[start : start + counts[number], None]
-            higher = (own > s).sum(0) + 0.5 * (own == s).sum(0)
-            wins[number, group[starts]] = np.add.reduceat(higher, starts)
-        by_kind = wins.reshape(2, len(images), 2, len(images)).transpose(0, 2, 1, 3)
-        return cls(images, by_kind, counts.reshape(2, -1).astype(np.float64))
-
-
-@dataclass(frozen=True, eq=False)
-class Exchange:
-    """Comparisons of recorded with drawn rows: within folds, which one classifier judged.
-
-    Attributes
-    ----------
-    blocks : tuple of Block
-        One for each fold.
-    n_images : int
-    """
-
-    blocks: tuple[Block, ...]
-    n_images: int
-
-    @classmethod
-    def of(cls, sample: Sample, scores: Scores, fold: NDArray[np.int64]) -> Exchange:
-        """Compare every row with every other in its fold.
-
-        Parameters
-        ----------
-        sample : Sample
-        scores : float64 array of shape (n_rows,)
-        fold : int array of shape (n_images,)
-        """
-        images = (np.flatnonzero(fold == k) for k in range(N_OUTER))
-        return cls(tuple(Block.of(sample, scores, some) for some in images), sample.n_images)
-
-    @cached_property
-    def auc(self) -> float:
-        """Share of (recorded, drawn) pairs of one fold in which the recorded row is higher."""
-        return float(self.resampled(np.ones((1, self.n_images)))[0])
-
-    def resampled(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """AUC of bootstrap samples of the images: counts (n_boot, n_images) → (n_boot,)."""
-        above, pairs = np.zeros((2, len(counts)))
-        for block in self.blocks:
-            c = counts[:, block.images]
-            above += ((c @ block.wins[1, 0].astype(np.float64)) * c).sum(1)
-            pairs += (c @ block.counts[1]) * (c @ block.counts[0])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(above / pairs)
-
-    def exchanged(self, swapped: NDArray[np.float64]) -> NDArray[np.float64]:
-        """AUC where recorded and drawn rows of some images take each other's place.
-
-        Parameters
-        ----------
-        swapped : float64 array of shape (n_exchanges, n_images)
-            1 where all rows of an image are exchanged, else 0.
-
-        Returns
-        -------
-        float64 array of shape (n_exchanges,)
-        """
-        above, pairs = np.zeros((2, len(swapped)))
-        for block in self.blocks:
-            moved = swapped[:, block.images]
-            stays = 1 - moved
-            # Rows of kind 1 stand for recorded ones where their image stays, of kind 0 where not
-            as_recorded, as_drawn = (moved, stays), (stays, moved)
-            for a, b in np.ndindex(2, 2):
-                wins = block.wins[a, b].astype(np.float64)
-                above += ((as_recorded[a] @ wins) * as_drawn[b]).sum(1)
-            drawn, recorded = block.counts
-            pairs += (stays @ recorded + moved @ drawn) * (stays @ drawn + moved @ recorded)
-        return np.asarray(above / pairs)
-
-
-def exchanges(n_images: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-    """Yield which images are exchanged, `N_EXCHANGES` times: arrays (at most 128, n_images)."""
-    for start in range(0, N_EXCHANGES, TOGETHER):
-        yield generator.integers(0, 2, (min(TOGETHER, N_EXCHANGES - start), n_images)).astype(float)
-
-
-@dataclass(frozen=True)
-class PValues:
-    """Chances of AUC as high as those found, where draws and recorded trials are of one kind.
-
-    Attributes
-    ----------
-    each : tuple of float
-        Of every classifier alone.
-    best : float
-        Of the best of all, whichever it is.
-    """
-
-    each: tuple[float, ...]
-    best: float
-
-
-def p_values(found: Sequence[Exchange], generator: np.random.Generator) -> PValues:
-    r"""Permutation test of several classifiers, each alone and the best of them.
-
-    Under the hypothesis that draws are as recorded trials are, all rows of an image can exchange
-    their labels. Every classifier gets the same exchanges, so that the highest of their
-    standardised AUC has a distribution too (max statistic; Westfall & Young 1993).
-
-    The classifiers are not fitted again. Two folds f and g judge each other's images, and what
-    separates the labels in both by chance is counted twice: the classifier that saw g finds it in
-    f, and the one that saw f finds it in g. For a classifier that is linear in the differences of
-    its training rows, the AUC then has exactly twice the variance that exchanges with fixed
-    classifiers have, for others at most that. Deviations from .5 in the exchanges are therefore
-    multiplied by √2 (ours; false alarms are counted in ``benchmarks/two_sample.py``).
-
-    Parameters
-    ----------
-    found : sequence of Exchange
-        All of the same images, in one order.
-    generator : numpy.random.Generator
-
-    Returns
-    -------
-    PValues
-        One-sided: an AUC below .5 is chance.
-    """
-    batches = [
-        np.stack([one.exchanged(swapped) for one in found], 1)
-        for swapped in exchanges(found[0].n_images, generator)
-    ]
-    null = WIDENING * (np.concatenate(batches) - 0.5)
-    observed = np.array([one.auc for one in found]) - 0.5
-    sd = np.sqrt((null**2).mean(0))
-    sd = np.where(sd > 0, sd, np.inf)  # all scores are equal: a classifier that sees nothing
-    each = (1 + (null >= observed).sum(0)) / (len(null) + 1)
-    best = (1 + ((null / sd).max(1) >= (observed / sd).max()).sum()) / (len(null) + 1)
-    return PValues(tuple(each.tolist()), float(best))
 
 
 def random_labels(image: NDArray[np.integer], generator: np.random.Generator) -> NDArray[np.bool_]:

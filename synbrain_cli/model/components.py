@@ -39,7 +39,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from scipy.stats import chi2, t
 
-from synbrain_cli.groups import Groups, members
+from synbrain_cli.groups import Groups, independent_parts
 from synbrain_cli.model.covariance import Term
 from synbrain_cli.progress import UNSEEN, Share
 
@@ -334,7 +334,7 @@ def _interval(
     ``of_images`` are what `_noise_share` takes.
     """
     counts = of_images[2]
-    parts = [np.array([i]) for i in range(len(counts))] if groups is None else members(groups)
+    parts = independent_parts(len(counts), groups)
     n, repeated = len(parts), np.array([(counts[part] > 1).any() for part in parts])
     if repeated.sum() > 1:
         each = ([np.delete(values, part) for values in of_images] for part in parts)

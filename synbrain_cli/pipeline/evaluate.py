@@ -20,13 +20,14 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.evaluation.calibration import Calibration, calibrate
 from synbrain_cli.evaluation.doubt import doubtful_scores, notes_on_doubt
-from synbrain_cli.evaluation.folds import Folds, default_folds
+from synbrain_cli.evaluation.folds import Folds
 from synbrain_cli.evaluation.image_scores import describe_other, image_table
 from synbrain_cli.evaluation.likelihood import score_likelihood
 from synbrain_cli.evaluation.needs import evaluation_bytes
 from synbrain_cli.evaluation.other_dataset import PreparedData, find_other
 from synbrain_cli.evaluation.paper import paper_table
 from synbrain_cli.evaluation.predictions import Predictions
+from synbrain_cli.evaluation.resplit import default_folds
 from synbrain_cli.evaluation.response_scores import ResponseResults, ResponseScorer
 from synbrain_cli.evaluation.results_writer import EVALUATION, Table, write_results
 from synbrain_cli.evaluation.retrieval import retrieve
@@ -48,11 +49,11 @@ from synbrain_cli.io.results.evaluation import (
     VOXELS,
     EvaluationRecord,
     FoldSizes,
-    LikelihoodScores,
     OtherDataset,
     RetrievalScores,
     evaluation_name,
 )
+from synbrain_cli.io.results.likelihood import LikelihoodScores
 from synbrain_cli.io.results.record import ModelProvenance, finite
 from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS

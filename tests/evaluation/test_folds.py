@@ -19,7 +19,9 @@ from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.datasets.table_experiment import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation import folds as module
-from synbrain_cli.evaluation.folds import Folds, deal_images, resplit, shuffle_within
+from synbrain_cli.evaluation import resplit as dealing
+from synbrain_cli.evaluation.folds import Folds, shuffle_within
+from synbrain_cli.evaluation.resplit import deal_images, resplit
 from synbrain_cli.evaluation.response_scores import mean_of_blocks
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.io.results.evaluation import read_evaluation
@@ -119,14 +121,14 @@ def test_names_of_one_picture_are_held_out_together(planted):
 
 
 def test_a_leak_between_folds_is_refused(planted, monkeypatch):
-    real = module.split_trials
+    real = dealing.split_trials
 
     def leaking(shown, test, **options):
         split = real(shown, test, **options)
         split[np.flatnonzero(split == "test")[0]] = "train"
         return split
 
-    monkeypatch.setattr(module, "split_trials", leaking)
+    monkeypatch.setattr(dealing, "split_trials", leaking)
     with pytest.raises(InputError, match="among the images that models are trained on"):
         Folds.load(planted.brain, planted.subject, planted.store, 5, 0)
 

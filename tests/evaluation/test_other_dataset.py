@@ -13,9 +13,15 @@ from msgspec import UNSET
 from synbrain_cli import load_model
 from synbrain_cli.datasets.nsd_choice import Choice
 from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.evaluation import retrieval
 from synbrain_cli.evaluation.image_scores import distances
+from synbrain_cli.evaluation.other_dataset import PreparedData
+from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.settings import EvaluateSettings
+from synbrain_cli.evaluation.test_set import TestSet
+from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.model.linear import fit_ridge
 from synbrain_cli.model.uncertainty import FARTHEST
 from synbrain_cli.pipeline.compare import CompareSettings, compare
 from synbrain_cli.pipeline.evaluate import evaluate
@@ -147,6 +153,32 @@ def test_table_of_images(scored, own_scores, workspace, brain):
     distance, leverage = distances(brain, tokens)
     np.testing.assert_allclose(own["distance"], distance, rtol=1e-4)
     np.testing.assert_allclose(own["leverage"], leverage, rtol=1e-4)
+
+
+def test_decoders_are_fitted_by_the_groups_of_the_training_images(
+    workspace, brain, data, monkeypatch
+):
+    def groups(subject):
+        names = np.unique(subject.trials["image"].to_numpy(str))
+        own = subject.dataset == "simulated"
+        return {name: f"pair {k // 2}" for k, name in enumerate(names)} if own else {}
+
+    monkeypatch.setattr(PreparedSubject, "groups", property(groups))
+    given = []
+
+    def fit(averages, features, generator, share, groups):
+        given.append(groups)
+        return fit_ridge(averages, features, generator, share, groups)
+
+    monkeypatch.setattr(retrieval, "fit_ridge", fit)
+    other = PreparedData(
+        workspace.find_subject("1", ON, QUIET.info), workspace.find_tokens(ON, None, QUIET.info)
+    )
+    test = TestSet.load(*data, [brain], other=other)
+    retrieval.retrieve(brain, test, Predictions.of(brain, test, RUN), test.bootstrap(50, 0), 0)
+    (found,) = given
+    assert set(np.unique(found, return_counts=True)[1]) <= {1, 2}
+    assert found.max() + 1 < len(found)
 
 
 def test_compare_on_other_images(workspace, brain, data, artificial):

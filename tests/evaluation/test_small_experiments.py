@@ -13,11 +13,13 @@ from conftest import QUIET
 from grouped_images import SmallExperiment, random_groups
 from msgspec import UNSET
 
+from synbrain_cli.evaluation import judge
 from synbrain_cli.evaluation.folds import Folds, shuffle_within
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.results.evaluation import EvaluationRecord, read_evaluation
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import voxelwise_correlation
+from synbrain_cli.metrics.two_sample import CLASSIFIERS
 from synbrain_cli.model.linear import apply_ridge, regress
 from synbrain_cli.model.stack import fit_stack
 from synbrain_cli.run import RunContext
@@ -261,6 +263,7 @@ def test_every_command_deals_by_groups(synbrain, tmp_path, monkeypatch):
         return real(self, *arguments)
 
     monkeypatch.setattr(Bootstrap, "interval", interval)
+    monkeypatch.setattr(judge, "CLASSIFIERS", {"logistic": CLASSIFIERS["logistic"]})
     code, _, err = synbrain("train", "-w", workspace, "--model", "network")
     assert code == 0, err
     core = next((workspace / "weights/cores").iterdir())
@@ -268,7 +271,17 @@ def test_every_command_deals_by_groups(synbrain, tmp_path, monkeypatch):
     assert synbrain("train", "-w", workspace, "--model", "linear")[0] == 0
     for command in (
         ("evaluate", "-m", "sub-01", "--draws", 20, "--no-report"),
-        ("evaluate", "-m", "sub-01_linear", "--draws", 20, "--folds", 4, "--no-report"),
+        (
+            "evaluate",
+            "-m",
+            "sub-01_linear",
+            "--draws",
+            20,
+            "--folds",
+            4,
+            "--two-sample",
+            "--no-report",
+        ),
         ("compare", "--draws", 20),
     ):
         code, _, err = synbrain(*command, "-w", workspace)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.metrics.permutation import Exchange, exchanges, p_values
 from synbrain_cli.metrics.two_sample import (
     CLASSIFIERS,
     LEAST_IMAGES,
-    Exchange,
     Pattern,
     Sample,
     auc,
-    exchanges,
     held_out_scores,
-    p_values,
     random_labels,
 )
 
@@ -109,6 +109,30 @@ def test_exchanges_are_as_many_as_promised(rng):
     drawn = np.concatenate(list(exchanges(7, rng)))
     assert drawn.shape == (1000, 7)
     assert set(np.unique(drawn)) == {0.0, 1.0}
+    groups = np.array([4, 2, 2, 9, 4, 2, 0])
+    drawn = np.concatenate(list(exchanges(7, rng, groups)))
+    assert (drawn[:, [0, 1, 1]] == drawn[:, [4, 2, 5]]).all()
+    assert len(np.unique(drawn, axis=0)) == 2**4
+
+
+def test_groups_of_images_are_dealt_whole_and_give_no_false_alarms():
+    """What images of a group share is no evidence, which it would be if they counted as many."""
+    groups = np.repeat(np.arange(15), 4)
+    alarms = dict.fromkeys((True, False), 0)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        sample = made(rng, n_images=15, n_repeats=8)  # two rows of each of four images
+        image = 4 * sample.image + np.tile(np.repeat(np.arange(4), 2), 30)
+        for is_grouped in alarms:
+            own = Sample(
+                sample.features, image, sample.is_recorded, 60, groups if is_grouped else None
+            )
+            found, _, fold = judged(own, "logistic", rng)
+            if is_grouped:
+                assert all(len(set(fold[groups == g])) == 1 for g in range(15))
+            alarms[is_grouped] += p_values([found], rng).best <= 0.05
+    assert alarms[True] <= 8  # of 40 at .05: one in a thousand has more
+    assert alarms[False] > 15
 
 
 def test_rows_without_repeats_may_lack_images(rng):
@@ -125,6 +149,9 @@ def test_rows_without_repeats_may_lack_images(rng):
 def test_too_few_images_are_refused(rng):
     with pytest.raises(InputError, match=f"expected {LEAST_IMAGES} images or more, found 9"):
         made(rng, n_images=9).deal(rng)
+    grouped = replace(made(rng, n_images=18), groups=np.repeat(np.arange(9), 2))
+    with pytest.raises(InputError, match=f"{LEAST_IMAGES} groups of images or more, found 9"):
+        grouped.deal(rng)
 
 
 def test_a_constant_feature_tells_nothing(rng):

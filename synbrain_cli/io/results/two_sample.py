@@ -140,7 +140,8 @@ class TwoSampleScores(Result, frozen=True, kw_only=True):
     n_trials, n_pairs : int
         Recorded rows; as many are drawn.
     trials, pairs : dict
-        Classifier → `ClassifierScore`. ``pairs`` is absent where no image was repeated.
+        Classifier → `ClassifierScore`. ``pairs`` is absent where fewer than ten images, or
+        groups of images, were repeated.
     best : BestClassifier
     kinds : dict
         Kind of feature of pairs ("means", "signal", "noise", "shape"), or of trials where there are

@@ -42,8 +42,8 @@ def other_sections(workspace: Workspace, brain: Brain, own: Evaluation | None) -
 def _introduction(metrics: EvaluationRecord) -> str:
     return (
         f"{metrics.n_test_images:,} images{metrics.of_dataset} that this subject was shown in "
-        f"another experiment ({metrics.n_test_trials:,} trials): no model was trained on them or "
-        "on their like, so that they show how far the model holds outside its training images."
+        f"another experiment ({metrics.n_test_trials:,} trials): the model was trained on other "
+        "images, and these show how far it holds beyond them."
     )
 
 
