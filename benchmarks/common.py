@@ -12,9 +12,15 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synbrain_cli.io.files import versions
+
+if TYPE_CHECKING:
+    from synbrain_cli.brain import Brain
+    from synbrain_cli.io.prepared import PreparedSubject
+    from synbrain_cli.io.token_store import TokenStore
+    from synbrain_cli.io.workspace import Workspace
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -58,6 +64,16 @@ class Timer:
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._start
+
+
+def of_model(workspace: Workspace, name: str) -> tuple[Brain, PreparedSubject, TokenStore]:
+    """Load a model of a workspace, with the subject and the tokens that it was trained on."""
+    from synbrain_cli.brain import load_model  # torch counts in the memory of a process
+
+    brain = load_model(workspace.find_model(name, None, print), "cpu")
+    subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
+    bands = [band.spec for band in brain.config.bands]
+    return brain, subject, workspace.find_tokens(subject.dataset, bands, print)
 
 
 def machine() -> dict[str, Any]:

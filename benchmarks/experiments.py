@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import as_typed, save
+from common import as_typed, of_model, save
 from numpy.typing import NDArray
 from scipy import stats
+from simulated_truth import SimulatedTruth
 
-from synbrain_cli.brain import Brain, load_model
-from synbrain_cli.datasets.nsd import NSD
+from synbrain_cli.brain import Brain
 from synbrain_cli.datasets.nsd_design import image_id
 from synbrain_cli.evaluation.test_set import scored_regions
 from synbrain_cli.experiments.contrast import Contrast, ContrastSettings, Shown
@@ -31,7 +31,6 @@ from synbrain_cli.experiments.power import Experiment, glm_contrast, power, tria
 from synbrain_cli.experiments.predicted import Predicted, predict
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.progress import Bar, Progress
 from synbrain_cli.run import RunContext
@@ -65,32 +64,12 @@ class Truth:
     root: Path
 
     @cached_property
-    def _rows(self) -> dict[int, int]:
-        design = NSD(self.root / "simulated").design
-        own = design.subject_images[int(self.subject.subject) - 1]
-        return {image: row for row, image in enumerate(own)}
-
-    def _simulated(self, images: Iterable[str]) -> NDArray[np.float64]:
-        with np.load(self.root / f"simulated/truth/subj{self.subject.subject}.npz") as file:
-            return file["mean"][[self._rows[image_id(name)] for name in images]].astype(float)
-
-    @cached_property
-    def _unit(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Factor and offset, by voxel, from the simulation's unit to standardised responses.
-
-        By least squares from true means to training averages, whose noise does not bias it.
-        """
-        train = self.subject.select("train")
-        averages, index, _ = average_repeats(train.betas, train.image_index)
-        true = self._simulated(train.images[index])
-        centred = true - true.mean(0)
-        factor = (centred * (averages - averages.mean(0))).sum(0) / np.square(centred).sum(0)
-        return factor, averages.mean(0) - factor * true.mean(0)
+    def _truth(self) -> SimulatedTruth:
+        return SimulatedTruth(self.root, self.subject)
 
     def means(self, images: Iterable[str]) -> NDArray[np.float64]:
         """True mean responses, standardised."""
-        factor, offset = self._unit
-        return self._simulated(images) * factor + offset
+        return self._truth.standardised("mean", images)
 
     @cached_property
     def test(self) -> Any:
@@ -128,11 +107,7 @@ def main() -> None:
     parser.add_argument("--simulated", type=int, default=300, help="experiments for each power")
     arguments = parser.parse_args()
     workspace = Workspace(arguments.workspace)
-    brain = load_model(workspace.weights / arguments.model, "cpu")
-    subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
-    store = workspace.find_tokens(
-        brain.config.dataset, [band.spec for band in brain.config.bands], print
-    )
+    brain, subject, store = of_model(workspace, arguments.model)
     test = subject.select("test")
     bar = Bar("test images", len(test.images), 0, True)
     predicted = predict(brain, store.take(test.images), bar)

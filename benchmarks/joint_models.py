@@ -23,11 +23,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from common import as_typed, save
+from common import as_typed, of_model, save
 from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
-from synbrain_cli.brain import load_model
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.model.covariance import LowRank
@@ -83,10 +82,7 @@ def main() -> None:
     parser.add_argument("--model", default="sub-01")
     arguments = parser.parse_args()
     workspace = Workspace(arguments.workspace)
-    brain = load_model(workspace.weights / arguments.model, "cpu")
-    subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
-    bands = [band.spec for band in brain.config.bands]
-    store = workspace.find_tokens(brain.config.dataset, bands, print)
+    brain, subject, store = of_model(workspace, arguments.model)
     examples = load_examples(subject, store)
     with tempfile.TemporaryDirectory() as folder:
         run = RunContext(progress=Progress(quiet=True))

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import save
+from common import of_model, save
 
-from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.images import token_digest
 from synbrain_cli.io.workspace import Workspace
@@ -48,11 +48,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     workspace = Workspace(arguments.workspace)
-    brain = load_model(workspace.find_model(arguments.model, None, print), "cpu")
-    subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
-    store = workspace.find_tokens(
-        subject.dataset, [band.spec for band in brain.config.bands], print
-    )
+    brain, subject, store = of_model(workspace, arguments.model)
     test = subject.select("test")
     tokens = store.take(test.images)
     means = brain.mean(tokens, unit="z")

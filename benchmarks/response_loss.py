@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import save
+from common import of_model, save
 from msgspec.structs import replace
 
-from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain import Brain
 from synbrain_cli.brain.prediction import predict_deep
 from synbrain_cli.config import PRESETS
 from synbrain_cli.io.workspace import Workspace
@@ -47,12 +47,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     workspace = Workspace(arguments.workspace)
-    brain = load_model(workspace.find_model(arguments.model, None, print), "cpu")
+    brain, subject, store = of_model(workspace, arguments.model)
     preset = PRESETS[brain.config.training.preset]
-    subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
-    store = workspace.find_tokens(
-        subject.dataset, [band.spec for band in brain.config.bands], print
-    )
     joint = brain.networks.joint
     examples = seen_by_networks(load_examples(subject, store), joint)
     train_set = examples.train

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import as_typed, save
+from common import as_typed, of_model, save
 
-from synbrain_cli.brain import load_model
 from synbrain_cli.datasets.simulated import SimulationConfig
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.workspace import Workspace
@@ -65,9 +64,7 @@ def autocovariance(values: np.ndarray, session: np.ndarray) -> list[float]:
 
 def drift(workspace: Workspace, name: str, n_sequences: int) -> dict[str, Any]:
     """Compare estimated and drawn drift with the simulation's."""
-    model = load_model(workspace.weights / name, "cpu")
-    subject = workspace.find_subject(model.subject, model.config.dataset, QUIET.info)
-    store = workspace.find_tokens(model.config.dataset, [b.spec for b in model.config.bands], print)
+    model, subject, store = of_model(workspace, name)
     table = subject.trials[["session", "image"]].copy()
     names = sorted(set(table["image"]))
     tokens = store.take(names)

@@ -19,17 +19,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from common import as_typed, save
+from common import as_typed, of_model, save
 from numpy.typing import NDArray
+from simulated_truth import SimulatedTruth
 
-from synbrain_cli.brain import Brain, load_model
-from synbrain_cli.datasets.nsd import NSD
-from synbrain_cli.datasets.nsd_design import image_id
+from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.metrics.accuracy import average_repeats
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.density import TrialDensity
@@ -43,51 +41,21 @@ Around = Callable[[int], tuple[Readout, NDArray[np.float32]]]  # image → reado
 
 
 @dataclass(frozen=True)
-class Truth:
+class Truth(SimulatedTruth):
     """The true distribution of a simulated subject, in standardised units."""
-
-    root: Path
-    subject: PreparedSubject
-
-    @cached_property
-    def file(self) -> dict[str, NDArray]:
-        with np.load(self.root / f"simulated/truth/subj{self.subject.subject}.npz") as file:
-            return dict(file)
-
-    @cached_property
-    def factor(self) -> NDArray[np.float64]:
-        """Of each voxel, by least squares from true means to training averages."""
-        train = self.subject.select("train")
-        averages, index, _ = average_repeats(train.betas, train.image_index)
-        true = self.file["mean"][self.rows(train.images[index])].astype(float)
-        true -= true.mean(0)
-        return (true * (averages - averages.mean(0))).sum(0) / np.square(true).sum(0)
-
-    @cached_property
-    def driven(self) -> NDArray[np.float64]:
-        """What images drive, of all images: (n_images, n_voxels)."""
-        train = self.subject.select("train")
-        rows, averages = self.rows(train.images), average_repeats(train.betas, train.image_index)[0]
-        offset = averages.mean(0) - self.factor * self.file["mean"][rows].mean(0)
-        return self.file["driven"] * self.factor + offset
 
     @cached_property
     def unexplained(self) -> LowRank:
         """The signal that no image feature explains."""
-        rest = (self.file["mean"] - self.file["driven"]) * self.factor
+        rest = (self.file["mean"] - self.file["driven"]) * self.unit[0]
         rest -= rest.mean(0)
         _, sizes, directions = np.linalg.svd(rest / np.sqrt(len(rest)), full_matrices=False)
         loadings = (directions[:RANK].T * sizes[:RANK]).astype(np.float32)
         return LowRank(loadings, np.full(len(loadings), 1e-3, np.float32))
 
-    def rows(self, images: NDArray[np.str_]) -> NDArray[np.intp]:
-        own = NSD(self.root / "simulated").design.subject_images[int(self.subject.subject) - 1]
-        known = {image: row for row, image in enumerate(own)}
-        return np.array([known[image_id(name)] for name in images])
-
     def readout(self, row: int) -> Readout:
         """Around what one image drives."""
-        scale = self.file["scale"][row] * self.factor
+        scale = self.file["scale"][row] * self.unit[0]
         loadings = (self.file["loadings"] * scale[:, None]).astype(np.float32)
         noise = LowRank(loadings, np.abs(self.file["private"] * scale).astype(np.float32))
         normal = Readout.gaussian(np.ones(len(scale)))
@@ -107,10 +75,7 @@ def main() -> None:
     parser.add_argument("--model", default="sub-01")
     arguments = parser.parse_args()
     workspace = Workspace(arguments.workspace)
-    brain = load_model(workspace.weights / arguments.model, "cpu")
-    subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
-    bands = [band.spec for band in brain.config.bands]
-    store = workspace.find_tokens(brain.config.dataset, bands, print)
+    brain, subject, store = of_model(workspace, arguments.model)
     test = TestSet.load(subject, store, [brain])
     predictions = Predictions.of(brain, test, RunContext(progress=Progress(quiet=True)))
     truth = Truth(workspace.root, subject)
@@ -128,7 +93,7 @@ def main() -> None:
 def fit_around_truth(truth: Truth, subject: PreparedSubject, examples) -> Readout:
     """Fit the distribution of training trials around what their images drive."""
     images = np.concatenate([subject.select(split).images for split in ("train", "val")])
-    means = truth.driven[truth.rows(images)].astype(np.float32)
+    means = truth.standardised("driven", images).astype(np.float32)
     both, regions = examples.both, examples.regions.values()
     generator = np.random.default_rng(0)
     return fit_separated(
@@ -140,11 +105,12 @@ def distributions(
     brain: Brain, test: TestSet, predictions: Predictions, truth: Truth, fitted: Readout
 ) -> dict[str, Around]:
     rows = truth.rows(test.images)
-    driven, predicted = truth.driven[rows].astype(np.float32), predictions["model"]
+    driven = truth.standardised("driven", test.images).astype(np.float32)
+    predicted = predictions["model"]
 
     def own(name: str) -> Around:
         def around(image: int) -> tuple[Readout, NDArray[np.float32]]:
-            found = predictions.around(brain, test, image)[name]
+            found = predictions.around(brain, test, image, name)
             return found.readout, found.mean
 
         return around

@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from common import Timer, as_typed, save
+from common import Timer, as_typed, of_model, save
 
-from synbrain_cli.brain import Brain, load_model
+from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.evaluation.judge import Judge
 from synbrain_cli.evaluation.predictions import Predictions
@@ -46,11 +46,7 @@ def main() -> None:
     parser.add_argument("--defects", default=",".join(DEFECTS))
     arguments = parser.parse_args()
     workspace = Workspace(arguments.workspace)
-    brain = load_model(workspace.find_model(arguments.model, None, print), "cpu")
-    subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
-    store = workspace.find_tokens(
-        subject.dataset, [band.spec for band in brain.config.bands], print
-    )
+    brain, subject, store = of_model(workspace, arguments.model)
     test = TestSet.load(subject, store, [brain])
     predictions = Predictions.of(brain, test, RunContext(progress=Progress(quiet=True)))
     n_images = arguments.images or test.n_images

@@ -29,7 +29,7 @@ Four things would let held-out responses leak into scores that are pooled over f
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -39,10 +39,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.brain.drawing import Drawing, RepeatedGenerators, draw_around
+from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.loading import Distribution
 from synbrain_cli.errors import InputError
-from synbrain_cli.evaluation.predictions import DISTRIBUTIONS, Around, Predictions
+from synbrain_cli.evaluation.predictions import Around, Predictions
 from synbrain_cli.evaluation.resplit import deal_images, resplit
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.groups import count_groups, derangement
@@ -244,58 +244,37 @@ class PooledPredictions(Predictions):
         """Draw single trials of one image by the fit that did not see it: see `Predictions`."""
         return next(self.draw_all(brain, test, image, drawing, ("model",)))
 
-    def draw_all(
-        self,
-        brain: Brain,
-        test: TestSet,
-        image: int,
-        drawing: Drawing,
-        names: Sequence[str] = DISTRIBUTIONS,
-    ) -> Iterator[NDArray[np.float32]]:
-        """Draw single trials of one image by the fit that did not see it: see `Predictions`."""
-        generators = RepeatedGenerators(drawing, test.digests[image], brain.config.fingerprint)
-        fit, around = self._fit_of(test, image)[0], self.around(brain, test, image)
-        for name in names:
-            drawn = draw_around(around[name].mean, around[name].readout, generators)
-            yield fit.to_unit(drawn)
-
-    def around(self, brain: Brain, test: TestSet, image: int) -> dict[str, Around]:
-        """Return the distributions around an image's predictions, in the unit of its fit."""
+    def around(self, brain: Brain, test: TestSet, image: int, name: str) -> Around:
+        """Return one distribution of an image's trials, by the fit that did not see it."""
         fit, block = self._fit_of(test, image)
-        known, other = fit.distribution, int(self.shuffle[image])
-        is_within = block.start <= other < block.stop  # not where folds hold one image
+        known = fit.distribution
+        if name == "image_blind":
+            return Around.pattern(known.image_blind)
+        readouts = known.normal_noise
+        if name in ("model", "shuffled"):
+            shown = image if name == "model" else int(self.shuffle[image])
+            relative = None
+            if fit.relative is not None and block.start <= shown < block.stop:
+                relative = fit.relative[shown - block.start]  # none where folds hold one image
+            readouts = {name: known.readout.of_image(relative)}
+        return Around(fit.from_unit(self[name][image]), readouts[name])
 
-        def of_image(number: int) -> Readout:
-            relative = None if fit.relative is None else fit.relative[number - block.start]
-            return known.readout.of_image(relative)
+    def from_unit(self, test: TestSet, image: int, responses: Array) -> Array:
+        """Bring responses to the unit of the fit that did not see an image."""
+        return self._fit_of(test, image)[0].from_unit(responses)
 
-        readouts = {
-            "model": of_image(image),
-            "shuffled": of_image(other) if is_within else known.readout,
-            **known.normal_noise,
-        }
-        found = {
-            name: Around(fit.from_unit(self[name][image]), readout)
-            for name, readout in readouts.items()
-        }
-        if known.image_blind is not None:
-            found["image_blind"] = Around(known.image_blind.centre, known.image_blind)
-        return found
+    def to_unit(self, test: TestSet, image: int, responses: Array) -> Array:
+        """Bring them back to that of the evaluated model."""
+        return self._fit_of(test, image)[0].to_unit(responses)
 
-    def recorded(self, test: TestSet, image: int) -> Array:
-        """Trials of one image, in the unit of its fit."""
-        return self._fit_of(test, image)[0].from_unit(super().recorded(test, image))
+    def trial_sd(self, brain: Brain, test: TestSet, image: int) -> Array:
+        """Standard deviation of a single trial by the fit that did not see it: `Predictions`."""
+        return super().trial_sd(brain, test, image) * self._fit_of(test, image)[0].factor
 
     def _fit_of(self, test: TestSet, image: int) -> tuple[FoldFit, slice]:
         """Fit that did not see an image, and the images of its fold."""
         number, block = next((k, b) for k, b in enumerate(test.blocks) if image < b.stop)
         return self.load_fit(number), block
-
-    def trial_sd(self, brain: Brain, test: TestSet, image: int) -> Array:
-        """Standard deviation of a single trial by the fit that did not see it: `Predictions`."""
-        own = self.around(brain, test, image)["model"]
-        sd: Array = own.readout.sd(own.mean) * self._fit_of(test, image)[0].factor
-        return sd
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.evaluation.predictions import Predictions
+from synbrain_cli.evaluation.predictions import Around, Predictions
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.groups import count_groups
 from synbrain_cli.io.results.likelihood import (
@@ -96,25 +96,44 @@ def image_by_image(
         generator = np.random.default_rng(0)  # the same for every model: they can be compared
         between = steps * generator.uniform(-0.5, 0.5, test.trials.shape)
         test = replace(test, trials=test.trials + between.astype(np.float32))
+    densities = _Densities(brain, predictions, steps > 0)
+    per_voxel = np.log(2) * test.n_voxels
     for image in share.over(range(test.n_images)):
-        trials = predictions.recorded(test, image)
-        around = predictions.around(brain, test, image)
-        densities = {
-            name: TrialDensity(_straightened(one.readout, steps > 0), one.mean)
-            for name, one in around.items()
-        }
-        baseline = densities.pop(BASELINE).log_density(trials).mean()
-        per_voxel = np.log(2) * test.n_voxels
-        for name, density in densities.items():
-            own = bits.setdefault(name, np.full(test.n_images, np.nan))
-            own[image] = (density.log_density(trials).mean() - baseline) / per_voxel
+        own = test.trials[test.image_index == image]
+        trials = predictions.from_unit(test, image, own)
+        baseline = densities.of(BASELINE, test, image).log_density(trials).mean()
+        for name in densities.names:
+            density = densities.of(name, test, image)
+            known = bits.setdefault(name, np.full(test.n_images, np.nan))
+            known[image] = (density.log_density(trials).mean() - baseline) / per_voxel
             if name == "linear":  # of its noise nothing is shared by repeats
                 continue
-            own = given_repeats.setdefault(name, np.full(test.n_images, np.nan))
+            known = given_repeats.setdefault(name, np.full(test.n_images, np.nan))
             if len(trials) > 1:
                 told = density.log_density_given_others(trials).mean()
-                own[image] = (told - baseline) / per_voxel
+                known[image] = (told - baseline) / per_voxel
     return bits, given_repeats
+
+
+class _Densities:
+    """Densities of an image's trials; that which all images share is computed once."""
+
+    def __init__(self, brain: Brain, predictions: Predictions, counts: NDArray[np.bool_]) -> None:
+        self._brain, self._predictions, self._counts = brain, predictions, counts
+        self._pattern: tuple[Readout, TrialDensity] | None = None
+        known = brain.distribution.image_blind is not None
+        self.names = ("model", "linear", "shuffled", *(("image_blind",) if known else ()))
+
+    def of(self, name: str, test: TestSet, image: int) -> TrialDensity:
+        around = self._predictions.around(self._brain, test, image, name)
+        if name != "image_blind":
+            return self._density(around)
+        if self._pattern is None or self._pattern[0] is not around.readout:
+            self._pattern = around.readout, self._density(around)
+        return self._pattern[1]
+
+    def _density(self, around: Around) -> TrialDensity:
+        return TrialDensity(_straightened(around.readout, self._counts), around.mean)
 
 
 def count_steps(trials: np.ndarray) -> Array:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing, RepeatedGenerators, draw_around
 from synbrain_cli.brain.prediction import BATCH
+from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.run import RunContext
@@ -31,6 +32,13 @@ class Around:
 
     mean: NDArray[np.float32]
     readout: Readout
+
+    @classmethod
+    def pattern(cls, image_blind: Readout | None) -> Self:
+        """Return the distribution of images that nothing is known of."""
+        if image_blind is None:
+            raise InputError("the image-blind distribution: models of earlier versions have none")
+        return cls(image_blind.centre, image_blind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,37 +134,49 @@ class Predictions:
         float32 array of shape (n_draws, n_voxels), standardised
         """
         generators = RepeatedGenerators(drawing, test.digests[image], brain.config.fingerprint)
-        around = self.around(brain, test, image)
         for name in names:
-            yield draw_around(around[name].mean, around[name].readout, generators)
+            around = self.around(brain, test, image, name)
+            drawn = draw_around(around.mean, around.readout, generators)
+            yield self.to_unit(test, image, drawn)
 
-    def around(self, brain: Brain, test: TestSet, image: int) -> dict[str, Around]:
-        """Return the distributions of one image's trials, by name.
+    def around(self, brain: Brain, test: TestSet, image: int, name: str) -> Around:
+        """Return one distribution of an image's trials, in the unit of the fit that predicts it.
 
-        "model"; "linear" and "mean_pattern", with independent normal noise; "shuffled", the model's
-        for another image; "image_blind", of images that nothing is known of, where the model has
-        it.
+        Parameters
+        ----------
+        brain : Brain
+        test : TestSet
+        image : int
+        name : {"model", "linear", "mean_pattern", "shuffled", "image_blind"}
+            The model's; independent normal noise around a baseline; the model's for another image;
+            that of images that nothing is known of, which models of earlier versions lack.
         """
-        known, other = brain.distribution, int(self.shuffle[image])
-        noise = known.normal_noise
-        found = {
-            "model": Around(self["model"][image], self.readout_of(brain, image)),
-            "linear": Around(self["linear"][image], noise["linear"]),
-            "mean_pattern": Around(self["mean_pattern"][image], noise["mean_pattern"]),
-            "shuffled": Around(self["model"][other], self._readout(brain, other)),
-        }
-        if known.image_blind is not None:
-            found["image_blind"] = Around(known.image_blind.centre, known.image_blind)
-        return found
+        known = brain.distribution
+        if name == "image_blind":
+            return Around.pattern(known.image_blind)
+        if name == "shuffled":
+            other = int(self.shuffle[image])
+            return Around(self["model"][other], self._readout(brain, other))
+        is_model = name == "model"
+        readout = self.readout_of(brain, image) if is_model else known.normal_noise[name]
+        return Around(self[name][image], readout)
 
-    def recorded(self, test: TestSet, image: int) -> NDArray[np.float32]:
-        """Trials of one image, in the unit of `around`: (n_trials, n_voxels)."""
-        trials: NDArray[np.float32] = test.trials[test.image_index == image]
-        return trials
+    def from_unit(
+        self, test: TestSet, image: int, responses: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Bring responses (..., n_voxels) to the unit of the fit that predicts an image."""
+        return responses
+
+    def to_unit(
+        self, test: TestSet, image: int, responses: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Bring them back to that of the evaluated model."""
+        return responses
 
     def trial_sd(self, brain: Brain, test: TestSet, image: int) -> NDArray[np.float32]:
         """Standard deviation of a single trial around the model's mean: float32 (n_voxels,)."""
-        sd: NDArray[np.float32] = self.readout_of(brain, image).sd(self["model"][image])
+        around = self.around(brain, test, image, "model")
+        sd: NDArray[np.float32] = around.readout.sd(around.mean)
         return sd
 
     def readout_of(self, brain: Brain, image: int) -> Readout:
