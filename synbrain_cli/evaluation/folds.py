@@ -29,7 +29,7 @@ Four things would let held-out responses leak into scores that are pooled over f
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path

@@ -184,10 +184,10 @@ def see(residuals: Residuals, probes: Probes, images: ImageFeatures) -> dict[Row
             if len(first):
                 found = pair_features(z[first], z[second], image, probes, images)
                 rows["pairs"].append((found, image, is_recorded))
-    found = {unit: _joined(parts, residuals) for unit, parts in rows.items() if parts}
+    joined = {unit: _joined(parts, residuals) for unit, parts in rows.items() if parts}
     return {
         unit: seen
-        for unit, seen in found.items()
+        for unit, seen in joined.items()
         if unit == "trials" or len(np.unique(seen.sample.unit)) >= LEAST_IMAGES
     }
 
