@@ -91,6 +91,7 @@ def drift(workspace: Workspace, name: str, n_sequences: int) -> dict[str, Any]:
     in_order = [autocovariance(residual[:, k], session) for k in range(n_sequences)]
     in_true = autocovariance(true, session)
     return {
+        "gains": model.config.training.sequence.describe(),
         "trials": {"known": int((~held_out).sum()), "held_out": int(held_out.sum())},
         "r_all_voxels": float(
             np.corrcoef(estimated[held_out].ravel(), true[held_out].ravel())[0, 1]

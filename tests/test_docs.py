@@ -207,6 +207,8 @@ RECORDS = (
         responses.ResponseSettings,
         responses.ResponseSidecar,
         responses.MapSidecar,
+        responses.SequenceSettings,
+        responses.SequenceSidecar,
         responses.SegmentationSidecar,
         berg.BergCard,
         prepared.PreparedDescription,

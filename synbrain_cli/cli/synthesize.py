@@ -118,7 +118,10 @@ def synthesize(
     if sequence is None:
         require_images(images, tokens, "images", "--tokens or --sequence")
     elif tokens:
-        raise InputError("--tokens and --sequence: expected images of a sequence, found tokens")
+        raise InputError(
+            "--tokens and --sequence: expected images, found tokens: draw these sequences in "
+            "Python, load_model(…, tokens={…}).draw_sequence(…)"
+        )
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     spaces = None if space is None else [s.value for s in space if s != MapSpace.NONE]
     bundle = workspace.find_model(model, subject, run.progress.info, dataset)

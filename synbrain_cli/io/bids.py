@@ -92,6 +92,15 @@ def func_folder(folder: Path, subject: str) -> Path:
     return folder / f"sub-{subject}" / "func"
 
 
+def func_file(subject: str, what: str) -> str:
+    """Return the path in a derivative of a file of a subject, given the end of its name.
+
+    >>> func_file("01", "desc-draws_betas.npy")
+    'sub-01/func/sub-01_desc-draws_betas.npy'
+    """
+    return (func_folder(Path(), subject) / f"sub-{subject}_{what}").as_posix()
+
+
 @dataclass(frozen=True)
 class Derivative:
     """A folder of results as a BIDS derivative: what others read first.

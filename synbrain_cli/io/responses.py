@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from synbrain_cli.config import Band
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.bids import func_folder
+from synbrain_cli.io.bids import func_file
 from synbrain_cli.io.files import read_json
 from synbrain_cli.io.records import convert_record
 
@@ -19,6 +19,11 @@ SETTINGS = "settings.json"
 AGAIN = "synthesize again with --overwrite"  # what to do about a folder that cannot be read
 AXES = ("image (rows of images.tsv)", "draw", "voxel (rows of the model's voxels.tsv)")
 MAP_AXES = (AXES[0], AXES[2])  # of the arrays of means and of standard deviations
+SEQUENCE_AXES = (
+    "trial (rows of events.tsv)",
+    "sequence (all sessions)",
+    "voxel (rows of the model's voxels.tsv)",
+)
 
 
 class ResponseImage(msgspec.Struct, frozen=True):
@@ -95,8 +100,7 @@ def array_of(folder: Path, what: str, subject: str = "*") -> Path | None:
     subject : str
         Label; default any.
     """
-    pattern = func_folder(Path(), subject) / f"sub-{subject}_{what}.npy"
-    return min(folder.glob(str(pattern)), default=None)
+    return min(folder.glob(func_file(subject, f"{what}.npy")), default=None)
 
 
 def read_settings(path: Path) -> ResponseSettings:
@@ -127,66 +131,6 @@ def convert_settings(content: Any, path: Path) -> ResponseSettings:
             f"{older if found is None else str(found)[:20]}: {AGAIN}"
         )
     return convert_record(content, ResponseSettings, str(path), AGAIN)
-
-
-class ResponseSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
-    """JSON sidecar of an array of draws, with field names in the style of BIDS.
-
-    Attributes
-    ----------
-    description : str
-    axes : tuple of str
-        Meaning of the axes of the array.
-    unit : str
-        Unit of the draws.
-    simulated : bool
-        Whether the model was trained on a simulated subject.
-    subject, dataset, space : str
-    bands : tuple of Band
-        What the model sees of an image.
-    model, model_fingerprint : str
-        Name and fingerprint of the bundle.
-    sampling : str
-        Method of sampling, as in `synbrain_cli.brain.Brain.draw`.
-    signal : str, optional
-        Setting of calibrated draws; None for other draws.
-    noise_factor : float or str, optional
-        Setting of latent draws; None for other draws.
-    averaged_over : int
-        Recorded trials that each draw is an average of, as the rows of the training data were.
-    number_of_draws, seed : int
-        Number of draws per image, and seed of the sampling.
-    versions : dict
-        Package → version.
-    command : str, optional
-        Command line that was typed, without the folders of absolute paths; None from Python.
-    """
-
-    description: str
-    axes: tuple[str, ...] = AXES
-    unit: str
-    simulated: bool
-    subject: str
-    dataset: str
-    space: str
-    bands: tuple[Band, ...]
-    model: str
-    model_fingerprint: str
-    sampling: str
-    signal: str | None
-    noise_factor: float | str | None
-    averaged_over: int
-    number_of_draws: int
-    seed: int
-    versions: dict[str, str]
-    command: str | None = None
-
-
-SEQUENCE_AXES = (
-    "trial (rows of events.tsv)",
-    "sequence (all sessions)",
-    "voxel (rows of the model's voxels.tsv)",
-)
 
 
 class SequenceSettings(msgspec.Struct, frozen=True):
@@ -224,7 +168,95 @@ class SequenceSettings(msgspec.Struct, frozen=True):
     kind: str = "sequence"
 
 
-class SequenceSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+class Sidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    """What the JSON sidecar of any map or array says, with field names in the style of BIDS.
+
+    Attributes
+    ----------
+    description : str
+        What is shown, and what is not.
+    unit : str
+        Unit of the values.
+    simulated : bool
+        Whether the model was trained on a simulated subject.
+    subject, dataset, space : str
+    model, model_fingerprint : str
+        Name and fingerprint of the bundle.
+    versions : dict
+        Package → version.
+    """
+
+    description: str
+    unit: str
+    simulated: bool
+    subject: str
+    dataset: str
+    space: str
+    model: str
+    model_fingerprint: str
+    versions: dict[str, str]
+
+
+class MapSidecar(Sidecar, frozen=True, rename="pascal", kw_only=True):
+    """JSON sidecar of the maps of one statistic, and of the array that holds them for all images.
+
+    Attributes
+    ----------
+    axes : tuple of str, optional
+        Meaning of the axes of the array, where there is one.
+    averaged_over : int
+        As in `ResponseSidecar`.
+    """
+
+    axes: tuple[str, ...] | UnsetType = UNSET
+    averaged_over: int
+
+
+class DrawsSidecar(Sidecar, frozen=True, rename="pascal", kw_only=True):
+    """What the JSON sidecar of any array of draws says.
+
+    Attributes
+    ----------
+    axes : tuple of str
+        Meaning of the axes of the array.
+    bands : tuple of Band
+        What the model sees of an image.
+    sampling : str
+        Method of sampling, as in `synbrain_cli.brain.Brain.draw`.
+    signal : str, optional
+        Setting of calibrated draws; None for other draws.
+    number_of_draws, seed : int
+        Number of draws per image, or of sequences, and seed of the sampling.
+    command : str, optional
+        Command line that was typed, without the folders of absolute paths; None from Python.
+    """
+
+    axes: tuple[str, ...]
+    bands: tuple[Band, ...]
+    sampling: str
+    signal: str | None
+    number_of_draws: int
+    seed: int
+    command: str | None = None
+
+
+class ResponseSidecar(DrawsSidecar, frozen=True, rename="pascal", kw_only=True):
+    """JSON sidecar of an array of draws for images.
+
+    Attributes
+    ----------
+    noise_factor : float or str, optional
+        Setting of latent draws; None for other draws.
+    averaged_over : int
+        Recorded trials that each draw is an average of, as the rows of the training data were.
+    """
+
+    axes: tuple[str, ...] = AXES
+    noise_factor: float | str | None
+    averaged_over: int
+
+
+class SequenceSidecar(DrawsSidecar, frozen=True, rename="pascal", kw_only=True):
     """JSON sidecar of an array of whole sessions.
 
     Attributes
@@ -237,57 +269,13 @@ class SequenceSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True
         In trials; None without drift.
     presentations_counted : {"experiment", "session"}, optional
         Since when; None without effects of repetition.
-    description, axes, unit, simulated, subject, dataset, space, bands, model, model_fingerprint, \
-sampling, signal, number_of_draws, seed, versions, command
-        As in `ResponseSidecar`; the draws are sequences.
     """
 
-    description: str
     axes: tuple[str, ...] = SEQUENCE_AXES
-    unit: str
-    simulated: bool
-    subject: str
-    dataset: str
-    space: str
-    bands: tuple[Band, ...]
-    model: str
-    model_fingerprint: str
-    sampling: str
-    signal: str
-    number_of_draws: int
-    seed: int
     modelled: list[str]
     order: list[str]
     drift_time_constant: float | None
     presentations_counted: str | None
-    versions: dict[str, str]
-    command: str | None = None
-
-
-class MapSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
-    """JSON sidecar of the maps of one statistic, and of the array that holds them for all images.
-
-    Attributes
-    ----------
-    description : str
-        What the maps show, and what they do not.
-    axes : tuple of str, optional
-        Meaning of the axes of the array, where there is one.
-    unit, simulated, subject, dataset, space, model, model_fingerprint, averaged_over, versions
-        As in `ResponseSidecar`.
-    """
-
-    description: str
-    axes: tuple[str, ...] | UnsetType = UNSET
-    unit: str
-    simulated: bool
-    subject: str
-    dataset: str
-    space: str
-    model: str
-    model_fingerprint: str
-    averaged_over: int
-    versions: dict[str, str]
 
 
 class SegmentationSidecar(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):

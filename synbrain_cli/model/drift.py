@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.order_effects import effects_of
 from synbrain_cli.model.readout import shrink
-from synbrain_cli.model.sequence import Sequence, TrialOrder
+from synbrain_cli.model.sequence import Sequence, TrialOrder, centred_variance, falling
 from synbrain_cli.model.trial_blocks import Block, Gain, Residuals, cut_blocks
 from synbrain_cli.progress import Share
 
@@ -56,13 +56,9 @@ class _Spectra:
         for block, bands, count in zip(self.blocks, self.bands, self.count, strict=True):
             key = block.length, block.place.tobytes()
             if key not in known:
-                place = np.arange(block.length)
-                drift = np.exp(-np.abs(place[:, None] - place) / time_constant)
                 white = block.expected(np.eye(block.length))
-                known[key] = (
-                    np.bincount(bands, white) / count,
-                    np.bincount(bands, block.expected(drift)) / count,
-                )
+                drift = block.expected(falling(block.length, time_constant))
+                known[key] = np.bincount(bands, white) / count, np.bincount(bands, drift) / count
             found.append(known[key])
         return found
 
@@ -228,7 +224,9 @@ def fit_drift(
     longest = {tau: whole.expected(tau) for tau in TIME_CONSTANTS}
     fit = _fit_spectra(whole, longest, np.ones(len(sessions), bool))
     # Of the process less its mean over a session
-    within = float(np.mean([1 - _mean_correlation(b.length, fit.time_constant) for b in sessions]))
+    within = float(
+        np.mean([centred_variance(b.length, fit.time_constant).mean() for b in sessions])
+    )
     by_voxel = fit.ratio * fit.white * variance * within
     if not gain.is_sure or not by_voxel.any():
         return LowRank.independent(np.zeros(len(variance))), fit.time_constant, gain
@@ -236,14 +234,6 @@ def fit_drift(
     whitening = _Whitening.of([readout.signal, readout.noise])
     shared = _shared_courses(sessions, [one * sd for one in low], fit.time_constant, whitening)
     return _with_private(shared * np.sqrt(within), by_voxel), fit.time_constant, gain
-
-
-def _mean_correlation(length: int, time_constant: float) -> float:
-    """Mean correlation of two trials of a session, each with itself included."""
-    falling = np.exp(-np.arange(length) / time_constant)
-    lag = np.arange(length)
-    weight = np.where(lag, 2.0 * (length - lag), length)
-    return float((weight * falling).sum() / length**2)
 
 
 @dataclass(frozen=True)
@@ -307,8 +297,7 @@ def _shared_courses(
     """
     strength, session, rows = [], [], []
     for number, (block, own) in enumerate(zip(sessions, low, strict=True)):
-        place = np.arange(block.length)
-        drift = block.expected(np.exp(-np.abs(place[:, None] - place) / time_constant))
+        drift = block.expected(falling(block.length, time_constant))
         white = block.expected(np.eye(block.length))[: len(own)]
         rows.append(whitening.apply(own / np.sqrt(white)[:, None]))
         strength.append(drift[: len(own)] / white)

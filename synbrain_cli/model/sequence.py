@@ -229,7 +229,7 @@ class Sequence:
         for state in states():
             mean += state / length
         numbers.again()
-        scale = 1 / np.sqrt(_centred_variance(length, self.time_constant))
+        scale = 1 / np.sqrt(centred_variance(length, self.time_constant))
         for t, state in enumerate(states()):
             course = (scale[t] * (state - mean)).astype(np.float32)
             yield self.drift.loadings @ course[:rank] + self.drift.private * course[rank:]
@@ -281,23 +281,27 @@ def standard_mean(readout: Readout, mean: np.ndarray) -> np.ndarray:
     return np.clip((mean - readout.centre) / readout.spread, -FARTHEST, FARTHEST)
 
 
+def falling(length: int, time_constant: float) -> NDArray[np.float64]:
+    """Correlation exp(−|t − t'| / τ) of trials of a session: float64 (length, length)."""
+    place = np.arange(length)
+    return np.exp(-np.abs(place[:, None] - place) / time_constant)
+
+
 def time_covariance(length: int, time_constant: float) -> NDArray[np.float64]:
     r"""Correlation of the drift over the trials of a session: float64 (length, length).
 
     Of a process of correlations :math:`\exp(-|t - t'| / \tau)` less its mean over the session,
     scaled to variance 1 in every trial.
     """
-    place = np.arange(length)
-    raw = np.exp(-np.abs(place[:, None] - place) / time_constant)
+    raw = falling(length, time_constant)
     centred = raw - raw.mean(0) - raw.mean(1)[:, None] + raw.mean()
     sd = np.sqrt(np.diag(centred))
     return centred / np.outer(sd, sd)
 
 
-def _centred_variance(length: int, time_constant: float) -> NDArray[np.float64]:
+def centred_variance(length: int, time_constant: float) -> NDArray[np.float64]:
     """Variance, trial by trial, of a process less its mean: float64 (length,)."""
-    falling = np.exp(-np.arange(length) / time_constant)
-    before = np.cumsum(falling)
+    before = np.cumsum(np.exp(-np.arange(length) / time_constant))
     of_row = (before + before[::-1] - 1) / length
     return 1 - 2 * of_row + of_row.mean()
 
@@ -415,7 +419,7 @@ def estimate_drift(
         In all trials, on the scale of e.
     """
     drift, rest = sequence.drift, sequence.rest
-    if drift.is_nothing:
+    if drift.is_nothing or length < 2:  # of a single trial, the process less its mean is nothing
         return np.zeros((length, len(drift.private)))
     prior = time_covariance(length, sequence.time_constant)
     known, across = prior[np.ix_(position, position)], prior[:, position]

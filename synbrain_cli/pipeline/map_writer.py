@@ -10,12 +10,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.io.bids import MODEL, Derivative, bids_label, func_folder, write_derivative
+from synbrain_cli.io.bids import (
+    MODEL,
+    Derivative,
+    bids_label,
+    func_file,
+    func_folder,
+    write_derivative,
+)
 from synbrain_cli.io.files import atomic, versions
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.responses import MapSidecar, SegmentationSidecar
@@ -75,7 +83,7 @@ class MapWriter:
 
     def uri(self, what: str) -> str:
         """BIDS URI of a file of the subject, given the end of its name."""
-        return f"bids::{func_folder(Path(), self.brain.subject).as_posix()}/{self._prefix}_{what}"
+        return f"bids::{func_file(self.brain.subject, what)}"
 
     def describe(self, title: str, about: str) -> None:
         """Write what others read first, and, in a volume, the mask of the voxels.
@@ -187,15 +195,11 @@ class MapWriter:
             file = self.folder / f"{shown.name}_{plot_map.kind}.{look.format}"
             save_figure(plot_map(shown), file, dpi=look.dpi)
 
-    @property
-    def _prefix(self) -> str:
-        return f"sub-{self.brain.subject}"
-
     def _base(self, entities: str) -> Path:
         """Path without suffix, of the subject and more entities; its folder is made."""
         folder = func_folder(self.folder, self.brain.subject)
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{self._prefix}{entities}"
+        return folder / f"sub-{self.brain.subject}{entities}"
 
     def _write_labels(
         self, what: str, labels: np.ndarray, sidecar: SegmentationSidecar
@@ -210,6 +214,20 @@ class MapWriter:
         return base
 
 
+def sidecar_of(brain: Brain) -> dict[str, Any]:
+    """Return what every `Sidecar` of a model's maps and arrays says beside description and unit."""
+    config = brain.config
+    return {
+        "simulated": config.simulated,
+        "subject": config.subject,
+        "dataset": config.dataset,
+        "space": config.space,
+        "model": brain.name,
+        "model_fingerprint": config.fingerprint,
+        "versions": versions(),
+    }
+
+
 def map_sidecar(brain: Brain, description: str, unit: str) -> MapSidecar:
     """Return the sidecar of maps of a statistic.
 
@@ -220,16 +238,9 @@ def map_sidecar(brain: Brain, description: str, unit: str) -> MapSidecar:
         What they show.
     unit : str
     """
-    config = brain.config
     return MapSidecar(
         description=description,
         unit=unit,
-        simulated=config.simulated,
-        subject=config.subject,
-        dataset=config.dataset,
-        space=config.space,
-        model=brain.name,
-        model_fingerprint=config.fingerprint,
-        averaged_over=config.averaged_over,
-        versions=versions(),
+        averaged_over=brain.config.averaged_over,
+        **sidecar_of(brain),
     )

@@ -22,14 +22,8 @@ from synbrain_cli.config import a_trial
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.arrays import map_array
-from synbrain_cli.io.bids import bids_labels, func_folder
-from synbrain_cli.io.files import (
-    array_header,
-    create_array,
-    holds_array,
-    versions,
-    write_at,
-)
+from synbrain_cli.io.bids import bids_labels, func_file, func_folder
+from synbrain_cli.io.files import array_header, create_array, holds_array, write_at
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.responses import MAP_AXES, ResponseSettings, ResponseSidecar
 from synbrain_cli.io.surface import write_hemispheres
@@ -38,7 +32,7 @@ from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.memory import release
 from synbrain_cli.pipeline.images_done import SIZE, ImagesDone
-from synbrain_cli.pipeline.map_writer import MapWriter, map_sidecar
+from synbrain_cli.pipeline.map_writer import MapWriter, map_sidecar, sidecar_of
 from synbrain_cli.progress import Progress
 
 MNI_NAME = "MNI152NLin6Asym"  # FSL's MNI152, as templates are named in BIDS
@@ -88,7 +82,7 @@ class ResponseWriter:
 
     def name(self, what: str) -> str:
         """Path in the folder of a file of all images, or of one by its ``stim-``."""
-        return func_folder(Path(), self.brain.subject).joinpath(f"{self.prefix}_{what}").as_posix()
+        return func_file(self.brain.subject, what)
 
     @property
     def array(self) -> str:
@@ -357,20 +351,14 @@ class ResponseWriter:
             description=description,
             averaged_over=config.averaged_over,
             unit=self.brain.unit_name(settings.unit),
-            simulated=config.simulated,
-            subject=config.subject,
-            dataset=config.dataset,
-            space=config.space,
             bands=bands,
-            model=settings.model,
-            model_fingerprint=settings.model_fingerprint,
             sampling=settings.sampling,
             signal=settings.signal if settings.sampling == "calibrated" else None,
             noise_factor=noise_factor,
             number_of_draws=settings.n_draws,
             seed=settings.seed,
-            versions=versions(),
             command=self.command,
+            **sidecar_of(self.brain),
         )
 
 

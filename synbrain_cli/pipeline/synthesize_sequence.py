@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from synbrain_cli.bands import is_own
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.sequence import (
@@ -26,19 +28,12 @@ from synbrain_cli.brain.sequence import (
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.images import ImageSet
 from synbrain_cli.io.arrays import map_array
-from synbrain_cli.io.bids import Derivative, func_folder, write_derivative
+from synbrain_cli.io.bids import func_file, func_folder
 from synbrain_cli.io.events import ADDED, Events
-from synbrain_cli.io.files import (
-    array_header,
-    create_array,
-    holds_array,
-    sha256,
-    versions,
-    write_at,
-)
+from synbrain_cli.io.files import array_header, create_array, holds_array, sha256, write_at
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.responses import ResponseImage, SequenceSettings, SequenceSidecar
-from synbrain_cli.io.surface import write_gifti
+from synbrain_cli.io.surface import write_hemispheres
 from synbrain_cli.io.volume import save_volumes
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
@@ -46,10 +41,12 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import derived_name
 from synbrain_cli.memory import require_disk
 from synbrain_cli.pipeline.images_done import SIZE, ImagesDone
+from synbrain_cli.pipeline.map_writer import MapWriter, sidecar_of
 from synbrain_cli.pipeline.synthesize import Output
 from synbrain_cli.run import RunContext
 
 FOLDER = FolderKind("sessions", "--output")
+MOST_VOLUMES = 32_767  # of a NIfTI file (its header counts in 16 bits)
 NOTED = 64  # rows between two notes of what is done: what an interruption may cost
 
 
@@ -101,15 +98,14 @@ class _Task:
     drawing: Drawing
     maps: bool
 
-    @property
-    def prefix(self) -> str:
-        """BIDS entity of the subject."""
-        return f"sub-{self.brain.subject}"
+    def name(self, what: str) -> str:
+        """Path in the folder of a file, by the end of its name."""
+        return func_file(self.brain.subject, what)
 
     @property
     def array(self) -> str:
         """Path of the array of draws in the folder."""
-        return f"{self.prefix}/func/{self.prefix}_desc-draws_betas.npy"
+        return self.name("desc-draws_betas.npy")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -117,18 +113,14 @@ class _Task:
         return len(self.image), self.drawing.n_draws, self.brain.n_voxels
 
     def files(self) -> Iterator[tuple[str, slice, int]]:
-        """Beginning of the name, trials and sequence of each file of maps."""
+        """Path up to the session, trials and sequence of each file of maps."""
         first = 0
         lengths = np.bincount(self.events.session)
         for label, length in zip(session_labels(self.events), lengths, strict=True):
             trials = slice(first, first + int(length))
             first += int(length)
             for k in range(self.drawing.n_draws):
-                yield (
-                    f"{self.prefix}/func/{self.prefix}_ses-{label}_desc-draw{k + 1}_betas",
-                    trials,
-                    k,
-                )
+                yield self.name(f"ses-{label}"), trials, k
 
 
 def synthesize_sequence(
@@ -177,10 +169,11 @@ def synthesize_sequence(
     table = Events.read(events)
     pictures, place = shown_images(table, images)
     brain = Brain(Path(model), run.device)
+    _require_pictures(brain)
     require_sequence(brain)
     used, image = np.unique(place, return_inverse=True)
     task = _Task(brain, table, pictures, used.tolist(), image, drawing, output.maps)
-    session_labels(table)  # are names of files
+    _require_names_and_lengths(task)
     settings = _recorded(task, Path(events), run)
     folder = output.folder or workspace.output_of(brain.name, derived_name(Path(events).stem))
     with work_folder(
@@ -211,8 +204,8 @@ def synthesize_sequence(
         # Write maps and records
         if task.maps:
             with run.progress.bar("maps", len(list(task.files()))) as bar:
-                for name, trials, k in task.files():
-                    _write_maps(task, work.partial, name, (trials, k))
+                for base, trials, k in task.files():
+                    _write_maps(task, work.partial, base, (trials, k))
                     bar()
         _write_records(task, drawer, work.partial, run.command)
         work.put_in_place()
@@ -222,6 +215,38 @@ def synthesize_sequence(
         f"sequences × {n_voxels:,} voxels"
     )
     return _result(task, folder)
+
+
+def _require_pictures(brain: Brain) -> None:
+    """Refuse models that need tokens of the user's own.
+
+    Raises
+    ------
+    InputError
+    """
+    own = [band.spec for band in brain.config.bands if is_own(band.spec)]
+    if own:
+        raise InputError(
+            f"{brain.name} predicts from {', '.join(own)}, tokens of your own, which --sequence "
+            "does not take: draw in Python, load_model(…, tokens={…}).draw_sequence(…)"
+        )
+
+
+def _require_names_and_lengths(task: _Task) -> None:
+    """Refuse sessions that cannot have files of their own.
+
+    Raises
+    ------
+    InputError
+    """
+    labels, lengths = session_labels(task.events), np.bincount(task.events.session)
+    is_long = task.maps and task.brain.voxel_space.is_volume and lengths.max() > MOST_VOLUMES
+    if is_long:
+        raise InputError(
+            f"{task.events.name}: expected at most {MOST_VOLUMES:,} trials in a session, which is "
+            f"one NIfTI file, found {lengths.max():,} in {labels[int(lengths.argmax())]}: name "
+            "sessions in a column session, or pass --no-maps"
+        )
 
 
 def _recorded(task: _Task, events: Path, run: RunContext) -> SequenceSettings:
@@ -263,27 +288,48 @@ def _require_disk(task: _Task, work: WorkFolder) -> None:
 
 
 class _Rows:
-    """Rows of arrays that are written one by one, and noted once they are on the disk."""
+    """Rows of arrays that are written one by one, and noted once they are on the disk.
 
-    def __init__(self, done: ImagesDone, arrays: dict[Path, tuple[int, ...]]) -> None:
+    Those of an interrupted run are ``known``, bool (n_rows,), but for damaged ones, of which
+    ``log`` is told.
+    """
+
+    def __init__(
+        self,
+        done: ImagesDone,
+        arrays: dict[Path, tuple[int, ...]],
+        log: Callable[[str], None],
+    ) -> None:
         self._done, self._arrays = done, arrays
-        known = done.read()
+        noted = done.read()
         whole = all(holds_array(path, np.float32, shape) for path, shape in arrays.items())
-        if known is None or not whole:
+        if noted is None or not whole:
+            damaged = done.path.exists()
             done.create()
             for path, shape in arrays.items():
                 create_array(path, np.float32, shape)
-            known = np.zeros((done.n_images, SIZE), np.uint8)
-        mapped = [map_array(path) for path in arrays]
-        self.known = np.array(
+            noted = np.zeros((done.n_images, SIZE), np.uint8)
+        else:
+            damaged = False
+        self.known = self._intact(noted)
+        if damaged or (noted.any(1) & ~self.known).any():
+            log(
+                f"{min(arrays).parent}: damaged since the run was interrupted: what was is made "
+                "again"
+            )
+        self._files = [path.open("r+b") for path in arrays]
+        self._noted: dict[int, bytes] = {}
+
+    def _intact(self, noted: np.ndarray) -> np.ndarray:
+        """Rows that are as they were noted: bool (n_rows,)."""
+        mapped = [map_array(path) for path in self._arrays]
+        return np.array(
             [
                 note.any() and self._digest([one[row] for one in mapped]) == note.tobytes()
-                for row, note in enumerate(known)
+                for row, note in enumerate(noted)
             ],
             bool,
         )
-        self._files = [path.open("r+b") for path in arrays]
-        self._noted: dict[int, bytes] = {}
 
     @staticmethod
     def _digest(values: list[np.ndarray]) -> bytes:
@@ -303,7 +349,7 @@ class _Rows:
     def note(self) -> None:
         """Note the rows that were written."""
         for file in self._files:
-            file.flush()
+            os.fsync(file.fileno())
         self._done.note(self._noted)
         self._noted = {}
 
@@ -322,7 +368,7 @@ def _predict(task: _Task, work: WorkFolder, run: RunContext) -> ShownImages:
         paths.append(work.recovery / "relative.npy")
     done = ImagesDone(work.recovery / "images_done.npy", len(task.used))
     digests = [task.images.digest(row) for row in task.used]
-    with closing(_Rows(done, dict.fromkeys(paths, shape))) as rows:
+    with closing(_Rows(done, dict.fromkeys(paths, shape), run.progress.info)) as rows:
         left = np.flatnonzero(~rows.known)
         found = predict_images(task.brain, task.images, [task.used[k] for k in left])
         with run.progress.bar("predicting images", len(task.used), len(task.used) - len(left)) as b:
@@ -338,7 +384,8 @@ def _draw(task: _Task, drawer: SequenceDrawer, work: WorkFolder, run: RunContext
     """Draw every trial that is not there yet."""
     n_trials = task.shape[0]
     done = ImagesDone(work.recovery / "trials_done.npy", n_trials)
-    with closing(_Rows(done, {work.partial / task.array: task.shape})) as rows:
+    arrays = {work.partial / task.array: task.shape}
+    with closing(_Rows(done, arrays, run.progress.info)) as rows:
         title = "drawing trials"
         with run.progress.bar(title, n_trials, int(rows.known.sum())) as bar:
             for row, values in drawer(rows.known):
@@ -351,23 +398,18 @@ def _draw(task: _Task, drawer: SequenceDrawer, work: WorkFolder, run: RunContext
                 bar()
 
 
-def _write_maps(task: _Task, folder: Path, name: str, which: tuple[slice, int]) -> None:
+def _write_maps(task: _Task, folder: Path, base: str, which: tuple[slice, int]) -> None:
     """Write one session of one sequence in the subject's own space."""
     trials, k = which
-    draws = map_array(folder / task.array)
-    geometry = task.brain.voxel_space.geometry
+    draws, brain = map_array(folder / task.array), task.brain
+    geometry, what = brain.voxel_space.geometry, f"desc-draw{k + 1}_betas"
     if isinstance(geometry, Volume):
-        each = (task.brain.to_nifti(draws[row, k]) for row in range(trials.start, trials.stop))
-        save_volumes(each, trials.stop - trials.start, folder / f"{name}.nii.gz")
+        each = (brain.to_nifti(draws[row, k]) for row in range(trials.start, trials.stop))
+        save_volumes(each, trials.stop - trials.start, folder / f"{base}_{what}.nii.gz")
     elif isinstance(geometry, Vertices):
-        meta = {
-            "Unit": task.brain.unit_name(task.drawing.unit),
-            "Simulated": str(task.brain.simulated),
-        }
-        for hemisphere, data in geometry.to_full(np.array(draws[trials, k])).items():
-            file = f"_hemi-{hemisphere[0].upper()}_space-{geometry.space}_desc-"
-            path = folder / f"{name.replace('_desc-', file)}.func.gii"
-            write_gifti(path, data, hemisphere, meta)
+        meta = {"Unit": brain.unit_name(task.drawing.unit), "Simulated": str(brain.simulated)}
+        whole = geometry.to_full(np.array(draws[trials, k]))
+        write_hemispheres(folder / base, f"space-{geometry.space}_{what}", whole, meta)
 
 
 def _write_records(task: _Task, drawer: SequenceDrawer, folder: Path, command: str | None) -> None:
@@ -386,13 +428,7 @@ def _write_records(task: _Task, drawer: SequenceDrawer, folder: Path, command: s
     sidecar = SequenceSidecar(
         description="Synthesized responses, single trials of whole sessions in order",
         unit=task.brain.unit_name(drawing.unit),
-        simulated=config.simulated,
-        subject=config.subject,
-        dataset=config.dataset,
-        space=config.space,
         bands=config.bands,
-        model=task.brain.name,
-        model_fingerprint=config.fingerprint,
         sampling=drawing.sampling,
         signal=drawing.signal,
         number_of_draws=drawing.n_draws,
@@ -401,27 +437,21 @@ def _write_records(task: _Task, drawer: SequenceDrawer, folder: Path, command: s
         order=summary.describe(),
         drift_time_constant=summary.time_constant if "drift" in summary.kept else None,
         presentations_counted=summary.count if "repetition" in summary.kept else None,
-        versions=versions(),
         command=command,
+        **sidecar_of(task.brain),
     )
     # Those of maps hold for every session, by BIDS's inheritance principle
     maps = [f"draw{k + 1}" for k in range(drawing.n_draws)] if task.maps else []
-    func = func_folder(folder, task.brain.subject)
     for name in ("draws", *maps):
-        write_record(func / f"{task.prefix}_desc-{name}_betas.json", sidecar)
-    write_derivative(
-        folder,
-        Derivative(
-            f"Sessions synthesized by {task.brain.name}",
-            config.simulated,
-            "Single trials of whole sessions in order: a row of `events.tsv` is a trial, a draw "
-            "is a sequence of all sessions.",
-            {task.brain.folder: config.fingerprint},
-            (config.dataset,),
-        ),
+        write_record(folder / task.name(f"desc-{name}_betas.json"), sidecar)
+    MapWriter(folder, task.brain).describe(
+        f"Sessions synthesized by {task.brain.name}",
+        f"Single trials of {config.label} of {config.dataset}, whole sessions in order, as the "
+        f"model {task.brain.name} draws them. A row of `events.tsv` is a trial, a draw is a "
+        "sequence of all sessions.",
     )
 
 
 def _result(task: _Task, folder: Path) -> SequenceResult:
-    files = sorted(func_folder(folder, task.brain.subject).glob(f"{task.prefix}_ses-*_betas.*"))
+    files = sorted(folder.glob(task.name("ses-*_betas.*")))
     return SequenceResult(folder, folder / task.array, folder / "events.tsv", files)

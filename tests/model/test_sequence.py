@@ -11,7 +11,7 @@ from synbrain_cli.model.readout import Readout
 from synbrain_cli.model.sequence import (
     Sequence,
     TrialOrder,
-    _centred_variance,
+    centred_variance,
     earlier,
     effect_factors,
     estimate_drift,
@@ -153,12 +153,14 @@ def test_time_covariance_in_closed_form():
     place = np.arange(30)
     raw = np.exp(-np.abs(place[:, None] - place) / 7)
     centring = np.eye(30) - 1 / 30
-    np.testing.assert_allclose(np.diag(centring @ raw @ centring), _centred_variance(30, 7.0))
+    np.testing.assert_allclose(np.diag(centring @ raw @ centring), centred_variance(30, 7.0))
     np.testing.assert_allclose(np.diag(time_covariance(30, 7.0)), 1)
 
 
 def test_a_session_of_one_trial_has_no_drift(truth):
     assert not next(truth.courses(1, np.random.default_rng(0))).any()
+    seen, none = np.ones((1, N_VOXELS)), LowRank.independent(np.zeros(N_VOXELS))
+    assert not estimate_drift(seen, np.array([0]), 1, truth, none).any()
 
 
 def test_what_is_taken_out_was_there(rng):

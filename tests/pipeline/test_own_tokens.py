@@ -31,6 +31,7 @@ from synbrain_cli.pipeline.prepare import prepare_table
 from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.select import select_images
 from synbrain_cli.pipeline.synthesize import Output, synthesize
+from synbrain_cli.pipeline.synthesize_sequence import synthesize_sequence
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.run import RunContext
 
@@ -387,3 +388,11 @@ def test_as_typed(raw, tmp_path):
     done = typed(*table, "--overwrite")  # neither pictures nor tokens
     assert done.exit_code == 2
     assert "Missing option '--images' (or pass --tokens)." in done.output
+
+
+def test_sequences_are_drawn_in_python_alone(own, tmp_path):
+    table = tmp_path / "events.tsv"
+    table.write_text(f"image\n{own.raw.names[0]}\n")
+    pictures, message = own.raw.folder / "images", r"tokens of your own.*draw_sequence"
+    with pytest.raises(InputError, match=message):
+        synthesize_sequence(own.workspace, own.model, table, pictures, run=RUN)

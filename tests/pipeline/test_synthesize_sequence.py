@@ -10,12 +10,15 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from sealing import change_sealed, reseal_bundle
+from test_bids import AUTHORS, validate
 
 from synbrain_cli.brain import load_model
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.bundle import read_config
 from synbrain_cli.model.sequence import time_covariance
 from synbrain_cli.pipeline import synthesize_sequence as module
+
+ARRAY = "sub-01/func/sub-01_desc-draws_betas.npy"
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def test_sessions_as_typed(synbrain, place, tmp_path):
     folder = tmp_path / "out"
     printed = out.splitlines()
     assert printed[:2] == [
-        str(folder / "sub-01/func/sub-01_desc-draws_betas.npy"),
+        str(folder / ARRAY),
         str(folder / "events.tsv"),
     ]
     draws = np.load(printed[0])
@@ -119,10 +122,21 @@ def test_sessions_as_typed(synbrain, place, tmp_path):
     np.testing.assert_array_equal(again[:, 0], draws[:, 0])
 
 
+def test_sessions_are_a_derivative_of_bids(synbrain, place, tmp_path):
+    code, _, err = typed(synbrain, place, tmp_path)
+    assert code == 0, err
+    (mask,) = (tmp_path / "out").rglob("*_desc-voxels_mask.nii.gz")
+    own = nib.load(place / "weights/sub-01_linear/mask.nii.gz")
+    np.testing.assert_array_equal(nib.load(mask).get_fdata() > 0, own.get_fdata() > 0)
+    assert set(validate(tmp_path / "out")) == {f"warning {AUTHORS}"}
+
+
 def test_table_with_paths_needs_no_images(synbrain, place, tmp_path):
     code, _, err = typed(synbrain, place, tmp_path, "--no-maps", table="paths.csv", images=False)
     assert code == 0, err
-    assert not list((tmp_path / "out").rglob("*.nii.gz"))
+    (mask,) = (tmp_path / "out").rglob("*.nii.gz")  # which voxels the array's last axis is
+    assert mask.name.endswith("desc-voxels_mask.nii.gz")
+    assert np.asarray(nib.load(mask).dataobj).sum() == np.load(tmp_path / "out" / ARRAY).shape[-1]
 
 
 def test_draws_have_the_effects_of_the_model(place):
@@ -196,6 +210,42 @@ def test_a_stopped_run_goes_on(synbrain, place, tmp_path, monkeypatch):
     for path in (tmp_path / "whole/out/sub-01/func").glob("sub-*.n*"):
         again = tmp_path / "again/out/sub-01/func" / path.name
         assert path.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize("damaged", ["array", "record"])
+def test_what_was_damaged_meanwhile_is_drawn_again(synbrain, place, tmp_path, monkeypatch, damaged):
+    typed(synbrain, place, tmp_path / "whole", "--no-maps")
+    real = module.SequenceDrawer._trial
+
+    def breaking(self, row, drift):
+        if row == 30:
+            raise KeyboardInterrupt
+        return real(self, row, drift)
+
+    monkeypatch.setattr(module.SequenceDrawer, "_trial", breaking)
+    typed(synbrain, place, tmp_path, "--no-maps")
+    monkeypatch.setattr(module.SequenceDrawer, "_trial", real)
+    name = "*_desc-draws_betas.npy" if damaged == "array" else "trials_done.npy"
+    (path,) = (file for file in tmp_path.rglob(name) if "whole" not in file.parts)
+    content = bytearray(path.read_bytes())
+    content[200:204] = b"\xff\xff\xff\xff"  # of the first trial
+    path.write_bytes(content if damaged == "array" else content[:-5])
+    code, _, err = typed(synbrain, place, tmp_path, "--no-maps")
+    assert code == 0, err
+    assert err.count("damaged since the run was interrupted") == 1
+    arrays = (np.load(tmp_path / folder / ARRAY) for folder in ("out", "whole/out"))
+    np.testing.assert_array_equal(*arrays)
+
+
+def test_sessions_that_no_file_could_hold(synbrain, place, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MOST_VOLUMES", 27)
+    code, _, err = typed(synbrain, place, tmp_path)
+    assert code == 1
+    assert "expected at most 27 trials in a session" in err
+    assert "found 28 in b" in err
+    assert not list(tmp_path.iterdir())
+    code, _, err = typed(synbrain, place, tmp_path, "--no-maps")
+    assert code == 0, err
 
 
 @pytest.mark.parametrize(
