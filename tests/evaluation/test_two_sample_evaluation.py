@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUIET
+from scipy.stats import binom
 
 from synbrain_cli import load_model
 from synbrain_cli.errors import InputError
@@ -50,9 +51,9 @@ def source(brain, test_set, predictions):
     return ResidualSource(brain, test_set, predictions, np.arange(test_set.n_images), 0)
 
 
-def pretend(source, factor=1.0, shared=True) -> Residuals:
+def pretend(source, factor=1.0, shared=True, seeds=(50, 99)) -> Residuals:
     """Draws of another seed in the place of the recording, and draws with a defect."""
-    own, other = (replace(source, seed=seed).of("model") for seed in (50, 99))
+    own, other = (replace(source, seed=seed).of("model") for seed in seeds)
 
     def drawn(image, imitation):
         if shared:
