@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUIET
-from scipy.stats import binom
 
 from synbrain_cli import load_model
 from synbrain_cli.errors import InputError
@@ -136,7 +135,7 @@ def test_images_of_a_group_count_as_one(source):
         for each, bootstrap in zip((found, known), bootstraps, strict=True)
     ]
     np.testing.assert_allclose(*widths, rtol=0.2)
-    judged, _ = told(source, twice)
+    judged, _ = told(replace(source, images=np.tile(source.images, 2)), twice)
     for rows in judged.values():
         fold = rows.seen.sample.deal(np.random.default_rng(0))
         assert (fold[:n] == fold[n:]).all()
