@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -162,6 +162,40 @@ def stream_tokens(
             keyed = (((digests, own), found) for digests, found, own in batches(seen))
             for (digests, known), computed in source.encoder.stream(keyed):
                 yield source.merge(computed.astype(np.float32), known), digests
+
+
+def in_batches(
+    stream: Iterable[tuple[Tokens, list[str]]], size: int
+) -> Iterator[tuple[Tokens, list[str]]]:
+    """Join images that were encoded by themselves, as on a CPU, for predictors to see together.
+
+    A predictor reads all of its weights for every batch, whatever its size. Rows are rounded
+    otherwise than by themselves, so that draws, which repeat to the last digit, cannot be made
+    around these predictions.
+
+    Parameters
+    ----------
+    stream : iterable of (Tokens, list of str)
+        `stream_tokens`.
+    size : int
+        Images of a batch. Where the encoder saw as many, its batches stay as they are.
+    """
+    waiting: list[tuple[Tokens, list[str]]] = []
+
+    def joined() -> tuple[Tokens, list[str]]:
+        parts, digests = zip(*waiting, strict=True)
+        waiting.clear()
+        return Tokens.concatenate(parts), [digest for own in digests for digest in own]
+
+    for tokens, digests in stream:
+        if len(tokens) >= size:
+            yield tokens, digests
+            continue
+        waiting.append((tokens[: len(digests)], digests))
+        if sum(len(own) for _, own in waiting) >= size:
+            yield joined()
+    if waiting:
+        yield joined()
 
 
 def check_token_shapes(tokens: Tokens, expected: tuple[tuple[int, int], ...], encoder: str) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from synbrain_cli.brain.prediction import BATCH
 from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.io.seal import is_kept, keep
 from synbrain_cli.progress import Bar
 
-TOGETHER = 64  # images between two files
+TOGETHER = 4 * BATCH  # images between two files: whole batches, rounded alike in every run
 
 Values = dict[str, NDArray[Any]]  # of one item, or of several along the first axis
 

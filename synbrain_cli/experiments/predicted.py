@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
+from synbrain_cli.brain.images import in_batches
+from synbrain_cli.brain.prediction import BATCH
 from synbrain_cli.experiments.keeping import Keeping, Values
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.model.similar_images import band_scores, shared_errors, similarity
@@ -121,7 +123,7 @@ class Predicted:
 
 
 def predict(brain: Brain, images: Any, bar: Bar, keeping: Keeping | None = None) -> Predicted:
-    """Predict the responses to images, one after the other.
+    """Predict the responses to images, some at a time.
 
     Parameters
     ----------
@@ -156,17 +158,14 @@ def _stream(brain: Brain, images: Any, rows: Sequence[int]) -> Generator[Values,
     """Yield what is known of one image after the other."""
     if not rows:
         return
-    for tokens, digests in brain.tokens(images, rows):
-        means = brain.mean_of_tokens(tokens)
-        for token, mean, digest in zip(tokens.one_by_one(), means, digests, strict=False):
-            doubt = brain.doubt(token)
-            own: Values = {
-                "mean": mean,
-                "digest": np.frombuffer(digest.encode("ascii"), np.uint8),
-                "distance": np.array(np.nan if doubt is None else float(doubt.distance[0])),
-            }
-            if doubt is not None:
-                own["relative"] = doubt.relative[0]
-                linear, seen = brain.predictors.linear, brain.predictors.scaler(token)
-                own |= {f"score.{k}": one[0] for k, one in enumerate(band_scores(linear, seen))}
-            yield own
+    for tokens, digests in in_batches(brain.tokens(images, rows), BATCH):
+        known: Values = {"mean": brain.mean_of_tokens(tokens)}
+        doubt = brain.doubt(tokens)
+        known["distance"] = np.full(len(tokens), np.nan) if doubt is None else doubt.distance
+        if doubt is not None:
+            known["relative"] = doubt.relative
+            linear, seen = brain.predictors.linear, brain.predictors.scaler(tokens)
+            known |= {f"score.{k}": scores for k, scores in enumerate(band_scores(linear, seen))}
+        for i, digest in enumerate(digests):  # the last batch may be filled up
+            own = {name: values[i] for name, values in known.items()}
+            yield own | {"digest": np.frombuffer(digest.encode("ascii"), np.uint8)}

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.brain.images import stream_tokens
+from synbrain_cli.brain.images import in_batches
 from synbrain_cli.brain.prediction import BATCH
 from synbrain_cli.experiments.keeping import Keeping, Values
 from synbrain_cli.experiments.selection_aims import Region
@@ -75,24 +75,19 @@ class RegionReader:
         """Whether the errors of expected responses are known."""
         return "sem" in self.brain.statistics("mean")
 
-    def see(self, token: Tokens, z: NDArray[np.float32]) -> Seen:
-        """Bring an expected response to the recorded unit, and find how sure it is.
-
-        Parameters
-        ----------
-        token : Tokens
-            Of one image.
-        z : float32 array of shape (n_voxels,), standardised
-        """
+    def see(self, tokens: Tokens) -> Iterator[Seen]:
+        """Predict the responses to some images, and how sure they are."""
         brain = self.brain
-        mean = z.astype(float) * brain.response_sd + brain.response_mean
-        doubt = brain.doubt(token)
-        scale = None
-        if self.has_sem:
-            scale = np.asarray(brain.response_sd, float)
-            if doubt is not None:
-                scale = scale * np.sqrt(doubt.relative[0])
-        return Seen(mean, scale, float("nan") if doubt is None else float(doubt.distance[0]))
+        means = brain.mean_of_tokens(tokens)
+        doubt = brain.doubt(tokens)
+        for i, z in enumerate(means):
+            mean = z.astype(float) * brain.response_sd + brain.response_mean
+            scale = None
+            if self.has_sem:
+                scale = np.asarray(brain.response_sd, float)
+                if doubt is not None:
+                    scale = scale * np.sqrt(doubt.relative[i])
+            yield Seen(mean, scale, float("nan") if doubt is None else float(doubt.distance[i]))
 
     def average_covariance(self) -> Array:
         """Covariance of the errors of the regions' averages, of an image like those of training."""
@@ -169,44 +164,38 @@ class Screen:
         """Yield the numbers of one image after the other."""
         if not rows:
             return
-        each = zip(*self._tokens(pictures, rows), strict=True)
-        for batches in each:
-            predicted = [
-                reader.brain.mean_of_tokens(tokens)
-                for reader, (tokens, _) in zip(self.readers, batches, strict=True)
-            ]
-            for i in range(len(batches[0][1])):  # the last batch may be filled up
-                yield self._of_image(
-                    [tokens[i : i + 1] for tokens, _ in batches], [z[i] for z in predicted]
-                )
+        for batches in zip(*self._tokens(pictures, rows), strict=True):
+            tokens, digests = batches[0]
+            seen = [reader.see(own) for reader, (own, _) in zip(self.readers, batches, strict=True)]
+            halves = None if self.halves is None else self.halves.predict(tokens)
+            for i, each in zip(range(len(digests)), zip(*seen, strict=True), strict=False):
+                own = self._of_image(each)
+                yield own if halves is None else own | {"halves": halves[i]}
 
     def _tokens(
         self, pictures: ImageSet, rows: Sequence[int]
     ) -> list[Iterator[tuple[Tokens, list[str]]]]:
         """Tokens for each model, of its own encoder; an encoder of both is asked once."""
         first, *others = (reader.brain for reader in self.readers)
-        batch = BATCH if first.device.type == "cuda" else 1
-        own = stream_tokens(pictures, first.source, rows, batch)
+
+        def stream(brain: Brain) -> Iterator[tuple[Tokens, list[str]]]:
+            return in_batches(brain.tokens(pictures, rows), BATCH)
+
+        own = stream(first)
         if not others:
             return [own]
         if first.config.bands == others[0].config.bands:
             one, two = tee(own)  # asked in turns: one batch is in memory
             return [one, two]
-        return [own, stream_tokens(pictures, others[0].source, rows, batch)]
+        return [own, stream(others[0])]
 
-    def _of_image(self, tokens: Sequence[Tokens], z: Sequence[NDArray[np.float32]]) -> Values:
-        seen = [
-            reader.see(token, one)
-            for reader, token, one in zip(self.readers, tokens, z, strict=True)
-        ]
+    def _of_image(self, seen: Sequence[Seen]) -> Values:
         read = [reader.read(one) for reader, one in zip(self.readers, seen, strict=True)]
         values = {
             "mean": np.stack([mean for mean, _ in read]),
             "covariance": np.stack([covariance for _, covariance in read]),
             "distance": np.array([one.distance for one in seen]),
         }
-        if self.halves is not None:
-            values["halves"] = self.halves.predict(tokens[0])
         if self.voxelwise:
             inside = self.readers[0].regions[0].mask
             errors = [r.squared_sem(one)[inside] for r, one in zip(self.readers, seen, strict=True)]

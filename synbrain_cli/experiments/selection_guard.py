@@ -178,10 +178,10 @@ class Halves:
     is_second: NDArray[np.bool_]
     unexplained: Array
 
-    def predict(self, token: Tokens) -> Array:
-        """Predict the responses of the regions to one image: float64 (2, n_regions)."""
-        standard = self.scaler(token)
-        return np.stack([encoder.predict(standard)[0] for encoder in self.encoders]).astype(float)
+    def predict(self, tokens: Tokens) -> Array:
+        """Predict the responses of the regions to images: float64 (n_images, 2, n_regions)."""
+        standard = self.scaler(tokens)
+        return np.stack([one.predict(standard) for one in self.encoders], 1).astype(float)
 
     def guard(self, weights: Array, candidates: Array) -> Guard:
         """Say how much of an estimate is believed.

@@ -13,7 +13,7 @@ from PIL import Image
 from tiny import content
 
 from synbrain_cli.brain import load_model
-from synbrain_cli.experiments import keeping
+from synbrain_cli.experiments import keeping, predicted
 from synbrain_cli.experiments.conditions import Condition, images_of
 from synbrain_cli.experiments.contrast import ContrastSettings
 from synbrain_cli.experiments.power import Experiment
@@ -50,6 +50,7 @@ def small_pieces():
     """Small pieces; and no pictures of maps, which take longer than all the rest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keeping, "TOGETHER", 4)
+        patch.setattr(predicted, "BATCH", 4)
         patch.setattr(power, "TOGETHER", 5)
         patch.setattr(MapWriter, "plot", lambda *arguments: None)
         yield
@@ -60,17 +61,20 @@ def counted(brain, monkeypatch):
     """What was computed: images and scrambled images shown, experiments simulated."""
     done = {"stop": None, "images": 0, "experiments": 0}
 
-    def counting(name, call):
+    def counting(name, call, n_of=lambda *arguments: 1):
         def called(*arguments):
-            if done["stop"] == (name, done[name]):
+            n = n_of(*arguments)
+            kind, most = done["stop"] or (None, 0)
+            if kind == name and done[name] + n > most:
                 raise KeyboardInterrupt
-            done[name] += 1
+            done[name] += n
             return call(*arguments)
 
         return called
 
     look, simulate = type(brain).mean_of_tokens, power._Simulated._signals
-    monkeypatch.setattr(type(brain), "mean_of_tokens", counting("images", look))
+    of_images = counting("images", look, lambda brain, tokens: len(tokens))
+    monkeypatch.setattr(type(brain), "mean_of_tokens", of_images)
     monkeypatch.setattr(power._Simulated, "_signals", counting("experiments", simulate))
     return done
 

@@ -15,7 +15,7 @@ from PIL import Image
 from synbrain_cli import load_model, select
 from synbrain_cli.datasets.table import Experiment
 from synbrain_cli.errors import InputError
-from synbrain_cli.experiments import keeping
+from synbrain_cli.experiments import keeping, screening
 from synbrain_cli.experiments.conditions import read_conditions
 from synbrain_cli.experiments.screening import RegionReader
 from synbrain_cli.experiments.selection import CONDITIONS, widened
@@ -383,6 +383,7 @@ def test_one_image_is_nothing_to_choose_among(typed, made, tmp_path):
 
 def test_an_interrupted_run_goes_on_where_it_stopped(made, tmp_path, monkeypatch):
     monkeypatch.setattr(keeping, "TOGETHER", 8)
+    monkeypatch.setattr(screening, "BATCH", 8)
     whole = select_images(
         made.workspace, made.brain, made.images, DRIVE, output=tmp_path / "whole", run=RUN
     ).folder
@@ -390,9 +391,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(made, tmp_path, monkeypatch
     kind, look = type(made.brain), type(made.brain).mean_of_tokens
 
     def stop(brain, tokens):
-        if len(seen) == 20:
+        if len(seen) + len(tokens) > 20:
             raise KeyboardInterrupt
-        seen.append(1)
+        seen.extend(tokens.one_by_one())
         return look(brain, tokens)
 
     monkeypatch.setattr(kind, "mean_of_tokens", stop)
@@ -401,7 +402,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(made, tmp_path, monkeypatch
         select_images(made.workspace, made.brain, made.images, DRIVE, output=again, run=RUN)
     assert not again.exists()
     seen.clear()
-    monkeypatch.setattr(kind, "mean_of_tokens", lambda b, t: (seen.append(1), look(b, t))[1])
+    monkeypatch.setattr(
+        kind, "mean_of_tokens", lambda b, t: (seen.extend(t.one_by_one()), look(b, t))[1]
+    )
     select_images(made.workspace, made.brain, made.images, DRIVE, output=again, run=RUN)
     assert len(seen) == 30 - 16
     for name in ("selection.tsv", "conditions.tsv", "selection.json", "contact_sheet.png"):
