@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -253,6 +254,7 @@ class VarianceComponents:
         factor = np.sqrt(self.n_repeats * (self.n_repeats - 1.0))
         return [_Averages(1.0, self.average, factor), Contrasts(-1.0, self._trials, self._index)]
 
+    @cached_property
     def of_regions(self) -> RegionComponents:
         """Variances of the means over regions, from products of the same and different repeats."""
         regions = self._regions

@@ -19,6 +19,7 @@ from synbrain_cli.progress import UNSEEN, Share
 from synbrain_cli.threads import one_thread
 
 MAX_RANK = 64
+RANK_OF_REGION = 8
 N_FOLDS = 5
 DENSE = 2_048  # number of voxels up to which the matrix voxels × voxels is formed, which is faster
 MOST_TAKEN = 0.9  # of a voxel's private variance, by the factor of a region
@@ -172,66 +173,125 @@ def add_regions(
     return LowRank(stacked.astype(np.float32), left.astype(np.float32))
 
 
+@dataclass(frozen=True)
+class SecondMoment:
+    r"""A second moment of voxels, estimated from images.
+
+    .. math:: M = \sum_t \pm X_t^\top X_t \Big/ \sum_i w_i
+
+    Attributes
+    ----------
+    terms : sequence of Term
+        X, whose rows belong to images.
+    weight : float array of shape (n_images,)
+        w: what each image's rows are divided by; 0 for images without information.
+    groups : int array of shape (n_images,), optional
+        Groups of images that are never both fitted and held out (`synbrain_cli.groups`).
+    """
+
+    terms: Sequence[Term]
+    weight: np.ndarray
+    groups: Groups | None = None
+
+    @cached_property
+    def used(self) -> NDArray[np.intp]:
+        """Images with information: int (n_used,)."""
+        return np.flatnonzero(self.weight > 0)
+
+    def deal(self, generator: np.random.Generator) -> list[_Fold]:
+        """Divide the images at random into at most `N_FOLDS` folds; none of one image or group."""
+        of_used = None if self.groups is None else self.groups[self.used]
+        n_folds = min(N_FOLDS, count_groups(len(self.used), of_used))
+        if n_folds < 2:
+            return []
+        folds = []
+        for chosen in deal(len(self.used), n_folds, generator, of_used):
+            inside = np.zeros(len(self.weight), bool)
+            inside[self.used[chosen]] = True
+            rows = [(term.sign, term.of(inside)) for term in self.terms]
+            folds.append(_Fold(rows, float(self.weight[inside].sum())))
+        return folds
+
+
 def fit_low_rank(
-    terms: Sequence[Term],
-    weight: np.ndarray,
+    moment: SecondMoment,
     variance: np.ndarray,
     generator: np.random.Generator,
+    regions: Sequence[NDArray[np.bool_]] = (),
     max_rank: int = MAX_RANK,
     share: Share = UNSEEN,
-    groups: Groups | None = None,
 ) -> LowRank:
     r"""Fit shared factors, with the remaining variance of each voxel as its private variance.
 
-    The covariance is estimated by :math:`M = \sum_t \pm X_t^\top X_t / \sum_i w_i`, whose rows and
-    weights belong to images. Its factors are principal factors (Harman 1976, *Modern Factor
-    Analysis*): leading eigenvectors of M with its diagonal replaced by the variance that factors
-    account for, found again a few times. The eigenvalues of a sample are too large, the more so
-    the more voxels and the fewer images there are. A factor's variance is therefore measured on
-    images that did not choose its direction (Abadir, Distaso & Žikeš 2014, *Journal of
-    Econometrics* 181:165):
+    Factors are principal factors (Harman 1976, *Modern Factor Analysis*): leading eigenvectors of
+    the moment M with its diagonal replaced by the variance that factors account for, found again a
+    few times. The eigenvalues of a sample are too large, the more so the more voxels and the fewer
+    images there are. A factor's variance is therefore measured on images that did not choose its
+    direction (Abadir, Distaso & Žikeš 2014, *Journal of Econometrics* 181:165):
 
     .. math:: \lambda_j = \frac1K \sum_f v_{jf}^\top M_f\, v_{jf}
 
     with :math:`v_{jf}` the j-th eigenvector of the images outside fold f and M_f the moment inside
     it. The first λ that is not positive ends the list: held-out images choose the rank, too.
 
+    What some voxels share is lost among all: the errors of an estimated direction grow with the
+    number of voxels. In each region, the largest first, further factors are therefore found in the
+    same way from what is left of the moment within it (ours; `benchmarks/joint_models.py`).
+
     Parameters
     ----------
-    terms : sequence of Term
-    weight : float array of shape (n_images,)
-        w: what each image's rows are divided by; 0 for images without information.
+    moment : SecondMoment
     variance : array of shape (n_voxels,)
         Of each voxel, ≥ 0: what factors leave of it is private. Loadings that exceed it are
         shortened.
     generator : numpy Generator
         Deals images to folds, and starts the search for eigenvectors.
+    regions : sequence of bool arrays of shape (n_voxels,)
+        Have at most `RANK_OF_REGION` factors of their own.
     max_rank : int
+        Of the factors of all voxels.
     share : Share
         Of a task whose progress is shown.
-    groups : int array of shape (n_images,), optional
-        Groups of images that are never both fitted and held out (`synbrain_cli.groups`).
 
     Returns
     -------
     LowRank
     """
     n_voxels = len(variance)
-    used = np.flatnonzero(weight > 0)
     # More factors than a fifth of the images that determine them would be noise, and cost time.
-    rank = int(min(max_rank, n_voxels // 2, len(used) // N_FOLDS))
-    of_used = None if groups is None else groups[used]
-    n_folds = min(N_FOLDS, count_groups(len(used), of_used))
-    if rank < 1 or n_folds < 2:
+    rank = int(min(max_rank, n_voxels // 2, len(moment.used) // N_FOLDS))
+    folds = moment.deal(generator) if rank > 0 else []
+    if not folds:
         return LowRank.independent(variance)
-    start = generator.standard_normal((n_voxels, rank + _OVERSAMPLING))
-    parts = []
-    for chosen in deal(len(used), n_folds, generator, of_used):
-        inside = np.zeros(len(weight), bool)
-        inside[used[chosen]] = True
-        parts.append(_Moment.of([(t.sign, t.of(inside)) for t in terms], weight[inside].sum()))
+    of_all, of_regions = share.split(3, 1)
+    found = _principal_factors([fold.moment() for fold in folds], variance, rank, generator, of_all)
+    private = np.maximum(variance - np.square(found).sum(1), 0)
+    for region in of_regions.over(sorted(regions, key=np.count_nonzero, reverse=True)):
+        inside = np.flatnonzero(region)
+        rank = min(RANK_OF_REGION, len(inside) // 2, len(moment.used) // N_FOLDS)
+        if rank < 1:
+            continue
+        parts = [fold.moment(inside, found[inside]) for fold in folds]
+        most = MOST_TAKEN * private[inside]
+        own = np.zeros((n_voxels, rank))
+        added = _principal_factors(parts, most, rank, generator)
+        own[inside, : added.shape[1]] = added
+        found = np.concatenate([found, own[:, : added.shape[1]]], axis=1)
+        private[inside] -= np.square(added).sum(1)
+    return LowRank(found.astype(np.float32), np.sqrt(private).astype(np.float32))
 
-    folds = range(n_folds)
+
+def _principal_factors(
+    parts: Sequence[_Moment],
+    variance: np.ndarray,
+    rank: int,
+    generator: np.random.Generator,
+    share: Share = UNSEEN,
+) -> NDArray[np.float64]:
+    """Loadings (n_voxels, at most rank) of the factors of a moment, whose parts are the folds."""
+    n_voxels = len(variance)
+    start = generator.standard_normal((n_voxels, min(rank + _OVERSAMPLING, n_voxels)))
+    folds = range(len(parts))
     sums = [tuple(g for g in folds if g != fold) for fold in folds] + [tuple(folds)]
     communality = np.zeros(n_voxels)
     n_rounds = _ROUNDS if n_voxels <= DENSE else 1  # of thousands, one is next to nothing
@@ -241,16 +301,32 @@ def fit_low_rank(
         for fold, vectors in enumerate(others):
             chosen = vectors[:, :rank]
             (product,) = _products(parts, [(fold,)], communality, [chosen])
-            held_out += (chosen * product).sum(0) / n_folds
+            held_out += (chosen * product).sum(0) / len(parts)
         kept = int(np.argmax(np.r_[held_out <= 0, True]))
         loadings = everything[:, :kept] * np.sqrt(np.minimum.accumulate(held_out[:kept]))
         communality = np.minimum((loadings**2).sum(1), variance)
 
     shared = (loadings**2).sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        loadings *= np.where(shared > variance, np.sqrt(variance / shared), 1.0)[:, None]
-    private = np.sqrt(np.maximum(variance - (loadings**2).sum(1), 0))
-    return LowRank(loadings.astype(np.float32), private.astype(np.float32))
+        return loadings * np.where(shared > variance, np.sqrt(variance / shared), 1.0)[:, None]
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """Rows of some images, one array of each term with its sign, and the images' weight."""
+
+    rows: list[tuple[float, np.ndarray]]
+    weight: float
+
+    def moment(
+        self, inside: NDArray[np.intp] | None = None, known: np.ndarray | None = None
+    ) -> _Moment:
+        """Moment of all voxels, or of some less what factors (n_inside, n_factors) account for."""
+        if inside is None or known is None:
+            return _Moment.of(self.rows, self.weight)
+        rows = [(sign, own[:, inside]) for sign, own in self.rows]
+        accounted = (np.sqrt(self.weight) * known.T).astype(np.float32)
+        return _Moment.of([*rows, (-1.0, accounted)], self.weight)
 
 
 @dataclass(frozen=True)

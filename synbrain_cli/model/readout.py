@@ -37,7 +37,13 @@ from numpy.typing import NDArray
 
 from synbrain_cli.groups import Groups
 from synbrain_cli.model.components import Separation, VarianceComponents
-from synbrain_cli.model.covariance import LowRank, Normal, add_regions, fit_low_rank
+from synbrain_cli.model.covariance import (
+    LowRank,
+    Normal,
+    SecondMoment,
+    add_regions,
+    fit_low_rank,
+)
 from synbrain_cli.model.curve import Standardised, bend, fit_curve, sd_of_normal, straight
 from synbrain_cli.progress import UNSEEN, Share
 
@@ -253,8 +259,9 @@ class Together:
     Attributes
     ----------
     regions : tuple of bool arrays of shape (n_voxels,)
-        u and e have a factor for each whose mean varies more than by the other factors
-        (`synbrain_cli.model.covariance.add_regions`).
+        u and e have factors of each, by what its voxels share beyond the factors of all
+        (`synbrain_cli.model.covariance.fit_low_rank`), and one more where its mean varies more than
+        by these (`synbrain_cli.model.covariance.add_regions`).
     groups : int array of shape (n_images,), optional
         Groups of images that are never both fitted and held out, and that count as one where
         images count as independent (`synbrain_cli.groups`).
@@ -262,6 +269,11 @@ class Together:
 
     regions: tuple[np.ndarray, ...] = ()
     groups: Groups | None = None
+
+    @property
+    def large(self) -> list[np.ndarray]:
+        """Regions of voxels enough for factors of their own."""
+        return [region for region in self.regions if region.sum() >= MIN_REGION]
 
 
 def fit_readout(
@@ -318,8 +330,7 @@ def fit_separated(
     together = together or Together()
     groups = together.groups
     of_components, of_dependence, of_noise, of_signal, of_curve = share.split(*TIMES)
-    large = [region for region in together.regions if region.sum() >= MIN_REGION]
-    components = VarianceComponents(trials, image_index, means, large, of_components)
+    components = VarianceComponents(trials, image_index, means, together.large, of_components)
     centre, spread = _moments_over_images(means)
     slope = np.zeros_like(components.noise)
     if "signal_dependence" not in without:
@@ -329,11 +340,8 @@ def fit_separated(
     noise = LowRank.independent(components.noise)
     signal = LowRank.independent(components.signal)
     if "low_rank" not in without:
-        noise = _noise_factors(components, generator, groups, of_noise)
-        signal = _signal_factors(components, generator, groups, of_signal)
-        averages = components.of_regions()
-        noise = add_regions(noise, large, averages.noise)
-        signal = add_regions(signal, large, averages.signal)
+        noise = _fit_noise(components, generator, together, of_noise)
+        signal = _fit_signal(components, generator, together, of_signal)
     readout = Readout(
         signal,
         noise,
@@ -375,15 +383,12 @@ def fit_image_blind(
     together : Together, optional
     """
     together = together or Together()
-    groups = together.groups
     means = np.broadcast_to(pattern, (int(image_index.max()) + 1, len(pattern)))
-    large = [region for region in together.regions if region.sum() >= MIN_REGION]
-    components = VarianceComponents(trials, image_index, means, large)
-    averages = components.of_regions()
+    components = VarianceComponents(trials, image_index, means, together.large)
     noise = readout.noise
     if not components.separable:
-        noise = add_regions(_noise_factors(components, generator, groups), large, averages.noise)
-    signal = add_regions(_signal_factors(components, generator, groups), large, averages.signal)
+        noise = _fit_noise(components, generator, together)
+    signal = _fit_signal(components, generator, together)
     nothing, one = np.zeros_like(pattern), np.ones_like(pattern)
     return Readout(signal, noise, nothing, pattern, one, readout.curve)
 
@@ -404,36 +409,33 @@ def _standardised(
     return standardised
 
 
-def _noise_factors(
+def _fit_noise(
     components: VarianceComponents,
     generator: np.random.Generator,
-    groups: Groups | None,
+    together: Together,
     share: Share = UNSEEN,
 ) -> LowRank:
-    """Factors of e, from contrasts of repeats."""
-    terms = components.noise_terms()
-    degrees, noise = components.degrees, components.noise
-    return fit_low_rank(terms, degrees, noise, generator, share=share, groups=groups)
+    """Variances and factors of e, from contrasts of repeats."""
+    moment = SecondMoment(components.noise_terms(), components.degrees, together.groups)
+    large = together.large
+    found = fit_low_rank(moment, components.noise, generator, large, share=share)
+    return add_regions(found, large, components.of_regions.noise)
 
 
-def _signal_factors(
+def _fit_signal(
     components: VarianceComponents,
     generator: np.random.Generator,
-    groups: Groups | None,
+    together: Together,
     share: Share = UNSEEN,
 ) -> LowRank:
-    """Factors of u, from products of different repeats."""
+    """Variances and factors of u, from products of different repeats."""
     if not components.signal.any():
         return LowRank.independent(components.signal)
     weight = components.n_repeats * (components.n_repeats - 1.0)
-    return fit_low_rank(
-        components.signal_terms(),
-        weight,
-        components.signal,
-        generator,
-        share=share,
-        groups=groups,
-    )
+    moment = SecondMoment(components.signal_terms(), weight, together.groups)
+    large = together.large
+    found = fit_low_rank(moment, components.signal, generator, large, share=share)
+    return add_regions(found, large, components.of_regions.signal)
 
 
 def _moments_over_images(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

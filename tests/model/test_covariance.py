@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from synbrain_cli.model import covariance
-from synbrain_cli.model.covariance import LowRank, Rows, fit_low_rank
+from synbrain_cli.model.covariance import LowRank, Rows, SecondMoment, fit_low_rank
 
 
 def matrix(low_rank):
@@ -35,7 +35,7 @@ def fit(rows, variance, seed=0, **options):
     """Of one row an image."""
     terms = [Rows(1.0, rows, np.arange(len(rows)))]
     generator = np.random.default_rng(seed)
-    return fit_low_rank(terms, np.ones(len(rows)), variance, generator, **options)
+    return fit_low_rank(SecondMoment(terms, np.ones(len(rows))), variance, generator, **options)
 
 
 # The distribution
@@ -262,7 +262,8 @@ def test_pairs_of_repeats_give_the_signal_free_of_noise(dense, short, monkeypatc
     counts = rng.integers(1, 5, 1500)
     trials, index = repeated(rng, signal, noise, counts)
     terms = pair_terms(trials, index, len(counts))
-    fitted = fit_low_rank(terms, counts * (counts - 1.0), signal.variance, rng)
+    moment = SecondMoment(terms, counts * (counts - 1.0))
+    fitted = fit_low_rank(moment, signal.variance, rng)
     found, true, other = (shared(matrix(x)) for x in (fitted, signal, noise))
     assert np.corrcoef(found, true)[0, 1] > 0.95
     # The noise's factor is the larger one, and none of it is in there.
@@ -278,11 +279,70 @@ def test_images_seen_once_say_nothing_of_pairs(rng):
     loud = np.where((index >= 200)[:, None], 1000 * trials, trials).astype(np.float32)
     fits = [
         fit_low_rank(
-            pair_terms(x, index, 300),
-            counts * (counts - 1.0),
+            SecondMoment(pair_terms(x, index, 300), counts * (counts - 1.0)),
             signal.variance,
             np.random.default_rng(0),
         )
         for x in (trials, loud)
     ]
     np.testing.assert_array_equal(fits[0].loadings, fits[1].loadings)
+
+
+# Factors of regions
+
+
+def concentration(covariances):
+    """Sum of squared eigenvalues over their squared sum: 1 of one factor, 1 / n of independent."""
+    return np.square(covariances).sum() / np.trace(covariances) ** 2
+
+
+def regional_signal(rng, n_voxels=400, size=40):
+    """Repeats of a signal: a factor of all voxels, one of each region with both signs; and noise."""
+    loadings = np.zeros((n_voxels, 3))
+    loadings[:, 0] = 0.15 * rng.normal(size=n_voxels)
+    regions = [np.arange(n_voxels) < size, np.arange(n_voxels) >= n_voxels - size]
+    for k, region in enumerate(regions):
+        loadings[region, k + 1] = 0.25 * rng.choice([-1, 1], size)
+    signal = LowRank(loadings.astype(np.float32), np.full(n_voxels, 0.15, np.float32))
+    noise = known(rng, n_voxels, (0.5, 0.4))
+    counts = np.full(1200, 3)
+    trials, index = repeated(rng, signal, noise, counts)
+    return signal, regions, SecondMoment(pair_terms(trials, index, 1200), counts * (counts - 1.0))
+
+
+def test_what_a_region_shares_is_found_within_it(rng):
+    signal, regions, moment = regional_signal(rng)
+    fits = [
+        fit_low_rank(moment, signal.variance, np.random.default_rng(0), own)
+        for own in ([], regions)
+    ]
+    lost, found = ([concentration(matrix(one)[np.ix_(r, r)]) for r in regions] for one in fits)
+    true = [concentration(matrix(signal)[np.ix_(r, r)]) for r in regions]
+    np.testing.assert_allclose(found, true, rtol=0.25)
+    assert (np.array(lost) < 0.3 * np.array(found)).all()
+    for one in fits:
+        np.testing.assert_allclose(one.variance, signal.variance, rtol=1e-5)
+    # Outside the regions, nothing but the factors of all voxels
+    elsewhere = ~(regions[0] | regions[1])
+    n_all = fits[0].loadings.shape[1]
+    assert not fits[1].loadings[elsewhere, n_all:].any()
+
+
+def test_regions_that_share_nothing_have_no_factors(rng):
+    rows = sample(known(rng, 120), 600, rng)
+    regions = [np.arange(120) // 30 == k for k in range(4)]
+    plain, regional = (fit(rows, rows.var(0), regions=own) for own in ([], regions))
+    # Chance may leave a factor to a region, of next to no variance
+    shared = np.square(regional.loadings[:, plain.loadings.shape[1] :]).sum()
+    assert shared < 0.01 * rows.var(0).sum()
+
+
+def test_factors_of_regions_do_not_depend_on_how_many_voxels_are_dense(monkeypatch, rng):
+    """Products with rows, and with a matrix, are the same moment."""
+    signal, regions, moment = regional_signal(rng, n_voxels=150)
+    one = fit_low_rank(moment, signal.variance, np.random.default_rng(0), regions)
+    monkeypatch.setattr(covariance, "DENSE", 45)  # all voxels, but no region
+    other = fit_low_rank(moment, signal.variance, np.random.default_rng(0), regions)
+    for r in regions:
+        of_both = [matrix(x)[np.ix_(r, r)] for x in (one, other)]
+        np.testing.assert_allclose(*map(concentration, of_both), rtol=0.1)

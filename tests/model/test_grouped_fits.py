@@ -12,7 +12,7 @@ from synbrain_cli.errors import InputError
 from synbrain_cli.groups import members
 from synbrain_cli.model import covariance, fields, linear, similar_images, stack
 from synbrain_cli.model.components import VarianceComponents
-from synbrain_cli.model.covariance import Rows, fit_low_rank
+from synbrain_cli.model.covariance import Rows, SecondMoment, fit_low_rank
 from synbrain_cli.model.fields import fit_fields
 from synbrain_cli.model.linear import fit_linear, regress
 from synbrain_cli.model.readout import Together, fit_separated
@@ -149,7 +149,8 @@ def test_the_interval_of_the_noise_share_counts_groups(rng):
 def test_factors_of_one_group_alone_are_none(rng):
     rows = rng.normal(size=(40, 30)).astype(np.float32)
     terms = [Rows(1.0, rows, np.arange(40))]
-    found = fit_low_rank(terms, np.ones(40), rows.var(0), rng, groups=np.zeros(40, int))
+    moment = SecondMoment(terms, np.ones(40), np.zeros(40, int))
+    found = fit_low_rank(moment, rows.var(0), rng)
     assert found.loadings.shape[1] == 0
 
 

@@ -75,7 +75,7 @@ def test_weak_covariance_over_a_region_is_found_from_trials(rng):
     index = np.repeat(np.arange(n_images), n_repeats)
     trials = (u[index] + noise * rng.normal(size=(len(index), N_VOXELS))).astype(np.float32)
     means = np.zeros((n_images, N_VOXELS), np.float32)
-    found = VarianceComponents(trials, index, means, REGIONS[1:]).of_regions()
+    found = VarianceComponents(trials, index, means, REGIONS[1:]).of_regions
     expected = 0.1 * signal + 0.9 * signal / 20
     assert found.signal[0] == pytest.approx(expected, rel=0.25)
     assert found.noise[0] == pytest.approx(1 / 20, rel=0.1)
