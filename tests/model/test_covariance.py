@@ -297,7 +297,7 @@ def concentration(covariances):
 
 
 def regional_signal(rng, n_voxels=400, size=40):
-    """Repeats of a signal: a factor of all voxels, one of each region with both signs; and noise."""
+    """Repeats: of a factor of all voxels and one of each region, with both signs; and noise."""
     loadings = np.zeros((n_voxels, 3))
     loadings[:, 0] = 0.15 * rng.normal(size=n_voxels)
     regions = [np.arange(n_voxels) < size, np.arange(n_voxels) >= n_voxels - size]
