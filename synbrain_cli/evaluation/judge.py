@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.evaluation.residuals import Residuals, Seen, fit_probes, see
 from synbrain_cli.io.results.two_sample import Rows
-from synbrain_cli.metrics.permutation import Exchange
+from synbrain_cli.metrics.permutation import AverageExchange, Compared, Exchange
 from synbrain_cli.metrics.trial_features import ImageFeatures
 from synbrain_cli.metrics.two_sample import (
     CLASSIFIERS,
@@ -33,18 +33,31 @@ class Judged:
     seen : Seen
     scores : dict of float64 arrays of shape (n_rows,)
         Classifier → held-out scores.
-    exchanges : dict of Exchange
+    exchanges : dict of Exchange, or of their averages
         Classifier → comparisons of these scores.
     """
 
     seen: Seen
     scores: dict[str, Scores]
-    exchanges: dict[str, Exchange]
+    exchanges: dict[str, Compared]
 
     @property
     def n_recorded(self) -> int:
         """Recorded rows."""
         return int(self.seen.sample.is_recorded.sum())
+
+
+def average(sets: Sequence[Mapping[str, Compared]]) -> dict[str, Compared]:
+    """Average comparisons of the same kind over sets of draws."""
+    return {name: AverageExchange(tuple(one[name] for one in sets)) for name in sets[0]}
+
+
+def average_judged(sets: Sequence[Mapping[Rows, Judged]]) -> dict[Rows, Judged]:
+    """Average comparisons over sets of draws; features and scores are those of the first set."""
+    return {
+        rows: replace(first, exchanges=average([one[rows].exchanges for one in sets]))
+        for rows, first in sets[0].items()
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +105,23 @@ class Judge:
             rows: self._judge(own, part) for (rows, own), part in of_classifiers.each(seen.items())
         }
 
+    def judge_sets(
+        self, residuals: Residuals, n_sets: int, share: Share = UNSEEN
+    ) -> list[dict[Rows, Judged]]:
+        """Tell recorded residuals from each of several sets of draws."""
+        return [self.judge(residuals.with_draws(k), own) for k, own in share.each(range(n_sets))]
+
     def _judge(self, seen: Seen, share: Share) -> Judged:
         fold = seen.sample.deal(self.generator)
         scores = {
             name: held_out_scores(seen.sample, kind, fold, self.generator)
             for name, kind in share.over(self.kinds.items())
         }
-        exchanges = {name: Exchange.of(seen.sample, own, fold) for name, own in scores.items()}
-        return Judged(seen, scores, exchanges)
+        return Judged(
+            seen,
+            scores,
+            {name: Exchange.of(seen.sample, own, fold) for name, own in scores.items()},
+        )
 
     def floor(self, seen: Seen, share: Share = UNSEEN) -> dict[str, NDArray[np.float64]]:
         """Tell recorded rows from recorded rows, labelled at random within images.

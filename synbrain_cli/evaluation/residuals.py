@@ -59,6 +59,10 @@ class Residuals:
     drawn: Callable[[int, int], Responses]
     groups: Groups | None = None
 
+    def with_draws(self, number: int) -> Residuals:
+        """Return the same recorded trials beside another set of draws, counted from 0."""
+        return replace(self, drawn=lambda image, imitation: self.drawn(image, number + imitation))
+
     def both(self, image: int) -> Iterator[tuple[bool, Responses]]:
         """Yield the recorded trials of an image, then as many drawn ones."""
         yield True, self.recorded(image)

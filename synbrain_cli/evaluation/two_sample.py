@@ -19,7 +19,7 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.differences import Differences, region_features
 from synbrain_cli.evaluation.doubt import FOLDS_ADVICE
-from synbrain_cli.evaluation.judge import Judge, Judged
+from synbrain_cli.evaluation.judge import Judge, Judged, average, average_judged
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.residuals import Residuals, ResidualSource, Seen
 from synbrain_cli.evaluation.settings import EvaluateSettings
@@ -35,13 +35,14 @@ from synbrain_cli.io.results.two_sample import (
     TwoSampleScores,
 )
 from synbrain_cli.metrics.bootstrap import Bootstrap
-from synbrain_cli.metrics.permutation import Exchange, p_values
+from synbrain_cli.metrics.permutation import Compared, p_values
 from synbrain_cli.metrics.trial_features import feature_auc, kind_of
 from synbrain_cli.metrics.two_sample import LEAST_IMAGES, Pattern
 from synbrain_cli.run import RunContext
 from synbrain_cli.threads import one_thread
 
 MOST_TRIALS = 3_000  # recorded ones: of more, those of images chosen at random
+N_SETS = 3  # of draws of the model, over which AUC is averaged
 N_LISTED = 8  # features that differ most, in metrics.json
 ALPHA = 0.05
 BASELINES = ("linear", "mean_pattern")
@@ -127,8 +128,11 @@ def tell_apart(
 
     title = "classifiers of recorded and drawn trials"
     with run.progress.stage(title) as share, one_thread():
-        of_model, of_floor, of_parts, *of_names = share.split(4, 8, 2, *[4] * len(names))
-        found = judge.judge(source.of("model"), of_model)
+        of_model, of_floor, of_parts, *of_names = share.split(
+            4 * N_SETS, 8, 2 * N_SETS, *[4] * len(names)
+        )
+        sets = judge.judge_sets(source.of("model"), N_SETS, of_model)
+        found = average_judged(sets)
         floors = {rows: judge.floor(one.seen, own)
                   for (rows, one), own in of_floor.each(found.items())}  # fmt: skip
         others = {
@@ -136,8 +140,11 @@ def tell_apart(
             for name, own in zip(names, of_names, strict=True)
         }
         differences = Differences.of(source.of("model"), averaging)
-        seen = found[_richest(found)].seen
-        of_each = judge.see_alone(seen, _parts(seen, masks), of_parts)
+        richest = _richest(found)
+        parts = _parts(found[richest].seen, masks)
+        of_each = average(
+            [judge.see_alone(one[richest].seen, parts, own) for one, own in of_parts.each(sets)]
+        )
 
     voxels = differences.columns()
     best = best_of(found, generator)
@@ -260,7 +267,7 @@ def _scores_of(
     return scores
 
 
-def _interval(exchange: Exchange, bootstrap: Bootstrap) -> Interval:
+def _interval(exchange: Compared, bootstrap: Bootstrap) -> Interval:
     return bootstrap.limits(exchange.resampled, exchange.n_images)
 
 
@@ -275,7 +282,9 @@ def _parts(seen: Seen, regions: Iterable[str]) -> dict[str, set[str]]:
 
 
 def _kinds(
-    of_each: Mapping[str, Exchange], bootstrap: Bootstrap, generator: np.random.Generator
+    of_each: Mapping[str, Compared],
+    bootstrap: Bootstrap,
+    generator: np.random.Generator,
 ) -> dict[str, KindScore]:
     """What the logistic classifier tells from each kind of feature alone."""
     own = {k.removeprefix(KIND): one for k, one in of_each.items() if k.startswith(KIND)}
@@ -287,7 +296,7 @@ def _kinds(
 
 
 def _regions(
-    of_each: Mapping[str, Exchange],
+    of_each: Mapping[str, Compared],
     masks: Mapping[str, NDArray[np.bool_]],
     differences: Differences,
     bootstrap: Bootstrap,

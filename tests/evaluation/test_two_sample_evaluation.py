@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUIET
+from scipy.stats import binom
 
 from synbrain_cli import load_model
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation import judge, two_sample
 from synbrain_cli.evaluation.differences import Differences
-from synbrain_cli.evaluation.judge import Judge
+from synbrain_cli.evaluation.judge import Judge, average_judged
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.residuals import Residuals, ResidualSource
 from synbrain_cli.evaluation.settings import EvaluateSettings
@@ -75,6 +76,27 @@ def told(source, residuals, seed=0):
 def test_draws_are_not_told_from_draws(source):
     alarms = [told(source, pretend(source), seed)[1].p <= 0.01 for seed in range(3)]
     assert not any(alarms)
+
+
+def test_averages_over_sets_of_draws_give_no_more_false_alarms(source):
+    """And vary less than one set of draws does."""
+    regions = scored_regions(source.brain)
+    averaging = region_averaging(regions, source.brain.n_voxels)
+    p, one, average = [], [], []
+    for k in range(20):
+        generator = np.random.default_rng(k)
+        judge = Judge(source.image_features(), tuple(regions), averaging, generator, QUICK)
+        residuals = pretend(source, seeds=(9000 + 20 * k, 300_000 + 20 * k))
+        sets = judge.judge_sets(residuals, 3)
+        found = average_judged(sets)
+        p.append(best_of(found, generator).p)
+        aucs = [each["trials"].exchanges["logistic"].auc for each in sets]
+        assert len(set(aucs)) == 3
+        assert found["trials"].exchanges["logistic"].auc == pytest.approx(np.mean(aucs))
+        one.append(aucs[0])
+        average.append(np.mean(aucs))
+    assert np.sum(np.array(p) <= 0.05) <= binom.ppf(0.999, len(p), 0.05)
+    assert np.std(average) < np.std(one)
 
 
 def test_wrong_variances_are_found(source):

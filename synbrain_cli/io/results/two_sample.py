@@ -17,7 +17,8 @@ class ClassifierScore(Result, frozen=True, kw_only=True):
     Attributes
     ----------
     model : float or None
-        Area under the ROC curve, for draws of the model; .5 is chance.
+        Area under the ROC curve, for draws of the model, averaged over three sets of draws; .5 is
+        chance.
     ci : pair of float or None
         Its 95 % interval over images.
     p : float or None
@@ -138,7 +139,7 @@ class TwoSampleScores(Result, frozen=True, kw_only=True):
     ----------
     n_images : int
     n_trials, n_pairs : int
-        Recorded rows; as many are drawn.
+        Recorded rows; as many are drawn, three times over.
     trials, pairs : dict
         Classifier → `ClassifierScore`. ``pairs`` is absent where fewer than ten images, or
         groups of images, were repeated.
