@@ -27,7 +27,7 @@ EncoderPrecision = Literal["auto", "float32", "fp16", "bf16"]
 TrainingPrecision = Literal["auto", "float32", "bf16"]
 FigureFormat = Literal["png", "svg", "pdf"]
 FigureStyle = Literal["paper", "talk"]
-FigureSpace = Literal["fsaverage5", "fsaverage6", "fsaverage"]
+FigureSpace = Literal["fsaverage5", "fsaverage6", "fsaverage", "fsLR"]
 
 
 class MapSpace(StrEnum):
@@ -37,6 +37,7 @@ class MapSpace(StrEnum):
     FSAVERAGE6 = "fsaverage6"
     FSAVERAGE = "fsaverage"
     FSNATIVE = "fsnative"
+    FSLR = "fsLR"
     MNI = "MNI"
     NONE = "none"
 
@@ -183,6 +184,15 @@ StyleOption = Annotated[
     FigureStyle | None,
     typer.Option(
         help="paper: 89 or 183 mm wide, type of 5 to 7 points; talk: a slide of 16:9, large type."
+    ),
+]
+
+SurfaceOption = Annotated[
+    FigureSpace | None,
+    typer.Option(
+        "--space",
+        help="Surface; default: fsaverage5, or fsLR for subjects in it; fsaverage6 and fsaverage "
+        "where nilearn has them.",
     ),
 ]
 

@@ -9,7 +9,7 @@ import numpy as np
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.prepared_tables import roi_collections
-from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
+from synbrain_cli.io.surface import HEMISPHERES, N_VERTICES, fsaverage, surface_mesh
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.model.order import ORDERS, UnknownPlacesError, voxel_order
@@ -131,9 +131,9 @@ def _known_sphere_positions(
 
 
 def _of_vertices(vertices: Vertices, surface: str) -> np.ndarray:
-    if vertices.space not in N_FSAVERAGE:
+    if vertices.space not in N_VERTICES:
         raise UnknownPlacesError(f"the geometry of its surface, {vertices.space}, is not known")
-    meshes = fsaverage(surface, vertices.space)
+    meshes = surface_mesh(surface, vertices.space)
     parts = [meshes[h].coordinates[getattr(vertices, h)] for h in HEMISPHERES]
     return np.concatenate(parts).astype(np.float64)
 
