@@ -87,6 +87,18 @@ ModelOption = Annotated[
 
 # --------------------------------------------------------------------------- data preparation
 
+SubjectsOption = Annotated[
+    list[str] | None,
+    typer.Option("--subject", "-s", help="Subject; repeat for several; default: all."),
+]
+DownloadOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--download/--no-download",
+        help="Complete the copy from the public bucket, or never download; default: download "
+        "what is needed and missing.",
+    ),
+]
 NewDatasetOption = Annotated[str, typer.Option(help="Name of the dataset in prepared/.")]
 StandardizeOption = Annotated[
     Standardization,

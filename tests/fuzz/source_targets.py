@@ -217,6 +217,22 @@ ELSEWHERE = (
         weight=1.5,
     ),
     Target(
+        "mosaic",
+        (
+            *("prepare", "mosaic", "--set", "NSD", "--root", "mosaic", "--no-download"),
+            *("--images", "mosaic/stimuli", "--split", "mosaic/lists", "--dataset", "new"),
+            *("--roi", "V1", *GABOR),
+        ),
+        ("mosaic",),
+        (
+            *("mosaic/**/*.hdf5", "mosaic/**/*_stiminfo.tsv", "mosaic/lists/*.json"),
+            "mosaic/stimuli/*",
+        ),
+        outputs=DATA,
+        free=("mosaic/*",),
+        weight=1.5,
+    ),
+    Target(
         "algonauts",
         (
             *("prepare", "algonauts", "--root", "algonauts", "--dataset", "new"),
