@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.datasets.mosaic_betas import BetasFile, missing_trials, read_trials, to_ncsnr
+from synbrain_cli.datasets.mosaic_betas import BetasFile, find_difference, read_trials, to_ncsnr
 from synbrain_cli.datasets.mosaic_files import MosaicCopy
 from synbrain_cli.datasets.mosaic_stimuli import Stimuli
 from synbrain_cli.datasets.sessions import add_ncsnr, describe_ncsnr
@@ -30,7 +30,7 @@ from synbrain_cli.io.files import is_simulated, sha256
 from synbrain_cli.io.fslr import FSLR, N_FSLR, SECTIONS, cortex_parcels, cortex_vertices
 from synbrain_cli.io.prepared import Origin, PreparedSubject
 from synbrain_cli.io.prepared_writer import PreparedWriter
-from synbrain_cli.io.reading import reading
+from synbrain_cli.io.reading import AGAIN, reading
 from synbrain_cli.io.surface import HEMISPHERES
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Vertices
@@ -125,6 +125,7 @@ def prepare_subject(
     folder: Path,
     *,
     choice: Choice | None = None,
+    check: bool = True,
     progress: Progress | None = None,
 ) -> PreparedSubject:
     """Read the trials of one subject into a prepared subject.
@@ -140,6 +141,8 @@ def prepare_subject(
     folder : path
         ``prepared/<dataset>/sub-01``.
     choice : Choice, optional
+    check : bool
+        Stop where the trials are not those that the table of stimuli counts, or only say so.
     progress : Progress, optional
         Shows the number of finished trials, and the reliability.
 
@@ -155,9 +158,11 @@ def prepare_subject(
     choice, progress = choice or Choice(), progress or Progress(quiet=True)
     name, path = f"sub-{subject:02d}", copy.betas(subject)
     table = read_trials(copy, subject)
-    said = missing_trials(copy, subject, table)
+    said = find_difference(copy, subject, table)
     if said is not None:
-        progress.info(f"{name}: {said}")
+        if check:
+            raise InputError(f"{said}: {AGAIN}; --no-check goes on as it is")
+        progress.info(said)
     table = _with_splits(table, choice, copy)
     n_left_out = int((table["split"] == "").sum())
     if n_left_out:

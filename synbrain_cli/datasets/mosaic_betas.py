@@ -84,17 +84,30 @@ def read_trials(copy: MosaicCopy, subject: int) -> pd.DataFrame:
     return table.sort_values(["image", "repeat"], kind="stable", ignore_index=True)
 
 
-def missing_trials(copy: MosaicCopy, subject: int, trials: pd.DataFrame) -> str | None:
-    """Say how trials differ in number from what the table of stimuli says; None if they do not."""
+def find_difference(copy: MosaicCopy, subject: int, trials: pd.DataFrame) -> str | None:
+    """Say how trials differ from those that the table of stimuli counts; None if they do not.
+
+    MOSAIC's lists of trials are made of these counts, so that they agree in its own files.
+
+    Parameters
+    ----------
+    copy : MosaicCopy
+    subject : int
+    trials : DataFrame
+        From `read_trials`.
+    """
     expected = copy.repeats(subject)
     found = trials["image"].value_counts().reindex(expected.index, fill_value=0)
-    other = expected.index[expected != found]
+    last = trials.groupby("image")["repeat"].max().reindex(expected.index, fill_value=-1)
+    other = expected.index[(expected != found) | (last + 1 != found)]
     if not len(other):
         return None
     first = other[0]
+    what = f"{found[first]}, the last one rep-{last[first]}" if found[first] else "none"
     return (
-        f"{len(other):,} stimuli have another number of trials than {copy.table_file.name} says "
-        f"(first: {first}, {found[first]} instead of {expected[first]})"
+        f"{copy.betas(subject)}: {len(other):,} stimuli have other trials than "
+        f"{copy.table_file.name} counts (first: {first}, expected {expected[first]} from rep-0 on, "
+        f"found {what})"
     )
 
 
@@ -204,12 +217,15 @@ class BetasFile:
         InputError
             When the file is damaged, or holds other values.
         """
-        found = {}
+        found, of_averages = {}, set()
         with reading(self.path, _WHAT), h5py.File(self.path, "r") as file:
             group = _group(self.path, file, "noiseceilings")
             for key in group if group is not None else ():
-                match = re.search(r"_phase-(train|test|artificial)_n-1(_|$)", key)
+                match = re.search(r"_phase-(train|test|artificial)_n-(1|avg)(_|$)", key)
                 if match is None:
+                    continue
+                if match[2] == "avg":
+                    of_averages.add(match[1])
                     continue
                 values = _values(self.path, group, key)[()][self.rows].astype(np.float64)
                 values[~np.isfinite(values)] = np.nan
@@ -219,6 +235,12 @@ class BetasFile:
                         f"{np.nanmin(values):.3g} to {np.nanmax(values):.3g}: {AGAIN}"
                     )
                 found[match[1]] = values
+        lacking = sorted(of_averages - found.keys())
+        if lacking:
+            raise InputError(
+                f"{self.path}: expected noise ceilings phase-{lacking[0]}_n-1, of single trials, "
+                f"beside those of averages (n-avg), found none: {AGAIN}"
+            )
         return found
 
 

@@ -95,7 +95,14 @@ def prepare_mosaic(
     def wanted(number: int) -> dict[str, Any]:
         return {"set": of.short, **choice.to_dict()}
 
-    prepare = partial(mosaic.prepare_subject, copy, stimuli, choice=choice, progress=run.progress)
+    prepare = partial(
+        mosaic.prepare_subject,
+        copy,
+        stimuli,
+        choice=choice,
+        check=target.check,
+        progress=run.progress,
+    )
     prepared = prepare_each(target, numbers, wanted, prepare, run)
     found = stimuli.require(image for one in prepared for image in one.trials["image"])
     return with_tokens(target, prepared, Shown(partial(stimuli.read, found), own=own), run)

@@ -462,6 +462,10 @@ def clear(file):
     file.create_group("betas")
 
 
+def without_single_trials(file):
+    del file["noiseceilings/sub-01_NSD_phase-train_n-1_noiseceiling"]
+
+
 TABLE = NSD.table
 FAULTS = {
     "cut betas": (BETAS, cut, "sub-01_NSD.hdf5: truncated or damaged"),
@@ -482,6 +486,7 @@ FAULTS = {
     "unknown stimulus": (BETAS, with_trial(rename("103", "999")), "1 of its stimuli are not in"),
     "no key": (BETAS, with_trial(rename("_phase", "_fase")), "expected trials such as sub-01_NSD"),
     "ceilings above 100": (BETAS, with_file(ceilings(120.0)), "percent of variance"),
+    "no ceiling": (BETAS, with_file(without_single_trials), "phase-train_n-1, of single trials"),
     "no table": (TABLE, Path.unlink, "nsd_stiminfo.tsv"),
     "no column": (TABLE, change_table(lambda t: t.drop(columns="test_train")), "test_train"),
     "no subject": (TABLE, change_table(lambda t: t.drop(columns="sub-01_reps")), "sub-01_reps"),
@@ -503,15 +508,21 @@ def test_a_fault_is_one_line_that_names_the_file(copy, synbrain, tmp_path, fault
     assert not (tmp_path / "prepared/mosaic-nsd/sub-01/betas.npy").exists()
 
 
-def test_trials_that_the_table_does_not_count_are_said(copy, synbrain, tmp_path):
-    with_trial(lambda group, key: group.pop(key))(copy / "mosaic" / BETAS)
-    code, _, error = synbrain(
-        *("prepare", "mosaic", "--set", "NSD", "--root", copy / "mosaic", "--no-download"),
-        *("--images", copy / "stimuli", "--encoder", "gabor", "--device", "cpu", "-w", tmp_path),
-    )
-    assert code == 0, error
-    assert "1 stimuli have another number of trials than nsd_stiminfo.tsv says" in error
-    assert "000000000103, 1 instead of 2" in error
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda group, key: group.pop(key), "found 1, the last one rep-0"),
+        (rename("rep-1", "rep-2"), "found 2, the last one rep-2"),
+    ],
+)
+def test_other_trials_than_the_table_counts(copy, synbrain, tmp_path, change, found):
+    with_trial(change)(copy / "mosaic" / BETAS)
+    code, _, error = typed(synbrain, copy, tmp_path)
+    assert code == 1
+    (line,) = error.strip().splitlines()
+    assert "1 stimuli have other trials than nsd_stiminfo.tsv counts" in line
+    assert f"000000000103, expected 2 from rep-0 on, {found}" in line
+    assert typed(synbrain, copy, tmp_path, "--no-check")[0] == 0
 
 
 def test_a_missing_stimulus_is_said_before_betas_are_read(copy, synbrain, tmp_path):
