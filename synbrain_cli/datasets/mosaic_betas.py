@@ -227,14 +227,14 @@ class BetasFile:
                 if match[2] == "avg":
                     of_averages.add(match[1])
                     continue
-                values = _values(self.path, group, key)[()][self.rows].astype(np.float64)
-                values[~np.isfinite(values)] = np.nan
-                if (values < 0).any() or (values > 100).any():
+                values = _values(self.path, group, key)[()].astype(np.float64)
+                known = values[np.isfinite(values)]
+                if not len(known) or known.min() < 0 or known.max() > 100:
+                    span = f"{known.min():.3g} to {known.max():.3g}" if len(known) else "no number"
                     raise InputError(
-                        f"{self.path}: expected percent of variance in {key}, found "
-                        f"{np.nanmin(values):.3g} to {np.nanmax(values):.3g}: {AGAIN}"
+                        f"{self.path}: expected percent of variance in {key}, found {span}: {AGAIN}"
                     )
-                found[match[1]] = values
+                found[match[1]] = np.where(np.isfinite(values), values, np.nan)[self.rows]
         lacking = sorted(of_averages - found.keys())
         if lacking:
             raise InputError(

@@ -486,6 +486,7 @@ FAULTS = {
     "unknown stimulus": (BETAS, with_trial(rename("103", "999")), "1 of its stimuli are not in"),
     "no key": (BETAS, with_trial(rename("_phase", "_fase")), "expected trials such as sub-01_NSD"),
     "ceilings above 100": (BETAS, with_file(ceilings(120.0)), "percent of variance"),
+    "ceilings of NaN": (BETAS, with_file(ceilings(np.nan)), "found no number"),
     "no ceiling": (BETAS, with_file(without_single_trials), "phase-train_n-1, of single trials"),
     "no table": (TABLE, Path.unlink, "nsd_stiminfo.tsv"),
     "no column": (TABLE, change_table(lambda t: t.drop(columns="test_train")), "test_train"),
