@@ -37,7 +37,7 @@ from synbrain_cli.io.voxel_space import SURFACE_RESAMPLING, Vertices
 from synbrain_cli.paths import is_given, is_there, require_regular_file
 from synbrain_cli.progress import Progress
 
-UNIT = "z-score within session, by training trials"  # as MOSAIC publishes it
+UNIT = "z-score within session, as in MOSAIC"
 STANDARDIZE = ("none", "train")
 ORIGINAL = "original"  # split
 SESSION = 1  # the files tell no sessions
@@ -180,7 +180,13 @@ def prepare_subject(
             if "ncsnr" not in voxels or task == "train":
                 voxels["ncsnr"] = to_ncsnr(ceiling)
     size = require_regular_file(path, "betas").stat()
-    options = {"set": copy.of.short, "subject": subject, **choice.to_dict()}
+    by_all = choice.artificial or copy.of.short == "deeprecon"
+    options = {
+        "set": copy.of.short,
+        "subject": subject,
+        **choice.to_dict(),
+        "z_scored_by_mosaic": f"{'all' if by_all else 'training'} trials of each session",
+    }
     with PreparedWriter(
         folder,
         {**options, "sources": {path.name: size.st_size}, "times": [size.st_mtime_ns]},

@@ -73,7 +73,8 @@ def test_as_typed(written, synbrain, tmp_path):
     assert "mosaic-nsd/sub-01" in output
     subject = PreparedSubject(tmp_path / "prepared/mosaic-nsd/sub-01")
     assert subject.description.space == "fsLR"
-    assert "z-score" in subject.description.unit_before_standardization
+    assert subject.description.unit_before_standardization.startswith("z-score")
+    assert subject.description.options["z_scored_by_mosaic"].startswith("training trials")
     assert subject.description.standardization == "none"
     assert typed(synbrain, written, tmp_path)[0] == 0  # all done
     train = ("train", "--dataset", "mosaic-nsd", "--model", "linear", "--device", "cpu")
