@@ -156,7 +156,7 @@ def prepare_subject(
         When a file is absent or damaged, or files are of others' trials.
     """
     choice, progress = choice or Choice(), progress or Progress(quiet=True)
-    name, path = f"sub-{subject:02d}", copy.betas(subject)
+    name, path = f"sub-{subject:02d}", copy.require_betas(subject)
     table = read_trials(copy, subject)
     said = find_difference(copy, subject, table)
     if said is not None:

@@ -64,6 +64,19 @@ class MosaicSet:
         short = {"BOLD5000": "b5000"}.get(self.short, self.short.lower())
         return f"{TABLES}/{short}_stiminfo.tsv"
 
+    def require_subjects(self, subjects: Iterable[int]) -> None:
+        """Refuse subjects that the data set has not.
+
+        Raises
+        ------
+        InputError
+        """
+        for subject in subjects:
+            if not 1 <= subject <= self.n_subjects:
+                raise InputError(
+                    f"--subject {subject}: {self.name} has the subjects 1 to {self.n_subjects}"
+                )
+
     def betas(self, subject: int) -> str:
         """Return the file of a subject's betas, relative to the root or the bucket."""
         return f"{BETAS}/{self.name}/sub-{subject:02d}_{self.short}.hdf5"
@@ -141,6 +154,24 @@ class MosaicCopy:
     def betas(self, subject: int) -> Path:
         """Path of a subject's betas."""
         return self._find(self.of.betas(subject))
+
+    def require_betas(self, subject: int) -> Path:
+        """Path of a subject's betas, which are there.
+
+        Raises
+        ------
+        InputError, MissingError
+            When the data set has no such subject, or this copy has not.
+        """
+        self.of.require_subjects([subject])
+        path = self.betas(subject)
+        if not is_given(path):
+            here = ", ".join(map(str, self.subjects)) or "none"
+            raise MissingError(
+                f"{path}: no such betas of {self.of.name} there (here are the subjects {here}): "
+                "copy them, or fetch them with --download"
+            )
+        return path
 
     def _find(self, key: str) -> Path:
         flat = self.root / Path(key).name

@@ -81,13 +81,14 @@ def prepare_mosaic(
     """
     run, choice, of = run or RunContext(), source.choice, source.of
     root = source.folder(target.workspace)
+    of.require_subjects(source.subjects or ())
     copy = MosaicCopy(root, of)
     stimuli = Stimuli(Path(source.images), copy)
     n_vertices = mosaic.choose_vertices(choice.rois)[0].n_voxels  # before anything is fetched
     run.processes.on_main(lambda: _complete_copy(root, source, n_vertices, run.progress))
     numbers = source.subjects or copy.subjects
     if not numbers:
-        raise MissingError(f"{copy.betas(1)}: no subject of {of.name} with betas there")
+        copy.require_betas(1)
     own: tuple[TokenRows, ...] = ()
     if target.tokens:
         own = own_rows(target, sorted(copy.stimuli.index), str(copy.table_file), run)
