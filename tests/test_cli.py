@@ -427,7 +427,7 @@ def test_choices_are_those_of_the_library():
     ):
         assert get_args(choices) == known
     assert set(get_args(options.FigureStyle)) == {*figure.STYLES} - {"screen", "phone"}
-    assert tuple(options.MapSpace) == (*surface_resampling.SURFACE_SPACES, "MNI", "none")
+    assert tuple(options.MapSpace) == (*surface_resampling.SURFACE_SPACES, "fsLR", "MNI", "none")
 
 
 @pytest.mark.parametrize(

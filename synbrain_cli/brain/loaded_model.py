@@ -325,7 +325,7 @@ class LoadedModel:
         label = "simulated by synbrain" if self.simulated else "synthesized by synbrain"
         return self.voxel_space.to_nifti(values, description=label)
 
-    def to_surface(self, values: np.ndarray, space: str = "fsaverage5") -> dict[str, np.ndarray]:
+    def to_surface(self, values: np.ndarray, space: str | None = None) -> dict[str, np.ndarray]:
         """Resample responses to a cortical surface: see `VoxelSpace.to_surface`."""
         return self.voxel_space.to_surface(values, space)
 

@@ -14,7 +14,6 @@ from synbrain_cli.cli.options import (
     DatasetOption,
     DeviceOption,
     DpiOption,
-    FigureSpace,
     FormatOption,
     OutputOption,
     PermutationsOption,
@@ -22,6 +21,7 @@ from synbrain_cli.cli.options import (
     SeedOption,
     ShownTokensOption,
     StyleOption,
+    SurfaceOption,
     WorkspaceOption,
 )
 from synbrain_cli.cli.parsers import parse_tokens
@@ -64,10 +64,7 @@ def contrast(
     alpha: AlphaOption = 0.05,
     permutations: PermutationsOption = 2000,
     controls: ControlsOption = True,
-    space: Annotated[
-        FigureSpace,
-        typer.Option(help="Surface; fsaverage6 and fsaverage where nilearn has them."),
-    ] = "fsaverage5",
+    space: SurfaceOption = None,
     format: FormatOption = "png",
     dpi: DpiOption = None,
     style: StyleOption = None,

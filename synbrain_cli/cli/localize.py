@@ -14,7 +14,6 @@ from synbrain_cli.cli.options import (
     DatasetOption,
     DeviceOption,
     DpiOption,
-    FigureSpace,
     FormatOption,
     ModelOption,
     OutputOption,
@@ -23,6 +22,7 @@ from synbrain_cli.cli.options import (
     SeedOption,
     StyleOption,
     SubjectOption,
+    SurfaceOption,
     WorkspaceOption,
 )
 from synbrain_cli.cli.running import interruptible, open_run
@@ -66,10 +66,7 @@ def localize_prf(
             "prf_R2), to compare with; NSD's is nsddata/ppdata/subj01/func1pt8mm."
         ),
     ] = None,
-    space: Annotated[
-        FigureSpace,
-        typer.Option(help="Surface; fsaverage6 and fsaverage where nilearn has them."),
-    ] = "fsaverage5",
+    space: SurfaceOption = None,
     format: FormatOption = "png",
     dpi: DpiOption = None,
     style: StyleOption = None,
@@ -157,10 +154,7 @@ def localize_categories(
     alpha: AlphaOption = 0.05,
     permutations: PermutationsOption = 2000,
     controls: ControlsOption = True,
-    space: Annotated[
-        FigureSpace,
-        typer.Option(help="Surface; fsaverage6 and fsaverage where nilearn has them."),
-    ] = "fsaverage5",
+    space: SurfaceOption = None,
     format: FormatOption = "png",
     dpi: DpiOption = None,
     style: StyleOption = None,

@@ -27,7 +27,7 @@ EncoderPrecision = Literal["auto", "float32", "fp16", "bf16"]
 TrainingPrecision = Literal["auto", "float32", "bf16"]
 FigureFormat = Literal["png", "svg", "pdf"]
 FigureStyle = Literal["paper", "talk"]
-FigureSpace = Literal["fsaverage5", "fsaverage6", "fsaverage"]
+FigureSpace = Literal["fsaverage5", "fsaverage6", "fsaverage", "fsLR"]
 
 
 class MapSpace(StrEnum):
@@ -37,6 +37,7 @@ class MapSpace(StrEnum):
     FSAVERAGE6 = "fsaverage6"
     FSAVERAGE = "fsaverage"
     FSNATIVE = "fsnative"
+    FSLR = "fsLR"
     MNI = "MNI"
     NONE = "none"
 
@@ -86,6 +87,18 @@ ModelOption = Annotated[
 
 # --------------------------------------------------------------------------- data preparation
 
+SubjectsOption = Annotated[
+    list[str] | None,
+    typer.Option("--subject", "-s", help="Subject; repeat for several; default: all."),
+]
+DownloadOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--download/--no-download",
+        help="Complete the copy from the public bucket, or never download; default: download "
+        "what is needed and missing.",
+    ),
+]
 NewDatasetOption = Annotated[str, typer.Option(help="Name of the dataset in prepared/.")]
 StandardizeOption = Annotated[
     Standardization,
@@ -183,6 +196,15 @@ StyleOption = Annotated[
     FigureStyle | None,
     typer.Option(
         help="paper: 89 or 183 mm wide, type of 5 to 7 points; talk: a slide of 16:9, large type."
+    ),
+]
+
+SurfaceOption = Annotated[
+    FigureSpace | None,
+    typer.Option(
+        "--space",
+        help="Surface; default: fsaverage5, or fsLR for subjects in it; fsaverage6 and fsaverage "
+        "where nilearn has them.",
     ),
 ]
 

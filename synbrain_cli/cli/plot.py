@@ -10,7 +10,6 @@ import typer
 from synbrain_cli.cli.options import (
     DatasetOption,
     DpiOption,
-    FigureSpace,
     FormatOption,
     ModelOption,
     OutputOption,
@@ -19,6 +18,7 @@ from synbrain_cli.cli.options import (
     SeedOption,
     StyleOption,
     SubjectOption,
+    SurfaceOption,
     WorkspaceOption,
 )
 from synbrain_cli.cli.running import open_run
@@ -70,10 +70,6 @@ MinNcsnrOption = Annotated[
         "as 0.2; default: show all."
     ),
 ]
-SpaceOption = Annotated[
-    FigureSpace,
-    typer.Option(help="Surface; fsaverage6 and fsaverage where nilearn has them."),
-]
 TrialsOption = Annotated[
     Path | None,
     typer.Option(
@@ -100,7 +96,7 @@ def plot_flatmap(
     threshold: ThresholdOption = None,
     vmax: VmaxOption = None,
     min_ncsnr: MinNcsnrOption = None,
-    space: SpaceOption = "fsaverage5",
+    space: SurfaceOption = None,
     pycortex: Annotated[
         bool,
         typer.Option("--pycortex", help="Plot with pycortex (pip install synbrain[pycortex])."),
@@ -145,7 +141,7 @@ def plot_surface(
     threshold: ThresholdOption = None,
     vmax: VmaxOption = None,
     min_ncsnr: MinNcsnrOption = None,
-    space: SpaceOption = "fsaverage5",
+    space: SurfaceOption = None,
     format: FormatOption = "png",
     dpi: DpiOption = None,
     style: StyleOption = None,
@@ -184,7 +180,7 @@ def plot_draws(
     seed: SeedOption = 0,
     vmax: VmaxOption = None,
     min_ncsnr: MinNcsnrOption = None,
-    space: SpaceOption = "fsaverage5",
+    space: SurfaceOption = None,
     format: FormatOption = "png",
     dpi: DpiOption = None,
     style: StyleOption = None,
@@ -278,7 +274,7 @@ def plot_layers(
     dataset: DatasetOption = None,
     model: ModelOption = None,
     min_ncsnr: MinNcsnrOption = None,
-    space: SpaceOption = "fsaverage5",
+    space: SurfaceOption = None,
     format: FormatOption = "png",
     dpi: DpiOption = None,
     style: StyleOption = None,

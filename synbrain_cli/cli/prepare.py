@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from synbrain_cli.cli.consent import TerminalConsent
 from synbrain_cli.cli.options import (
     CheckOption,
     DatasetOption,
     DeviceOption,
+    DownloadOption,
     EncoderOption,
     EncoderPrecisionOption,
     NewDatasetOption,
@@ -20,6 +21,7 @@ from synbrain_cli.cli.options import (
     SeedOption,
     StandardizeOption,
     SubjectOption,
+    SubjectsOption,
     TestOption,
     TokensOption,
     ValidationOption,
@@ -31,22 +33,14 @@ from synbrain_cli.cli.parsers import (
     parse_target,
     parse_versions,
 )
+from synbrain_cli.cli.prepare_mosaic import app as mosaic
 from synbrain_cli.cli.prepare_own import app as own_experiments
 from synbrain_cli.cli.prepare_own import print_versions
 from synbrain_cli.cli.running import interruptible, open_run, open_workspace
 from synbrain_cli.cli.sections import PlainGroup
-from synbrain_cli.cli.tables import print_columns, print_records
-
-if TYPE_CHECKING:
-    import pandas as pd
-
+from synbrain_cli.cli.tables import print_records
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True, invoke_without_command=True)
-
-SubjectsOption = Annotated[
-    list[str] | None,
-    typer.Option("--subject", "-s", help="Subject; repeat for several; default: all."),
-]
 
 
 @app.callback()
@@ -128,14 +122,6 @@ NSDRoiOption = Annotated[
 NSDSplitOption = Annotated[
     str,
     typer.Option(help="Test images: shared1000, shared515, or a table of image and split."),
-]
-DownloadOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--download/--no-download",
-        help="Complete the copy from NSD's public bucket, or never download; default: download "
-        "what is needed and missing.",
-    ),
 ]
 AcceptTermsOption = Annotated[
     bool,
@@ -222,7 +208,7 @@ def nsd(
             sessions=parse_sessions(sessions),
             choice=choice,
             download=download,
-            ask=_TerminalConsent(accept_terms),
+            ask=TerminalConsent(accept_terms),
             workers=jobs,
             stimulus_set=stimulus_set,
         )
@@ -232,39 +218,6 @@ def nsd(
         result = prepare_versions(target, versions, prepare_one, run)
     if run.processes.is_main:
         print_versions(result)
-
-
-class _TerminalConsent:
-    """Asks on the terminal before NSD is downloaded, unless the command accepted its terms."""
-
-    def __init__(self, accepted: bool) -> None:
-        self.accepted = accepted
-
-    def terms(self, terms: str, form: str) -> None:
-        from synbrain_cli.errors import InputError
-
-        if self.accepted:
-            return
-        how = (
-            f"NSD may be used once you have accepted its terms ({terms}) and filled in its access "
-            f"form ({form}); neither data nor images may be passed on"
-        )
-        if not sys.stdin.isatty():
-            raise InputError(f"{how}: pass --accept-terms if you have")
-        if not typer.confirm(f"{how}.\nHave you done both?", err=True):
-            raise InputError("NSD's terms were not accepted: nothing was downloaded")
-
-    def fetch(self, table: pd.DataFrame, root: Path) -> None:
-        from synbrain_cli.errors import InputError
-
-        rows = [tuple(table.columns)]
-        for what, files, size, left in table.itertuples(index=False):
-            rows.append((what, f"{files:,}", f"{size:,.2f}", f"{left:,.2f}"))
-        print_columns(rows, n_left=1, file=sys.stderr)
-        if self.accepted or not sys.stdin.isatty():
-            return
-        if not typer.confirm(f"Download into {root}?", default=True, err=True):
-            raise InputError("nothing was downloaded; --subject and --sessions choose less")
 
 
 # ------------------------------------------------------------------------------- Algonauts
@@ -340,14 +293,7 @@ def laion(
         ),
     ] = "shared",
     validation: ValidationOption = 0.1,
-    download: Annotated[
-        bool | None,
-        typer.Option(
-            "--download/--no-download",
-            help="Complete the copy from the public bucket, or never download; default: download "
-            "what is needed and missing.",
-        ),
-    ] = None,
+    download: DownloadOption = None,
     dataset: NewDatasetOption = "laion",
     encoder: EncoderOption = None,
     tokens: TokensOption = None,
@@ -378,13 +324,17 @@ def laion(
             sessions=parse_sessions(sessions),
             choice=Choice(tuple(roi or ()), standardize, split, validation, seed),
             download=download,
-            ask=_TerminalConsent(accepted=False),
+            ask=TerminalConsent(accepted=False),
             workers=jobs,
         )
         result = prepare_laion(target, source, run)
     if run.processes.is_main:
         print_records(describe(result))
 
+
+# ---------------------------------------------------------------------------------- MOSAIC
+
+app.registered_commands += mosaic.registered_commands
 
 # ------------------------------------------------------------------------- your own experiment
 

@@ -89,8 +89,8 @@ ImageColumnOption = Annotated[
 TableSpaceOption = Annotated[
     str,
     typer.Option(
-        help="Surfaces: fsaverage, fsaverage5, fsaverage6 or fsnative. Volumes: any name, such "
-        "as T1w or MNI152NLin2009cAsym."
+        help="Surfaces: fsaverage, fsaverage5, fsaverage6, fsnative or fsLR. Volumes: any name, "
+        "such as T1w or MNI152NLin2009cAsym."
     ),
 ]
 UnitNameOption = Annotated[str, typer.Option("--unit", help="Unit of the responses.")]

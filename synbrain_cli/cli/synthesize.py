@@ -47,7 +47,8 @@ MapSpacesOption = Annotated[
     list[MapSpace] | None,
     typer.Option(
         help="Also write maps of the expected response and of the standard deviation of a single "
-        "trial in this space. Repeat for several; default: fsaverage5."
+        "trial in this space. Repeat for several; default: fsaverage5, or fsLR for "
+        "subjects in it."
     ),
 ]
 

@@ -131,20 +131,7 @@ class NSD:
             raise MissingError(
                 f"{path} does not exist, but the images are needed for their tokens: copy the file"
             )
-        with reading(path, "NSD's images"), h5py.File(path, "r") as file:
-            bricks = file["imgBrick"]
-            if bricks.dtype != np.uint8 or bricks.ndim != 4 or bricks.shape[3] != 3:
-                raise InputError(
-                    f"{path}: expected images as uint8 (n_images, height, width, 3) in imgBrick, "
-                    f"found {bricks.dtype} of shape {bricks.shape}: copy the file again"
-                )
-            for image in images:
-                if image_id(image) >= len(bricks):
-                    raise InputError(
-                        f"{path}: expected {image} among its images, found {len(bricks)}: is "
-                        "it of the same experiment as the design?"
-                    )
-                yield bricks[image_id(image)]
+        yield from read_bricks(path, [image_id(image) for image in images])
 
     def stimuli(self, images: list[str]) -> pd.DataFrame | None:
         """Read NSD's table of stimuli, and captions of the images.
@@ -211,3 +198,33 @@ class NSD:
 def betas_prefix(subject: int, choice: Choice) -> str:
     """Return the folder of a subject's betas, relative to the root or the bucket."""
     return f"nsddata_betas/ppdata/subj{subject:02d}/{choice.space}/{choice.preparation}"
+
+
+def read_bricks(path: Path, ids: list[int]) -> Iterator[np.ndarray]:
+    """Yield images of ``nsd_stimuli.hdf5``: uint8 (425, 425, 3).
+
+    Parameters
+    ----------
+    path : path
+    ids : list of int
+        0-based, as ``nsdId`` in NSD's table of stimuli.
+
+    Raises
+    ------
+    MissingError, InputError
+        When the file is absent or damaged, or does not hold an image.
+    """
+    with reading(path, "NSD's images"), h5py.File(path, "r") as file:
+        bricks = file["imgBrick"]
+        if bricks.dtype != np.uint8 or bricks.ndim != 4 or bricks.shape[3] != 3:
+            raise InputError(
+                f"{path}: expected images as uint8 (n_images, height, width, 3) in imgBrick, "
+                f"found {bricks.dtype} of shape {bricks.shape}: copy the file again"
+            )
+        for number in ids:
+            if number >= len(bricks):
+                raise InputError(
+                    f"{path}: expected {image_name(number)} among its images, found {len(bricks)}: "
+                    "is it of the same experiment as the design?"
+                )
+            yield bricks[number]

@@ -12,12 +12,13 @@ import numpy as np
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.files import sha256
+from synbrain_cli.io.fslr import FSLR
 from synbrain_cli.io.surface import N_FSAVERAGE
 from synbrain_cli.io.voxel_space import POSITION_COLUMNS
 from synbrain_cli.labels import roi_label
 from synbrain_cli.paths import require_regular_file
 
-SURFACES = (*N_FSAVERAGE, "fsnative")
+SURFACES = (*N_FSAVERAGE, "fsnative", FSLR)
 VOLUMES = (".npy", ".nii", ".nii.gz", ".hdf5", ".h5")
 MAPS = (".npy", ".mgh", ".mgz", ".gii", ".gii.gz")
 OWN_COLUMNS = [*POSITION_COLUMNS, "ncsnr_recomputed"]  # written to voxels.tsv by synbrain itself

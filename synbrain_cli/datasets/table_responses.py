@@ -20,7 +20,7 @@ from synbrain_cli.io.betas import (
     read_map,
     read_masked,
 )
-from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
+from synbrain_cli.io.surface import HEMISPHERES, N_VERTICES, fsaverage
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.tables import has_no_value, numbers, read_table, row_in
 from synbrain_cli.io.values import as_float32, check_finite_as
@@ -117,7 +117,7 @@ class ResponseFiles:
         sizes = {}
         for h, (path, *_) in zip(HEMISPHERES, (experiment.left, experiment.right), strict=True):
             sizes[h] = n_vertices_of(path)
-            expected = N_FSAVERAGE.get(experiment.space, sizes[h])
+            expected = N_VERTICES.get(experiment.space, sizes[h])
             if sizes[h] != expected:
                 raise InputError(
                     f"{path}: expected the {expected:,} vertices of {experiment.space} in each "
@@ -249,9 +249,9 @@ class ResponseFiles:
         return text
 
     def resamplings(self) -> dict[str, SurfaceResampling]:
-        """Return the resampling to fsaverage, by file name.
+        """Return the resampling to surfaces that figures show, by file name.
 
-        It exists for surfaces in fsaverage and for volumes in MNI space.
+        It exists for surfaces in fsaverage and fsLR, and for volumes in MNI space.
         """
         voxel_space = self.voxel_space
         if isinstance(voxel_space, Vertices) and voxel_space.space != "fsnative":

@@ -139,7 +139,7 @@ class Retinotopy:
         found = self.visual._asdict()
         return {name: self.brain.to_nifti(values) for name, values in found.items()}
 
-    def to_surface(self, space: str = "fsaverage5") -> dict[str, dict[str, NDArray[np.floating]]]:
+    def to_surface(self, space: str | None = None) -> dict[str, dict[str, NDArray[np.floating]]]:
         """Resample to a cortical surface, angles as directions.
 
         Returns

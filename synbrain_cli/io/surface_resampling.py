@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.io.fslr import FSLR, N_FSLR
 from synbrain_cli.io.resampling_weights import (
     NothingReached,
     arrays_of,
@@ -25,7 +26,7 @@ from synbrain_cli.io.resampling_weights import (
     save_weights,
     weighted_sums,
 )
-from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
+from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, N_VERTICES
 
 SURFACE_SPACES = ("fsaverage5", "fsaverage6", "fsaverage", "fsnative")
 _SIZES = ", ".join(map(str, N_FSAVERAGE.values()))
@@ -44,7 +45,7 @@ class SurfaceResampling:
     to_fsaverage : dict of int32 arrays of shape (n_fsaverage,), or None
         For ``left`` and ``right``, the 0-based vertex of the native surface that is nearest to
         each vertex of fsaverage. None where ``left`` and ``right`` are already on fsaverage, in
-        any density.
+        any density, or on fsLR.
 
     Raises
     ------
@@ -68,11 +69,11 @@ class SurfaceResampling:
             )
         sizes = {h: getattr(self, h).shape[0] for h in HEMISPHERES}
         if self.to_fsaverage is None:
-            if sizes["left"] != sizes["right"] or sizes["left"] not in N_FSAVERAGE.values():
+            if sizes["left"] != sizes["right"] or sizes["left"] not in N_VERTICES.values():
                 raise InputError(
                     f"surface resampling: expected one of {_SIZES} vertices in each hemisphere of "
-                    f"fsaverage, found {sizes['left']} left and {sizes['right']} right: a native "
-                    "surface needs to_fsaverage"
+                    f"fsaverage, or {N_FSLR} of fsLR, found {sizes['left']} left and "
+                    f"{sizes['right']} right: a native surface needs to_fsaverage"
                 )
             return
         nearest = _hemispheres(self.to_fsaverage, "to_fsaverage")
@@ -207,9 +208,11 @@ class SurfaceResampling:
 
     @property
     def spaces(self) -> tuple[str, ...]:
-        """Spaces of `SURFACE_SPACES` to which values can be resampled."""
+        """Spaces of `SURFACE_SPACES` to which values can be resampled, or fsLR, where they are."""
         nearest = self.to_fsaverage
         densest = self.left.shape[0] if nearest is None else len(nearest["left"])
+        if nearest is None and densest == N_FSLR:
+            return (FSLR,)
         available = tuple(space for space, n in N_FSAVERAGE.items() if n <= densest)
         return available if nearest is None else (*available, "fsnative")
 
@@ -376,7 +379,7 @@ class SurfaceResampling:
                 + (": this subject has no transform to it" * (space in SURFACE_SPACES))
             )
         weights = {h: getattr(self, h) for h in HEMISPHERES}
-        if space == "fsnative":
+        if space in ("fsnative", FSLR):
             return weights
         n = N_FSAVERAGE[space]
         if self.to_fsaverage is None:

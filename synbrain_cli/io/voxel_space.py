@@ -105,7 +105,7 @@ class Vertices:
     n_vertices : dict
         Number of vertices of each whole hemisphere.
     space : str
-        ``fsaverage``, ``fsaverage6``, ``fsaverage5`` or ``fsnative``.
+        ``fsaverage``, ``fsaverage6``, ``fsaverage5``, ``fsnative`` or ``fsLR``.
 
     Raises
     ------
@@ -274,6 +274,12 @@ class VoxelSpace:
         surfaces = self.surface_resampling.spaces if self.surface_resampling is not None else ()
         return (*surfaces, "MNI") if self.mni_resampling is not None else surfaces
 
+    @property
+    def surface(self) -> str:
+        """Surface on which maps are shown unless another is asked for: fsaverage5, or fsLR."""
+        resampling = self.surface_resampling
+        return "fsaverage5" if resampling is None else resampling.spaces[0]
+
     def to_nifti(self, values: np.ndarray, description: str = "") -> nib.Nifti1Image:
         """Place values on the grid of the subject's own volume.
 
@@ -300,14 +306,15 @@ class VoxelSpace:
             )
         return self.geometry.to_nifti(values, description=description)
 
-    def to_surface(self, values: np.ndarray, space: str = "fsaverage5") -> dict[str, np.ndarray]:
+    def to_surface(self, values: np.ndarray, space: str | None = None) -> dict[str, np.ndarray]:
         """Resample values to a cortical surface.
 
         Parameters
         ----------
         values : array of shape (..., n_voxels)
-        space : str
-            One of `other_spaces`: fsaverage5, fsaverage6, fsaverage or fsnative.
+        space : str, optional
+            One of `other_spaces`: fsaverage5, fsaverage6, fsaverage, fsnative or fsLR; default
+            `surface`.
 
         Returns
         -------
@@ -324,7 +331,7 @@ class VoxelSpace:
                 f"{self.folder}: this subject was prepared without transforms to fsaverage, so "
                 "that nothing can be shown on a cortical surface: use the arrays or volumes"
             )
-        return self.surface_resampling.project(values, space)
+        return self.surface_resampling.project(values, space or self.surface)
 
     def to_mni(self, values: np.ndarray) -> nib.Nifti1Image:
         """Resample values (n_voxels,) or (n_maps, n_voxels) to MNI152, with 0 outside the mask.

@@ -126,7 +126,7 @@ def adapt(
     require_subject_of_dataset(subject.label)
     within = subject.first_hours(settings.hours)
     sources = _load_sources(workspace, settings.sources, subject, store)
-    strategies = _choose_strategies(settings.strategy, sources, store, run.progress)
+    strategies = _choose_strategies(settings.strategy, sources, (subject, store), run.progress)
     recorded = _recorded(settings, strategies, sources, subject, store, run)
     suffix = "" if settings.strategy == "auto" else f"_{settings.strategy}"
     name = model_name(name or f"sub-{subject.subject}_hours-{settings.hours:g}{suffix}")
@@ -321,10 +321,11 @@ def _source_subjects(
 
 
 def _choose_strategies(
-    asked: str, sources: Sources, store: TokenStore, progress: Progress
+    asked: str, sources: Sources, new: tuple[PreparedSubject, TokenStore], progress: Progress
 ) -> list[str]:
     """Strategies to try; others are left out with the reason, which is an error of a named one."""
-    obstacles = find_obstacles(sources, store)
+    subject, store = new
+    obstacles = find_obstacles(sources, store, subject)
     if asked != "auto":
         if asked in obstacles:
             raise InputError(f"--strategy {asked}: {obstacles[asked]}")

@@ -73,7 +73,7 @@ def layers(
     files = []
     with figure_style(look.style):
         where = brain.voxel_space
-        if look.space in where.other_spaces or where.surface_resampling or where.is_volume:
+        if where.surface_resampling or where.is_volume:
             plot_map = MapPlotter(brain, "flatmap", look, run.progress)
             files.append(folder / f"{shown.name}_{plot_map.kind}.{look.format}")
             save_figure(plot_map(shown), files[-1], dpi=look.dpi)

@@ -27,15 +27,13 @@ from synbrain_cli.io.bids import (
 from synbrain_cli.io.files import atomic, versions
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.responses import MapSidecar, SegmentationSidecar
-from synbrain_cli.io.surface import write_hemispheres
+from synbrain_cli.io.surface import space_entity, write_hemispheres
 from synbrain_cli.io.volume import save_image
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.plotting.figure import save_figure
 from synbrain_cli.plotting.map_plotter import Look, MapPlotter
 from synbrain_cli.plotting.maps import BrainMap
 from synbrain_cli.progress import Progress
-
-SPACE = "fsaverage5"
 
 Surfaces = Mapping[str, np.ndarray]  # left and right
 
@@ -105,7 +103,7 @@ class MapWriter:
         self.write_mask("voxels", np.ones(brain.n_voxels, bool), shown, source)
 
     def write(self, maps: Iterable[StatMap]) -> None:
-        """Write maps in the subject's own space, and on fsaverage5 where that can be reached.
+        """Write maps in the subject's own space, and on its surface where that can be reached.
 
         Each has a sidecar, which by BIDS's inheritance principle holds for its files in all spaces.
         """
@@ -118,12 +116,13 @@ class MapWriter:
                 save_image(brain.to_nifti(one.values), Path(f"{base}_{what}.nii.gz"))
             elif isinstance(where.geometry, Vertices):
                 surfaces[where.geometry.space] = where.geometry.to_full(one.values)
-            if SPACE in where.other_spaces and SPACE not in surfaces:
+            default = where.surface
+            if default in where.other_spaces and default not in surfaces:
                 resample = one.resample or partial(brain.to_surface, one.values)
-                surfaces[SPACE] = resample(SPACE)
+                surfaces[default] = resample(default)
             meta = {"Unit": one.unit, "Simulated": str(brain.simulated)}
             for space, hemispheres in surfaces.items():
-                write_hemispheres(base, f"space-{space}_{what}", hemispheres, meta)
+                write_hemispheres(base, f"{space_entity(space)}_{what}", hemispheres, meta)
             write_record(Path(f"{base}_{what}.json"), map_sidecar(brain, one.description, one.unit))
 
     def write_mask(self, description: str, inside: np.ndarray, shown: str, source: str) -> None:
@@ -185,7 +184,7 @@ class MapWriter:
             Takes such a map and returns why there are none.
         """
         where = self.brain.voxel_space
-        if not (look.space in where.other_spaces or where.surface_resampling or where.is_volume):
+        if not (where.surface_resampling or where.is_volume):
             return
         plot_map = MapPlotter(self.brain, "flatmap", look, progress)
         for shown in maps:

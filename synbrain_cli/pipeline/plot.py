@@ -343,12 +343,13 @@ def draws(
     drawn = TrialDraws(n_draws, run.seed, "shared")
     found = _trials(workspace, selection, 1, drawn, run.progress)
     brain = found.brain
-    if look.space not in brain.voxel_space.other_spaces:
+    space = look.space or brain.voxel_space.surface
+    if space not in brain.voxel_space.other_spaces:
         raise InputError(
-            f"{brain.folder}: no transform to {look.space}, and draws are shown on that surface "
+            f"{brain.folder}: no transform to {space}, and draws are shown on that surface "
             "alone: `synbrain plot rois` shows means of regions"
         )
-    shared = subject_labels(brain, "", look.space)
+    shared = subject_labels(brain, "", space)
     reliability = Reliability.of(brain, look.min_ncsnr)
     files = []
     for one in map(reliability.trials, found.trials):
@@ -357,7 +358,7 @@ def draws(
             title += f"; {reliability.described}"
         labels = replace(shared, title=title, stimulus=one.stimulus)
         with figure_style(look.style):
-            figure = trials_figure(brain, one, labels, look.space, look.vmax)
+            figure = trials_figure(brain, one, labels, space, look.vmax)
         name = f"sub-{brain.subject}_stim-{bids_label(one.name)}_{reliability.entity}draws"
         files.append((Path(output) if output else found.folder) / f"{name}.{look.format}")
         _save(figure, files[-1], found.folder, look)

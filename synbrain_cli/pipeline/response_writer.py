@@ -26,7 +26,7 @@ from synbrain_cli.io.bids import bids_labels, func_file, func_folder
 from synbrain_cli.io.files import array_header, create_array, holds_array, write_at
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.responses import MAP_AXES, ResponseSettings, ResponseSidecar
-from synbrain_cli.io.surface import write_hemispheres
+from synbrain_cli.io.surface import space_entity, write_hemispheres
 from synbrain_cli.io.volume import save_image
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workfolder import WorkFolder
@@ -266,7 +266,7 @@ class ResponseWriter:
             save_image(brain.to_nifti(response.draws), written[-1])
         elif isinstance(geometry, Vertices):
             whole = geometry.to_full(response.draws)
-            what = f"space-{geometry.space}_desc-draws_betas"
+            what = f"{space_entity(geometry.space)}_desc-draws_betas"
             written += write_hemispheres(base, what, whole, meta)
         known = {"mean": response.mean, "std": response.sd, "sem": response.sem}
         for stat, values in known.items():
@@ -282,7 +282,7 @@ class ResponseWriter:
                     save_image(brain.to_mni(values), written[-1])
                 else:
                     there = brain.to_surface(values, space)
-                    written += write_hemispheres(base, f"space-{space}_{name}", there, meta)
+                    written += write_hemispheres(base, f"{space_entity(space)}_{name}", there, meta)
         return written
 
     @property

@@ -36,7 +36,6 @@ from synbrain_cli.run import RunContext
 
 FOLDER = FolderKind("responses", "--output")
 BATCHES_PER_ROUND = 2  # of images, in each process: what an interruption may cost
-DEFAULT_SPACES = ("fsaverage5",)
 WORTH_SAYING = 1e9  # bytes on the disk
 
 
@@ -304,7 +303,8 @@ def _choose_spaces(brain: Brain, asked: Sequence[str] | None) -> list[str]:
     """
     reached = brain.voxel_space.other_spaces
     if asked is None:
-        return [space for space in DEFAULT_SPACES if space in reached]
+        default = brain.voxel_space.surface
+        return [default] if default in reached else []
     for space in asked:
         if space not in reached:
             listed = ", ".join(reached) or "none: it was prepared without transforms"

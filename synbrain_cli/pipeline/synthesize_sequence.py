@@ -33,7 +33,7 @@ from synbrain_cli.io.events import ADDED, Events
 from synbrain_cli.io.files import array_header, create_array, holds_array, sha256, write_at
 from synbrain_cli.io.records import write_record
 from synbrain_cli.io.responses import ResponseImage, SequenceSettings, SequenceSidecar
-from synbrain_cli.io.surface import write_hemispheres
+from synbrain_cli.io.surface import space_entity, write_hemispheres
 from synbrain_cli.io.volume import save_volumes
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
@@ -409,7 +409,7 @@ def _write_maps(task: _Task, folder: Path, base: str, which: tuple[slice, int]) 
     elif isinstance(geometry, Vertices):
         meta = {"Unit": brain.unit_name(task.drawing.unit), "Simulated": str(brain.simulated)}
         whole = geometry.to_full(np.array(draws[trials, k]))
-        write_hemispheres(folder / base, f"space-{geometry.space}_{what}", whole, meta)
+        write_hemispheres(folder / base, f"{space_entity(geometry.space)}_{what}", whole, meta)
 
 
 def _write_records(task: _Task, drawer: SequenceDrawer, folder: Path, command: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Maps on the flattened cortex of fsaverage, plotted with matplotlib's object API.
+"""Maps on the flattened cortex of fsaverage or fsLR, plotted with matplotlib's object API.
 
 They need no display, leave the state of pyplot alone, and figures need no closing.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.surface import HEMISPHERES, fsaverage, fsaverage_map
+from synbrain_cli.io.surface import HEMISPHERES, surface_folds, surface_mesh
 from synbrain_cli.plotting.categories import AnyColours, AnyScale
 from synbrain_cli.plotting.colours import Colours, ColourScale
 from synbrain_cli.plotting.figure import SIDE, WIDTH, current_style
@@ -245,9 +245,9 @@ def panel_window(data: NDArray[np.float64], labels: Labels) -> tuple[Window, flo
 
 @lru_cache(maxsize=2)
 def _flat_cortex(n_vertices: int) -> _Flat:
-    """Both patches of nilearn's fsaverage, side by side around x = 0."""
+    """Both patches of a flattened cortex, side by side around x = 0."""
     density = DENSITIES[n_vertices]
-    meshes, curvature = fsaverage("flat", density), fsaverage_map("curvature", density)
+    meshes, curvature = surface_mesh("flat", density), surface_folds(density)
     patches = []
     for first, hemisphere in zip((0, n_vertices), HEMISPHERES, strict=True):
         mesh = meshes[hemisphere]

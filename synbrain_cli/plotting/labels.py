@@ -51,7 +51,7 @@ class Labels:
 
 
 def subject_labels(
-    brain: Brain, title: str, space: str = "fsaverage5", stimulus: ArrayLike | None = None
+    brain: Brain, title: str, space: str | None = None, stimulus: ArrayLike | None = None
 ) -> Labels:
     """Return labels with a model's unit, the subject's ROI outlines and the simulated note.
 
@@ -59,8 +59,9 @@ def subject_labels(
     ----------
     brain : Brain
     title : str
-    space : str
-        Surface on which the ROIs are outlined; the subject must have a transform to it.
+    space : str, optional
+        Surface on which the ROIs are outlined; the subject must have a transform to it. Default:
+        the subject's (`VoxelSpace.surface`).
     stimulus : uint8 array of shape (height, width, 3), optional
 
     Returns

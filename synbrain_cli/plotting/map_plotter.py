@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_POOLED = 2_000_000  # values from which the ends of shared colours are taken
-SPACES = ("fsaverage5", "fsaverage6", "fsaverage")
+SPACES = ("fsaverage5", "fsaverage6", "fsaverage", "fsLR")
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Look:
 
     Attributes
     ----------
-    space : str
-        Surface on which maps are plotted.
+    space : str, optional
+        Surface on which maps are plotted; default the subject's (`VoxelSpace.surface`).
     threshold, vmax : float, optional
         Limits of the colours, in the map's unit.
     format : {"png", "svg", "pdf"}
@@ -53,7 +53,7 @@ class Look:
         When there is no such format or space, or a limit is not above 0, or not finite.
     """
 
-    space: str = "fsaverage5"
+    space: str | None = None
     threshold: float | None = None
     vmax: float | None = None
     format: str = "png"
@@ -65,7 +65,7 @@ class Look:
     def __post_init__(self) -> None:
         for option, value, choices in (
             ("--format", self.format, FORMATS),
-            ("--space", self.space, SPACES),
+            ("--space", self.space, (None, *SPACES)),
             ("--style", self.style, (None, *STYLES)),
         ):
             if value not in choices:
@@ -101,14 +101,15 @@ class MapPlotter:
     def __init__(self, brain: Brain, kind: str, look: Look, progress: Progress) -> None:
         self.brain, self.kind, self._look = brain, kind, look
         where = brain.voxel_space
-        if look.space in where.other_spaces:
-            self._labels = subject_labels(brain, "", look.space)
+        self._space = look.space or where.surface
+        if self._space in where.other_spaces:
+            self._labels = subject_labels(brain, "", self._space)
             return
         if where.surface_resampling is not None:
             others = ", ".join(s for s in where.other_spaces if s in SPACES)
             raise InputError(
-                f"{brain.folder}: no transform to {look.space} (--space); there are: "
-                f"{others or 'none to fsaverage'}"
+                f"{brain.folder}: no transform to {self._space} (--space); there are: "
+                f"{others or 'none to fsaverage or fsLR'}"
             )
         if not where.is_volume:
             raise InputError(
@@ -175,7 +176,7 @@ class MapPlotter:
         """
         from synbrain_cli.plotting.flatmap_pair import plot_pair
 
-        surfaces = [known_on_surface(self.brain, one.values, self._look.space) for one in maps]
+        surfaces = [known_on_surface(self.brain, one.values, self._space) for one in maps]
         titles = [one.title for one in maps]
         labels = replace(self._labels, title="", unit=maps[0].unit)
         return plot_pair(surfaces, titles, labels, self._scale(maps[0], vmax))
@@ -202,7 +203,7 @@ class MapPlotter:
             scale = self._scale(one, None)
             shown = one.values
             if self.kind != "slices":
-                on_surface = known_on_surface(self.brain, one.values, self._look.space)
+                on_surface = known_on_surface(self.brain, one.values, self._space)
                 shown = np.concatenate(list(on_surface.values()))
             shown = shown[np.isfinite(shown)]
             values.append(shown[:: max(1, n_maps * len(shown) // _MOST_POOLED)])
@@ -211,15 +212,15 @@ class MapPlotter:
     def _on_surface(self, shown: BrainMap) -> dict[str, np.ndarray]:
         """Values of vertices; of categories, the one of most of the voxels that a vertex is of."""
         if shown.wheel is not None and shown.wheel.of == "angle":
-            around = known_on_surface(self.brain, directions(shown.values), self._look.space)
+            around = known_on_surface(self.brain, directions(shown.values), self._space)
             return {side: angles_of(found) for side, found in around.items()}
         if shown.categories is None:
-            return known_on_surface(self.brain, shown.values, self._look.space)
+            return known_on_surface(self.brain, shown.values, self._space)
         members = np.arange(len(shown.categories.names))[:, None] == shown.values
         shares = known_on_surface(
             self.brain,
             np.where(np.isfinite(shown.values), members, np.float32(np.nan)),
-            self._look.space,
+            self._space,
         )
         return {
             hemisphere: np.where(np.isnan(share).any(0), np.nan, share.argmax(0))

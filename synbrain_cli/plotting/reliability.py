@@ -111,7 +111,7 @@ class Reliability:
 
 
 def known_on_surface(
-    brain: Brain, values: np.ndarray, space: str = "fsaverage5"
+    brain: Brain, values: np.ndarray, space: str | None = None
 ) -> dict[str, np.ndarray]:
     """Resample the voxels that have a value, and no others, to a cortical surface.
 
@@ -120,7 +120,8 @@ def known_on_surface(
     brain : Brain
     values : float array of shape (..., n_voxels)
         NaN for the same voxels everywhere.
-    space : str
+    space : str, optional
+        Default: the subject's (`VoxelSpace.surface`).
 
     Returns
     -------
@@ -133,4 +134,4 @@ def known_on_surface(
     resampling = brain.voxel_space.surface_resampling
     if resampling is None or known.all() or not known.any():
         return brain.to_surface(values, space)
-    return resampling.keep(known).project(values[..., known], space)
+    return resampling.keep(known).project(values[..., known], space or brain.voxel_space.surface)

@@ -1,4 +1,4 @@
-"""A rotatable map on the cortex of fsaverage: an HTML page, made with nilearn and plotly."""
+"""A rotatable map on the cortex of fsaverage or fsLR: HTML, made with nilearn and plotly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.surface import HEMISPHERES, Mesh, fsaverage, fsaverage_map
+from synbrain_cli.io.surface import HEMISPHERES, Mesh, surface_folds, surface_mesh
 from synbrain_cli.plotting.colours import Colours, ColourScale
 from synbrain_cli.plotting.figure import NOTE_BACKGROUND
 from synbrain_cli.plotting.labels import Labels
@@ -66,9 +66,9 @@ def view_surface(
     density = density_of(data, surface)
     colours = (scale or ColourScale()).fit(data)
     (low, high), symmetric = colours.limits, colours.scale.symmetric
-    meshes = fsaverage(surface, density)
+    meshes = surface_mesh(surface, density)
     mesh = PolyMesh(**{h: InMemoryMesh(*part) for h, part in meshes.items()})
-    folds = np.concatenate([fsaverage_map("curvature", density)[h] for h in HEMISPHERES])
+    folds = np.concatenate(list(surface_folds(density).values()))
 
     def on_mesh(values: NDArray) -> SurfaceImage:
         return SurfaceImage(mesh, dict(zip(HEMISPHERES, np.split(values, 2), strict=True)))

@@ -1,4 +1,4 @@
-"""Maps on the folded or inflated cortex of fsaverage: four views."""
+"""Maps on the folded or inflated cortex of fsaverage or fsLR: four views."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError
-from synbrain_cli.io.surface import HEMISPHERES, Mesh, fsaverage, fsaverage_map
+from synbrain_cli.io.surface import HEMISPHERES, Mesh, surface_folds, surface_mesh
 from synbrain_cli.plotting.colours import ColourScale, add_colour_bar
 from synbrain_cli.plotting.figure import SIDE, WIDTH, add_letters, current_style
 from synbrain_cli.plotting.label_placement import Box, Canvas, Placement, Region, place_labels
@@ -169,7 +169,7 @@ def plot_surface(
 
 
 def density_of(data: NDArray, surface: str) -> str:
-    """Return which fsaverage has as many vertices, for a surface that can be shown.
+    """Return which space has as many vertices, for a surface that can be shown.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def density_of(data: NDArray, surface: str) -> str:
 @lru_cache(maxsize=2 * len(_VIEWS))
 def _scene(surface: str, density: str, view: str, hemisphere: str) -> _Scene:
     """Orthographic projection of one hemisphere, seen from far away."""
-    meshes = fsaverage(surface, density)
+    meshes = surface_mesh(surface, density)
     mesh = meshes[hemisphere]
     right, up = _VIEWS[view][hemisphere]
     towards = np.cross(right, up)
@@ -214,7 +214,7 @@ def _scene(surface: str, density: str, view: str, hemisphere: str) -> _Scene:
         Raster(
             raster.inside[::_COARSER, ::_COARSER], raster.vertices[fewer], raster.weights[fewer]
         ),
-        underlay(raster, fsaverage_map("curvature", density)[hemisphere]),
+        underlay(raster, surface_folds(density)[hemisphere]),
         shade,
     )
 

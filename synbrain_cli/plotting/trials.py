@@ -103,7 +103,7 @@ def trials_figure(
     brain: Brain,
     trials: ImageTrials,
     labels: Labels,
-    space: str = "fsaverage5",
+    space: str | None = None,
     vmax: float | None = None,
 ) -> Figure:
     """Return flatmaps of single trials of one image: see `plot_draws`.
@@ -114,8 +114,8 @@ def trials_figure(
     trials : ImageTrials
     labels : Labels
         Of the subject, on this surface.
-    space : str
-        Surface.
+    space : str, optional
+        Surface; default the subject's (`VoxelSpace.surface`).
     vmax : float, optional
         Upper end of the colours.
     """

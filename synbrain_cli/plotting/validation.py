@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE
+from synbrain_cli.io.surface import HEMISPHERES, N_VERTICES
 
-DENSITIES = {n: name for name, n in N_FSAVERAGE.items()}  # vertices per hemisphere → fsaverage5, …
+DENSITIES = {n: name for name, n in N_VERTICES.items()}  # vertices per hemisphere → fsaverage5, …
 
 
 def check_hemispheres(maps: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
@@ -43,7 +43,7 @@ def check_hemispheres(maps: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.flo
 
 
 def check_maps(maps: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
-    """Return the values of both hemispheres of fsaverage in one vector, left first.
+    """Return the values of both hemispheres of fsaverage or fsLR in one vector, left first.
 
     Parameters
     ----------
@@ -57,15 +57,15 @@ def check_maps(maps: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
     Raises
     ------
     InputError, InputTypeError
-        When a map is not of fsaverage5, fsaverage6 or fsaverage, or has no values.
+        When a map is not of fsaverage5, fsaverage6, fsaverage or fsLR, or has no values.
     """
     checked = check_hemispheres(maps)
     for hemisphere, values in checked.items():
         if values.ndim != 1 or len(values) not in DENSITIES:
             counts = ", ".join(f"{n} ({name})" for n, name in DENSITIES.items())
             raise InputError(
-                f"{hemisphere} map: expected one value per vertex of fsaverage, {counts}; found "
-                f"shape {values.shape}: plot one map at a time, projected to fsaverage"
+                f"{hemisphere} map: expected one value per vertex of a surface, {counts}; found "
+                f"shape {values.shape}: plot one map at a time, on one of these"
             )
     n_left, n_right = (len(checked[hemisphere]) for hemisphere in HEMISPHERES)
     if n_left != n_right:

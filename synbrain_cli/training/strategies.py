@@ -41,7 +41,7 @@ from synbrain_cli.training.networks import (
     train_networks,
 )
 from synbrain_cli.training.shared_core import core_settings, require_grids, train_core
-from synbrain_cli.training.voxel_order import default_order, subject_order
+from synbrain_cli.training.voxel_order import default_order, sphere_of, subject_order
 
 STRATEGIES = ("shared-core", "source-map", "fine-tuning")
 
@@ -139,7 +139,7 @@ def strategy_settings(strategies: list[str], sources: Sources, run: RunContext) 
     return settings
 
 
-def find_obstacles(sources: Sources, store: TokenStore) -> dict[str, str]:
+def find_obstacles(sources: Sources, store: TokenStore, subject: PreparedSubject) -> dict[str, str]:
     """Find the strategies that these sources do not allow, and why.
 
     Parameters
@@ -147,6 +147,8 @@ def find_obstacles(sources: Sources, store: TokenStore) -> dict[str, str]:
     sources : Sources
     store : TokenStore
         Tokens of the new subject's images.
+    subject : PreparedSubject
+        The new subject.
     """
     obstacles: dict[str, str] = {}
     if sources.first_with_networks is None:
@@ -159,6 +161,12 @@ def find_obstacles(sources: Sources, store: TokenStore) -> dict[str, str]:
             "workspace"
         )
         return obstacles
+    spheres = {sphere_of(one) for one in (subject, *(one for one, _ in sources.subjects))} - {None}
+    if len(spheres) > 1:
+        obstacles["shared-core"] = (
+            f"subjects on the spheres of {' and '.join(sorted(map(str, spheres)))}, on which one "
+            "position is not one place"
+        )
     try:
         require_grids(store)
     except InputError as error:

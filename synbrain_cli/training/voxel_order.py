@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from synbrain_cli.errors import InputError
+from synbrain_cli.io.fslr import FSLR
 from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.prepared_tables import roi_collections
-from synbrain_cli.io.surface import HEMISPHERES, N_FSAVERAGE, fsaverage
+from synbrain_cli.io.surface import HEMISPHERES, N_VERTICES, fsaverage, surface_mesh
 from synbrain_cli.io.surface_resampling import SurfaceResampling
 from synbrain_cli.io.voxel_space import Vertices, Volume
 from synbrain_cli.model.order import ORDERS, UnknownPlacesError, voxel_order
@@ -96,7 +97,7 @@ def _points(subject: PreparedSubject) -> tuple[np.ndarray | None, np.ndarray | N
 
 
 def sphere_positions(subject: PreparedSubject | Brain) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of a subject's voxels on the average cortical sphere.
+    """Return the positions of a subject's voxels on the average cortical sphere (`sphere_of`).
 
     Returns
     -------
@@ -112,6 +113,19 @@ def sphere_positions(subject: PreparedSubject | Brain) -> tuple[np.ndarray, np.n
     if positions is None:
         return np.full((subject.n_voxels, 3), np.nan), np.zeros(subject.n_voxels, int)
     return positions, (np.asarray(hemisphere) == HEMISPHERES[1]).astype(int)
+
+
+def sphere_of(subject: PreparedSubject | Brain) -> str | None:
+    """Return the sphere that `sphere_positions` are on: fsaverage or fsLR; None without any.
+
+    The two are registered to other averages: one position is another place on each.
+    """
+    geometry, resampling = subject.voxel_space.geometry, subject.voxel_space.surface_resampling
+    if isinstance(geometry, Vertices):
+        if geometry.space not in N_VERTICES:
+            return None
+        return FSLR if geometry.space == FSLR else "fsaverage"
+    return None if resampling is None or SHEET not in resampling.spaces else "fsaverage"
 
 
 def _known_sphere_positions(
@@ -131,9 +145,9 @@ def _known_sphere_positions(
 
 
 def _of_vertices(vertices: Vertices, surface: str) -> np.ndarray:
-    if vertices.space not in N_FSAVERAGE:
+    if vertices.space not in N_VERTICES:
         raise UnknownPlacesError(f"the geometry of its surface, {vertices.space}, is not known")
-    meshes = fsaverage(surface, vertices.space)
+    meshes = surface_mesh(surface, vertices.space)
     parts = [meshes[h].coordinates[getattr(vertices, h)] for h in HEMISPHERES]
     return np.concatenate(parts).astype(np.float64)
 

