@@ -49,7 +49,7 @@ def main() -> None:
         others = [other for n, other in subjects.items() if n != name]
         result[f"sub-{name}"] = ways(workspace, subject, others, arguments.hours)
         print(name, result[f"sub-{name}"])
-    print(save("hour_reliability", as_typed(), {"hours": arguments.hours, **result}))
+    print(save(f"reliability_hours-{arguments.hours:g}", as_typed(), result))
 
 
 def ways(
