@@ -247,7 +247,8 @@ def fit_low_rank(
     generator : numpy Generator
         Deals images to folds, and starts the search for eigenvectors.
     regions : sequence of bool arrays of shape (n_voxels,)
-        Have at most `RANK_OF_REGION` factors of their own.
+        Have at most `RANK_OF_REGION` factors of their own; those of more than `DENSE` voxels none,
+        in which directions are lost as they are among all.
     max_rank : int
         Of the factors of all voxels.
     share : Share
@@ -269,7 +270,7 @@ def fit_low_rank(
     for region in of_regions.over(sorted(regions, key=np.count_nonzero, reverse=True)):
         inside = np.flatnonzero(region)
         rank = min(RANK_OF_REGION, len(inside) // 2, len(moment.used) // N_FOLDS)
-        if rank < 1:
+        if rank < 1 or len(inside) > DENSE:
             continue
         parts = [fold.moment(inside, found[inside]) for fold in folds]
         most = MOST_TAKEN * private[inside]
