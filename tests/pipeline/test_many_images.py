@@ -119,9 +119,11 @@ def test_an_image_adds_little_to_the_memory(linear_bundles, tmp_path, monkeypatc
     paths = sorted(tmp_path.glob("*.png"))
     tracemalloc.start()
     try:
-        for n in (few, many, few, many):  # the first two also import and cache
+        for n in (few, many) * 3:  # the first two also import and cache
             output = Output(tmp_path / f"out{len(used)}", maps=False)
             draw(linear_bundles["1"], [str(path) for path in paths[:n]], output)
     finally:
         tracemalloc.stop()
-    assert 100 < (used[3] - used[2]) / (many - few) < 1200
+    # What images add, they add every time; once, something else in the process may have grown
+    growth = min(used[3] - used[2], used[5] - used[4])
+    assert 100 < growth / (many - few) < 1200, used
