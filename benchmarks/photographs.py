@@ -12,7 +12,7 @@ WORKSPACE is that of `synbrain demo`.
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -31,17 +31,22 @@ from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 
 
+@dataclass(frozen=True, eq=False)
 class ByPhotograph(TestSet):
-    """A test set of a simulated subject, whose views of a photograph are a group."""
+    """A test set of a simulated subject, whose views of a photograph are a group.
 
-    root: Path
+    Attributes
+    ----------
+    root : path
+        Workspace of `synbrain demo`.
+    """
+
+    root: Path = Path()
 
     @classmethod
     def of(cls, test: TestSet, root: Path) -> ByPhotograph:
         """Group the images of a test set."""
-        found = cls(**{field.name: getattr(test, field.name) for field in fields(test)})
-        object.__setattr__(found, "root", root)
-        return found
+        return cls(**{field.name: getattr(test, field.name) for field in fields(test)}, root=root)
 
     @cached_property
     def groups(self) -> Groups:

@@ -15,10 +15,17 @@ if TYPE_CHECKING:
 
 
 class TerminalConsent:
-    """Asks on the terminal before data are downloaded, unless the command accepted it."""
+    """Asks on the terminal before data are downloaded, unless the command accepted it.
 
-    def __init__(self, accepted: bool) -> None:
-        self.accepted = accepted
+    Parameters
+    ----------
+    accepted : bool
+    fewer : str
+        Options by which less is downloaded, for messages.
+    """
+
+    def __init__(self, accepted: bool, fewer: str = "--subject and --sessions choose less") -> None:
+        self.accepted, self.fewer = accepted, fewer
 
     def terms(self, terms: str, form: str) -> None:
         """Ask whether NSD's terms were accepted and its form was filled in.
@@ -58,4 +65,4 @@ class TerminalConsent:
         if self.accepted or not sys.stdin.isatty():
             return
         if not typer.confirm(f"Download into {root}?", default=True, err=True):
-            raise InputError("nothing was downloaded; --subject and --sessions choose less")
+            raise InputError(f"nothing was downloaded; {self.fewer}")

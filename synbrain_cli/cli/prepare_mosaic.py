@@ -121,7 +121,7 @@ def mosaic(
                 tuple(roi or ("visual",)), standardize, split, validation, seed, artificial
             ),
             download=download,
-            ask=TerminalConsent(accepted=False),
+            ask=TerminalConsent(accepted=False, fewer="--subject chooses less"),
         )
         result = prepare_mosaic(target, source, run)
     if run.processes.is_main:

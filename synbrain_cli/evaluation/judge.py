@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from synbrain_cli.evaluation.residuals import Residuals, Seen, fit_probes, see
 from synbrain_cli.io.results.two_sample import Rows
-from synbrain_cli.metrics.permutation import AverageExchange, Compared, Exchange
+from synbrain_cli.metrics.permutation import Exchange
 from synbrain_cli.metrics.trial_features import ImageFeatures
 from synbrain_cli.metrics.two_sample import (
     CLASSIFIERS,
@@ -33,13 +33,13 @@ class Judged:
     seen : Seen
     scores : dict of float64 arrays of shape (n_rows,)
         Classifier → held-out scores.
-    exchanges : dict of Exchange, or of their averages
+    exchanges : dict of Exchange
         Classifier → comparisons of these scores.
     """
 
     seen: Seen
     scores: dict[str, Scores]
-    exchanges: dict[str, Compared]
+    exchanges: dict[str, Exchange]
 
     @property
     def n_recorded(self) -> int:
@@ -47,15 +47,15 @@ class Judged:
         return int(self.seen.sample.is_recorded.sum())
 
 
-def average(sets: Sequence[Mapping[str, Compared]]) -> dict[str, Compared]:
-    """Average comparisons of the same kind over sets of draws."""
-    return {name: AverageExchange(tuple(one[name] for one in sets)) for name in sets[0]}
+def together(sets: Sequence[Mapping[str, Exchange]]) -> dict[str, Exchange]:
+    """Put comparisons of the same kind together over sets of draws."""
+    return {name: Exchange.of_sets([one[name] for one in sets]) for name in sets[0]}
 
 
-def average_judged(sets: Sequence[Mapping[Rows, Judged]]) -> dict[Rows, Judged]:
-    """Average comparisons over sets of draws; features and scores are those of the first set."""
+def judged_together(sets: Sequence[Mapping[Rows, Judged]]) -> dict[Rows, Judged]:
+    """Put sets of draws together; features and scores are those of the first set."""
     return {
-        rows: replace(first, exchanges=average([one[rows].exchanges for one in sets]))
+        rows: replace(first, exchanges=together([one[rows].exchanges for one in sets]))
         for rows, first in sets[0].items()
     }
 

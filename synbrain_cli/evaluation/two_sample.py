@@ -19,7 +19,7 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.differences import Differences, region_features
 from synbrain_cli.evaluation.doubt import FOLDS_ADVICE
-from synbrain_cli.evaluation.judge import Judge, Judged, average, average_judged
+from synbrain_cli.evaluation.judge import Judge, Judged, judged_together, together
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.residuals import Residuals, ResidualSource, Seen
 from synbrain_cli.evaluation.settings import EvaluateSettings
@@ -35,7 +35,7 @@ from synbrain_cli.io.results.two_sample import (
     TwoSampleScores,
 )
 from synbrain_cli.metrics.bootstrap import Bootstrap
-from synbrain_cli.metrics.permutation import Compared, p_values
+from synbrain_cli.metrics.permutation import Exchange, p_values
 from synbrain_cli.metrics.trial_features import feature_auc, kind_of
 from synbrain_cli.metrics.two_sample import LEAST_IMAGES, Pattern
 from synbrain_cli.run import RunContext
@@ -132,7 +132,7 @@ def tell_apart(
             4 * N_SETS, 8, 2 * N_SETS, *[4] * len(names)
         )
         sets = judge.judge_sets(source.of("model"), N_SETS, of_model)
-        found = average_judged(sets)
+        found = judged_together(sets)
         floors = {rows: judge.floor(one.seen, own)
                   for (rows, one), own in of_floor.each(found.items())}  # fmt: skip
         others = {
@@ -142,7 +142,7 @@ def tell_apart(
         differences = Differences.of(source.of("model"), averaging)
         richest = _richest(found)
         parts = _parts(found[richest].seen, masks)
-        of_each = average(
+        of_each = together(
             [judge.see_alone(one[richest].seen, parts, own) for one, own in of_parts.each(sets)]
         )
 
@@ -267,7 +267,7 @@ def _scores_of(
     return scores
 
 
-def _interval(exchange: Compared, bootstrap: Bootstrap) -> Interval:
+def _interval(exchange: Exchange, bootstrap: Bootstrap) -> Interval:
     return bootstrap.limits(exchange.resampled, exchange.n_images)
 
 
@@ -282,7 +282,7 @@ def _parts(seen: Seen, regions: Iterable[str]) -> dict[str, set[str]]:
 
 
 def _kinds(
-    of_each: Mapping[str, Compared],
+    of_each: Mapping[str, Exchange],
     bootstrap: Bootstrap,
     generator: np.random.Generator,
 ) -> dict[str, KindScore]:
@@ -296,7 +296,7 @@ def _kinds(
 
 
 def _regions(
-    of_each: Mapping[str, Compared],
+    of_each: Mapping[str, Exchange],
     masks: Mapping[str, NDArray[np.bool_]],
     differences: Differences,
     bootstrap: Bootstrap,

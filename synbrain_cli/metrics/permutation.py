@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,28 +60,6 @@ class Block:
         return cls(images, by_kind, counts.reshape(2, -1).astype(np.float64))
 
 
-class Compared(Protocol):
-    """Comparisons of recorded with drawn rows: an `Exchange`, or an average of several."""
-
-    @property
-    def n_images(self) -> int:
-        """Number of images."""
-
-    @property
-    def groups(self) -> Groups | None:
-        """Group of each image: int (n_images,)."""
-
-    @property
-    def auc(self) -> float:
-        """As `Exchange.auc`."""
-
-    def resampled(self, counts: NDArray[np.float64], /) -> NDArray[np.float64]:
-        """As `Exchange.resampled`."""
-
-    def exchanged(self, swapped: NDArray[np.float64], /) -> NDArray[np.float64]:
-        """As `Exchange.exchanged`."""
-
-
 @dataclass(frozen=True, eq=False)
 class Exchange:
     """Comparisons of recorded with drawn rows: within folds, which one classifier judged.
@@ -90,7 +67,7 @@ class Exchange:
     Attributes
     ----------
     blocks : tuple of Block
-        One for each fold.
+        One for each fold, of every set of draws.
     n_images : int
     groups : int array of shape (n_images,), optional
         Group of each image.
@@ -113,6 +90,17 @@ class Exchange:
         images = (np.flatnonzero(fold == k) for k in range(N_OUTER))
         blocks = tuple(Block.of(sample, scores, some) for some in images)
         return cls(blocks, sample.n_images, sample.groups)
+
+    @classmethod
+    def of_sets(cls, sets: Sequence[Exchange]) -> Exchange:
+        """Put comparisons of several sets of draws with one recording together.
+
+        Which draws were made is chance, over which this averages. Images are resampled and
+        exchanged in all sets together, so that the correlation of the sets, which share the
+        recorded rows, remains.
+        """
+        blocks = tuple(block for one in sets for block in one.blocks)
+        return cls(blocks, sets[0].n_images, sets[0].groups)
 
     @cached_property
     def auc(self) -> float:
@@ -155,45 +143,6 @@ class Exchange:
         return np.asarray(above / pairs)
 
 
-@dataclass(frozen=True, eq=False)
-class AverageExchange:
-    """What one classifier makes of several sets of draws beside one recording, on average.
-
-    Which draws were made is chance: the average over sets varies less. Sets share the recorded
-    rows; images are resampled and exchanged in all sets together, so that the correlation of the
-    sets remains.
-
-    Attributes
-    ----------
-    sets : tuple of Exchange
-    """
-
-    sets: tuple[Compared, ...]
-
-    @property
-    def n_images(self) -> int:
-        """Number of images."""
-        return self.sets[0].n_images
-
-    @property
-    def groups(self) -> Groups | None:
-        """Group of each image: int (n_images,)."""
-        return self.sets[0].groups
-
-    @cached_property
-    def auc(self) -> float:
-        """As `Exchange.auc`."""
-        return float(np.mean([one.auc for one in self.sets]))
-
-    def resampled(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """As `Exchange.resampled`."""
-        return np.asarray(np.mean([one.resampled(counts) for one in self.sets], 0))
-
-    def exchanged(self, swapped: NDArray[np.float64]) -> NDArray[np.float64]:
-        """As `Exchange.exchanged`."""
-        return np.asarray(np.mean([one.exchanged(swapped) for one in self.sets], 0))
-
-
 def exchanges(
     n_images: int, generator: np.random.Generator, groups: Groups | None = None
 ) -> Iterator[NDArray[np.float64]]:
@@ -224,7 +173,7 @@ class PValues:
     best: float
 
 
-def p_values(found: Sequence[Compared], generator: np.random.Generator) -> PValues:
+def p_values(found: Sequence[Exchange], generator: np.random.Generator) -> PValues:
     r"""Permutation test of several classifiers, each alone and the best of them.
 
     Under the hypothesis that draws are as recorded trials are, all rows of an image (or of a group
@@ -240,7 +189,7 @@ def p_values(found: Sequence[Compared], generator: np.random.Generator) -> PValu
 
     Parameters
     ----------
-    found : sequence of Exchange, or of their averages
+    found : sequence of Exchange
         All of the same images, in one order.
     generator : numpy.random.Generator
 

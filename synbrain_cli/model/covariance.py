@@ -274,10 +274,10 @@ def fit_low_rank(
             continue
         parts = [fold.moment(inside, found[inside]) for fold in folds]
         most = MOST_TAKEN * private[inside]
-        own = np.zeros((n_voxels, rank))
         added = _principal_factors(parts, most, rank, generator)
-        own[inside, : added.shape[1]] = added
-        found = np.concatenate([found, own[:, : added.shape[1]]], axis=1)
+        own = np.zeros((n_voxels, added.shape[1]))
+        own[inside] = added
+        found = np.concatenate([found, own], axis=1)
         private[inside] -= np.square(added).sum(1)
     return LowRank(found.astype(np.float32), np.sqrt(private).astype(np.float32))
 

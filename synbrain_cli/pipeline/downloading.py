@@ -12,6 +12,7 @@ import pandas as pd
 from synbrain_cli.datasets.download import check_space, fetch, missing
 from synbrain_cli.datasets.needs import Need, fetch_table, unfinished
 from synbrain_cli.datasets.s3 import Bucket
+from synbrain_cli.errors import MissingError
 from synbrain_cli.io.locks import locked
 from synbrain_cli.progress import Progress
 
@@ -37,12 +38,62 @@ class Wanted:
         Folders of the betas, which are incomplete while files are downloaded.
     session_bytes : int
         Room that a prepared session takes.
+    fewer : str
+        Option by which less is fetched.
     """
 
     dataset: str
     needed: Callable[[Bucket], list[Need]]
     folders: list[str]
     session_bytes: int
+    fewer: str = "--sessions"
+
+
+class Asking(Protocol):
+    """Which data are prepared, as far as they are downloaded."""
+
+    @property
+    def download(self) -> bool | None:
+        """Whether everything is fetched, nothing, or what is needed (None)."""
+
+    @property
+    def ask(self) -> AskFetch | None:
+        """Asks before; without it, nothing is downloaded."""
+
+
+def complete_copy(
+    bucket: Bucket,
+    root: Path,
+    source: Asking,
+    lacks: Callable[[], str | None],
+    wanted: Wanted,
+    progress: Progress,
+) -> None:
+    """Download what a local copy lacks, where that is wanted.
+
+    Parameters
+    ----------
+    bucket : Bucket
+    root : path
+    source : Asking
+    lacks : callable
+        Says what must be fetched; None where nothing must.
+    wanted : Wanted
+    progress : Progress
+
+    Raises
+    ------
+    SynbrainError
+        As `download`; nobody can be asked.
+    """
+    lacking = lacks() if source.download is not False else None
+    if not (source.download or lacking):
+        return
+    if lacking:
+        progress.info(lacking)
+    if source.ask is None:
+        raise MissingError(f"{lacking or root}: nothing is downloaded without being asked")
+    download(bucket, root, wanted, source.ask, progress)
 
 
 def download(bucket: Bucket, root: Path, wanted: Wanted, ask: AskFetch, progress: Progress) -> None:
@@ -76,6 +127,8 @@ def download(bucket: Bucket, root: Path, wanted: Wanted, ask: AskFetch, progress
             if not files:
                 progress.info(f"{root}: nothing to download")
                 return
-            with progress.bar("download", n_bytes, unit="B", shorter="fewer --sessions") as bar:
+            with progress.bar(
+                "download", n_bytes, unit="B", shorter=f"fewer {wanted.fewer}"
+            ) as bar:
                 fetch(bucket, files, root, progress=bar.to)
         progress.info(f"{root}: {len(files)} files downloaded and verified")

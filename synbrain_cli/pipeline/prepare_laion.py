@@ -14,7 +14,7 @@ from synbrain_cli.errors import MissingError
 from synbrain_cli.io.token_files import TokenRows
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.paths import require_folder
-from synbrain_cli.pipeline.downloading import AskFetch, Wanted, download
+from synbrain_cli.pipeline.downloading import AskFetch, Wanted, complete_copy
 from synbrain_cli.pipeline.preparing import (
     PrepareResult,
     Shown,
@@ -120,15 +120,6 @@ def prepare_laion(
 
 def _complete_copy(root: Path, source: LaionSource, progress: Progress) -> None:
     """Download what the copy lacks, where that is wanted."""
-    lacking = None
-    if source.download is not False:
-        lacking = laion_files.lacks(root, source.subjects, source.sessions)
-    if not (source.download or lacking):
-        return
-    if lacking:
-        progress.info(lacking)
-    if source.ask is None:
-        raise MissingError(f"{lacking or root}: nothing is downloaded without being asked")
     numbers = source.subjects or list(laion_files.SUBJECTS)
     wanted = Wanted(
         "LAION-fMRI",
@@ -137,4 +128,5 @@ def _complete_copy(root: Path, source: LaionSource, progress: Progress) -> None:
         BYTES_A_SESSION,
     )
     bucket = Bucket(laion_files.BUCKET, laion_files.REGION)
-    download(bucket, root, wanted, source.ask, progress)
+    lacks = partial(laion_files.lacks, root, source.subjects, source.sessions)
+    complete_copy(bucket, root, source, lacks, wanted, progress)

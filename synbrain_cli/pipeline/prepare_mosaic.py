@@ -11,10 +11,9 @@ from synbrain_cli.datasets import mosaic, mosaic_files
 from synbrain_cli.datasets.mosaic_files import MosaicCopy, MosaicSet
 from synbrain_cli.datasets.mosaic_stimuli import Stimuli
 from synbrain_cli.datasets.s3 import Bucket
-from synbrain_cli.errors import MissingError
 from synbrain_cli.io.token_files import TokenRows
 from synbrain_cli.io.workspace import Workspace
-from synbrain_cli.pipeline.downloading import AskFetch, Wanted, download
+from synbrain_cli.pipeline.downloading import AskFetch, Wanted, complete_copy
 from synbrain_cli.pipeline.preparing import (
     PrepareResult,
     Shown,
@@ -111,20 +110,15 @@ def prepare_mosaic(
 
 def _complete_copy(root: Path, source: MosaicSource, n_vertices: int, progress: Progress) -> None:
     """Download what the copy lacks, where that is wanted."""
-    of, lacking = source.of, None
-    if source.download is not False:
-        lacking = mosaic_files.lacks(root, of, source.subjects)
-    if not (source.download or lacking):
-        return
-    if lacking:
-        progress.info(lacking)
-    if source.ask is None:
-        raise MissingError(f"{lacking or root}: nothing is downloaded without being asked")
+    of = source.of
     numbers = source.subjects or list(range(1, of.n_subjects + 1))
     wanted = Wanted(
         f"MOSAIC ({of.name})",
         partial(mosaic_files.files_needed, of=of, subjects=numbers),
         [of.betas(number) for number in numbers],
         of.n_trials * n_vertices * 4,
+        fewer="--subject",
     )
-    download(Bucket(mosaic_files.BUCKET, mosaic_files.REGION), root, wanted, source.ask, progress)
+    bucket = Bucket(mosaic_files.BUCKET, mosaic_files.REGION)
+    lacks = partial(mosaic_files.lacks, root, of, source.subjects)
+    complete_copy(bucket, root, source, lacks, wanted, progress)

@@ -16,7 +16,7 @@ from synbrain_cli import load_model
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation import judge, two_sample
 from synbrain_cli.evaluation.differences import Differences
-from synbrain_cli.evaluation.judge import Judge, average_judged
+from synbrain_cli.evaluation.judge import Judge, judged_together
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.residuals import Residuals, ResidualSource
 from synbrain_cli.evaluation.settings import EvaluateSettings
@@ -88,7 +88,7 @@ def test_averages_over_sets_of_draws_give_no_more_false_alarms(source):
         judge = Judge(source.image_features(), tuple(regions), averaging, generator, QUICK)
         residuals = pretend(source, seeds=(9000 + 20 * k, 300_000 + 20 * k))
         sets = judge.judge_sets(residuals, 3)
-        found = average_judged(sets)
+        found = judged_together(sets)
         p.append(best_of(found, generator).p)
         aucs = [each["trials"].exchanges["logistic"].auc for each in sets]
         assert len(set(aucs)) == 3
