@@ -42,7 +42,7 @@ RUN = 62  # trials
 NOISE = (0.0, 2.0, 4.0)  # SDs of noise added to components of SD 1
 SMALL = 0.25  # share of right designs with few trials
 SESSIONS = (1, 4)
-HALVES = 6  # random halves of the trials
+HALVES = 24  # random halves of the trials
 Generator = np.random.Generator
 
 
@@ -250,7 +250,12 @@ def interval(k: int, n: int) -> list[float]:
 
 
 def designs(
-    workspace: Workspace, datasets: list[str], n_each: int, n_clean: int, kinds: list[str]
+    workspace: Workspace,
+    datasets: list[str],
+    n_each: int,
+    n_clean: int,
+    kinds: list[str],
+    seed: int,
 ) -> dict[str, Any]:
     subjects = []
     for dataset in datasets:
@@ -266,7 +271,7 @@ def designs(
         if kinds and kind not in kinds:
             continue
         for k in range(n_clean if kind == "none" else n_each):
-            rng = np.random.default_rng([number, k])
+            rng = np.random.default_rng([number, k, seed])
             fault = FAULTS.get(kind)
             while True:
                 label, whole = subjects[rng.choice(len(subjects), p=weights)]
@@ -290,7 +295,7 @@ def designs(
             }
             rows[kind].append(row)
         table_row(kind, rows[kind])
-    return {"designs": rows}
+    return {"seed": seed, "designs": rows}
 
 
 def table_row(kind: str, rows: list[dict[str, Any]]) -> None:
@@ -347,6 +352,7 @@ def main() -> None:
     parser.add_argument("datasets", nargs="*")
     parser.add_argument("--each", type=int, default=20, help="designs per kind of fault")
     parser.add_argument("--clean", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0, help="of the designs")
     parser.add_argument("--kind", action="append", default=[], help="of fault, or none; all")
     arguments = parser.parse_args()
     if arguments.what == "step":
@@ -361,8 +367,10 @@ def main() -> None:
         arguments.each,
         arguments.clean,
         arguments.kind,
+        arguments.seed,
     )
-    print(save("alignment", as_typed(), result))
+    name = "alignment" + f"_seed-{arguments.seed}" * (arguments.seed > 0)
+    print(save(name, as_typed(), result))
 
 
 if __name__ == "__main__":

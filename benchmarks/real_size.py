@@ -10,8 +10,9 @@ then run, each in a process of its own: processor seconds, seconds, and most mem
 time. The growth exponent is the slope of log seconds on log fraction, over the fractions run.
 
 ``--bands 3 --dims 768`` gives every image three bands of 256 × 768 tokens, as three layers of a
-ViT-B have. The full size needs 11 GB of disk, 15 GB with these. ``--quick`` tries the script
-itself, with a subject of 200 voxels and 120 images: its numbers mean nothing.
+ViT-B have. The full size needs 11 GB of disk, 15 GB with these. ``--commands network`` trains the
+four response networks for one epoch instead of eight, and predicts all images by them. ``--quick``
+tries the script itself, with a subject of 200 voxels and 120 images: its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from common import RESULTS, as_typed, report, save
 SESSIONS, TRIALS, REPEATS, SIZE = 40, 750, 3, 150
 N_LATENTS, N_SHARED = 60, 12
 COMMANDS = ("train", "evaluate", "synthesize")
+ALL_COMMANDS = (*COMMANDS, "network")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -186,6 +188,21 @@ def synthesize(folder: Path, n_images: int) -> None:
     report(time.perf_counter() - start, n_images=n_images, sum_of_one_voxel=total)
 
 
+def train_networks(folder: Path) -> None:
+    """Train the response networks of all folds for one epoch, and predict all images by them."""
+    from synbrain_cli.io.workspace import Workspace
+    from synbrain_cli.run import RunContext
+    from synbrain_cli.training import shared_core
+
+    shared_core.CORE_EPOCHS = shared_core.CORE_IMAGES = 1
+    workspace = Workspace(folder)
+    subject = workspace.find_subject("1", None, print)
+    store = workspace.find_tokens("nsd", None, print)
+    start = time.perf_counter()
+    core = shared_core.train_core(workspace, [(subject, store)], RunContext())
+    report(time.perf_counter() - start, n_images=len(core.held_out[0]))
+
+
 def run(words: list[str], threads: int) -> dict[str, float]:
     """Run a command in a fresh process: its processor seconds, seconds and most memory."""
     environment = os.environ | dict.fromkeys(THREADS, str(threads))
@@ -224,6 +241,7 @@ def measure(fraction: Fraction, arguments: argparse.Namespace) -> dict[str, Any]
             "train": [*program, "train", "-s", "1", "--model", "linear", *of],
             "evaluate": [*program, "evaluate", "-s", "1", *of, "--no-report"],
             "synthesize": [__file__, "--draw", root, str(size.n_images // 10)],
+            "network": [__file__, "--network", root],
         }
         for name in arguments.commands:
             found[name] = run(commands[name], arguments.threads)
@@ -252,15 +270,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny subject: try the script")
     parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--draw", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--network", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.make:
         fraction, root = arguments.make
         return make(Path(root), Size.of(Fraction(fraction), arguments))
     if arguments.draw:
         return synthesize(Path(arguments.draw[0]), int(arguments.draw[1]))
+    if arguments.network:
+        return train_networks(arguments.network)
     arguments.commands = arguments.commands.split(",")
-    if unknown := set(arguments.commands) - set(COMMANDS):
-        parser.error(f"--commands: expected some of {','.join(COMMANDS)}, found {unknown}")
+    if unknown := set(arguments.commands) - set(ALL_COMMANDS):
+        parser.error(f"--commands: expected some of {','.join(ALL_COMMANDS)}, found {unknown}")
     found: dict[str, Any] = {}
     fractions = ["1/8"] if arguments.quick else arguments.fractions.split(",")
     for fraction in map(Fraction, fractions):
@@ -271,6 +292,7 @@ def main() -> None:
             "growth_exponent": {name: growth(found, name) for name in arguments.commands},
         }
         name = "real_size" + "_bands" * (arguments.bands > 1) + "_quick" * arguments.quick
+        name += "_network" * (arguments.commands == ["network"])
         path = save(name, as_typed(), result, arguments.results)
     print(path)
     return None

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 
 from synbrain_cli.errors import AlignmentError
-from synbrain_cli.evaluation.alignment_check import DesignCheck, as_text, check_design
+from synbrain_cli.evaluation.alignment_check import DesignCheck, check_design
+from synbrain_cli.evaluation.alignment_findings import as_text
 from synbrain_cli.evaluation.alignment_inputs import load_inputs
 from synbrain_cli.io.alignment_record import (
     AlignmentRecord,

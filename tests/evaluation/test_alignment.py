@@ -21,11 +21,14 @@ from synbrain_cli.evaluation.alignment_candidates import (
     repeated_runs,
     shifted,
 )
-from synbrain_cli.evaluation.alignment_check import as_text, check_design
+from synbrain_cli.evaluation.alignment_check import check_design
+from synbrain_cli.evaluation.alignment_findings import as_text
 from synbrain_cli.evaluation.alignment_inputs import CheckInputs
 from synbrain_cli.evaluation.alignment_statistics import (
     Chance,
     best_segment,
+    clear_run,
+    counted_twice,
     paired_z,
     permutation_moments,
     permutation_z,
@@ -35,15 +38,16 @@ N_IMAGES, N_COMPONENTS, N_FEATURES = 120, 12, 10
 
 
 def simulated(
-    seed=0, sessions=3, trials=120, signal=0.6, by_features=1.0, n_images=N_IMAGES
+    seed=0, sessions=3, trials=120, signal=0.6, by_features=1.0, n_images=N_IMAGES, shown=None
 ) -> CheckInputs:
     """Responses whose signal is linear in features, or an own pattern of each image."""
     rng = np.random.default_rng(seed)
     features = rng.standard_normal((n_images, N_FEATURES)).astype(np.float32)
     features = (features - features.mean(0)) / np.sqrt(N_FEATURES)
     session = np.repeat(np.arange(1, sessions + 1), trials)
-    shown = np.concatenate([rng.permutation(n_images)] * (-(-len(session) // n_images)))
-    shown = rng.permutation(shown)[: len(session)]
+    if shown is None:
+        shown = np.concatenate([rng.permutation(n_images)] * (-(-len(session) // n_images)))
+        shown = rng.permutation(shown)[: len(session)]
     weights = rng.standard_normal((N_FEATURES, N_COMPONENTS))
     own = rng.standard_normal((n_images, N_COMPONENTS))
     expected = by_features * (features @ weights) + (1 - by_features) * own
@@ -187,6 +191,44 @@ def test_rows_of_the_table_repeated():
 
     text = text_of(only(simulated(signal=0.9, trials=240, n_images=80), 2, change))
     assert text.startswith("trials 71 to 110 of session 2: the table repeats the images of trials")
+
+
+def test_rows_pasted_twice_in_noise():
+    """Repeated rows tell where later ones may be moved: less evidence is needed than elsewhere."""
+
+    def change(x):
+        x = x.copy()
+        x[60:] = x[20:-40]
+        return x
+
+    noisy = [simulated(seed=seed, signal=0.3, trials=300, sessions=2) for seed in range(10)]
+    checks = [check_design(only(one, 2, change)) for one in noisy]
+    assert all("the images listed 40 trials later" in check.findings[0].text for check in checks)
+
+
+def test_repeated_rows_are_noted_where_responses_do_not_tell():
+    inputs = simulated(signal=0.25, trials=300)
+    shown = inputs.shown.copy()
+    shown[350:370] = shown[320:340]
+    [note] = check_design(wrong(inputs, shown)).notes
+    assert note.startswith("trials 51 to 70 of session 2: the table repeats the images of")
+    # Where they were shown again, responses say so
+    again = simulated(signal=2, trials=300, shown=shown)
+    assert not check_design(again).notes
+    # Where runs repeat each other throughout, that is the design
+    runs = np.random.default_rng(2).permutation(N_IMAGES).reshape(4, 30)
+    blocks = runs[np.random.default_rng(3).integers(0, 4, 30)].ravel()
+    assert not check_design(simulated(signal=0.0, trials=300, shown=blocks)).notes
+
+
+def test_a_session_with_another_design_does_not_hide_itself():
+    """Pieces of two sessions serve as templates of each other, those of the shifted one wrongly.
+
+    Templates of the other sessions alone find what these miss.
+    """
+    noisy = [simulated(seed=seed, signal=0.25, trials=240) for seed in range(10)]
+    checks = [check_design(only(one, 3, lambda x: x[::-1])) for one in noisy]
+    assert all("reverse order" in check.findings[0].text for check in checks)
 
 
 def test_responses_copied():
@@ -341,6 +383,33 @@ def test_shifted_stays_within_sessions():
     assert shifted(shown, session, 1).tolist() == [1, 2, -1, 4, 5, -1]
     assert shifted(shown, session, -2).tolist() == [-1, -1, 0, -1, -1, 3]
     assert shifted(shown, session, 5).tolist() == [-1] * 6
+
+
+def test_runs_in_noise_are_hardly_ever_clear(rng):
+    """The largest z of all stretches, of any length, at ten shifts."""
+    n, n_false = 200, 0
+    for _ in range(100):
+        z = []
+        for _ in range(10):
+            start, stop, total = best_segment(rng.standard_normal(n))
+            z.append(total / np.sqrt(stop - start) - clear_run(10, n / (stop - start)))
+        n_false += max(z) > 0
+    assert n_false <= 3  # of .1 expected at most
+
+
+def test_products_count_twice_within_parts_that_serve_each_other(rng):
+    """SD of sums of products of every two trials in different parts, by simulation."""
+    part = np.repeat([0, 1, 2, 3], 10)
+    some = np.arange(25)
+    sums = []
+    for _ in range(4000):
+        y = rng.standard_normal(len(part))
+        template = np.array([y[part != one].sum() for one in part])
+        sums.append((y * template)[some].sum())
+    independent = np.sqrt(sum((part != part[t]).sum() for t in some))
+    assert np.std(sums) / independent == pytest.approx(counted_twice(part, some), rel=0.05)
+    assert counted_twice(part, np.arange(10)) == 1
+    assert counted_twice(part, np.arange(40)) == pytest.approx(np.sqrt(2))
 
 
 def test_repeated_runs():
