@@ -1,7 +1,8 @@
 """Batches of training data on the device of the computation.
 
 Arrays that fit into the memory of the device stay there. For larger arrays, mostly memory maps, the
-next batch is read and transferred while the present one is computed.
+next batch is read and transferred while the present one is computed, and what was read is given
+back.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import torch
 from torch import Tensor
 
 from synbrain_cli.distributed import SINGLE_PROCESS, Processes
+from synbrain_cli.memory import release
 from synbrain_cli.model.tokens import BandScaler, StandardBand
 from synbrain_cli.prefetch import prefetch
 
-ROOM = 0.25  # largest share of the free memory for one array (ours); the rest is for computing
+# Largest share of the free memory for one array (ours). Of a GPU's, the rest is for computing; in
+# the computer's, the system keeps files that were read as long as there is room.
+ROOM = {"cuda": 0.25, "cpu": 0.02}
 
 
 class Rows:
@@ -34,7 +38,8 @@ class Rows:
     scaler : BandScaler, optional
         Applied on the device.
     resident : bool, optional
-        Whether all is kept on the device; default: where it takes at most `ROOM` of what is free.
+        Whether all is kept on the device; default: where it takes at most its share (`ROOM`) of
+        what is free.
     """
 
     def __init__(
@@ -50,7 +55,9 @@ class Rows:
         used, position = np.unique(self.rows, return_inverse=True)
         self.row_bytes = array[:1].nbytes
         size = len(used) * self.row_bytes
-        self.resident = size <= ROOM * free_memory(device) if resident is None else resident
+        if resident is None:
+            resident = size <= ROOM.get(device.type, ROOM["cuda"]) * free_memory(device)
+        self.resident = resident
         self.scale = None
         if scaler is not None:
             self.scale = tuple(torch.from_numpy(x).to(device) for x in (scaler.mean, scaler.sd))
@@ -58,6 +65,7 @@ class Rows:
             whole = len(used) == len(array)
             self.values = torch.from_numpy(np.array(array) if whole else array[used]).to(device)
             self.position = torch.from_numpy(position).to(device)
+            release(array)
 
     @classmethod
     def of_tokens(
@@ -74,6 +82,7 @@ class Rows:
         rows = self.rows[items]
         order = np.argsort(rows, kind="stable")  # sequential reads
         values = torch.from_numpy(self.array[rows[order]][np.argsort(order)])
+        release(self.array)
         if self.device.type != "cuda":
             return values.to(self.device)
         with torch.cuda.device(self.device):  # threads begin with the first GPU

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -33,7 +34,7 @@ def draw(n, generator):
 
 @pytest.mark.parametrize("room", [0.0, 1.0])
 def test_batches_are_the_rows(tokens, rng, monkeypatch, room):
-    monkeypatch.setattr(module, "ROOM", room)
+    monkeypatch.setitem(module.ROOM, "cpu", room)
     betas = rng.normal(size=(40, 7)).astype(np.float32)
     image = rng.integers(0, 12, 40)
     columns = Rows(betas, CPU), Rows.of_tokens(tokens, CPU, image)
@@ -78,6 +79,24 @@ def test_resident_rows_are_taken_without_waiting(rng):
         [(4, 3), (4, 4, 5), (4, 2)]
     ] * 2
     assert all(x.is_meta and x.dtype == torch.float32 for batch in batches for x in batch)
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="pages of files are given back on Linux")
+@pytest.mark.parametrize(("resident", "size"), [(False, 0), (True, 67e6)])
+def test_pages_of_a_file_are_given_back(tmp_path, resident, size):
+    """Every item of a file of 67 MB is read, and at most its copy stays."""
+    np.save(tmp_path / "rows.npy", np.ones((64, 2**18), np.float32))
+    array = np.load(tmp_path / "rows.npy", mmap_mode="r")
+
+    def used():
+        return psutil.Process().memory_info().rss
+
+    before = used()
+    rows = Rows(array, CPU, resident=resident)
+    for k in range(64):
+        item = np.array([k])
+        assert rows.take(torch.from_numpy(item), rows.fetch(item)).sum() == 2**18
+    assert used() - before < size + 20e6
 
 
 def test_rows_named_twice_are_kept_once(store):
