@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from synbrain_cli.training.distribution import HeldOut, fit_distribution
 from synbrain_cli.training.examples import Examples, SubjectExamples, load_examples
 
 Z90 = stats.norm.ppf(0.95)
+N_DIVISIONS = 5  # of the photographs
 LEAST = 0.02  # variance of unexplained signal of the voxels that count, in SDs of a trial
 RUN = RunContext(progress=Progress(quiet=True))
 POWER_REGIONS = ("V1", "V3", "hV4", "FFA-1", "PPA", "EBA")
@@ -114,7 +115,9 @@ def main() -> None:
     truth = Truth(brain, subject, predicted, workspace.root)
     result: dict[str, Any] = {"model": arguments.model, "n_test_images": len(test.images)}
     result["mean"] = mean_errors(truth)
-    result["mean, photographs left out"] = left_out_errors(load_examples(subject, store), truth)
+    examples = load_examples(subject, store)
+    result["mean, photographs left out"] = left_out_errors(examples, truth)
+    result["mean, groups left out"] = left_out_errors(examples, truth, known=True)
     result["contrasts"] = contrast_errors(truth)
     result["a condition with itself"] = null_maps(truth, arguments.maps)
     result["power"] = powers(truth, arguments.simulated)
@@ -148,18 +151,27 @@ def mean_errors(truth: Truth) -> dict[str, Any]:
     return {
         "covered_90": covered(error, variance * relative),
         "covered_90, equal for all images": covered(error, variance),
+        "squared errors, of those expected": round(
+            float(np.square(error).sum() / (variance * relative).sum()), 3
+        ),
         "quarters": by_distance(error, relative),
     }
 
 
-def left_out_errors(examples: SubjectExamples, truth: Truth) -> dict[str, Any]:
-    """The same of views of photographs that a linear encoder was not fitted to."""
+def left_out_errors(
+    examples: SubjectExamples, truth: Truth, *, known: bool = False
+) -> dict[str, Any]:
+    """The same of views of photographs that a linear encoder was not fitted to.
+
+    Either the fit knows that views of a photograph belong together (the column ``group``), or it
+    does not.
+    """
     photograph = photographs_of(truth.root, examples.images)
-    found = []
-    for seed in range(3):
-        generator = np.random.default_rng(seed)
-        names = np.unique(photograph)
-        out = np.isin(photograph, generator.choice(names, len(names) // 5, replace=False))
+    names = np.random.default_rng(0).permutation(np.unique(photograph))
+    found, sizes = [], []
+    # Each photograph is left out once
+    for seed, some in enumerate(np.array_split(names, N_DIVISIONS)):
+        out = np.isin(photograph, some)
         both, kept = examples.both, np.flatnonzero(~out)
         position = np.full(len(out), -1)
         position[kept] = np.arange(len(kept))
@@ -174,7 +186,10 @@ def left_out_errors(examples: SubjectExamples, truth: Truth) -> dict[str, Any]:
         own = SubjectExamples.of(
             examples.scaler, examples.scale, part, n_train, examples.images[kept]
         )
-        linear, left = fit_linear(part.tokens, part.averages, np.random.default_rng([seed, 1]))
+        groups = np.unique(photograph[kept], return_inverse=True)[1].ravel() if known else None
+        own = replace(own, groups=groups)
+        generator = np.random.default_rng([seed, 1])
+        linear, left = fit_linear(part.tokens, part.averages, generator, groups=groups)
         fitted = fit_distribution(own, HeldOut({"linear": left}, linear), seed)
         tokens = both.tokens.part(np.flatnonzero(out))[:]
         error = linear.predict(tokens) - truth.means(examples.images[out])
@@ -182,7 +197,11 @@ def left_out_errors(examples: SubjectExamples, truth: Truth) -> dict[str, Any]:
         good = fitted.readout.signal.variance > LEAST
         variance = fitted.readout.signal.variance[good]
         found.append(covered(error[:, good], variance * relative[:, good]))
-    return {"covered_90": found}
+        sizes.append(error[:, good].size)
+    return {
+        "covered_90": round(float(np.average(found, weights=sizes)), 3),
+        "divisions": found,
+    }
 
 
 def contrast_errors(truth: Truth) -> dict[str, Any]:

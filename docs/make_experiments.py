@@ -127,7 +127,8 @@ def contrast(root: Path) -> Path:
 
 def held(found: dict[str, Any]) -> str:
     """Say how far standard errors, maps and power hold."""
-    mean, out = found["mean"], found["mean, photographs left out"]["covered_90"]
+    mean = found["mean"]
+    out, grouped = found["mean, photographs left out"], found["mean, groups left out"]
     null, power = found["a condition with itself"], found["power"]
     low, high = null["interval"]
     widths = ", ".join(f"{one:.2f}" for one in mean["quarters"]["width"])
@@ -139,8 +140,11 @@ def held(found: dict[str, Any]) -> str:
         f"{_short(mean['covered_90'])} |",
         f"| – width of quarters of images, from the surest, relative to the mean: {widths} | as "
         f"wide as the errors | errors {errors} |",
-        "| – of views of photographs that a linear encoder was not fitted to, three divisions | "
-        f".90 | {', '.join(map(_short, out))} |",
+        "| – of views of photographs that a linear encoder was not fitted to, each left out once, "
+        f"in divisions | .90 | {_short(out['covered_90'])} ("
+        f"{', '.join(map(_short, out['divisions']))}) |",
+        "| – the same, where the fit knew which views were of one photograph (column `group`) | "
+        f".90 | {_short(grouped['covered_90'])} ({', '.join(map(_short, grouped['divisions']))}) |",
     ]
     for name, one in found["contrasts"].items():
         lines.append(
@@ -158,7 +162,8 @@ def held(found: dict[str, Any]) -> str:
         f"{power['true number within the interval']:.0%} |",
         "| – of the number by resampling the recorded test trials | 1 | "
         f"{power['median ratio to resampled']:.2f}; within 20 %: "
-        f"{power['within 20 % of resampled']:.0%} |",
+        f"{power['within 20 % of resampled']:.0%} (the true number: "
+        f"{power['true number within 20 % of resampled']:.0%}) |",
     ]
     return "\n".join(lines) + "\n"
 
