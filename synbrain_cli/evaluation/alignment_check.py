@@ -39,16 +39,9 @@ from synbrain_cli.evaluation.alignment_findings import (
     chance_of,
     stretch_text,
 )
-from synbrain_cli.evaluation.alignment_inputs import (
-    CheckInputs,
-)
-from synbrain_cli.evaluation.alignment_sessions import (
-    Sessions,
-)
-from synbrain_cli.evaluation.alignment_statistics import (
-    Chance,
-    paired_z,
-)
+from synbrain_cli.evaluation.alignment_inputs import CheckInputs
+from synbrain_cli.evaluation.alignment_sessions import Sessions
+from synbrain_cli.evaluation.alignment_statistics import Chance, paired_z
 
 # Another design is better where the paired difference lies this many standard errors above 0: p <
 # 3e-5 for each of 20 designs or so, if neither fits. Where the given one fits, differences are

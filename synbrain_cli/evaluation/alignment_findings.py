@@ -61,7 +61,22 @@ class Better:
 
 
 def chance_of(fitted: Templates, recording: Recording, shown: Integers, kind: str) -> Chance:
-    """Agreement of a design beside its permutations, of images in groups of `TOGETHER` at most."""
+    """Compare agreement with a design to that with permuted images.
+
+    Parameters
+    ----------
+    fitted : Templates
+    recording : Recording
+    shown : int64 array of shape (n_trials,)
+        The design; trials with −1 do not count.
+    kind : {"features", "repeats", "both"}
+        Of the templates.
+
+    Returns
+    -------
+    Chance
+        Images are permuted in groups of `TOGETHER` at most.
+    """
     images = np.random.default_rng(0).permutation(np.unique(shown[shown >= 0]))
     groups = np.array_split(images, -(-len(images) // TOGETHER))
     matrices = [fitted.by_image(recording, shown, np.sort(one), kind) for one in groups]
@@ -69,7 +84,15 @@ def chance_of(fitted: Templates, recording: Recording, shown: Integers, kind: st
 
 
 def stretch_text(recording: Recording, start: int, stop: int) -> str:
-    """Name consecutive trials of a session; they are counted from 1 within it."""
+    """Name consecutive trials of a session: "trials 188 to 249 of session 3".
+
+    Parameters
+    ----------
+    recording : Recording
+    start, stop : int
+        First trial of the recording, from 0, and the one after the last. In the name they are
+        counted from 1 within their session, which is named alone where these are nearly all.
+    """
     session = int(recording.session[start])
     first = int(recording.trials_of(session)[0])
     n = int((recording.session == session).sum())

@@ -42,9 +42,9 @@ from synbrain_cli.evaluation.alignment_inputs import CheckInputs
 from synbrain_cli.evaluation.alignment_statistics import (
     Chance,
     best_segment,
-    clear_of,
-    clear_run,
     counted_twice,
+    critical_z,
+    critical_z_of_stretch,
     paired_z,
 )
 
@@ -62,7 +62,14 @@ LITTLE = 0.25  # of the usual agreement: less is none
 
 @dataclass(frozen=True)
 class SessionScan:
-    """What was found in a session, and what was noted without stopping."""
+    """What was found in a session, and what was noted without stopping.
+
+    Attributes
+    ----------
+    findings : list of Finding
+        The most important one alone.
+    notes : list of str
+    """
 
     findings: list[Finding]
     notes: list[str]
@@ -89,14 +96,13 @@ class Sessions:
 
     def scan(self) -> Iterator[SessionScan]:
         """Yield what is found in each session, in order."""
-        recording, shown = self.inputs.recording, self.inputs.shown
+        recording = self.inputs.recording
         chances = {s: self._chance_of(s) for s in recording.sessions}
         usual = float(np.median([one.r for one in chances.values()]))
         apart = self._by_other_sessions()
         for session in recording.sessions:
             trials = recording.trials_of(session)
             all_images = self.fitted.matrix(recording, trials)
-            own = all_images[:, shown[trials]].astype(np.float64)
             found = self._better(session, self.fitted.part, all_images)
             if apart is not None:
                 found += self._better(session, apart.part, apart.matrix(recording, trials))
@@ -106,7 +112,7 @@ class Sessions:
             elif others and _is_lost(chances[session], float(np.median(others))):
                 yield SessionScan([_lost(session, chances[session], float(np.median(others)))], [])
             else:
-                yield self._unmatched(trials, own, usual)
+                yield self._unmatched(trials, all_images, usual)
 
     def _chance_of(self, session: int) -> Chance:
         recording, shown = self.inputs.recording, self.inputs.shown
@@ -127,10 +133,14 @@ class Sessions:
         part = np.searchsorted(recording.sessions, recording.session).astype(np.int64)
         return Templates.fit(replace(recording, part=part), self.inputs.shown)
 
+    def _with_shown(self, trials: Integers, agreement: Singles) -> Floats:
+        """Agreement of trials with the images that each of them showed: (n_trials, n_trials)."""
+        return agreement[:, self.inputs.shown[trials]].astype(np.float64)
+
     def _better(self, session: int, part: Integers, agreement: Singles) -> list[Finding]:
         """Designs that fit a session better, by its agreement with the templates of such parts."""
         trials = self.inputs.recording.trials_of(session)
-        own = agreement[:, self.inputs.shown[trials]].astype(np.float64)
+        own = self._with_shown(trials, agreement)
         return [
             *self._shifts(trials, own, part),
             *self._pasted(trials, own, part),
@@ -157,7 +167,7 @@ class Sessions:
                 continue
             z = total / n_differ / sd * np.sqrt(n_images)
             n_shifts = 2 * (max(SHIFTS) if abs(by) <= max(SHIFTS) else longest - max(SHIFTS))
-            clear = clear_run(n_shifts, n / (stop - start))
+            clear = critical_z_of_stretch(n_shifts, n / (stop - start))
             if z >= clear:
                 clear *= counted_twice(part, trials[rows][start:stop])
             # A far shift fits as well as a near one where images come in the same order again
@@ -189,7 +199,7 @@ class Sessions:
             rows = np.arange(again - first, len(trials) - by)
             images = self.inputs.shown[trials[rows + by]], self.inputs.shown[trials[rows]]
             r_other, r_given, z = paired_z(own[rows, rows + by], own[rows, rows], images)
-            if z >= clear_of(len(within)) * counted_twice(part, trials[rows]):
+            if z >= critical_z(len(within)) * counted_twice(part, trials[rows]):
                 candidate = Candidate(shift_text(by), BLOCK_MEND, images[0])
                 where = stretch_text(self.inputs.recording, again, stop)
                 yield Better(candidate, r_other, r_given, len(rows)).at(where)
@@ -199,7 +209,7 @@ class Sessions:
     ) -> Iterator[Finding]:
         """Other designs of a whole session."""
         candidates = list(self._session_candidates(session, trials))
-        clear = clear_of(len(candidates)) * counted_twice(part, trials)
+        clear = critical_z(len(candidates)) * counted_twice(part, trials)
         for candidate in candidates:
             rows = np.flatnonzero(
                 (candidate.shown >= 0) & (candidate.shown != self.inputs.shown[trials])
@@ -237,8 +247,9 @@ class Sessions:
                 if first <= start < stop:
                     yield start, source, length
 
-    def _unmatched(self, trials: Integers, own: Floats, usual: float) -> SessionScan:
+    def _unmatched(self, trials: Integers, agreement: Singles, usual: float) -> SessionScan:
         """Stretches that match their images no better than chance, where the others do."""
+        own = self._with_shown(trials, agreement)
         excess = np.diagonal(own) - own.mean(1)
         variance = float(np.var(own))
         ratio = usual * (usual / 2 - excess) / max(variance, 1e-12)  # log likelihood ratio

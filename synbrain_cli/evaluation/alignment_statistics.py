@@ -158,18 +158,18 @@ def best_segment(gains: Floats) -> tuple[int, int, float]:
     return start, stop, float(rise[stop])
 
 
-def clear_of(n: float) -> float:
+def critical_z(n: float) -> float:
     """Return the z that the largest of n hardly ever exceeds by chance (`FALSE_ALARM`, Bonferroni).
 
     Examples
     --------
-    >>> round(clear_of(1), 2), round(clear_of(100), 2)
+    >>> round(critical_z(1), 2), round(critical_z(100), 2)
     (3.09, 4.26)
     """
     return float(norm.isf(FALSE_ALARM / n))
 
 
-def clear_run(n_shifts: int, n_lengths: float) -> float:
+def critical_z_of_stretch(n_shifts: int, n_lengths: float) -> float:
     """Return the z that the best of all stretches of a length, at any shift, hardly ever exceeds.
 
     Parameters
@@ -183,10 +183,10 @@ def clear_run(n_shifts: int, n_lengths: float) -> float:
 
     Examples
     --------
-    >>> round(clear_run(10, 1.0), 2), round(clear_run(10, 50.0), 2)
-    (4.26, 5.78)
+    >>> round(critical_z_of_stretch(10, 1.0), 2), round(critical_z_of_stretch(10, 50.0), 2)
+    (4.26, 5.77)
     """
-    return clear_of(STRETCHES * n_shifts * n_lengths**2)
+    return critical_z(STRETCHES * n_shifts * n_lengths**2)
 
 
 def counted_twice(part: Integers, trials: Integers) -> float:

@@ -164,8 +164,8 @@ def fit_categories(
 
     Examples
     --------
-    >>> found = fit_categories(load_model("weights/sub-01"), {"face": "faces", "house": "houses"}) \
-# doctest: +SKIP
+    >>> folders = {"face": "faces", "house": "houses"}
+    >>> found = fit_categories(load_model("weights/sub-01"), folders)  # doctest: +SKIP
     >>> found.auc  # doctest: +SKIP
     """
     settings, run = settings or ContrastSettings(), run or RunContext()

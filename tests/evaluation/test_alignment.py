@@ -27,8 +27,8 @@ from synbrain_cli.evaluation.alignment_inputs import CheckInputs
 from synbrain_cli.evaluation.alignment_statistics import (
     Chance,
     best_segment,
-    clear_run,
     counted_twice,
+    critical_z_of_stretch,
     paired_z,
     permutation_moments,
     permutation_z,
@@ -392,7 +392,7 @@ def test_runs_in_noise_are_hardly_ever_clear(rng):
         z = []
         for _ in range(10):
             start, stop, total = best_segment(rng.standard_normal(n))
-            z.append(total / np.sqrt(stop - start) - clear_run(10, n / (stop - start)))
+            z.append(total / np.sqrt(stop - start) - critical_z_of_stretch(10, n / (stop - start)))
         n_false += max(z) > 0
     assert n_false <= 3  # of .1 expected at most
 

@@ -1,6 +1,5 @@
 """Draws that are right must look right, and those that are wrong in one way must show it."""
 
-import doctest
 import functools
 import tracemalloc
 from functools import partial
@@ -682,12 +681,6 @@ def test_bad_input_is_refused(call, message, error):
         call()
     assert "expected" in str(caught.value)
     assert "found" in str(caught.value)
-
-
-def test_examples_run():
-    found = doctest.testmod(calibration)
-    assert found.attempted
-    assert not found.failed
 
 
 @pytest.mark.parametrize("n_draws", [2, 255, 256, 700])

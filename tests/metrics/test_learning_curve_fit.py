@@ -1,6 +1,5 @@
 """The log-linear law: known lines recovered, references, what intervals promise."""
 
-import doctest
 import json
 import warnings
 
@@ -9,7 +8,6 @@ import pytest
 from scipy import stats
 
 from synbrain_cli.errors import InputError, InputTypeError
-from synbrain_cli.metrics import learning_curve as scaling
 from synbrain_cli.metrics.learning_curve import fit_learning_curve
 
 AMOUNTS = np.array([1, 2.5, 5, 10, 20, 40])
@@ -352,9 +350,3 @@ GENERATOR = np.random.default_rng(0)
 def test_bad_input_is_refused(call, error):
     with pytest.raises(error, match=r"expected.*found"):
         call()
-
-
-def test_examples_run():
-    found = doctest.testmod(scaling)
-    assert found.attempted
-    assert not found.failed
