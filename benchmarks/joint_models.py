@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from common import as_typed, of_model, save
 from numpy.typing import NDArray
+from simpler_noise import DependsOnMean
 from sklearn.model_selection import KFold
 
 from synbrain_cli.io.workspace import Workspace
@@ -151,6 +152,7 @@ def candidates(seen: Data, unseen: Data) -> dict[str, Candidate]:
     )
     nothing, line = np.zeros_like(full.signal_dependence), straight(len(pattern))
     normal = replace(full, signal_dependence=nothing, curve=line)
+    of_mean = DependsOnMean.like(full)
     growth, level = best_growth(seen, full)
 
     def of(readout: Readout) -> Candidate:
@@ -172,10 +174,12 @@ def candidates(seen: Data, unseen: Data) -> dict[str, Candidate]:
         "factors": of(replace(plain, signal_dependence=nothing, curve=line)),
         "factors, regions": of(normal),
         "factors, regions, one dependence": of(
-            replace(normal, signal_dependence=nothing + full.signal_dependence.mean())
+            replace(of_mean, signal_dependence=nothing + full.signal_dependence.mean(), curve=line)
         ),
-        "factors, regions, dependence": of(replace(full, curve=line)),
-        "factors, regions, dependence, curve": of(full),
+        "factors, regions, dependence": of(replace(of_mean, curve=line)),
+        "factors, regions, dependence, curve": of(of_mean),
+        "factors, regions, dependence on u too": of(replace(full, curve=line)),
+        "factors, regions, dependence on u too, curve": of(full),
         CHOSEN: by_image(full),
         "factors of noise alone, dependence, curve": of(
             replace(full, signal=LowRank.independent(full.signal.variance))

@@ -57,20 +57,33 @@ class SimulatedTruth:
     def unit(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Factor and offset, by voxel, from the simulation's unit to standardised responses.
 
-        The factor is the SD of training trials over that of the true distribution of the same
-        trials. (The slope of averages on true means has an error of 7 %, and noise variances by it
-        one of 14 %.)
+        Each session was standardised by mean and SD of its own, which are known; these are means
+        over the sessions.
         """
-        train = self.subject.select("train")
-        rows = self.rows(train.images)[train.image_index]
-        true, scale = (self.file[name][rows].astype(float) for name in ("mean", "scale"))
-        noise = np.square(self.file["loadings"].astype(float)).sum(1)
-        noise += np.square(self.file["private"].astype(float))
+        sessions = np.array(self.subject.sessions)
+        mean, sd = self.subject.session_scale(sessions)
+        fields, courses = self._drift
+        shift = np.stack([own.mean(0) for own in courses])[sessions - 1] @ fields.T
+        return (1 / sd).mean(0), ((shift - mean) / sd).mean(0)
+
+    @cached_property
+    def _drift(self) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
+        """Fields (n_voxels, n_fields) and courses (n_trials, n_fields) of every session."""
         with np.load(self._path("_drift")) as file:
-            drift = np.square(file["fields"]) @ file["courses"].var(0)
-        variance = true.var(0) + np.square(scale).mean(0) * noise + drift
-        factor = train.betas.std(0) / np.sqrt(variance)
-        return factor, train.betas.mean(0) - factor * true.mean(0)
+            fields, courses = (file[name].astype(float) for name in ("fields", "courses"))
+        return fields, np.split(courses, NSD(self.root / "simulated").design.n_sessions)
+
+    @cached_property
+    def drift_within(self) -> NDArray[np.float64]:
+        """Drift within sessions, standardised, as factors (n_voxels, n_fields) of trial noise.
+
+        Sessions were standardised, so that what drifts between them is not in their responses.
+        """
+        fields, courses = self._drift
+        within = np.concatenate([own - own.mean(0) for own in courses])
+        root = np.linalg.cholesky(within.T @ within / len(within))
+        factors: NDArray[np.float64] = fields * self.unit[0][:, None] @ root
+        return factors
 
     def standardised(self, name: str, images: Iterable[str]) -> NDArray[np.float64]:
         """``mean`` or ``driven`` responses to images: (n_images, n_voxels)."""

@@ -3,7 +3,7 @@
 Bits per voxel and test trial above the mean pattern with independent normal noise: of the model; of
 the true image-driven mean with distributions fitted to it; of the model's mean with the true
 covariances; and of the truth: what the image drives as the mean, the rest of the signal unknown,
-and the true noise (without the drift within sessions, 1 % of its variance).
+and the true noise, which depends on both, drift within sessions included.
 
     python benchmarks/true_likelihood.py WORKSPACE [--model sub-01]
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -53,17 +53,35 @@ class Truth(SimulatedTruth):
         loadings = (directions[:RANK].T * sizes[:RANK]).astype(np.float32)
         return LowRank(loadings, np.full(len(loadings), 1e-3, np.float32))
 
+    @cached_property
+    def _gain(self) -> NDArray[np.float64]:
+        """Standard deviation of the noise-free responses, in the simulation's unit."""
+        return self.file["driven"].std(0, dtype=np.float64) / np.sqrt(self.file["explained"])
+
     def readout(self, row: int) -> Readout:
-        """Around what one image drives."""
-        scale = self.file["scale"][row] * self.unit[0]
-        loadings = (self.file["loadings"] * scale[:, None]).astype(np.float32)
-        noise = LowRank(loadings, np.abs(self.file["private"] * scale).astype(np.float32))
+        """Around what one image drives.
+
+        The scale of the noise, c (1 + tanh(s)/4), depends on the whole response s, of which nothing
+        but what the image drives is known: its logarithm is taken as linear in the rest.
+        """
+        whole, driven = (
+            np.tanh((self.file[name][row] - self.file["mean"].mean(0)) / self._gain)
+            for name in ("mean", "driven")
+        )
+        scale = self.file["scale"][row] / (1 + whole / 4) * (1 + driven / 4) * self.unit[0]
+        slope = (1 - driven**2) / (2 + driven / 2) / (self._gain * self.unit[0])  # of log scale²
+        # What `Readout` takes as the noise of the average response
+        scale *= np.exp(np.square(slope) / 4 * (1 + self.unexplained.variance))
+        loadings = np.concatenate([self.file["loadings"] * scale[:, None], self.drift_within], 1)
+        private = np.abs(self.file["private"] * scale)
+        noise = LowRank(loadings.astype(np.float32), private.astype(np.float32))
         normal = Readout.gaussian(np.ones(len(scale)))
+        mean = self.file["driven"][row] * self.unit[0] + self.unit[1]
         return Readout(
             self.unexplained,
             noise,
-            normal.signal_dependence,
-            normal.centre,
+            slope.astype(np.float32),
+            mean.astype(np.float32),
             normal.spread,
             normal.curve,
         )
@@ -80,7 +98,7 @@ def main() -> None:
     predictions = Predictions.of(brain, test, RunContext(progress=Progress(quiet=True)))
     truth = Truth(workspace.root, subject)
     fitted = fit_around_truth(truth, subject, load_examples(subject, store))
-    found = {
+    found: dict[str, Bits] = {
         name: bits(test, around)
         for name, around in distributions(brain, test, predictions, truth, fitted).items()
     }
@@ -119,33 +137,45 @@ def distributions(
         "mean pattern, independent normal": own("mean_pattern"),
         "image unknown": own("image_blind"),
         "model": own("model"),
-        "model's mean, true covariances": lambda k: (truth.readout(rows[k]), predicted[k]),
+        "model's mean, true covariances": lambda k: (
+            replace(truth.readout(rows[k]), centre=predicted[k]),
+            predicted[k],
+        ),
         "true mean, fitted covariances": lambda k: (fitted, driven[k]),
         "truth": lambda k: (truth.readout(rows[k]), driven[k]),
     }
 
 
-def bits(test: TestSet, around: Around) -> NDArray[np.float64]:
-    """Of each image's trials."""
-    each = []
+Bits = tuple[NDArray[np.float64], NDArray[np.float64]]  # of each image: told it, and its repeats
+
+
+def bits(test: TestSet, around: Around) -> Bits:
+    """Of each image's trials, alone and given its other repeats."""
+    alone, given = np.empty((2, test.n_images))
     for image in range(test.n_images):
         trials = test.trials[test.image_index == image]
-        each.append(TrialDensity(*around(image)).log_density(trials).mean())
-    return np.array(each) / test.n_voxels / np.log(2)
+        density = TrialDensity(*around(image))
+        alone[image] = density.log_density(trials).mean()
+        given[image] = density.log_density_given_others(trials).mean()
+    return alone / test.n_voxels / np.log(2), given / test.n_voxels / np.log(2)
 
 
-def summary(found: dict[str, NDArray[np.float64]]) -> dict[str, dict[str, object]]:
-    baseline = found["mean pattern, independent normal"]
+def summary(found: dict[str, Bits]) -> dict[str, dict[str, object]]:
+    """Bits above the mean pattern, and the information gain, by distribution."""
+    baseline = found["mean pattern, independent normal"][0]
+    blind = found["image unknown"][0]
     bootstrap = Bootstrap(1000, 0)
-    whole = (found["truth"] - baseline).mean()
+    whole = (found["truth"][0] - baseline).mean()
     rows = {}
-    for name, values in found.items():
-        low, high = bootstrap.limits_of_mean(values - baseline)
-        gain = float((values - baseline).mean())
+    for name, (alone, given) in found.items():
+        low, high = bootstrap.limits_of_mean(alone - baseline)
+        gain = float((alone - baseline).mean())
         rows[name] = {
             "bits": round(gain, 4),
             "ci": [round(low, 4), round(high, 4)],
             "share_of_truth": round(float(gain / whole), 3),
+            "given_repeats": round(float((given - baseline).mean()), 4),
+            "information_gain": round(float((alone - blind).mean() / (given - blind).mean()), 3),
         }
     return rows
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from common import Timer, as_typed, of_model, save
+from simpler_noise import DependsOnMean
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
@@ -134,7 +135,13 @@ def middle_region(brain: Brain) -> np.ndarray:
     return masks[len(masks) // 2]
 
 
-DEFECTS = ("none", "variance × 1.1", "correlation of one region", "signal not shared")
+DEFECTS = (
+    "none",
+    "variance × 1.1",
+    "correlation of one region",
+    "signal not shared",
+    "noise depends on the mean alone",
+)
 
 
 def drawer(source: ResidualSource, defect: str) -> Draw:
@@ -144,6 +151,8 @@ def drawer(source: ResidualSource, defect: str) -> Draw:
     factor = np.float32(np.sqrt(1.1 if defect == "variance × 1.1" else 1.0))
     if defect == "correlation of one region":
         known = without_correlation(known, middle_region(brain))
+    if defect == "noise depends on the mean alone":
+        known = DependsOnMean.like(known)
 
     def draw(image: int, seed: int) -> np.ndarray:
         row = int(source.images[image])

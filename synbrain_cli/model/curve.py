@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from synbrain_cli.progress import UNSEEN, Share
 
@@ -27,6 +27,8 @@ LEAST_SLOPE = 0.2  # of Q where it is inverted, SD by SD (ours)
 CURVE_TRIALS = (100.0, 300.0, 1e3, 3e3, 1e4, 1e5, np.inf)
 CHOSEN_BY = 512  # voxels, at equal distances, whose residuals choose it
 BLOCK = 512  # voxels that are computed together
+N_QUADRATURE = 30  # nodes of the integral over signal (Gauss–Hermite)
+MOST_SIGNAL = 0.95  # share of a voxel's variance, up to which its noise is told from none
 
 
 def straight(n_voxels: int) -> NDArray[np.float32]:
@@ -141,6 +143,38 @@ def sd_of_normal(curve: np.ndarray) -> np.ndarray:
     mean = mass @ start + first @ slope
     square = mass @ start**2 + 2 * (first @ (start * slope)) + second @ slope**2
     return np.sqrt(np.maximum(square - mean**2, 0))
+
+
+def normal_scores(share: np.ndarray, growth: np.ndarray) -> NDArray[np.float32]:
+    r"""Standard normal scores of a sum of signal and noise that depends on the signal, at `NODES`.
+
+    The sum :math:`t = \sqrt\pi\, z + \sqrt{(1 - \pi)\, h}\, z'`, with z and z' standard normal
+    and :math:`h = \exp(g z - g^2/2)`, has mean 0 and variance 1, and is skewed. Its distribution
+    function is an integral over z:
+
+    .. math:: G(t) = \Phi^{-1} \int \varphi(z)\,
+        \Phi\Big( \frac{t - \sqrt\pi\, z}{\sqrt{(1 - \pi)\, h(z)}} \Big)\, dz
+
+    Parameters
+    ----------
+    share : float array of shape (n_voxels,)
+        π, the share of the signal in the variance.
+    growth : float array of shape (n_voxels,)
+        g, by how much log h grows per SD of the signal.
+
+    Returns
+    -------
+    float32 array of shape (n_nodes, n_voxels)
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(N_QUADRATURE)
+    below = np.zeros((len(NODES), len(share)))
+    signal, noise = np.sqrt(share), np.sqrt(np.maximum(1 - share, 1e-6))
+    for z, weight in zip(nodes, weights / weights.sum(), strict=True):
+        spread = noise * np.exp(growth * z / 2 - growth**2 / 4)
+        below += weight * ndtr((NODES[:, None] - signal * z) / spread)
+    # Noise much narrower than the steps between nodes: nothing of it is left to see
+    scores = np.where(share > MOST_SIGNAL, NODES[:, None], ndtri(np.clip(below, 1e-9, 1 - 1e-9)))
+    return scores.astype(np.float32)
 
 
 def bend(curve: np.ndarray, t: np.ndarray) -> np.ndarray:

@@ -2,18 +2,27 @@ r"""The response distribution: draws of single trials around predictions of the 
 
 Trial k of image i, over voxels:
 
-.. math:: y_{ik} = m_i + s_i \odot Q\big( (u_i + \sqrt{h_i} \odot e_{ik}) / s_i \big),
-    \qquad s_i^2 = \sigma_u^2 + h_i\, \sigma_e^2
+.. math:: y_{ik} = m_i + s_i \odot C\big( (u_i + \sqrt{h_i} \odot e_{ik}) / s_i \big),
+    \qquad s_i^2 = \sigma_u^2 + \langle h_i \rangle\, \sigma_e^2
 
 - **m**, the mean: several predictions, stacked voxel by voxel (`synbrain_cli.model.stack`).
 - **u**, signal that the predictions do not explain, the same on every repeat of an image: normal,
   low-rank plus private (`synbrain_cli.model.covariance`). Its variance is larger for images unlike
   those of training (`synbrain_cli.model.uncertainty`).
-- **e**, trial noise: the same form. It is signal-dependent: its variance is multiplied by
-  :math:`h_{iv} = \exp(\beta_v x_{iv} - \beta_v^2/2)`, x the mean in standard deviations over
-  images; h is 1 on average.
-- **Q**, a monotone curve of each voxel: the shape that residuals have where it is not normal
-  (counts are skewed, betas have outliers). With the identity, y = m + u + √h·e.
+- **e**, trial noise: the same form. It depends on the response to the image, whether the
+  predictions explain it or not: its variance is multiplied by
+
+  .. math:: h_{iv} = \exp\Big(\beta_v \frac{m_{iv} + u_{iv} - c_v}{\rho_v}
+      - \frac{\beta_v^2}{2} \Big(1 + \frac{\sigma_{uv}^2}{\rho_v^2}\Big)\Big)
+
+  with c and ρ the mean and the standard deviation of m over images. h is 1 on average. Its mean
+  over u is :math:`\langle h_{iv} \rangle = \exp(\beta_v x_{iv} - \beta_v^2/2)`,
+  :math:`x = (m - c)/\rho`: variances are as if noise depended on m alone. How voxels vary
+  together is not: where an unexplained response is large, trials vary more.
+- **C**, a monotone curve of each voxel, through which residuals have the shape Q that was recorded,
+  where it is not normal (counts are skewed, betas have outliers): C = Q ∘ G, with G the normal
+  scores of (u + √h·e)/s (`synbrain_cli.model.curve.normal_scores`). Where Q is the identity,
+  nothing is bent: y = m + u + √h·e.
 
 The expected response is m. The standard deviation of a single trial around it, with u as unknown as
 e, is :math:`s_i \odot \mathrm{SD}(Q)`, in closed form (`Readout.sd`). Averages of draws show
@@ -44,7 +53,15 @@ from synbrain_cli.model.covariance import (
     add_regions,
     fit_low_rank,
 )
-from synbrain_cli.model.curve import Standardised, bend, fit_curve, sd_of_normal, straight
+from synbrain_cli.model.curve import (
+    NODES,
+    Standardised,
+    bend,
+    fit_curve,
+    normal_scores,
+    sd_of_normal,
+    straight,
+)
 from synbrain_cli.progress import UNSEEN, Share
 
 MAX_SIGNAL_DEPENDENCE = 0.7
@@ -66,7 +83,7 @@ class Readout:
     noise : LowRank
         e, at the average response.
     signal_dependence : float32 array of shape (n_voxels,)
-        β, the signal dependence of the noise variance.
+        β, the signal dependence of the noise variance, per SD of m.
     centre, spread : float32 arrays of shape (n_voxels,)
         Mean and standard deviation of m over images: x = (m − centre) / spread.
     curve : float32 array of shape (n_nodes, n_voxels)
@@ -105,10 +122,12 @@ class Readout:
         """
         if relative is None or self.signal.is_nothing:
             return self
-        return replace(self, signal=self.signal.scaled(relative))
+        found = replace(self, signal=self.signal.scaled(relative))
+        found.__dict__["curve_of_sum"] = self.curve_of_sum  # that of the average image
+        return found
 
     def relative_noise_variance(self, mean: np.ndarray) -> np.ndarray:
-        """Return h, the factor of the noise variance; shape of ``mean`` (..., n_voxels)."""
+        """Return ⟨h⟩, the factor of the noise variance; shape of ``mean`` (..., n_voxels)."""
         return _relative_variance(self.signal_dependence, _standard(mean, self.centre, self.spread))
 
     @cached_property
@@ -134,8 +153,29 @@ class Readout:
         h = self.relative_noise_variance(mean)
         return (self.scale(h) * self._curve_sd).astype(np.float32)
 
+    @cached_property
+    def growth(self) -> np.ndarray:
+        """By how much log h grows with the response, per unit: β/ρ, float32 (n_voxels,)."""
+        return (self.signal_dependence / self.spread).astype(np.float32)
+
+    @cached_property
+    def depends_on_signal(self) -> bool:
+        """Whether trial noise depends on unexplained signal."""
+        return bool(((self.growth != 0) & (self.signal.variance > 0)).any())
+
+    @cached_property
+    def curve_of_sum(self) -> np.ndarray:
+        """C at `NODES`: float32 (n_nodes, n_voxels)."""
+        if self.is_straight or not self.depends_on_signal:
+            return self.curve
+        signal, noise = self.signal.variance, self.noise.variance
+        share = signal / np.maximum(signal + noise, 1e-24)
+        scores = normal_scores(share, self.growth * np.sqrt(signal))
+        is_bent = (self.curve != NODES[:, None]).any(0)
+        return np.where(is_bent, bend(self.curve, scores), self.curve).astype(np.float32)
+
     def scale(self, h: np.ndarray) -> np.ndarray:
-        """Return s, given h; shape of ``h`` (..., n_voxels)."""
+        """Return s, given ⟨h⟩; shape of ``h`` (..., n_voxels)."""
         return np.sqrt(np.maximum(self.signal.variance + h * self.noise.variance, 1e-24))
 
     def draw(
@@ -207,15 +247,23 @@ class Readout:
         float32 array of shape (n_draws, n_voxels)
         """
         h = self.relative_noise_variance(mean)
-        scale, gain = self.scale(h).astype(np.float32), np.sqrt(h).astype(np.float32)
+        scale, of_mean = self.scale(h).astype(np.float32), np.sqrt(h).astype(np.float32)
         draws = np.empty((n_draws, len(mean)), np.float32)
-        own, u = iter(signals), np.zeros(len(mean), np.float32)
+        own, known = iter(signals), None
+        u, gain = np.zeros(len(mean), np.float32), of_mean
         for k, e in enumerate(errors):  # one by one, what is computed stays in the cache
             u = next(own, u)  # the last one, or the only one, goes on
+            if self.depends_on_signal and u is not known:
+                gain, known = of_mean * self._root_of_signal(u), u
             t = (u + gain * e) / scale
-            bent = t if self.is_straight else bend(self.curve, t[None])[0]
+            bent = t if self.is_straight else bend(self.curve_of_sum, t[None])[0]
             draws[k] = mean + scale * bent
         return draws
+
+    def _root_of_signal(self, u: np.ndarray) -> np.ndarray:
+        """Return √(h/⟨h⟩) of an unexplained signal (n_voxels,)."""
+        average = np.square(self.growth) * self.signal.variance / 4
+        return np.exp(self.growth / 2 * u - average).astype(np.float32)
 
     @cached_property
     def is_straight(self) -> bool:
@@ -295,8 +343,8 @@ def fit_readout(
     - signal dependence: :math:`\beta = \mathrm{cov}_i(S_i^2, x_i) / \sigma_e^2`, with
       :math:`S_i^2` the variance over the repeats of image i, weighted by n − 1: the slope at the
       average response.
-      Estimates of single voxels are noisy and are shrunk towards that of all (empirical Bayes,
-      Efron & Morris 1975, JASA 70:311);
+      Estimates of single voxels are noisy. Per SD of the whole signal, m + u, they are shrunk
+      towards that of all (empirical Bayes, Efron & Morris 1975, JASA 70:311);
     - curve: `synbrain_cli.model.curve`, of the quantiles of r / s.
 
     Where no image was repeated, u and e cannot be separated: all residual variance is assigned to
@@ -351,10 +399,7 @@ def fit_separated(
         straight(len(slope)),
     )
     if "curve" not in without:
-        standardised = _standardised(readout, trials, image_index, means)
-        whole = image_index if groups is None else groups[image_index]  # is left out as one
-        curve = fit_curve(standardised, whole, means.shape[1], of_curve)
-        readout = replace(readout, curve=curve)
+        readout = _with_curve(readout, trials, image_index, means, groups, of_curve)
     return readout, components.separation(groups)
 
 
@@ -368,9 +413,9 @@ def fit_image_blind(
 ) -> Readout:
     """Fit the distribution of trials of an image that nothing is known of, around one pattern.
 
-    All signal is unexplained: u is the whole of it. The trial noise is that of ``readout``, at the
-    average response; where images were not repeated, it is what trials leave of the pattern. The
-    pattern is the ``centre`` of the result. Q is that of ``readout``.
+    All signal is unexplained: u is the whole of it. The trial noise is that of ``readout``, and
+    depends on u as it does there; where images were not repeated, it is what trials leave of the
+    pattern. The pattern is the ``centre`` of the result.
 
     Parameters
     ----------
@@ -385,12 +430,29 @@ def fit_image_blind(
     together = together or Together()
     means = np.broadcast_to(pattern, (int(image_index.max()) + 1, len(pattern)))
     components = VarianceComponents(trials, image_index, means, together.large)
-    noise = readout.noise
+    noise, dependence = readout.noise, readout.signal_dependence
     if not components.separable:
-        noise = _fit_noise(components, generator, together)
+        noise, dependence = _fit_noise(components, generator, together), np.zeros_like(pattern)
     signal = _fit_signal(components, generator, together)
-    nothing, one = np.zeros_like(pattern), np.ones_like(pattern)
-    return Readout(signal, noise, nothing, pattern, one, readout.curve)
+    # ⟨h⟩ of the average response is below the 1 that it is on average over responses
+    noise = noise.scaled(np.exp(np.square(dependence) / 2))
+    line = straight(len(pattern))
+    blind = Readout(signal, noise, dependence, pattern, readout.spread, line)
+    return _with_curve(blind, trials, image_index, means, together.groups)
+
+
+def _with_curve(
+    readout: Readout,
+    trials: np.ndarray,
+    image_index: np.ndarray,
+    means: np.ndarray,
+    groups: Groups | None,
+    share: Share = UNSEEN,
+) -> Readout:
+    """Fit Q to the residuals of a readout without it."""
+    standardised = _standardised(readout, trials, image_index, means)
+    whole = image_index if groups is None else groups[image_index]  # is left out as one
+    return replace(readout, curve=fit_curve(standardised, whole, means.shape[1], share))
 
 
 def _standardised(
@@ -465,7 +527,11 @@ def _relative_variance(signal_dependence: np.ndarray, x: np.ndarray) -> np.ndarr
 def _signal_dependence(
     components: VarianceComponents, means: np.ndarray, centre: np.ndarray, spread: np.ndarray
 ) -> np.ndarray:
-    """Signal dependence β of every voxel, shrunk towards their mean."""
+    """Signal dependence β of every voxel, per SD of m.
+
+    Per SD of the whole signal, m + u, it is shrunk towards the mean over voxels: noise does not
+    know how much of the signal is predicted.
+    """
     degrees, noise = components.degrees[:, None], np.maximum(components.noise, 1e-12)
     share = components.degrees / components.degrees.sum()
     slope, error = np.empty((2, means.shape[1]))
@@ -475,7 +541,9 @@ def _signal_dependence(
         per_image = np.where(degrees > 0, (relative - 1) * x, 0)
         slope[some] = share @ per_image
         error[some] = np.sqrt(share**2 @ (per_image - slope[some]) ** 2)
-    return np.clip(shrink(slope, error), -MAX_SIGNAL_DEPENDENCE, MAX_SIGNAL_DEPENDENCE)
+    whole = np.sqrt(1 + components.signal / np.square(spread))
+    found = shrink(slope * whole, error * whole)
+    return np.clip(found, -MAX_SIGNAL_DEPENDENCE, MAX_SIGNAL_DEPENDENCE) / whole
 
 
 def shrink(estimates: np.ndarray, errors: np.ndarray) -> np.ndarray:
@@ -516,10 +584,13 @@ def signal_left(
     of_images = gain.mean(1)
     unsure = of_images.std(ddof=1) / np.sqrt(len(gain))
     of_voxels -= np.clip(of_images.mean(), -unsure, unsure)
-    left = readout.signal.variance - of_voxels
-    # Where u is 0 nothing can be taken; nor is more than nine tenths taken, on this evidence.
-    floor = 0.1 * readout.signal.variance
-    left = np.where(readout.signal.variance > 0, np.maximum(left, floor), 0)
+    return less_signal(readout, of_voxels)
+
+
+def less_signal(readout: Readout, variance: np.ndarray) -> Readout:
+    """Take variance (n_voxels,) from u, but no more than nine tenths of it: it is an estimate."""
+    whole = readout.signal.variance
+    left = np.where(whole > 0, np.maximum(whole - variance, 0.1 * whole), 0)
     return replace(readout, signal=readout.signal.with_variance(left))
 
 

@@ -16,6 +16,7 @@ from synbrain_cli.model.readout import (
     Together,
     fit_image_blind,
     fit_separated,
+    less_signal,
     signal_left,
 )
 from synbrain_cli.model.similar_images import fit_power
@@ -109,7 +110,8 @@ def fit_distribution(
     readout is fitted to what the stack leaves of the trials of all images: predictions of images
     that the mean was not fitted to. Predictors that were fitted to the training images alone are
     then added to that stack by the validation images; the signal that they explain there is taken
-    from the unexplained signal.
+    from the unexplained signal. So is what single fits err more than the mean of several
+    (`synbrain_cli.model.committee`), by which new images are predicted.
 
     Parameters
     ----------
@@ -120,14 +122,14 @@ def fit_distribution(
         Of a task whose progress is shown.
     """
     generator = np.random.default_rng([seed, 2])
+    place = {name: k for k, name in enumerate(held_out.everywhere)}
+    excess = {place[name]: variance for name, variance in held_out.excess.items()}
     of_stack, of_readout = share.split(*TIMES)
     val, averages = examples.val, examples.both.averages
     everywhere = list(held_out.everywhere.values())
     if len(everywhere) == 1:
         stack, left_out = np.ones((1, averages.shape[1]), np.float32), everywhere[0]
     else:
-        place = {name: k for k, name in enumerate(held_out.everywhere)}
-        excess = {place[name]: variance for name, variance in held_out.excess.items()}
         stack, left_out = fit_stack(
             everywhere, averages, generator, excess, of_stack, examples.groups
         )
@@ -148,6 +150,8 @@ def fit_distribution(
         weights, stacked = fit_stack(beside, val.averages, generator, groups=of_val)
         stack = np.concatenate([weights[0] * stack, weights[1:]])
         readout = signal_left(readout, stacked, before, val.averages)
+    for k, variance in excess.items():
+        readout = less_signal(readout, stack[k] ** 2 * variance)
     return FittedDistribution(
         stack, readout, stacked, separation, image_blind, left_out, uncertainty
     )

@@ -53,8 +53,13 @@ def covariances(model, mean):
     return signal.astype(float), noise * gain[:, None] * gain
 
 
+def without_coupling(model):
+    """The same, but for noise that does not depend on the response."""
+    return replace(model, signal_dependence=np.zeros(N_VOXELS, np.float32))
+
+
 def test_density_of_a_trial_is_the_multivariate_normal():
-    model, generator = readout(), np.random.default_rng(2)
+    model, generator = without_coupling(readout()), np.random.default_rng(2)
     mean = generator.normal(0, 1, N_VOXELS)
     trials = generator.normal(0, 1.5, (5, N_VOXELS))
     expected = multivariate_normal(mean, sum(covariances(model, mean))).logpdf(trials)
@@ -63,7 +68,7 @@ def test_density_of_a_trial_is_the_multivariate_normal():
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_repeats_share_u_and_nothing_else(n):
-    model, generator = readout(), np.random.default_rng(3)
+    model, generator = without_coupling(readout()), np.random.default_rng(3)
     mean, trials = generator.normal(0, 1, N_VOXELS), generator.normal(0, 1.5, (n, N_VOXELS))
     signal, noise = covariances(model, mean)
     together = np.kron(np.ones((n, n)), signal) + np.kron(np.eye(n), noise)
@@ -72,7 +77,7 @@ def test_repeats_share_u_and_nothing_else(n):
 
 
 def test_given_the_others_is_the_conditional_normal():
-    model, generator = readout(), np.random.default_rng(4)
+    model, generator = without_coupling(readout()), np.random.default_rng(4)
     mean, trials = generator.normal(0, 1, N_VOXELS), generator.normal(0, 1.5, (3, N_VOXELS))
     signal, noise = covariances(model, mean)
     # u given the average of two others: Kalman's gain

@@ -12,13 +12,15 @@ from synbrain_cli.metrics.calibration import LEVELS, coverage, pit, variance_rat
 from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.model.components import VarianceComponents
 from synbrain_cli.model.covariance import LowRank
-from synbrain_cli.model.curve import NODES, bend, sd_of_normal
+from synbrain_cli.model.curve import NODES, bend, normal_scores, sd_of_normal
 from synbrain_cli.model.draw_key import draw_generator, draw_key
 from synbrain_cli.model.readout import (
     MAX_SIGNAL_DEPENDENCE,
     LatentReadout,
     Readout,
+    fit_image_blind,
     fit_readout,
+    less_signal,
     shrink,
     signal_left,
 )
@@ -88,10 +90,10 @@ def test_without_curve_a_draw_is_mean_signal_and_noise(rng):
     truth, means = model(rng, signal_dependence=0.3)
     drawn = truth.draw(means[0], [seeded(1), seeded(2)], [seeded(3), seeded(4)])
     assert drawn.shape == (2, 40)
-    x = (means[0] - truth.centre) / truth.spread
-    h = np.exp(0.3 * x - 0.3**2 / 2)
     for row, (a, b) in zip(drawn, [(1, 3), (2, 4)], strict=True):
         u, e = truth.signal.draw(seeded(a)), truth.noise.draw(seeded(b))
+        x = (means[0] + u - truth.centre) / truth.spread
+        h = np.exp(0.3 * x - 0.3**2 / 2 * (1 + truth.signal.variance / truth.spread**2))
         np.testing.assert_allclose(row, means[0] + u + np.sqrt(h) * e, atol=2e-5)
 
 
@@ -247,8 +249,8 @@ def test_the_truth_is_recovered(signal_dependence, rng):
         found, true = (covariance_between(getattr(r, part)) for r in (fitted, truth))
         assert np.corrcoef(found, true)[0, 1] > 0.95, part
         assert found @ true / (true @ true) == pytest.approx(1, abs=0.15), part
-    # Normal residuals have a straight curve.
-    pooled = fitted.curve.mean(1)
+    # What was not bent is not: that noise depends on u explains how residuals are skewed.
+    pooled = fitted.curve_of_sum.mean(1)
     np.testing.assert_allclose(pooled[3:-3], NODES[3:-3], atol=0.06)
     np.testing.assert_allclose(pooled, NODES, atol=0.15)
 
@@ -266,8 +268,9 @@ def test_growth_that_differs_over_voxels_is_told_apart(rng):
 def test_growth_is_bounded(rng):
     truth, means = model(rng, n_images=300, signal_dependence=1.5)
     fitted = fit_readout(*record(truth, means, [3] * 300, rng), means, rng)
-    assert fitted.signal_dependence.max() <= np.float32(MAX_SIGNAL_DEPENDENCE)
-    assert fitted.signal_dependence.mean() > 0.5
+    of_whole = fitted.growth * np.sqrt(fitted.spread**2 + fitted.signal.variance)  # SD of m + u
+    assert of_whole.max() <= np.float32(MAX_SIGNAL_DEPENDENCE) + 1e-6
+    assert of_whole.mean() > 0.5
 
 
 @pytest.mark.parametrize("signal_dependence", [0.0, 0.35])
@@ -452,6 +455,22 @@ def test_what_the_stack_explains_is_taken_from_the_unexplained(rng):
         assert getattr(left, name) is getattr(readout, name)
 
 
+def test_the_mean_of_several_fits_leaves_less_than_each_of_them(rng):
+    """By how much less is taken from what was fitted to single ones; never all of it."""
+    truth, true_means = model(rng, n_images=900)
+    trials, index = record(truth, true_means, [3] * 900, rng)
+    errors = 0.4 * rng.normal(size=(4, 900, 40)).astype(np.float32)  # of four fits
+    single = true_means + errors[rng.integers(4, size=900), np.arange(900)]
+    fitted = fit_readout(trials, index, single, rng)
+    of_mean = less_signal(fitted, np.full(40, 0.75 * 0.4**2))
+    expected = VARIANCE_U + np.square(errors.mean(0)).mean()
+    assert of_mean.signal.variance.mean() == pytest.approx(expected, rel=0.05)
+    assert fitted.signal.variance.mean() > 1.1 * expected
+    least = less_signal(fitted, np.full(40, 99.0)).signal.variance
+    np.testing.assert_allclose(least, 0.1 * fitted.signal.variance, rtol=1e-5)
+    assert not less_signal(Readout.gaussian(np.ones(3)), np.ones(3)).signal.variance.any()
+
+
 def test_voxels_gain_what_is_theirs(rng):
     readout = fitted_on_linear(rng)
     linear = rng.normal(size=(1500, 40))
@@ -533,3 +552,81 @@ def test_latent_noise_has_the_posteriors_deviation_or_the_factor():
         assert noise.dtype == np.float32
         np.testing.assert_allclose(noise.std(0), expected, rtol=0.06)
         np.testing.assert_allclose(noise.mean(0), 0, atol=0.15)
+
+
+# Noise that depends on unexplained signal ---------------------------------------------------------
+
+
+def test_noise_grows_with_signal_that_is_not_explained():
+    """As with the mean: one response, whatever part of it the model knows. 1 on average."""
+    n_voxels = 20_000
+    dependent = replace(
+        Readout.gaussian(np.ones(n_voxels)),
+        signal=LowRank.independent(np.full(n_voxels, 0.5)),
+        signal_dependence=np.full(n_voxels, 0.4, np.float32),
+        spread=np.full(n_voxels, 0.8, np.float32),
+    )
+    mean = np.zeros(n_voxels, np.float32)
+    u = dependent.signal.draw(seeded(0))
+    trials = dependent.draw_given(mean, [u], [seeded(1), seeded(2)])
+    squares = np.square(trials[0] - trials[1]) / 2
+    slope = np.polyfit(u, squares, 1)[0]
+    h = np.exp(0.5 * u - 0.5**2 * 0.5 / 2 - 0.4**2 / 2)  # β/ρ = .5 per unit; m is at its average
+    expected = np.polyfit(u, h, 1)[0]
+    assert slope == pytest.approx(expected, abs=0.05)
+    assert squares.mean() == pytest.approx(dependent.relative_noise_variance(mean)[0], rel=0.03)
+    # So does the noise of an image whose mean is the less sure
+    sd = dependent.of_image(np.full(n_voxels, 2.0)).sd(mean)
+    drawn = dependent.of_image(np.full(n_voxels, 2.0)).draw(mean, [seeded(3)], [seeded(4)])
+    assert drawn.std() == pytest.approx(sd[0], rel=0.02)
+
+
+@pytest.mark.parametrize(("share", "growth"), [(0.1, 0.5), (0.4, -0.6), (0.7, 1.0)])
+def test_normal_scores_of_a_sum_are_those_of_its_samples(share, growth, rng):
+    z, other = rng.normal(size=(2, 400_000))
+    t = np.sqrt(share) * z + np.sqrt((1 - share) * np.exp(growth * z - growth**2 / 2)) * other
+    expected = stats.norm.ppf([(t <= node).mean() for node in NODES])
+    found = normal_scores(np.array([share]), np.array([growth]))[:, 0]
+    np.testing.assert_allclose(found[2:-2], expected[2:-2], atol=0.04)
+
+
+def test_a_sum_that_is_normal_has_its_own_scores():
+    nothing, whole = normal_scores(np.array([0.3, 1.0]), np.array([0.0, 0.8])).T
+    np.testing.assert_allclose(nothing, NODES, atol=1e-4)
+    np.testing.assert_array_equal(whole, NODES)  # nothing but signal: no noise to depend on it
+
+
+def test_the_shape_of_single_trials_is_that_of_q_whatever_noise_depends_on(rng):
+    truth, _ = model(rng, 2_000, 4, signal_dependence=0.5, curve=skewed(2_000))
+    mean = truth.centre.astype(np.float32)
+    drawn = np.concatenate([truth.draw(mean, [rng], [rng]) for _ in range(60)])
+    scale = truth.scale(truth.relative_noise_variance(mean))
+    # As of the average image: there ⟨h⟩ is 1, and here exp(−β²/2)
+    residuals = ((drawn - mean) / scale).ravel()
+    expected = np.interp(stats.norm.ppf([0.05, 0.25, 0.5, 0.75, 0.95]), NODES, truth.curve[:, 0])
+    np.testing.assert_allclose(
+        np.quantile(residuals, [0.05, 0.25, 0.5, 0.75, 0.95]), expected, atol=0.05
+    )
+
+
+def test_an_image_of_which_nothing_is_known_has_the_noise_of_all_images(rng):
+    truth, means = model(rng, n_images=600, signal_dependence=0.4)
+    trials, index = record(truth, means, [3] * 600, rng)
+    fitted = fit_readout(trials, index, means, rng)
+    blind = fit_image_blind(fitted, trials, index, means.mean(0), rng)
+    first, second = (
+        blind.draw(blind.centre, *([seeded(of, k) for k in range(1500)] for of in (0, kind)))
+        for kind in (1, 2)
+    )
+    drawn = np.square(first - second).mean(0) / 2
+    assert drawn.mean() == pytest.approx(fitted.noise.variance.mean(), rel=0.05)
+    # Trials of images with large responses vary more, though nothing of them is known
+
+    def together(first, second):
+        size, vary = first + second, np.square(first - second)
+        return np.mean([np.corrcoef(size[:, v], vary[:, v])[0, 1] for v in range(40)])
+
+    rows = np.argsort(index, kind="stable").reshape(600, 3)
+    recorded = together(trials[rows[:, 0]], trials[rows[:, 1]])
+    assert recorded > 0.1
+    assert together(first, second) == pytest.approx(recorded, abs=0.04)
