@@ -276,7 +276,17 @@ def _print_two_sample(metrics: EvaluationRecord) -> None:
         return
     print("\nAUC of classifiers that tell recorded from drawn (.5: they cannot)")
     latent = any(s.get("latent_nf1") is not None for s in found.trials.values())
-    head = ("rows", "classifier", "model", "95 % CI", "p", "floor", "linear+N", "mean+N")
+    head = (
+        "rows",
+        "classifier",
+        "model",
+        "95 % CI",
+        "p",
+        "floor",
+        "if right",
+        "linear+N",
+        "mean+N",
+    )
     rows: list[tuple[str, ...]] = [(*head, *(("latent",) if latent else ()))]
     for unit in ("trials", "pairs"):
         for name, score in (found.get(unit) or {}).items():
@@ -288,6 +298,7 @@ def _print_two_sample(metrics: EvaluationRecord) -> None:
                     interval(*score.ci),
                     cell(score.p),
                     cell(score.floor),
+                    cell(score.get("right")),
                     cell(score.linear),
                     cell(score.mean_pattern),
                     *((cell(score.get("latent_nf1")),) if latent else ()),

@@ -267,6 +267,9 @@ class PooledPredictions(Predictions):
         """Bring them back to that of the evaluated model."""
         return self._fit_of(test, image)[0].to_unit(responses)
 
+    def shared_errors(self, brain: Brain, test: TestSet, images: NDArray[np.integer]) -> None:
+        """Not known: every fold has an encoder of its own."""
+
     def trial_sd(self, brain: Brain, test: TestSet, image: int) -> Array:
         """Standard deviation of a single trial by the fit that did not see it: `Predictions`."""
         return super().trial_sd(brain, test, image) * self._fit_of(test, image)[0].factor

@@ -15,6 +15,7 @@ from synbrain_cli.brain.prediction import BATCH
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.model.readout import Readout
+from synbrain_cli.model.similar_images import band_scores, shared_errors, similarity
 from synbrain_cli.run import RunContext
 
 DISTRIBUTIONS = ("model", "linear", "mean_pattern")  # whose draws are scored beside one another
@@ -172,6 +173,21 @@ class Predictions:
     ) -> NDArray[np.float32]:
         """Bring them back to that of the evaluated model."""
         return responses
+
+    def shared_errors(
+        self, brain: Brain, test: TestSet, images: NDArray[np.integer]
+    ) -> NDArray[np.float64] | None:
+        """Correlation of the errors of some images (n_images, n_images), by how alike they are.
+
+        None where that is not known: of models without repeats, and where folds predict images.
+        """
+        known, linear = brain.distribution.uncertainty, brain.predictors.linear
+        if known is None:
+            return None
+        batches = np.split(images, range(BATCH, len(images), BATCH))
+        parts = [band_scores(linear, brain.predictors.scaler(test.tokens[own])) for own in batches]
+        scores = [np.concatenate(own) for own in zip(*parts, strict=True)]
+        return shared_errors(similarity(linear, scores), known.power)
 
     def trial_sd(self, brain: Brain, test: TestSet, image: int) -> NDArray[np.float32]:
         """Standard deviation of a single trial around the model's mean: float32 (n_voxels,)."""

@@ -34,6 +34,7 @@ from synbrain_cli.metrics.two_sample import LEAST_IMAGES, Sample
 
 N_FITTED = 300  # images from whose residuals components are found
 OWN_DRAWS = 1_000  # added to the seed: draws that no other score uses
+N_IMITATED = 50  # more than the sets of draws of which one comparison takes
 Responses = NDArray[np.float32]
 
 
@@ -108,6 +109,40 @@ class ResidualSource:
 
         groups = None if self.test.groups is None else self.test.groups[self.images]
         return Residuals(n_repeats, recorded, drawn, groups)
+
+    def imitated(self, shared: NDArray[np.float64], number: int) -> Residuals:
+        """Residuals of an imitated recording, of which the model is right, and of its draws.
+
+        Draws of an image do not depend on other images. In a brain, similar images share errors of
+        the mean, and so they do in the imitation: what tells a recording from draws for no other
+        reason than this is seen here.
+
+        Parameters
+        ----------
+        shared : float array of shape (n_images, n_images)
+            Correlation of the images' errors.
+        number : int
+            Of the imitation, counted from 0.
+        """
+        draws = self.of("model").with_draws(N_IMITATED * (number + 1))
+        generator = np.random.default_rng([self.seed, 12, number])
+        signal, n_images = self.brain.distribution.readout.signal, len(self.images)
+        values, vectors = np.linalg.eigh(shared)
+        root = vectors * np.sqrt(np.maximum(values, 0))
+        root /= np.linalg.norm(root, axis=1, keepdims=True)
+        alone = np.stack([signal.draw(generator) for _ in range(n_images)])
+        signals = root.astype(np.float32) @ alone
+        if self.predictions.relative is not None:
+            signals *= np.sqrt(self.predictions.relative[self.images])
+
+        def recorded(image: int) -> Responses:
+            row, n_repeats = int(self.images[image]), int(draws.n_repeats[image])
+            around = self.predictions.around(self.brain, self.test, row, "model")
+            own = np.random.default_rng([self.seed, 13, number, image])
+            drawn = around.readout.draw_given(around.mean, [signals[image]], [own] * n_repeats)
+            return self._residual(row, drawn)
+
+        return replace(draws, recorded=recorded)
 
     def _residual(self, row: int, responses: Responses) -> Responses:
         z = (responses - self.predictions["model"][row]) / self.spread(row)

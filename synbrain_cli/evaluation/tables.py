@@ -104,6 +104,8 @@ def two_sample_table(scores: TwoSampleScores) -> pd.DataFrame:
                 "p": score.p,
                 "floor": score.floor,
                 "floor_sd": score.floor_sd,
+                "right": score.get("right"),
+                "right_sd": score.get("right_sd"),
             }
             for name in ("linear", "mean_pattern", "latent_nf1"):
                 limits = score.baselines_ci.get(name, (None, None))

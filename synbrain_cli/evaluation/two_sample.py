@@ -1,8 +1,10 @@
 """Can a classifier tell recorded trials from drawn ones? `synbrain evaluate --two-sample`.
 
-Beside the AUC for draws of the model stand the floor (recorded trials against recorded ones) and
-those for the draws of simpler distributions, which classifiers do tell: without them, an AUC of .5
-could mean a classifier that sees nothing.
+Beside the AUC for draws of the model stand the floor (recorded trials against recorded ones), that
+for imitated recordings of which the model is right, and those for the draws of simpler
+distributions, which classifiers do tell: without them, an AUC of .5 could mean a classifier that
+sees nothing. A model that is right is told from recordings, too, as similar images share errors
+that draws of single images do not share.
 """
 
 from __future__ import annotations
@@ -38,11 +40,13 @@ from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.permutation import Exchange, p_values
 from synbrain_cli.metrics.trial_features import feature_auc, kind_of
 from synbrain_cli.metrics.two_sample import LEAST_IMAGES, Pattern
+from synbrain_cli.progress import Share
 from synbrain_cli.run import RunContext
 from synbrain_cli.threads import one_thread
 
 MOST_TRIALS = 3_000  # recorded ones: of more, those of images chosen at random
 N_SETS = 3  # of draws of the model, over which AUC is averaged
+N_IMITATIONS = 4  # recordings of which the model is right
 N_LISTED = 8  # features that differ most, in metrics.json
 ALPHA = 0.05
 BASELINES = ("linear", "mean_pattern")
@@ -128,13 +132,14 @@ def tell_apart(
 
     title = "classifiers of recorded and drawn trials"
     with run.progress.stage(title) as share, one_thread():
-        of_model, of_floor, of_parts, *of_names = share.split(
-            4 * N_SETS, 8, 2 * N_SETS, *[4] * len(names)
+        of_model, of_floor, of_parts, of_right, *of_names = share.split(
+            4 * N_SETS, 8, 2 * N_SETS, 4 * N_IMITATIONS, *[4] * len(names)
         )
         sets = judge.judge_sets(source.of("model"), N_SETS, of_model)
         found = judged_together(sets)
         floors = {rows: judge.floor(one.seen, own)
                   for (rows, one), own in of_floor.each(found.items())}  # fmt: skip
+        right = _of_right_models(source, judge, of_right)
         others = {
             name: _beside(judge.judge(source.of(name), own), bootstrap)
             for name, own in zip(names, of_names, strict=True)
@@ -154,7 +159,10 @@ def tell_apart(
         n_images=len(chosen),
         n_trials=found["trials"].n_recorded,
         n_pairs=found["pairs"].n_recorded if "pairs" in found else 0,
-        **{rows: _scores_of(rows, found, floors, others, bootstrap, generator) for rows in found},
+        **{
+            rows: _scores_of(rows, found, floors, right, others, bootstrap, generator)
+            for rows in found
+        },
         best=best,
         kinds=_kinds(of_each, bootstrap, generator),
         roi=_regions(of_each, masks, differences, bootstrap, generator),
@@ -238,10 +246,26 @@ def _beside(found: Mapping[Rows, Judged], bootstrap: Bootstrap) -> dict[tuple[Ro
     }
 
 
+def _of_right_models(
+    source: ResidualSource, judge: Judge, share: Share
+) -> dict[tuple[Rows, str], NDArray[np.float64]]:
+    """AUC where the model is right, by rows and classifier: float arrays (`N_IMITATIONS`,)."""
+    shared = source.predictions.shared_errors(source.brain, source.test, source.images)
+    if shared is None:
+        return {}
+    found: dict[tuple[Rows, str], list[float]] = {}
+    for number in share.over(range(N_IMITATIONS)):
+        for rows, judged in judge.judge(source.imitated(shared, number)).items():
+            for name, exchange in judged.exchanges.items():
+                found.setdefault((rows, name), []).append(exchange.auc)
+    return {key: np.array(values) for key, values in found.items()}
+
+
 def _scores_of(
     rows: Rows,
     found: Mapping[Rows, Judged],
     floors: Mapping[Rows, Mapping[str, NDArray[np.float64]]],
+    right: Mapping[tuple[Rows, str], NDArray[np.float64]],
     others: Mapping[str, Mapping[tuple[Rows, str], Told]],
     bootstrap: Bootstrap,
     generator: np.random.Generator,
@@ -252,13 +276,15 @@ def _scores_of(
     scores = {}
     for (name, exchange), chance in zip(own.items(), p, strict=True):
         beside = {other: told[rows, name] for other, told in others.items()}
-        floor = floors[rows][name]
+        floor, of_right = floors[rows][name], right.get((rows, name))
         scores[name] = ClassifierScore(
             model=exchange.auc,
             ci=_interval(exchange, bootstrap),
             p=chance,
             floor=float(floor.mean()),
             floor_sd=float(floor.std(ddof=1)),
+            right=UNSET if of_right is None else float(of_right.mean()),
+            right_sd=UNSET if of_right is None else float(of_right.std(ddof=1)),
             linear=beside["linear"].auc,
             mean_pattern=beside["mean_pattern"].auc,
             latent_nf1=beside["latent_nf1"].auc if "latent_nf1" in beside else UNSET,
@@ -361,9 +387,11 @@ def _notes(scores: TwoSampleScores, test: TestSet) -> list[str]:
     best = scores.best
     if best.p is not None and best.p <= ALPHA:
         leading = scores.features[0]
+        of_best = (scores.get(best.rows) or {})[best.classifier].right
+        right = "" if of_best is UNSET else f"; were the model right, {of_best:.3f}"
         notes.append(
             f"{best.rows} that were recorded can be told from drawn ones (AUC {best.auc:.3f} by "
-            f"{best.classifier}, p {best.p:.3f}); the single feature that differs most: "
+            f"{best.classifier}, p {best.p:.3f}{right}); the single feature that differs most: "
             f"{leading.feature} of {leading.rows} (AUC {leading.auc:.3f}): two_sample_regions.tsv, "
             "two_sample_features.tsv"
         )

@@ -164,6 +164,36 @@ def test_images_of_a_group_count_as_one(source):
         assert (rows.exchanges["logistic"].groups == twice.groups).all()
 
 
+def test_images_of_an_imitated_recording_share_errors_and_vary_as_draws(
+    brain, test_set, predictions
+):
+    n = test_set.n_images
+    source = ResidualSource(brain, test_set, predictions, np.arange(n), 0)
+    two = np.kron(np.eye(n // 2 + 1), np.ones((2, 2)))[:n, :n]  # pairs of images with one error
+    imitations = [source.imitated(two, number) for number in range(30)]
+    means = np.array([[one.recorded(i).mean(0) for i in range(n - n % 2)] for one in imitations])
+    even, odd, other = means[:, ::2], means[:, 1::2], np.roll(means[:, 1::2], 1, axis=1)
+    # One error, and noise of their own; images of other pairs share nothing
+    signal = brain.distribution.readout.signal.variance
+    spread = np.stack([source.spread(row) for row in range(n)]).mean(0)
+    scaled = (even * odd).mean((0, 1)) * spread**2
+    assert scaled.sum() == pytest.approx(signal.sum(), rel=0.25)
+    assert abs((even * other).mean() / (even * odd).mean()) < 0.2
+    drawn = np.array([[one.drawn(i, 0).mean(0) for i in range(n)] for one in imitations[:10]])
+    assert drawn.var() == pytest.approx(means.var(), rel=0.1)
+    assert not np.array_equal(imitations[0].recorded(0), imitations[1].recorded(0))
+    np.testing.assert_array_equal(imitations[0].recorded(0), source.imitated(two, 0).recorded(0))
+
+
+def test_what_images_share_is_known_of_every_test_image(brain, test_set, predictions):
+    shared = predictions.shared_errors(brain, test_set, np.arange(test_set.n_images))
+    np.testing.assert_array_equal(np.diag(shared), 1)
+    np.testing.assert_allclose(shared, shared.T)
+    some = np.array([3, 1, 7])
+    of_some = predictions.shared_errors(brain, test_set, some)
+    np.testing.assert_allclose(of_some, shared[np.ix_(some, some)], atol=1e-6)
+
+
 def test_too_few_images(test_set):
     few = replace(test_set, images=test_set.images[:9])
     with pytest.raises(InputError, match="expected 10 test images or more, found 9"):
@@ -214,8 +244,12 @@ def test_command_writes_what_it_finds(trained, synbrain, unpainted, tmp_path, mo
         assert score["linear"] > 0.9  # independent noise is told
         assert score["mean_pattern"] > 0.9
         assert 0.3 < score["floor"] < 0.7
+        assert 0.3 < score["right"] < 0.8
+        assert score["right_sd"] > 0
     table = pd.read_csv(folder / "two_sample.tsv", sep="\t")
     assert table["model"][0] == pytest.approx(scores["trials"]["logistic"]["model"], abs=1e-4)
+    assert table["right"][0] == pytest.approx(scores["trials"]["logistic"]["right"], abs=1e-4)
+    assert "if right" in out
     regions = pd.read_csv(folder / "two_sample_regions.tsv", sep="\t")
     assert set(scores["roi"]) < set(regions["what"])
     assert set(regions["n_voxels"].dropna()) == {one["n_voxels"] for one in scores["roi"].values()}

@@ -26,6 +26,10 @@ class ClassifierScore(Result, frozen=True, kw_only=True):
     floor, floor_sd : float or None
         Mean and SD, over random halvings of the rows of each image, of the same for recorded rows
         against recorded rows: half as many as in ``model``.
+    right, right_sd : float or None
+        Mean and SD, over imitated recordings, of the same for recordings of which the model is
+        right: draws, in which similar images share errors of the mean, as they do in a brain and
+        not in draws of single images. Absent where it is not known how alike images are.
     linear, mean_pattern : float or None
         For independent normal noise of constant variance around the linear encoder's predictions
         and around the mean pattern.
@@ -40,6 +44,8 @@ class ClassifierScore(Result, frozen=True, kw_only=True):
     p: Number
     floor: Number
     floor_sd: Number
+    right: Number | Absent = UNSET
+    right_sd: Number | Absent = UNSET
     linear: Number
     mean_pattern: Number
     latent_nf1: Number | Absent = UNSET

@@ -278,13 +278,14 @@ def _two_sample(scores: TwoSampleScores | UnsetType) -> list[Table]:
                     f"{number_text(score.model)} ({number_text(low)} to {number_text(high)})",
                     number_text(score.p),
                     f"{number_text(score.floor)} ± {number_text(score.floor_sd)}",
+                    f"{number_text(score.get('right'))} ± {number_text(score.get('right_sd'))}",
                     *(number_text(score.get(name)) for name in _DISTRIBUTIONS[1:]),
                 ]
             )
     tables = [
         Table(
             "Classifiers that tell recorded from drawn trials: area under the ROC curve",
-            ["rows, classifier", "model (95 % CI)", "p", "floor", "linear + normal",
+            ["rows, classifier", "model (95 % CI)", "p", "floor", "if right", "linear + normal",
              "mean pattern + normal", "latent"],
             rows,
             "Trained on some test images and tested on others. .5: the two cannot be told apart. "
