@@ -1,9 +1,9 @@
 r"""The shape of residuals, voxel by voxel: a monotone curve Q of a standard normal variable.
 
 Q goes through its values at `NODES` in straight lines, and on with slope 1. It is fitted to the
-quantiles of standardised residuals. A voxel's own quantiles are noisy; they are shrunk towards
-those of all voxels, by as much as makes residuals of images that were left out likeliest: where
-all voxels are normal, nearly all the way.
+quantiles of standardised residuals. A voxel's own quantiles are noisy. What bends its sum of signal
+and noise to them is shrunk towards that of all voxels, by as much as makes residuals of images that
+were left out likeliest: where all sums are as they were recorded, nearly all the way.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def straight(n_voxels: int) -> NDArray[np.float32]:
 
 
 def fit_curve(
-    standardised: Standardised, image_index: np.ndarray, n_voxels: int, share: Share = UNSEEN
+    standardised: Standardised,
+    image_index: np.ndarray,
+    scores: NDArray[np.floating],
+    share: Share = UNSEEN,
 ) -> NDArray[np.float32]:
     """Fit Q of every voxel to residuals.
 
@@ -47,7 +50,8 @@ def fit_curve(
         Slice of voxels → their residuals in standard deviations, float32 (n_trials, n_chosen).
     image_index : int array of shape (n_trials,)
         Image of each trial, or its group. They are left out whole.
-    n_voxels : int
+    scores : float array of shape (n_nodes, n_voxels)
+        G at `NODES`: normal scores of the sum of signal and noise (`normal_scores`).
     share : Share
         Of a task whose progress is shown.
 
@@ -56,6 +60,7 @@ def fit_curve(
     float32 array of shape (n_nodes, n_voxels)
         Mean and variance of Q of a standard normal variable are those of the residuals.
     """
+    n_voxels = scores.shape[1]
     curve, moments = np.empty((len(NODES), n_voxels)), np.empty((2, n_voxels))
     for start in share.over(range(0, n_voxels, BLOCK)):
         some = slice(start, start + BLOCK)
@@ -63,14 +68,16 @@ def fit_curve(
         curve[:, some] = _quantiles(residuals)
         moments[:, some] = residuals.mean(0), residuals.std(0)
     some = slice(0, n_voxels, max(1, n_voxels // CHOSEN_BY))
-    count = trials_worth_all_voxels(standardised(some), image_index)
-    curve = _shrink(curve, len(image_index), count)
+    count = trials_worth_all_voxels(standardised(some), image_index, scores[:, some])
+    curve = _shrink(curve, scores, len(image_index), count)
     # Few nodes miss some of long tails: mean and variance are made those of the residuals.
     mean, sd = _moments(curve)
     return ((curve - mean) * (moments[1] / sd) + moments[0]).astype(np.float32)
 
 
-def trials_worth_all_voxels(residuals: NDArray[np.float32], image_index: np.ndarray) -> float:
+def trials_worth_all_voxels(
+    residuals: NDArray[np.float32], image_index: np.ndarray, scores: NDArray[np.floating]
+) -> float:
     """Choose how much a voxel's own quantiles count, by residuals of images left out.
 
     Parameters
@@ -79,6 +86,8 @@ def trials_worth_all_voxels(residuals: NDArray[np.float32], image_index: np.ndar
         In standard deviations.
     image_index : int array of shape (n_trials,)
         Images of even and odd numbers predict one another.
+    scores : float array of shape (n_nodes, n_voxels)
+        As in `fit_curve`.
 
     Returns
     -------
@@ -93,7 +102,7 @@ def trials_worth_all_voxels(residuals: NDArray[np.float32], image_index: np.ndar
         own = _quantiles(residuals[fitted])
         sd = np.maximum(residuals[fitted].std(0, dtype=np.float64), 1e-12)
         for k, count in enumerate(CURVE_TRIALS):
-            curve = _shrink(own, int(fitted.sum()), count)
+            curve = _shrink(own, scores, int(fitted.sum()), count)
             mean, spread = _moments(curve)
             curve = (curve - mean) * (sd / spread) + residuals[fitted].mean(0, dtype=np.float64)
             t, log_slope = unbend(curve, residuals[left_out])
@@ -106,10 +115,17 @@ def _quantiles(residuals: NDArray[np.float32]) -> Array:
     return quantiles
 
 
-def _shrink(curve: Array, n_trials: int, count: float) -> Array:
-    """Shrink quantiles (n_nodes, n_voxels) of so many trials towards those of all voxels."""
+def _shrink(curve: Array, scores: NDArray[np.floating], n_trials: int, count: float) -> Array:
+    """Shrink quantiles (n_nodes, n_voxels) of so many trials towards those of all voxels.
+
+    What voxels have in common is how the sum of signal and noise is bent, C = Q ∘ G; how noise
+    depends on the signal, and by it the shape Q, is their own.
+    """
     trust = n_trials / (n_trials + count)
-    return trust * curve + (1 - trust) * curve.mean(1, keepdims=True)
+    bent = bend(curve, scores)
+    bent = trust * bent + (1 - trust) * bent.mean(1, keepdims=True)
+    sums, _ = unbend(scores, np.repeat(NODES[:, None], curve.shape[1], axis=1))
+    return bend(bent, sums)
 
 
 def _moments(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -168,11 +168,17 @@ class Readout:
         """C at `NODES`: float32 (n_nodes, n_voxels)."""
         if self.is_straight or not self.depends_on_signal:
             return self.curve
+        is_bent = (self.curve != NODES[:, None]).any(0)
+        return np.where(is_bent, bend(self.curve, self.scores), self.curve).astype(np.float32)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """G at `NODES`, of the average image: float32 (n_nodes, n_voxels)."""
+        if not self.depends_on_signal:
+            return straight(len(self.centre))
         signal, noise = self.signal.variance, self.noise.variance
         share = signal / np.maximum(signal + noise, 1e-24)
-        scores = normal_scores(share, self.growth * np.sqrt(signal))
-        is_bent = (self.curve != NODES[:, None]).any(0)
-        return np.where(is_bent, bend(self.curve, scores), self.curve).astype(np.float32)
+        return normal_scores(share, self.growth * np.sqrt(signal))
 
     def scale(self, h: np.ndarray) -> np.ndarray:
         """Return s, given ⟨h⟩; shape of ``h`` (..., n_voxels)."""
@@ -452,7 +458,7 @@ def _with_curve(
     """Fit Q to the residuals of a readout without it."""
     standardised = _standardised(readout, trials, image_index, means)
     whole = image_index if groups is None else groups[image_index]  # is left out as one
-    return replace(readout, curve=fit_curve(standardised, whole, means.shape[1], share))
+    return replace(readout, curve=fit_curve(standardised, whole, readout.scores, share))
 
 
 def _standardised(
