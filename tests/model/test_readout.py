@@ -13,6 +13,7 @@ from synbrain_cli.metrics.noise_ceiling import ncsnr
 from synbrain_cli.model.components import VarianceComponents
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.curve import NODES, bend, normal_scores, sd_of_normal
+from synbrain_cli.model.density import TrialDensity
 from synbrain_cli.model.draw_key import draw_generator, draw_key
 from synbrain_cli.model.readout import (
     MAX_SIGNAL_DEPENDENCE,
@@ -630,3 +631,13 @@ def test_an_image_of_which_nothing_is_known_has_the_noise_of_all_images(rng):
     recorded = together(trials[rows[:, 0]], trials[rows[:, 1]])
     assert recorded > 0.1
     assert together(first, second) == pytest.approx(recorded, abs=0.04)
+
+
+def test_noise_stays_finite_where_predictions_hardly_vary(rng):
+    truth, _ = model(rng, 50, signal_dependence=0.5, curve=skewed(50))
+    flat = replace(truth, spread=np.full(50, 1e-4, np.float32))  # β per unit: 5,000
+    drawn = flat.draw(flat.centre, [seeded(0, k) for k in range(200)], [rng] * 200)
+    assert np.isfinite(drawn).all()
+    assert np.abs(drawn - flat.centre).max() < 60
+    density = TrialDensity(flat, flat.centre).log_density(drawn[:5])
+    assert np.isfinite(density).all()
