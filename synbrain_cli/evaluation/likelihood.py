@@ -37,7 +37,7 @@ from synbrain_cli.model.curve import straight
 from synbrain_cli.model.density import TrialDensity
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.progress import UNSEEN, Share
-from synbrain_cli.threads import side_by_side
+from synbrain_cli.threads import one_thread
 
 BASELINE = "mean_pattern"
 MOST_COUNTS = 64  # different values of a voxel that counts (ours)
@@ -96,30 +96,24 @@ def image_by_image(
         between = steps * generator.uniform(-0.5, 0.5, test.trials.shape)
         test = replace(test, trials=test.trials + between.astype(np.float32))
     densities = _Densities(brain, predictions, steps > 0)
-
-    def of_image(image: int) -> tuple[dict[str, float], dict[str, float]]:
-        own = test.trials[test.image_index == image]
-        trials = predictions.from_unit(test, image, own)
-        baseline = densities.of(BASELINE, test, image).log_density(trials).mean()
-        untold, told = {}, {}
-        for name in densities.names:
-            density = densities.of(name, test, image)
-            untold[name] = density.log_density(trials).mean() - baseline
-            if name == "linear":  # of its noise nothing is shared by repeats
-                continue
-            told[name] = np.nan
-            if len(trials) > 1:
-                told[name] = density.log_density_given_others(trials).mean() - baseline
-        return untold, told
-
-    images = range(test.n_images)
-    each = zip(share.over(images), side_by_side(of_image, images), strict=True)
-    found = [own for _, own in each]
+    bits: dict[str, Array] = {}
+    given_repeats: dict[str, Array] = {}
     per_voxel = np.log(2) * test.n_voxels
-    bits, given_repeats = (
-        {name: np.array([own[k][name] for own in found]) / per_voxel for name in found[0][k]}
-        for k in (0, 1)
-    )
+    with one_thread():  # products are small, and of every trial
+        for image in share.over(range(test.n_images)):
+            own = test.trials[test.image_index == image]
+            trials = predictions.from_unit(test, image, own)
+            baseline = densities.of(BASELINE, test, image).log_density(trials).mean()
+            for name in densities.names:
+                density = densities.of(name, test, image)
+                known = bits.setdefault(name, np.full(test.n_images, np.nan))
+                known[image] = (density.log_density(trials).mean() - baseline) / per_voxel
+                if name == "linear":  # of its noise nothing is shared by repeats
+                    continue
+                known = given_repeats.setdefault(name, np.full(test.n_images, np.nan))
+                if len(trials) > 1:
+                    told = density.log_density_given_others(trials).mean()
+                    known[image] = (told - baseline) / per_voxel
     return bits, given_repeats
 
 

@@ -111,7 +111,7 @@ class TrialDensity:
         return together - np.array(others) + jacobian
 
     def _unbent(self, trials: np.ndarray) -> tuple[Array, Array]:
-        """T of trials, and the log of its Jacobian: (n_trials, n_voxels) and (n_trials,)."""
+        """Return t of trials, and the log of its Jacobian: (n_trials, n_voxels) and (n_trials,)."""
         standard = (trials - self._mean) / self._scale
         log_scale = np.log(self._scale).sum()
         if self._readout.is_straight:

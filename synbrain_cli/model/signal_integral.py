@@ -89,7 +89,7 @@ class SignalIntegral:
         return z, f
 
     def _f(self, t: Array, z: Array) -> tuple[float, Array]:
-        """F at u = U z, and its gradient over u without that of the prior, which is z."""
+        """Return f at u = U z, and its gradient over u without that of the prior, which is z."""
         u = self._signal.times(z)
         with np.errstate(over="ignore", invalid="ignore"):  # a step too far is made shorter
             w, slope, log_d = self._noise_of(t, u)
@@ -99,7 +99,7 @@ class SignalIntegral:
         return f, pull
 
     def _noise_of(self, t: Array, u: Array) -> tuple[Array, Array, Array]:
-        """W and J of every repeat (n_repeats, n_voxels), and log d (n_voxels,)."""
+        """Return w and J of every repeat (n_repeats, n_voxels), and log d (n_voxels,)."""
         log_d = self._growth / 2 * u - self._average
         inverse = np.exp(-log_d)
         left = t - u
