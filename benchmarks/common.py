@@ -18,6 +18,8 @@ from synbrain_cli.io.files import versions
 
 if TYPE_CHECKING:
     from synbrain_cli.brain import Brain
+    from synbrain_cli.evaluation.predictions import Predictions
+    from synbrain_cli.evaluation.test_set import TestSet
     from synbrain_cli.io.prepared import PreparedSubject
     from synbrain_cli.io.token_store import TokenStore
     from synbrain_cli.io.workspace import Workspace
@@ -74,6 +76,22 @@ def of_model(workspace: Workspace, name: str) -> tuple[Brain, PreparedSubject, T
     subject = workspace.find_subject(brain.subject, brain.config.dataset, print)
     bands = [band.spec for band in brain.config.bands]
     return brain, subject, workspace.find_tokens(subject.dataset, bands, print)
+
+
+def tested(
+    workspace: Path, name: str
+) -> tuple[Brain, PreparedSubject, TokenStore, TestSet, Predictions]:
+    """Load a model of a workspace, and predict the test images of its subject."""
+    from synbrain_cli.evaluation.predictions import Predictions
+    from synbrain_cli.evaluation.test_set import TestSet
+    from synbrain_cli.io.workspace import Workspace
+    from synbrain_cli.progress import Progress
+    from synbrain_cli.run import RunContext
+
+    brain, subject, store = of_model(Workspace(workspace), name)
+    test = TestSet.load(subject, store, [brain])
+    predictions = Predictions.of(brain, test, RunContext(progress=Progress(quiet=True)))
+    return brain, subject, store, test, predictions
 
 
 def machine() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from common import as_typed, of_model, save
+from common import as_typed, save, tested
 from numpy.typing import NDArray
 from simulated_truth import SimulatedTruth
 
@@ -27,13 +27,10 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.prepared import PreparedSubject
-from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.density import TrialDensity
 from synbrain_cli.model.readout import Readout, Together, fit_separated
-from synbrain_cli.progress import Progress
-from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import load_examples
 
 RANK = 8  # of the signal that no image feature explains, in the simulation
@@ -92,11 +89,8 @@ def main() -> None:
     parser.add_argument("workspace", type=Path)
     parser.add_argument("--model", default="sub-01")
     arguments = parser.parse_args()
-    workspace = Workspace(arguments.workspace)
-    brain, subject, store = of_model(workspace, arguments.model)
-    test = TestSet.load(subject, store, [brain])
-    predictions = Predictions.of(brain, test, RunContext(progress=Progress(quiet=True)))
-    truth = Truth(workspace.root, subject)
+    brain, subject, store, test, predictions = tested(arguments.workspace, arguments.model)
+    truth = Truth(arguments.workspace, subject)
     fitted = fit_around_truth(truth, subject, load_examples(subject, store))
     found: dict[str, Bits] = {
         name: bits(test, around)

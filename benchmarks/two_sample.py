@@ -16,22 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from common import Timer, as_typed, of_model, save
+from common import Timer, as_typed, save, tested
 from simpler_noise import DependsOnMean
 
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.evaluation.judge import Judge
-from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.residuals import Residuals, ResidualSource
-from synbrain_cli.evaluation.test_set import TestSet, region_averaging, scored_regions
+from synbrain_cli.evaluation.test_set import region_averaging, scored_regions
 from synbrain_cli.evaluation.two_sample import ALPHA, best_of
-from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.two_sample import CLASSIFIERS
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.readout import Readout
-from synbrain_cli.progress import Progress
-from synbrain_cli.run import RunContext
 from synbrain_cli.threads import one_thread
 
 Draw = Callable[[int, int], np.ndarray]  # image, seed → standardised residuals
@@ -46,10 +42,7 @@ def main() -> None:
     parser.add_argument("--classifiers", default=",".join(CLASSIFIERS))
     parser.add_argument("--defects", default=",".join(DEFECTS))
     arguments = parser.parse_args()
-    workspace = Workspace(arguments.workspace)
-    brain, subject, store = of_model(workspace, arguments.model)
-    test = TestSet.load(subject, store, [brain])
-    predictions = Predictions.of(brain, test, RunContext(progress=Progress(quiet=True)))
+    brain, subject, _, test, predictions = tested(arguments.workspace, arguments.model)
     n_images = arguments.images or test.n_images
     images = np.sort(np.random.default_rng(0).permutation(test.n_images)[:n_images])
     kinds = {name: CLASSIFIERS[name] for name in arguments.classifiers.split(",")}

@@ -17,20 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common import as_typed, of_model, save
+from common import as_typed, save, tested
 from numpy.typing import NDArray
 from simpler_noise import DependsOnMean
 from simulated_truth import SimulatedTruth
 
 from synbrain_cli.evaluation.judge import Judge, together
-from synbrain_cli.evaluation.predictions import Predictions
 from synbrain_cli.evaluation.residuals import Residuals, ResidualSource
-from synbrain_cli.evaluation.test_set import TestSet, region_averaging, scored_regions
-from synbrain_cli.io.workspace import Workspace
+from synbrain_cli.evaluation.test_set import region_averaging, scored_regions
 from synbrain_cli.metrics.two_sample import CLASSIFIERS
 from synbrain_cli.model.readout import Readout
-from synbrain_cli.progress import Progress
-from synbrain_cli.run import RunContext
 from synbrain_cli.threads import one_thread
 
 N_SETS = 3
@@ -90,12 +86,9 @@ def main() -> None:
     parser.add_argument("workspace", type=Path)
     parser.add_argument("--model", default="sub-01")
     arguments = parser.parse_args()
-    workspace = Workspace(arguments.workspace)
-    brain, subject, store = of_model(workspace, arguments.model)
-    test = TestSet.load(subject, store, [brain])
-    predictions = Predictions.of(brain, test, RunContext(progress=Progress(quiet=True)))
+    brain, subject, _, test, predictions = tested(arguments.workspace, arguments.model)
     source = ResidualSource(brain, test, predictions, np.arange(test.n_images), 0)
-    truth, fitted = SimulatedTruth(workspace.root, subject), brain.distribution.readout
+    truth, fitted = SimulatedTruth(arguments.workspace, subject), brain.distribution.readout
     of_mean = DependsOnMean.like(fitted)
     designs = {
         "the model": (fitted, False, False),

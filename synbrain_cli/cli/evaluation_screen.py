@@ -276,18 +276,10 @@ def _print_two_sample(metrics: EvaluationRecord) -> None:
         return
     print("\nAUC of classifiers that tell recorded from drawn (.5: they cannot)")
     latent = any(s.get("latent_nf1") is not None for s in found.trials.values())
-    head = (
-        "rows",
-        "classifier",
-        "model",
-        "95 % CI",
-        "p",
-        "floor",
-        "if right",
-        "linear+N",
-        "mean+N",
-    )
-    rows: list[tuple[str, ...]] = [(*head, *(("latent",) if latent else ()))]
+    of_model, beside = ("model", "95 % CI", "p"), ("floor", "if right", "linear+N", "mean+N")
+    rows: list[tuple[str, ...]] = [
+        ("rows", "classifier", *of_model, *beside, *(("latent",) if latent else ()))
+    ]
     for unit in ("trials", "pairs"):
         for name, score in (found.get(unit) or {}).items():
             rows.append(

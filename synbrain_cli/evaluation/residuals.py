@@ -31,6 +31,7 @@ from synbrain_cli.metrics.trial_features import (
     trial_features,
 )
 from synbrain_cli.metrics.two_sample import LEAST_IMAGES, Sample
+from synbrain_cli.model.similar_images import draw_errors, root_of
 
 N_FITTED = 300  # images from whose residuals components are found
 OWN_DRAWS = 1_000  # added to the seed: draws that no other score uses
@@ -126,14 +127,11 @@ class ResidualSource:
         """
         draws = self.of("model").with_draws(N_IMITATED * (number + 1))
         generator = np.random.default_rng([self.seed, 12, number])
-        signal, n_images = self.brain.distribution.readout.signal, len(self.images)
-        values, vectors = np.linalg.eigh(shared)
-        root = vectors * np.sqrt(np.maximum(values, 0))
-        root /= np.linalg.norm(root, axis=1, keepdims=True)
-        alone = np.stack([signal.draw(generator) for _ in range(n_images)])
-        signals = root.astype(np.float32) @ alone
-        if self.predictions.relative is not None:
-            signals *= np.sqrt(self.predictions.relative[self.images])
+        relative = self.predictions.relative
+        if relative is not None:
+            relative = relative[self.images]
+        signal = self.brain.distribution.readout.signal
+        signals = draw_errors(signal, root_of(shared), relative, generator)
 
         def recorded(image: int) -> Responses:
             row, n_repeats = int(self.images[image]), int(draws.n_repeats[image])

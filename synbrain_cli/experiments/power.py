@@ -22,6 +22,7 @@ from scipy import stats
 from synbrain_cli.errors import InputError
 from synbrain_cli.experiments.contrast import Contrast
 from synbrain_cli.experiments.keeping import Keeping, Values
+from synbrain_cli.model.similar_images import draw_errors, root_of
 from synbrain_cli.progress import Share
 from synbrain_cli.run import RunContext
 
@@ -298,12 +299,8 @@ class _Simulated:
 
     def _signals(self) -> NDArray[np.float32]:
         """Draw unexplained signals of all images: (n_images, n_voxels)."""
-        signal, n_images = self._predicted.brain.distribution.readout.signal, len(self._root)
-        each = np.stack([signal.draw(self._generator) for _ in range(n_images)])
-        drawn: NDArray[np.float32] = self._root @ each
-        if self._predicted.relative is not None:
-            drawn *= np.sqrt(self._predicted.relative)
-        return drawn
+        signal = self._predicted.brain.distribution.readout.signal
+        return draw_errors(signal, self._root, self._predicted.relative, self._generator)
 
     def _draw(
         self, rows: NDArray[np.integer], n_trials: int, signals: NDArray[np.float32]
@@ -343,15 +340,6 @@ def _restore(generator: np.random.Generator, words: NDArray[np.uint64]) -> None:
     numbers = {"state": high * _WORD + low, "inc": inc_high * _WORD + inc_low}
     known: Any = {"bit_generator": "PCG64", "state": numbers}
     generator.bit_generator.state = known | {"has_uint32": has_uint32, "uinteger": uinteger}
-
-
-def root_of(correlations: Array) -> NDArray[np.float32]:
-    """Return R with R Rᵀ = correlations, of which negative parts are left out."""
-    values, vectors = np.linalg.eigh(correlations)
-    root = vectors * np.sqrt(np.maximum(values, 0))
-    # Variances stay 1 where a part was left out
-    root /= np.sqrt(np.square(root).sum(1, keepdims=True))
-    return root.astype(np.float32)
 
 
 def glm_contrast(

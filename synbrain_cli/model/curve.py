@@ -1,14 +1,18 @@
 r"""The shape of residuals, voxel by voxel: a monotone curve Q of a standard normal variable.
 
-Q goes through its values at `NODES` in straight lines, and on with slope 1. It is fitted to the
-quantiles of standardised residuals. A voxel's own quantiles are noisy. What bends its sum of signal
-and noise to them is shrunk towards that of all voxels, by as much as makes residuals of images that
-were left out likeliest: where all sums are as they were recorded, nearly all the way.
+Q goes through its values at `NODES` in straight lines, and on with slope 1. C = Q ∘ G bends the sum
+of signal and noise to that shape, with G its normal scores, and has nodes farther out.
+
+Q is fitted to the quantiles of standardised residuals. A voxel's own quantiles are noisy. What
+bends its sum of signal and noise to them is shrunk towards that of all voxels, by as much as makes
+residuals of images that were left out likeliest: where all sums are as they were recorded, nearly
+all the way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +26,16 @@ Standardised = Callable[[slice], NDArray[np.float32]]
 
 # Of Q, in standard deviations: quantiles .005 to .995.
 NODES = np.linspace(-2.6, 2.6, 27).astype(np.float32)
+WIDE = np.linspace(-4, 4, 41).astype(np.float32)  # nodes at the same distance, of sums
 LEAST_SLOPE = 0.2  # of Q where it is inverted, SD by SD (ours)
 # Trials that count as much as all other voxels for a voxel's Q, of which one number is chosen
 CURVE_TRIALS = (100.0, 300.0, 1e3, 3e3, 1e4, 1e5, np.inf)
 CHOSEN_BY = 512  # voxels, at equal distances, whose residuals choose it
 BLOCK = 512  # voxels that are computed together
-N_QUADRATURE = 30  # nodes of the integral over signal (Gauss–Hermite)
-MOST_SIGNAL = 0.95  # share of a voxel's variance, up to which its noise is told from none
+MOST_GROWTH = 1.5  # of the log of the noise variance, per SD of the unexplained signal (ours)
+N_QUADRATURE = 201  # nodes of the integral over signal, at equal distances
+N_SHARES, N_GROWTHS = 33, 31  # for which it is taken
+LEAST_NOISE = 0.06  # SD, of a voxel's: of less, the sum over nodes is no integral
 
 
 def straight(n_voxels: int) -> NDArray[np.float32]:
@@ -50,8 +57,8 @@ def fit_curve(
         Slice of voxels → their residuals in standard deviations, float32 (n_trials, n_chosen).
     image_index : int array of shape (n_trials,)
         Image of each trial, or its group. They are left out whole.
-    scores : float array of shape (n_nodes, n_voxels)
-        G at `NODES`: normal scores of the sum of signal and noise (`normal_scores`).
+    scores : float array of shape (n_wide, n_voxels)
+        G at `WIDE`: normal scores of the sum of signal and noise (`normal_scores`).
     share : Share
         Of a task whose progress is shown.
 
@@ -86,7 +93,7 @@ def trials_worth_all_voxels(
         In standard deviations.
     image_index : int array of shape (n_trials,)
         Images of even and odd numbers predict one another.
-    scores : float array of shape (n_nodes, n_voxels)
+    scores : float array of shape (n_wide, n_voxels)
         As in `fit_curve`.
 
     Returns
@@ -162,7 +169,7 @@ def sd_of_normal(curve: np.ndarray) -> np.ndarray:
 
 
 def normal_scores(share: np.ndarray, growth: np.ndarray) -> NDArray[np.float32]:
-    r"""Standard normal scores of a sum of signal and noise that depends on the signal, at `NODES`.
+    r"""Standard normal scores of a sum of signal and noise that depends on the signal, at `WIDE`.
 
     The sum :math:`t = \sqrt\pi\, z + \sqrt{(1 - \pi)\, h}\, z'`, with z and z' standard normal
     and :math:`h = \exp(g z - g^2/2)`, has mean 0 and variance 1, and is skewed. Its distribution
@@ -171,52 +178,93 @@ def normal_scores(share: np.ndarray, growth: np.ndarray) -> NDArray[np.float32]:
     .. math:: G(t) = \Phi^{-1} \int \varphi(z)\,
         \Phi\Big( \frac{t - \sqrt\pi\, z}{\sqrt{(1 - \pi)\, h(z)}} \Big)\, dz
 
+    which is the same function for all voxels: it is taken once, for some π and g, and interpolated
+    between these.
+
     Parameters
     ----------
     share : float array of shape (n_voxels,)
         π, the share of the signal in the variance.
     growth : float array of shape (n_voxels,)
-        g, by how much log h grows per SD of the signal.
+        g, by how much log h grows per SD of the signal; `MOST_GROWTH` at most.
 
     Returns
     -------
-    float32 array of shape (n_nodes, n_voxels)
+    float32 array of shape (n_wide, n_voxels)
     """
-    nodes, weights = np.polynomial.hermite_e.hermegauss(N_QUADRATURE)
-    below = np.zeros((len(NODES), len(share)))
-    signal, noise = np.sqrt(share), np.sqrt(np.maximum(1 - share, 1e-6))
+    table = _scores_by_share_and_growth()
+    last = np.array(table.shape[:2]) - 1
+    angle = np.arcsin(np.sqrt(np.clip(share, 0, 1))) / (np.pi / 2) * last[0]
+    grown = (np.clip(growth / MOST_GROWTH, -1, 1) + 1) / 2 * last[1]
+    i, j = (np.minimum(x.astype(int), n - 1) for x, n in zip((angle, grown), last, strict=True))
+    right, up = (angle - i).astype(np.float32), (grown - j).astype(np.float32)
+    scores = table[i, j].T * ((1 - right) * (1 - up))
+    scores += table[i + 1, j].T * (right * (1 - up))
+    scores += table[i, j + 1].T * ((1 - right) * up)
+    scores += table[i + 1, j + 1].T * (right * up)
+    return np.ascontiguousarray(scores)
+
+
+@cache
+def _scores_by_share_and_growth() -> NDArray[np.float32]:
+    """G by the angle whose sine is √π, by g, and by node: (n_shares, n_growths, n_wide)."""
+    angle = np.linspace(0, np.pi / 2, N_SHARES)[:, None, None]
+    g = np.linspace(-MOST_GROWTH, MOST_GROWTH, N_GROWTHS)[:, None]
+    signal, noise = np.sin(angle), np.maximum(np.cos(angle), LEAST_NOISE)
+    nodes = np.linspace(-6, 6, N_QUADRATURE)
+    weights = np.exp(-(nodes**2) / 2)
+    below = np.zeros((N_SHARES, N_GROWTHS, len(WIDE)))
     for z, weight in zip(nodes, weights / weights.sum(), strict=True):
-        spread = noise * np.exp(growth * z / 2 - growth**2 / 4)
-        below += weight * ndtr((NODES[:, None] - signal * z) / spread)
-    # Noise much narrower than the steps between nodes: nothing of it is left to see
-    scores = np.where(share > MOST_SIGNAL, NODES[:, None], ndtri(np.clip(below, 1e-9, 1 - 1e-9)))
-    return scores.astype(np.float32)
+        below += weight * ndtr((WIDE - signal * z) / (noise * np.exp(g * z / 2 - g**2 / 4)))
+    table = ndtri(np.clip(below, 1e-12, 1 - 1e-12))
+    table[-1] = WIDE  # nothing but signal
+    return table.astype(np.float32)
 
 
 def bend(curve: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Q of (n, n_voxels), by linear interpolation between equally spaced nodes."""
-    position = (t - NODES[0]) / (NODES[1] - NODES[0])
+    """Q of (n, n_voxels), by linear interpolation between `NODES`; or C, between `WIDE`."""
+    nodes = _nodes_of(curve)
+    position = (t - nodes[0]) / (nodes[1] - nodes[0])
     j = position.astype(np.int32)
-    np.clip(j, 0, len(NODES) - 2, out=j)
+    np.clip(j, 0, len(nodes) - 2, out=j)
     part = position - j
     j *= t.shape[1]
     j += np.arange(t.shape[1], dtype=np.int32)
     below = np.take(curve, j)
     j += t.shape[1]
     bent = below + (np.take(curve, j) - below) * np.clip(part, 0, 1, out=part)
-    beyond = np.abs(t) > NODES[-1]
+    beyond = np.abs(t) > nodes[-1]
     if beyond.any():
-        far = t[beyond]
-        bent[beyond] += np.minimum(far - NODES[0], 0) + np.maximum(far - NODES[-1], 0)
+        far, (low, high) = t[beyond], _slopes_beyond(curve)
+        voxel = np.nonzero(beyond)[1]
+        bent[beyond] += low[voxel] * np.minimum(far - nodes[0], 0)
+        bent[beyond] += high[voxel] * np.maximum(far - nodes[-1], 0)
     return bent
 
 
+def _nodes_of(curve: np.ndarray) -> NDArray[np.float32]:
+    """Nodes of Q, or of C."""
+    return NODES if len(curve) == len(NODES) else WIDE
+
+
+def _slopes_beyond(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes below the first node and above the last (n_voxels,): 1 of Q, of C those next to them.
+
+    Next to its last nodes Q is that of a few trials; C bends a sum whose shape is known.
+    """
+    if len(curve) == len(NODES):
+        return (np.ones_like(curve[0]),) * 2
+    step = WIDE[1] - WIDE[0]
+    return (curve[1] - curve[0]) / step, (curve[-1] - curve[-2]) / step
+
+
 def unbend(curve: np.ndarray, values: np.ndarray) -> tuple[Array, Array]:
-    """Invert Q, with slopes of `LEAST_SLOPE` at least.
+    """Invert Q or C, with slopes of `LEAST_SLOPE` at least.
 
     Parameters
     ----------
     curve : array of shape (n_nodes, n_voxels)
+        At `NODES` or at `WIDE`.
     values : array of shape (n, n_voxels)
 
     Returns
@@ -226,7 +274,7 @@ def unbend(curve: np.ndarray, values: np.ndarray) -> tuple[Array, Array]:
     log_slope : float64 array of shape (n, n_voxels)
         Log of the slope of Q there.
     """
-    nodes = NODES.astype(np.float64)
+    nodes = _nodes_of(curve).astype(np.float64)
     steps = np.maximum(
         np.diff(curve.astype(np.float64), axis=0), LEAST_SLOPE * np.diff(nodes)[:, None]
     )
@@ -240,7 +288,8 @@ def unbend(curve: np.ndarray, values: np.ndarray) -> tuple[Array, Array]:
     slope = steps[below, voxel] / width
     t = nodes[below] + (values - heights[below, voxel]) / slope
     low, high = heights[0], heights[-1]
-    t = np.where(values < low, nodes[0] + values - low, t)
-    t = np.where(values > high, nodes[-1] + values - high, t)
-    outside = (values < low) | (values > high)
-    return t, np.where(outside, 0.0, np.log(slope))
+    before, after = _slopes_beyond(heights)
+    under, over = values < low, values > high
+    t = np.where(under, nodes[0] + (values - low) / before, t)
+    t = np.where(over, nodes[-1] + (values - high) / after, t)
+    return t, np.log(np.where(under, before, np.where(over, after, slope)))

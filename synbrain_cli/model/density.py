@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from synbrain_cli.errors import InputError
 from synbrain_cli.model.curve import unbend
-from synbrain_cli.model.normal import Normal
+from synbrain_cli.model.low_rank_density import LowRankDensity
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.model.signal_integral import SignalIntegral
 
@@ -54,10 +54,11 @@ class TrialDensity:
         self._readout, self._mean = readout, mean.astype(np.float64)
         h = readout.relative_noise_variance(self._mean)
         self._scale = readout.scale(h)
+        self._curve = readout.curve_of_sum(h)
         gain = np.sqrt(h) / self._scale
-        self._signal = Normal.of(readout.signal, 1 / self._scale)
-        self._noise = Normal.of(readout.noise, gain)
-        self._known: dict[int, Normal] = {}
+        self._signal = LowRankDensity.of(readout.signal, 1 / self._scale)
+        self._noise = LowRankDensity.of(readout.noise, gain)
+        self._known: dict[int, LowRankDensity] = {}
         self._integral: SignalIntegral | None = None
         if readout.depends_on_signal:
             growth = readout.growth.astype(np.float64) * self._scale
@@ -116,10 +117,10 @@ class TrialDensity:
         log_scale = np.log(self._scale).sum()
         if self._readout.is_straight:
             return standard, np.full(len(trials), -log_scale)
-        t, log_slope = unbend(self._readout.curve_of_sum, standard)
+        t, log_slope = unbend(self._curve, standard)
         return t, -log_slope.sum(1) - log_scale
 
-    def _of_repeats(self, n: int) -> Normal:
+    def _of_repeats(self, n: int) -> LowRankDensity:
         """Distribution of the mean of n repeats times √n; of their differences, where n is 0."""
         if n not in self._known:
             self._known[n] = self._noise.plus(self._signal, n) if n else self._noise

@@ -54,7 +54,9 @@ from synbrain_cli.model.covariance import (
     fit_low_rank,
 )
 from synbrain_cli.model.curve import (
+    MOST_GROWTH,
     NODES,
+    WIDE,
     Standardised,
     bend,
     fit_curve,
@@ -65,7 +67,6 @@ from synbrain_cli.model.curve import (
 from synbrain_cli.progress import UNSEEN, Share
 
 MAX_SIGNAL_DEPENDENCE = 0.7
-MOST_GROWTH = 1.5  # of log h, per SD of the unexplained signal (ours)
 # Shares of variance components, signal dependence, factors of noise and of signal, and Q
 TIMES = 3, 1, 36, 54, 13
 Part = Literal["low_rank", "signal_dependence", "curve"]
@@ -123,9 +124,7 @@ class Readout:
         """
         if relative is None or self.signal.is_nothing:
             return self
-        found = replace(self, signal=self.signal.scaled(relative))
-        found.__dict__["curve_of_sum"] = self.curve_of_sum  # that of the average image
-        return found
+        return replace(self, signal=self.signal.scaled(relative))
 
     def relative_noise_variance(self, mean: np.ndarray) -> np.ndarray:
         """Return ⟨h⟩, the factor of the noise variance; shape of ``mean`` (..., n_voxels)."""
@@ -137,10 +136,7 @@ class Readout:
         return sd_of_normal(self.curve)
 
     def sd(self, mean: np.ndarray) -> np.ndarray:
-        """Return the standard deviation of a single trial around its mean, in closed form.
-
-        It is exact where residuals are not bent. Where they are, and noise depends on u, it is that
-        of the average image: of images with recorded spike counts it is right to 2 %.
+        """Return the standard deviation of a single trial around its mean: exact, not from draws.
 
         Unexplained signal and trial noise are both unknown, as in draws with their own u each;
         draws that share one u vary less.
@@ -172,22 +168,26 @@ class Readout:
         """Whether trial noise depends on unexplained signal."""
         return bool(((self.growth != 0) & (self.signal.variance > 0)).any())
 
-    @cached_property
-    def curve_of_sum(self) -> np.ndarray:
-        """C at `NODES`: float32 (n_nodes, n_voxels)."""
+    def curve_of_sum(self, h: np.ndarray) -> np.ndarray:
+        """Return C at `WIDE`, given ⟨h⟩ (n_voxels,): float32 (n_wide, n_voxels).
+
+        Where noise does not depend on u, it is Q, at its own nodes.
+        """
         if self.is_straight or not self.depends_on_signal:
             return self.curve
-        is_bent = (self.curve != NODES[:, None]).any(0)
-        return np.where(is_bent, bend(self.curve, self.scores), self.curve).astype(np.float32)
+        return np.where(self._is_bent, bend(self.curve, self.scores(h)), WIDE[:, None])
 
-    @property
-    def scores(self) -> np.ndarray:
-        """G at `NODES`, of the average image: float32 (n_nodes, n_voxels)."""
+    @cached_property
+    def _is_bent(self) -> np.ndarray:
+        """Voxels whose Q is not the identity: bool (n_voxels,)."""
+        return (self.curve != NODES[:, None]).any(0)
+
+    def scores(self, h: np.ndarray) -> np.ndarray:
+        """Return G at `WIDE`, given ⟨h⟩ (n_voxels,): float32 (n_wide, n_voxels)."""
         if not self.depends_on_signal:
-            return straight(len(self.centre))
-        signal, noise = self.signal.variance, self.noise.variance
-        share = signal / np.maximum(signal + noise, 1e-24)
-        return normal_scores(share, self.growth * np.sqrt(signal))
+            return np.repeat(WIDE[:, None], len(self.centre), axis=1)
+        share = self.signal.variance / np.square(self.scale(h))
+        return normal_scores(share, self.growth * np.sqrt(self.signal.variance))
 
     def scale(self, h: np.ndarray) -> np.ndarray:
         """Return s, given ⟨h⟩; shape of ``h`` (..., n_voxels)."""
@@ -263,6 +263,7 @@ class Readout:
         """
         h = self.relative_noise_variance(mean)
         scale, of_mean = self.scale(h).astype(np.float32), np.sqrt(h).astype(np.float32)
+        curve = self.curve_of_sum(h)
         draws = np.empty((n_draws, len(mean)), np.float32)
         own, known = iter(signals), None
         u, gain = np.zeros(len(mean), np.float32), of_mean
@@ -271,7 +272,7 @@ class Readout:
             if self.depends_on_signal and u is not known:
                 gain, known = of_mean * self._root_of_signal(u), u
             t = (u + gain * e) / scale
-            bent = t if self.is_straight else bend(self.curve_of_sum, t[None])[0]
+            bent = t if self.is_straight else bend(curve, t[None])[0]
             draws[k] = mean + scale * bent
         return draws
 
@@ -467,7 +468,8 @@ def _with_curve(
     """Fit Q to the residuals of a readout without it."""
     standardised = _standardised(readout, trials, image_index, means)
     whole = image_index if groups is None else groups[image_index]  # is left out as one
-    return replace(readout, curve=fit_curve(standardised, whole, readout.scores, share))
+    scores = readout.scores(readout.relative_noise_variance(readout.centre))
+    return replace(readout, curve=fit_curve(standardised, whole, scores, share))
 
 
 def _standardised(

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from synbrain_cli.model.normal import Normal
+from synbrain_cli.model.low_rank_density import LowRankDensity
 
 MOST_STEPS = 30
 CLOSE = 1e-3  # nats: a step that gains less is the last
@@ -40,19 +40,19 @@ class SignalIntegral:
 
     Parameters
     ----------
-    signal : Normal
+    signal : LowRankDensity
         u.
-    noise : Normal
+    noise : LowRankDensity
         e.
     growth : float array of shape (n_voxels,)
         g, by how much the log of the noise variance grows with u, per unit of u.
     """
 
-    def __init__(self, signal: Normal, noise: Normal, growth: Array) -> None:
+    def __init__(self, signal: LowRankDensity, noise: LowRankDensity, growth: Array) -> None:
         self._signal, self._noise, self._growth = signal, noise, growth
         variance = signal.private + np.square(signal.loadings).sum(1, dtype=np.float64)
         self._average = np.square(growth) * variance / 4
-        self._of_sum: dict[int, Normal] = {}
+        self._of_sum: dict[int, LowRankDensity] = {}
 
     def log_density(self, t: Array) -> float:
         """Return the log density, in nats, of repeats (n_repeats, n_voxels)."""

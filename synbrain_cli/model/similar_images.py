@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.groups import Groups, deal
+from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.linear import LinearEncoder, pool_tokens
 from synbrain_cli.model.tokens import StandardBand, StandardTokens
 from synbrain_cli.tokens import Tokens
@@ -63,6 +64,43 @@ def shared_errors(cosines: NDArray[np.float64], power: float) -> NDArray[np.floa
         shared = np.clip(cosines, 0, 1) ** power
         np.fill_diagonal(shared, 1)
     return shared
+
+
+def root_of(correlations: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return R with R Rᵀ = correlations, of which negative parts are left out."""
+    values, vectors = np.linalg.eigh(correlations)
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    # Variances stay 1 where a part was left out
+    root /= np.sqrt(np.square(root).sum(1, keepdims=True))
+    return root.astype(np.float32)
+
+
+def draw_errors(
+    signal: LowRank,
+    root: NDArray[np.float32],
+    relative: NDArray[np.float32] | None,
+    generator: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Draw unexplained signals of several images together.
+
+    Parameters
+    ----------
+    signal : LowRank
+        u of an average image.
+    root : float32 array of shape (n_images, n_images)
+        Of the correlation of the images' errors (`root_of`).
+    relative : float32 array of shape (n_images, n_voxels), optional
+        Variance of each image's u, relative to the average (`synbrain_cli.model.uncertainty`).
+    generator : numpy Generator
+
+    Returns
+    -------
+    float32 array of shape (n_images, n_voxels)
+    """
+    drawn: NDArray[np.float32] = root @ np.stack([signal.draw(generator) for _ in root])
+    if relative is not None:
+        drawn *= np.sqrt(relative)
+    return drawn
 
 
 def residuals_together(

@@ -14,11 +14,12 @@ from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.experiments.conditions import read_categories, read_conditions
 from synbrain_cli.experiments.contrast import Contrast, ContrastSettings, Shown
 from synbrain_cli.experiments.controls import low_level_statistics, phase_scrambled
-from synbrain_cli.experiments.power import Experiment, glm_contrast, power, root_of, trials_needed
+from synbrain_cli.experiments.power import Experiment, glm_contrast, power, trials_needed
 from synbrain_cli.experiments.predicted import Predicted
 from synbrain_cli.experiments.verdict import say_verdict
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.readout import Readout
+from synbrain_cli.model.similar_images import root_of
 from synbrain_cli.run import RunContext
 
 N_VOXELS = 40

@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate
 from scipy.stats import multivariate_normal, norm
 
-from synbrain_cli.model.normal import Normal
+from synbrain_cli.model.low_rank_density import LowRankDensity
 from synbrain_cli.model.signal_integral import SignalIntegral
 
 U, E = 0.3, 0.7  # variances of signal and noise of one voxel
@@ -13,7 +13,7 @@ U, E = 0.3, 0.7  # variances of signal and noise of one voxel
 
 def one_voxel(growth):
     nothing = np.zeros((1, 0), np.float32)
-    signal, noise = (Normal(nothing, np.array([v])) for v in (U, E))
+    signal, noise = (LowRankDensity(nothing, np.array([v])) for v in (U, E))
     return SignalIntegral(signal, noise, np.array([growth]))
 
 
@@ -58,7 +58,7 @@ N_VOXELS = 12
 
 def low_rank(generator, rank, size, private):
     loadings = size * generator.normal(size=(N_VOXELS, rank))
-    return Normal(loadings.astype(np.float32), generator.uniform(*private, N_VOXELS))
+    return LowRankDensity(loadings.astype(np.float32), generator.uniform(*private, N_VOXELS))
 
 
 def covariance(part):

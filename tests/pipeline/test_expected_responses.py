@@ -159,7 +159,7 @@ def test_every_map_of_the_mean_is_the_models_mean(made, brain, mean):
 
 
 def test_every_map_of_the_sd_is_that_of_a_single_trial(made, brain, photographs):
-    """The SD over many draws with a signal of their own, to a few hundredths."""
+    """The SD over many draws with a signal of their own, within its Monte Carlo error."""
     n_draws = 20_000
     draws = brain.draw(photographs / "b.png", n_draws, seed=3, signal="fresh")[0]
     values = in_volume(brain, made.folder / "sub-01/func/sub-01_stim-b_stat-std_statmap.nii.gz")
@@ -167,13 +167,10 @@ def test_every_map_of_the_sd_is_that_of_a_single_trial(made, brain, photographs)
     centred = draws - draws.mean(0, dtype=np.float64)
     kurtosis = (centred**4).mean(0) / (centred**2).mean(0) ** 2
     error = np.sqrt((kurtosis - 1) / (4 * n_draws))
-    found = draws.std(0, ddof=1, dtype=np.float64) / values - 1
-    # Residuals are bent as those of the average image: of another, the closed form is nearly right
-    assert np.abs(found).max() < 0.08
-    assert np.sqrt(np.square(found).mean()) < 0.02
-    assert abs(found.mean()) < 0.015
-    z = found / error
-    assert np.median(np.abs(z)) < 1.5  # of most voxels, as by chance
+    z = (draws.std(0, ddof=1, dtype=np.float64) / values - 1) / error
+    assert np.abs(z).max() < 5
+    assert z.std() < 1.25
+    assert abs(z.mean()) < 4 / np.sqrt(len(z))
     within = made.draws[1].std(0, ddof=1)  # of one brain state: the noise alone
     assert np.median(within / values) < 0.5
     for hemisphere, found in on_surface(made.folder, "b", "fsaverage5", "std").items():

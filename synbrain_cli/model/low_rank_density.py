@@ -1,4 +1,4 @@
-"""Densities of normal distributions over voxels whose covariance is low-rank plus private."""
+"""Densities of normal distributions whose covariance over voxels is low-rank plus private."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from synbrain_cli.model.covariance import LowRank
 
@@ -17,28 +16,35 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Normal:
-    """A centred normal distribution of covariance ``loadings @ loadings.T + diag(private)``.
+class LowRankDensity:
+    """Density of the normal distribution of covariance ``loadings @ loadings.T + diag(private)``.
 
-    Loadings are float32 (n_voxels, rank), and so are products over voxels, which is twice as fast:
-    of 15,724 voxels, the log density is then right to a hundredth of a nat. ``private`` are
-    variances, float64 (n_voxels,).
+    Its mean is 0; `synbrain_cli.model.covariance.LowRank` draws from such a distribution.
+
+    Attributes
+    ----------
+    loadings : float32 array of shape (n_voxels, rank)
+        Products over voxels are in float32, too, which is twice as fast: of 15,724 voxels, the log
+        density is then right to a hundredth of a nat.
+    private : float64 array of shape (n_voxels,)
+        Variances.
     """
 
     loadings: NDArray[np.float32]
     private: Array
 
     @classmethod
-    def of(cls, part: LowRank, factor: Array) -> Normal:
+    def of(cls, part: LowRank, factor: Array) -> LowRankDensity:
         """Return the distribution of a low-rank normal variable times factors (n_voxels,)."""
         loadings = part.loadings * factor[:, None].astype(np.float32)
         return cls(loadings, _not_singular(loadings, (part.private * factor) ** 2))
 
-    def plus(self, other: Normal, times: float = 1) -> Normal:
+    def plus(self, other: LowRankDensity, times: float = 1) -> LowRankDensity:
         """Return the distribution of the sum with another, independent one of variance × times."""
         more = np.float32(np.sqrt(times)) * other.loadings
         loadings = np.hstack([more, self.loadings])
-        return Normal(loadings, _not_singular(loadings, times * other.private + self.private))
+        private = times * other.private + self.private
+        return LowRankDensity(loadings, _not_singular(loadings, private))
 
     @property
     def n_voxels(self) -> int:
@@ -50,24 +56,21 @@ class Normal:
         return np.divide(self.loadings, self.private[:, None], dtype=np.float32)
 
     @cached_property
-    def _factor(self) -> tuple[Array, bool]:
+    def _root(self) -> Array:
+        """Lower root of ``I + loadings.T @ diag(1 / private) @ loadings``: (rank, rank)."""
         inner = (self.loadings.T @ self._weighed).astype(np.float64)
         inner[np.diag_indices_from(inner)] += 1
-        return cho_factor(inner, lower=True)
+        return np.asarray(np.linalg.cholesky(inner), np.float64)
 
     @cached_property
     def log_determinant(self) -> float:
         """Of the covariance."""
-        shared = 2 * np.log(np.diag(self._factor[0])).sum() if self.loadings.size else 0.0
-        return float(shared + np.log(self.private).sum())
+        return float(2 * np.log(np.diag(self._root)).sum() + np.log(self.private).sum())
 
     @cached_property
     def precision_loadings(self) -> NDArray[np.float32]:
         """K (n_voxels, rank): the inverse covariance is ``diag(1 / private) - K @ K.T``."""
-        if not self.loadings.size:
-            return self.loadings
-        root = np.tril(self._factor[0])
-        inverse = solve_triangular(root, np.eye(len(root)), lower=True)
+        inverse = np.linalg.inv(self._root)
         return self._weighed @ inverse.T.astype(np.float32)
 
     def times(self, rows: Array) -> Array:
@@ -85,10 +88,8 @@ class Normal:
 
     def log_density(self, t: Array) -> Array:
         """Log density, nats, of rows (n, n_voxels): (n,)."""
-        distance = (t**2 / self.private).sum(1)
-        if self.loadings.size:
-            score = (t.astype(np.float32) @ self._weighed).astype(np.float64)
-            distance = distance - (score * cho_solve(self._factor, score.T).T).sum(1)
+        shared = (t.astype(np.float32) @ self.precision_loadings).astype(np.float64)
+        distance = (t**2 / self.private).sum(1) - np.square(shared).sum(1)
         density: Array = -0.5 * (
             distance + self.log_determinant + self.n_voxels * np.log(2 * np.pi)
         )
