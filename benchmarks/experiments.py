@@ -193,7 +193,7 @@ def left_out_errors(
         fitted = fit_distribution(own, HeldOut({"linear": left}, linear), seed)
         tokens = both.tokens.part(np.flatnonzero(out))[:]
         error = linear.predict(tokens) - truth.means(examples.images[out])
-        relative = fitted.uncertainty(linear.leverage(tokens)).relative
+        relative = fitted.uncertainty(linear.leverage(tokens)[0]).relative
         good = fitted.readout.signal.variance > LEAST
         variance = fitted.readout.signal.variance[good]
         found.append(covered(error[:, good], variance * relative[:, good]))

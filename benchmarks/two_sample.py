@@ -128,12 +128,14 @@ def middle_region(brain: Brain) -> np.ndarray:
     return masks[len(masks) // 2]
 
 
+ALONE = "errors not shared by similar images"
 DEFECTS = (
     "none",
     "variance × 1.1",
     "correlation of one region",
     "signal not shared",
     "noise depends on the mean alone",
+    ALONE,
 )
 
 
@@ -150,10 +152,12 @@ def drawer(source: ResidualSource, defect: str) -> Draw:
     def draw(image: int, seed: int) -> np.ndarray:
         row = int(source.images[image])
         mean, digest = source.predictions["model"][row], source.test.digests[row]
-        relative = source.predictions.relative
-        own = known.of_image(None if relative is None else relative[row])
+        doubts = source.predictions.doubt
+        doubt = None if doubts is None else doubts.of(row)
+        if doubt is not None and defect == ALONE:
+            doubt = doubt.apart()
         drawing = Drawing(int(source.test.n_repeats[row]), seed, signal=signal)
-        drawn = brain.draw_around(mean, digest, drawing, own)
+        drawn = brain.draw_around(mean, digest, drawing, known, doubt)
         return factor * (drawn - mean) / source.spread(row)
 
     return draw

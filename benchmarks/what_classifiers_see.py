@@ -1,8 +1,9 @@
 """By what are draws told from recorded trials? Draws with a part of the truth in them.
 
 On a simulated subject: classifiers tell recorded test trials from draws whose unexplained signal,
-or trial noise, or both are the true ones, or in which noise depends on the predicted response
-alone. What is told when a part is true is not in that part.
+or trial noise, or both are the true ones, in which noise depends on the predicted response alone,
+or in which similar images share errors, other ones than in the recording. What is told when a part
+is true is not in that part.
 
     python benchmarks/what_classifiers_see.py WORKSPACE [--model sub-01]
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from simpler_noise import DependsOnMean
 from simulated_truth import SimulatedTruth
 
+from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.evaluation.judge import Judge, together
 from synbrain_cli.evaluation.residuals import Residuals, ResidualSource
 from synbrain_cli.evaluation.test_set import region_averaging, scored_regions
@@ -45,6 +47,8 @@ class Counterfactual:
         The model's, or what stands in its place.
     signal, noise : bool
         Whether the unexplained signal, and the trial noise, are the true ones.
+    shared : bool
+        Whether similar images share unexplained signal.
     """
 
     source: ResidualSource
@@ -52,15 +56,20 @@ class Counterfactual:
     readout: Readout
     signal: bool
     noise: bool
+    shared: bool = False
 
     def drawn(self, image: int, imitation: int) -> Responses:
         """Standardised residuals of draws of one image."""
         source, generator = self.source, np.random.default_rng([31, image, imitation])
-        row, relative = int(source.images[image]), source.predictions.relative
+        row = int(source.images[image])
         name, n = [source.test.images[row]], int(source.test.n_repeats[row])
-        own = self.readout.of_image(None if relative is None else relative[row])
-        mean = source.predictions["model"][row]
+        doubt = source.predictions.doubt.of(row)
+        own, mean = self.readout.of_image(doubt.relative), source.predictions["model"][row]
         u = own.signal.draw(generator)
+        if self.shared:
+            drawing = Drawing(n, 1_000 + imitation)
+            (of_image,) = source.brain.generators("", drawing, doubt).signals
+            u = own.signal.draw(of_image)
         if self.signal:
             u = (self.truth.standardised("mean", name)[0] - mean).astype(np.float32)
         if not self.noise:
@@ -92,6 +101,7 @@ def main() -> None:
     of_mean = DependsOnMean.like(fitted)
     designs = {
         "the model": (fitted, False, False),
+        "similar images share errors": (fitted, False, False, True),
         "noise depends on the predicted response alone": (of_mean, False, False),
         "true u": (fitted, True, False),
         "true u, noise depends on the predicted response alone": (of_mean, True, False),

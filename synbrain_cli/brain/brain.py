@@ -31,13 +31,13 @@ from synbrain_cli.brain.token_source import TokenFiles
 from synbrain_cli.errors import InputError
 from synbrain_cli.io.events import Events
 from synbrain_cli.model.readout import Readout
-from synbrain_cli.model.uncertainty import Doubt
+from synbrain_cli.model.uncertainty import ImageDoubt
 from synbrain_cli.prefetch import prefetch
 from synbrain_cli.run import resolve_device
 from synbrain_cli.tokens import Tokens
 
 # Mean response, function that makes the draws, and uncertainty of the mean
-_Begun = tuple[np.ndarray, Callable[[], np.ndarray], Doubt | None]
+_Begun = tuple[np.ndarray, Callable[[], np.ndarray], ImageDoubt | None]
 
 
 def load_model(path: Path | str, device: str = "auto", tokens: TokenFiles = ()) -> Brain:
@@ -127,6 +127,10 @@ class Brain(LoadedModel):
         one by one, so that not even rounding differs. On a GPU, where that would leave most of it
         idle, they are processed in batches of one fixed shape: another place in its batch may
         change how an image's response is rounded.
+
+        Draws of similar images share errors: draws k of all images are trials of one possible brain
+        (`synbrain_cli.model.error_fields`). For the interval of a number that is computed from
+        several images, compute it from draws 0 of all, from draws 1, …, with ``signal="fresh"``.
 
         Parameters
         ----------
@@ -312,10 +316,7 @@ class Brain(LoadedModel):
             if has_sd:
                 readout = self.distribution.readout
                 if doubt is not None:
-                    readout, distance = (
-                        readout.of_image(doubt.relative[0]),
-                        float(doubt.distance[0]),
-                    )
+                    readout, distance = readout.of_image(doubt.relative), doubt.distance
                 sd = readout.sd(mean)
                 if has_sem:
                     sem = np.sqrt(readout.signal.variance).astype(np.float32)
@@ -340,12 +341,11 @@ class Brain(LoadedModel):
                     drawn = self._draw_latent(token, digest, drawing)
                     yield mean, partial(np.asarray, drawn), None
                     continue
-                doubt = self.doubt(token)
+                doubt = self.doubt_of(token)
                 if drawing.sampling == "mean":
                     yield mean, partial(np.asarray, mean), doubt
                 else:
-                    relative = None if doubt is None else doubt.relative[0]
-                    draw = partial(self.draw_around, mean, digest, drawing, relative=relative)
+                    draw = partial(self.draw_around, mean, digest, drawing, doubt=doubt)
                     yield mean, draw, doubt
 
     def draw_around(
@@ -354,7 +354,7 @@ class Brain(LoadedModel):
         digest: str,
         drawing: Drawing,
         readout: Readout | None = None,
-        relative: np.ndarray | None = None,
+        doubt: ImageDoubt | None = None,
     ) -> np.ndarray:
         """Make calibrated draws for one image whose mean response is known.
 
@@ -366,18 +366,25 @@ class Brain(LoadedModel):
         drawing : Drawing
         readout : Readout, optional
             Another distribution, drawn with the same random numbers: for comparisons.
-        relative : float32 array of shape (n_voxels,), optional
-            Uncertainty of this image's mean (`doubt`), relative to the average over images.
+        doubt : ImageDoubt, optional
+            How unsure this image's mean is (`doubt_of`), and with which images it shares errors.
 
         Returns
         -------
         float32 array of shape (n_draws, n_voxels), standardised
         """
-        generators = DrawGenerators(drawing, digest, self.config.fingerprint)
-        own = (readout or self.distribution.readout).of_image(relative)
-        return draw_around(mean, own, generators)
+        own = readout or self.distribution.readout
+        own = own if doubt is None else own.of_image(doubt.relative)
+        return draw_around(mean, own, self.generators(digest, drawing, doubt))
+
+    def generators(
+        self, digest: str, drawing: Drawing, doubt: ImageDoubt | None = None
+    ) -> DrawGenerators:
+        """Return what the draws of one image are drawn from: arguments of `draw_around`."""
+        features = None if doubt is None else doubt.features
+        return DrawGenerators(drawing, digest, self.fields, features)
 
     def _draw_latent(self, token: Tokens, digest: str, drawing: Drawing) -> np.ndarray:
-        generators = DrawGenerators(drawing, digest, self.config.fingerprint)
+        generators = self.generators(digest, drawing)
         latent = self.latent(token)
         return draw_latent(latent, self.networks, self.n_voxels, generators, self._batch)

@@ -13,7 +13,9 @@ import torch
 
 from synbrain_cli.brain.prediction import Networks
 from synbrain_cli.errors import InputError
+from synbrain_cli.model.covariance import Normal
 from synbrain_cli.model.draw_key import draw_generator
+from synbrain_cli.model.error_fields import ErrorFields
 from synbrain_cli.model.readout import Readout
 
 SAMPLINGS = ("calibrated", "latent", "mean")
@@ -74,24 +76,33 @@ class DrawGenerators:
     drawing : Drawing
     digest : str
         Of the image's content.
-    fingerprint : str
+    fields : ErrorFields
         Of the model.
+    features : float32 array of shape (n_frequencies, 2), optional
+        By which similar images share unexplained signal; None where they do not.
     """
 
     drawing: Drawing
     digest: str
-    fingerprint: str
+    fields: ErrorFields
+    features: np.ndarray | None = None
 
     def generator(self, what: int | str) -> np.random.Generator:
         """Return the generator of draw ``what``, or of the unexplained signal."""
-        return draw_generator(self.drawing.seed, self.digest, what, self.fingerprint)
+        return draw_generator(self.drawing.seed, self.digest, what, self.fields.fingerprint)
+
+    def signal(self, k: int) -> Normal:
+        """Return what the unexplained signal of draw ``k`` is drawn from."""
+        name = "signal" if self.drawing.signal == "shared" else f"signal/{k}"
+        if self.features is None:
+            return self.generator(name)
+        return self.fields.normals(self.features, self.drawing.seed, name)
 
     @property
-    def signals(self) -> list[np.random.Generator]:
-        """One generator for all draws, or one each, of the unexplained signal."""
-        if self.drawing.signal == "shared":
-            return [self.generator("signal")]
-        return [self.generator(f"signal/{k}") for k in range(self.drawing.n_draws)]
+    def signals(self) -> list[Normal]:
+        """What unexplained signal is drawn from: one for all draws, or one each."""
+        n_signals = 1 if self.drawing.signal == "shared" else self.drawing.n_draws
+        return [self.signal(k) for k in range(n_signals)]
 
     @property
     def noises(self) -> Iterator[np.random.Generator]:
@@ -156,7 +167,7 @@ class RepeatedGenerators(DrawGenerators):
 class _Kept:
     """Normal numbers of a generator, kept in the order in which they were drawn."""
 
-    generator: np.random.Generator
+    generator: Normal
     numbers: list[np.ndarray] = field(default_factory=list)
     used: int = 0
 

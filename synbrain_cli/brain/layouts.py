@@ -86,7 +86,8 @@ def readout_arrays(n_predictors: int, n_voxels: int) -> dict[str, Shape]:
         "noise_loadings": (n_voxels, "noise rank"),
         "curve": (len(NODES), n_voxels),
         "uncertainty_growth": (1,),
-        "uncertainty_power": (1,),
+        "uncertainty_concentration": (1,),
+        "uncertainty_power": (1,),  # of models of earlier versions
         "uncertainty_level": (n_voxels,),
         "uncertainty_distances": (PERCENTS,),
         "image_blind_signal_loadings": (n_voxels, "image-blind signal rank"),

@@ -33,7 +33,9 @@ from synbrain_cli.io.prepared_tables import read_voxels, roi_masks
 from synbrain_cli.io.replacing import unreplaced
 from synbrain_cli.io.token_files import TokenFile
 from synbrain_cli.io.voxel_space import VoxelSpace
-from synbrain_cli.model.uncertainty import Doubt
+from synbrain_cli.model.error_fields import ErrorFields
+from synbrain_cli.model.similar_images import directions
+from synbrain_cli.model.uncertainty import Doubt, ImageDoubt
 from synbrain_cli.tokens import Tokens
 
 
@@ -170,7 +172,22 @@ class LoadedModel:
         known = self._distribution
         if known is None or known.uncertainty is None:
             return None
-        return known.uncertainty(self.predictors.leverage(tokens))
+        leverage, scores = self.predictors.leverage(tokens)
+        features = None
+        if known.uncertainty.is_shared:
+            seen = directions(self.predictors.linear, scores)
+            features = self.fields.features(seen, known.uncertainty.concentration)
+        return replace(known.uncertainty(leverage), features=features)
+
+    def doubt_of(self, token: Tokens) -> ImageDoubt | None:
+        """Return `doubt` of a single image."""
+        doubt = self.doubt(token)
+        return None if doubt is None else doubt.of(0)
+
+    @cached_property
+    def fields(self) -> ErrorFields:
+        """Random functions of the image, by which draws of similar images share errors."""
+        return ErrorFields(self.config.fingerprint)
 
     @cached_property
     def source(self) -> TokenSource:

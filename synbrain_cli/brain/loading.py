@@ -36,6 +36,9 @@ from synbrain_cli.model.transfer import Adapter, Transfer
 from synbrain_cli.model.uncertainty import MeanUncertainty
 from synbrain_cli.model.vae import BrainVAE
 
+# Of errors that similar images share, of which a model has one
+ONCE = ("uncertainty_concentration", "uncertainty_power")
+
 
 @dataclass(frozen=True)
 class Distribution:
@@ -135,9 +138,10 @@ def load_weights(
     if config.has_readout:
         path = folder / "readout.safetensors"
         layout = readout_arrays(len(config.predictors), n_voxels)
-        # Of models of earlier versions, neither is known
-        unknown = [[n for n in layout if n.startswith(p)] for p in ("uncertainty_", IMAGE_BLIND)]
-        named = load_expected(path, layout, optional=unknown)
+        # Of models of earlier versions, not all is known
+        beginnings = ("uncertainty_", IMAGE_BLIND)
+        groups = [[n for n in layout if n.startswith(p) and n not in ONCE] for p in beginnings]
+        named = load_expected(path, layout, optional=[*groups, *([name] for name in ONCE)])
         stack = named["stack"]
         distribution = Distribution(
             Readout.from_arrays(named),

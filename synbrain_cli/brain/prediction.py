@@ -219,8 +219,8 @@ class Predictors:
             )
         return self.networks
 
-    def leverage(self, tokens: Tokens) -> np.ndarray:
-        """Leverage of images in the linear encoder: float32 (n_images, n_voxels)."""
+    def leverage(self, tokens: Tokens) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Leverage of images in the linear encoder, and their scores: see `LinearEncoder`."""
         return self.linear.leverage(self.scaler(tokens))
 
     def _linear(self, tokens: Tokens) -> np.ndarray:

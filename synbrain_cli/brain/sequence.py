@@ -19,6 +19,7 @@ from synbrain_cli.io.events import Events
 from synbrain_cli.model.draw_key import draw_generator
 from synbrain_cli.model.sequence import Sequence, TrialOrder, estimate_drift, standard_mean
 from synbrain_cli.model.trial_blocks import Residuals
+from synbrain_cli.model.uncertainty import Doubt, ImageDoubt
 
 if TYPE_CHECKING:
     from synbrain_cli.brain.brain import Brain
@@ -32,39 +33,41 @@ class ShownImages:
     ----------
     mean : float32 array of shape (n_images, n_voxels)
         m of each.
-    relative : float32 array of shape (n_images, n_voxels), optional
-        Uncertainty of each mean relative to the average over images.
+    doubt : Doubt, optional
+        How unsure each mean is.
     digests : list of str
         Of the images' content.
     """
 
     mean: np.ndarray
-    relative: np.ndarray | None
+    doubt: Doubt | None
     digests: list[str]
 
     @classmethod
     def of(cls, brain: Brain, images: Any, rows: list[int]) -> ShownImages:
         """Predict the images in some rows of a set, in memory."""
         mean = np.empty((len(rows), brain.n_voxels), np.float32)
-        relative = np.empty_like(mean) if brain.distribution.uncertainty else None
-        digests = []
-        for k, (own, unsure, digest) in enumerate(predict_images(brain, images, rows)):
+        doubts, digests = [], []
+        for k, (own, doubt, digest) in enumerate(predict_images(brain, images, rows)):
             mean[k] = own
             digests.append(digest)
-            if relative is not None and unsure is not None:
-                relative[k] = unsure
-        return cls(mean, relative, digests)
+            if doubt is not None:
+                doubts.append(doubt)
+        return cls(mean, Doubt.join(doubts) if doubts else None, digests)
+
+    def doubt_of(self, image: int) -> ImageDoubt | None:
+        """How unsure the mean of one image is."""
+        return None if self.doubt is None else self.doubt.of(image)
 
 
 def predict_images(
     brain: Brain, images: Any, rows: list[int]
-) -> Iterator[tuple[np.ndarray, np.ndarray | None, str]]:
-    """Yield mean (n_voxels,), relative uncertainty and digest of some images, one by one."""
+) -> Iterator[tuple[np.ndarray, ImageDoubt | None, str]]:
+    """Yield mean (n_voxels,), how unsure it is, and digest of some images, one by one."""
     for tokens, digests in brain.tokens(images, rows):
         means = brain.mean_of_tokens(tokens)
         for token, mean, digest in zip(tokens.one_by_one(), means, digests, strict=False):
-            doubt = brain.doubt(token)
-            yield mean, None if doubt is None else doubt.relative[0], digest
+            yield mean, brain.doubt_of(token), digest
 
 
 def shown_images(events: Events, images: Any = None) -> tuple[Any, np.ndarray]:
@@ -216,17 +219,16 @@ class SequenceDrawer:
             before = standard_mean(readout, np.asarray(shown.mean[previous]))[None]
         presentation = order.counted(sequence.count)[row : row + 1]
         effect = sequence.effect(presentation, x, before)[0]
-        own = readout.of_image(None if shown.relative is None else shown.relative[image])
-        digest, times = shown.digests[image], order.presentation[row]
+        doubt, times = shown.doubt_of(image), order.presentation[row]
+        own = readout if doubt is None else readout.of_image(doubt.relative)
+        generators = self.brain.generators(shown.digests[image], self.drawing, doubt)
 
         def rest(k: int) -> np.ndarray:
-            return sequence.rest.draw(self._generator(digest, f"sequence/{k}/{times}"))
+            return sequence.rest.draw(generators.generator(f"sequence/{k}/{times}"))
 
-        fresh = self.drawing.signal == "fresh"
-        keys = [f"signal/{k}" for k in range(len(drift))] if fresh else ["signal"]
         signals = [np.zeros(len(mean), np.float32)]
         if not own.signal.is_nothing:
-            signals = [own.signal.draw(self._generator(digest, key)) for key in keys]
+            signals = [own.signal.draw(one) for one in generators.signals]
         errors = (rest(k) + effect + course for k, course in enumerate(drift))
         return own.respond(np.asarray(mean), signals, errors, len(drift))
 

@@ -39,6 +39,7 @@ SUMMARIES = {
     "coverage_90_signal_components": "signal",
     "coverage_90_distances": "distances",
 }
+AVERAGES = {"coverage_90_averages": "voxels", "coverage_90_region_averages": "ROI means"}
 RELIABILITY = {
     "ncsnr_correlation": "r",
     "ncsnr_slope": "slope",
@@ -216,7 +217,8 @@ def _print_draws(metrics: EvaluationRecord) -> None:
     noise = draws.noise_correlation
     if noise is not UNSET:
         print(f"noise correlations: r {cell(noise.model)} (ceiling {cell(noise.ceiling)})")
-    for line in filter(None, (summary_line(metrics), *likelihood_lines(metrics))):
+    lines = summary_line(metrics), average_line(metrics), *likelihood_lines(metrics)
+    for line in filter(None, lines):
         print(line)
 
 
@@ -247,6 +249,17 @@ def summary_line(metrics: EvaluationRecord) -> str:
     found = {label: metrics.draws.get(key) for key, label in SUMMARIES.items()}
     known = [f"{label} {cell(score.model)}" for label, score in found.items() if score is not None]
     return f"90 % of summaries: {', '.join(known)}" if known else ""
+
+
+def average_line(metrics: EvaluationRecord) -> str:
+    """What 90 % intervals cover of averages over similar images, and would if these were apart."""
+    found = {label: metrics.draws.get(key) for key, label in AVERAGES.items()}
+    known = [
+        f"{label} {cell(score.model)} ({cell(score.apart)} if they shared no errors)"
+        for label, score in found.items()
+        if score is not None
+    ]
+    return f"90 % of averages over similar images: {', '.join(known)}" if known else ""
 
 
 def likelihood_lines(metrics: EvaluationRecord) -> list[str]:

@@ -40,7 +40,8 @@ SignalOption = Annotated[
     Signal,
     typer.Option(
         help="Unexplained signal: shared by all draws of an image, as by repeats in one brain, or "
-        "fresh in each draw, for predictive intervals."
+        "fresh in each draw, for predictive intervals. Draws of one number err alike on similar "
+        "images."
     ),
 ]
 MapSpacesOption = Annotated[

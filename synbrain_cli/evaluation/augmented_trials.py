@@ -261,8 +261,9 @@ def synthesize(
 ) -> tuple[Synthesized, Synthesized]:
     """Draw one trial per image, and again, until there are ``n_trials``.
 
-    The draws are those of ``Brain.draw(tokens, n, seed, unit="z")``: draw k is an image's k-th
-    trial.
+    The draws are those of ``Brain.draw(tokens, n, seed, unit="z")``, but that every image errs on
+    its own: errors that images share are those of one brain, and decoders would learn them. Draw k
+    is an image's k-th trial.
 
     Parameters
     ----------
@@ -293,10 +294,10 @@ def synthesize(
             means[:, rows] = model.means(tokens)
             for i, token in enumerate(tokens.one_by_one(), start):
                 digest, drawing = token_digest(token), Drawing(int(n_draws[i]), run.seed)
-                doubt = brain.doubt(token)
-                relative = None if doubt is None else doubt.relative[0]
+                doubt = brain.doubt_of(token)
+                doubt = None if doubt is None else doubt.apart()
                 for drawn, mean in zip(draws, means, strict=True):
-                    own = brain.draw_around(mean[i], digest, drawing, relative=relative)
+                    own = brain.draw_around(mean[i], digest, drawing, doubt=doubt)
                     drawn[i :: len(images)] = own
                 bar()
     final, choosing = (

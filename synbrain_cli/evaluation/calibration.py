@@ -17,11 +17,12 @@ from scipy.stats import binom
 from synbrain_cli.brain import Brain
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.evaluation.draw_tally import SUMMARY_LEVEL, Judged, Tally
+from synbrain_cli.evaluation.image_averages import alike_groups
 from synbrain_cli.evaluation.imitation import Imitation
 from synbrain_cli.evaluation.predictions import DISTRIBUTIONS, Predictions
 from synbrain_cli.evaluation.settings import EvaluateSettings
 from synbrain_cli.evaluation.summaries import Kind, Summaries
-from synbrain_cli.evaluation.test_set import TestSet, scored_regions
+from synbrain_cli.evaluation.test_set import TestSet, region_averaging, scored_regions
 from synbrain_cli.io.results.evaluation import (
     DrawScore,
     DrawScores,
@@ -109,6 +110,9 @@ def calibrate(
         "variance_ratio": _ratio(model.variance(), test.trials.var(0, ddof=1)),
     }
     notes = _notes_on_coverage(scores, coverage, len(test.trials))
+    away = predictions["model"] - predictions["mean_pattern"]
+    groups = alike_groups(away, test.blocks, test.groups)
+    scores = scoring.imitation.compare_averages(scores, test, groups, bootstrap)
     if test.n_repeats.max() > 1:
         scores = scoring.imitation.compare(scores, test)
         # Of single trials, as the ncsnr that stands beside it
@@ -152,7 +156,8 @@ class _Scoring:
         factors = NOISE_FACTORS if settings.latent and brain.config.has_networks else ()
         self.tallies = {name: Tally(test.n_images, judged) for name in names}
         self._latents = {factor: Tally(test.n_images, judged) for factor in factors}
-        self.imitation = Imitation(brain.n_voxels, test.n_repeats, self._generator)
+        averaging = region_averaging(scored_regions(brain), brain.n_voxels)
+        self.imitation = Imitation(averaging, test.n_repeats, self._generator)
 
     def add(self, image: int) -> None:
         """Draw responses to one image, by every distribution, and score them."""

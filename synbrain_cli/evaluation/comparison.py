@@ -361,9 +361,8 @@ def coverage_of_row(
         f"draws of {row.name}", test.n_images, shorter="--draws 50, or fewer models"
     ) as bar:
         for image, digest in enumerate(test.digests):
-            doubt = row.brain.doubt(test.token(image)) if row.kind == "model" else None
-            relative = None if doubt is None else doubt.relative[0]
-            draws = row.brain.draw_around(means[image], digest, drawing, row.readout, relative)
+            doubt = row.brain.doubt_of(test.token(image)) if row.kind == "model" else None
+            draws = row.brain.draw_around(means[image], digest, drawing, row.readout, doubt)
             rank = pit(trials[test.image_index == image], draws, generator)
             inside[image] = (np.abs(rank - 0.5) <= LEVEL / 2).mean()
             bar()

@@ -39,7 +39,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.brain import Brain
-from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.brain.loading import Distribution
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.predictions import Around, Predictions
@@ -54,6 +53,7 @@ from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.metrics.arrays import blockwise
 from synbrain_cli.model.readout import IMAGE_BLIND, Readout
+from synbrain_cli.model.similar_images import directions
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.distribution import (
@@ -103,6 +103,8 @@ class FoldFit:
         Standard deviation of both predictions over the images that were fitted.
     relative : float32 array of shape (n_images, n_voxels), optional
         Uncertainty of each image's mean, relative to the average over images.
+    features : float32 array of shape (n_images, n_frequencies, 2), optional
+        By which draws of similar images share errors (`synbrain_cli.model.error_fields`).
     """
 
     model: Array
@@ -112,6 +114,7 @@ class FoldFit:
     offset: Array
     prediction_sd: Array
     relative: Array | None = None
+    features: Array | None = None
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -132,6 +135,7 @@ class FoldFit:
             offset=named["offset"],
             prediction_sd=named["prediction_sd"],
             relative=named.get("relative"),
+            features=named.get("features"),
         )
 
     def save(self, path: Path) -> None:
@@ -197,7 +201,13 @@ def fit_fold(brain: Brain, part: TestSet, recovery: Path) -> FoldFit:
     seen = examples.scaler(part.tokens)
     linear_prediction = linear.predict(seen)
     of_fitted = blockwise(lambda x: x.std(0), linear.predict(examples.both.tokens), keep=1)
-    uncertainty = fitted.uncertainty
+    relative = features = None
+    if fitted.uncertainty is not None:
+        leverage, scores = linear.leverage(seen)
+        relative = fitted.uncertainty(leverage).relative
+        if fitted.uncertainty.is_shared:
+            concentration = fitted.uncertainty.concentration
+            features = brain.fields.features(directions(linear, scores), concentration)
     mean_pattern = distribution.mean_pattern
     factor, offset = np.ones_like(mean_pattern), np.zeros_like(mean_pattern)
     if brain.config.standardization == "none":
@@ -210,7 +220,8 @@ def fit_fold(brain: Brain, part: TestSet, recovery: Path) -> FoldFit:
         factor=factor,
         offset=np.asarray(offset, np.float32),
         prediction_sd=np.stack([fitted.stack[0] * of_fitted, of_fitted]).astype(np.float32),
-        relative=uncertainty(linear.leverage(seen)).relative if uncertainty else None,
+        relative=relative,
+        features=features,
     )
 
 
@@ -240,9 +251,12 @@ class PooledPredictions(Predictions):
         """Mean pattern of each image's fit: (n_images, n_voxels)."""
         return self.by_name["mean_pattern"]
 
-    def draw(self, brain: Brain, test: TestSet, image: int, drawing: Drawing) -> Array:
-        """Draw single trials of one image by the fit that did not see it: see `Predictions`."""
-        return next(self.draw_all(brain, test, image, drawing, ("model",)))
+    def features_of(self, test: TestSet, image: int) -> Array | None:
+        """By what an image shares errors with others of its fold: see `Predictions`."""
+        fit, block = self._fit_of(test, image)
+        if fit.features is None or self.apart:
+            return None
+        return fit.features[image - block.start]
 
     def around(self, brain: Brain, test: TestSet, image: int, name: str) -> Around:
         """Return one distribution of an image's trials, by the fit that did not see it."""
@@ -266,9 +280,6 @@ class PooledPredictions(Predictions):
     def to_unit(self, test: TestSet, image: int, responses: Array) -> Array:
         """Bring them back to that of the evaluated model."""
         return self._fit_of(test, image)[0].to_unit(responses)
-
-    def shared_errors(self, brain: Brain, test: TestSet, images: NDArray[np.integer]) -> None:
-        """Not known: every fold has an encoder of its own."""
 
     def trial_sd(self, brain: Brain, test: TestSet, image: int) -> Array:
         """Standard deviation of a single trial by the fit that did not see it: `Predictions`."""

@@ -49,7 +49,7 @@ def distances(brain: Brain, tokens: Tokens) -> tuple[Array, Array]:
     median = float(known.distances[MEDIAN])
     percent, relative = [], []
     for start in range(0, len(tokens), BATCH):
-        leverage = brain.predictors.leverage(tokens[start : start + BATCH])
+        leverage, _ = brain.predictors.leverage(tokens[start : start + BATCH])
         percent.append(known(leverage).distance)
         relative.append(leverage.mean(1, dtype=np.float64) / max(median, np.finfo(float).tiny))
     return np.concatenate(percent), np.concatenate(relative)

@@ -1,28 +1,31 @@
-"""Draws in the design of the test recording: their reliability and noise correlations."""
+"""Draws in the design of the test recording: reliability, noise correlations, averages."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from synbrain_cli.evaluation.image_averages import LEAST_GROUPS, Averages
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.io.results.evaluation import (
     DrawScores,
     NoiseCorrelationScore,
     ReliabilityScore,
 )
+from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.calibration import line_agreement
 from synbrain_cli.metrics.noise_ceiling import ncsnr, ncsnr_of_sums
 from synbrain_cli.metrics.noise_correlation import noise_correlation_agreement
 
 # Imitations of the whole test recording: fewer would add noise of their own, the less so the more
 # images each holds.
-MOST, LEAST = 60, 10
+MOST, LEAST = 60, 20
 N_IMITATED = 12_000  # images in all imitations together, between these limits
-N_PAIRED = 500  # voxels whose noise correlations are compared: 125,000 pairs
+N_CHOSEN = 500  # voxels whose noise correlations, 125,000, and averages are compared
 
 
 class Imitation:
@@ -30,34 +33,46 @@ class Imitation:
 
     Parameters
     ----------
-    n_voxels : int
+    averaging : float32 array of shape (n_voxels, n_regions)
+        Voxels → means over regions.
     n_repeats : int array of shape (n_images,)
     generator : numpy.random.Generator
-        Chooses the voxels whose noise correlations are compared, and splits repeats in halves.
+        Chooses voxels that are compared, splits repeats in halves, and breaks ties.
 
     Attributes
     ----------
     n_recordings : int
-        Imitations that are made: 60 of up to 200 images, 10 of 1,200 or more.
+        Imitations that are made: 60 of up to 200 images, 20 of 600 or more.
     """
 
     def __init__(
-        self, n_voxels: int, n_repeats: NDArray[np.int64], generator: np.random.Generator
+        self,
+        averaging: NDArray[np.float32],
+        n_repeats: NDArray[np.int64],
+        generator: np.random.Generator,
     ) -> None:
+        n_voxels, n_regions = averaging.shape
+        self.averaging = averaging
         self.n_repeats = n_repeats
         self.n_recordings = min(max(ceil(N_IMITATED / len(n_repeats)), LEAST), MOST)
         self.generator = generator
-        self.chosen = np.sort(generator.choice(n_voxels, min(N_PAIRED, n_voxels), replace=False))
+        self.chosen = np.sort(generator.choice(n_voxels, min(N_CHOSEN, n_voxels), replace=False))
         self.total, self.squares, self.within = np.zeros((3, self.n_recordings, n_voxels))
         self.paired: list[NDArray[np.float32]] = []
         self.index: list[NDArray[np.int64]] = []
+        shape = len(n_repeats), self.n_recordings
+        self.of_voxels = np.empty((*shape, len(self.chosen)), np.float32)
+        self.of_regions = np.empty((*shape, n_regions), np.float32)
 
     def add(self, image: int, k: int, repeats: NDArray[np.float32]) -> None:
         """Add the repeats (n_repeats, n_voxels) of an image in recording ``k``."""
         values = repeats.astype(np.float64)
         self.total[k] += values.sum(0)
         self.squares[k] += (values**2).sum(0)
-        self.within[k] += ((values - values.mean(0)) ** 2).sum(0)
+        mean = values.mean(0)
+        self.within[k] += ((values - mean) ** 2).sum(0)
+        self.of_voxels[image, k] = mean[self.chosen]
+        self.of_regions[image, k] = mean @ self.averaging
         self.paired.append(values[:, self.chosen].astype(np.float32))
         self.index.append(np.full(len(values), image * self.n_recordings + k))
 
@@ -69,6 +84,26 @@ class Imitation:
         ]
         values: NDArray[np.float64] = np.sqrt(np.mean(np.square(each), 0))
         return values
+
+    def compare_averages(
+        self,
+        scores: DrawScores,
+        test: TestSet,
+        groups: Sequence[NDArray[np.intp]],
+        bootstrap: Bootstrap,
+    ) -> DrawScores:
+        """Add the coverage of averages over groups of images that drive alike responses."""
+        if len(groups) < LEAST_GROUPS:
+            return scores
+        recorded = test.averages
+        of_voxels = Averages(recorded[:, self.chosen], self.of_voxels)
+        found = of_voxels.score(groups, bootstrap, self.generator)
+        scores = replace(scores, coverage_90_averages=found)
+        if not self.of_regions.shape[2]:
+            return scores
+        of_regions = Averages(recorded @ self.averaging, self.of_regions)
+        found = of_regions.score(groups, bootstrap, self.generator)
+        return replace(scores, coverage_90_region_averages=found)
 
     def compare(self, scores: DrawScores, test: TestSet) -> DrawScores:
         """Add the agreement of reliability and noise correlations with the recorded ones."""

@@ -15,7 +15,7 @@ from synbrain_cli.brain.prediction import BATCH
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.test_set import TestSet
 from synbrain_cli.model.readout import Readout
-from synbrain_cli.model.similar_images import band_scores, shared_errors, similarity
+from synbrain_cli.model.uncertainty import Doubt
 from synbrain_cli.run import RunContext
 
 DISTRIBUTIONS = ("model", "linear", "mean_pattern")  # whose draws are scored beside one another
@@ -53,13 +53,16 @@ class Predictions:
         "mean_pattern", "shuffled".
     shuffle : int array of shape (n_images,)
         Another image for each: the control.
-    relative : float32 array of shape (n_images, n_voxels), optional
-        Uncertainty of each image's mean, relative to the average over images.
+    doubt : Doubt, optional
+        How unsure each image's mean is.
+    apart : bool
+        Whether draws of similar images share no errors.
     """
 
     by_name: dict[str, NDArray[np.float32]]
     shuffle: NDArray[np.int64]
-    relative: NDArray[np.float32] | None = None
+    doubt: Doubt | None = None
+    apart: bool = False
     _kept: dict[int, Readout] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -80,8 +83,8 @@ class Predictions:
         constant = brain.distribution.mean_pattern
         by_name["mean_pattern"] = np.broadcast_to(constant, test.averages.shape)
         by_name["shuffled"] = by_name["model"][shuffle]
-        known = [doubt.relative for doubt in doubts if doubt is not None]
-        return cls(by_name, shuffle, np.concatenate(known) if known else None)
+        known = [doubt.of(k) for doubt in doubts if doubt is not None for k in range(len(doubt))]
+        return cls(by_name, shuffle, Doubt.join(known) if known else None)
 
     @property
     def deviations(self) -> dict[str, NDArray[np.float32]]:
@@ -108,8 +111,7 @@ class Predictions:
         -------
         float32 array of shape (n_draws, n_voxels), standardised
         """
-        readout = self.readout_of(brain, image)
-        return brain.draw_around(self["model"][image], test.digests[image], drawing, readout)
+        return next(self.draw_all(brain, test, image, drawing, ("model",)))
 
     def draw_all(
         self,
@@ -134,7 +136,8 @@ class Predictions:
         ------
         float32 array of shape (n_draws, n_voxels), standardised
         """
-        generators = RepeatedGenerators(drawing, test.digests[image], brain.config.fingerprint)
+        features = self.features_of(test, image)
+        generators = RepeatedGenerators(drawing, test.digests[image], brain.fields, features)
         for name in names:
             around = self.around(brain, test, image, name)
             drawn = draw_around(around.mean, around.readout, generators)
@@ -174,21 +177,6 @@ class Predictions:
         """Bring them back to that of the evaluated model."""
         return responses
 
-    def shared_errors(
-        self, brain: Brain, test: TestSet, images: NDArray[np.integer]
-    ) -> NDArray[np.float64] | None:
-        """Correlation of the errors of some images (n_images, n_images), by how alike they are.
-
-        None where that is not known: of models without repeats, and where folds predict images.
-        """
-        known, linear = brain.distribution.uncertainty, brain.predictors.linear
-        if known is None:
-            return None
-        batches = np.split(images, range(BATCH, len(images), BATCH))
-        parts = [band_scores(linear, brain.predictors.scaler(test.tokens[own])) for own in batches]
-        scores = [np.concatenate(own) for own in zip(*parts, strict=True)]
-        return shared_errors(similarity(linear, scores), known.power)
-
     def trial_sd(self, brain: Brain, test: TestSet, image: int) -> NDArray[np.float32]:
         """Standard deviation of a single trial around the model's mean: float32 (n_voxels,)."""
         around = self.around(brain, test, image, "model")
@@ -203,8 +191,14 @@ class Predictions:
         return self._kept[image]
 
     def _readout(self, brain: Brain, image: int) -> Readout:
-        relative = None if self.relative is None else self.relative[image]
+        relative = None if self.doubt is None else self.doubt.relative[image]
         return brain.distribution.readout.of_image(relative)
+
+    def features_of(self, test: TestSet, image: int) -> NDArray[np.float32] | None:
+        """By what an image shares errors with others: `synbrain_cli.model.error_fields`."""
+        if self.doubt is None or self.doubt.features is None or self.apart:
+            return None
+        return self.doubt.features[image]
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         """Predictions of one name: (n_images, n_voxels)."""

@@ -5,6 +5,10 @@ predicted one, and how far it is from it is part of what the model claims. In dr
 is the unexplained signal u, whose variance is larger where an image is unlike those of training.
 The repeats of one image share their u, and so do the draws here (``--signal shared``). Of single
 trials the distribution is that of ``--signal fresh``; of pairs it is not.
+
+Similar images share errors in a recording, and in draws. Which errors, no model knows: classifiers
+that learn from some images would tell the draws' errors of others from the recorded ones, however
+right the distribution of each image is. Draws therefore share none here.
 """
 
 from __future__ import annotations
@@ -31,10 +35,10 @@ from synbrain_cli.metrics.trial_features import (
     trial_features,
 )
 from synbrain_cli.metrics.two_sample import LEAST_IMAGES, Sample
-from synbrain_cli.model.similar_images import draw_errors, root_of
 
 N_FITTED = 300  # images from whose residuals components are found
 OWN_DRAWS = 1_000  # added to the seed: draws that no other score uses
+IMITATED = 2_000  # the same, of imitated recordings
 N_IMITATED = 50  # more than the sets of draws of which one comparison takes
 Responses = NDArray[np.float32]
 
@@ -111,34 +115,24 @@ class ResidualSource:
         groups = None if self.test.groups is None else self.test.groups[self.images]
         return Residuals(n_repeats, recorded, drawn, groups)
 
-    def imitated(self, shared: NDArray[np.float64], number: int) -> Residuals:
+    def imitated(self, number: int) -> Residuals:
         """Residuals of an imitated recording, of which the model is right, and of its draws.
 
-        Draws of an image do not depend on other images. In a brain, similar images share errors of
-        the mean, and so they do in the imitation: what tells a recording from draws for no other
-        reason than this is seen here.
+        Similar images share errors in the imitation, as in a brain: what tells a recording from
+        draws for no other reason than this is seen here.
 
         Parameters
         ----------
-        shared : float array of shape (n_images, n_images)
-            Correlation of the images' errors.
         number : int
             Of the imitation, counted from 0.
         """
         draws = self.of("model").with_draws(N_IMITATED * (number + 1))
-        generator = np.random.default_rng([self.seed, 12, number])
-        relative = self.predictions.relative
-        if relative is not None:
-            relative = relative[self.images]
-        signal = self.brain.distribution.readout.signal
-        signals = draw_errors(signal, root_of(shared), relative, generator)
+        seed = self.seed + IMITATED + number
 
         def recorded(image: int) -> Responses:
             row, n_repeats = int(self.images[image]), int(draws.n_repeats[image])
-            around = self.predictions.around(self.brain, self.test, row, "model")
-            own = np.random.default_rng([self.seed, 13, number, image])
-            drawn = around.readout.draw_given(around.mean, [signals[image]], [own] * n_repeats)
-            return self._residual(row, drawn)
+            drawing = Drawing(n_repeats, seed, signal="shared")
+            return self._residual(row, self.predictions.draw(self.brain, self.test, row, drawing))
 
         return replace(draws, recorded=recorded)
 
@@ -153,16 +147,18 @@ class ResidualSource:
     def _draw(self, name: str, row: int, n_draws: int, seed: int) -> Responses:
         if name == "latent_nf1":
             return latent_draws(self.brain, self.test.token(row), 1.0, (seed, row), n_draws)
+        apart = replace(self.predictions, apart=True)
         drawing = Drawing(n_draws, seed, signal="shared")
-        return next(self.predictions.draw_all(self.brain, self.test, row, drawing, (name,)))
+        return next(apart.draw_all(self.brain, self.test, row, drawing, (name,)))
 
     def image_features(self) -> ImageFeatures:
         """What the model expects of the images, and how surely."""
         expected = np.stack(
             [self.predictions["model"][row] / self.spread(int(row)) for row in self.images]
         )
-        relative = self.predictions.relative
-        unsure = None if relative is None else relative[self.images].mean(1, dtype=np.float64)
+        doubt, unsure = self.predictions.doubt, None
+        if doubt is not None:
+            unsure = doubt.relative[self.images].mean(1, dtype=np.float64)
         return ImageFeatures.of(expected, unsure)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from synbrain_cli.io.results.evaluation import (
+    AverageScore,
     DrawScore,
     EvaluationRecord,
     NoiseCorrelationScore,
@@ -14,8 +15,9 @@ from synbrain_cli.io.results.evaluation import (
 from synbrain_cli.io.results.likelihood import LikelihoodScore
 from synbrain_cli.io.results.two_sample import TwoSampleScores
 
+SCORES = (AverageScore, DrawScore, ReliabilityScore, NoiseCorrelationScore)  # of draws
 BASELINES = ("network", "transfer", "deep", "linear", "mean_pattern", "shuffled")
-DISTRIBUTIONS = ("linear", "mean_pattern", "latent_nf1", "latent_best", "shuffled")
+DISTRIBUTIONS = ("linear", "mean_pattern", "latent_nf1", "latent_best", "shuffled", "apart")
 
 
 def scores_table(metrics: EvaluationRecord) -> pd.DataFrame:
@@ -44,11 +46,11 @@ def draws_table(metrics: EvaluationRecord) -> pd.DataFrame:
     """Scores of draws: one row per score and region, one column per distribution.
 
     ``reference`` is the value of a calibrated distribution, the ceiling, or the score of the
-    recorded test trials.
+    recorded test trials; ``apart`` that of draws whose images share no errors.
     """
     rows = []
     for score, values in metrics.draws.items():
-        if not isinstance(values, (DrawScore, ReliabilityScore, NoiseCorrelationScore)):
+        if not isinstance(values, SCORES):
             continue
         known = dict(values.items())
         low, high = known.get("ci", (None, None))

@@ -250,12 +250,11 @@ def _of_right_models(
     source: ResidualSource, judge: Judge, share: Share
 ) -> dict[tuple[Rows, str], NDArray[np.float64]]:
     """AUC where the model is right, by rows and classifier: float arrays (`N_IMITATIONS`,)."""
-    shared = source.predictions.shared_errors(source.brain, source.test, source.images)
-    if shared is None:
-        return {}
+    if source.predictions.features_of(source.test, int(source.images[0])) is None:
+        return {}  # of models whose draws share nothing, either
     found: dict[tuple[Rows, str], list[float]] = {}
     for number in share.over(range(N_IMITATIONS)):
-        for rows, judged in judge.judge(source.imitated(shared, number)).items():
+        for rows, judged in judge.judge(source.imitated(number)).items():
             for name, exchange in judged.exchanges.items():
                 found.setdefault((rows, name), []).append(exchange.auc)
     return {key: np.array(values) for key, values in found.items()}

@@ -14,8 +14,9 @@ from synbrain_cli.brain import Brain
 from synbrain_cli.brain.images import in_batches
 from synbrain_cli.brain.prediction import BATCH
 from synbrain_cli.experiments.keeping import Keeping, Values
+from synbrain_cli.model.error_fields import shared_errors
 from synbrain_cli.model.readout import Readout
-from synbrain_cli.model.similar_images import band_scores, shared_errors, similarity
+from synbrain_cli.model.similar_images import band_scores, similarity
 from synbrain_cli.progress import Bar
 
 Array = NDArray[np.float64]
@@ -147,7 +148,7 @@ def predict(brain: Brain, images: Any, bar: Bar, keeping: Keeping | None = None)
     if known.uncertainty is not None:
         scores = [found[f"score.{k}"] for k in range(len(brain.config.bands))]
         cosines = similarity(brain.predictors.linear, scores)
-        shared = shared_errors(cosines, known.uncertainty.power)
+        shared = shared_errors(cosines, known.uncertainty.concentration)
     digests = [bytes(one).decode("ascii") for one in found["digest"]]
     return Predicted(
         brain, found["mean"], found.get("relative"), shared, found["distance"], digests

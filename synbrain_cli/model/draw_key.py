@@ -8,7 +8,8 @@ The key of a draw is a SHA-256 hash of four things, and of nothing else:
 - the fingerprint of the bundle: a checksum of the files that hold its weights.
 
 Any one draw can therefore be made again alone, on any machine, in any order and in any batch. No
-two images, draws or models share random numbers.
+two draws or models share random numbers, and no two images but those of random functions, which all
+images share: their digest is empty (`synbrain_cli.model.error_fields`).
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ def draw_key(seed: int, digest: str, draw: int | str, fingerprint: str) -> int:
     seed : int
         Chosen by the user.
     digest : str
-        Of the image's content.
+        Of the image's content; empty for what all images share.
     draw : int or str
-        Number of the draw, or the name of what several draws of the image share.
+        Number of the draw, or the name of what several draws share.
     fingerprint : str
         Of the bundle.
     """

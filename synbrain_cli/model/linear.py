@@ -62,14 +62,24 @@ class Ridge:
         """Predict from standardised tokens (n_images, n_tokens, n_dims): (n_images, n_voxels)."""
         return apply_ridge(vars(self), pool_tokens(tokens))
 
-    def leverage(self, tokens: np.ndarray) -> np.ndarray:
-        """Leverage of images, by voxel, from standardised tokens: float64 (n_images, n_voxels).
+    def scores(self, tokens: np.ndarray | StandardBand) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of images on the components, from standardised tokens, and what these leave.
+
+        Returns
+        -------
+        float32 array of shape (n_images, n_components)
+        float32 array of shape (n_images, n_features)
+            Features less their mean.
+        """
+        centred = pool_tokens(tokens) - self.feature_mean
+        return centred @ self.components, centred
+
+    def leverage(self, scores: np.ndarray, centred: np.ndarray) -> np.ndarray:
+        """Leverage of images, by voxel, from what `scores` returns: float64 (n_images, n_voxels).
 
         `synbrain_cli.model.uncertainty` defines it; ``known`` is needed.
         """
         assert self.known is not None
-        centred = pool_tokens(tokens) - self.feature_mean
-        scores = centred @ self.components
         unit = np.sqrt(np.square(self.components[:, 0], dtype=np.float64).sum())
         whole = np.square(centred, dtype=np.float64).sum(1) * unit**2
         beyond = np.maximum(whole - np.square(scores, dtype=np.float64).sum(1), 0)
@@ -204,16 +214,25 @@ class LinearEncoder:
         """Whether every band's ridge knows how unsure its predictions are."""
         return all(ridge.known is not None for ridge in self.ridges)
 
-    def leverage(self, tokens: Tokens) -> np.ndarray:
+    def leverage(self, tokens: Tokens) -> tuple[np.ndarray, list[np.ndarray]]:
         """Leverage of images, from standardised tokens: bands averaged, each by its weight.
 
         Returns
         -------
         float32 array of shape (n_images, n_voxels)
+        list of float32 arrays of shape (n_images, n_components)
+            Scores on each band's components, which it is computed from.
         """
         self._check_bands(tokens)
-        each = (ridge.leverage(band) for ridge, band in zip(self.ridges, tokens.bands, strict=True))
-        return np.asarray(self._averaged(each), np.float32)
+        found: list[np.ndarray] = []
+
+        def each() -> Iterator[np.ndarray]:
+            for ridge, band in zip(self.ridges, tokens.bands, strict=True):
+                scores, centred = ridge.scores(band)
+                found.append(scores)
+                yield ridge.leverage(scores, centred)
+
+        return np.asarray(self._averaged(each()), np.float32), found
 
     def leverages_left_out(self, images: Iterable[int]) -> Iterator[np.ndarray]:
         """Yield the leverage of training images, each in the fit without it.

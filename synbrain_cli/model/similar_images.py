@@ -5,14 +5,15 @@ it misses of the next. Averages over the images of a condition therefore err mor
 errors would. Over images i and j, for every voxel (ours),
 
 .. math:: \mathrm{cov}(u_{iv}, u_{jv}) = \sigma_{uv}^2 \sqrt{g_{iv}\, g_{jv}}\; C_{ij}, \qquad
-    C_{ij} = \max(k_{ij}, 0)^p
+    C_{ij} = \frac{e^{\kappa k_{ij}} - 1}{e^\kappa - 1}
 
 k is the cosine between the images' scores on the components of each band's ridge, averaged over
-bands by their weights; g is of `synbrain_cli.model.uncertainty`. The power p is the one whose C is
-nearest to the products of residuals of training images that were left out *together*: residuals of
-images that served to predict one another share noise. Both follow from the hat matrix, without
-further fits (Cook & Weisberg 1982, *Residuals and Influence in Regression*, section 3.6): with B
-its rows and columns of these images and r their residuals, :math:`(I - B)^{-1} r`.
+bands by their weights; g is of `synbrain_cli.model.uncertainty`. The concentration κ is the one
+whose C is nearest to the products of residuals of training images that were left out *together*:
+residuals of images that served to predict one another share noise. Both follow from the hat matrix,
+without further fits (Cook & Weisberg 1982, *Residuals and Influence in Regression*, section 3.6):
+with B its rows and columns of these images and r their residuals, :math:`(I - B)^{-1} r`. Draws
+share errors by `synbrain_cli.model.error_fields`.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from numpy.typing import NDArray
 
 from synbrain_cli.groups import Groups, deal
 from synbrain_cli.model.covariance import LowRank
-from synbrain_cli.model.linear import LinearEncoder, pool_tokens
+from synbrain_cli.model.error_fields import shared_errors
+from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.tokens import StandardBand, StandardTokens
 from synbrain_cli.tokens import Tokens
 
-POWERS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 16.0, np.inf)  # of which p is chosen
+CONCENTRATIONS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 16.0, np.inf)  # of which κ is chosen
 TOGETHER = 400  # images that are left out together, at most
 GROUPS = 4  # of images that are left out together
-LEAST_TOGETHER = 10  # images that tell anything about p (ours)
-ALONE = 16.0  # p of images that share nothing known
+LEAST_TOGETHER = 10  # images that tell anything about κ (ours)
+ALONE = 16.0  # κ of images that share nothing known
 
 Scores = Sequence[NDArray[np.float32]]  # of each band, (n_images, n_components)
 
@@ -40,30 +42,29 @@ Scores = Sequence[NDArray[np.float32]]  # of each band, (n_images, n_components)
 def band_scores(linear: LinearEncoder, tokens: Tokens | StandardTokens) -> Scores:
     """Scores of images on each band's components, from standardised tokens."""
     bands: Sequence[np.ndarray | StandardBand] = tokens.bands
-    return [
-        (pool_tokens(band) - ridge.feature_mean) @ ridge.components
-        for ridge, band in zip(linear.ridges, bands, strict=True)
-    ]
+    return [ridge.scores(band)[0] for ridge, band in zip(linear.ridges, bands, strict=True)]
+
+
+def directions(linear: LinearEncoder, scores: Scores) -> NDArray[np.float32]:
+    """Join the directions of images' scores in all bands, by weight.
+
+    Returns
+    -------
+    float32 array of shape (n_images, n_components of all bands)
+        Of length 1; their products are cosines averaged over bands.
+    """
+    weights = linear.band_weights().mean(1, dtype=np.float64)
+    parts = []
+    for weight, own in zip(weights, scores, strict=True):
+        length = np.sqrt(np.square(own, dtype=np.float64).sum(1, keepdims=True))
+        parts.append((np.sqrt(weight) / np.maximum(length, 1e-12) * own).astype(np.float32))
+    return np.concatenate(parts, 1)
 
 
 def similarity(linear: LinearEncoder, scores: Scores) -> NDArray[np.float64]:
     """Cosines between images, averaged over bands: float64 (n_images, n_images)."""
-    weights = linear.band_weights().mean(1, dtype=np.float64)
-    total = np.zeros((len(scores[0]),) * 2)
-    for weight, own in zip(weights, scores, strict=True):
-        length = np.sqrt(np.square(own, dtype=np.float64).sum(1, keepdims=True))
-        unit = own / np.maximum(length, 1e-12)
-        total += weight * (unit @ unit.T)
-    return total
-
-
-def shared_errors(cosines: NDArray[np.float64], power: float) -> NDArray[np.float64]:
-    """Correlation C of images' errors, of shape (n_images, n_images); 1 of each with itself."""
-    shared = np.eye(len(cosines))
-    if np.isfinite(power):
-        shared = np.clip(cosines, 0, 1) ** power
-        np.fill_diagonal(shared, 1)
-    return shared
+    unit = directions(linear, scores)
+    return (unit @ unit.T).astype(np.float64)
 
 
 def root_of(correlations: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -143,7 +144,7 @@ def residuals_together(
     return left
 
 
-def fit_power(
+def fit_concentration(
     linear: LinearEncoder,
     tokens: StandardTokens,
     responses: NDArray[np.float32],
@@ -152,7 +153,7 @@ def fit_power(
     generator: np.random.Generator,
     groups: Groups | None = None,
 ) -> float:
-    """Choose the power p.
+    """Choose the concentration κ.
 
     Parameters
     ----------
@@ -179,7 +180,7 @@ def fit_power(
     size = min(TOGETHER, n_images // 5)
     if size < LEAST_TOGETHER or not signal.any():
         return ALONE
-    errors = np.zeros(len(POWERS))
+    errors = np.zeros(len(CONCENTRATIONS))
     for images in _left_out_together(n_images, size, generator, groups):
         scores = band_scores(linear, tokens.part(images))
         residuals = residuals_together(linear, scores, responses[images], voxels)
@@ -187,10 +188,10 @@ def fit_power(
         cosines = similarity(linear, scores)
         pairs = np.triu_indices(len(images), 1)
         errors += [
-            np.square(products[pairs] - shared_errors(cosines, power)[pairs]).sum()
-            for power in POWERS
+            np.square(products[pairs] - shared_errors(cosines, one)[pairs]).sum()
+            for one in CONCENTRATIONS
         ]
-    return float(POWERS[int(errors.argmin())])
+    return float(CONCENTRATIONS[int(errors.argmin())])
 
 
 def _left_out_together(

@@ -25,8 +25,8 @@ with the trial noise of an average over n repeats. 0 is among the choices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,8 @@ SOME = 2_000  # training images over which leverages are averaged
 FARTHEST = 100.0  # percent: distance of an image farther than any of training from the others
 PERCENTS = 101  # of distances of training images: 0 to 100
 LEAST = 1e-12
-MOST_POWER = 1e6  # infinity, in a file
+MOST_CONCENTRATION = 1e6  # infinity, in a file
+OF_POWER = 1.5  # κ for each unit of the power by which earlier versions had similar images share
 
 Array = NDArray[np.floating]
 
@@ -115,7 +116,28 @@ def measured_voxels(n_voxels: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, n_voxels - 1, MEASURED).astype(np.intp))
 
 
-class Doubt(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ImageDoubt:
+    """How unsure the mean response to one image is: a row of `Doubt`.
+
+    Attributes
+    ----------
+    relative : float32 array of shape (n_voxels,)
+    distance : float
+    features : float32 array of shape (n_frequencies, 2), optional
+    """
+
+    relative: NDArray[np.float32]
+    distance: float
+    features: NDArray[np.float32] | None = None
+
+    def apart(self) -> ImageDoubt:
+        """Return the same, of an image whose draws share no errors with other images."""
+        return replace(self, features=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Doubt:
     """How unsure the mean response to some images is.
 
     Attributes
@@ -124,10 +146,33 @@ class Doubt(NamedTuple):
         g: the variance of the unexplained signal, relative to its mean over training images.
     distance : float64 array of shape (n_images,)
         Percentage of training images that are as near to the other training images or nearer.
+    features : float32 array of shape (n_images, n_frequencies, 2), optional
+        By which draws of similar images share errors (`synbrain_cli.model.error_fields`); None
+        where they share none.
     """
 
     relative: NDArray[np.float32]
     distance: NDArray[np.float64]
+    features: NDArray[np.float32] | None = None
+
+    @classmethod
+    def join(cls, images: Sequence[ImageDoubt]) -> Doubt:
+        """Join those of single images, of which all have features or none."""
+        features = [one.features for one in images if one.features is not None]
+        return cls(
+            np.stack([one.relative for one in images]),
+            np.array([one.distance for one in images]),
+            np.stack(features) if features else None,
+        )
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.relative)
+
+    def of(self, image: int) -> ImageDoubt:
+        """Return that of one image."""
+        features = None if self.features is None else self.features[image]
+        return ImageDoubt(self.relative[image], float(self.distance[image]), features)
 
 
 @dataclass(frozen=True)
@@ -142,18 +187,23 @@ class MeanUncertainty:
         Mean over training images of the leverage to the power of γ.
     distances : float32 array of shape (PERCENTS,)
         Percentiles over training images of the mean leverage over voxels.
-    power : float
-        p of the errors that similar images share (`synbrain_cli.model.similar_images`).
+    concentration : float
+        κ of the errors that similar images share (`synbrain_cli.model.similar_images`).
     """
 
     growth: float
     level: NDArray[np.float32]
     distances: NDArray[np.float32]
-    power: float = np.inf
+    concentration: float = np.inf
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether similar images share errors."""
+        return bool(np.isfinite(self.concentration))
 
     @classmethod
     def fit(
-        cls, leverages: NDArray[np.float32], residuals: Residuals, power: float = np.inf
+        cls, leverages: NDArray[np.float32], residuals: Residuals, concentration: float = np.inf
     ) -> MeanUncertainty:
         """Fit to training images.
 
@@ -163,7 +213,7 @@ class MeanUncertainty:
             Of images, each by a fit without it; bands averaged.
         residuals : Residuals
             Of the same images, and of `measured_voxels`.
-        power : float
+        concentration : float
         """
         own = leverages[:, measured_voxels(leverages.shape[1])].astype(np.float64)
 
@@ -175,7 +225,7 @@ class MeanUncertainty:
         level = (leverages**growth).mean(0, dtype=np.float64).astype(np.float32)
         mean = leverages.mean(1, dtype=np.float64)
         distances = np.percentile(mean, np.linspace(0, 100, PERCENTS)).astype(np.float32)
-        return cls(growth, level, distances, power)
+        return cls(growth, level, distances, concentration)
 
     def __call__(self, leverage: NDArray[np.float32]) -> Doubt:
         """Compare new images, of leverages (n_images, n_voxels), with training images."""
@@ -190,7 +240,7 @@ class MeanUncertainty:
             "growth": np.array([self.growth], np.float32),
             "level": self.level,
             "distances": self.distances,
-            "power": np.array([min(self.power, MOST_POWER)], np.float32),
+            "concentration": np.array([min(self.concentration, MOST_CONCENTRATION)], np.float32),
         }
         return {f"uncertainty_{name}": value for name, value in named.items()}
 
@@ -199,6 +249,10 @@ class MeanUncertainty:
         """Rebuild from the named arrays of a file; None where it has none of them."""
         if "uncertainty_growth" not in named:
             return None
-        growth, power = (float(named[f"uncertainty_{n}"][0]) for n in ("growth", "power"))
+        one = {n.removeprefix("uncertainty_"): float(v[0]) for n, v in named.items()
+               if n.startswith("uncertainty_") and v.size == 1}  # fmt: skip
         level, distances = (named[f"uncertainty_{n}"] for n in ("level", "distances"))
-        return cls(growth, level, distances, np.inf if power >= MOST_POWER else power)
+        found = one.get("concentration", OF_POWER * one.get("power", np.inf))
+        return cls(
+            one["growth"], level, distances, np.inf if found >= MOST_CONCENTRATION else found
+        )

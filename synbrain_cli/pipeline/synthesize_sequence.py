@@ -40,6 +40,8 @@ from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import derived_name
 from synbrain_cli.memory import require_disk
+from synbrain_cli.model.error_fields import N_FREQUENCIES
+from synbrain_cli.model.uncertainty import Doubt
 from synbrain_cli.pipeline.images_done import SIZE, ImagesDone
 from synbrain_cli.pipeline.map_writer import MapWriter, sidecar_of
 from synbrain_cli.pipeline.synthesize import Output
@@ -362,22 +364,30 @@ class _Rows:
 
 def _predict(task: _Task, work: WorkFolder, run: RunContext) -> ShownImages:
     """Predict what is expected of every image, on disk."""
-    shape = (len(task.used), task.brain.n_voxels)
-    paths = [work.recovery / "mean.npy"]
-    if task.brain.distribution.uncertainty is not None:
-        paths.append(work.recovery / "relative.npy")
+    n_images = len(task.used)
+    shapes: dict[str, tuple[int, ...]] = {"mean": (n_images, task.brain.n_voxels)}
+    uncertainty = task.brain.distribution.uncertainty
+    if uncertainty is not None:
+        shapes |= {"relative": shapes["mean"], "distance": (n_images, 1)}
+        if uncertainty.is_shared:
+            shapes["features"] = (n_images, N_FREQUENCIES, 2)
+    paths = {work.recovery / f"{name}.npy": shape for name, shape in shapes.items()}
     done = ImagesDone(work.recovery / "images_done.npy", len(task.used))
     digests = [task.images.digest(row) for row in task.used]
-    with closing(_Rows(done, dict.fromkeys(paths, shape), run.progress.info)) as rows:
+    with closing(_Rows(done, paths, run.progress.info)) as rows:
         left = np.flatnonzero(~rows.known)
         found = predict_images(task.brain, task.images, [task.used[k] for k in left])
         with run.progress.bar("predicting images", len(task.used), len(task.used) - len(left)) as b:
-            for k, (mean, relative, _) in zip(left, found, strict=True):
-                values = [mean] if relative is None else [mean, relative]
-                rows.write(int(k), *(np.asarray(one, np.float32) for one in values))
+            for k, (mean, doubt, _) in zip(left, found, strict=True):
+                known = {"mean": mean} | ({} if doubt is None else vars(doubt))
+                rows.write(int(k), *(np.asarray(known[name], np.float32) for name in shapes))
                 b()
-    mean, *relative = (map_array(path) for path in paths)
-    return ShownImages(mean, relative[0] if relative else None, digests)
+    found_in = {path.stem: map_array(path) for path in paths}
+    doubt = None
+    if "relative" in found_in:
+        distance = found_in["distance"][:, 0]
+        doubt = Doubt(found_in["relative"], distance, found_in.get("features"))
+    return ShownImages(found_in["mean"], doubt, digests)
 
 
 def _draw(task: _Task, drawer: SequenceDrawer, work: WorkFolder, run: RunContext) -> None:

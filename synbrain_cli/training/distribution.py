@@ -19,7 +19,7 @@ from synbrain_cli.model.readout import (
     less_signal,
     signal_left,
 )
-from synbrain_cli.model.similar_images import fit_power
+from synbrain_cli.model.similar_images import fit_concentration
 from synbrain_cli.model.stack import fit_stack
 from synbrain_cli.model.uncertainty import SOME, MeanUncertainty, Residuals, measured_voxels
 from synbrain_cli.progress import UNSEEN, Share
@@ -185,8 +185,10 @@ def _fit_uncertainty(
     )
     leverages = np.stack(list(linear.leverages_left_out(some)))
     signal, tokens = residuals.signal, examples.both.tokens
-    power = fit_power(linear, tokens, averages, signal, voxels, generator, examples.groups)
-    return MeanUncertainty.fit(leverages, residuals, power)
+    concentration = fit_concentration(
+        linear, tokens, averages, signal, voxels, generator, examples.groups
+    )
+    return MeanUncertainty.fit(leverages, residuals, concentration)
 
 
 def baseline_variances(examples: SubjectExamples, linear: np.ndarray) -> dict[str, np.ndarray]:

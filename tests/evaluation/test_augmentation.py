@@ -15,6 +15,8 @@ from PIL import Image
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from synbrain_cli import load_model
+from synbrain_cli.brain.drawing import Drawing
+from synbrain_cli.brain.images import token_digest
 from synbrain_cli.config import Band
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation import augmentation as module
@@ -297,9 +299,17 @@ def synthesized(brain, subject, store, n_images=7, n_trials=16):
 def test_synthesized_trials_are_the_draws_of_the_model(brain, subject, store):
     images, space, _, (final, _) = synthesized(brain, subject, store)
     tokens = store.take(images)
-    draws = brain.draw(tokens, 3, seed=5, unit="z")
+    draws = [
+        brain.draw_around(
+            brain.mean(token, unit="z")[0],
+            token_digest(token),
+            Drawing(3, 5),
+            doubt=brain.doubt_of(token).apart(),
+        )
+        for token in tokens.one_by_one()
+    ]
     for trial, image in enumerate(final.image):
-        np.testing.assert_array_equal(final.draws[trial], draws[image, trial // len(images)])
+        np.testing.assert_array_equal(final.draws[trial], draws[image][trial // len(images)])
     np.testing.assert_array_equal(final.means, brain.mean(tokens, unit="z"))
     np.testing.assert_array_equal(final.targets, space(pooled_features(brain, store, images)))
     # Conditions: the same responses, of the same images but where they are shuffled.
@@ -464,10 +474,10 @@ class KnownBrain:
         mean = tokens.bands[0].reshape(len(tokens), -1) @ self.responses
         return mean if self.knows else 0 * mean
 
-    def doubt(self, tokens):
+    def doubt_of(self, token):
         return None
 
-    def draw_around(self, mean, digest, drawing, relative=None):
+    def draw_around(self, mean, digest, drawing, doubt=None):
         rng = np.random.default_rng([int(digest[:12], 16), drawing.seed])
         noise = rng.normal(size=(drawing.n_draws, self.n_voxels))
         return mean + (0.3 if self.knows else 1.0) * noise

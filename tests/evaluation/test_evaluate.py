@@ -39,6 +39,7 @@ from synbrain_cli.io.prepared import Trials
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.bootstrap import Bootstrap
 from synbrain_cli.metrics.noise_ceiling import ncsnr
+from synbrain_cli.model.error_fields import ErrorFields
 from synbrain_cli.model.readout import Readout
 from synbrain_cli.pipeline.adapt import AdaptSettings, adapt
 from synbrain_cli.pipeline.evaluate import evaluate
@@ -558,12 +559,10 @@ def test_a_linear_decoder_finds_images_in_responses_that_are_linear_in_their_tok
         predictors=SimpleNamespace(scaler=plain_scaler(*tokens.shape[1:])),
         standardize=lambda betas: betas,
         distribution=SimpleNamespace(
-            mean_pattern=signal.mean(0), readout=Readout.gaussian(np.ones(n_voxels))
+            mean_pattern=signal.mean(0), readout=Readout.gaussian(np.full(n_voxels, noise**2))
         ),
         config=SimpleNamespace(has_networks=False),
-        draw_around=lambda mean, digest, drawing, readout: noisy(
-            np.tile(mean, (drawing.n_draws, 1))
-        ),
+        fields=ErrorFields("a simulation"),
     )
     trials = noisy(signal[n_train:][rows])
     test = TestSet(

@@ -29,6 +29,7 @@ from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import pooled_skill, voxelwise_correlation
 from synbrain_cli.metrics.similarity import rdm, rsa
 from synbrain_cli.model.linear import fit_linear
+from synbrain_cli.model.uncertainty import ImageDoubt
 from synbrain_cli.pipeline.evaluate import evaluate
 from synbrain_cli.pipeline.prepare import prepare_table
 from synbrain_cli.pipeline.preparing import Target
@@ -265,8 +266,8 @@ def test_draws_are_of_the_fit_that_did_not_see_the_image(planted, tmp_path):
         draws = predictions.draw(planted.brain, folds.test, image, drawing)
         np.testing.assert_array_equal(predictions["model"][image], fit.model[image % 4])
         readout, digest = fit.distribution.readout, folds.test.digests[image]
-        unsure = readout, fit.relative[image % 4]
-        own = planted.brain.draw_around(fit.model[image % 4], digest, drawing, *unsure)
+        unsure = ImageDoubt(fit.relative[image % 4], 0.0, fit.features[image % 4])
+        own = planted.brain.draw_around(fit.model[image % 4], digest, drawing, readout, unsure)
         np.testing.assert_array_equal(draws, own)
         (around,) = predictions.draw_all(planted.brain, folds.test, image, drawing, ["linear"])
         expected = fit.distribution.linear_variance

@@ -112,7 +112,9 @@ def test_every_fit_deals_by_groups(groups, spied, rng):
     trials = (y[index] + rng.normal(size=(120, 8))).astype(np.float32)
     fit_separated(trials, index, left_out, seeded(0), together=Together(groups=groups))
     signal, voxels = np.ones(8), np.arange(8)
-    similar_images.fit_power(encoder, standard(tokens), y, signal, voxels, seeded(0), groups)
+    similar_images.fit_concentration(
+        encoder, standard(tokens), y, signal, voxels, seeded(0), groups
+    )
     expected = {"linear", "fields", "stack", "covariance", "similar_images"}
     assert {name.rsplit(".", 1)[1] for name in spied} == expected
 

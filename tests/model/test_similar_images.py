@@ -1,16 +1,16 @@
-"""Errors that similar images share: leaving images out together, similarity, and its power."""
+"""Errors that similar images share: leaving images out together, similarity, concentration."""
 
 import numpy as np
 import pytest
 from one_band import standard
 
+from synbrain_cli.model.error_fields import shared_errors
 from synbrain_cli.model.linear import fit_linear
 from synbrain_cli.model.similar_images import (
     ALONE,
     band_scores,
-    fit_power,
+    fit_concentration,
     residuals_together,
-    shared_errors,
     similarity,
 )
 from synbrain_cli.tokens import Tokens
@@ -54,22 +54,17 @@ def test_similarity_is_a_cosine(fitted):
     seen = np.stack([mean + one for one in (tokens[0], 3 * tokens[0], -tokens[0])])
     cosines = similarity(linear, band_scores(linear, Tokens.of(seen.astype(np.float32))))
     np.testing.assert_allclose(cosines, [[1, 1, -1], [1, 1, -1], [-1, -1, 1]], atol=1e-5)
-    np.testing.assert_allclose(shared_errors(cosines, 2.5), np.maximum(cosines, 0), atol=1e-4)
-    np.testing.assert_array_equal(shared_errors(cosines, np.inf), np.eye(3))
-    half = np.array([[1, 0.5], [0.5, 1]])
-    assert shared_errors(half, 2.0)[0, 1] == 0.25
 
 
-def test_the_power_of_errors_that_images_share_is_found(rng):
-    """Signal that no linear model has: smooth in the image, to the power of the cosine."""
+def test_the_concentration_of_errors_that_images_share_is_found(rng):
+    """Signal that no linear model has: smooth in the image."""
     n_images, n_dims, n_voxels = 400, 6, 300
     tokens = rng.normal(size=(n_images, 1, n_dims)).astype(np.float32)
     unit = tokens[:, 0] / np.linalg.norm(tokens[:, 0], axis=1, keepdims=True)
     voxels = np.arange(n_voxels)
     found = {}
-    for power in (2.0, 16.0):
-        shared = np.clip(unit @ unit.T, 0, 1) ** power
-        np.fill_diagonal(shared, 1)
+    for concentration in (2.0, 16.0):
+        shared = shared_errors((unit @ unit.T).astype(np.float64), concentration)
         values, vectors = np.linalg.eigh(shared)
         root = vectors * np.sqrt(np.maximum(values, 0))
         unexplained = root @ rng.normal(size=(n_images, n_voxels))
@@ -78,13 +73,19 @@ def test_the_power_of_errors_that_images_share_is_found(rng):
         )
         linear, left_out = fit_linear(standard(tokens), responses, rng)
         signal = np.square(responses - left_out).mean(0)
-        found[power] = fit_power(linear, standard(tokens), responses, signal, voxels, rng)
-    assert found[2.0] <= 4 < found[16.0]
+        found[concentration] = fit_concentration(
+            linear, standard(tokens), responses, signal, voxels, rng
+        )
+    # What is linear of it, the encoder learns: what it leaves is more concentrated
+    assert found[2.0] <= 6 < found[16.0]
 
 
 def test_few_images_tell_nothing(fitted, rng):
     linear, tokens, responses = fitted
     few = standard(tokens[:40])
     signal = np.ones(5)
-    assert fit_power(linear, few, responses[:40], signal, np.arange(5), rng) == ALONE
-    assert fit_power(linear, standard(tokens), responses, 0 * signal, np.arange(5), rng) == ALONE
+    assert fit_concentration(linear, few, responses[:40], signal, np.arange(5), rng) == ALONE
+    assert (
+        fit_concentration(linear, standard(tokens), responses, 0 * signal, np.arange(5), rng)
+        == ALONE
+    )

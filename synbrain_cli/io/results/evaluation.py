@@ -177,6 +177,33 @@ class NoiseCorrelationScore(Result, frozen=True, kw_only=True):
     share_of_ceiling: Number
 
 
+class AverageScore(Result, frozen=True, kw_only=True):
+    """Coverage of averages over ten images that drive alike responses, repeats averaged, too.
+
+    Attributes
+    ----------
+    nominal : float
+    n_groups : int
+        Of images: an image is in one, or in none.
+    model : float or None
+        Share of recorded averages, over groups and voxels or regions, within the central 90 % of
+        draws' averages.
+    ci : pair of float or None
+        Its 95 % interval over groups.
+    apart : float or None
+        The same if images shared no errors: draws of one image beside those of another recording.
+    gain_ci : pair of float or None
+        95 % interval of ``model`` − ``apart``.
+    """
+
+    nominal: float
+    n_groups: int
+    model: Number
+    ci: Interval
+    apart: Number
+    gain_ci: Interval
+
+
 class LatentNoiseFactor(Result, frozen=True, kw_only=True):
     """Scores of the published sampling as a function of the noise factor.
 
@@ -225,6 +252,9 @@ class DrawScores(Result, frozen=True, kw_only=True):
         The same for differences of two region means, for projections on the directions of most
         noise and of most signal, and for the distance of a trial from a trial of another image
         (Euclidean, and one minus correlation). Absent where there are none.
+    coverage_90_averages, coverage_90_region_averages : AverageScore
+        Of averages over images, of voxels and of region means. Absent where test images are fewer
+        than 30, or there are no regions.
     crps, energy_score : DrawScore
         Lower is better.
     variogram_score : DrawScore
@@ -250,6 +280,8 @@ class DrawScores(Result, frozen=True, kw_only=True):
     coverage_90_noise_components: DrawScore | Absent = UNSET
     coverage_90_signal_components: DrawScore | Absent = UNSET
     coverage_90_distances: DrawScore | Absent = UNSET
+    coverage_90_averages: AverageScore | Absent = UNSET
+    coverage_90_region_averages: AverageScore | Absent = UNSET
     crps: DrawScore
     energy_score: DrawScore
     variogram_score: DrawScore | Absent = UNSET

@@ -49,6 +49,8 @@ DRAW_LABELS = {
     "coverage_90_noise_components": "– of projections on the directions of most noise",
     "coverage_90_signal_components": "– of projections on the directions of most signal",
     "coverage_90_distances": "– of distances between trials of two images",
+    "coverage_90_averages": "– of averages over ten similar images, by voxel",
+    "coverage_90_region_averages": "– of averages over ten similar images, of region means",
     "crps": "CRPS (lower is better)",
     "energy_score": "energy score (lower is better)",
     "variogram_score": "variogram score (lower is better)",
@@ -58,7 +60,7 @@ DRAW_LABELS = {
     "ncsnr_median_ratio": "reliability by voxel (ncsnr): median ratio",
     "noise_correlation": "noise correlations: r",
 }
-_DISTRIBUTIONS = ("model", "linear", "mean_pattern", "latent_nf1")
+_DISTRIBUTIONS = ("model", "linear", "mean_pattern", "latent_nf1", "apart")
 
 
 def not_evaluated_section(brain: Brain, why: str) -> Section:
@@ -227,11 +229,12 @@ def calibration_section(evaluation: Evaluation) -> Section:
                 f"Draws against held-out {rows_are}",
                 [
                     "score", "draws", "linear + normal", "mean pattern + normal", "latent",
-                    "reference",
+                    "images apart", "reference",
                 ],
                 rows,
                 "Linear + normal, mean pattern + normal: independent normal noise around the "
-                "linear encoder and the mean pattern; latent: the published sampling.",
+                "linear encoder and the mean pattern; latent: the published sampling. Images "
+                "apart: draws in which similar images share no errors.",
             ),
             _likelihood(metrics),
             *_two_sample(metrics.two_sample),
