@@ -345,6 +345,23 @@ def likelihood(found: dict[str, Scores]) -> str:
     return table(["", "", "model", "linear+N", "image unknown", "shuffled"], rows)
 
 
+def averages(found: dict[str, Scores]) -> str:
+    """evaluation.md: coverage of averages over similar images, whose errors are shared or apart."""
+    rows = []
+    for model, who in {**FULL, HOUR: "one hour of subject 3"}.items():
+        draws = found[model]["draws"]
+        for score, label in (
+            ("coverage_90_averages", "voxels"),
+            ("coverage_90_region_averages", "region means"),
+        ):
+            values = draws[score]
+            gain = " to ".join(number(limit) for limit in values["gain_ci"])
+            rows.append([who, label, with_interval(values), number(values["apart"]), gain])
+            who = ""
+    header = ["", "averages of", "draws", "if images shared no errors", "difference, 95 % interval"]
+    return table(header, rows)
+
+
 BLOCKS: dict[str, Callable[[dict[str, Scores]], str]] = {
     "means": means,
     "draws": draws,
@@ -358,6 +375,7 @@ BLOCKS: dict[str, Callable[[dict[str, Scores]], str]] = {
     "gains": gains,
     "hour": hour,
     "likelihood": likelihood,
+    "averages": averages,
 }
 
 
