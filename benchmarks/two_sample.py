@@ -75,7 +75,7 @@ def count(source: ResidualSource, defect: str, kinds: dict, n_repetitions: int) 
     regions = scored_regions(source.brain)
     averaging = region_averaging(regions, source.brain.n_voxels)
     features = source.image_features()
-    right = drawer(source, "none")
+    right = drawer(source, "none", shared=defect == SHARED)
     wrong = drawer(source, defect)
     p, best, by_classifier = [], [], {}
     for repetition in range(n_repetitions):
@@ -128,19 +128,19 @@ def middle_region(brain: Brain) -> np.ndarray:
     return masks[len(masks) // 2]
 
 
-ALONE = "errors not shared by similar images"
+SHARED = "none, but similar images share errors in the recording"
 DEFECTS = (
     "none",
     "variance × 1.1",
     "correlation of one region",
     "signal not shared",
     "noise depends on the mean alone",
-    ALONE,
+    SHARED,
 )
 
 
-def drawer(source: ResidualSource, defect: str) -> Draw:
-    """Function that draws residuals with a defect."""
+def drawer(source: ResidualSource, defect: str, shared: bool = False) -> Draw:
+    """Function that draws residuals with a defect; similar images may share errors."""
     brain, known = source.brain, source.brain.distribution.readout
     signal = "fresh" if defect == "signal not shared" else "shared"
     factor = np.float32(np.sqrt(1.1 if defect == "variance × 1.1" else 1.0))
@@ -152,10 +152,8 @@ def drawer(source: ResidualSource, defect: str) -> Draw:
     def draw(image: int, seed: int) -> np.ndarray:
         row = int(source.images[image])
         mean, digest = source.predictions["model"][row], source.test.digests[row]
-        doubts = source.predictions.doubt
-        doubt = None if doubts is None else doubts.of(row)
-        if doubt is not None and defect == ALONE:
-            doubt = doubt.apart()
+        doubt = source.predictions.doubt.of(row)
+        doubt = doubt if shared else doubt.apart()
         drawing = Drawing(int(source.test.n_repeats[row]), seed, signal=signal)
         drawn = brain.draw_around(mean, digest, drawing, known, doubt)
         return factor * (drawn - mean) / source.spread(row)
