@@ -128,7 +128,7 @@ def middle_region(brain: Brain) -> np.ndarray:
     return masks[len(masks) // 2]
 
 
-SHARED = "none, but similar images share errors in the recording"
+SHARED = "similar images share errors in the recording"
 DEFECTS = (
     "none",
     "variance × 1.1",
