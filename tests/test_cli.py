@@ -178,6 +178,9 @@ def test_scores_are_one_screen(evaluated, capsys):
     assert not re.search(r"^V1 ", screen, re.MULTILINE)
     print_evaluation(metrics, rois=True)
     printed = capsys.readouterr().out
+    averages = metrics.draws.coverage_90_averages
+    assert f"90 % of averages over similar images: voxels {averages.model:.3f}" in printed
+    assert f"if these shared no errors:   voxels {averages.apart:.3f}" in printed
     assert max(len(line) for line in printed.splitlines() if not line.startswith("note: ")) <= 80
     for name, scores in metrics.roi.items():
         r, covered = scores.voxelwise_correlation, metrics.draws.coverage_90.roi[name]

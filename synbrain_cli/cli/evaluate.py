@@ -67,7 +67,10 @@ def evaluate(
     subject: SubjectOption = None,
     dataset: DatasetOption = None,
     model: ModelOption = None,
-    rois: Annotated[bool, typer.Option("--rois", help="Also print scores by region.")] = False,
+    rois: Annotated[
+        bool,
+        typer.Option("--rois", help="Also print scores by region, and of averages over images."),
+    ] = False,
     paper: Annotated[
         bool, typer.Option("--paper", help="Print the published table's columns, on its scale.")
     ] = False,

@@ -74,7 +74,7 @@ def print_evaluation(
     ----------
     metrics : EvaluationRecord
     rois : bool
-        Whether to print scores by region as well.
+        Whether to print scores by region as well, and those of averages over images.
     own : EvaluationRecord, optional
         Scores on the model's own test images, beside which those on another dataset are printed.
     """
@@ -84,7 +84,7 @@ def print_evaluation(
     _print_responses(metrics, own)
     if rois:
         _print_regions(metrics)
-    _print_draws(metrics)
+    _print_draws(metrics, rois)
     _print_two_sample(metrics)
     _print_retrieval(metrics)
     print_notes(metrics.notes)
@@ -194,7 +194,7 @@ def _print_regions(metrics: EvaluationRecord) -> None:
     print("90 %: share of recorded trials within the 90 % intervals of draws")
 
 
-def _print_draws(metrics: EvaluationRecord) -> None:
+def _print_draws(metrics: EvaluationRecord, rois: bool) -> None:
     """Print the scores of draws, their reliability and noise correlations, and their ranks."""
     from msgspec import UNSET
 
@@ -217,7 +217,8 @@ def _print_draws(metrics: EvaluationRecord) -> None:
     noise = draws.noise_correlation
     if noise is not UNSET:
         print(f"noise correlations: r {cell(noise.model)} (ceiling {cell(noise.ceiling)})")
-    lines = summary_line(metrics), average_line(metrics), *likelihood_lines(metrics)
+    averages = average_lines(metrics) if rois else []  # one screen holds no more
+    lines = summary_line(metrics), *averages, *likelihood_lines(metrics)
     for line in filter(None, lines):
         print(line)
 
@@ -251,15 +252,20 @@ def summary_line(metrics: EvaluationRecord) -> str:
     return f"90 % of summaries: {', '.join(known)}" if known else ""
 
 
-def average_line(metrics: EvaluationRecord) -> str:
+def average_lines(metrics: EvaluationRecord) -> list[str]:
     """What 90 % intervals cover of averages over similar images, and would if these were apart."""
     found = {label: metrics.draws.get(key) for key, label in AVERAGES.items()}
-    known = [
-        f"{label} {cell(score.model)} ({cell(score.apart)} if they shared no errors)"
-        for label, score in found.items()
-        if score is not None
+    known = {label: score for label, score in found.items() if score is not None}
+    if not known:
+        return []
+
+    def listed(name: str) -> str:
+        return ", ".join(f"{label} {cell(score.get(name))}" for label, score in known.items())
+
+    return [
+        f"90 % of averages over similar images: {listed('model')}",
+        f"         if these shared no errors:   {listed('apart')}",
     ]
-    return f"90 % of averages over similar images: {', '.join(known)}" if known else ""
 
 
 def likelihood_lines(metrics: EvaluationRecord) -> list[str]:
