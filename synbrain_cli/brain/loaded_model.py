@@ -34,7 +34,7 @@ from synbrain_cli.io.replacing import unreplaced
 from synbrain_cli.io.token_files import TokenFile
 from synbrain_cli.io.voxel_space import VoxelSpace
 from synbrain_cli.model.error_fields import ErrorFields
-from synbrain_cli.model.similar_images import directions
+from synbrain_cli.model.similar_images import doubt_images
 from synbrain_cli.model.uncertainty import Doubt, ImageDoubt
 from synbrain_cli.tokens import Tokens
 
@@ -172,12 +172,8 @@ class LoadedModel:
         known = self._distribution
         if known is None or known.uncertainty is None:
             return None
-        leverage, scores = self.predictors.leverage(tokens)
-        features = None
-        if known.uncertainty.is_shared:
-            seen = directions(self.predictors.linear, scores)
-            features = self.fields.features(seen, known.uncertainty.concentration)
-        return replace(known.uncertainty(leverage), features=features)
+        seen = self.predictors.scaler(tokens)
+        return doubt_images(self.predictors.linear, seen, known.uncertainty, self.fields)
 
     def doubt_of(self, token: Tokens) -> ImageDoubt | None:
         """Return `doubt` of a single image."""

@@ -53,7 +53,7 @@ from synbrain_cli.io.token_store import TokenStore
 from synbrain_cli.io.workfolder import WorkFolder
 from synbrain_cli.metrics.arrays import blockwise
 from synbrain_cli.model.readout import IMAGE_BLIND, Readout
-from synbrain_cli.model.similar_images import directions
+from synbrain_cli.model.similar_images import doubt_images
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.distribution import (
@@ -201,13 +201,9 @@ def fit_fold(brain: Brain, part: TestSet, recovery: Path) -> FoldFit:
     seen = examples.scaler(part.tokens)
     linear_prediction = linear.predict(seen)
     of_fitted = blockwise(lambda x: x.std(0), linear.predict(examples.both.tokens), keep=1)
-    relative = features = None
+    doubt = None
     if fitted.uncertainty is not None:
-        leverage, scores = linear.leverage(seen)
-        relative = fitted.uncertainty(leverage).relative
-        if fitted.uncertainty.is_shared:
-            concentration = fitted.uncertainty.concentration
-            features = brain.fields.features(directions(linear, scores), concentration)
+        doubt = doubt_images(linear, seen, fitted.uncertainty, brain.fields)
     mean_pattern = distribution.mean_pattern
     factor, offset = np.ones_like(mean_pattern), np.zeros_like(mean_pattern)
     if brain.config.standardization == "none":
@@ -220,8 +216,8 @@ def fit_fold(brain: Brain, part: TestSet, recovery: Path) -> FoldFit:
         factor=factor,
         offset=np.asarray(offset, np.float32),
         prediction_sd=np.stack([fitted.stack[0] * of_fitted, of_fitted]).astype(np.float32),
-        relative=relative,
-        features=features,
+        relative=None if doubt is None else doubt.relative,
+        features=None if doubt is None else doubt.features,
     )
 
 

@@ -4,7 +4,7 @@ Beside the AUC for draws of the model stand the floor (recorded trials against r
 for imitated recordings of which the model is right, and those for the draws of simpler
 distributions, which classifiers do tell: without them, an AUC of .5 could mean a classifier that
 sees nothing. A model that is right is told from recordings, too, as similar images share errors
-that draws of single images do not share.
+that the draws compared do not share.
 """
 
 from __future__ import annotations

@@ -19,15 +19,17 @@ share errors by `synbrain_cli.model.error_fields`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.groups import Groups, deal
 from synbrain_cli.model.covariance import LowRank
-from synbrain_cli.model.error_fields import shared_errors
+from synbrain_cli.model.error_fields import ErrorFields, shared_errors
 from synbrain_cli.model.linear import LinearEncoder
 from synbrain_cli.model.tokens import StandardBand, StandardTokens
+from synbrain_cli.model.uncertainty import Doubt, MeanUncertainty
 from synbrain_cli.tokens import Tokens
 
 CONCENTRATIONS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 16.0, np.inf)  # of which κ is chosen
@@ -59,6 +61,30 @@ def directions(linear: LinearEncoder, scores: Scores) -> NDArray[np.float32]:
         length = np.sqrt(np.square(own, dtype=np.float64).sum(1, keepdims=True))
         parts.append((np.sqrt(weight) / np.maximum(length, 1e-12) * own).astype(np.float32))
     return np.concatenate(parts, 1)
+
+
+def doubt_images(
+    linear: LinearEncoder, tokens: Tokens, uncertainty: MeanUncertainty, fields: ErrorFields
+) -> Doubt:
+    """Say how unsure the mean response to images is, and by what draws of them share errors.
+
+    Parameters
+    ----------
+    linear : LinearEncoder
+        Its ridges know their leverage.
+    tokens : Tokens
+        Of the images, standardised.
+    uncertainty : MeanUncertainty
+        Fitted with the encoder.
+    fields : ErrorFields
+        Of the model that draws.
+    """
+    leverage, scores = linear.leverage(tokens)
+    doubt = uncertainty(leverage)
+    if not uncertainty.is_shared:
+        return doubt
+    features = fields.features(directions(linear, scores), uncertainty.concentration)
+    return replace(doubt, features=features)
 
 
 def similarity(linear: LinearEncoder, scores: Scores) -> NDArray[np.float64]:
