@@ -282,7 +282,7 @@ def main() -> None:
         if arguments.subjects
         else sorted(
             path.name.removeprefix("sub-")
-            for path in (workspace.prepared / arguments.dataset).glob("sub-*")
+            for path in (workspace.prepared / arguments.dataset).glob("sub-*/")
         )
     )
     subjects = [workspace.find_subject(label, arguments.dataset, print) for label in labels]

@@ -214,6 +214,10 @@ class CoreConfig(JSONSettings, frozen=True):
     hidden, n_local : int
         Hidden width of the network that is applied to each token, and number of local features of
         each band.
+    exponent : float
+        Of local features averaged within a receptive field, before voxels weigh them: 1, they add
+        up; below 1, they saturate (compressive spatial summation: Kay et al. 2013, *J Neurophysiol*
+        110:481).
     bottleneck, n_global : int
         Width of the layer between regions and global features, and number of global features.
     dropout : float
@@ -225,8 +229,8 @@ class CoreConfig(JSONSettings, frozen=True):
     Raises
     ------
     InputError
-        When the dropout is out of range, tokens are on no square grid, or not every band has a
-        shape.
+        When the dropout or the exponent is out of range, tokens are on no square grid, or not every
+        band has a shape.
     """
 
     bands: Annotated[tuple[Index, ...], msgspec.Meta(min_length=1, max_length=100)] = (0,)
@@ -236,6 +240,7 @@ class CoreConfig(JSONSettings, frozen=True):
     n_members: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
     hidden: Size = 48
     n_local: Size = 24
+    exponent: float = 1.0
     bottleneck: Size = 32
     n_global: Size = 128
     dropout: float = 0.5
@@ -245,6 +250,7 @@ class CoreConfig(JSONSettings, frozen=True):
 
     def __post_init__(self) -> None:
         _check(0 <= self.dropout < 1, "a dropout from 0 to below 1", self.dropout)
+        _check(0 < self.exponent <= 1, "an exponent above 0, up to 1", self.exponent)
         _check(len(self.shapes) == len(self.bands), "a shape for every band", len(self.shapes))
         for n_tokens, _ in self.shapes:
             _check(math.isqrt(n_tokens) ** 2 == n_tokens, "tokens on a square grid", n_tokens)

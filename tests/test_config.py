@@ -73,6 +73,7 @@ def test_settings_of_another_form_are_an_error():
         (STAGE, {"ema_decay": 1.0}, "an ema_decay from 0 to below 1, found 1.0"),
         (STAGE, {"patience": 0}, "a patience of at least one epoch"),
         (CoreConfig(), {"dropout": 1.0}, "a dropout from 0 to below 1"),
+        (CoreConfig(), {"exponent": 0.0}, "an exponent above 0, up to 1, found 0.0"),
         (CoreConfig(), {"shapes": ((50, 3),)}, "tokens on a square grid, found 50"),
         (CoreConfig(), {"shapes": ((256, 48), (16, 3))}, "a shape for every band, found 2"),
         (LossConfig(), {"temperature": 0.0}, "a temperature above 0"),

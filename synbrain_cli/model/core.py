@@ -34,6 +34,7 @@ from synbrain_cli.tokens import Tokens
 VOXEL_PARTS = ("field", "local", "whole", "offset")
 REGIONS = 4  # a side: the global features see local ones averaged in 4 × 4 regions
 FLOOR = 0.1  # under the logarithm of those averages
+LEAST = 1e-4  # under an exponent below 1, whose slope is infinite at 0
 OWN = 0.3  # scale of a voxel's offset from the field (ours); smaller is a stronger prior
 SMOOTHNESS = 8.0  # mm on fsaverage's sphere (radius 100): SD of the field's Gaussian kernel
 NEAR = 8.0  # mm: nodes farther from all voxels are left out
@@ -135,15 +136,41 @@ class Voxels(nn.Module):
         )
 
 
-def read(features: tuple[Bands, Tensor], voxels: tuple[Tensor, ...]) -> Tensor:
-    """Return responses (n_images, n_voxels) of voxels (field, local, whole, offset) to features."""
+def read(
+    features: tuple[Bands, Tensor], voxels: tuple[Tensor, ...], exponent: float = 1.0
+) -> Tensor:
+    r"""Return responses of voxels to features.
+
+    .. math:: y_v = \sum_k w_{kv} \Big( \sum_t g_v(t)\, x_{tk} \Big)^{\gamma}
+        + \sum_j w'_{jv}\, z_j + b_v
+
+    for local features x, global ones z, the receptive field g of the voxel and the exponent γ: with
+    γ < 1, what lies within a field adds up less than linearly (compressive spatial summation: Kay
+    et al. 2013, *J Neurophysiol* 110:481).
+
+    Parameters
+    ----------
+    features : (local, whole)
+        As `Core` returns them.
+    voxels : (field, local, whole, offset)
+        As `Voxels.moved` returns them.
+    exponent : float
+        `CoreConfig.exponent`.
+
+    Returns
+    -------
+    (n_images, n_voxels)
+    """
     local, whole = features
     field, weights, whole_weights, offset = voxels
-    pooled = [
+    within = [
         torch.einsum("vt,ntk->nvk", receptive_masks(field, round(one.shape[1] ** 0.5)), one)
         for one in local
     ]
-    seen = torch.einsum("nvk,kv->nv", torch.cat(pooled, 2), weights)
+    summed = torch.cat(within, 2)
+    if exponent != 1:
+        summed = (summed + LEAST).pow(exponent)
+    seen = torch.einsum("nvk,kv->nv", summed, weights)
     return seen + whole @ whole_weights + offset
 
 
@@ -256,7 +283,7 @@ class SharedCore(nn.Module):
         local, whole = self.core(tokens)
         if dropout is not None:
             whole = whole * dropout
-        return read((local, whole), self.voxels(k))
+        return read((local, whole), self.voxels(k), self.core.config.exponent)
 
 
 @dataclass(frozen=True)
@@ -358,7 +385,10 @@ class CoreEnsemble:
         seen, parts = tokens.only(self.config.bands), []
         for first in range(0, len(seen), batch):
             standard = as_tensors(self.scaler(seen[first : first + batch]), self._device)
-            each = [read(c(standard), v) for c, v in zip(self.cores, self.voxels, strict=True)]
+            each = [
+                read(core(standard), voxels, self.config.exponent)
+                for core, voxels in zip(self.cores, self.voxels, strict=True)
+            ]
             parts.append(torch.stack(each).mean(0).cpu())
         return torch.cat(parts).numpy()
 

@@ -3,8 +3,9 @@
 Every network sees the images of all subjects but those of one fold, which decide when to stop; the
 predictions of the folds' images by the network that did not see them are what stacking and readout
 are fitted to, and new images are predicted by the average of all networks (a cross-validated
-committee: Krogh & Vedelsby 1995, NeurIPS). Which bands the networks see, is decided by the first
-fold: those that need no weights, or all.
+committee: Krogh & Vedelsby 1995, NeurIPS). The first fold decides which bands the networks see,
+those that need no weights or all, and then whether what a voxel reads within its receptive field
+adds up or saturates (`CoreConfig.exponent`).
 
 Kept in ``weights/cores/<subjects>_<key>/``, as they serve every subject that they were trained on,
 and new ones: the key is a checksum of what they depend on (the subjects' data, the encoder, the
@@ -73,7 +74,8 @@ ARRAYS = "core.safetensors"
 N_FOLDS = 4  # and networks (ours)
 LEAST_UNITS = 2 * N_FOLDS  # images or groups of images that are dealt to folds
 FEW_VOXELS = 5_000  # fewer are computed faster by one thread than by several
-VERSION = 2  # of the arrays; another key where they are others, or computed otherwise
+COMPRESSED = 0.5  # the exponent that is tried beside 1 (ours)
+VERSION = 3  # of the arrays; another key where they are others, or computed otherwise
 CORE_SEED = 10  # added to the run's seed for each fold
 SCORED = 64  # images predicted together
 N_NODES = 2562  # of fsaverage4's sphere: the first vertices of fsaverage5's, 7 mm apart
@@ -249,6 +251,7 @@ def core_settings(
         "splits": [_splits(subject) for subject, _ in subjects],
         "bands": msgspec.to_builtins(store.bands),
         "cores": [_core_config(store, bands).to_dict() for bands in candidate_bands(store)],
+        "exponents": [1.0, COMPRESSED],
         "stage": CORE_STAGE.to_dict() | {"images": CORE_IMAGES},
         "seed": seed,
         "version": VERSION,
@@ -324,14 +327,12 @@ def train_core(
             names = ", ".join(settings["subjects"])
             run.progress.info(f"response network: {n_images:,} images of {names}")
 
-            # Choose the bands by the first fold, and train a network for every fold
+            # Choose bands and exponent by the first fold, and train a network for every fold
             positions = [sphere_positions(subject) for subject, _ in subjects]
             sheet = _sheet_around(positions)
             bases = [sheet.basis(*one) for one in positions]
             trainer = _Trainer(examples, folds, bases, work, run)
-            configs = [_core_config(store, bands) for bands in candidate_bands(store)]
-            first = [trainer.train(config, 0) for config in configs]
-            best = max(first, key=lambda one: one.history.best_score)
+            best = trainer.choose([_core_config(store, own) for own in candidate_bands(store)])
             members = [best, *(trainer.train(best.config, k) for k in range(1, N_FOLDS))]
 
             # Write the cores
@@ -377,6 +378,19 @@ class _Trainer:
     work: WorkFolder
     run: RunContext
 
+    def choose(self, configs: Sequence[CoreConfig]) -> _Member:
+        """Train a network of every configuration, and the best compressed, without the first fold.
+
+        The one that predicts this fold best is returned.
+        """
+
+        def score(one: _Member) -> float:
+            return one.history.best_score
+
+        adding_up = max((self.train(config, 0) for config in configs), key=score)
+        compressed = self.train(replace(adding_up.config, exponent=COMPRESSED), 0)
+        return max(adding_up, compressed, key=score)
+
     def train(self, config: CoreConfig, fold: int) -> _Member:
         """Train a network on all folds but one, which decides when to stop."""
         seed, device = self.run.seed + fold, self.run.device
@@ -395,7 +409,9 @@ class _Trainer:
         title = f"response network {fold + 1} of {N_FOLDS}"
         if len(config.bands) < len(self.examples[0].scaler.bands):
             title += ", bands without weights"
-        checkpoint = f"core-{'-'.join(map(str, config.bands))}-{fold}.pt"
+        if config.exponent != 1:
+            title += ", compressed"
+        checkpoint = f"core-{'-'.join(map(str, config.bands))}-{config.exponent:g}-{fold}.pt"
         with _fast_on_cpu(sum(map(len, self.bases))):
             history = fit_resumably(
                 dataclasses.replace(stage, title=title, seed_offset=CORE_SEED * fold),
@@ -429,7 +445,7 @@ class _Trainer:
     @torch.inference_mode()
     def _predict(self, members: Sequence[_Member], subject: int, rows: np.ndarray) -> np.ndarray:
         """Predict images of a subject by every network: (n_members, n_images, n_voxels)."""
-        bands = members[0].config.bands  # of the best of the first fold: the same for all
+        bands = members[0].config.bands  # as the first fold chose: the same for all
         tokens = self.examples[subject].both.tokens.only(bands).part(rows)
         (seen,) = (as_tensors(batch, self.run.device) for batch in tokens.batches(len(rows)))
         return np.stack([one.network(seen, subject).cpu().numpy() for one in members])

@@ -14,6 +14,7 @@ from one_band import one_scaler
 from synbrain_cli.config import CoreConfig, StageConfig
 from synbrain_cli.io.arrays import load_arrays, save_arrays
 from synbrain_cli.model.core import (
+    LEAST,
     NEAR,
     OWN,
     Core,
@@ -123,6 +124,27 @@ def test_a_voxel_reads_local_features_in_its_field_and_global_ones_as_they_are(r
         )
         expected = pooled @ weights[:, voxel] + whole[image] @ whole_weights[:, voxel]
         torch.testing.assert_close(found[image, voxel], expected + offset[voxel])
+
+
+def test_an_exponent_compresses_what_is_within_a_field_and_nothing_else(rng):
+    local, whole = [normal(rng, 4, 64, 5).abs(), normal(rng, 4, 25, 5).abs()], normal(rng, 4, 7)
+    field, weights, whole_weights, offset = some_voxels(rng, 3, TWO)
+    found = read((local, whole), (field, weights, whole_weights, offset), 0.5)
+    masks = receptive_masks(field, 8), receptive_masks(field, 5)
+    within = [torch.einsum("vt,ntk->nvk", m, one) for m, one in zip(masks, local, strict=True)]
+    expected = torch.einsum("nvk,kv->nv", (torch.cat(within, 2) + LEAST).sqrt(), weights)
+    torch.testing.assert_close(found, expected + whole @ whole_weights + offset)
+    unchanged = read((local, whole), (field, weights, whole_weights, offset), 1.0)
+    assert torch.equal(unchanged, read((local, whole), (field, weights, whole_weights, offset)))
+    assert not torch.allclose(found, unchanged)
+
+
+def test_compression_has_a_slope_where_there_is_nothing(rng):
+    """Features are 0 where they underflow: the slope of a root there would be infinite."""
+    local = [torch.zeros(2, 64, 5, requires_grad=True)]
+    voxels = some_voxels(rng, 3, SMALL)
+    read((local, torch.zeros(2, 7)), voxels, 0.5).sum().backward()
+    assert torch.isfinite(local[0].grad).all()
 
 
 # ------------------------------------------------------------------------- receptive fields
@@ -435,6 +457,20 @@ def test_an_image_is_answered_alike_in_any_batch(ensemble, batch, rng):
     np.testing.assert_allclose(ensemble.predict(tokens, batch), whole, rtol=1e-5, atol=1e-5)
     alone = ensemble.predict(tokens[4:5])
     np.testing.assert_allclose(alone[0], whole[4], rtol=1e-5, atol=1e-5)
+
+
+def test_an_ensemble_compresses_as_its_cores_were_trained(ensemble, rng):
+    tokens = raw_tokens(rng, 7)
+    config = replace(ensemble.config, exponent=0.5)
+    compressed = CoreEnsemble(config, ensemble.scaler, ensemble.cores, ensemble.voxels)
+    seen = as_tensors(ensemble.scaler(Tokens.of(tokens.bands[0], tokens.bands[2])))
+    with torch.no_grad():
+        each = [
+            read(core(seen), voxels, 0.5).numpy()
+            for core, voxels in zip(ensemble.cores, ensemble.voxels, strict=True)
+        ]
+    np.testing.assert_allclose(compressed.predict(tokens), np.mean(each, 0), atol=1e-5)
+    assert np.abs(compressed.predict(tokens) - ensemble.predict(tokens)).max() > 0.01
 
 
 def test_evidence_through_a_file_is_bit_equal(evidence, rng, tmp_path):

@@ -31,6 +31,7 @@ from synbrain_cli.training import resumable_fit as training
 from synbrain_cli.training import shared_core as shared
 from synbrain_cli.training.examples import load_examples
 from synbrain_cli.training.shared_core import (
+    COMPRESSED,
     N_FOLDS,
     TrainedCore,
     candidate_bands,
@@ -92,7 +93,9 @@ def test_the_record_says_what_was_trained_on_what(kept, people, store):
     assert settings["bands"] == msgspec.to_builtins(list(store.bands))
     (candidate,) = settings["cores"]
     assert (candidate["bands"], candidate["shapes"]) == ([0], [[256, 48]])
-    assert config["core"] == candidate
+    assert settings["exponents"] == [1.0, COMPRESSED]
+    assert config["core"]["exponent"] in settings["exponents"]
+    assert config["core"] == candidate | {"exponent": config["core"]["exponent"]}
     assert settings["stage"]["epochs"] == 2
     assert list(config["training"]) == [f"fold {k}" for k in range(1, N_FOLDS + 1)]
     for record in config["training"].values():
@@ -453,7 +456,8 @@ def test_held_out_predictions_are_by_the_network_that_did_not_see_the_image(core
         tokens = examples.both.tokens.part(rows)
         with torch.inference_mode():
             seen = [torch.from_numpy(band) for band in tokens[:].bands]
-            expected = read(core.cores[fold](seen), network.ensemble.voxels[fold])
+            voxels = network.ensemble.voxels[fold]
+            expected = read(core.cores[fold](seen), voxels, core.config.exponent)
         np.testing.assert_allclose(network.held_out[rows], expected, atol=1e-4)
 
 
@@ -472,7 +476,7 @@ def test_their_excess_is_that_of_images_which_no_network_saw(core, people, store
             tokens = [torch.from_numpy(band) for band in own.both.tokens[:].bands]
             each = np.stack(
                 [
-                    read(c(tokens), v)
+                    read(c(tokens), v, core.config.exponent)
                     for c, v in zip(core.cores, network.ensemble.voxels, strict=True)
                 ]
             )
@@ -509,3 +513,27 @@ def bands_of(*weights):
 )
 def test_bands_with_weights_are_tried_beside_those_without(weights, candidates):
     assert candidate_bands(bands_of(*weights)) == candidates
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen", "trained"),
+    [
+        ({(0, 1.0): 0.2, (1, 1.0): 0.1, (0, 0.5): 0.3}, (0, 0.5), 3),
+        ({(0, 1.0): 0.1, (1, 1.0): 0.2, (1, 0.5): 0.1}, (1, 1.0), 3),
+        ({(0, 1.0): 0.2, (0, 0.5): 0.2}, (0, 1.0), 2),  # no better: the simpler
+    ],
+)
+def test_the_first_fold_chooses_bands_and_then_compression(monkeypatch, scores, chosen, trained):
+    seen = []
+
+    def train(self, config, fold):
+        assert fold == 0
+        seen.append((config.bands[0], config.exponent))
+        return SimpleNamespace(config=config, history=SimpleNamespace(best_score=scores[seen[-1]]))
+
+    monkeypatch.setattr(shared._Trainer, "train", train)
+    bands = sorted({band for band, _ in scores})
+    configs = [CoreConfig(bands=(band,), shapes=((16, 5),)) for band in bands]
+    best = shared._Trainer((), (), (), None, RUN).choose(configs)
+    assert (best.config.bands[0], best.config.exponent) == chosen
+    assert len(seen) == trained
