@@ -136,9 +136,7 @@ class Voxels(nn.Module):
         )
 
 
-def read(
-    features: tuple[Bands, Tensor], voxels: tuple[Tensor, ...], exponent: float = 1.0
-) -> Tensor:
+def read(features: tuple[Bands, Tensor], voxels: tuple[Tensor, ...], exponent: float) -> Tensor:
     r"""Return responses of voxels to features.
 
     .. math:: y_v = \sum_k w_{kv} \Big( \sum_t g_v(t)\, x_{tk} \Big)^{\gamma}
@@ -151,15 +149,17 @@ def read(
     Parameters
     ----------
     features : (local, whole)
-        As `Core` returns them.
+        As `Core` returns them: (n_images, n_tokens, n_local) per band, and (n_images, n_global).
     voxels : (field, local, whole, offset)
-        As `Voxels.moved` returns them.
+        As `Voxels.moved` returns them: (n_voxels, 3), (n_read, n_voxels), (n_global, n_voxels) and
+        (n_voxels,).
     exponent : float
-        `CoreConfig.exponent`.
+        That of the core's configuration.
 
     Returns
     -------
     (n_images, n_voxels)
+        In standard deviations of a trial.
     """
     local, whole = features
     field, weights, whole_weights, offset = voxels
