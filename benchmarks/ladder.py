@@ -38,6 +38,7 @@ import numpy as np
 from common import peak_memory, save
 from himalaya.kernel_ridge import MultipleKernelRidgeCV
 
+from synbrain_cli.bands import join_bands
 from synbrain_cli.brain.prediction import predict_deep
 from synbrain_cli.evaluation.resplit import deal_images, resplit
 from synbrain_cli.evaluation.test_set import TestSet
@@ -87,6 +88,7 @@ class Ladder:
         self.seconds: dict[str, float] = {}
         self.gigabytes: dict[str, float] = {}
         self.fits: dict[str, Fit] = {}
+        self.chosen: dict[str, Any] = {}  # by the images that networks left out
 
     def generator(self) -> np.random.Generator:
         return np.random.default_rng([self.run.seed, 1])
@@ -175,6 +177,10 @@ class Ladder:
 
     def network(self, subjects: list[tuple[PreparedSubject, TokenStore]]) -> Fit:
         found = train_core(self.workspace, subjects, self.run).of_subject(self.subject.label)
+        core = found.config.core
+        bands = join_bands([self.store.bands[k].spec for k in core.bands])
+        name = "network" if len(subjects) == 1 else "network, shared"
+        self.chosen[name] = {"bands": bands, "exponent": core.exponent}
         predicted = found.ensemble.predict(self.test.tokens)
         return Fit(predicted, np.asarray(found.held_out), found.excess)
 
@@ -259,6 +265,7 @@ def compare(ladders: list[Ladder], boot: Bootstrap) -> dict[str, Any]:
     ceiling = np.mean([ladder.test.ceiling for ladder in ladders], 0)
     return {
         "rungs": rungs,
+        "networks_of_splits": [ladder.chosen for ladder in ladders],
         "median_ceiling": float(np.median(ceiling[chosen])),
         "n_voxels": int(chosen.sum()),
         "n_test_images": sum(map(len, recorded)),

@@ -115,10 +115,11 @@ store = workspace.find_tokens("simulated", ["gabor"], print)
     Part(
         "Preparing data",
         """```python
+from synbrain_cli.bands import SIMULATED
 from synbrain_cli.pipeline.prepare import prepare_simulated
 from synbrain_cli.pipeline.preparing import Target
 
-result = prepare_simulated(Target(workspace, "simulated"), run=run)
+result = prepare_simulated(Target(workspace, "simulated", SIMULATED), run=run)
 ```""",
         (
             "pipeline.preparing:Target",

@@ -1,8 +1,9 @@
 """Names of image encoders and of their bands.
 
 A band is one layer of one encoder, named ``ENCODER@LAYER``; encoders of a single layer are named
-without it. ``ENCODER@3,6,9`` names several bands of one encoder at once. ``tokens:NAME`` is a band
-that the user computed (`synbrain prepare --tokens NAME=FILE`).
+without it. ``ENCODER@3,6,9`` names several bands of one encoder at once. ``ENCODER:112@3,6,9`` are
+those of images of 112 pixels, where an encoder sees images of any width (`split_width`).
+``tokens:NAME`` is a band that the user computed (`synbrain prepare --tokens NAME=FILE`).
 
 >>> split_layers("openclip:ViT-B-16/laion2b_s34b_b88k@3,6")
 ('openclip:ViT-B-16/laion2b_s34b_b88k', (3, 6))
@@ -18,7 +19,13 @@ from collections.abc import Sequence
 from synbrain_cli.errors import InputError
 
 OWN = "tokens:"  # begins the names of bands that the user computed
-DEFAULT = ("gabor", "efficientnet@3,4,5", "pixels")
+# Features at two scales, an octave apart: on recordings of V4 they predict better than at either
+# one (docs/evaluation.md).
+DEFAULT = ("gabor", "efficientnet@3,4,5", "efficientnet:112@3,4,5", "pixels")
+# Of simulated subjects, some of whose areas respond to features of efficientnet at 128 pixels: the
+# coarser scale would all but give their responses away.
+SIMULATED = ("gabor", "efficientnet@3,4,5", "pixels")
+_WIDTH = re.compile(r"^(?P<encoder>.*[^:]):(?P<width>\d+)$")
 _LAYERS = re.compile(r"^(?P<encoder>.*[^@])@(?P<layers>\d+(,\d+)*)$")
 
 
@@ -37,6 +44,16 @@ def split_layers(spec: str) -> tuple[str, tuple[int, ...]]:
     if len(set(layers)) < len(layers) or min(layers) < 1:
         raise InputError(f"{spec}: expected layers from 1 on, each once, found {found['layers']}")
     return found["encoder"], tuple(sorted(layers))
+
+
+def split_width(encoder: str) -> tuple[str, int | None]:
+    """Split an encoder's name, without layers, into the network and the width of its images.
+
+    >>> split_width("timm:tf_efficientnet_lite2/random:112"), split_width("efficientnet")
+    (('timm:tf_efficientnet_lite2/random', 112), ('efficientnet', None))
+    """
+    found = _WIDTH.match(encoder)
+    return (encoder, None) if found is None else (found["encoder"], int(found["width"]))
 
 
 def is_own(spec: str) -> bool:

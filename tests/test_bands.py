@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from synbrain_cli.bands import DEFAULT, band_spec, group_bands, join_bands, split_layers
+from synbrain_cli.bands import (
+    DEFAULT,
+    SIMULATED,
+    band_spec,
+    group_bands,
+    join_bands,
+    split_layers,
+    split_width,
+)
 from synbrain_cli.errors import InputError
 from synbrain_cli.tokens import Tokens
 
@@ -53,7 +61,30 @@ def test_layers_of_an_encoder_are_gathered_in_the_order_of_encoders():
     specs = ["b@4", "a", "b@2,9", "c"]
     assert group_bands(specs) == [("b", (2, 4, 9)), ("a", ()), ("c", ())]
     assert join_bands(specs) == "b@2,4,9 + a + c"
-    assert group_bands(DEFAULT) == [("gabor", ()), ("efficientnet", (3, 4, 5)), ("pixels", ())]
+    layers = (3, 4, 5)
+    assert group_bands(DEFAULT) == [
+        ("gabor", ()),
+        ("efficientnet", layers),
+        ("efficientnet:112", layers),
+        ("pixels", ()),
+    ]
+    assert [one for one in DEFAULT if one in SIMULATED] == list(SIMULATED)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "network", "width"),
+    [
+        ("efficientnet", "efficientnet", None),
+        ("efficientnet:112", "efficientnet", 112),
+        ("timm:resnet10t/random:96", "timm:resnet10t/random", 96),
+        ("timm:resnet10t//home/a:b/w.pt", "timm:resnet10t//home/a:b/w.pt", None),
+        ("efficientnet:", "efficientnet:", None),
+        ("efficientnet:x", "efficientnet:x", None),
+        (":112", ":112", None),
+    ],
+)
+def test_a_width_of_images_follows_the_network(encoder, network, width):
+    assert split_width(encoder) == (network, width)
 
 
 def test_one_by_one_or_together_bands_have_one_name():

@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import chromium
@@ -32,7 +31,6 @@ from synbrain_cli.experiments.retinotopy import MappingSettings, fit_prf
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.accuracy import average_repeats, voxelwise_correlation
 from synbrain_cli.pipeline import demo as module
-from synbrain_cli.pipeline.preparing import Target
 from synbrain_cli.pipeline.train import TrainSettings, train
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
@@ -81,7 +79,7 @@ def demo(tmp_path_factory, full):
     synbrain(root, "train", "--subject", "2", "--model", "linear", "--name", "sub-02")
     train_shortly(Workspace(root))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "Target", partial(Target, encoders=("gabor",)))
+        patch.setattr(module, "SIMULATED", ("gabor",))
         return Workspace(root), synbrain(root, "demo")
 
 

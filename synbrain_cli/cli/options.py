@@ -115,9 +115,10 @@ EncoderOption = Annotated[
     typer.Option(
         metavar="<encoder[@layers]>",
         help="Image encoder, repeatable: gabor, pixels, efficientnet, openclip:ARCH/PRETRAINED or "
-        "timm:ARCH/TAG, where a file of weights may stand for their name; @3,6,9 names layers. "
-        "Default of prepare: gabor, efficientnet@3,4,5 and pixels; of others: all that are "
-        "prepared.",
+        "timm:ARCH/TAG, where a file of weights may stand for their name; @3,6,9 names layers, "
+        ":112 before them the width of images. Default of prepare: gabor, efficientnet@3,4,5, "
+        "efficientnet:112@3,4,5 and pixels (of prepare simulated, without the third); of "
+        "others: all that are prepared.",
         show_default=False,
     ),
 ]

@@ -98,10 +98,11 @@ def parse_target(
     precision: str,
     overwrite: bool,
     check: bool,
+    usual: tuple[str, ...] = DEFAULT,
 ) -> Target:
     """Where the commands of prepare put subjects, and how the images are encoded.
 
-    Image encoders are those named; none where tokens alone are given; else the default.
+    Image encoders are those named; none where tokens alone are given; else the usual ones.
 
     Raises
     ------
@@ -109,7 +110,7 @@ def parse_target(
     """
     from synbrain_cli.pipeline.preparing import Target
 
-    encoders = tuple(encoder) if encoder else () if tokens else DEFAULT
+    encoders = tuple(encoder) if encoder else () if tokens else usual
     files = parse_tokens(tokens)
     return Target(workspace, dataset, encoders, precision, files, overwrite, check)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from synbrain_cli.bands import SIMULATED
 from synbrain_cli.cli.consent import TerminalConsent
 from synbrain_cli.cli.options import (
     CheckOption,
@@ -380,7 +381,9 @@ def simulated(
     workspace, run = open_run(folder, quiet, seed, device, distributed=True)
     is_core = stimulus_set == "core"
     dataset = "simulated" if is_core else "simulated-synthetic"
-    target = parse_target(workspace, dataset, encoder, None, precision, overwrite, check)
+    target = parse_target(
+        workspace, dataset, encoder, None, precision, overwrite, check, usual=SIMULATED
+    )
     prepare_these = prepare_simulated if is_core else prepare_simulated_artificial
     with interruptible():
         config = SimulationConfig.of_sessions(sessions, seed=seed)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from synbrain_cli.bands import OWN, group_bands, is_own
+from synbrain_cli.bands import OWN, group_bands, is_own, split_width
 from synbrain_cli.errors import InputError
 from synbrain_cli.features.encoder import PRECISIONS, Encoder, SideBySide, precision_here
 
@@ -23,7 +23,7 @@ FLOAT32_ONLY = ("gabor", "pixels")
 SPECS = (
     "gabor",
     "pixels",
-    "efficientnet@LAYERS (as efficientnet@3,4,5)",
+    "efficientnet@LAYERS (as efficientnet@3,4,5; efficientnet:112@3,4,5 at a width of 112 pixels)",
     "openclip:ARCH/PRETRAINED (as openclip:ViT-bigG-14/laion2b_s39b_b160k)",
     "openclip:ARCH/FILE (as openclip:ViT-B-32//data/weights.safetensors)",
     "timm:ARCH/TAG or FILE@LAYERS (as timm:vit_base_patch14_dinov2/lvd142m@3,6,9,12)",
@@ -41,7 +41,7 @@ def load_encoder(
         ``gabor``, ``pixels``, ``efficientnet``, ``openclip:ARCH/PRETRAINED-or-file`` or
         ``timm:ARCH/TAG-or-file``, each with layers (``@3,6,9``) where it has some: see
         `synbrain_cli.bands`. What follows the first slash is a pretrained tag or a local
-        file.
+        file. ``efficientnet`` and ``timm:`` may end in the width of their images (``:112``).
     device : str or torch.device
         Device of the computation; tokens are returned as numpy arrays.
     precision : {"auto", "float32", "fp16", "bf16"}
@@ -90,10 +90,10 @@ def _load_one(
     if precision == "auto":
         precision = precision_here("fp16", device)
     kind, _, rest = spec.partition(":")
-    if spec == "efficientnet":
+    if (named := split_width(spec))[0] == "efficientnet":
         from synbrain_cli.features.timm_towers import EfficientNet
 
-        return EfficientNet(device, precision, layers)
+        return EfficientNet(device, precision, layers, named[1])
     if kind == "openclip":
         from synbrain_cli.features.openclip import OpenCLIP
 

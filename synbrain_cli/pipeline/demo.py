@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from synbrain_cli.bands import SIMULATED
 from synbrain_cli.brain import load_model
 from synbrain_cli.brain.drawing import Drawing
 from synbrain_cli.datasets.simulated import SimulationConfig
@@ -73,7 +74,7 @@ def demo(
 
     progress.info("1/5 prepare: three simulated subjects")
     prepared = prepare_simulated(
-        Target(workspace, "simulated"), SimulationConfig(seed=run.seed), run
+        Target(workspace, "simulated", SIMULATED), SimulationConfig(seed=run.seed), run
     )
 
     progress.info(f"2/5 train: subjects {' and '.join(TRAINED)}, side by side")

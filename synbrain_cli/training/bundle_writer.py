@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from synbrain_cli.bands import join_bands
 from synbrain_cli.brain.prediction import predict_deep
 from synbrain_cli.io.arrays import save_arrays
 from synbrain_cli.io.bundle import (
@@ -275,11 +276,25 @@ scores:
 
 {table}
 
-{members}
+{_about_network(config)}{members}
 {repeats}{few}
 {order}
 {licence}
 """
+
+
+def _about_network(config: BundleConfig) -> str:
+    """Say what of a response network its left-out images chose; empty without one."""
+    if config.network is None:
+        return ""
+    core = config.network.core
+    seen = join_bands([config.bands[k].spec for k in core.bands])
+    how = "adds up" if core.exponent == 1 else f"is compressed (exponent {core.exponent:g})"
+    together = ", ".join(config.network.subjects)
+    return (
+        f"Response network, trained on {together}: it sees {seen}, and what a voxel reads within "
+        f"its receptive field {how}, as images that it left out chose.\n\n"
+    )
 
 
 def members_table(

@@ -29,6 +29,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
+from synbrain_cli.bands import split_layers, split_width
 from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.groups import Groups, count_groups, deal, joined, number_groups, with_their_groups
@@ -267,11 +268,26 @@ def candidate_bands(store: TokenStore) -> list[tuple[int, ...]]:
     """Bands that networks may see: all on a grid, and those without weights where there are others.
 
     Features of pretrained networks are many; where a subject's responses follow local contrast,
-    they would fit noise before they help.
+    they would fit noise before they help. An encoder is seen at one width of its images: what it
+    says at others is more of the same to networks, whose voxels choose the size of their fields,
+    and V4's left-out images are predicted worse with it (ours).
     """
-    every = grid_bands(store)
+    every = _of_widest_images(store, grid_bands(store))
     plain = tuple(k for k in every if store.bands[k].identity.get("weights") is None)
     return [every] if plain in ((), every) else [plain, every]
+
+
+def _of_widest_images(store: TokenStore, bands: Sequence[int]) -> tuple[int, ...]:
+    """Those of some bands whose encoder sees no wider images for another of them."""
+    widest: dict[str, int] = {}
+    seen = []
+    for k in bands:
+        encoder, _ = split_width(split_layers(store.bands[k].spec)[0])
+        # Tokens of the user's own have no width, and each of their bands a name of its own
+        width: int = store.bands[k].identity.get("image_size", 0)
+        widest[encoder] = max(widest.get(encoder, 0), width)
+        seen.append((k, encoder, width))
+    return tuple(k for k, encoder, width in seen if width == widest[encoder])
 
 
 def train_core(

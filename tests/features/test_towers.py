@@ -106,6 +106,41 @@ def test_tokens_lie_where_the_picture_is():
     assert column > 9
 
 
+def test_a_width_of_images_gives_a_coarser_grid_and_bands_of_its_own():
+    encoder = load_encoder(["efficientnet:112", "efficientnet@3"])
+    assert encoder.spec == "efficientnet:112@3,4,5 + efficientnet@3"
+    assert [band.shape for band in encoder.bands[:3]] == [(196, 48), (49, 120), (16, 352)]
+    assert [band.identity["image_size"] for band in encoder.bands] == [112, 112, 112, 224]
+    assert len({band.slug for band in encoder.bands}) == 4
+    assert load_encoder("efficientnet:112@3").bands[0].identity == encoder.bands[0].identity
+    assert load_encoder("efficientnet:224@3").bands[0].slug != encoder.bands[3].slug
+    np.testing.assert_array_equal(  # the width is the network's own, under another name
+        load_encoder("efficientnet:224@3")(IMAGES).bands[0], encoder(IMAGES).bands[3]
+    )
+
+
+def test_tokens_of_narrower_images_are_those_of_the_same_network():
+    """Another way there: the features of the images once they are shrunk."""
+    shrunk = resize(list(IMAGES), 112, torch.device("cpu"))
+    encoder = load_encoder("efficientnet:112@5")
+    network = encoder._tower
+    with torch.inference_mode():
+        expected = network.blocks(network.bn1(network.conv_stem((shrunk - 0.5) / 0.5)))
+    expected = expected.flatten(2).transpose(1, 2).numpy()
+    found = encoder(IMAGES).bands[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_width_names_bands_of_other_networks_too():
+    spec = "timm:resnet10t/random:96@5"
+    (band,) = load_encoder(spec).bands
+    assert (band.spec, band.shape, band.identity["image_size"]) == (spec, (9, 512), 96)
+    own = load_encoder("timm:resnet10t/random@5").bands[0]
+    assert own.identity["image_size"] != 96
+    assert own.identity["weights"] == band.identity["weights"]
+    assert own.slug != band.slug
+
+
 @pytest.mark.parametrize("layer", [6, 100])
 def test_a_layer_that_does_not_exist_names_the_choices(layer):
     with pytest.raises(InputError, match=rf"efficientnet@{layer}: expected a layer of 1 to 5"):
@@ -271,6 +306,10 @@ ERRORS = [
     ("gabor@1", InputError, "gabor has no layers"),
     ("pixels@2,3", InputError, "pixels has no layers"),
     ("efficientnet:x", InputError, "choose one of gabor"),
+    ("efficientnet:0@3", InputError, "expected a width of images of 32 to 2048 pixels, found 0"),
+    ("efficientnet:99999", InputError, "of 32 to 2048 pixels, found 99999"),
+    (f"{VIT}/random:112@3", InputError, "cannot be 112 pixels wide .*then they are 224, or name"),
+    ("gabor:112", InputError, "choose one of gabor"),
 ]
 
 

@@ -178,10 +178,13 @@ def test_how_a_control_with_random_weights_is_made(brain):
         name, subject = "sub-01", "01"
 
         class config:
-            encoder = "gabor + efficientnet@3,4,5 + pixels"
+            encoder = "gabor + efficientnet@3,4,5 + efficientnet:112@5 + pixels"
 
     said = how_to_control(Default)
-    assert "--encoder gabor --encoder timm:tf_efficientnet_lite2/random@3,4,5" in said
+    assert (
+        "--encoder gabor --encoder timm:tf_efficientnet_lite2/random@3,4,5 "
+        "--encoder timm:tf_efficientnet_lite2/random:112@5 --encoder pixels"
+    ) in said
     assert "--name sub-01_random-weights" in said
     assert "no weights that could be random" in how_to_control(brain)
 

@@ -274,8 +274,12 @@ def test_without_a_name_all_bands_are_taken_in_the_order_of_the_default(workspac
     said = []
     store = workspace.find_tokens("own", None, said.append)
     layers = [f"efficientnet@{k}" for k in (1, 3, 4, 5)]
-    assert [band.spec for band in store.bands] == ["gabor", *layers, "pixels"]
-    assert said == ["image tokens: gabor + efficientnet@1,3,4,5 + pixels (--encoder chooses)"]
+    coarse = [f"efficientnet:112@{k}" for k in (3, 4, 5)]
+    assert [band.spec for band in store.bands] == ["gabor", *layers, *coarse, "pixels"]
+    assert said == [
+        "image tokens: gabor + efficientnet@1,3,4,5 + efficientnet:112@3,4,5 + pixels "
+        "(--encoder chooses)"
+    ]
 
 
 @pytest.mark.parametrize(

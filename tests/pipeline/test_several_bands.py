@@ -14,6 +14,7 @@ from PIL import Image
 from sealing import change_sealed, reseal_bundle
 
 from synbrain_cli import load_model
+from synbrain_cli.bands import join_bands
 from synbrain_cli.datasets.table import Experiment
 from synbrain_cli.errors import InputError
 from synbrain_cli.evaluation.settings import EvaluateSettings
@@ -269,6 +270,11 @@ def test_the_response_network_sees_bands_that_were_chosen(full, bands, tokens):
     np.testing.assert_array_equal(
         full.predict("network", Tokens.of(*changed)), full.predict("network", tokens)
     )
+    card = " ".join((full.folder / "card.md").read_text("utf-8").split())
+    seen = join_bands([SPECS[k] for k in core.bands])
+    how = {1.0: "adds up", 0.5: "is compressed (exponent 0.5)"}[core.exponent]
+    assert f"trained on own/sub-01: it sees {seen}, and what a voxel reads" in card
+    assert f"within its receptive field {how}, as images" in card
 
 
 # As typed ----------------------------------------------------------------------------------------

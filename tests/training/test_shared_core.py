@@ -516,6 +516,26 @@ def test_bands_with_weights_are_tried_beside_those_without(weights, candidates):
 
 
 @pytest.mark.parametrize(
+    ("seen", "candidates"),
+    [
+        ([("net@3", 224), ("net@4", 224), ("net:112@3", 112)], [(0, 1)]),
+        ([("net:112@3", 112), ("net:96@3", 96)], [(0,)]),
+        ([("net:112@3", 112), ("net:96@3", 96), ("other:96@2", 96)], [(0, 2)]),
+        ([("net:112@3", 112)], [(0,)]),
+        ([("gabor", 128), ("net:448@5", 448), ("net@5", 224)], [(0,), (0, 1)]),
+        ([("tokens:a", None), ("tokens:b", None)], [(0, 1)]),
+    ],
+)
+def test_an_encoder_is_seen_at_its_widest_images(seen, candidates):
+    bands = []
+    for spec, width in seen:
+        identity = {"n_tokens": 16, "n_dims": 3} | ({"image_size": width} if width else {})
+        weights = "abc" if "net" in spec or "other" in spec else None
+        bands.append(Band(spec, identity | {"weights": weights}))
+    assert candidate_bands(SimpleNamespace(bands=bands)) == candidates
+
+
+@pytest.mark.parametrize(
     ("scores", "chosen", "trained"),
     [
         ({(0, 1.0): 0.2, (1, 1.0): 0.1, (0, 0.5): 0.3}, (0, 0.5), 3),
