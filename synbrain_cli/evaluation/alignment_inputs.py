@@ -171,6 +171,8 @@ def _components(subject: PreparedSubject, session: Integers) -> tuple[Singles, I
 def image_features(store: TokenStore, images: Sequence[str]) -> Singles:
     """Return principal components of the images' tokens, pooled to a coarse grid.
 
+    Of an encoder at several scales, the finest counts: others would take features from the rest.
+
     Parameters
     ----------
     store : TokenStore
@@ -181,9 +183,10 @@ def image_features(store: TokenStore, images: Sequence[str]) -> Singles:
     float32 array of shape (n_images, n_features)
         Centred; every band has the same share of a total variance of 1.
     """
-    n_bands = len(store.stores)
+    stores = store.at_finest_scale().stores
+    n_bands = len(stores)
     parts = []
-    for band in store.stores:
+    for band in stores:
         pooled = _pooled(band, images)
         pooled -= pooled.mean(0)
         most = max(1, min(MOST_FEATURES // n_bands, len(images) // 2, pooled.shape[1]))

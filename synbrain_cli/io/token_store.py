@@ -11,7 +11,7 @@ The tokens of an image are compared with their checksum when they are first read
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from synbrain_cli.bands import join_bands
+from synbrain_cli.bands import join_bands, split_layers, split_width
 from synbrain_cli.config import Band
 from synbrain_cli.errors import DAMAGED, InputError, MissingError, SynbrainError
 from synbrain_cli.io.arrays import map_array
@@ -229,6 +229,27 @@ class BandStore:
         return []
 
 
+def finest_scale(bands: Sequence[Band]) -> tuple[int, ...]:
+    """Return the bands whose encoder sees no wider images for another of them.
+
+    ``efficientnet:112@4`` beside ``efficientnet@4`` is of a coarser scale.
+
+    Returns
+    -------
+    tuple of int
+        Their numbers, ascending.
+    """
+    widest: dict[str, int] = {}
+    seen = []
+    for k, band in enumerate(bands):
+        encoder, _ = split_width(split_layers(band.spec)[0])
+        # Tokens of the user's own have no width, and each of their bands a name of its own
+        width: int = band.identity.get("image_size", 0)
+        widest[encoder] = max(widest.get(encoder, 0), width)
+        seen.append((k, encoder, width))
+    return tuple(k for k, encoder, width in seen if width == widest[encoder])
+
+
 @dataclass(frozen=True)
 class TokenStore:
     """Image tokens of a dataset under several bands.
@@ -245,6 +266,10 @@ class TokenStore:
     def bands(self) -> tuple[Band, ...]:
         """What the tokens are of, in the order of `Tokens.bands`."""
         return tuple(store.band for store in self.stores)
+
+    def at_finest_scale(self) -> TokenStore:
+        """Return the tokens without those of coarser scales (`finest_scale`)."""
+        return TokenStore(tuple(self.stores[k] for k in finest_scale(self.bands)))
 
     @property
     def spec(self) -> str:

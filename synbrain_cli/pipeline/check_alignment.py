@@ -90,7 +90,7 @@ def make_record(subject: PreparedSubject, store: TokenStore) -> AlignmentRecord:
         n_trials=len(inputs.shown),
         n_designs=found.n_designs,
         subjects=sorted(inputs.designs),
-        bands=[band.spec for band in store.bands],
+        bands=[band.spec for band in store.at_finest_scale().bands],
         data=subject.checksum,
         tokens=tokens_checksum(subject, store),
         versions=versions(),

@@ -29,7 +29,6 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from synbrain_cli.bands import split_layers, split_width
 from synbrain_cli.config import CORE_EPOCHS, CORE_IMAGES, CORE_STAGE, CoreConfig
 from synbrain_cli.errors import InputError
 from synbrain_cli.groups import Groups, count_groups, deal, joined, number_groups, with_their_groups
@@ -40,7 +39,7 @@ from synbrain_cli.io.prepared import PreparedSubject
 from synbrain_cli.io.records import read_sealed, write_sealed
 from synbrain_cli.io.seal import Checksums, checked_member, file_checksum
 from synbrain_cli.io.surface import HEMISPHERES, fsaverage
-from synbrain_cli.io.token_store import TokenStore
+from synbrain_cli.io.token_store import TokenStore, finest_scale
 from synbrain_cli.io.workfolder import FolderKind, WorkFolder, work_folder
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.labels import derived_name
@@ -272,22 +271,10 @@ def candidate_bands(store: TokenStore) -> list[tuple[int, ...]]:
     says at others is more of the same to networks, whose voxels choose the size of their fields,
     and V4's left-out images are predicted worse with it (ours).
     """
-    every = _of_widest_images(store, grid_bands(store))
+    on_grid = grid_bands(store)
+    every = tuple(on_grid[k] for k in finest_scale([store.bands[k] for k in on_grid]))
     plain = tuple(k for k in every if store.bands[k].identity.get("weights") is None)
     return [every] if plain in ((), every) else [plain, every]
-
-
-def _of_widest_images(store: TokenStore, bands: Sequence[int]) -> tuple[int, ...]:
-    """Those of some bands whose encoder sees no wider images for another of them."""
-    widest: dict[str, int] = {}
-    seen = []
-    for k in bands:
-        encoder, _ = split_width(split_layers(store.bands[k].spec)[0])
-        # Tokens of the user's own have no width, and each of their bands a name of its own
-        width: int = store.bands[k].identity.get("image_size", 0)
-        widest[encoder] = max(widest.get(encoder, 0), width)
-        seen.append((k, encoder, width))
-    return tuple(k for k, encoder, width in seen if width == widest[encoder])
 
 
 def train_core(

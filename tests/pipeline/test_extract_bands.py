@@ -16,6 +16,7 @@ from sealing import change_sealed
 
 from synbrain_cli.bands import DEFAULT
 from synbrain_cli.errors import InputError, MissingError
+from synbrain_cli.evaluation.alignment_inputs import image_features
 from synbrain_cli.features.loading import load_encoder
 from synbrain_cli.io.token_store import BandStore
 from synbrain_cli.io.workspace import Workspace
@@ -280,6 +281,17 @@ def test_without_a_name_all_bands_are_taken_in_the_order_of_the_default(workspac
         "image tokens: gabor + efficientnet@1,3,4,5 + efficientnet:112@3,4,5 + pixels "
         "(--encoder chooses)"
     ]
+
+
+def test_the_check_of_the_design_looks_at_the_finest_scale(workspace):
+    """Images of another width add little, and would take features from the other bands."""
+    store = workspace.find_tokens("own", None, str)
+    finest = store.at_finest_scale()
+    assert finest.spec == "gabor + efficientnet@1,3,4,5 + pixels"
+    assert finest.at_finest_scale() == finest
+    np.testing.assert_array_equal(
+        image_features(store, store.images), image_features(finest, store.images)
+    )
 
 
 @pytest.mark.parametrize(

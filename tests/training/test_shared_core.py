@@ -535,6 +535,15 @@ def test_an_encoder_is_seen_at_its_widest_images(seen, candidates):
     assert candidate_bands(SimpleNamespace(bands=bands)) == candidates
 
 
+def test_a_coarser_scale_is_seen_where_the_finest_is_on_no_grid():
+    shapes = {"net@5": (9, 224), "net:112@3": (49, 112), "pixels": (64, 64)}
+    bands = [
+        Band(spec, {"n_tokens": n, "n_dims": 3, "image_size": width, "weights": "abc"})
+        for spec, (n, width) in shapes.items()
+    ]
+    assert candidate_bands(SimpleNamespace(bands=bands)) == [(1, 2)]
+
+
 @pytest.mark.parametrize(
     ("scores", "chosen", "trained"),
     [
