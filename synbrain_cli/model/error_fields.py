@@ -55,7 +55,7 @@ class ErrorFields:
 
     def __init__(self, fingerprint: str) -> None:
         self.fingerprint = fingerprint
-        self._frequencies = np.empty((0, N_FREQUENCIES), np.float32)  # ω / √κ
+        self._frequencies = np.empty((0, N_FREQUENCIES))  # ω / √κ
         self._functions: dict[tuple[int, str, int], _Function] = {}
         self._n_kept = 0
 
@@ -76,11 +76,13 @@ class ErrorFields:
         n_dims = directions.shape[1]
         if len(self._frequencies) != n_dims:
             generator = draw_generator(0, "", f"frequencies/{n_dims}", self.fingerprint)
-            self._frequencies = generator.standard_normal((n_dims, N_FREQUENCIES), np.float32)
-        scaled = np.asarray(directions, np.float32) * np.float32(concentration**0.5)
-        angle = scaled @ self._frequencies
-        constant = np.float32(np.exp(-concentration / 2))
-        return np.stack([np.cos(angle) - constant, np.sin(angle)], -1)
+            shape = n_dims, N_FREQUENCIES
+            self._frequencies = generator.standard_normal(shape, np.float32).astype(np.float64)
+        # In double precision: sums of many terms in single precision differ in the sixth digit by
+        # the images that are computed together, and by the machine.
+        angle = np.asarray(directions, np.float64) * concentration**0.5 @ self._frequencies
+        found = np.stack([np.cos(angle) - np.exp(-concentration / 2), np.sin(angle)], -1)
+        return found.astype(np.float32)
 
     def normals(self, features: Features, seed: int, name: str) -> Normals:
         """Return one function's normal numbers of an image (N_FREQUENCIES, 2).
