@@ -12,9 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 from common import save
-from ladder import Fit, Ladder, score
+from ladder import Fit, Ladder, choose_reliable, describe, paired
 
 from synbrain_cli.bands import group_bands
 from synbrain_cli.evaluation.resplit import deal_images, resplit
@@ -62,27 +61,15 @@ def main() -> None:
         fits.append(fit_without_each(ladder))
         recorded.append(ladder.test.averages)
         print(f"fold {len(fits)} of {arguments.folds}", flush=True)
-    ncsnr = ladder.test.ncsnr
-    chosen = ncsnr > 0.2 if np.isfinite(ncsnr).any() else np.ones(len(ncsnr), bool)
-    boot, results = Bootstrap(1000, arguments.seed), {}
-    scores = {
-        name: score(
-            [(fit[name].test, y) for fit, y in zip(fits, recorded, strict=True)], chosen, boot
-        )
-        for name in fits[0]
-    }
-    for name, (value, samples) in scores.items():
-        low, high = np.quantile(samples - scores[ALL][1], [0.025, 0.975]).tolist()
-        results[name] = {
-            "r": value,
-            "ci": np.quantile(samples, [0.025, 0.975]).tolist(),
-            "difference": value - scores[ALL][0],
-            "difference_ci": [low, high],
-        }
-        print(f"{name:26} r {value:.3f}  {value - scores[ALL][0]:+.3f} ({low:+.3f} to {high:+.3f})")
-    command = f"python benchmarks/bands.py WORKSPACE {arguments.dataset} --folds {arguments.folds}"
+    chosen = choose_reliable(ladder.test.ncsnr)
+    stacks = paired(fits, recorded, ALL, chosen, Bootstrap(1000, arguments.seed))
+    for name, row in stacks.items():
+        print(describe(name, row, ALL))
+    command = (
+        f"python benchmarks/bands.py WORKSPACE {arguments.dataset} --subject {arguments.subject}"
+    )
     settings = {"folds": arguments.folds, "seed": arguments.seed, "bands": store.spec}
-    record = {"settings": settings, "subject": subject.label, "stacks": results}
+    record = {"settings": settings, "subject": subject.label, "stacks": stacks}
     print(save(f"bands_{arguments.dataset}", command, record))
 
 

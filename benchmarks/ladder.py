@@ -242,26 +242,54 @@ def score(parts: list[tuple[np.ndarray, np.ndarray]], chosen: np.ndarray, boot: 
     )
 
 
-def compare(ladders: list[Ladder], boot: Bootstrap) -> dict[str, Any]:
-    """Score all rungs of one subject, and their paired differences to the linear encoder."""
-    ncsnr = ladders[0].test.ncsnr
-    chosen = ncsnr > 0.2 if np.isfinite(ncsnr).any() else np.ones(len(ncsnr), bool)
-    recorded = [ladder.test.averages for ladder in ladders]
-    scores = {}
-    for name in ladders[0].fits:
-        predicted = [ladder.fits[name].test for ladder in ladders]
-        scores[name] = score(list(zip(predicted, recorded, strict=True)), chosen, boot)
-    rungs = {}
-    for name, (value, samples) in scores.items():
-        differences = samples - scores[REFERENCE][1]
-        rungs[name] = {
+def choose_reliable(ncsnr: np.ndarray) -> np.ndarray:
+    """Voxels that are scored, bool (n_voxels,): those of ncsnr > 0.2; all, where it is unknown."""
+    return ncsnr > 0.2 if np.isfinite(ncsnr).any() else np.ones(len(ncsnr), bool)
+
+
+def paired(
+    fits: list[dict[str, Fit]],
+    recorded: list[np.ndarray],
+    reference: str,
+    chosen: np.ndarray,
+    boot: Bootstrap,
+) -> dict[str, dict[str, Any]]:
+    """Scores of the fits of every split, by name, and their paired differences to one of them."""
+    scores = {
+        name: score(
+            [(fit[name].test, y) for fit, y in zip(fits, recorded, strict=True)], chosen, boot
+        )
+        for name in fits[0]
+    }
+    best, samples_of_best = scores[reference]
+    return {
+        name: {
             "r": value,
             "ci": np.quantile(samples, [0.025, 0.975]).tolist(),
-            "difference": value - scores[REFERENCE][0],
-            "difference_ci": np.quantile(differences, [0.025, 0.975]).tolist(),
-            "processor_seconds": sum(ladder.seconds[name] for ladder in ladders),
-            "peak_gigabytes_so_far": ladders[-1].gigabytes[name],
+            "difference": value - best,
+            "difference_ci": np.quantile(samples - samples_of_best, [0.025, 0.975]).tolist(),
         }
+        for name, (value, samples) in scores.items()
+    }
+
+
+def describe(name: str, row: dict[str, Any], reference: str) -> str:
+    """One line of a score."""
+    low, high = row["difference_ci"]
+    return (
+        f"{name:24} r {row['r']:.3f}  difference to {reference} {row['difference']:+.3f} "
+        f"({low:+.3f} to {high:+.3f})"
+    )
+
+
+def compare(ladders: list[Ladder], boot: Bootstrap) -> dict[str, Any]:
+    """Score all rungs of one subject, and their paired differences to the linear encoder."""
+    chosen = choose_reliable(ladders[0].test.ncsnr)
+    recorded = [ladder.test.averages for ladder in ladders]
+    rungs = paired([ladder.fits for ladder in ladders], recorded, REFERENCE, chosen, boot)
+    for name, row in rungs.items():
+        row["processor_seconds"] = sum(ladder.seconds[name] for ladder in ladders)
+        row["peak_gigabytes_so_far"] = ladders[-1].gigabytes[name]
     ceiling = np.mean([ladder.test.ceiling for ladder in ladders], 0)
     return {
         "rungs": rungs,
@@ -308,13 +336,8 @@ def main() -> None:
                 print(f"{subject.label}: split {len(ladders)} of {len(splits)}", flush=True)
             record[subject.label] = compare(ladders, boot)
             for name, row in record[subject.label]["rungs"].items():
-                low, high = row["difference_ci"]
-                print(
-                    f"{subject.label} {name:20} r {row['r']:.3f}  difference to the {REFERENCE} "
-                    f"{row['difference']:+.3f} ({low:+.3f} to {high:+.3f})  "
-                    f"{row['processor_seconds']:.0f} s",
-                    flush=True,
-                )
+                line = describe(name, row, f"the {REFERENCE}")
+                print(f"{subject.label} {line}  {row['processor_seconds']:.0f} s", flush=True)
     command = f"python benchmarks/ladder.py WORKSPACE {arguments.dataset}" + (
         f" --folds {arguments.folds}" if arguments.folds else ""
     )

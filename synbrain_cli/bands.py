@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from synbrain_cli.errors import InputError
 
 OWN = "tokens:"  # begins the names of bands that the user computed
-# Features at two scales, an octave apart: on recordings of V4 they predict better than at either
-# one (docs/evaluation.md).
+# Features at two scales, an octave apart: on recordings of V4 they predict better than at the finer
+# one alone (docs/evaluation.md).
 DEFAULT = ("gabor", "efficientnet@3,4,5", "efficientnet:112@3,4,5", "pixels")
 # Of simulated subjects, some of whose areas respond to features of efficientnet at 128 pixels: the
 # coarser scale would all but give their responses away.

@@ -103,6 +103,12 @@ class Timm(Tower):
         widths : (int, int or None)
             Its own, and the one that was asked for.
         layers : tuple of int
+
+        Raises
+        ------
+        InputError
+            Of timm's networks, those whose layers it does not give; images of a width that the
+            network does not take; no such layer.
         """
         own, asked = widths
         spec, name = names if asked is None else (f"{one}:{asked}" for one in names)
@@ -111,13 +117,24 @@ class Timm(Tower):
                 f"{spec}: a {type(network).__name__}, whose layers timm does not give: choose "
                 "another architecture"
             )
-        if asked is not None:
-            _require_width(network, spec, own, asked)
+        if asked is not None and not LEAST_WIDTH <= asked <= MAX_WIDTH:
+            raise InputError(
+                f"{spec}: expected a width of images of {LEAST_WIDTH} to {MAX_WIDTH} pixels, found "
+                f"{asked}"
+            )
         # Convolutions in this order take little more than half the time on a CPU
         network = network.to(memory_format=torch.channels_last)
         config = network.pretrained_cfg
         expects = TowerInput(asked or own, tuple(config["mean"]), tuple(config["std"]))
-        self._adopt(network, spec, name, expects, layers)
+        try:
+            self._adopt(network, spec, name, expects, layers)
+        except (AssertionError, RuntimeError) as error:  # of the network, which has one width
+            if asked is None:
+                raise
+            raise InputError(
+                f"{spec}: its images cannot be {asked} pixels wide ({error}): leave :{asked} out, "
+                f"then they are {own}, or name another width"
+            ) from error
 
     def _maps(self, x: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
         return self._tower.forward_intermediates(
@@ -157,28 +174,6 @@ class EfficientNet(Timm):
         network.reset_classifier(0)
         names = "efficientnet", "efficientnet-lite2"
         self._adopt_backbone(network, names, (LITE2_WIDTH, width), layers or LITE2_LAYERS)
-
-
-def _require_width(network: nn.Module, spec: str, own: int, asked: int) -> None:
-    """Refuse a width of images for which a network has no features.
-
-    Raises
-    ------
-    InputError
-    """
-    if not LEAST_WIDTH <= asked <= MAX_WIDTH:
-        raise InputError(
-            f"{spec}: expected a width of images of {LEAST_WIDTH} to {MAX_WIDTH} pixels, found "
-            f"{asked}"
-        )
-    try:
-        with torch.inference_mode():
-            network.eval()(torch.zeros(1, 3, asked, asked))
-    except (AssertionError, RuntimeError) as error:
-        raise InputError(
-            f"{spec}: its images cannot be {asked} pixels wide ({error}): leave :{asked} out, then "
-            f"they are {own}, or name another width"
-        ) from error
 
 
 def packaged_weights() -> Path:
