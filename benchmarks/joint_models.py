@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from common import as_typed, of_model, save
@@ -30,6 +31,8 @@ from sklearn.model_selection import KFold
 
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.bootstrap import Bootstrap
+from synbrain_cli.model import components
+from synbrain_cli.model.components import N_PATTERNS
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.curve import straight
 from synbrain_cli.model.density import TrialDensity
@@ -41,7 +44,7 @@ from synbrain_cli.training.examples import SubjectExamples, load_examples
 from synbrain_cli.training.linear_encoder import fit_linear_encoder
 
 Array = NDArray[np.float64]
-CHOSEN = "factors, regions, dependence, curve, u by image"
+CHOSEN = "factors, regions, patterns, dependence, curve, u by image"
 GROWTHS = (0.0, 0.25, 0.45, 0.7, 1.0)
 SHARES, LENGTHS = (0.05, 0.1, 0.2, 0.4), (4.0, 8.0, 16.0)  # of smooth noise; mm
 LEVELS = np.linspace(0, 1, 11)  # of shrinkage towards the diagonal
@@ -140,15 +143,8 @@ def candidates(seen: Data, unseen: Data) -> dict[str, Candidate]:
     """All distributions, fitted to what was seen."""
     pattern = seen.trials.mean(0)
     noise = Readout.gaussian(np.square(seen.trials - pattern).mean(0))
-    full, plain = (
-        fit_separated(
-            seen.trials,
-            seen.index,
-            seen.means,
-            np.random.default_rng(0),
-            together=Together(tuple(regions)),
-        )[0]
-        for regions in (seen.regions, [])
+    full, of_regions, plain = (
+        fitted(seen, *parts) for parts in ((seen.regions, N_PATTERNS), (seen.regions, 0), ([], 0))
     )
     nothing, line = np.zeros_like(full.signal_dependence), straight(len(pattern))
     normal = replace(full, signal_dependence=nothing, curve=line)
@@ -172,15 +168,17 @@ def candidates(seen: Data, unseen: Data) -> dict[str, Candidate]:
             )
         ),
         "factors": of(replace(plain, signal_dependence=nothing, curve=line)),
-        "factors, regions": of(normal),
-        "factors, regions, one dependence": of(
+        "factors, regions": of(replace(of_regions, signal_dependence=nothing, curve=line)),
+        "factors, regions, patterns": of(normal),
+        "factors, regions, patterns, one dependence": of(
             replace(of_mean, signal_dependence=nothing + full.signal_dependence.mean(), curve=line)
         ),
-        "factors, regions, dependence": of(replace(of_mean, curve=line)),
-        "factors, regions, dependence, curve": of(of_mean),
-        "factors, regions, dependence on u too": of(replace(full, curve=line)),
-        "factors, regions, dependence on u too, curve": of(full),
+        "factors, regions, patterns, dependence": of(replace(of_mean, curve=line)),
+        "factors, regions, patterns, dependence, curve": of(of_mean),
+        "factors, regions, patterns, dependence on u too": of(replace(full, curve=line)),
+        "factors, regions, patterns, dependence on u too, curve": of(full),
         CHOSEN: by_image(full),
+        "the chosen, without patterns": by_image(of_regions),
         "factors of noise alone, dependence, curve": of(
             replace(full, signal=LowRank.independent(full.signal.variance))
         ),
@@ -190,6 +188,13 @@ def candidates(seen: Data, unseen: Data) -> dict[str, Candidate]:
     if (np.bincount(seen.index) > 1).sum() > 20:
         found["GSN's covariances, normal"] = of(replace(normal, **gsn(seen)))
     return found
+
+
+def fitted(seen: Data, regions: list[NDArray[np.bool_]], n_patterns: int) -> Readout:
+    """Fit factors of all voxels, of regions, and of patterns of the predictions."""
+    together, generator = Together(tuple(regions)), np.random.default_rng(0)
+    with mock.patch.object(components, "N_PATTERNS", n_patterns):
+        return fit_separated(seen.trials, seen.index, seen.means, generator, together=together)[0]
 
 
 def best_growth(seen: Data, readout: Readout) -> tuple[float, Array]:

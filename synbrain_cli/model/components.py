@@ -42,9 +42,13 @@ from scipy.stats import chi2, t
 
 from synbrain_cli.groups import Groups, independent_parts
 from synbrain_cli.model.covariance import Term
+from synbrain_cli.model.principal import principal_components
 from synbrain_cli.progress import UNSEEN, Share
 
 VOXELS = 256  # whose sums are taken together
+N_PATTERNS = 32  # of predicted responses, along which variances are measured
+MOST_IMAGES = 2_000  # from whose predictions these are found: more change them little
+LEAST_VARIED = 1e-6  # SDs of responses: predictions that vary less have no pattern
 ENOUGH = 10  # repeated images from which on each voxel has its own estimates (ours)
 LEAST_VOXELS = 20  # of a regression over voxels (ours)
 RIDGES = np.logspace(-1, 4, 11)  # penalties of regions, of which one is chosen
@@ -152,11 +156,25 @@ class _Averages:
         return rows
 
 
-class RegionComponents(NamedTuple):
-    """Variances of the means over regions, of signal and noise: float arrays (n_regions,)."""
+class Measured(NamedTuple):
+    """Variances of sums over voxels, and standard errors over images: float arrays (n_sums,)."""
 
-    signal: NDArray[np.float64]
-    noise: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    error: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, of_images: NDArray[np.float64], weight: NDArray[np.floating]) -> Measured:
+        """Average what images say (n_images, n_sums), each a variance times its weight."""
+        variance = of_images.sum(0) / weight.sum()
+        apart = of_images - weight[:, None] * variance
+        return cls(variance, np.sqrt(np.square(apart).sum(0)) / weight.sum())
+
+
+class SumComponents(NamedTuple):
+    """Variances of sums over voxels, of signal and noise."""
+
+    signal: Measured
+    noise: Measured
 
 
 class VarianceComponents:
@@ -255,22 +273,41 @@ class VarianceComponents:
         return [_Averages(1.0, self.average, factor), Contrasts(-1.0, self._trials, self._index)]
 
     @cached_property
-    def of_regions(self) -> RegionComponents:
-        """Variances of the means over regions, from products of the same and different repeats."""
-        regions = self._regions
+    def sums(self) -> NDArray[np.float32]:
+        """Sums over voxels whose variances are measured: weights (n_sums, n_voxels).
+
+        Means over regions, and the leading principal components of the predictions over images:
+        what is not predicted, and noise, vary along them more than along others.
+        """
+        n_voxels = self._means.shape[1]
+        regions = [region / region.sum() for region in self._regions]
+        some = self._means[:: -(-len(self._means) // MOST_IMAGES)]
+        centred = np.ascontiguousarray(some - some.mean(0, dtype=np.float64), np.float32)
+        patterns = np.empty((0, n_voxels))
+        most = min(N_PATTERNS, n_voxels // 2, len(some) - 1)
+        if most > 0 and np.abs(centred).max() > LEAST_VARIED:
+            patterns = principal_components(centred, most).axes.T
+        return np.concatenate([np.reshape(regions, (-1, n_voxels)), patterns]).astype(np.float32)
+
+    @property
+    def is_pattern(self) -> NDArray[np.bool_]:
+        """Which of `sums` are along patterns of the predictions: bool (n_sums,)."""
+        return np.arange(len(self.sums)) >= len(self._regions)
+
+    @cached_property
+    def of_sums(self) -> SumComponents:
+        """Variances of `sums`, from products of the same and of different repeats."""
+        weights = self.sums.T
         index, n_images, n = self._index, len(self._means), self.n_repeats
-        averaging = np.array([region / region.sum() for region in regions], np.float32)
-        averaging = averaging.reshape(len(regions), self._means.shape[1]).T
-        of_trials = (self._trials @ averaging - (self._means @ averaging)[index]).astype(np.float64)
+        of_trials = (self._trials @ weights - (self._means @ weights)[index]).astype(np.float64)
         total = sum_by_image(of_trials, index, n_images)
         squares = sum_by_image(of_trials**2, index, n_images)
-        if not self.separable:
-            return RegionComponents(np.zeros(len(regions)), squares.sum(0) / n.sum())
-        within = squares - total**2 / np.maximum(n, 1)[:, None]
-        signal = np.zeros(len(regions))
+        within = squares - total**2 / np.maximum(n, 1)[:, None] if self.separable else squares
+        noise = Measured.of(within, self.degrees)
+        signal = Measured(*np.zeros((2, len(self.sums))))
         if (n > 1).sum() >= ENOUGH:
-            signal = (total**2 - squares).sum(0) / (n * (n - 1.0)).sum()
-        return RegionComponents(signal, within.sum(0) / self.degrees.sum())
+            signal = Measured.of(total**2 - squares, n * (n - 1.0))
+        return SumComponents(signal, noise)
 
     def _estimate(self) -> None:
         """Estimate the signal, and shrink both."""

@@ -22,8 +22,8 @@ MAX_RANK = 64
 RANK_OF_REGION = 8
 N_FOLDS = 5
 DENSE = 2_048  # number of voxels up to which the matrix voxels × voxels is formed, which is faster
-MOST_TAKEN = 0.9  # of a voxel's private variance, by the factor of a region
-LEAST_ADDED = 0.02  # of the variance of a region's mean: less has no factor
+MOST_TAKEN = 0.9  # of a voxel's private variance, by factors that are added
+LEAST_ADDED = 0.02  # of the variance of a sum over voxels: less has no factor
 _POWER_STEPS = 12
 _OVERSAMPLING = 8
 _ROUNDS = 3  # of principal factors: the variance that factors share, then factors, then …
@@ -114,6 +114,12 @@ class LowRank:
         shared = generator.standard_normal(self.loadings.shape[1], np.float32)
         return self.private * own + self.loadings @ shared
 
+    def variance_of(self, sums: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Variance of weighted sums over voxels (n_sums, n_voxels): float64 (n_sums,)."""
+        weights = sums.astype(np.float64)
+        shared = np.square(weights @ self.loadings.astype(np.float64)).sum(1)
+        return np.asarray(shared + np.square(weights * self.private.astype(np.float64)).sum(1))
+
     def scaled(self, relative: np.ndarray) -> LowRank:
         """Return the same correlations with variances times ``relative`` (n_voxels,)."""
         factor = np.sqrt(relative).astype(np.float32)
@@ -126,49 +132,48 @@ class LowRank:
         return self.scaled(relative)
 
 
-def add_regions(
-    found: LowRank, regions: Sequence[NDArray[np.bool_]], variances: NDArray[np.float64]
+def add_factors(
+    found: LowRank, sums: NDArray[np.floating], variances: NDArray[np.float64]
 ) -> LowRank:
-    """Add a factor for each region whose mean varies more than the factors found say.
+    """Add a factor for each sum over voxels that varies more than the factors found say.
 
-    A low rank loses covariance that is weak between any two voxels and adds up over a region. The
-    factor of a region is a share of its voxels' private variance, the same for all, so that the
-    variances of voxels remain. The shares of all regions are found together, by non-negative least
-    squares over the variances of their means, each relative to what was measured: a region within
-    another adds to it, and neither may then vary more than it should.
+    A low rank loses covariance that is weak between any two voxels and adds up over many: over a
+    region, or along a pattern in which predicted responses vary, and what is not predicted of them
+    varies, too. The loadings of a sum's factor are proportional to its weights, and taken from
+    private variance, so that the variances of voxels remain. The sizes of all factors are found
+    together, by non-negative least squares over the variances of the sums, each relative to what
+    was measured: the factor of one sum adds to others, and none may then vary more than it should.
 
     Parameters
     ----------
     found : LowRank
-    regions : sequence of bool arrays of shape (n_voxels,)
-    variances : float array of shape (n_regions,)
-        Of the mean over each region's voxels, measured.
+    sums : float array of shape (n_sums, n_voxels)
+        Weights of the voxels in each.
+    variances : float array of shape (n_sums,)
+        Of the sums, measured.
 
     Returns
     -------
     LowRank
     """
-    if not len(regions):
+    if not len(sums):
         return found
     from scipy.optimize import nnls  # takes a moment to import; draws need it not
 
-    private = found.private.astype(np.float64)
-    averaging = np.stack([inside / inside.sum() for inside in regions])
-    own = np.stack([np.where(inside, private, 0) for inside in regions])  # a factor, were it all
-    of_means = np.square(averaging @ found.loadings.astype(np.float64)).sum(1)
-    of_means += np.square(averaging) @ np.square(private)
-    # What a region's factor, of all private variance, adds to the mean over each region
-    gained = np.square(averaging @ own.T) - np.square(averaging) @ np.square(own).T
-    lacking = variances - of_means
+    private, weights = found.private.astype(np.float64), sums.astype(np.float64)
+    factors = weights / np.linalg.norm(weights, axis=1, keepdims=True)
+    # What a factor, taken from private variance, adds to the variance of each sum
+    gained = np.square(weights @ factors.T) - np.square(weights) @ np.square(factors).T
+    lacking = variances - found.variance_of(sums)
     measured = np.maximum(variances, 1e-30)
     is_met = lacking <= LEAST_ADDED * measured
     gained[:, is_met] = 0  # has no factor of its own
-    shares, _ = nnls(gained / measured[:, None], np.maximum(lacking, 0) / measured)
-    taken = shares @ np.stack(regions)
-    shares *= min(1, MOST_TAKEN / max(taken.max(), 1e-30))
-    chosen = shares > 0
-    loadings = np.sqrt(shares[chosen, None]) * own[chosen]
-    left = private * np.sqrt(np.maximum(1 - shares @ np.stack(regions), 0))
+    sizes, _ = nnls(gained / measured[:, None], np.maximum(lacking, 0) / measured)
+    chosen = sizes > 0
+    loadings = np.sqrt(sizes[chosen, None]) * factors[chosen]
+    taken, most = np.square(loadings).sum(0), MOST_TAKEN * np.square(private)
+    loadings *= np.sqrt(np.minimum(most / np.maximum(taken, 1e-30), 1))
+    left = np.sqrt(np.maximum(np.square(private) - np.square(loadings).sum(0), 0))
     stacked = np.concatenate([found.loadings.astype(np.float64), loadings.T], axis=1)
     return LowRank(stacked.astype(np.float32), left.astype(np.float32))
 

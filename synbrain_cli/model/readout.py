@@ -45,12 +45,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.groups import Groups
-from synbrain_cli.model.components import Separation, VarianceComponents
+from synbrain_cli.model.components import Measured, Separation, VarianceComponents, pool
 from synbrain_cli.model.covariance import (
     LowRank,
     Normal,
     SecondMoment,
-    add_regions,
+    add_factors,
     fit_low_rank,
 )
 from synbrain_cli.model.curve import (
@@ -325,7 +325,7 @@ class Together:
     regions : tuple of bool arrays of shape (n_voxels,)
         u and e have factors of each, by what its voxels share beyond the factors of all
         (`synbrain_cli.model.covariance.fit_low_rank`), and one more where its mean varies more than
-        by these (`synbrain_cli.model.covariance.add_regions`).
+        by these (`synbrain_cli.model.covariance.add_factors`).
     groups : int array of shape (n_images,), optional
         Groups of images that are never both fitted and held out, and that count as one where
         images count as independent (`synbrain_cli.groups`).
@@ -356,6 +356,8 @@ def fit_readout(
       :math:`d_{ik} = y_{ik} - \bar y_i`;
     - factors of u: from products of *different* repeats, which share the signal and no noise,
       :math:`\sum_i \sum_{k \ne l} r_{ik} r_{il}^\top / \sum_i n_i (n_i - 1)`;
+    - further factors of both: from the variances of means over regions and of sums over the
+      patterns in which predictions vary (`VarianceComponents.sums`);
     - signal dependence: :math:`\beta = \mathrm{cov}_i(S_i^2, x_i) / \sigma_e^2`, with
       :math:`S_i^2` the variance over the repeats of image i, weighted by n − 1: the slope at the
       average response.
@@ -498,7 +500,7 @@ def _fit_noise(
     moment = SecondMoment(components.noise_terms(), components.degrees, together.groups)
     large = together.large
     found = fit_low_rank(moment, components.noise, generator, large, share=share)
-    return add_regions(found, large, components.of_regions.noise)
+    return _with_sums(found, components, components.of_sums.noise)
 
 
 def _fit_signal(
@@ -514,7 +516,22 @@ def _fit_signal(
     moment = SecondMoment(components.signal_terms(), weight, together.groups)
     large = together.large
     found = fit_low_rank(moment, components.signal, generator, large, share=share)
-    return add_regions(found, large, components.of_regions.signal)
+    return _with_sums(found, components, components.of_sums.signal)
+
+
+def _with_sums(found: LowRank, components: VarianceComponents, measured: Measured) -> LowRank:
+    """Add factors of regions and of predicted patterns, by the variances of sums over voxels.
+
+    Those of patterns, relative to what the factors found say, are pooled towards their mean: of
+    few images each is uncertain, and where chance made one too small no factor makes up for others
+    that it made too large.
+    """
+    variance, some = measured.variance.copy(), components.is_pattern
+    if some.any():
+        known = np.maximum(found.variance_of(components.sums[some]), 1e-30)
+        error = np.square(measured.error[some] / known).mean()
+        variance[some] = known * pool(variance[some] / known, float(error))
+    return add_factors(found, components.sums, variance)
 
 
 def _moments_over_images(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
