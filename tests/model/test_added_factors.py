@@ -146,3 +146,21 @@ def test_patterns_are_components_of_the_predictions_and_means_that_do_not_vary_h
     assert VarianceComponents(trials, index, constant).sums.shape == (0, 200)
     one_voxel = VarianceComponents(trials[:, :1], index, means[:, :1])
     assert one_voxel.sums.shape == (0, 1)
+
+
+def test_of_few_images_what_chance_adds_along_patterns_is_not_taken_for_signal(rng, monkeypatch):
+    """Factors fill what lacks, and cannot take away: chance alone would add to all of them."""
+    n_images, n_voxels, signal = 100, 200, 0.3
+    index = np.repeat(np.arange(n_images), 3)
+    means = rng.normal(size=(n_images, 30)) @ rng.normal(size=(30, n_voxels))
+    u = signal**0.5 * rng.normal(size=means.shape)
+    trials = (means + u)[index] + rng.normal(size=(len(index), n_voxels))
+    trials, means = trials.astype(np.float32), means.astype(np.float32)
+
+    def added():
+        fitted = fit_readout(trials, index, means, np.random.default_rng(0)).signal
+        return np.square(fitted.loadings).sum() / fitted.variance.sum()
+
+    pooled = added()
+    monkeypatch.setattr("synbrain_cli.model.readout.pool", lambda estimates, error: estimates)
+    assert pooled < 0.7 * added()
