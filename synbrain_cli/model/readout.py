@@ -520,18 +520,21 @@ def _fit_signal(
 
 
 def _with_sums(found: LowRank, components: VarianceComponents, measured: Measured) -> LowRank:
-    """Add factors of regions and of predicted patterns, by the variances of sums over voxels.
+    """Add factors of regions, then of predicted patterns, by the variances of sums over voxels.
 
     Those of patterns, relative to what the factors found say, are pooled towards their mean: of
     few images each is uncertain, and where chance made one too small no factor makes up for others
-    that it made too large.
+    that it made too large. Regions come first, as patterns that lack nothing would else hold the
+    factors of regions down.
     """
-    variance, some = measured.variance.copy(), components.is_pattern
-    if some.any():
-        known = np.maximum(found.variance_of(components.sums[some]), 1e-30)
-        error = np.square(measured.error[some] / known).mean()
-        variance[some] = known * pool(variance[some] / known, float(error))
-    return add_factors(found, components.sums, variance)
+    sums, some = components.sums, components.is_pattern
+    found = add_factors(found, sums[~some], measured.variance[~some])
+    if not some.any():
+        return found
+    known = np.maximum(found.variance_of(sums[some]), 1e-30)
+    error = np.square(measured.error[some] / known).mean()
+    variance = known * pool(measured.variance[some] / known, float(error))
+    return add_factors(found, sums[some], variance)
 
 
 def _moments_over_images(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
