@@ -164,3 +164,19 @@ def test_of_few_images_what_chance_adds_along_patterns_is_not_taken_for_signal(r
     pooled = added()
     monkeypatch.setattr("synbrain_cli.model.readout.pool", lambda estimates, error: estimates)
     assert pooled < 0.7 * added()
+
+
+def test_patterns_that_lack_nothing_do_not_hold_the_factors_of_regions_down(rng):
+    n_images, n_voxels, signal = 150, 120, 0.4
+    region = np.arange(n_voxels) < 40
+    index = np.repeat(np.arange(n_images), 3)
+    patterns = rng.normal(size=(12, n_voxels)) + region  # predictions, too, vary with the region
+    means = rng.normal(size=(n_images, 12)) @ patterns
+    shared = np.where(region, (0.08 * signal) ** 0.5 * rng.normal(size=(n_images, 1)), 0)
+    u = shared + signal**0.5 * rng.normal(size=means.shape)
+    trials = ((means + u)[index] + rng.normal(size=(len(index), n_voxels))).astype(np.float32)
+    means = means.astype(np.float32)
+    measured = VarianceComponents(trials, index, means, [region]).of_sums.signal.variance[0]
+    together = Together((region,))
+    readout, _ = fit_separated(trials, index, means, np.random.default_rng(0), together=together)
+    assert of_mean(readout.signal, region) > 0.97 * measured
