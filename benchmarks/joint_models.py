@@ -21,7 +21,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 from common import as_typed, of_model, save
@@ -31,13 +30,11 @@ from sklearn.model_selection import KFold
 
 from synbrain_cli.io.workspace import Workspace
 from synbrain_cli.metrics.bootstrap import Bootstrap
-from synbrain_cli.model import components
-from synbrain_cli.model.components import N_PATTERNS
 from synbrain_cli.model.covariance import LowRank
 from synbrain_cli.model.curve import straight
 from synbrain_cli.model.density import TrialDensity
 from synbrain_cli.model.linear import LinearEncoder
-from synbrain_cli.model.readout import Readout, Together, fit_separated
+from synbrain_cli.model.readout import Part, Readout, Together, fit_separated
 from synbrain_cli.progress import Progress
 from synbrain_cli.run import RunContext
 from synbrain_cli.training.examples import SubjectExamples, load_examples
@@ -144,7 +141,8 @@ def candidates(seen: Data, unseen: Data) -> dict[str, Candidate]:
     pattern = seen.trials.mean(0)
     noise = Readout.gaussian(np.square(seen.trials - pattern).mean(0))
     full, of_regions, plain = (
-        fitted(seen, *parts) for parts in ((seen.regions, N_PATTERNS), (seen.regions, 0), ([], 0))
+        fitted(seen, *parts)
+        for parts in ((seen.regions, ()), (seen.regions, ("patterns",)), ([], ("patterns",)))
     )
     nothing, line = np.zeros_like(full.signal_dependence), straight(len(pattern))
     normal = replace(full, signal_dependence=nothing, curve=line)
@@ -190,11 +188,11 @@ def candidates(seen: Data, unseen: Data) -> dict[str, Candidate]:
     return found
 
 
-def fitted(seen: Data, regions: list[NDArray[np.bool_]], n_patterns: int) -> Readout:
-    """Fit factors of all voxels, of regions, and of patterns of the predictions."""
+def fitted(seen: Data, regions: list[NDArray[np.bool_]], without: tuple[Part, ...]) -> Readout:
+    """Fit the distribution, with or without regions and some of its parts."""
     together, generator = Together(tuple(regions)), np.random.default_rng(0)
-    with mock.patch.object(components, "N_PATTERNS", n_patterns):
-        return fit_separated(seen.trials, seen.index, seen.means, generator, together=together)[0]
+    trials, index, means = seen.trials, seen.index, seen.means
+    return fit_separated(trials, index, means, generator, without, together)[0]
 
 
 def best_growth(seen: Data, readout: Readout) -> tuple[float, Array]:

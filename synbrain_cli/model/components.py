@@ -157,17 +157,31 @@ class _Averages:
 
 
 class Measured(NamedTuple):
-    """Variances of sums over voxels, and standard errors over images: float arrays (n_sums,)."""
+    """Variances of sums over voxels.
+
+    Attributes
+    ----------
+    variance : float64 array of shape (n_sums,)
+    error : float64 array of shape (n_sums,)
+        Its standard error over images, or over groups of images: of a ratio of sums.
+    """
 
     variance: NDArray[np.float64]
     error: NDArray[np.float64]
 
     @classmethod
-    def of(cls, of_images: NDArray[np.float64], weight: NDArray[np.floating]) -> Measured:
-        """Average what images say (n_images, n_sums), each a variance times its weight."""
+    def of(
+        cls,
+        of_images: NDArray[np.float64],
+        weight: NDArray[np.floating],
+        groups: Groups | None = None,
+    ) -> Measured:
+        """Average over images what they say (n_images, n_sums): a variance times its weight."""
         variance = of_images.sum(0) / weight.sum()
         apart = of_images - weight[:, None] * variance
-        return cls(variance, np.sqrt(np.square(apart).sum(0)) / weight.sum())
+        parts = independent_parts(len(apart), groups)
+        of_parts = np.array([apart[part].sum(0) for part in parts])
+        return cls(variance, np.sqrt(np.square(of_parts).sum(0)) / weight.sum())
 
 
 class SumComponents(NamedTuple):
@@ -192,6 +206,8 @@ class VarianceComponents:
     regions : sequence of bool arrays of shape (n_voxels,)
     share : Share
         Of a task whose progress is shown.
+    groups : int array of shape (n_images,), optional
+        Groups of images, which are not independent within them.
 
     Attributes
     ----------
@@ -217,9 +233,10 @@ class VarianceComponents:
         means: np.ndarray,
         regions: Sequence[NDArray[np.bool_]] = (),
         share: Share = UNSEEN,
+        groups: Groups | None = None,
     ) -> None:
         self._trials, self._index, self._means = trials, image_index, means
-        self._regions = regions
+        self._regions, self._groups = regions, groups
         n_images, n_voxels = means.shape
         self.n_repeats = np.bincount(image_index, minlength=n_images)
         self.separable = bool((self.n_repeats > 1).any() and (self.n_repeats > 0).sum() > 1)
@@ -303,10 +320,10 @@ class VarianceComponents:
         total = sum_by_image(of_trials, index, n_images)
         squares = sum_by_image(of_trials**2, index, n_images)
         within = squares - total**2 / np.maximum(n, 1)[:, None] if self.separable else squares
-        noise = Measured.of(within, self.degrees)
+        noise = Measured.of(within, self.degrees, self._groups)
         signal = Measured(*np.zeros((2, len(self.sums))))
         if (n > 1).sum() >= ENOUGH:
-            signal = Measured.of(total**2 - squares, n * (n - 1.0))
+            signal = Measured.of(total**2 - squares, n * (n - 1.0), self._groups)
         return SumComponents(signal, noise)
 
     def _estimate(self) -> None:
@@ -329,14 +346,8 @@ class VarianceComponents:
             signal = self._square - self.noise * (1 / counts).mean()
         self.signal = np.maximum(signal, 0)
 
-    def separation(self, groups: Groups | None = None) -> Separation:
-        """Return how surely the two were told apart, pooled over voxels.
-
-        Parameters
-        ----------
-        groups : int array of shape (n_images,), optional
-            Groups of images, which are not independent within them.
-        """
+    def separation(self) -> Separation:
+        """Return how surely the two were told apart, pooled over voxels."""
         shown = self.n_repeats > 0
         counts = self.n_repeats[shown]
         repeats, repeated = int((counts - 1).sum()), int((counts > 1).sum())
@@ -345,7 +356,7 @@ class VarianceComponents:
             return Separation(*found, noise_share=1.0, interval=(0.0, 1.0))
         within, square = self._within_of_image[shown], self._square_of_image[shown]
         share = _noise_share(within, square, counts)
-        of_shown = None if groups is None else groups[shown]
+        of_shown = None if self._groups is None else self._groups[shown]
         limits = _interval((within, square, counts), share, of_shown)
         return Separation(*found, noise_share=float(np.clip(share, 0, 1)), interval=limits)
 

@@ -142,7 +142,8 @@ def add_factors(
     varies, too. The loadings of a sum's factor are proportional to its weights, and taken from
     private variance, so that the variances of voxels remain. The sizes of all factors are found
     together, by non-negative least squares over the variances of the sums, each relative to what
-    was measured: the factor of one sum adds to others, and none may then vary more than it should.
+    was measured, or to what it is without them where that is more: the factor of one sum adds to
+    others, and none may then vary more than it should.
 
     Parameters
     ----------
@@ -164,11 +165,12 @@ def add_factors(
     factors = weights / np.linalg.norm(weights, axis=1, keepdims=True)
     # What a factor, taken from private variance, adds to the variance of each sum
     gained = np.square(weights @ factors.T) - np.square(weights) @ np.square(factors).T
-    lacking = variances - found.variance_of(sums)
-    measured = np.maximum(variances, 1e-30)
-    is_met = lacking <= LEAST_ADDED * measured
+    known = found.variance_of(sums)
+    lacking = variances - known
+    is_met = lacking <= LEAST_ADDED * variances
+    scale = np.maximum(np.maximum(variances, known), 1e-30)  # an estimate may be below 0
     gained[:, is_met] = 0  # has no factor of its own
-    sizes, _ = nnls(gained / measured[:, None], np.maximum(lacking, 0) / measured)
+    sizes, _ = nnls(gained / scale[:, None], np.maximum(lacking, 0) / scale)
     chosen = sizes > 0
     loadings = np.sqrt(sizes[chosen, None]) * factors[chosen]
     taken, most = np.square(loadings).sum(0), MOST_TAKEN * np.square(private)

@@ -45,7 +45,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbrain_cli.groups import Groups
-from synbrain_cli.model.components import Measured, Separation, VarianceComponents, pool
+from synbrain_cli.model.components import Measured, Separation, VarianceComponents
 from synbrain_cli.model.covariance import (
     LowRank,
     Normal,
@@ -69,7 +69,7 @@ from synbrain_cli.progress import UNSEEN, Share
 MAX_SIGNAL_DEPENDENCE = 0.7
 # Shares of variance components, signal dependence, factors of noise and of signal, and Q
 TIMES = 3, 1, 36, 54, 13
-Part = Literal["low_rank", "signal_dependence", "curve"]
+Part = Literal["low_rank", "patterns", "signal_dependence", "curve"]
 MIN_REGION = 10  # voxels of a region that has a factor of its own (ours)
 IMAGE_BLIND = "image_blind_"  # names in files of a readout around the mean pattern
 
@@ -377,7 +377,7 @@ def fit_readout(
     means : float32 array of shape (n_images, n_voxels)
         Predictions by a model not fitted on that image.
     generator : numpy Generator
-    without : container of {"low_rank", "signal_dependence", "curve"}
+    without : container of {"low_rank", "patterns", "signal_dependence", "curve"}
         Parts that are left out, for comparisons.
     """
     return fit_separated(trials, image_index, means, generator, without)[0]
@@ -396,7 +396,9 @@ def fit_separated(
     together = together or Together()
     groups = together.groups
     of_components, of_dependence, of_noise, of_signal, of_curve = share.split(*TIMES)
-    components = VarianceComponents(trials, image_index, means, together.large, of_components)
+    components = VarianceComponents(
+        trials, image_index, means, together.large, of_components, groups
+    )
     centre, spread = _moments_over_images(means)
     slope = np.zeros_like(components.noise)
     if "signal_dependence" not in without:
@@ -406,8 +408,8 @@ def fit_separated(
     noise = LowRank.independent(components.noise)
     signal = LowRank.independent(components.signal)
     if "low_rank" not in without:
-        noise = _fit_noise(components, generator, together, of_noise)
-        signal = _fit_signal(components, generator, together, of_signal)
+        noise = _fit_noise(components, generator, together, of_noise, without)
+        signal = _fit_signal(components, generator, together, of_signal, without)
     readout = Readout(
         signal,
         noise,
@@ -418,7 +420,7 @@ def fit_separated(
     )
     if "curve" not in without:
         readout = _with_curve(readout, trials, image_index, means, groups, of_curve)
-    return readout, components.separation(groups)
+    return readout, components.separation()
 
 
 def fit_image_blind(
@@ -447,7 +449,9 @@ def fit_image_blind(
     """
     together = together or Together()
     means = np.broadcast_to(pattern, (int(image_index.max()) + 1, len(pattern)))
-    components = VarianceComponents(trials, image_index, means, together.large)
+    components = VarianceComponents(
+        trials, image_index, means, together.large, groups=together.groups
+    )
     noise, dependence = readout.noise, readout.signal_dependence
     if not components.separable:
         noise, dependence = _fit_noise(components, generator, together), np.zeros_like(pattern)
@@ -495,12 +499,13 @@ def _fit_noise(
     generator: np.random.Generator,
     together: Together,
     share: Share = UNSEEN,
+    without: Container[Part] = (),
 ) -> LowRank:
     """Variances and factors of e, from contrasts of repeats."""
     moment = SecondMoment(components.noise_terms(), components.degrees, together.groups)
     large = together.large
     found = fit_low_rank(moment, components.noise, generator, large, share=share)
-    return _with_sums(found, components, components.of_sums.noise)
+    return _with_sums(found, components, components.of_sums.noise, without)
 
 
 def _fit_signal(
@@ -508,6 +513,7 @@ def _fit_signal(
     generator: np.random.Generator,
     together: Together,
     share: Share = UNSEEN,
+    without: Container[Part] = (),
 ) -> LowRank:
     """Variances and factors of u, from products of different repeats."""
     if not components.signal.any():
@@ -516,25 +522,53 @@ def _fit_signal(
     moment = SecondMoment(components.signal_terms(), weight, together.groups)
     large = together.large
     found = fit_low_rank(moment, components.signal, generator, large, share=share)
-    return _with_sums(found, components, components.of_sums.signal)
+    return _with_sums(found, components, components.of_sums.signal, without)
 
 
-def _with_sums(found: LowRank, components: VarianceComponents, measured: Measured) -> LowRank:
+def _with_sums(
+    found: LowRank,
+    components: VarianceComponents,
+    measured: Measured,
+    without: Container[Part],
+) -> LowRank:
     """Add factors of regions, then of predicted patterns, by the variances of sums over voxels.
 
-    Those of patterns, relative to what the factors found say, are pooled towards their mean: of
-    few images each is uncertain, and where chance made one too small no factor makes up for others
-    that it made too large. Regions come first, as patterns that lack nothing would else hold the
-    factors of regions down.
+    Regions come first: patterns that lack nothing would else hold their factors down.
     """
     sums, some = components.sums, components.is_pattern
     found = add_factors(found, sums[~some], measured.variance[~some])
-    if not some.any():
+    if "patterns" in without or not some.any():
         return found
-    known = np.maximum(found.variance_of(sums[some]), 1e-30)
-    error = np.square(measured.error[some] / known).mean()
-    variance = known * pool(measured.variance[some] / known, float(error))
-    return add_factors(found, sums[some], variance)
+    of_patterns = Measured(measured.variance[some], measured.error[some])
+    return add_factors(found, sums[some], _pooled(of_patterns, found.variance_of(sums[some])))
+
+
+def _pooled(measured: Measured, known: np.ndarray) -> np.ndarray:
+    r"""Pool the variances along patterns towards a multiple of what the factors found say.
+
+    Of few images each variance v is uncertain, and where chance made one too small no factor makes
+    up for others that it made too large. With k what is known and ε the standard errors,
+
+    .. math:: \hat v = \rho k + \sqrt{\max\big(0, 1 - {\textstyle \sum} \epsilon^2 /
+        {\textstyle \sum} (v - \rho k)^2\big)}\, (v - \rho k), \qquad
+        \rho = {\textstyle \sum} k v / {\textstyle \sum} k^2
+
+    so that what is apart from ρk varies as the truth does (Louis 1984, as in `pool`). Patterns of
+    voxels that hardly vary count little in ρ, as does their error.
+
+    Parameters
+    ----------
+    measured : Measured
+    known : float64 array of shape (n_patterns,)
+
+    Returns
+    -------
+    float64 array of shape (n_patterns,)
+    """
+    common = known * (known @ measured.variance) / max(known @ known, 1e-30)
+    apart = measured.variance - common
+    kept = max(0.0, 1 - np.square(measured.error).sum() / max(np.square(apart).sum(), 1e-30))
+    return np.asarray(common + np.sqrt(kept) * apart)
 
 
 def _moments_over_images(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

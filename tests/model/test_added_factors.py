@@ -162,7 +162,7 @@ def test_of_few_images_what_chance_adds_along_patterns_is_not_taken_for_signal(r
         return np.square(fitted.loadings).sum() / fitted.variance.sum()
 
     pooled = added()
-    monkeypatch.setattr("synbrain_cli.model.readout.pool", lambda estimates, error: estimates)
+    monkeypatch.setattr("synbrain_cli.model.readout._pooled", lambda measured, known: measured[0])
     assert pooled < 0.7 * added()
 
 
@@ -180,3 +180,26 @@ def test_patterns_that_lack_nothing_do_not_hold_the_factors_of_regions_down(rng)
     together = Together((region,))
     readout, _ = fit_separated(trials, index, means, np.random.default_rng(0), together=together)
     assert of_mean(readout.signal, region) > 0.97 * measured
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_patterns_of_voxels_predicted_perfectly_do_not_spoil_those_of_others(seed):
+    """Along them nothing is unexplained: estimates are next to 0, or below it."""
+    rng = np.random.default_rng(seed)
+    patterns = np.linalg.qr(rng.normal(size=(200, 3)))[0].T
+    trials, index, means, signal = simulated(rng, patterns, 0.4)
+    perfect = 5 * rng.normal(size=(len(means), 3))  # leads all patterns
+    exact = perfect[index] + rng.normal(size=(len(index), 3))
+    trials = np.hstack([exact, trials]).astype(np.float32)
+    means = np.hstack([perfect, means]).astype(np.float32)
+    fitted = fit_readout(trials, index, means, rng).signal
+    along = np.einsum("kv,vw,kw->k", patterns, covariance(fitted)[3:, 3:], patterns)
+    np.testing.assert_allclose(along.mean(), signal + 0.4, rtol=0.12)
+
+
+def test_an_estimate_below_0_does_not_keep_other_regions_from_their_factors():
+    found = LowRank.independent(np.ones(N_VOXELS))
+    wanted = np.array([-0.001, 0.1])  # of the region around the other one, too
+    more = add_factors(found, MEANS, wanted)
+    assert of_mean(more, REGIONS[1]) > 0.06
+    np.testing.assert_allclose(more.variance, found.variance, rtol=1e-5)

@@ -142,10 +142,29 @@ def test_the_interval_of_the_noise_share_counts_groups(rng):
     signal = 2 * rng.normal(size=(8, 50))[groups]
     index = np.repeat(np.arange(48), 2)
     trials = (signal[index] + rng.normal(size=(96, 50))).astype(np.float32)
-    components = VarianceComponents(trials, index, np.zeros((48, 50), np.float32))
-    alone, grouped = components.separation(), components.separation(groups)
+    means = np.zeros((48, 50), np.float32)
+    alone, grouped = (
+        VarianceComponents(trials, index, means, groups=own).separation() for own in (None, groups)
+    )
     assert grouped.noise_share == alone.noise_share
     assert np.ptp(grouped.interval) > np.ptp(alone.interval)
+
+
+def test_errors_of_variances_along_patterns_count_groups(rng):
+    """Images that are shown twice under two names say no more than once."""
+    means, noise = rng.normal(size=(40, 30)), rng.normal(size=(3, 40, 30))
+    trials = (means + noise).astype(np.float32)
+    index = np.tile(np.arange(40), 3)
+    once = VarianceComponents(trials.reshape(-1, 30), index, means.astype(np.float32)).of_sums
+    doubled = np.concatenate([trials, trials], 1).reshape(-1, 30)
+    for groups, ratio in ((None, 0.5**0.5), (np.tile(np.arange(40), 2), 1)):
+        twice = VarianceComponents(
+            doubled, np.tile(np.arange(80), 3), np.tile(means, (2, 1)).astype(np.float32),
+            groups=groups,
+        ).of_sums  # fmt: skip
+        for one, two in zip(once, twice, strict=True):
+            np.testing.assert_allclose(two.variance, one.variance, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(two.error, ratio * one.error, rtol=1e-4)
 
 
 def test_factors_of_one_group_alone_are_none(rng):
