@@ -47,4 +47,4 @@ test-all: install
 
 # Remove what `make demo` made, and nothing else.
 clean-demo:
-	rm -rf simulated prepared outputs weights/sub-* weights/.sub-*.partial
+	rm -rf simulated prepared outputs weights/sub-* weights/.sub-*

@@ -18,6 +18,8 @@ def test_clean_demo_removes_what_an_interrupted_demo_left_and_nothing_else(tmp_p
         "outputs/c",
         "weights/sub-01/d",
         "weights/.sub-02.partial/e",
+        "weights/.sub-02.recovery/e",
+        "weights/.sub-02.lock",
     ]
     kept = ["weights/README.md", "weights/imported/f", "examples/images/g"]
     for name in made + kept:
